@@ -1,0 +1,325 @@
+"""The index in SQLite: opening it, reading pages of it, writing to it.
+
+Statements are SQLAlchemy Core. The writer's are compiled once and then go straight to the driver: building
+them anew for every instance would cost more than SQLite takes to run them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    URL,
+    ClauseElement,
+    Engine,
+    FromClause,
+    Select,
+    Table,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    exists,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.dialects import sqlite
+
+from asyncdicom.archive.query import TABLES, Query, key_at
+from asyncdicom.archive.record import Identity, Record
+from asyncdicom.archive.schema import (
+    METADATA,
+    SCHEMA_VERSION,
+    instance,
+    patient,
+    quarantine,
+    series,
+    study,
+)
+from asyncdicom.exceptions import DicomNetworkError
+
+__all__ = ["PAGE", "ArchiveError", "Existing", "Reader", "StoredInstance", "Writer", "open_index"]
+
+PAGE = 1000
+"""No read transaction sees more rows."""
+
+SYNCHRONOUS = {"power": "FULL", "process": "NORMAL", "none": "OFF"}
+"""SQLite's synchronous by durability; with WAL, NORMAL survives the process but not the power."""
+
+
+class ArchiveError(DicomNetworkError):
+    """The archive's folder cannot be used: what is wrong and what to do, in one line."""
+
+
+class StoredInstance(NamedTuple):
+    """Where an instance lies: a Part 10 file with the data set from an offset on (bytes)."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    path: str
+    data_set_offset: int
+    data_set_length: int
+
+
+def open_index(path: str, *, durability: str, readers: int) -> Engine:
+    """Open the index, made on first use. Raises `ArchiveError` for one that a later version has made."""
+    # hide_parameters: what was asked for or stored must not get into a log with an error message
+    engine = create_engine(
+        URL.create("sqlite", database=path), pool_size=readers + 1, max_overflow=1, hide_parameters=True
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves; a SELECT alone is its own transaction
+        for pragma in (
+            "journal_mode = WAL",
+            f"synchronous = {SYNCHRONOUS[durability]}",
+            "busy_timeout = 5000",
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    with engine.connect() as connection:
+        version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        if version > SCHEMA_VERSION:
+            engine.dispose()
+            raise ArchiveError(
+                f"the index has schema {version}, this version of asyncdicom knows {SCHEMA_VERSION}"
+            )
+        METADATA.create_all(connection)
+        connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    return engine
+
+
+# reading
+
+
+def _joined(level: str) -> FromClause:
+    levels = list(TABLES)
+    joined: FromClause = TABLES[level]
+    for name in reversed(levels[: levels.index(level)]):
+        below = TABLES[levels[levels.index(name) + 1]]
+        joined = joined.join(TABLES[name], TABLES[name].c.id == below.c.parent)
+    return joined
+
+
+_AFTER: Any = bindparam("after", type_=instance.c.id.type)
+
+
+class Reader:
+    """Reads pages by key. Every method is one short transaction, for a reader thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def matches(self, query: Query) -> Callable[[int], Sequence[Any]]:
+        """Give a function from an id to the next rows after it: id, then the values of the requested keys."""
+        table = TABLES[query.level]
+        keys = [key for tag, _ in query.requested if (key := key_at(query.level, tag)) is not None]
+        columns = [key.value.label(f"key_{position}") for position, key in enumerate(keys)]
+        return self._pages(table, select(table.c.id, *columns).select_from(_joined(query.level)), query)
+
+    def instances(self, query: Query) -> Callable[[int], Sequence[Any]]:
+        """Give a function from an id to the next instances after it: id, then `StoredInstance`'s columns."""
+        c = instance.c
+        columns = (c.id, c.sop_class_uid, c.sop_instance_uid, c.transfer_syntax_uid)
+        where = (c.file, c.data_set_offset, c.data_set_length)
+        return self._pages(instance, select(*columns, *where).select_from(_joined("IMAGE")), query)
+
+    def _pages(self, table: Table, statement: Select[Any], query: Query) -> Callable[[int], Sequence[Any]]:
+        statement = statement.where(*query.conditions, table.c.id > _AFTER).order_by(table.c.id).limit(PAGE)
+
+        def page(after: int) -> Sequence[Any]:
+            with self._engine.connect() as connection:
+                return connection.execute(statement, {"after": after}).all()
+
+        return page
+
+    def files_in(self, folder: str) -> set[str]:
+        """Give the names of the indexed files of one folder below ``objects``."""
+        c = instance.c.file
+        with self._engine.connect() as connection:
+            return set(connection.scalars(select(c).where(c > f"{folder}/", c < f"{folder}0")))
+
+    def counts(self) -> dict[str, int]:
+        """Count the rows of every table."""
+        with self._engine.connect() as connection:
+            return {
+                table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
+                for table in (patient, study, series, instance, quarantine)
+            }
+
+
+# writing
+
+
+class _Prepared:
+    """A statement compiled once, with the order of its parameters."""
+
+    def __init__(self, statement: ClauseElement) -> None:
+        compiled: Any = statement.compile(dialect=sqlite.dialect())
+        self.sql = str(compiled)
+        self._names = compiled.positiontup
+        self._pick = operator.itemgetter(*self._names)
+
+    def bind(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        values = self._pick(row)
+        return values if len(self._names) > 1 else (values,)
+
+
+def _insertion(table: Table) -> _Prepared:
+    return _Prepared(insert(table).values({c.name: bindparam(c.name) for c in table.c if c.name != "id"}))
+
+
+def _equal(table: Table, *names: str) -> list[Any]:
+    return [table.c[name] == bindparam(name) for name in names]
+
+
+_FIND_INSTANCE = _Prepared(
+    select(
+        instance.c.id,
+        instance.c.parent,
+        instance.c.transfer_syntax_uid,
+        instance.c.digest,
+        instance.c.file,
+    ).where(*_equal(instance, "sop_instance_uid"))
+)
+_FIND_QUARANTINED = _Prepared(
+    select(quarantine.c.id).where(*_equal(quarantine, "sop_instance_uid", "digest"))
+)
+_FIND = {
+    patient: _Prepared(
+        select(patient.c.id).where(*_equal(patient, "patient_id", "issuer_of_patient_id", "only_study"))
+    ),
+    study: _Prepared(select(study.c.id).where(*_equal(study, "parent", "study_instance_uid"))),
+    series: _Prepared(select(series.c.id).where(*_equal(series, "parent", "series_instance_uid"))),
+}
+_INSERT = {table: _insertion(table) for table in (patient, study, series, instance, quarantine)}
+_PARENT = {table: _Prepared(select(table.c.parent).where(*_equal(table, "id"))) for table in (series, study)}
+_DELETE_INSTANCE = _Prepared(delete(instance).where(*_equal(instance, "id")))
+_DELETE_IF_EMPTY = {
+    table: _Prepared(
+        delete(table).where(*_equal(table, "id"), ~exists(select(1).where(below.c.parent == table.c.id)))
+    )
+    for table, below in ((series, instance), (study, series), (patient, study))
+}
+
+
+class Existing(NamedTuple):
+    """What the index has for a SOP Instance UID."""
+
+    id: int
+    parent: int
+    transfer_syntax_uid: str
+    digest: str
+    file: str
+
+
+class Writer:
+    """The one writer; all methods belong to its thread, between `begin` and `commit` or `roll_back`."""
+
+    _REMEMBERED = 20_000
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._fairy: Any = engine.raw_connection()
+        self._cursor: Any = self._fairy.cursor()
+        self._series: dict[Identity, int] = {}  # those that are committed
+        self._new_series: dict[Identity, int] = {}
+        self._now = ""
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        self._cursor.execute("BEGIN IMMEDIATE")
+        self._now = datetime.now(UTC).isoformat(timespec="milliseconds")
+
+    def commit(self) -> None:
+        """Make what was written since `begin` visible, and durable as far as promised."""
+        self._cursor.execute("COMMIT")
+        if len(self._series) > self._REMEMBERED:
+            self._series.clear()
+        self._series.update(self._new_series)
+        self._new_series.clear()
+
+    def roll_back(self) -> None:
+        """Undo what was written since `begin`; never raises."""
+        self._new_series.clear()
+        try:
+            if self._fairy.driver_connection.in_transaction:
+                self._cursor.execute("ROLLBACK")
+        except Exception:
+            self._reopen()
+
+    def _reopen(self) -> None:
+        self._fairy.invalidate()
+        self._fairy = self._engine.raw_connection()
+        self._cursor = self._fairy.cursor()
+
+    def overwrite_tail(self) -> None:
+        """Commit a transaction without content, over whatever a failed COMMIT may have left in the WAL."""
+        self._cursor.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._fairy.close()
+
+    def find(self, sop_instance_uid: str) -> Existing | None:
+        """Look an instance up."""
+        row = self._cursor.execute(_FIND_INSTANCE.sql, (sop_instance_uid,)).fetchone()
+        return None if row is None else Existing(*row)
+
+    def is_quarantined(self, sop_instance_uid: str, digest: str) -> bool:
+        """Tell whether the same bytes are in quarantine under the same UID."""
+        return self._cursor.execute(_FIND_QUARANTINED.sql, (sop_instance_uid, digest)).fetchone() is not None
+
+    def series_of(self, record: Record) -> int:
+        """Give the id of the series of ``record``; rows that are not there yet are inserted."""
+        identity = record.identity
+        known = self._series.get(identity) or self._new_series.get(identity)
+        if known is None:
+            parent = self._row_id(patient, {"only_study": identity.only_study}, record, "PATIENT")
+            parent = self._row_id(study, {"parent": parent}, record, "STUDY")
+            known = self._row_id(series, {"parent": parent}, record, "SERIES")
+            self._new_series[identity] = known
+        return known
+
+    def _row_id(self, table: Table, own: Mapping[str, Any], record: Record, level: str) -> int:
+        key = _FIND[table].bind({**record.identity._asdict(), **own})
+        row = self._cursor.execute(_FIND[table].sql, key).fetchone()
+        if row is None:  # the first received values stay
+            values = {**record.row(level), **own}
+            self._cursor.execute(_INSERT[table].sql, _INSERT[table].bind(values))
+            return int(self._cursor.lastrowid)
+        return int(row[0])
+
+    def insert_instances(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Insert instances; ``rows`` have every column but id and received."""
+        self._insert_all(instance, rows)
+
+    def insert_quarantined(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Insert rows about files in quarantine; they have every column but id and received."""
+        self._insert_all(quarantine, rows)
+
+    def _insert_all(self, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
+        bound = [_INSERT[table].bind({**row, "received": self._now}) for row in rows]
+        if bound:
+            self._cursor.executemany(_INSERT[table].sql, bound)
+
+    def remove(self, existing: Existing) -> None:
+        """Remove an instance, and series, study and patient if they are empty then."""
+        self._cursor.execute(_DELETE_INSTANCE.sql, (existing.id,))
+        row_id: int | None = existing.parent
+        for table in (series, study, patient):
+            parent = None
+            if table is not patient:
+                parent = self._cursor.execute(_PARENT[table].sql, (row_id,)).fetchone()[0]
+            self._cursor.execute(_DELETE_IF_EMPTY[table].sql, (row_id,))
+            if not self._cursor.rowcount:
+                break
+            row_id = parent
+        self._series.clear()
+        self._new_series.clear()

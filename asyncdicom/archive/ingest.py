@@ -1,0 +1,313 @@
+"""The writer thread: finished instances of all associations are committed in groups.
+
+While one commit runs, whatever is finished meanwhile queues; the next round takes it all: every touched
+folder is synced once, one SQL transaction is committed, then everybody is answered. Nobody waits for company.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Engine
+
+from asyncdicom.archive.files import FileCalls, Folders, InstanceFile
+from asyncdicom.archive.index import Existing, Writer
+from asyncdicom.archive.record import Record
+
+__all__ = ["Arrival", "Ingest", "OnConflict", "Outcome", "Uncertain"]
+
+_LOG = logging.getLogger("asyncdicom.archive")
+
+BATCH = 256
+"""At most so many instances a transaction."""
+
+
+class OnConflict(enum.Enum):
+    """What becomes of an instance whose SOP Instance UID is taken by other bytes."""
+
+    QUARANTINE = "quarantine"
+    KEEP = "keep"
+    REPLACE = "replace"
+
+
+class Outcome(enum.Enum):
+    """What became of an arrival."""
+
+    STORED = "stored"
+    REPLACED = "stored in place of another"
+    ALREADY_HERE = "the same bytes are here already"
+    QUARANTINED = "in quarantine"
+    ALREADY_IN_QUARANTINE = "the same bytes are in quarantine already"
+    REFUSED = "the first stays, this one is not kept"
+    WITHDRAWN = "withdrawn before its turn"
+
+
+KEPT = frozenset({Outcome.STORED, Outcome.REPLACED, Outcome.QUARANTINED})
+"""The outcomes after which the file of the arrival belongs to the index."""
+
+
+class Uncertain(Exception):
+    """A commit failed, and so did making sure of it: the file must stay, for the sweep to judge."""
+
+
+class Arrival:
+    """One finished instance: its file is closed, and durable as far as promised."""
+
+    def __init__(
+        self, record: Record, file: InstanceFile, *, transfer_syntax_uid: str, calling_ae_title: str
+    ) -> None:
+        self.record = record
+        self.file = file
+        self.transfer_syntax_uid = transfer_syntax_uid
+        self.calling_ae_title = calling_ae_title
+        self.withdrawn = False
+        self.obsolete: str | None = None  # the file that this one has replaced
+        self.answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    @property
+    def is_kept(self) -> bool:
+        """Tell whether the file must not be removed: the index has it, or may have it."""
+        if not self.answer.done() or self.answer.cancelled():
+            return False
+        error = self.answer.exception()
+        return isinstance(error, Uncertain) if error is not None else self.answer.result() in KEPT
+
+    def file_row(self) -> dict[str, Any]:
+        """Give the columns that instance and quarantine have in common."""
+        return {
+            "transfer_syntax_uid": self.transfer_syntax_uid,
+            "file": self.file.name,
+            "data_set_offset": self.file.offset,
+            "data_set_length": self.file.length,
+            "digest": self.file.digest,
+            "calling_ae_title": self.calling_ae_title,
+        }
+
+
+Answer = Outcome | BaseException
+
+
+class Ingest:
+    """Owns the writer thread and the only connection that writes."""
+
+    def __init__(
+        self, engine: Engine, folders: Folders, calls: FileCalls, *, sync: bool, on_conflict: OnConflict
+    ) -> None:
+        self._engine = engine
+        self._folders = folders
+        self._calls = calls
+        self._sync = sync
+        self._on_conflict = on_conflict
+        self._queue: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="asyncdicom-index", daemon=True)
+
+    def start(self) -> None:
+        """Open the connection (this raises what is wrong with it) and start the thread."""
+        self._writer = Writer(self._engine)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Commit what is queued, then end the thread. Blocks."""
+        self._queue.put(None)
+        self._thread.join()
+        self._writer.close()
+
+    def submit(self, arrival: Arrival) -> asyncio.Future[Outcome]:
+        """Queue ``arrival``; the future gives its outcome, or the error that kept it out of the index.
+
+        To cancel, set ``arrival.withdrawn`` and await the future all the same.
+        """
+        self._queue.put(arrival)
+        return arrival.answer
+
+    def _run(self) -> None:
+        waiting: list[Arrival] = []  # second arrivals of a UID that was in the batch already
+        ended = False
+        while waiting or not ended:
+            batch, waiting = waiting, []
+            if not batch:
+                batch, ended = self._take(block=True)
+            elif not ended:
+                more, ended = self._take(block=False)
+                batch += more
+            batch, waiting = _one_of_each(batch)
+            if batch:
+                _deliver(self._settle(batch))
+
+    def _take(self, *, block: bool) -> tuple[list[Arrival], bool]:
+        taken: list[Arrival] = []
+        try:
+            while len(taken) < BATCH:
+                arrival = self._queue.get(block and not taken)
+                if arrival is None:
+                    return taken, True
+                taken.append(arrival)
+        except queue.Empty:
+            pass
+        return taken, False
+
+    def _settle(self, batch: list[Arrival]) -> list[tuple[Arrival, Answer]]:
+        try:
+            outcomes: Sequence[Answer] = self._commit(batch)
+        except Exception as error:
+            # One bad row must not cost the others their place; a sick disk would fail them one by one too.
+            if len(batch) > 1 and not _is_about_storage(error):
+                return [answer for arrival in batch for answer in self._settle([arrival])]
+            _LOG.error("%d instance(s) could not be indexed: %s", len(batch), type(error).__name__)
+            outcomes = [error] * len(batch)
+        return list(zip(batch, outcomes, strict=True))
+
+    def _commit(self, batch: list[Arrival]) -> list[Outcome]:
+        round_ = _Round(self._writer, self._folders, self._calls, self._on_conflict)
+        try:
+            self._writer.begin()
+            outcomes = [round_.place(arrival) for arrival in batch]
+            if self._sync:
+                for folder in round_.folders:
+                    self._calls.sync_directory(folder)
+            round_.write()
+        except BaseException:
+            self._writer.roll_back()
+            round_.undo()
+            raise
+        try:
+            self._writer.commit()
+        except BaseException as error:
+            self._writer.roll_back()
+            self._make_sure(error)
+            round_.undo()
+            raise
+        return outcomes
+
+    def _make_sure(self, cause: BaseException) -> None:
+        # Frames of a commit that failed in its sync may still be in the WAL, and a crash now would bring
+        # their rows to life: so they are overwritten before the files of those rows may go.
+        try:
+            self._writer.overwrite_tail()
+        except Exception:
+            raise Uncertain from cause
+
+
+class _Round:
+    """The arrivals of one transaction, sorted into what is to be done with them."""
+
+    def __init__(self, writer: Writer, folders: Folders, calls: FileCalls, on_conflict: OnConflict) -> None:
+        self._writer = writer
+        self._where = folders
+        self._calls = calls
+        self._on_conflict = on_conflict
+        self._instances: list[Mapping[str, Any]] = []
+        self._quarantined: list[Mapping[str, Any]] = []
+        self._moved: list[tuple[InstanceFile, str]] = []
+        self.folders: set[str] = set()
+
+    def place(self, arrival: Arrival) -> Outcome:
+        if arrival.withdrawn:
+            return Outcome.WITHDRAWN
+        existing = self._writer.find(arrival.record.sop_instance_uid)
+        if existing is None:
+            self._add(arrival)
+            return Outcome.STORED
+        if _is_same(existing, arrival):
+            return Outcome.ALREADY_HERE
+        if self._on_conflict is OnConflict.QUARANTINE:
+            if self._writer.is_quarantined(arrival.record.sop_instance_uid, arrival.file.digest):
+                return Outcome.ALREADY_IN_QUARANTINE
+            self._set_aside(arrival)
+            return Outcome.QUARANTINED
+        if self._on_conflict is OnConflict.REPLACE:
+            self._writer.remove(existing)
+            self._add(arrival)
+            arrival.obsolete = self._where.path(existing.file)
+            return Outcome.REPLACED
+        return Outcome.REFUSED
+
+    def _add(self, arrival: Arrival) -> None:
+        parent = self._writer.series_of(arrival.record)
+        self._instances.append({**arrival.record.row("IMAGE"), "parent": parent, **arrival.file_row()})
+        self.folders.add(os.path.dirname(arrival.file.path))
+
+    def _set_aside(self, arrival: Arrival) -> None:
+        file = arrival.file
+        name = os.path.basename(file.path)
+        target = self._where.quarantine_path(name)
+        self._calls.move(file.path, target)
+        self._moved.append((file, file.path))
+        file.path = target
+        record = arrival.record
+        self._quarantined.append(
+            {
+                "sop_class_uid": record.sop_class_uid,
+                "sop_instance_uid": record.sop_instance_uid,
+                "reason": "another instance has this SOP Instance UID",
+                **arrival.file_row(),
+                "file": name,
+            }
+        )
+        self.folders.add(self._where.quarantine)
+
+    def write(self) -> None:
+        self._writer.insert_instances(self._instances)
+        self._writer.insert_quarantined(self._quarantined)
+
+    def undo(self) -> None:
+        for file, path in self._moved:
+            try:
+                self._calls.move(file.path, path)
+            except OSError:
+                continue  # it stays where it is, and `discard` knows where that is
+            file.path = path
+
+
+def _one_of_each(batch: list[Arrival]) -> tuple[list[Arrival], list[Arrival]]:
+    """Keep the first arrival of each SOP Instance UID; the others are for the next round."""
+    seen: set[str] = set()
+    now: list[Arrival] = []
+    later: list[Arrival] = []
+    for arrival in batch:
+        uid = arrival.record.sop_instance_uid
+        (later if uid in seen else now).append(arrival)
+        seen.add(uid)
+    return now, later
+
+
+def _is_same(existing: Existing, arrival: Arrival) -> bool:
+    return (existing.digest, existing.transfer_syntax_uid) == (
+        arrival.file.digest,
+        arrival.transfer_syntax_uid,
+    )
+
+
+def _is_about_storage(error: BaseException) -> bool:
+    return isinstance(error, OSError | sqlite3.OperationalError | Uncertain)
+
+
+def _deliver(answers: Iterable[tuple[Arrival, Answer]]) -> None:
+    """Answer in the loops that wait: normally all in one, which is woken once."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Arrival, Answer]]] = {}
+    for arrival, answer in answers:
+        by_loop.setdefault(arrival.answer.get_loop(), []).append((arrival, answer))
+    for loop, group in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_set, group)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            continue
+
+
+def _set(answers: Iterable[tuple[Arrival, Answer]]) -> None:
+    for arrival, answer in answers:
+        future = arrival.answer
+        if future.done():
+            continue
+        if isinstance(answer, BaseException):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)

@@ -1,0 +1,74 @@
+"""One C-STORE on its way to the disk: scanning, writing, checking. All of it runs in worker threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from asyncdicom.archive.files import InstanceFile
+from asyncdicom.archive.record import WANTED_TAGS, Record, is_usable_uid
+from asyncdicom.data.scanner import Scanner
+from asyncdicom.exceptions import DataSetError
+from asyncdicom.status import Status
+from asyncdicom.uid import transfer_syntax
+
+__all__ = ["Reception", "Refused"]
+
+_MISMATCH = Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
+
+
+class Refused(Exception):
+    """An object that the archive does not take; ``status`` is the answer, the text is for the log."""
+
+    def __init__(self, status: Status, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Reception:
+    """Takes the pieces of one data set; every method may block."""
+
+    def __init__(
+        self, file: InstanceFile, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+    ) -> None:
+        self.file = file
+        self._expected = (sop_class_uid, sop_instance_uid)
+        self._little_endian = transfer_syntax(transfer_syntax_uid).little_endian
+        self._scanner = Scanner(transfer_syntax_uid, WANTED_TAGS)
+
+    def take(self, views: Sequence[memoryview]) -> None:
+        """Scan and write the next pieces. Raises ``Refused`` or ``OSError``."""
+        try:
+            for view in views:
+                if self._scanner.done or self._scanner.feed(view):
+                    break
+        except DataSetError as error:
+            raise Refused(Status.CANNOT_UNDERSTAND, str(error)) from None
+        self.file.write(views)
+
+    def finish(self, views: Sequence[memoryview]) -> Record:
+        """Take the last pieces, check the whole and make it durable. Raises ``Refused`` or ``OSError``."""
+        if not self.file.length and not any(map(len, views)):
+            raise Refused(_MISMATCH, "the data set is empty")
+        self.take(views)
+        record = self._checked()
+        self.file.finish()
+        return record
+
+    def _checked(self) -> Record:
+        try:
+            elements = self._scanner.finish()
+        except DataSetError as error:
+            raise Refused(Status.CANNOT_UNDERSTAND, str(error)) from None
+        record = Record(elements, little_endian=self._little_endian)
+        identity = record.identity
+        for name, uid in (
+            ("SOP Class UID", record.sop_class_uid),
+            ("SOP Instance UID", record.sop_instance_uid),
+            ("Study Instance UID", identity.study_instance_uid),
+            ("Series Instance UID", identity.series_instance_uid),
+        ):
+            if not is_usable_uid(uid):
+                raise Refused(_MISMATCH, f"no usable {name} in the data set")
+        if self._expected != (record.sop_class_uid, record.sop_instance_uid):
+            raise Refused(_MISMATCH, "the SOP UIDs of the command are not those of the data set")
+        return record

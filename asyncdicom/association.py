@@ -1,0 +1,217 @@
+"""`Association`: what users hold, on either side."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from asyncdicom.dimse.messages import CommandField
+from asyncdicom.exceptions import LocalProtocolError
+from asyncdicom.net.channel import Channel
+from asyncdicom.net.payload import Source
+from asyncdicom.services import query, retrieve, storage, verification
+from asyncdicom.services.handlers import Handlers, Identifier, Response, StoreHandler
+from asyncdicom.services.retrieve import RetrieveOperation
+from asyncdicom.uid import STUDY_ROOT, InformationModel
+from asyncdicom.ul.negotiation import AcceptedContext
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from asyncdicom.services.dispatch import Dispatcher
+
+__all__ = ["Association"]
+
+_ABORT_LINGER = 1.0
+
+
+class Association:
+    """An established association (PS3.8 7.1): invoke operations on it, from as many tasks as you like.
+
+    Operations run in parallel as far as the Asynchronous Operations Window was negotiated (by default
+    one at a time); others wait their turn. When the association is gone, the next call raises what
+    ended it (`AssociationError`); `wait_closed` tells it too.
+
+    What a cancellation does, unless a method says otherwise: while waiting for its turn, nothing was
+    sent; while a data set is being sent, the association is aborted, because the message can never be
+    completed; while waiting for a response, the response is dropped when it comes, and the association
+    stays usable.
+    """
+
+    def __init__(self, channel: Channel, dispatcher: Dispatcher) -> None:
+        self._channel = channel
+        self._dispatcher = dispatcher
+        channel.owner = self
+
+    # what was negotiated
+
+    @property
+    def is_established(self) -> bool:
+        """Whether operations can be invoked."""
+        return self._channel.is_established
+
+    @property
+    def calling_ae_title(self) -> str:
+        """The calling AE title of the A-ASSOCIATE-RQ."""
+        return self._channel.request.calling_ae_title if self._channel.request is not None else ""
+
+    @property
+    def called_ae_title(self) -> str:
+        """The called AE title of the A-ASSOCIATE-RQ."""
+        return self._channel.request.called_ae_title if self._channel.request is not None else ""
+
+    @property
+    def peer(self) -> tuple[str, int]:
+        """Host and port of the peer."""
+        return self._channel.transport.peer
+
+    @property
+    def contexts(self) -> Mapping[int, AcceptedContext]:
+        """The accepted presentation contexts by their ID."""
+        return self._channel.contexts
+
+    @property
+    def operations_invoked(self) -> int:
+        """How many operations may be outstanding (0: unlimited; PS3.7 D.3.3.3)."""
+        negotiated = self._channel.negotiated
+        return negotiated.operations_invoked if negotiated is not None else 1
+
+    def get_extra_info(self, name: str) -> Any:
+        """Give what the transport knows, such as "ssl_object" (see `asyncio.BaseTransport`)."""
+        return self._channel.transport.get_extra_info(name)
+
+    # operations
+
+    async def c_echo(self, *, timeout: float | None = None) -> Response:
+        """Verify that the peer is there (PS3.7 9.1.5). `timeout`: seconds to wait for the response."""
+        return await verification.echo(self._channel, timeout=timeout)
+
+    async def c_store(
+        self,
+        instance: str | os.PathLike[str] | Dataset | Source,
+        *,
+        priority: int = 0,
+        move_originator: tuple[str, int] | None = None,
+        timeout: float | None = None,
+    ) -> Response:
+        """Send one instance (PS3.7 9.1.1): a DICOM file, a pydicom Dataset or a `Source`.
+
+        A file is streamed as it is, never decoded and never under another transfer syntax.
+        `move_originator`: AE title and Message ID of the C-MOVE that this is a sub-operation of.
+        `timeout`: seconds to wait for the response once the last byte has left.
+
+        Raises `PresentationContextError` if no accepted context fits, `DataSetError` or `OSError` if
+        the file cannot be read, `AssociationAborted` if it failed in the middle.
+        """
+        source: Source
+        if isinstance(instance, (str, os.PathLike)):
+            source = await storage.open_file(instance)
+        elif hasattr(instance, "open"):
+            source = instance
+        else:
+            source = storage.dataset_source(self._channel, cast("Dataset", instance))
+        return await storage.store(
+            self._channel, source, priority=priority, move_originator=move_originator, timeout=timeout
+        )
+
+    def c_find(
+        self,
+        identifier: Identifier,
+        *,
+        information_model: InformationModel | str = STUDY_ROOT,
+        priority: int = 0,
+        raw: bool = False,
+        maximum_matches: int = 100_000,
+        timeout: float | None = None,
+    ) -> query.Query:
+        """Query (PS3.7 9.1.2): ``await`` gives a list, ``async with`` something to iterate over.
+
+        `identifier`: a pydicom Dataset, a mapping of keywords, or encoded bytes. `raw`: give matches
+        as encoded bytes. `maximum_matches`: the longest list that ``await`` gives. `timeout`: seconds
+        to wait for each response. Leaving the block early sends C-CANCEL; see `ResponseStream`.
+        """
+        sop_class = information_model if isinstance(information_model, str) else information_model.find
+        return query.find(
+            self._channel,
+            sop_class,
+            identifier,
+            priority=priority,
+            raw=raw,
+            maximum_matches=maximum_matches,
+            timeout=timeout,
+        )
+
+    def c_move(
+        self,
+        identifier: Identifier,
+        *,
+        information_model: InformationModel | str = STUDY_ROOT,
+        move_destination: str,
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> RetrieveOperation:
+        """Have the peer send instances to `move_destination`, an AE title that it knows (PS3.7 9.1.4).
+
+        ``await`` gives a `RetrieveResult`, ``async with`` something to iterate over for `Progress`.
+        Leaving the block early sends C-CANCEL. `timeout`: seconds to wait for each response.
+        """
+        sop_class = information_model if isinstance(information_model, str) else information_model.move
+        return retrieve.retrieve(
+            self._channel,
+            CommandField.C_MOVE_RQ,
+            sop_class,
+            identifier,
+            move_destination=move_destination,
+            priority=priority,
+            timeout=timeout,
+        )
+
+    def c_get(
+        self,
+        identifier: Identifier,
+        *,
+        information_model: InformationModel | str = STUDY_ROOT,
+        c_store: StoreHandler | None = None,
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> RetrieveOperation:
+        """Have the peer send instances on this association (PS3.7 9.1.3).
+
+        `c_store`: the handler that receives them (by default the one given to `associate`); the storage
+        contexts must have been proposed with the SCP role (`retrieval_contexts`). One C-GET at a time.
+        """
+        sop_class = information_model if isinstance(information_model, str) else information_model.get
+        operation = retrieve.retrieve(
+            self._channel, CommandField.C_GET_RQ, sop_class, identifier, priority=priority, timeout=timeout
+        )
+        if c_store is not None:
+            self._receive_with(c_store)
+        if self._dispatcher.handlers.c_store is None:
+            raise LocalProtocolError("a C-GET needs a c_store handler, to receive the instances")
+        return operation
+
+    def _receive_with(self, c_store: StoreHandler) -> None:
+        handlers: Handlers = self._dispatcher.handlers
+        self._dispatcher.handlers = handlers._replace(c_store=c_store)
+
+    # the end
+
+    async def release(self) -> None:
+        """Let what is under way end, then release (PS3.8 7.2); abort if that takes too long."""
+        await self._channel.release()
+        await self._channel.wait_closed()
+
+    async def abort(self) -> None:
+        """Abort the association at once (PS3.8 7.3)."""
+        self._channel.abort()
+        await self._channel.wait_closed(_ABORT_LINGER)
+
+    async def wait_closed(self) -> None:
+        """Wait until the association has ended, whoever ended it."""
+        await asyncio.wait([self._channel.closed])
+
+    def __repr__(self) -> str:
+        state = "established" if self.is_established else "closed"
+        return f"<Association {self._channel} {state}>"

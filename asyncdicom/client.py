@@ -1,0 +1,173 @@
+"""`associate`: open an association as its requestor."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl as ssl_module
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from types import TracebackType
+
+from asyncdicom.address import Address, check_ae_title
+from asyncdicom.association import Association
+from asyncdicom.exceptions import AssociationClosed, AssociationTimeout
+from asyncdicom.net.channel import Channel, Settings
+from asyncdicom.services.contexts import Proposable, expand
+from asyncdicom.services.dispatch import Dispatcher
+from asyncdicom.services.handlers import Handlers, StoreHandler
+from asyncdicom.uid import VERIFICATION
+from asyncdicom.ul.items import UserIdentity
+from asyncdicom.ul.negotiation import propose
+from asyncdicom.ul.protocol import Timeouts
+
+__all__ = ["Connect", "associate"]
+
+DEFAULT_CALLING_AE_TITLE = "ASYNCDICOM"
+
+
+def associate(
+    address: str | Address,
+    *,
+    calling_ae_title: str = DEFAULT_CALLING_AE_TITLE,
+    contexts: Iterable[Proposable] = (VERIFICATION,),
+    ssl: ssl_module.SSLContext | None = None,
+    server_hostname: str | None = None,
+    user_identity: UserIdentity | None = None,
+    c_store: StoreHandler | None = None,
+    # Sizes, in bytes, and numbers.
+    maximum_length: int = 262144,
+    operations_invoked: int = 1,
+    operations_performed: int = 1,
+    read_budget: int = 1 << 20,
+    # Deadlines, in seconds; None is "never".
+    connect_timeout: float | None = 10.0,
+    acse_timeout: float | None = 30.0,
+    dimse_timeout: float | None = 120.0,
+    release_timeout: float | None = 10.0,
+    cancel_timeout: float = 10.0,
+    receive_timeout: float | None = 60.0,
+    write_timeout: float | None = 30.0,
+    handler_timeout: float | None = 120.0,
+    idle_timeout: float | None = None,
+    # To look inside.
+    trace: Callable[[str, object], None] | None = None,
+) -> Connect:
+    """Open an association (PS3.8 7.1): ``async with associate(...)`` or ``await associate(...)``.
+
+    Leaving the block normally releases it; leaving it by an exception or a cancellation aborts it.
+
+    `address`: "AET@host:port". `contexts`: what to propose, as abstract syntax UIDs, information
+    models or `PresentationContext`s. `ssl`: a context for TLS; `server_hostname`: the name its
+    certificate must have (default: the host). `c_store`: receives the instances of a C-GET.
+    `maximum_length`: the Maximum Length of P-DATA-TF PDUs that we announce. `operations_invoked`,
+    `operations_performed`: the Asynchronous Operations Window to propose (proposed only if not 1).
+    `read_budget`: how much received data may wait for its handlers before reading pauses.
+    `connect_timeout` covers name resolution, TCP and TLS; `acse_timeout` the answer to the
+    A-ASSOCIATE-RQ; `dimse_timeout` each response. `trace`: is called with ("sent" | "received",
+    command or event) for each message.
+
+    Raises `AssociationRejected`, `AssociationAborted`, `AssociationTimeout`, `AssociationClosed` (no
+    connection), ValueError (an impossible address or AE title). Cancelled: whatever was opened is
+    aborted and closed.
+    """
+    if not isinstance(address, Address):
+        address = Address.parse(address)
+    request = propose(
+        expand(contexts),
+        called_ae_title=check_ae_title(address.ae_title),
+        calling_ae_title=check_ae_title(calling_ae_title),
+        maximum_length=maximum_length,
+        operations_invoked=operations_invoked,
+        operations_performed=operations_performed,
+        user_identity=user_identity,
+    )
+    settings = Settings(
+        maximum_length=maximum_length,
+        timeouts=Timeouts(
+            association=acse_timeout, release=release_timeout, receive=receive_timeout, idle=idle_timeout
+        ),
+        dimse_timeout=dimse_timeout,
+        cancel_timeout=cancel_timeout,
+        write_timeout=write_timeout,
+        handler_timeout=handler_timeout,
+        read_budget=read_budget,
+    )
+    dispatcher = Dispatcher(Handlers(c_store=c_store))
+
+    async def connect() -> Association:
+        loop = asyncio.get_running_loop()
+        channel = Channel(loop, requestor=True, settings=settings, dispatcher=dispatcher, trace=trace)
+        channel.associate(request)
+        association = Association(channel, dispatcher)
+        try:
+            await _connect(loop, channel, address, ssl, server_hostname, connect_timeout)
+            await asyncio.shield(channel.established)
+        except asyncio.CancelledError:
+            channel.abort()
+            channel.transport.close()
+            raise
+        return association
+
+    return Connect(connect)
+
+
+async def _connect(
+    loop: asyncio.AbstractEventLoop,
+    channel: Channel,
+    address: Address,
+    ssl: ssl_module.SSLContext | None,
+    server_hostname: str | None,
+    timeout: float | None,
+) -> None:
+    try:
+        async with asyncio.timeout(timeout):
+            await loop.create_connection(
+                lambda: channel.transport,
+                address.host,
+                address.port,
+                ssl=ssl,
+                server_hostname=(server_hostname or address.host) if ssl is not None else None,
+            )
+    except TimeoutError as error:
+        message = f"{address}: no connection within {timeout:g} s; check host, port and firewall"
+        raise AssociationTimeout(message, which="connect") from error
+    except OSError as error:
+        raise AssociationClosed(f"{address}: {_why(error)}") from error
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused; is the peer running, and is the port right?"
+    if isinstance(error, ssl_module.SSLCertVerificationError):
+        return f"TLS: the certificate of the peer was not accepted ({error.verify_message})"
+    if isinstance(error, ssl_module.SSLError):
+        return f"TLS handshake failed ({error.reason or error}); does the peer speak TLS on this port?"
+    return error.strerror or str(error)
+
+
+class Connect:
+    """What `associate` gives: await it, or enter it."""
+
+    __slots__ = ("_association", "_connect")
+
+    def __init__(self, connect: Callable[[], Coroutine[object, None, Association]]) -> None:
+        self._connect = connect
+        self._association: Association | None = None
+
+    def __await__(self) -> Generator[object, None, Association]:
+        return self._connect().__await__()
+
+    async def __aenter__(self) -> Association:
+        self._association = await self
+        return self._association
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._association is not None
+        if error is None:
+            await self._association.release()
+        else:
+            await self._association.abort()

@@ -1,0 +1,354 @@
+"""The flat data set codec (PS3.5 7): elements of the top level; sequences are skipped, never built.
+
+``Nesting`` knows what is open where sequences and items have undefined lengths; the streaming scanner uses it
+too. Nothing here recurses, and no length is believed before it is compared with what is there.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from struct import Struct
+from typing import NamedTuple
+
+from asyncdicom.exceptions import DataSetError
+from asyncdicom.uid import transfer_syntax
+
+Buffer = bytes | bytearray | memoryview
+
+UNDEFINED_LENGTH = 0xFFFFFFFF
+ITEM = 0xFFFEE000
+ITEM_DELIMITATION = 0xFFFEE00D
+SEQUENCE_DELIMITATION = 0xFFFEE0DD
+
+# PS3.5 7.1.2: whether the length takes 32 bits, after two reserved bytes.
+_SHORT = "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US"
+_LONG = "OB OD OF OL OV OW SQ SV UC UN UR UT UV"
+VRS: dict[bytes, tuple[str, bool]] = {vr.encode(): (vr, False) for vr in _SHORT.split()} | {
+    vr.encode(): (vr, True) for vr in _LONG.split()
+}
+# PS3.5 6.2: everything else is padded with NUL.
+_TEXT = "AE AS CS DA DS DT IS LO LT PN SH ST TM UC UR UT"
+_PADDED_WITH_SPACE = frozenset(_TEXT.split())
+# PS3.5 7.1.1: only these (and what Implicit VR does not tell) may have an undefined length.
+_MAY_BE_UNDEFINED = frozenset(["", "SQ", "UN", "OB", "OW", "OD", "OF", "OL", "OV"])
+
+# PS3.6: the VRs of what is asked for in queries or found in index keys; Implicit VR does not tell them.
+# fmt: off
+IMPLICIT_VRS: dict[int, str] = {
+    tag: vr
+    for vr, tags in {
+        "AE": (0x00080054, 0x00080055, 0x00400001, 0x00400241),
+        "AS": (0x00101010,),
+        "CS": (0x00041430, 0x00080005, 0x00080008, 0x00080052, 0x00080053, 0x00080056, 0x00080060,
+               0x00080061, 0x00080064, 0x00100022, 0x00100040, 0x001021A0, 0x00180015, 0x00185100,
+               0x00200060, 0x00200062, 0x00280004, 0x0032000A, 0x0032000C, 0x00380008, 0x00400020,
+               0x00400252, 0x0040A491, 0x0040A493, 0x00700080),
+        "DA": (0x00080012, 0x00080020, 0x00080021, 0x00080022, 0x00080023, 0x00100030, 0x001021D0,
+               0x00400002, 0x00400004, 0x00400244, 0x00400250, 0x00700082),
+        "DS": (0x00101020, 0x00101030, 0x00180050, 0x00180060, 0x00180088, 0x00281050, 0x00281051),
+        "DT": (0x0008002A, 0x0040A030),
+        "IS": (0x00082122, 0x00082124, 0x00200011, 0x00200012, 0x00200013, 0x00201002, 0x00201200,
+               0x00201202, 0x00201204, 0x00201206, 0x00201208, 0x00201209, 0x00280008),
+        "LO": (0x00080070, 0x00080080, 0x00080104, 0x00081030, 0x0008103E, 0x00081040, 0x00081080,
+               0x00081090, 0x00100020, 0x00100021, 0x00101000, 0x00101040, 0x00102000, 0x00102110,
+               0x001021F0, 0x00102201, 0x00120020, 0x00180010, 0x00181000, 0x00181020, 0x00181030,
+               0x00321033, 0x00321060, 0x00321070, 0x00380010, 0x00380050, 0x00380300, 0x00380400,
+               0x00380500, 0x00400007, 0x00400012, 0x00400254, 0x00401002, 0x00401004, 0x00401005,
+               0x00402016, 0x00402017, 0x00403001, 0x00420012, 0x00700081),
+        "LT": (0x001021B0, 0x00104000, 0x00204000, 0x00324000, 0x00401400),
+        "OB": (0x00420011,),
+        "PN": (0x00080090, 0x00081048, 0x00081050, 0x00081060, 0x00081070, 0x00100010, 0x00101001,
+               0x00101005, 0x00101060, 0x00102297, 0x00321032, 0x00400006, 0x00401010, 0x00700084),
+        "SH": (0x00080050, 0x00080100, 0x00080102, 0x00080201, 0x00081010, 0x00102160, 0x00102180,
+               0x00200010, 0x00400009, 0x00400010, 0x00400011, 0x00400242, 0x00400253, 0x00401001,
+               0x00401003, 0x00880130),
+        "SQ": (0x00080051, 0x00081032, 0x00081110, 0x00081111, 0x00081115, 0x00081120, 0x00081140,
+               0x00081198, 0x00081199, 0x00082112, 0x00101002, 0x00321064, 0x00380004, 0x00380014,
+               0x00400008, 0x00400100, 0x00400260, 0x00400270, 0x00400275, 0x00400340, 0x0040A043,
+               0x0040A370, 0x0040A730),
+        "ST": (0x00080081, 0x00082111, 0x00400280, 0x00420010),
+        "TM": (0x00080013, 0x00080030, 0x00080031, 0x00080032, 0x00080033, 0x00100032, 0x00400003,
+               0x00400005, 0x00400245, 0x00400251, 0x00700083),
+        "UI": (0x00080014, 0x00080016, 0x00080018, 0x0008001A, 0x00080058, 0x00080062, 0x00081150,
+               0x00081155, 0x0008115A, 0x00081195, 0x00083002, 0x0020000D, 0x0020000E, 0x00200052,
+               0x00880140),
+        "US": (0x00081197, 0x001021C0, 0x00280002, 0x00280010, 0x00280011, 0x00280100, 0x00280101,
+               0x00280102, 0x00280103),
+    }.items()
+    for tag in tags
+}
+# fmt: on
+
+
+class Element(NamedTuple):
+    """One data element. The value is raw: padded, in the byte order of its data set."""
+
+    tag: int
+    vr: str
+    value: bytes
+
+
+# (tag, VR or "" where it is not told, bytes of the header, bytes of the value); None where the header is cut.
+Header = tuple[int, str, int, int]
+ReadHeader = Callable[[Buffer, int, int], Header | None]
+
+
+def show(tag: int) -> str:
+    """A tag as the standard writes it: (0010,0020)."""
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def _explicit(byte_order: str) -> ReadHeader:
+    unpack = Struct(byte_order + "HH2sH").unpack_from
+    unpack_length = Struct(byte_order + "L").unpack_from
+
+    def read(data: Buffer, position: int, available: int) -> Header | None:
+        group, element, vr, length = unpack(data, position)
+        if group == 0xFFFE:  # PS3.5 7.5: items and delimiters have no VR
+            return 0xFFFE0000 | element, "", 8, unpack_length(data, position + 4)[0]
+        name, long = VRS.get(vr) or _unknown_vr(group << 16 | element, vr, length)
+        if not long:
+            return group << 16 | element, name, 8, length
+        if available < 12:
+            return None
+        return group << 16 | element, name, 12, unpack_length(data, position + 8)[0]
+
+    return read
+
+
+def _unknown_vr(tag: int, vr: bytes, reserved: int) -> tuple[str, bool]:
+    # PS3.5 6.2: new VRs have the long form, whose two reserved bytes are zero. "??" is seen in short form.
+    if (vr.isalpha() and vr.isupper()) or vr == b"??":
+        return "UN", reserved == 0 and vr != b"??"
+    raise DataSetError(f"{show(tag)} has no Value Representation but {vr!r}: not Explicit VR")
+
+
+def _implicit() -> ReadHeader:
+    unpack = Struct("<HHL").unpack_from
+
+    def read(data: Buffer, position: int, available: int) -> Header | None:
+        group, element, length = unpack(data, position)
+        return group << 16 | element, "", 8, length
+
+    return read
+
+
+_READ_IMPLICIT = _implicit()
+_READ_EXPLICIT = _explicit("<")
+_READ_BIG_ENDIAN = _explicit(">")
+
+
+def read_header_of(transfer_syntax_uid: str) -> ReadHeader:
+    """What reads the header of an element: ``read(data, position, available)``, with available >= 8."""
+    syntax = transfer_syntax(transfer_syntax_uid)
+    if syntax.implicit:
+        return _READ_IMPLICIT
+    return _READ_EXPLICIT if syntax.little_endian else _READ_BIG_ENDIAN
+
+
+def check_start(data: Buffer, read: ReadHeader) -> None:
+    """Refuse a data set that is plainly not in its declared transfer syntax, by its first 8 bytes.
+
+    Such a data set can be read as another one with a huge first value, and then nobody would notice.
+    """
+    group = data[0] | data[1] << 8 if read is not _READ_BIG_ENDIAN else data[1] | data[0] << 8
+    if group == 0x0800:
+        raise DataSetError("the data set has the other byte order than its transfer syntax")
+    if read is _READ_IMPLICIT and group == 0x0008 and data[3] == 0 and bytes(data[4:6]) in VRS:
+        raise DataSetError("the data set is Explicit VR, its transfer syntax is Implicit VR")
+
+
+class Nesting:
+    """The sequences and items of undefined length that are open, and how headers are read there."""
+
+    __slots__ = ("_maximum_depth", "_open", "depth", "read")
+
+    def __init__(self, read: ReadHeader, maximum_depth: int) -> None:
+        self.read = read
+        self.depth = 0
+        self._maximum_depth = maximum_depth
+        self._open: list[tuple[bool, ReadHeader]] = []  # is an item, how headers are read after it
+
+    def open(self, tag: int, vr: str) -> None:
+        """An element of undefined length begins."""
+        if vr not in _MAY_BE_UNDEFINED:
+            raise DataSetError(f"{show(tag)} {vr} has an undefined length")
+        if self.depth == self._maximum_depth:
+            raise DataSetError(f"{show(tag)}: sequences are nested deeper than {self._maximum_depth}")
+        self.depth += 1
+        self._open.append((False, self.read))
+        if vr == "UN":  # PS3.5 6.2.2 Note 5: its items are Implicit VR Little Endian
+            self.read = _READ_IMPLICIT
+
+    def step(self, tag: int, vr: str, length: int) -> int:
+        """A header inside: how many bytes of value to skip after it."""
+        in_item = self._open[-1][0]
+        if tag < 0xFFFE0000 and in_item:
+            if length != UNDEFINED_LENGTH:
+                return length
+            self.open(tag, vr)
+        elif tag == ITEM and not in_item:
+            if length != UNDEFINED_LENGTH:
+                return length
+            self._open.append((True, self.read))
+        elif tag == (ITEM_DELIMITATION if in_item else SEQUENCE_DELIMITATION):
+            self.read = self._open.pop()[1]
+            self.depth -= not in_item
+        elif tag != ITEM_DELIMITATION:  # one after an item of defined length is superfluous, its length void
+            raise DataSetError(f"{show(tag)} where {'an element' if in_item else 'an item'} was expected")
+        return 0
+
+
+class Inflater:
+    """Inflates RFC 1951 data (PS3.5 A.5) piece by piece, never more than it was allowed to."""
+
+    __slots__ = ("_inflate", "_inflated", "_maximum", "_ratio", "_read")
+
+    def __init__(self, maximum: int, maximum_ratio: int) -> None:
+        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._maximum = maximum
+        self._ratio = maximum_ratio
+        self._read = self._inflated = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether the end of the compressed data was seen."""
+        return self._inflate.eof
+
+    def feed(self, data: Buffer) -> Iterator[bytes]:
+        """Yield what ``data`` gives, in pieces of up to 64 KiB. Raises ``DataSetError``."""
+        view = memoryview(data)
+        for start in range(0, len(view), 16384):
+            piece: Buffer = view[start : start + 16384]
+            while piece and not self._inflate.eof:
+                try:
+                    inflated = self._inflate.decompress(piece, 65536)
+                except zlib.error as error:
+                    raise DataSetError("the deflated data set is corrupt") from error
+                self._read += len(piece) - len(self._inflate.unconsumed_tail)
+                self._inflated += len(inflated)
+                piece = self._inflate.unconsumed_tail
+                # The ratio counts from 64 KiB on: a short run of zeros looks like a bomb, too.
+                if self._inflated > min(self._maximum, self._ratio * self._read + 65536):
+                    raise DataSetError(
+                        f"the deflated data set is a bomb: {self._read} bytes gave {self._inflated}"
+                    )
+                yield inflated
+
+
+def inflate(data: Buffer, maximum: int, maximum_ratio: int) -> bytes:
+    """The whole of a deflated data set. Raises ``DataSetError`` beyond ``maximum`` bytes or the ratio."""
+    inflater = Inflater(maximum, maximum_ratio)
+    inflated = b"".join(inflater.feed(data))
+    if not inflater.done:
+        raise DataSetError("the deflated data set is truncated")
+    return inflated
+
+
+def walk(
+    data: Buffer, transfer_syntax_uid: str, *, maximum_depth: int = 64
+) -> Iterator[tuple[int, str, int, int]]:
+    """Yield (tag, VR, start, stop) of each value of the top level of a data set that is not deflated.
+
+    The value of a sequence is its items, without the delimiter. Elements of group 0002 are left out, they do
+    not belong there. Raises ``DataSetError`` for whatever does not fit in ``data``.
+    """
+    end = len(data)
+    position = start = outer_tag = 0
+    outer_vr = ""
+    nesting = Nesting(read_header_of(transfer_syntax_uid), maximum_depth)
+    if end >= 8:
+        check_start(data, nesting.read)
+    while position < end:
+        header = nesting.read(data, position, end - position) if end - position >= 8 else None
+        if header is None:
+            raise DataSetError(f"the data set ends within the header of an element, at byte {end}")
+        tag, vr, size, length = header
+        position += size
+        if nesting.depth:
+            position += nesting.step(tag, vr, length)
+            if not nesting.depth:
+                yield outer_tag, outer_vr, start, position - size
+        elif tag >= 0xFFFE0000:
+            check_stray(tag)
+        elif length == UNDEFINED_LENGTH:
+            check_group(tag)
+            outer_tag, outer_vr, start = tag, vr or "SQ", position
+            nesting.open(tag, vr)
+        else:
+            check_group(tag)
+            if length <= end - position and tag >= 0x00030000:
+                yield (
+                    tag,
+                    vr or IMPLICIT_VRS.get(tag, "UN" if tag & 0xFFFF else "UL"),
+                    position,
+                    position + length,
+                )
+            position += length
+        if position > end:
+            raise DataSetError(f"{show(tag)} has a length of {length}, {position - end} more than is there")
+    if nesting.depth:
+        raise DataSetError(f"{show(outer_tag)} has no Sequence Delimitation Item")
+
+
+def check_stray(tag: int) -> None:
+    """Delimiters outside a sequence mean nothing and are tolerated; an item there is an error."""
+    if tag not in (ITEM_DELIMITATION, SEQUENCE_DELIMITATION):
+        raise DataSetError(f"{show(tag)} outside a sequence")
+
+
+def check_group(tag: int) -> None:
+    """PS3.7 6.3.1: group 0000 belongs to command sets only."""
+    if tag < 0x00010000:
+        raise DataSetError(f"{show(tag)} is a command element, in a data set")
+
+
+def decode(
+    data: Buffer, transfer_syntax_uid: str, *, maximum_depth: int = 64, maximum_inflated: int = 32 << 20
+) -> list[Element]:
+    """The elements of the top level of a data set, in the order they have there.
+
+    The value of a sequence is its encoded items. Raises ``DataSetError``; never reads or allocates more than
+    ``data`` has, or ``maximum_inflated`` bytes of a deflated one.
+    """
+    if transfer_syntax(transfer_syntax_uid).deflated:
+        data = inflate(data, maximum_inflated, 200)
+    walked = walk(data, transfer_syntax_uid, maximum_depth=maximum_depth)
+    return [Element(tag, vr, bytes(data[start:stop])) for tag, vr, start, stop in walked]
+
+
+def encode(elements: Iterable[tuple[int, str, bytes]], transfer_syntax_uid: str) -> bytes:
+    """Encode elements that are sorted by tag; values are raw and get padded to even length (PS3.5 6.2).
+
+    The value of a sequence is its items, encoded in the same transfer syntax. Raises ``DataSetError`` for a
+    VR that does not exist or a value longer than its length field can tell.
+    """
+    syntax = transfer_syntax(transfer_syntax_uid)
+    order = "<" if syntax.little_endian else ">"
+    implicit, short, long = Struct("<HHL").pack, Struct(order + "HH2sH").pack, Struct(order + "HH2sHL").pack
+    parts: list[bytes] = []
+    for tag, vr, raw in elements:
+        value = raw if len(raw) % 2 == 0 else raw + (b" " if vr in _PADDED_WITH_SPACE else b"\0")
+        group, element, length = tag >> 16, tag & 0xFFFF, len(value)
+        code = vr.encode("ascii", "replace")
+        if length >= UNDEFINED_LENGTH or (not syntax.implicit and code not in VRS):
+            raise DataSetError(f"{show(tag)} cannot be encoded: VR {vr!r}, {length} bytes")
+        if syntax.implicit:
+            parts.append(implicit(group, element, length))
+        elif VRS[code][1]:
+            parts.append(long(group, element, code, 0, length))
+        elif length > 0xFFFE:  # PS3.5 6.2.2 Note 2
+            parts.append(long(group, element, b"UN", 0, length))
+        else:
+            parts.append(short(group, element, code, length))
+        parts.append(value)
+    encoded = b"".join(parts)
+    return deflate(encoded) if syntax.deflated else encoded
+
+
+def deflate(data: bytes) -> bytes:
+    """RFC 1951 data without a header, padded to even length (PS3.5 A.5)."""
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    deflated = compressor.compress(data) + compressor.flush()
+    return deflated + b"\0" * (len(deflated) % 2)

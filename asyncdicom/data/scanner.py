@@ -1,0 +1,245 @@
+"""Picks listed elements out of a data set while it streams by (PS3.5 7), in bounded memory.
+
+It is on the path of every stored instance: what is not wanted is skipped by arithmetic, and after the last
+wanted tag nothing is looked at any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import Struct
+
+from asyncdicom.data.elements import (
+    IMPLICIT_VRS,
+    UNDEFINED_LENGTH,
+    VRS,
+    Buffer,
+    Element,
+    Inflater,
+    Nesting,
+    check_group,
+    check_start,
+    check_stray,
+    read_header_of,
+    show,
+)
+from asyncdicom.exceptions import DataSetError
+from asyncdicom.uid import transfer_syntax
+
+# Skims over what needs no thought: elements of defined length in ascending order that are not wanted and end
+# within the data. This is nearly all there is, so it is the loop that counts. Takes the data, where to begin,
+# its end, the tag before, the last wanted tag and the wanted ones; gives where it stopped and the tag before.
+Skim = Callable[[Buffer, int, int, int, int, frozenset[int]], tuple[int, int]]
+_SHORT_VRS = frozenset(vr for vr, (_, long) in VRS.items() if not long)
+
+
+def _skim_explicit(byte_order: str) -> Skim:
+    unpack = Struct(byte_order + "HH2sH").unpack_from
+
+    def skim(
+        data: Buffer, position: int, end: int, previous: int, last: int, wanted: frozenset[int]
+    ) -> tuple[int, int]:
+        short = _SHORT_VRS
+        while (room := end - position - 8) >= 0:
+            group, element, vr, length = unpack(data, position)
+            tag = group << 16 | element
+            if not previous < tag <= last or vr not in short or tag in wanted or length > room:
+                break
+            previous = tag
+            position += 8 + length
+        return position, previous
+
+    return skim
+
+
+def _skim_implicit(
+    data: Buffer, position: int, end: int, previous: int, last: int, wanted: frozenset[int]
+) -> tuple[int, int]:
+    unpack = _UNPACK_IMPLICIT
+    while (room := end - position - 8) >= 0:
+        group, element, length = unpack(data, position)
+        tag = group << 16 | element
+        if not previous < tag <= last or tag in wanted or length > room:  # an undefined length is no less
+            break
+        previous = tag
+        position += 8 + length
+    return position, previous
+
+
+_UNPACK_IMPLICIT = Struct("<HHL").unpack_from
+_SKIM_EXPLICIT = {True: _skim_explicit("<"), False: _skim_explicit(">")}
+
+
+class Scanner:
+    """Feed it a data set in any pieces; ``finish`` gives the wanted elements, ``found`` those so far.
+
+    ``tags`` are of the top level; sequences are never kept. Of a value longer than ``maximum_value`` bytes
+    its beginning is kept and the tag noted in ``truncated``. It is ``done`` at the first tag behind the last
+    wanted one (when the tags ascended so far, as PS3.5 7.1 asks) or at Pixel Data. A deflated data set is
+    inflated up to ``maximum_inflated`` bytes and ``maximum_ratio`` to one.
+    """
+
+    __slots__ = (
+        "_ascending",
+        "_carry",
+        "_checked",
+        "_error",
+        "_inflater",
+        "_last",
+        "_maximum_value",
+        "_need",
+        "_nesting",
+        "_previous",
+        "_skim",
+        "_skip",
+        "_wanted",
+        "done",
+        "found",
+        "truncated",
+    )
+
+    def __init__(
+        self,
+        transfer_syntax_uid: str,
+        tags: frozenset[int],
+        *,
+        maximum_value: int = 65536,
+        maximum_inflated: int = 32 << 20,
+        maximum_ratio: int = 200,
+        maximum_depth: int = 64,
+    ) -> None:
+        self.done = False
+        self.found: dict[int, Element] = {}
+        self.truncated: set[int] = set()
+        self._wanted = tags
+        self._last = max(tags, default=0)
+        self._maximum_value = maximum_value
+        self._nesting = Nesting(read_header_of(transfer_syntax_uid), maximum_depth)
+        syntax = transfer_syntax(transfer_syntax_uid)
+        self._inflater = Inflater(maximum_inflated, maximum_ratio) if syntax.deflated else None
+        self._skim = _skim_implicit if syntax.implicit else _SKIM_EXPLICIT[syntax.little_endian]
+        self._error: DataSetError | None = None
+        self._carry = (
+            bytearray()
+        )  # the beginning of a header, or a header and the beginning of a wanted value
+        self._need = 8  # bytes that _carry must have before it is worth a look
+        self._skip = 0  # bytes of value still to come that nobody wants
+        self._previous = 0x0002FFFF  # the groups below are not for data sets and are looked at closely
+        self._ascending = True
+        self._checked = False
+
+    def feed(self, view: Buffer) -> bool:
+        """Look at the next piece; True when nothing more is needed. Raises ``DataSetError``."""
+        if self.done:
+            return True
+        if self._error is not None:
+            raise self._error
+        try:
+            if self._inflater is None:
+                self._consume(view)
+            else:
+                for piece in self._inflater.feed(view):
+                    self._consume(piece)
+                    if self.done:
+                        break
+        except DataSetError as error:
+            self._error = error
+            raise
+        finally:
+            if self.done:
+                self._carry.clear()
+        return self.done
+
+    def finish(self) -> dict[int, Element]:
+        """The wanted elements that were there. Raises ``DataSetError`` where the data set ends too early."""
+        if self._error is not None:
+            raise self._error
+        if not self.done:
+            if not self._checked and not self._carry:
+                raise DataSetError("the data set is empty")
+            deflated_open = self._inflater is not None and not self._inflater.done
+            if self._carry or self._skip or self._nesting.depth or deflated_open:
+                raise DataSetError("the data set is truncated")
+        return self.found
+
+    def _consume(self, view: Buffer) -> None:
+        carry = self._carry
+        while carry and not self.done:
+            missing = self._need - len(carry)
+            carry += view[:missing]
+            view = view[missing:]
+            if len(carry) < self._need:
+                return
+            del carry[: self._parse(carry)]
+        if not self.done:
+            position = self._parse(view)
+            if not self.done:
+                carry += view[position:]
+
+    def _parse(self, data: Buffer) -> int:
+        """Go through the whole elements in ``data``; how many bytes they took."""
+        position, end = 0, len(data)
+        nesting, skim, wanted, last = self._nesting, self._skim, self._wanted, self._last
+        previous, skip = self._previous, self._skip
+        if not self._checked and end >= 8:
+            check_start(data, nesting.read)
+            self._checked = True
+        while True:
+            if skip > end - position:
+                skip, position = skip - (end - position), end
+                break
+            position, skip = position + skip, 0
+            if not nesting.depth:
+                position, previous = skim(data, position, end, previous, last, wanted)
+            available = end - position
+            if available < 8:
+                self._need = 8
+                break
+            header = nesting.read(data, position, available)
+            if header is None:
+                self._need = 12
+                break
+            tag, vr, size, length = header
+            if nesting.depth:
+                position += size
+                skip = nesting.step(tag, vr, length)
+                continue
+            if tag > last:
+                if tag >= 0xFFFE0000:
+                    check_stray(tag)
+                    position += size
+                    continue
+                if self._ascending or tag >> 16 == 0x7FE0:
+                    self.done = True
+                    break
+            elif tag in wanted and length != UNDEFINED_LENGTH:
+                kept = length if length <= self._maximum_value else self._maximum_value
+                if available < size + kept:
+                    self._need = size + kept
+                    break
+                self._keep(tag, vr, bytes(data[position + size : position + size + kept]), length)
+            if tag <= previous:
+                check_group(tag)
+                if tag >= 0x00030000:
+                    self._ascending = tag == previous and self._ascending
+            else:
+                previous = tag
+            position += size
+            if length == UNDEFINED_LENGTH:
+                nesting.open(tag, vr)
+            else:
+                skip = length
+        self._previous, self._skip = previous, skip
+        return position
+
+    def _keep(self, tag: int, vr: str, value: bytes, length: int) -> None:
+        if vr in ("", "UN"):
+            vr = IMPLICIT_VRS.get(tag, "UN")
+        if vr == "SQ":
+            return
+        before = self.found.get(tag)
+        if before is not None and vr == "UI" and before.value.rstrip(b"\0 ") != value.rstrip(b"\0 "):
+            raise DataSetError(f"{show(tag)} is there twice, with different UIDs")
+        if length > len(value):
+            self.truncated.add(tag)
+        self.found[tag] = Element(tag, vr, value)

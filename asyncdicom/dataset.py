@@ -1,0 +1,117 @@
+"""The bridge to pydicom: a ``Dataset`` to bytes and back, for a transfer syntax.
+
+pydicom takes long to import, so only these functions do it, when they are called.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from asyncdicom.data import elements
+from asyncdicom.data.charset import TEXT_VRS
+from asyncdicom.exceptions import DataSetError
+from asyncdicom.uid import transfer_syntax
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+UTF_8 = "ISO_IR 192"
+
+
+def encode(dataset: Dataset | Mapping[str, Any], transfer_syntax_uid: str) -> bytes:
+    """Encode a data set, or a mapping of keywords, for ``transfer_syntax_uid``.
+
+    Group 0002 is left out: it belongs to files. A data set that was made here (not read from bytes), has text
+    outside ASCII and no Specific Character Set is given ISO_IR 192. Pixel data is taken as it is. Raises
+    ``DataSetError`` for an unknown keyword or a value that cannot be encoded.
+    """
+    from pydicom import Dataset
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_dataset
+
+    syntax = transfer_syntax(transfer_syntax_uid)
+    file = DicomBytesIO()
+    file.is_implicit_VR, file.is_little_endian = syntax.implicit, syntax.little_endian
+    try:
+        write_dataset(file, _prepare(dataset if isinstance(dataset, Dataset) else from_mapping(dataset)))
+    except DataSetError:
+        raise
+    except Exception as error:  # pydicom lets through whatever a value's conversion raises
+        raise DataSetError(f"the data set cannot be encoded: {error}") from error
+    encoded: bytes = file.getvalue()
+    return elements.deflate(encoded) if syntax.deflated else encoded
+
+
+def decode(data: bytes, transfer_syntax_uid: str, *, maximum_inflated: int = 1 << 30) -> Dataset:
+    """Decode a whole data set. Values are converted when they are looked at, as pydicom does it.
+
+    The transfer syntax is noted in ``file_meta``, so that ``pixel_array`` works. Raises ``DataSetError``
+    where the bytes are no data set in ``transfer_syntax_uid``, or inflate to more than ``maximum_inflated``.
+    """
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.filereader import read_dataset
+    from pydicom.uid import UID
+
+    syntax = transfer_syntax(transfer_syntax_uid)
+    if syntax.deflated:
+        data = elements.inflate(data, maximum_inflated, maximum_ratio=1100)  # all that deflate can do
+    # pydicom guesses where it should refuse, so the structure is checked before.
+    deque(elements.walk(data, transfer_syntax_uid), maxlen=0)
+    try:
+        dataset = read_dataset(BytesIO(data), syntax.implicit, syntax.little_endian)
+        for tag in [tag for tag in dataset.keys() if tag < 0x00030000]:  # noqa: SIM118
+            del dataset[tag]
+    except Exception as error:
+        raise DataSetError(f"the data set cannot be decoded: {error}") from error
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = UID(transfer_syntax_uid)
+    return dataset
+
+
+def from_mapping(mapping: Mapping[str, Any]) -> Dataset:
+    """A ``Dataset`` from keywords and values; the value of a sequence is a list of such mappings.
+
+    Values are not validated: identifiers hold wildcards and ranges. Raises ``DataSetError``.
+    """
+    from pydicom import Dataset, config
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+    from pydicom.dataelem import DataElement
+
+    dataset = Dataset()
+    for keyword, value in mapping.items():
+        tag = tag_for_keyword(keyword)
+        if tag is None:
+            raise DataSetError(f"{keyword!r} is not a keyword of the data dictionary (PS3.6)")
+        vr = dictionary_VR(tag)
+        if vr == "SQ":
+            value = [item if isinstance(item, Dataset) else from_mapping(item) for item in value or ()]
+        try:
+            dataset.add(DataElement(tag, vr, value, validation_mode=config.IGNORE))
+        except Exception as error:
+            raise DataSetError(f"{keyword} cannot be {value!r}: {error}") from error
+    return dataset
+
+
+def transfer_syntax_of(dataset: Dataset) -> str | None:
+    """The transfer syntax that a data set came in; None when it was made here."""
+    uid = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
+    return str(uid) if uid else None
+
+
+def _prepare(dataset: Dataset) -> Dataset:
+    """``dataset`` as it is to be written, which is never changed itself."""
+    if any(tag < 0x00030000 for tag in dataset.keys()):  # noqa: SIM118
+        dataset = dataset[0x00030000:]
+    made_here = dataset.original_encoding == (None, None)
+    if made_here and "SpecificCharacterSet" not in dataset and not _is_ascii(dataset):
+        dataset = dataset[:]
+        dataset.SpecificCharacterSet = UTF_8
+    return dataset
+
+
+def _is_ascii(dataset: Dataset) -> bool:
+    texts = (str(element.value) for element in dataset.iterall() if element.VR in TEXT_VRS)
+    return all(text.isascii() for text in texts)

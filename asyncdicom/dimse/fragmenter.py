@@ -1,0 +1,81 @@
+"""From messages to P-DATA-TF PDUs that fit the peer's Maximum Length (PS3.8 Annex D.1 and E)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from asyncdicom.exceptions import LocalProtocolError
+from asyncdicom.ul.encoder import p_data_header
+
+__all__ = ["MAXIMUM_PDU", "Fragmenter"]
+
+MAXIMUM_PDU = 262144
+"""The largest PDU we send (its PDU-length field, in bytes), however large the peer's Maximum Length is."""
+
+_PDV_OVERHEAD = 6  # of the PDU length: PDV length (4), presentation context ID, message control header
+
+
+class Fragmenter:
+    """Cuts the messages of one presentation context into PDUs of one PDV each.
+
+    ``maximum_length`` is what the peer announced, in bytes; 0 is no limit (PS3.8 D.1). Fragments are of even
+    length (PS3.8 E.1), the last one excepted if the whole is odd.
+    """
+
+    def __init__(self, context_id: int, maximum_length: int) -> None:
+        largest = min(maximum_length or MAXIMUM_PDU, MAXIMUM_PDU)
+        self.fragment_length = (largest - _PDV_OVERHEAD) & ~1
+        if self.fragment_length < 2:
+            raise LocalProtocolError(f"no fragment fits a Maximum Length of {maximum_length}")
+        self._context_id = context_id
+        self._full_header = p_data_header(context_id, False, False, self.fragment_length)
+        self._pending: list[memoryview] = []
+        self._pending_length = 0
+
+    def command(self, encoded: bytes) -> list[bytes]:
+        """Cut an encoded Command Set into ready PDUs."""
+        size, context_id = self.fragment_length, self._context_id
+        if len(encoded) <= size:
+            return [p_data_header(context_id, True, True, len(encoded)) + encoded]
+        pdus = []
+        for start in range(0, len(encoded), size):
+            fragment = encoded[start : start + size]
+            is_last = start + size >= len(encoded)
+            pdus.append(p_data_header(context_id, True, is_last, len(fragment)) + fragment)
+        return pdus
+
+    def data(self, views: Iterable[bytes | memoryview], *, final: bool) -> list[bytes | memoryview]:
+        """Cut the next part of a Data Set into PDUs: a list ``[header, view, header, view, ...]`` to gather.
+
+        Nothing is copied. Up to one fragment is kept back, as views, until more comes or it is ``final``,
+        since the last fragment has to say that it is the last. After ``final`` the next Data Set may begin.
+        """
+        size, header = self.fragment_length, self._full_header
+        out: list[bytes | memoryview] = []
+        pending, held = self._pending, self._pending_length
+        for part in views:
+            view = memoryview(part)
+            start, end = 0, len(view)
+            if held + end > size:
+                if held:  # complete the fragment that was begun
+                    start = size - held
+                    out.append(header)
+                    out += pending
+                    if start:
+                        out.append(view[:start])
+                    pending.clear()
+                while end - start > size:
+                    out.append(header)
+                    out.append(view[start : start + size])
+                    start += size
+                held = 0
+            if end > start:
+                pending.append(view[start:])
+                held += end - start
+        if final:
+            out.append(p_data_header(self._context_id, False, True, held))
+            out += pending
+            pending.clear()
+            held = 0
+        self._pending_length = held
+        return out

@@ -1,0 +1,243 @@
+"""Which operations are open on an association: Message IDs, their number, their deadlines, their end.
+
+PS3.7 D.3.3.3: a window says how many operations may be outstanding; 0 is any number. An operation is open
+from its request until its final response. Time is an argument, in seconds of any monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from asyncdicom.dimse.messages import Command, CommandField
+from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
+
+__all__ = [
+    "MAXIMUM_STRAYS",
+    "DuplicateInvocation",
+    "Invoked",
+    "InvokedOperations",
+    "PerformedOperations",
+]
+
+MAXIMUM_STRAYS = 1000
+"""So many responses to nothing, and as many cancels of nothing, does one association tolerate."""
+
+_LARGEST_MESSAGE_ID = 0xFFFF
+_UNEXPECTED = 5  # PS3.8 Table 9-26: unexpected PDU parameter
+_PENDING = (0xFF00, 0xFF01)
+_SEVERAL_RESPONSES = (CommandField.C_FIND_RQ, CommandField.C_GET_RQ, CommandField.C_MOVE_RQ)
+
+
+class DuplicateInvocation(RemoteProtocolError):
+    """A request came with the Message ID of an open operation: answer 0x0210 (PS3.7 Annex C)."""
+
+
+class Invoked:
+    """One operation that we asked the peer to perform."""
+
+    __slots__ = (
+        "abandoned",
+        "cancelled",
+        "closed",
+        "command_field",
+        "context_id",
+        "deadline",
+        "message_id",
+        "timeout",
+    )
+
+    def __init__(
+        self, message_id: int, context_id: int, command_field: CommandField, timeout: float | None
+    ) -> None:
+        self.message_id = message_id
+        self.context_id = context_id
+        self.command_field = command_field
+        self.timeout = timeout
+        self.deadline: float | None = None
+        self.cancelled = False
+        """C-CANCEL was sent: only the final response is awaited."""
+        self.abandoned = False
+        """Nobody awaits the response any more."""
+        self.closed = False
+        """The final response has come."""
+
+    def __repr__(self) -> str:
+        flags = [flag for flag in ("cancelled", "abandoned", "closed") if getattr(self, flag)]
+        return f"<{' '.join([*flags, self.command_field.name, str(self.message_id)])}>"
+
+
+class InvokedOperations:
+    """The operations that this side has invoked; ``window`` is the negotiated number, 0 for any."""
+
+    def __init__(self, window: int = 1) -> None:
+        self._window = window
+        self._open: dict[int, Invoked] = {}
+        self._last_message_id = 0
+        self._strays = 0
+        # Deadlines are kept in a time of their own, which stands still while reading is paused: what
+        # the peer has answered cannot be seen then.
+        self._paused_at: float | None = None
+        self._stood_still = 0.0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Invoked]:
+        return iter(list(self._open.values()))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may be invoked now."""
+        return len(self._open) < (self._window or _LARGEST_MESSAGE_ID)
+
+    def open(
+        self, context_id: int, command_field: CommandField, *, timeout: float | None, now: float
+    ) -> Invoked:
+        """Open an operation under a free Message ID; its timer waits for ``sent``.
+
+        ``timeout`` is how long the peer may take for a response, and between two of them; None for ever.
+        Raises LocalProtocolError if there is no room.
+        """
+        if not self.has_room:
+            raise LocalProtocolError(f"{len(self._open)} operations are open, and the peer allows no more")
+        message_id = self._last_message_id
+        while True:
+            message_id = message_id % _LARGEST_MESSAGE_ID + 1
+            if message_id not in self._open:
+                break
+        self._last_message_id = message_id
+        invoked = self._open[message_id] = Invoked(message_id, context_id, command_field, timeout)
+        return invoked
+
+    def sent(self, message_id: int, now: float) -> None:
+        """The last byte of the request has left: the peer's time runs."""
+        invoked = self._open.get(message_id)
+        if invoked is not None and not invoked.cancelled:
+            self._restart(invoked, now)
+
+    def receive(self, command: Command, now: float) -> Invoked | None:
+        """Take a response: the operation it belongs to, ``closed`` if it is the final one.
+
+        None if nobody awaits it: the operation was abandoned, or there is none (then too many raise
+        RemoteProtocolError).
+        """
+        message_id = command.message_id_being_responded_to or 0
+        invoked = self._open.get(message_id)
+        if invoked is None or command.command_field != invoked.command_field | 0x8000:
+            self._strays += 1
+            if self._strays > MAXIMUM_STRAYS:
+                raise RemoteProtocolError(f"more than {MAXIMUM_STRAYS} responses to nothing")
+            return None
+        if command.status not in _PENDING:
+            invoked.closed = True
+            invoked.deadline = None
+            del self._open[message_id]
+        elif not invoked.cancelled and invoked.command_field in _SEVERAL_RESPONSES:
+            self._restart(invoked, now)  # elsewhere Pending means nothing: no progress
+        return None if invoked.abandoned else invoked
+
+    def cancel(self, message_id: int, timeout: float | None, now: float) -> None:
+        """C-CANCEL was sent: from now the final response has ``timeout``, whatever comes before it."""
+        invoked = self._open.get(message_id)
+        if invoked is not None:
+            invoked.cancelled = True
+            invoked.timeout = timeout
+            self._restart(invoked, now)
+
+    def abandon(self, message_id: int) -> None:
+        """Nobody waits for the response any more; the operation stays open until it comes."""
+        invoked = self._open.get(message_id)
+        if invoked is not None:
+            invoked.abandoned = True
+
+    def close(self, message_id: int) -> None:
+        """Forget an operation: its request never left."""
+        invoked = self._open.pop(message_id, None)
+        if invoked is not None:
+            invoked.closed = True
+            invoked.deadline = None
+
+    def pause(self, now: float) -> None:
+        """Reading is paused: no deadline passes."""
+        if self._paused_at is None:
+            self._paused_at = now
+
+    def resume(self, now: float) -> None:
+        """Reading goes on, and so do the timers."""
+        if self._paused_at is not None:
+            self._stood_still += now - self._paused_at
+            self._paused_at = None
+
+    def next_deadline(self) -> float | None:
+        """When ``expired`` has to be asked next; None for not before something else happens."""
+        if self._paused_at is not None:
+            return None
+        deadlines = [invoked.deadline for invoked in self._open.values() if invoked.deadline is not None]
+        return min(deadlines) + self._stood_still if deadlines else None
+
+    def expired(self, now: float) -> list[Invoked]:
+        """The operations whose deadline has passed, each told once; they stay open."""
+        if self._paused_at is not None:
+            return []
+        expired = []
+        for invoked in self._open.values():
+            # Compared as next_deadline() gave it, lest rounding makes a timer fire in vain.
+            if invoked.deadline is not None and invoked.deadline + self._stood_still <= now:
+                invoked.deadline = None
+                expired.append(invoked)
+        return expired
+
+    def _restart(self, invoked: Invoked, now: float) -> None:
+        if invoked.timeout is None:
+            invoked.deadline = None
+        else:
+            clock = now if self._paused_at is None else self._paused_at
+            invoked.deadline = clock - self._stood_still + invoked.timeout
+
+
+class PerformedOperations:
+    """The operations that the peer has invoked; ``window`` is the negotiated number, 0 for any."""
+
+    def __init__(self, window: int = 1) -> None:
+        # Some peers run ahead of the window: as many again may wait their turn.
+        self._most = 2 * window or _LARGEST_MESSAGE_ID + 1
+        self._cancelled: dict[int, bool] = {}
+        self._strays = 0
+
+    def __len__(self) -> int:
+        return len(self._cancelled)
+
+    def open(self, command: Command) -> None:
+        """Open the operation of a request.
+
+        Raises DuplicateInvocation if its Message ID is in use, RemoteProtocolError if the peer has more
+        operations outstanding than twice the window.
+        """
+        message_id = command.message_id
+        if message_id is None:
+            raise RemoteProtocolError(f"{command.name} without message_id")
+        if message_id in self._cancelled:
+            raise DuplicateInvocation(f"{command.name} with Message ID {message_id}, which is in use")
+        if len(self._cancelled) >= self._most:
+            raise RemoteProtocolError(
+                f"{command.name} where {len(self._cancelled)} operations are open", reason=_UNEXPECTED
+            )
+        self._cancelled[message_id] = False
+
+    def cancel(self, message_id: int) -> bool:
+        """Note a C-CANCEL; False if there was nothing to cancel (too many such: RemoteProtocolError)."""
+        if self._cancelled.get(message_id) is False:
+            self._cancelled[message_id] = True
+            return True
+        self._strays += 1
+        if self._strays > MAXIMUM_STRAYS:
+            raise RemoteProtocolError(f"more than {MAXIMUM_STRAYS} C-CANCELs of nothing")
+        return False
+
+    def is_cancelled(self, message_id: int) -> bool:
+        """Whether the peer has cancelled this open operation."""
+        return self._cancelled.get(message_id, False)
+
+    def close(self, message_id: int) -> None:
+        """The final response is sent: the Message ID is free again."""
+        self._cancelled.pop(message_id, None)

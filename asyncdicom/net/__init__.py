@@ -1,0 +1,1 @@
+"""The only place with sockets, the event loop, TLS and the clock."""

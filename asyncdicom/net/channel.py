@@ -1,0 +1,464 @@
+"""One live association: it feeds the sans-IO cores, carries out what they decide, and owns its tasks.
+
+    transport  ->  UpperLayer  ->  Inbox  ->  Performer (their requests) or Invoker (our operations)
+    transport  <-  Outbox      <-  both
+
+What is done with a request comes from above (`dispatcher`), so services need no sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple
+
+from asyncdicom.dimse.operations import InvokedOperations, PerformedOperations
+from asyncdicom.exceptions import (
+    AssociationAborted,
+    AssociationClosed,
+    AssociationError,
+    AssociationRejected,
+    AssociationReleased,
+    AssociationTimeout,
+    RemoteProtocolError,
+)
+from asyncdicom.net.inbox import Inbox
+from asyncdicom.net.invoker import Invoker
+from asyncdicom.net.operation import IncomingRequest
+from asyncdicom.net.outbox import Outbox
+from asyncdicom.net.performer import Performer
+from asyncdicom.net.transport import Transport
+from asyncdicom.ul.decoder import PDataFragment
+from asyncdicom.ul.events import (
+    AbortIndication,
+    AssociateConfirmation,
+    AssociateIndication,
+    AssociateRejection,
+    ProtocolViolation,
+    ReleaseConfirmation,
+    ReleaseIndication,
+    TimerExpired,
+    TransportClosed,
+)
+from asyncdicom.ul.negotiation import AcceptedContext, Negotiated, confirm
+from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
+from asyncdicom.ul.protocol import Timeouts, UpperLayer
+from asyncdicom.ul.statetable import State
+
+__all__ = ["Channel", "Settings", "Trace"]
+
+log = logging.getLogger("asyncdicom.association")
+
+Trace = Callable[[str, object], None]
+Dispatch = Callable[[IncomingRequest], Awaitable[None]]
+
+
+class Settings(NamedTuple):
+    """Limits and deadlines of one association; times in seconds, sizes in bytes, None is "off"."""
+
+    maximum_length: int = 262144
+    maximum_associate_length: int = 262144
+    timeouts: Timeouts = Timeouts()
+    dimse_timeout: float | None = 120.0
+    cancel_timeout: float = 10.0
+    write_timeout: float | None = 30.0
+    handler_timeout: float | None = 120.0
+    read_budget: int = 1 << 20
+    maximum_data_set: int = 16 << 20
+    maximum_discarded: int = 1 << 30
+
+
+class Channel:
+    """The driver of one association, on either side."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        requestor: bool,
+        settings: Settings,
+        dispatcher: Dispatch,
+        admit: Callable[[Channel, AAssociateRQ], None] | None = None,
+        on_closed: Callable[[Channel], None] | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        self.settings = settings
+        self.dispatcher = dispatcher
+        self.owner: Any = None  # the `Association` that stands for this channel
+        self.request: AAssociateRQ | None = None
+        self.negotiated: Negotiated | None = None
+        self.contexts: dict[int, AcceptedContext] = {}
+        self.failure: Exception | None = None
+        self.established: asyncio.Future[Negotiated] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self.time = loop.time
+        self.transport = Transport(self, loop)
+        self.upper_layer = UpperLayer(
+            requestor=requestor,
+            maximum_length=settings.maximum_length,
+            timeouts=settings.timeouts,
+            maximum_associate_length=settings.maximum_associate_length,
+        )
+        self.inbox = Inbox(self, settings.read_budget, settings.handler_timeout)
+        self.outbox = Outbox(self, settings.write_timeout)
+        self.invoker = Invoker(self)
+        self.performer = Performer(self)
+        self._loop = loop
+        self._admit = admit
+        self._on_closed = on_closed
+        self._trace = trace
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._quiet: asyncio.Future[None] | None = None
+        self._half_closed = False
+
+    # the life of the association
+
+    @property
+    def is_established(self) -> bool:
+        """Whether operations can be invoked."""
+        return self.failure is None and self.upper_layer.state is State.STA6
+
+    def associate(self, request: AAssociateRQ) -> None:
+        """Have the A-ASSOCIATE-RQ sent as soon as the transport connection stands."""
+        self.request = request
+        self.upper_layer.associate(request, self.time())
+
+    def accept(self, accept: AAssociateAC, negotiated: Negotiated) -> None:
+        """Answer the indication that `admit` got (PS3.8 7.1)."""
+        self._adopt(negotiated)
+        self.upper_layer.accept(accept, self.time())
+        self._settle()
+
+    def reject(self, rejection: AAssociateRJ) -> None:
+        """Refuse the indication that `admit` got."""
+        self.upper_layer.reject(rejection, self.time())
+        self._fail(AssociationRejected(*rejection))
+        self._settle()
+
+    async def release(self) -> None:
+        """Let what is under way end, then A-RELEASE; A-ABORT when that takes too long (PS3.8 7.2)."""
+        timeout = self.settings.timeouts.release
+        if not await self._becomes_quiet(timeout):
+            log.warning("%s: operations did not end within %s s; aborting", self, timeout)
+            self.abort()
+        elif self.failure is None and self.upper_layer.release(self.time()):
+            self._settle()
+            await asyncio.wait([self.closed])
+
+    def abort(self) -> None:
+        """Send A-ABORT (source: service user); never waits (PS3.8 7.3)."""
+        self.upper_layer.abort(self.time())
+        self._fail(AssociationAborted(0, 0, f"{self}: the association was aborted by this side"))
+        self._settle()
+
+    async def stop(self, timeout: float) -> None:
+        """Let operations end for `timeout` seconds, then abort: how an acceptor that shuts down ends it."""
+        await self._becomes_quiet(timeout)
+        if self.failure is None:
+            self.abort()
+
+    async def wait_closed(self, timeout: float | None = None) -> None:
+        """Wait until the transport connection is gone; after `timeout` seconds cut it."""
+        await asyncio.wait([self.closed], timeout=timeout)
+        if not self.closed.done():
+            self.transport.abort()
+            await asyncio.wait([self.closed])
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def check_open(self) -> None:
+        """Raise what ended the association, if it has ended."""
+        if self.failure is not None:
+            raise copy.copy(self.failure) from self.failure.__cause__
+
+    @property
+    def _is_quiet(self) -> bool:
+        return not self.invoker.operations and not self.performer.requests
+
+    async def _becomes_quiet(self, timeout: float | None) -> bool:
+        """Wait for the end of all operations, or of the association; False when that takes too long."""
+        if self._is_quiet or self.failure is not None:
+            return True
+        if self._quiet is None:
+            self._quiet = self._loop.create_future()
+        done, _ = await asyncio.wait([self._quiet], timeout=timeout)
+        return bool(done)
+
+    def operations_changed(self) -> None:
+        """An operation has begun or ended."""
+        quiet = self._is_quiet
+        self.upper_layer.set_busy(not quiet, self.time())
+        if quiet or self.failure is not None:
+            if self._quiet is not None:
+                self._quiet.set_result(None)
+                self._quiet = None
+            if self._half_closed:
+                self.transport.close()
+            self.arm_timer()
+
+    def _adopt(self, negotiated: Negotiated) -> None:
+        self.negotiated = negotiated
+        self.contexts = negotiated.contexts
+        self.outbox.maximum_length = negotiated.maximum_length
+        self.invoker.book = InvokedOperations(negotiated.operations_invoked)
+        self.performer.book = PerformedOperations(negotiated.operations_performed)
+        if not self.established.done():
+            self.established.set_result(negotiated)
+
+    def _fail(self, error: Exception) -> None:
+        """End everything with `error`; the first one counts."""
+        if self.failure is not None:
+            return
+        self.failure = error
+        released = isinstance(error, AssociationReleased)
+        log.log(logging.DEBUG if released else logging.INFO, "%s", error)
+        if not self.established.done():
+            self.established.set_exception(error)
+            self.established.exception()  # raised to whoever waits for it, if anybody does
+        self.invoker.fail(error)
+        self.inbox.fail(error)
+        self.performer.fail(error, cancel=not released)
+        self.operations_changed()
+
+    # what the transport calls
+
+    def connection_made(self) -> None:
+        """See `net.transport.Receiver`."""
+        self.upper_layer.connected(self.time())
+        self._settle()
+
+    def bytes_received(self, view: memoryview) -> None:
+        """See `net.transport.Receiver`."""
+        now = self.time()
+        for event in self.upper_layer.receive_data(view, now):
+            if type(event) is PDataFragment:
+                try:
+                    self.inbox.feed(event, now)
+                except RemoteProtocolError as error:
+                    self._violated(error)
+                    break
+            else:
+                self._event(event)
+        self.upper_layer.expecting_data = self.inbox.expecting_data
+        self._settle()
+
+    def eof_received(self) -> bool:
+        """See `net.transport.Receiver`: what was asked before is still answered."""
+        self._half_closed = bool(self.performer.requests)
+        return self._half_closed
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See `net.transport.Receiver`."""
+        for event in self.upper_layer.connection_closed(self.time()):
+            self._event(event)
+        failure = AssociationClosed(f"{self}: the connection was closed")
+        failure.__cause__ = error
+        self._fail(failure)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self.closed.done():
+            self.closed.set_result(None)
+        if self._on_closed is not None:
+            self._on_closed(self)
+
+    def writing_paused(self) -> None:
+        """See `net.transport.Receiver`."""
+        self.outbox.stalled(self.time())
+        self.arm_timer()
+
+    def pause_reading(self, now: float) -> None:
+        """Too much waits for its handlers: the peer is held back, and its deadlines stand still."""
+        self.transport.pause_reading()
+        self.upper_layer.pause(now)
+        self.invoker.book.pause(now)
+        self.arm_timer()
+
+    def resume_reading(self, now: float) -> None:
+        """Enough was taken."""
+        self.upper_layer.resume(now)
+        self.invoker.book.resume(now)
+        self.transport.resume_reading()
+        self.arm_timer()
+
+    def _settle(self) -> None:
+        """Carry out what the upper layer has decided: PDUs to send, closing, its next deadline."""
+        out = self.upper_layer.data_to_send()
+        if out:
+            self.transport.write(out)
+        if self.upper_layer.wants_close:
+            self.transport.close()
+        self.arm_timer()
+
+    # time: one timer for all deadlines
+
+    def arm_timer(self) -> None:
+        """See to it that the soonest deadline is not missed.
+
+        A timer that is set too early is left to fire: setting it anew at each message would cost more.
+        """
+        soonest = None
+        for deadline in (
+            self.upper_layer.next_deadline(),
+            self.invoker.book.next_deadline(),
+            self.inbox.budget.deadline(),
+            self.outbox.deadline(),
+        ):
+            if deadline is not None and (soonest is None or deadline < soonest):
+                soonest = deadline
+        if soonest is None or self.closed.done():
+            return
+        if self._timer is not None:
+            if self._timer.when() <= soonest:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(soonest, self._time_passed)
+
+    def _time_passed(self) -> None:
+        self._timer = None
+        now = self.time()
+        for event in self.upper_layer.handle_timer(now):
+            self._event(event)
+        if self.invoker.expire(now):
+            self.abort()
+        self.inbox.check_patience(now)
+        if self.outbox.is_stuck(now):
+            self._fail(AssociationTimeout(f"{self}: the peer does not take what is sent", which="write"))
+            self.transport.abort()
+        self._settle()
+
+    # events of the upper layer
+
+    def _event(self, event: object) -> None:
+        self.note("received", event)
+        handler = _EVENTS.get(type(event))
+        if handler is not None:
+            handler(self, event)
+
+    def _on_indication(self, event: AssociateIndication) -> None:
+        self.request = event.request
+        if self._admit is not None:
+            self._admit(self, event.request)
+
+    def _on_confirmation(self, event: AssociateConfirmation) -> None:
+        try:
+            if self.request is not None:
+                self._adopt(confirm(self.request, event.accept))
+        except RemoteProtocolError as error:
+            self._violated(error)
+
+    def _on_rejection(self, event: AssociateRejection) -> None:
+        self._fail(AssociationRejected(*event.rejection))
+
+    def _on_release(self, event: ReleaseIndication) -> None:
+        if event.collision:
+            if self.upper_layer.requestor:  # AR-9; the acceptor waits for ours first (PS3.8 9.2.2)
+                self.upper_layer.release_response(self.time())
+            return
+        self.invoker.fail(AssociationReleased(f"{self}: released by the peer before it answered"))
+        if self.performer.requests:
+            self.spawn(self._answer_release())
+        else:
+            self._finish_release()
+
+    async def _answer_release(self) -> None:
+        # PS3.8 AR-7: responses may still be sent before the A-RELEASE-RP.
+        tasks = [request.task for request in self.performer.requests.values() if request.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self.settings.timeouts.release)
+        self._finish_release()
+        self._settle()
+
+    def _finish_release(self) -> None:
+        self.upper_layer.release_response(self.time())
+        self._fail(AssociationReleased(f"{self}: the association was released"))
+
+    def _on_released(self, event: ReleaseConfirmation) -> None:
+        if self.upper_layer.state is State.STA12:
+            self.upper_layer.release_response(self.time())  # a collision, and we are the acceptor: AR-4
+        self._fail(AssociationReleased(f"{self}: the association was released"))
+
+    def _on_abort(self, event: AbortIndication) -> None:
+        self._fail(AssociationAborted(event.source, event.reason))
+
+    def _on_transport_closed(self, event: TransportClosed) -> None:
+        self._fail(AssociationClosed(f"{self}: the peer closed the connection without a release"))
+
+    def _on_violation(self, event: ProtocolViolation) -> None:
+        error = event.error
+        failure = AssociationAborted(
+            2, error.reason, f"{self}: aborted, the peer broke the protocol: {error}"
+        )
+        failure.__cause__ = error
+        self._fail(failure)
+
+    def _on_timer(self, event: TimerExpired) -> None:
+        if event.which != "idle":
+            what = _EXPIRED.get(event.which, event.which)
+            self._fail(AssociationTimeout(f"{self}: {what}", which=event.which))
+            return
+        log.info("%s: idle for too long", self)
+        if self.upper_layer.requestor:
+            self.spawn(self.release())
+        else:
+            self.abort()
+
+    def _violated(self, error: RemoteProtocolError) -> None:
+        for event in self.upper_layer.violation(error, self.time()):
+            self._event(event)
+
+    # tasks and tracing
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something in a task that ends with the association; if it fails, so does the association."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, AssociationError):
+            log.error("%s: a task failed; aborting", self, exc_info=error)
+            self.abort()
+
+    def note(self, direction: str, what: object) -> None:
+        """Show a command or an event to whoever traces this association."""
+        if self._trace is not None:
+            self._trace(direction, what)
+
+    def __str__(self) -> str:
+        host, port = self.transport.peer
+        if self.request is None:
+            return f"{host}:{port}"
+        calling, called = printable(self.request.calling_ae_title), printable(self.request.called_ae_title)
+        return f"{calling} -> {called} ({host}:{port})"
+
+
+def printable(text: str) -> str:
+    """Show received text in a log line: whatever is not plain is escaped."""
+    return text if text.isascii() and text.isprintable() else ascii(text)[1:-1]
+
+
+_EXPIRED = {
+    "artim": "no A-ASSOCIATE-RQ came in time",
+    "association": "the peer did not answer the A-ASSOCIATE-RQ in time",
+    "release": "the peer did not answer the A-RELEASE-RQ in time",
+    "receive": "the peer stopped in the middle of a message",
+}
+
+_EVENTS: dict[type, Callable[[Channel, Any], None]] = {
+    AssociateIndication: Channel._on_indication,
+    AssociateConfirmation: Channel._on_confirmation,
+    AssociateRejection: Channel._on_rejection,
+    ReleaseIndication: Channel._on_release,
+    ReleaseConfirmation: Channel._on_released,
+    AbortIndication: Channel._on_abort,
+    TransportClosed: Channel._on_transport_closed,
+    ProtocolViolation: Channel._on_violation,
+    TimerExpired: Channel._on_timer,
+}

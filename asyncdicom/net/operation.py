@@ -1,0 +1,164 @@
+"""One DIMSE operation: `Operation` is one that we invoked, `IncomingRequest` one that we perform."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from asyncdicom.dimse.messages import Command
+    from asyncdicom.net.channel import Channel
+    from asyncdicom.net.payload import DataStream
+    from asyncdicom.ul.negotiation import AcceptedContext
+
+__all__ = ["IncomingRequest", "Interrupted", "Operation", "Reply"]
+
+_T = TypeVar("_T")
+
+# What a response weighs in the read budget beside its data set: an endless stream of responses
+# without data is held back too.
+_REPLY_WEIGHT = 512
+
+
+class Reply(NamedTuple):
+    """A response as it came: its command set, and its encoded data set if it had one."""
+
+    command: Command
+    data: bytes | None
+
+
+class Operation:
+    """An operation that was invoked and whose responses come in.
+
+    ``held_by`` is the task that keeps it open between responses (a query or retrieval that is being
+    iterated); the same task must not wait for room in the operations window.
+    """
+
+    __slots__ = ("_error", "_replies", "_taken", "_waiter", "context", "held_by", "is_final", "message_id")
+
+    def __init__(self, taken: Callable[[int], None], context: AcceptedContext, message_id: int) -> None:
+        self.context = context
+        self.message_id = message_id
+        self.held_by: asyncio.Task[object] | None = None
+        self.is_final = False
+        self._taken = taken
+        self._replies: deque[Reply] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: BaseException | None = None
+
+    async def reply(self) -> Reply:
+        """Wait for the next response. A cancellation loses nothing."""
+        while not self._replies:
+            if self._error is not None:
+                raise self._error
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        reply = self._replies.popleft()
+        self._taken(_weight(reply))
+        return reply
+
+    def deliver(self, reply: Reply, is_final: bool) -> int:
+        """Queue a response (the channel's side) and tell its weight."""
+        self.is_final = is_final
+        self._replies.append(reply)
+        self._wake()
+        return _weight(reply)
+
+    def fail(self, error: BaseException) -> None:
+        """No response will come any more."""
+        if not self.is_final:
+            self._error = error
+            self.is_final = True
+            self._wake()
+
+    def drop_replies(self) -> None:
+        """Throw away what was not read."""
+        while self._replies:
+            self._taken(_weight(self._replies.popleft()))
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def _weight(reply: Reply) -> int:
+    return _REPLY_WEIGHT + (len(reply.data) if reply.data is not None else 0)
+
+
+class Interrupted(Exception):
+    """The work on a request was cut short: C-CANCEL came, or no progress was made."""
+
+
+class IncomingRequest:
+    """A request that the peer invoked and that we perform.
+
+    Its handler runs in one task. C-CANCEL, and lack of progress, cancel that task only where it runs
+    the handler's own code (`guard`), never in the middle of a message that we send.
+    """
+
+    __slots__ = (
+        "_guarding",
+        "answered",
+        "channel",
+        "command",
+        "context",
+        "data",
+        "is_cancelled",
+        "is_stalled",
+        "task",
+    )
+
+    def __init__(
+        self, channel: Channel, context: AcceptedContext, command: Command, data: DataStream | None
+    ) -> None:
+        self.channel = channel
+        self.context = context
+        self.command = command
+        self.data = data
+        self.task: asyncio.Task[None] | None = None
+        self.is_cancelled = False
+        self.is_stalled = False
+        self.answered = False
+        self._guarding = False
+
+    def interrupt(self, *, stalled: bool = False) -> None:
+        """Note a C-CANCEL (or `stalled`), and stop the handler if it runs."""
+        first = not (self.is_cancelled or self.is_stalled)
+        if stalled:
+            self.is_stalled = True
+        else:
+            self.is_cancelled = True
+        if first and self._guarding and self.task is not None:
+            self.task.cancel()
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the handler's work is not wanted any more."""
+        return self.is_cancelled or self.is_stalled
+
+    async def guard(self, work: Awaitable[_T]) -> _T:
+        """Await the handler's code; raises `Interrupted` when it was interrupted before or meanwhile."""
+        if self.is_interrupted:
+            if isinstance(work, Coroutine):
+                work.close()
+            raise Interrupted
+        self._guarding = True
+        try:
+            result = await work
+        except asyncio.CancelledError:
+            if self._used_up():
+                raise Interrupted from None
+            raise
+        finally:
+            self._guarding = False
+        self._used_up()
+        return result
+
+    def _used_up(self) -> bool:
+        # Our own cancel() is used up now; True if no other one (of a closing association) is pending.
+        return self.is_interrupted and self.task is not None and self.task.uncancel() == 0

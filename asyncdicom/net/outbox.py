@@ -1,0 +1,111 @@
+"""The one gate for all messages that are sent on an association."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from asyncdicom.dimse.fragmenter import Fragmenter
+from asyncdicom.dimse.messages import Command, encode
+from asyncdicom.exceptions import AssociationAborted
+from asyncdicom.net.flow import WriteGate
+from asyncdicom.net.payload import Batch, Payload
+
+if TYPE_CHECKING:
+    from asyncdicom.net.channel import Channel
+
+__all__ = ["Outbox"]
+
+
+class Outbox:
+    """Sends messages: those of several tasks take turns, their fragments never mix (PS3.8 E.1)."""
+
+    __slots__ = ("_channel", "_gate", "_stalled_at", "_unsent", "maximum_length", "write_timeout")
+
+    def __init__(self, channel: Channel, write_timeout: float | None) -> None:
+        self.maximum_length = 0  # of a P-DATA-TF, as the peer announced; 0: unlimited
+        self.write_timeout = write_timeout
+        self._channel = channel
+        self._gate = WriteGate()
+        self._stalled_at: float | None = None
+        self._unsent = 0
+
+    async def send(self, context_id: int, command: Command, payload: Payload | None = None) -> None:
+        """Send one message.
+
+        Cancelled, or failed, after its first byte was written and before its last: A-ABORT, because
+        the rest of the message can never follow.
+        """
+        channel = self._channel
+        if not self._gate.try_acquire():
+            await self._gate.acquire(small=payload is None or isinstance(payload, bytes))
+        try:
+            channel.check_open()
+            channel.upper_layer.check_p_data()
+            channel.note("sent", command)
+            fragmenter = Fragmenter(context_id, self.maximum_length)
+            out: list[bytes | memoryview] = [*fragmenter.command(encode(command))]
+            if payload is None or isinstance(payload, bytes):
+                if payload is not None:
+                    out += fragmenter.data([memoryview(payload)], final=True)
+                await self._write(out)
+            else:
+                await self._stream(fragmenter, out, payload)
+        finally:
+            self._gate.release()
+
+    async def _stream(
+        self, fragmenter: Fragmenter, out: list[bytes | memoryview], payload: AsyncGenerator[Batch, None]
+    ) -> None:
+        begun = False
+        try:
+            async with aclosing(payload):
+                async for batch in payload:
+                    self._channel.check_open()
+                    out += fragmenter.data([memoryview(buffer) for buffer in batch], final=False)
+                    begun = True
+                    await self._write(out)
+                    out = []
+            self._channel.check_open()
+            await self._write([*out, *fragmenter.data([], final=True)])
+        except BaseException as error:
+            if begun and self._channel.failure is None:
+                self._channel.abort()  # the rest of the message can never follow
+                if isinstance(error, Exception):
+                    what = f"{self._channel}: aborted in the middle of a message: {error}"
+                    raise AssociationAborted(0, 0, what) from error
+            raise
+
+    async def _write(self, out: list[bytes | memoryview]) -> None:
+        transport = self._channel.transport
+        transport.write(out)
+        if transport.is_writing_paused:
+            await transport.drain()
+            self._channel.check_open()
+
+    # the peer has to take what is sent
+
+    def stalled(self, now: float) -> None:
+        """The transport takes no more for now."""
+        self._stalled_at = now
+        self._unsent = self._channel.transport.unsent
+
+    def deadline(self) -> float | None:
+        """When the peer must have taken something."""
+        if self._stalled_at is None or self.write_timeout is None:
+            return None
+        if not self._channel.transport.is_writing_paused:
+            self._stalled_at = None
+            return None
+        return self._stalled_at + self.write_timeout
+
+    def is_stuck(self, now: float) -> bool:
+        """Whether the deadline passed without a single byte taken; otherwise it begins anew."""
+        deadline = self.deadline()
+        if deadline is None or now < deadline:
+            return False
+        if self._channel.transport.unsent < self._unsent:
+            self.stalled(now)
+            return False
+        return True

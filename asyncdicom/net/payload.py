@@ -1,0 +1,363 @@
+"""Data sets on their way: `DataStream` is one being received, a `Source` one to be sent.
+
+Both move in batches, lists of buffers, and nobody looks at the bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from asyncdicom.data.part10 import encode_file_meta
+from asyncdicom.exceptions import DataSetError, LocalProtocolError
+from asyncdicom.net.blocks import Blocks
+from asyncdicom.net.threads import file_threads, in_thread
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+__all__ = ["Batch", "Buffer", "BytesSource", "DataStream", "FileSource", "Payload", "Source"]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Batch: TypeAlias = Sequence[Buffer]
+Payload: TypeAlias = bytes | AsyncGenerator[Batch, None]
+
+_READ_SIZE = 1 << 20
+_MAXIMUM_IN_MEMORY = 16 << 20
+_IOV_MAX = 1024
+
+
+class DataStream:
+    """A data set that is being received, once: iterate, `batches`, `read`, `dataset` or `save`.
+
+    Memoryviews that were handed out stay valid as long as they are referenced, but hold on to the
+    block they were received into: keep `bytes(view)` of a small piece. What is not read is thrown
+    away when the handler has returned.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_error",
+        "_taken",
+        "_views",
+        "_waiter",
+        "discarded",
+        "discarding",
+        "received",
+        "sop_class_uid",
+        "sop_instance_uid",
+        "transfer_syntax_uid",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        transfer_syntax_uid: str,
+        sop_class_uid: str | None = None,
+        sop_instance_uid: str | None = None,
+        *,
+        taken: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self.transfer_syntax_uid = transfer_syntax_uid
+        self.sop_class_uid = sop_class_uid
+        self.sop_instance_uid = sop_instance_uid
+        self.received = 0
+        self.waiting = 0
+        self.discarded = 0
+        self.discarding = False
+        self._taken = taken
+        self._views: list[memoryview] = []
+        self._ended = False
+        self._error: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    # the channel's side
+
+    def feed(self, views: list[memoryview], length: int, is_last: bool) -> None:
+        """Add what was received."""
+        self.received += length
+        if self.discarding:
+            self.discarded += length
+            self._taken(length)
+        elif length:
+            self._views += views
+            self.waiting += length
+        if is_last:
+            self._ended = True
+        self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        """There will be no more: whoever waits gets `error`, after what was received before."""
+        if not self._ended:
+            self._error = error
+            self._ended = True
+            self._wake()
+
+    def discard(self) -> None:
+        """Throw away what waits and whatever comes."""
+        self.discarding = True
+        self.discarded += self.waiting
+        self._take()
+
+    async def finished(self) -> None:
+        """Wait until the last fragment has come, whoever takes it; a lost association raises."""
+        while not self._ended:
+            await self._wait()
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last fragment was received."""
+        return self._ended and self._error is None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            raise LocalProtocolError("two tasks read the same data set; it can be read once")
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _take(self) -> list[memoryview]:
+        views, count = self._views, self.waiting
+        self._views, self.waiting = [], 0
+        if count:
+            self._taken(count)
+        return views
+
+    # the handler's side
+
+    async def next_batch(self) -> list[memoryview] | None:
+        """Give everything received and not yet taken, waiting for at least one byte; None at the end.
+
+        A cancellation loses nothing.
+        """
+        if self.discarding:
+            raise LocalProtocolError("this data set is no longer wanted: the response was sent or cancelled")
+        while not self._views:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                return None
+            await self._wait()
+        return self._take()
+
+    async def batches(self) -> AsyncGenerator[list[memoryview], None]:
+        """Iterate over everything received so far, as lists of views, until the end."""
+        while (batch := await self.next_batch()) is not None:
+            yield batch
+
+    async def __aiter__(self) -> AsyncIterator[memoryview]:
+        async for batch in self.batches():
+            for view in batch:
+                yield view
+
+    async def read(self, maximum: int = _MAXIMUM_IN_MEMORY) -> bytes:
+        """Give the encoded data set whole; `DataSetError` if it has more than `maximum` bytes."""
+        views: list[memoryview] = []
+        length = 0
+        async for batch in self.batches():
+            views += batch
+            length += sum(map(len, batch))
+            if length > maximum:
+                raise DataSetError(f"the data set has more than {maximum} bytes")
+        return b"".join(views)
+
+    async def dataset(self, maximum: int = _MAXIMUM_IN_MEMORY) -> Dataset:
+        """Give the data set as a pydicom Dataset; `DataSetError` if it is unreadable or too large."""
+        from asyncdicom.dataset import decode
+
+        return decode(await self.read(maximum), self.transfer_syntax_uid)
+
+    async def save(self, path: str | os.PathLike[str], *, source_ae_title: str | None = None) -> int:
+        """Write a DICOM Part 10 file, byte for byte as received, and give its data set's length.
+
+        The file appears under its name when it is complete; an existing one is replaced. After an
+        error or a cancellation nothing is left. It is not synced to the disk (the archive does that).
+        """
+        if self.sop_class_uid is None or self.sop_instance_uid is None:
+            raise LocalProtocolError("only an instance received with C-STORE can be saved as a file")
+        head = encode_file_meta(
+            self.sop_class_uid,
+            self.sop_instance_uid,
+            self.transfer_syntax_uid,
+            source_ae_title=source_ae_title,
+        )
+        file = _PartFile(Path(path))
+        threads = file_threads()
+        try:
+            batch: list[Buffer] = [head, *(await self.next_batch() or [])]
+            if not (self.is_complete and not self.waiting):
+                await in_thread(threads, file.write, batch)
+                while (more := await self.next_batch()) is not None:
+                    await in_thread(threads, file.write, more)
+                batch = []
+            await in_thread(threads, file.finish, batch)  # what came at once takes this one hop
+        except BaseException:
+            await in_thread(threads, file.discard)
+            raise
+        return self.received
+
+
+class _PartFile:
+    """A file that gets its name when it is complete. All methods block."""
+
+    __slots__ = ("_descriptor", "_part", "_target")
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._part = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
+        self._descriptor: int | None = None
+
+    def write(self, batch: Batch) -> None:
+        if self._descriptor is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._part, flags, 0o640)
+        write_all(self._descriptor, batch)
+
+    def finish(self, batch: Batch) -> None:
+        if batch:
+            self.write(batch)
+        self._close()
+        self._part.replace(self._target)
+
+    def discard(self) -> None:
+        self._close()
+        self._part.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+
+def write_all(file: int, buffers: Batch) -> None:
+    """Write a gather list wholly, however little the system takes at once (blocking)."""
+    views = [memoryview(buffer) for buffer in buffers if len(buffer)]
+    start = 0
+    while start < len(views):
+        written = os.writev(file, views[start : start + _IOV_MAX])
+        while start < len(views) and written >= len(views[start]):
+            written -= len(views[start])
+            start += 1
+        if written:
+            views[start] = views[start][written:]
+
+
+class Source(Protocol):
+    """Something that C-STORE can send: three UIDs, and the encoded data set when it is opened."""
+
+    @property
+    def sop_class_uid(self) -> str:
+        """The Affected SOP Class UID."""
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """The Affected SOP Instance UID."""
+
+    @property
+    def transfer_syntax_uid(self) -> str:
+        """The transfer syntax that the bytes are encoded in."""
+
+    def open(self) -> AsyncGenerator[Batch, None]:
+        """Iterate over the encoded data set, in batches of buffers that do not change afterwards."""
+
+
+class BytesSource:
+    """An encoded data set in memory."""
+
+    __slots__ = ("data", "sop_class_uid", "sop_instance_uid", "transfer_syntax_uid")
+
+    def __init__(
+        self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data: Buffer
+    ) -> None:
+        self.sop_class_uid = sop_class_uid
+        self.sop_instance_uid = sop_instance_uid
+        self.transfer_syntax_uid = transfer_syntax_uid
+        self.data = data
+
+    async def open(self) -> AsyncGenerator[Batch, None]:
+        """See `Source`."""
+        yield [self.data]
+
+
+class FileSource:
+    """The data set of a DICOM Part 10 file, read while it is sent and never decoded."""
+
+    __slots__ = ("length", "offset", "path", "sop_class_uid", "sop_instance_uid", "transfer_syntax_uid")
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+        offset: int,
+        length: int,
+    ) -> None:
+        self.path = path
+        self.sop_class_uid = sop_class_uid
+        self.sop_instance_uid = sop_instance_uid
+        self.transfer_syntax_uid = transfer_syntax_uid
+        self.offset = offset
+        self.length = length
+
+    async def open(self) -> AsyncGenerator[Batch, None]:
+        """See `Source`. A file that changed its length meanwhile raises `DataSetError`."""
+        threads = file_threads()
+        if self.length <= _READ_SIZE:
+            yield [await in_thread(threads, self._read_whole)]
+            return
+        blocks = Blocks(_READ_SIZE)
+        opened: list[int] = []
+        ahead: Future[memoryview] | None = None
+        try:
+            await in_thread(threads, lambda: opened.append(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)))
+            position, end = self.offset, self.offset + self.length
+            ahead = threads.submit(self._read, opened[0], blocks, position, end)
+            while position < end:
+                view = await asyncio.wrap_future(ahead)
+                position += len(view)
+                if position < end:  # the next block is read while this one is on the wire
+                    ahead = threads.submit(self._read, opened[0], blocks, position, end)
+                yield [view]
+        finally:
+            await in_thread(threads, _close_after, opened, ahead)
+
+    def _read_whole(self) -> bytes:
+        with self.path.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), self.length, self.offset)
+        if len(data) != self.length:
+            raise DataSetError(f"{self.path} became shorter while it was being sent")
+        return data
+
+    def _read(self, file: int, blocks: Blocks, position: int, end: int) -> memoryview:
+        block = blocks.acquire()
+        view = memoryview(block)[: min(_READ_SIZE, end - position)]
+        done = 0
+        while done < len(view):
+            count = os.preadv(file, [view[done:]], position + done)
+            if count == 0:
+                raise DataSetError(f"{self.path} became shorter while it was being sent")
+            done += count
+        blocks.give_back(block)
+        return view.toreadonly()
+
+
+def _close_after(opened: list[int], reading: Future[memoryview] | None) -> None:
+    # A read in flight must not meet another file under the same descriptor, so it is waited for.
+    if reading is not None and not reading.cancel():
+        reading.exception()
+    for descriptor in opened:
+        os.close(descriptor)

@@ -1,0 +1,119 @@
+"""The operations that the peer invokes and that we perform: one task each."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+from typing import TYPE_CHECKING
+
+from asyncdicom.dimse.messages import Command, response_to
+from asyncdicom.dimse.operations import DuplicateInvocation, PerformedOperations
+from asyncdicom.exceptions import AssociationError
+from asyncdicom.net.operation import IncomingRequest
+from asyncdicom.net.payload import DataStream
+from asyncdicom.status import Status
+
+if TYPE_CHECKING:
+    from asyncdicom.net.channel import Channel
+    from asyncdicom.ul.negotiation import AcceptedContext
+
+__all__ = ["Performer"]
+
+log = logging.getLogger("asyncdicom.association")
+
+
+class Performer:
+    """Runs the dispatcher for each request, and sends what it answers."""
+
+    __slots__ = ("_channel", "book", "requests")
+
+    def __init__(self, channel: Channel) -> None:
+        self.book = PerformedOperations(1)
+        self.requests: dict[int, IncomingRequest] = {}
+        self._channel = channel
+
+    def start(self, context: AcceptedContext, command: Command) -> DataStream | None:
+        """Begin to perform a request; gives the stream that its data set has to be fed to."""
+        channel = self._channel
+        data = None
+        if command.has_data_set:
+            data = DataStream(
+                context.transfer_syntax,
+                command.affected_sop_class_uid,
+                command.affected_sop_instance_uid,
+                taken=channel.inbox.taken,
+            )
+        request = IncomingRequest(channel, context, command, data)
+        try:
+            self.book.open(command)
+        except DuplicateInvocation:
+            log.warning("%s: message ID %s is already in use", channel, command.message_id)
+            channel.spawn(self.respond(request, response_to(command, Status.DUPLICATE_INVOCATION)))
+            return data
+        self.requests[command.message_id or 0] = request
+        channel.operations_changed()
+        request.task = channel.spawn(self._perform(request))
+        return data
+
+    async def _perform(self, request: IncomingRequest) -> None:
+        channel = self._channel
+        try:
+            await channel.dispatcher(request)
+        except AssociationError as error:
+            log.debug("%s: message %s was not answered: %s", channel, request.command.message_id, error)
+        finally:
+            if request.data is not None:
+                request.data.discard()
+            message_id = request.command.message_id or 0
+            self.book.close(message_id)
+            self.requests.pop(message_id, None)
+            channel.operations_changed()
+
+    async def respond(self, request: IncomingRequest, command: Command, data: bytes | None = None) -> None:
+        """Send a response to a request; what follows a final one is ignored.
+
+        The rest of the request's data set is thrown away first: a peer that still sends does not read.
+        """
+        if request.answered:
+            return
+        request.answered = not Status(command.status or 0).is_pending
+        if request.data is not None and not request.data.is_complete:
+            request.data.discard()
+            await request.data.finished()
+        await self._channel.outbox.send(request.context.context_id, command, data)
+
+    def cancel(self, command: Command) -> None:
+        """A C-CANCEL-RQ came: stop the handler, or answer without it if it does not stop."""
+        message_id = command.message_id_being_responded_to or 0
+        if not self.book.cancel(message_id):
+            return  # it has ended meanwhile (PS3.7 9.3.2.3)
+        request = self.requests[message_id]
+        request.interrupt()
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._channel.settings.cancel_timeout, self._give_up, request)
+
+    def _give_up(self, request: IncomingRequest) -> None:
+        message_id = request.command.message_id or 0
+        if request.answered or self._channel.failure is not None or message_id not in self.requests:
+            return
+        log.warning("%s: the handler of message %d ignores C-CANCEL", self._channel, message_id)
+        self._channel.spawn(self.respond(request, response_to(request.command, Status.CANCEL)))
+
+    def unstick(self, data: DataStream) -> bool:
+        """Give up the handler that has left `data` waiting for too long; False if it is nobody's."""
+        for message_id, request in self.requests.items():
+            if request.data is data:
+                log.warning("%s: the handler of message %d makes no progress", self._channel, message_id)
+                request.interrupt(stalled=True)
+                data.discard()
+                return True
+        return False
+
+    def fail(self, error: Exception, *, cancel: bool) -> None:
+        """The association has ended: tell whoever reads a data set, and cancel the handlers."""
+        for request in self.requests.values():
+            if request.data is not None:
+                request.data.fail(copy.copy(error))
+            if cancel and request.task is not None:
+                request.task.cancel()

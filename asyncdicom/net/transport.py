@@ -1,0 +1,173 @@
+"""The socket end of one association: received bytes go up as views, gather lists go out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, cast
+
+from asyncdicom.net.blocks import block_pool
+
+if TYPE_CHECKING:
+    from asyncdicom.net.payload import Buffer
+
+__all__ = ["Receiver", "Transport"]
+
+# Writing waits from here on until the transport has handed everything to the kernel, whose own
+# buffer keeps the wire busy meanwhile.
+_HIGH_WATER = 1 << 18
+_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+
+
+class Receiver(Protocol):
+    """What stands above the transport (`net.channel.Channel`)."""
+
+    def connection_made(self) -> None:
+        """The connection stands."""
+
+    def bytes_received(self, view: memoryview) -> None:
+        """The peer sent these bytes."""
+
+    def eof_received(self) -> bool:
+        """The peer sends no more; True to go on writing to it."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone."""
+
+    def writing_paused(self) -> None:
+        """The peer takes no more for now."""
+
+
+class Transport(asyncio.BufferedProtocol):
+    """An asyncio protocol that receives into the event loop's block and has a gate for writing."""
+
+    __slots__ = ("_drained", "_is_tls", "_lost", "_pool", "_quickack", "_receiver", "_socket", "_transport")
+
+    def __init__(self, receiver: Receiver, loop: asyncio.AbstractEventLoop) -> None:
+        self._receiver = receiver
+        self._pool = block_pool(loop)
+        self._transport: asyncio.Transport | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._lost = False
+
+    # what the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._transport = transport = cast("asyncio.Transport", transport)
+        self._is_tls = transport.get_extra_info("sslcontext") is not None
+        transport.set_write_buffer_limits(high=_HIGH_WATER, low=0)
+        self._socket = transport.get_extra_info("socket")
+        self._quickack = _QUICKACK is not None and self._tune_socket()
+        self._receiver.connection_made()
+
+    def _tune_socket(self) -> bool:
+        # asyncio leaves TCP_NODELAY off on some accepted sockets; an AF_UNIX socket has neither option.
+        if self._socket is None or self._socket.family not in (socket.AF_INET, socket.AF_INET6):
+            return False
+        with contextlib.suppress(OSError):
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            return True
+        return False
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See `asyncio.BufferedProtocol`."""
+        return self._pool.tail()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See `asyncio.BufferedProtocol`."""
+        if self._quickack:
+            self._acknowledge_now()
+        self._receiver.bytes_received(self._pool.take(nbytes))
+
+    def _acknowledge_now(self) -> None:
+        # The kernel forgets TCP_QUICKACK: without it a peer that leaves Nagle's algorithm on waits
+        # 40 ms for a delayed ACK before the tail of each small message.
+        try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        except OSError:
+            self._quickack = False
+
+    def eof_received(self) -> bool:
+        """See `asyncio.BaseProtocol`."""
+        # Half a TLS connection cannot be kept open.
+        return self._receiver.eof_received() and not self._is_tls
+
+    def pause_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._drained = asyncio.get_running_loop().create_future()
+        self._receiver.writing_paused()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._lost = True
+        self.resume_writing()
+        self._receiver.connection_lost(exc)
+
+    # what the channel calls
+
+    @property
+    def is_writing_paused(self) -> bool:
+        """Whether the peer has to read before more should be written."""
+        return self._drained is not None
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes the kernel has not taken yet."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    @property
+    def peer(self) -> tuple[str, int]:
+        """The address of the peer."""
+        name = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("?", 0)
+
+    def get_extra_info(self, name: str) -> object:
+        """See `asyncio.BaseTransport.get_extra_info`."""
+        return self._transport.get_extra_info(name) if self._transport is not None else None
+
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        """Hand a gather list to the event loop; views in it must not change afterwards."""
+        if self._transport is None or self._lost or self._transport.is_closing():
+            return
+        if len(buffers) == 1:
+            self._transport.write(buffers[0])
+        elif self._is_tls:
+            # Each write makes a TLS record: 12 bytes of header deserve none of their own.
+            self._transport.write(b"".join(buffers))
+        else:
+            self._transport.writelines(buffers)
+
+    async def drain(self) -> None:
+        """Wait until everything written was taken by the kernel, or the connection is lost."""
+        if self._drained is not None:
+            await asyncio.shield(self._drained)
+
+    def pause_reading(self) -> None:
+        """Let TCP hold the peer back."""
+        if self._transport is not None and not self._lost and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        if self._transport is not None and not self._lost and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Close when what was written is on its way."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close now, whatever was written."""
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,429 @@
+"""`serve`: accept associations and perform what is asked on them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import ssl as ssl_module
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import NamedTuple
+
+from asyncdicom.address import Address, check_ae_title
+from asyncdicom.association import Association
+from asyncdicom.client import associate
+from asyncdicom.exceptions import AssociationRejected
+from asyncdicom.net.channel import Channel, Settings
+from asyncdicom.services.contexts import Proposable
+from asyncdicom.services.dispatch import Dispatcher
+from asyncdicom.services.handlers import (
+    EchoHandler,
+    FindHandler,
+    Handlers,
+    Request,
+    RetrieveHandler,
+    StoreHandler,
+)
+from asyncdicom.services.offered import offer
+from asyncdicom.ul.items import UserIdentity
+from asyncdicom.ul.negotiation import Policy, PresentationContext, answer
+from asyncdicom.ul.pdu import AAssociateRJ, AAssociateRQ
+from asyncdicom.ul.protocol import Timeouts
+
+__all__ = ["Serve", "Server", "serve"]
+
+log = logging.getLogger("asyncdicom.server")
+
+# PS3.8 Table 9-21: result, source, reason.
+_REJECTED = AAssociateRJ(1, 1, 1)
+_CALLING_NOT_RECOGNIZED = AAssociateRJ(1, 1, 3)
+_CALLED_NOT_RECOGNIZED = AAssociateRJ(1, 1, 7)
+_LOCAL_LIMIT_EXCEEDED = AAssociateRJ(2, 3, 2)
+
+_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_BACKLOG = 1024
+
+Destinations = Mapping[str, str | Address] | Callable[[Request], Address | None]
+UserIdentityCheck = Callable[[AAssociateRQ, UserIdentity | None], Awaitable[bool | bytes]]
+
+
+class _Limits(NamedTuple):
+    associations: int
+    waiting: int
+    called_ae_title: str | None
+    calling_ae_titles: Collection[str] | None
+    tls_handshake: float
+
+
+def serve(
+    address: str | Address,
+    *,
+    c_echo: EchoHandler | None = None,
+    c_store: StoreHandler | None = None,
+    c_find: FindHandler | None = None,
+    c_get: RetrieveHandler | None = None,
+    c_move: RetrieveHandler | None = None,
+    destinations: Destinations | None = None,
+    contexts: Iterable[Proposable] | None = None,
+    unknown_storage: bool = False,
+    # Who may come.
+    require_called_ae_title: bool = False,
+    calling_ae_titles: Collection[str] | None = None,
+    user_identity: UserIdentityCheck | None = None,
+    ssl: ssl_module.SSLContext | None = None,
+    sock: socket.socket | None = None,
+    reuse_port: bool = False,
+    # Sizes, in bytes, and numbers.
+    maximum_associations: int = 2000,
+    maximum_not_associated: int = 512,
+    maximum_length: int = 262144,
+    operations_invoked: int = 1,
+    operations_performed: int = 16,
+    read_budget: int = 1 << 20,
+    # Deadlines, in seconds; None is "never".
+    artim_timeout: float | None = 10.0,
+    tls_handshake_timeout: float = 10.0,
+    dimse_timeout: float | None = 120.0,
+    release_timeout: float | None = 10.0,
+    cancel_timeout: float = 10.0,
+    receive_timeout: float | None = 60.0,
+    write_timeout: float | None = 30.0,
+    handler_timeout: float | None = 120.0,
+    idle_timeout: float | None = 300.0,
+    drain_timeout: float = 30.0,
+    # To look inside.
+    trace: Callable[[str, object], None] | None = None,
+) -> Serve:
+    """Serve DICOM: ``async with serve(...) as server`` or ``server = await serve(...)``.
+
+    `address`: "AET@host:port"; port 0 takes a free one (`Server.port`). Each service is offered if it
+    has a handler: `c_store`, `c_get` and `c_move` are coroutine functions, `c_find` is an asynchronous
+    generator; C-ECHO is always offered. `destinations`: the AE titles that C-MOVE may send to, with
+    their "host:port", or a function that finds the address for a request. `contexts`: the abstract
+    syntaxes to accept, by default whatever the handlers imply; `unknown_storage`: also storage SOP
+    classes that are not in the standard.
+
+    `require_called_ae_title`: refuse associations for another AE title; `calling_ae_titles`: the only
+    ones that may call; `user_identity`: a coroutine function that judges the request's user identity
+    (bytes: the server response to send back). `ssl`: a context for TLS. `sock`: a listening or bound
+    socket to use instead of the address.
+
+    `maximum_associations`: more are refused with "local limit exceeded"; `maximum_not_associated`:
+    connections without an association, more are closed. `handler_timeout`: how long a handler may
+    take nothing of what waits for it. `drain_timeout`: how long `Server.close` waits for operations.
+    The others are as for `associate`.
+
+    Leaving the block closes the server (`Server.close`).
+    """
+    if not isinstance(address, Address):
+        address = Address.parse(address)
+    handlers = Handlers(
+        c_echo=c_echo,
+        c_store=c_store,
+        c_find=c_find,
+        c_get=c_get,
+        c_move=c_move,
+        destination=_finder(destinations),
+        open_association=_opener(address.ae_title),
+    )
+    offered = offer(handlers, contexts, unknown_storage)
+    policy = offered._replace(
+        maximum_length=maximum_length,
+        operations_invoked=operations_invoked,
+        operations_performed=operations_performed,
+    )
+    limits = _Limits(
+        maximum_associations,
+        maximum_not_associated,
+        check_ae_title(address.ae_title) if require_called_ae_title else None,
+        calling_ae_titles,
+        tls_handshake_timeout,
+    )
+    settings = Settings(
+        maximum_length=maximum_length,
+        timeouts=Timeouts(
+            artim=artim_timeout, release=release_timeout, receive=receive_timeout, idle=idle_timeout
+        ),
+        dimse_timeout=dimse_timeout,
+        cancel_timeout=cancel_timeout,
+        write_timeout=write_timeout,
+        handler_timeout=handler_timeout,
+        read_budget=read_budget,
+    )
+
+    async def start() -> Server:
+        sockets = [sock] if sock is not None else await _bind(address, reuse_port)
+        server = Server(
+            address, sockets, handlers, policy, limits, settings, ssl, user_identity, drain_timeout
+        )
+        server.trace = trace
+        server._start()
+        return server
+
+    return Serve(start)
+
+
+def _finder(destinations: Destinations | None) -> Callable[[Request], Address | None] | None:
+    if destinations is None or callable(destinations):
+        return destinations
+    table = {}
+    for ae_title, where in destinations.items():
+        found = where if isinstance(where, Address) else Address.parse(where)
+        table[ae_title] = found._replace(ae_title=check_ae_title(ae_title))
+    return lambda request: table.get(request.move_destination)
+
+
+def _opener(
+    ae_title: str,
+) -> Callable[[Address, Sequence[PresentationContext]], contextlib.AbstractAsyncContextManager[Association]]:
+    def open_association(
+        destination: Address, contexts: Sequence[PresentationContext]
+    ) -> contextlib.AbstractAsyncContextManager[Association]:
+        return associate(destination, calling_ae_title=ae_title, contexts=contexts)
+
+    return open_association
+
+
+async def _bind(address: Address, reuse_port: bool) -> list[socket.socket]:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(
+        address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, where in dict.fromkeys(found):
+            listener = socket.socket(family, kind, protocol)
+            sockets.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if where[1] == 0 and len(sockets) > 1:  # all families on one free port
+                where = (where[0], sockets[0].getsockname()[1], *where[2:])
+            listener.bind(where)
+    except OSError as error:
+        for listener in sockets:
+            listener.close()
+        raise OSError(
+            error.errno, f"cannot listen on {address.host}:{address.port}: {error.strerror}"
+        ) from None
+    return sockets
+
+
+class Server:
+    """A listening application entity and its associations."""
+
+    def __init__(
+        self,
+        address: Address,
+        sockets: list[socket.socket],
+        handlers: Handlers,
+        policy: Policy,
+        limits: _Limits,
+        settings: Settings,
+        ssl: ssl_module.SSLContext | None,
+        user_identity: UserIdentityCheck | None,
+        drain_timeout: float,
+    ) -> None:
+        self.ae_title = address.ae_title
+        self.host = address.host
+        self.port: int = sockets[0].getsockname()[1]
+        self.trace: Callable[[str, object], None] | None = None
+        self._sockets = sockets
+        self._handlers = handlers
+        self._policy = policy
+        self._limits = limits
+        self._settings = settings
+        self._ssl = ssl
+        self._user_identity = user_identity
+        self._drain_timeout = drain_timeout
+        self._waiting: set[Channel] = set()
+        self._associated: set[Channel] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def associations(self) -> int:
+        """How many associations are open."""
+        return len(self._associated)
+
+    async def serve_forever(self) -> None:
+        """Wait until the server is closed; cancelled: close it (see `close`) and go on being cancelled."""
+        try:
+            await asyncio.wait([self._closed])
+        except asyncio.CancelledError:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Stop accepting, let operations end for `drain_timeout` seconds, abort what is left (idempotent)."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    # accepting
+
+    def _start(self) -> None:
+        for listener in self._sockets:
+            listener.setblocking(False)
+            listener.listen(_BACKLOG)
+            self._spawn(self._accept(listener))
+        log.info("%s listens on %s:%d", self.ae_title, self.host, self.port)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTORS:
+                    log.debug("accept: %s", error)  # the peer was gone before it was accepted
+                    await asyncio.sleep(0)
+                    continue
+                log.error("cannot accept connections now: %s", error.strerror)
+                await asyncio.sleep(0.2)
+                continue
+            if len(self._waiting) >= self._limits.waiting:
+                log.warning("too many connections without an association: one is closed")
+                connection.close()
+                continue
+            self._spawn(self._connect(connection))
+
+    async def _connect(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        dispatcher = Dispatcher(self._handlers)
+        channel = Channel(
+            loop,
+            requestor=False,
+            settings=self._settings,
+            dispatcher=dispatcher,
+            admit=self._admit,
+            on_closed=self._on_closed,
+            trace=self.trace,
+        )
+        Association(channel, dispatcher)
+        self._waiting.add(channel)
+        try:
+            await loop.connect_accepted_socket(
+                lambda: channel.transport,
+                connection,
+                ssl=self._ssl,
+                ssl_handshake_timeout=self._limits.tls_handshake if self._ssl is not None else None,
+            )
+        except OSError as error:
+            self._waiting.discard(channel)
+            connection.close()
+            log.info("TLS handshake failed: %s", error)
+
+    def _on_closed(self, channel: Channel) -> None:
+        self._waiting.discard(channel)
+        self._associated.discard(channel)
+
+    def _admit(self, channel: Channel, request: AAssociateRQ) -> None:
+        rejection = self._refusal(request)
+        if rejection is not None:
+            self._reject(channel, rejection)
+        elif self._user_identity is not None:
+            self._spawn(self._identify(channel, request, self._user_identity))
+        else:
+            self._answer(channel, request, None)
+
+    def _refusal(self, request: AAssociateRQ) -> AAssociateRJ | None:
+        limits = self._limits
+        if limits.called_ae_title is not None and request.called_ae_title != limits.called_ae_title:
+            return _CALLED_NOT_RECOGNIZED
+        if limits.calling_ae_titles is not None and request.calling_ae_title not in limits.calling_ae_titles:
+            return _CALLING_NOT_RECOGNIZED
+        if len(self._associated) >= limits.associations or self._closing is not None:
+            return _LOCAL_LIMIT_EXCEEDED
+        return None
+
+    async def _identify(self, channel: Channel, request: AAssociateRQ, check: UserIdentityCheck) -> None:
+        identity = request.user_information.user_identity
+        try:
+            verdict = await check(request, identity)
+        except Exception:
+            log.exception("the user_identity check failed")
+            verdict = False
+        if channel.failure is not None:
+            return
+        if verdict is False:
+            self._reject(channel, _REJECTED)
+        else:
+            wanted = identity is not None and identity.positive_response_requested
+            self._answer(
+                channel, request, (verdict if isinstance(verdict, bytes) else b"") if wanted else None
+            )
+
+    def _answer(self, channel: Channel, request: AAssociateRQ, identity_response: bytes | None) -> None:
+        verdict = answer(request, self._policy, user_identity_response=identity_response)
+        if isinstance(verdict, AAssociateRJ):
+            self._reject(channel, verdict)
+            return
+        self._waiting.discard(channel)
+        self._associated.add(channel)
+        channel.accept(*verdict)
+        log.info("%s: association established", channel)
+
+    def _reject(self, channel: Channel, rejection: AAssociateRJ) -> None:
+        log.info("%s: refused an association: %s", channel, AssociationRejected(*rejection))
+        channel.reject(rejection)
+
+    # the end
+
+    async def _close(self) -> None:
+        accepting, self._tasks = self._tasks, set()
+        for task in accepting:
+            task.cancel()
+        if accepting:
+            await asyncio.wait(accepting)
+        for listener in self._sockets:
+            listener.close()
+        for channel in list(self._waiting):
+            channel.transport.abort()
+        channels = list(self._associated)
+        if channels:
+            await asyncio.wait(
+                [asyncio.ensure_future(channel.stop(self._drain_timeout)) for channel in channels]
+            )
+        everybody = channels + list(self._waiting)
+        if everybody:
+            await asyncio.wait([asyncio.ensure_future(channel.wait_closed(1.0)) for channel in everybody])
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class Serve:
+    """What `serve` gives: await it, or enter it."""
+
+    __slots__ = ("_server", "_start")
+
+    def __init__(self, start: Callable[[], Coroutine[object, object, Server]]) -> None:
+        self._start = start
+        self._server: Server | None = None
+
+    def __await__(self) -> Generator[object, None, Server]:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> Server:
+        self._server = await self
+        return self._server
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._server is not None
+        await self._server.close()

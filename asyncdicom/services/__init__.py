@@ -1,0 +1,1 @@
+"""PS3.4 on top of one association: SCU drivers and SCP dispatch, without sockets."""

@@ -1,0 +1,242 @@
+"""Retrieve: C-GET and C-MOVE (PS3.4 Annex C.4.2 and C.4.3), one engine for both.
+
+They differ in how the instances leave: C-GET sends them back on the same association, C-MOVE on
+another one, to a destination that the provider knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from asyncdicom.data.elements import decode as decode_elements
+from asyncdicom.data.elements import encode as encode_elements
+from asyncdicom.dimse.messages import Command, CommandField, Priority, response_to
+from asyncdicom.dimse.suboperations import SubOperations
+from asyncdicom.exceptions import AssociationError, DicomNetworkError
+from asyncdicom.net.channel import Channel
+from asyncdicom.net.operation import IncomingRequest, Reply
+from asyncdicom.net.payload import Source
+from asyncdicom.services import storage
+from asyncdicom.services.contexts import find_context, groups_for_contexts, storage_contexts
+from asyncdicom.services.handlers import Handlers, Identifier, Request, Response, Retrieval
+from asyncdicom.services.query import encode_identifier
+from asyncdicom.services.single import outcome
+from asyncdicom.services.streams import ResponseStream
+from asyncdicom.status import Status
+
+__all__ = ["Progress", "RetrieveOperation", "RetrieveResult", "provide_get", "provide_move", "retrieve"]
+
+_FAILED_SOP_INSTANCE_UID_LIST = 0x00080058
+
+
+class Progress(NamedTuple):
+    """The counters of one Pending response; -1 where the peer did not tell."""
+
+    remaining: int
+    completed: int
+    failed: int
+    warning: int
+
+    @property
+    def total(self) -> int:
+        """All sub-operations, done or not."""
+        return sum(count for count in self if count > 0)
+
+
+class RetrieveResult(NamedTuple):
+    """How a C-GET or C-MOVE ended."""
+
+    status: Status
+    completed: int
+    failed: int
+    warning: int
+    failed_sop_instance_uids: tuple[str, ...]
+
+
+# As SCU.
+
+
+class RetrieveOperation(ResponseStream[Progress, RetrieveResult]):
+    """A C-GET or C-MOVE: iterate over its `Progress`, or await its `RetrieveResult`."""
+
+    failed_sop_instance_uids: tuple[str, ...] = ()
+    """The Failed SOP Instance UID List of the final response."""
+
+    def _pending(self, reply: Reply) -> Progress:
+        return _progress(reply.command)
+
+    def _final(self, reply: Reply) -> None:
+        if reply.data:
+            self.failed_sop_instance_uids = _read_failed(reply.data, self._context.transfer_syntax)
+
+    @property
+    def result(self) -> RetrieveResult:
+        """How it ended; only when it has."""
+        if self.response is None or self.response.command is None:
+            raise DicomNetworkError("the retrieval has not ended yet")
+        counters = _progress(self.response.command)
+        return RetrieveResult(
+            self.response.status,
+            max(counters.completed, 0),
+            max(counters.failed, 0),
+            max(counters.warning, 0),
+            self.failed_sop_instance_uids,
+        )
+
+    async def _whole(self) -> RetrieveResult:
+        async with self:
+            pass  # leaving the block waits for the end
+        return self.result
+
+
+def _progress(command: Command) -> Progress:
+    counts = (
+        command.number_of_remaining_sub_operations,
+        command.number_of_completed_sub_operations,
+        command.number_of_failed_sub_operations,
+        command.number_of_warning_sub_operations,
+    )
+    return Progress(*(-1 if count is None else count for count in counts))
+
+
+def _read_failed(data: bytes, transfer_syntax_uid: str) -> tuple[str, ...]:
+    for element in decode_elements(data, transfer_syntax_uid):
+        if element.tag == _FAILED_SOP_INSTANCE_UID_LIST:
+            text = bytes(element.value).decode("ascii", "replace")
+            return tuple(uid for uid in (part.strip("\0 ") for part in text.split("\\")) if uid)
+    return ()
+
+
+def retrieve(
+    channel: Channel,
+    command_field: CommandField,
+    sop_class_uid: str,
+    identifier: Identifier,
+    *,
+    move_destination: str | None = None,
+    priority: int = Priority.MEDIUM,
+    timeout: float | None = None,
+) -> RetrieveOperation:
+    """Prepare a C-GET or C-MOVE; it starts with ``async with`` or ``await``."""
+    context = find_context(channel, sop_class_uid)
+    command = Command(
+        command_field,
+        affected_sop_class_uid=sop_class_uid,
+        priority=Priority(priority),
+        move_destination=move_destination,
+    )
+    data = encode_identifier(identifier, context.transfer_syntax)
+    return RetrieveOperation(channel, context, command, data, timeout)
+
+
+# As SCP.
+
+StoreOne = Callable[[Source], Awaitable[Response]]
+
+
+async def provide_get(incoming: IncomingRequest, request: Request, handlers: Handlers) -> Response:
+    """Send what the handler wants sent on this association (PS3.4 C.4.3.3)."""
+    if handlers.c_get is None:
+        return Response(Status.SOP_CLASS_NOT_SUPPORTED)
+    retrieval = await incoming.guard(handlers.c_get(request))
+    if not isinstance(retrieval, Retrieval):
+        return outcome(retrieval)
+    priority = incoming.command.priority or Priority.MEDIUM
+
+    async def store(source: Source) -> Response:
+        return await storage.store(incoming.channel, source, priority=priority)
+
+    operations = SubOperations(len(retrieval.sources))
+    await _perform(incoming, operations, retrieval.sources, store)
+    return _final(incoming, operations)
+
+
+async def provide_move(incoming: IncomingRequest, request: Request, handlers: Handlers) -> Response:
+    """Send what the handler wants sent to the Move Destination (PS3.4 C.4.2.3)."""
+    if handlers.c_move is None or handlers.destination is None or handlers.open_association is None:
+        return Response(Status.SOP_CLASS_NOT_SUPPORTED)
+    destination = handlers.destination(request)
+    if destination is None:
+        return Response(Status.MOVE_DESTINATION_UNKNOWN)
+    retrieval = await incoming.guard(handlers.c_move(request))
+    if not isinstance(retrieval, Retrieval):
+        return outcome(retrieval)
+    operations = SubOperations(len(retrieval.sources))
+    originator = (request.calling_ae_title, request.message_id)
+    priority = incoming.command.priority or Priority.MEDIUM
+    for group in groups_for_contexts(retrieval.sources):
+        left = list(group)
+        while left and not incoming.is_interrupted:
+            try:
+                async with handlers.open_association(destination, storage_contexts(left)) as association:
+
+                    async def store(source: Source, via: object = association) -> Response:
+                        return await association.c_store(
+                            source, priority=priority, move_originator=originator
+                        )
+
+                    left = await _perform(incoming, operations, left, store)
+            except AssociationError:
+                if incoming.channel.failure is not None:
+                    raise
+                for source in left:
+                    operations.failed(source.sop_instance_uid)
+                left = []
+    return _final(incoming, operations)
+
+
+async def _perform(
+    incoming: IncomingRequest, operations: SubOperations, sources: Sequence[Source], store: StoreOne
+) -> list[Source]:
+    """Send one after another, telling the peer after each; gives what a lost association left over."""
+    for index, source in enumerate(sources):
+        if incoming.is_interrupted:
+            break
+        lost = await _store_one(incoming, operations, source, store)
+        pending = response_to(incoming.command, Status.PENDING, **operations.counters())
+        if operations.number_of_remaining:
+            await incoming.channel.performer.respond(incoming, pending)
+        if lost:
+            return list(sources[index + 1 :])
+    return []
+
+
+async def _store_one(
+    incoming: IncomingRequest, operations: SubOperations, source: Source, store: StoreOne
+) -> bool:
+    """Do one sub-operation and count it; True if its association was lost."""
+    uid = source.sop_instance_uid
+    try:
+        status = (await store(source)).status
+    except AssociationError:
+        incoming.channel.check_open()
+        operations.failed(uid)
+        return True
+    except (DicomNetworkError, OSError):
+        incoming.channel.check_open()
+        operations.failed(uid)
+        return False
+    if status.is_success:
+        operations.completed()
+    elif status.is_warning:
+        operations.warned(uid)
+    else:
+        operations.failed(uid)
+    return False
+
+
+def _final(incoming: IncomingRequest, operations: SubOperations) -> Response:
+    status = Status(operations.final_status(incoming.is_cancelled))
+    data = None
+    if operations.failed_uids and not status.is_success:
+        value = _backslashed(operations.failed_uids)
+        element = (_FAILED_SOP_INSTANCE_UID_LIST, "UI", value)
+        data = encode_elements([element], incoming.context.transfer_syntax)
+    return Response(status, counters=operations.counters(remaining=incoming.is_cancelled), data=data)
+
+
+def _backslashed(uids: list[str]) -> bytes:
+    # An explicit UI holds at most 65,534 bytes: what does not fit can only be counted.
+    value = "\\".join(uids).encode("ascii", "replace")
+    return value if len(value) <= 65534 else value[: value.rindex(b"\\", 0, 65534)]

@@ -1,0 +1,318 @@
+"""Association negotiation as pure functions (PS3.8 7.1.1; PS3.7 Annex D.3).
+
+``propose`` makes a request, ``answer`` is the acceptor's reply to one, ``confirm`` is what the requestor
+makes of that reply. Both sides end up with a ``Negotiated``, each from its own point of view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from typing import NamedTuple
+
+from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
+from asyncdicom.uid import APPLICATION_CONTEXT_NAME, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+from .items import (
+    CommonExtendedNegotiation,
+    ContextResult,
+    ExtendedNegotiation,
+    ProposedContext,
+    RoleSelection,
+    UserIdentity,
+    UserInformation,
+)
+from .pdu import MAXIMUM_CONTEXTS, AAssociateAC, AAssociateRJ, AAssociateRQ
+
+# Result/reason of a presentation context (PS3.8 Table 9-18).
+ACCEPTANCE = 0
+USER_REJECTION = 1
+NO_REASON = 2
+ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
+TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
+
+# Rejections (PS3.8 Table 9-21).
+REJECTED_NO_REASON = AAssociateRJ(1, 1, 1)
+APPLICATION_CONTEXT_NOT_SUPPORTED = AAssociateRJ(1, 1, 2)
+PROVIDER_NO_REASON = AAssociateRJ(1, 2, 1)
+PROTOCOL_VERSION_NOT_SUPPORTED = AAssociateRJ(1, 2, 2)
+
+ANY_TRANSFER_SYNTAX = ("*",)
+SHORTEST_MAXIMUM_LENGTH = 8  # a PDV of two bytes of data; 0 means no limit
+LONGEST_USER_IDENTITY = 16384  # of both fields together
+
+
+class PresentationContext(NamedTuple):
+    """What a requestor wants to do: one abstract syntax, its transfer syntaxes and its own roles."""
+
+    abstract_syntax: str
+    transfer_syntaxes: tuple[str, ...]
+    scu_role: bool = True
+    scp_role: bool = False
+
+
+class AcceptedContext(NamedTuple):
+    """An accepted presentation context; the roles are those that the local side may take."""
+
+    context_id: int
+    abstract_syntax: str
+    transfer_syntax: str
+    as_scu: bool
+    as_scp: bool
+
+
+class Negotiated(NamedTuple):
+    """What both sides agreed on, from the local point of view.
+
+    ``maximum_length`` is the peer's, in bytes; ``operations_invoked`` is how many operations we may have
+    open, ``operations_performed`` how many the peer may. In all three 0 means no limit.
+    """
+
+    contexts: dict[int, AcceptedContext]
+    maximum_length: int
+    operations_invoked: int
+    operations_performed: int
+    peer_implementation_class_uid: str | None
+    peer_implementation_version_name: str | None
+    user_identity_response: bytes | None
+
+
+class Policy(NamedTuple):
+    """What an acceptor takes.
+
+    ``performed`` and ``invoked`` map abstract syntaxes to the transfer syntaxes taken where we are the SCP or
+    the SCU; ``("*",)`` takes any. ``unknown_storage`` are the transfer syntaxes taken for abstract syntaxes
+    that are neither in ``performed`` nor in ``not_storage``; None refuses those. ``maximum_length`` in bytes.
+    """
+
+    performed: Mapping[str, tuple[str, ...]]
+    invoked: Mapping[str, tuple[str, ...]] = {}
+    unknown_storage: tuple[str, ...] | None = None
+    not_storage: Container[str] = ()
+    maximum_length: int = 262144
+    operations_invoked: int = 1
+    operations_performed: int = 1
+
+
+def _too_short(maximum_length: int) -> bool:
+    return 0 < maximum_length < SHORTEST_MAXIMUM_LENGTH
+
+
+def _is_plausible(uid: str) -> bool:
+    """Digits and dots; more is not asked of peers, some of which send leading zeros."""
+    return 0 < len(uid) <= 64 and uid.isascii() and uid.replace(".", "").isdigit()
+
+
+def _smaller(one: int, other: int) -> int:
+    """The smaller of two limits of which 0 is none."""
+    return min(one, other) if one and other else one or other
+
+
+def unacceptable(request: AAssociateRQ) -> AAssociateRJ | None:
+    """Why the service provider itself cannot take this request (PS3.8 AE-6), or None."""
+    if not request.protocol_version & 1:  # only bit 0 is tested (Table 9-11)
+        return PROTOCOL_VERSION_NOT_SUPPORTED
+    if _too_short(request.user_information.maximum_length):
+        return PROVIDER_NO_REASON
+    if any(context.context_id % 2 == 0 for context in request.presentation_contexts):
+        return PROVIDER_NO_REASON
+    return None
+
+
+def _refused(request: AAssociateRQ) -> AAssociateRJ | None:
+    if request.application_context_name != APPLICATION_CONTEXT_NAME:
+        return APPLICATION_CONTEXT_NOT_SUPPORTED
+    identity = request.user_information.user_identity
+    too_long = (
+        identity is not None and len(identity.primary) + len(identity.secondary) > LONGEST_USER_IDENTITY
+    )
+    if not request.presentation_contexts or too_long:
+        return REJECTED_NO_REASON
+    return None
+
+
+def _proposed_roles(request: AAssociateRQ) -> dict[str, RoleSelection]:
+    """The requestor's role selections by SOP class: the first of each that has a context."""
+    proposed = {context.abstract_syntax for context in request.presentation_contexts}
+    roles: dict[str, RoleSelection] = {}
+    for role in request.user_information.role_selections:
+        if role.sop_class_uid in proposed:
+            roles.setdefault(role.sop_class_uid, role)
+    return roles
+
+
+def _answer_context(
+    context: ProposedContext, role: RoleSelection, policy: Policy
+) -> tuple[ContextResult, AcceptedContext | None]:
+    abstract_syntax = context.abstract_syntax
+    performed = policy.performed.get(abstract_syntax)
+    if performed is None and _is_plausible(abstract_syntax) and abstract_syntax not in policy.not_storage:
+        performed = policy.unknown_storage
+    invoked = policy.invoked.get(abstract_syntax)
+    as_scp = role.scu_role and performed is not None
+    as_scu = role.scp_role and invoked is not None
+    if not as_scp and not as_scu:
+        return ContextResult(context.context_id, ABSTRACT_SYNTAX_NOT_SUPPORTED), None
+    taken = (performed if as_scp else invoked) or ()
+    for transfer_syntax in context.transfer_syntaxes:
+        if transfer_syntax in taken or (taken == ANY_TRANSFER_SYNTAX and _is_plausible(transfer_syntax)):
+            accepted = AcceptedContext(context.context_id, abstract_syntax, transfer_syntax, as_scu, as_scp)
+            return ContextResult(context.context_id, ACCEPTANCE, transfer_syntax), accepted
+    return ContextResult(context.context_id, TRANSFER_SYNTAXES_NOT_SUPPORTED), None
+
+
+def answer(
+    request: AAssociateRQ, policy: Policy, *, user_identity_response: bytes | None = None
+) -> tuple[AAssociateAC, Negotiated] | AAssociateRJ:
+    """The acceptor's reply: each context gets the requestor's first transfer syntax that the policy takes.
+
+    AE titles and the user identity are for the caller to judge; ``user_identity_response`` is what the peer
+    is told about the latter (PS3.7 D.3.3.7.2).
+    """
+    rejection = unacceptable(request) or _refused(request)
+    if rejection is not None:
+        return rejection
+    roles = _proposed_roles(request)
+    results: list[ContextResult] = []
+    contexts: dict[int, AcceptedContext] = {}
+    role_answers: dict[str, RoleSelection] = {}
+    for context in request.presentation_contexts:
+        uid = context.abstract_syntax
+        result, accepted = _answer_context(context, roles.get(uid) or RoleSelection(uid, True, False), policy)
+        # A rejected context has a transfer syntax too; it is not significant (PS3.8 9.3.3.2).
+        offered = context.transfer_syntaxes[0] if context.transfer_syntaxes else ""
+        results.append(result if accepted else result._replace(transfer_syntax=offered))
+        if accepted:
+            contexts[context.context_id] = accepted
+            if uid in roles:
+                role_answers[uid] = RoleSelection(uid, accepted.as_scp, accepted.as_scu)
+    theirs = request.user_information
+    window = theirs.operations_window
+    if window is not None:
+        # Both numbers are the requestor's in the answer too (PS3.7 D.3.3.3).
+        invoked, performed = window
+        window = (
+            _smaller(invoked, policy.operations_performed),
+            _smaller(performed, policy.operations_invoked),
+        )
+    accept = AAssociateAC(
+        request.called_ae_title,
+        request.calling_ae_title,
+        tuple(results),
+        UserInformation(
+            maximum_length=policy.maximum_length,
+            implementation_class_uid=IMPLEMENTATION_CLASS_UID,
+            implementation_version_name=IMPLEMENTATION_VERSION_NAME,
+            operations_window=window,
+            role_selections=tuple(role_answers.values()),
+            user_identity_response=user_identity_response,
+        ),
+        reserved=request.reserved,
+        ae_title_fields=request.ae_title_fields,
+    )
+    peer_invokes, peer_performs = window or (1, 1)
+    negotiated = Negotiated(
+        contexts,
+        theirs.maximum_length,
+        peer_performs,
+        peer_invokes,
+        theirs.implementation_class_uid,
+        theirs.implementation_version_name,
+        user_identity_response,
+    )
+    return accept, negotiated
+
+
+def propose(
+    contexts: Sequence[PresentationContext],
+    *,
+    called_ae_title: str,
+    calling_ae_title: str,
+    maximum_length: int = 262144,
+    operations_invoked: int = 1,
+    operations_performed: int = 1,
+    user_identity: UserIdentity | None = None,
+    extended_negotiations: Sequence[ExtendedNegotiation] = (),
+    common_extended_negotiations: Sequence[CommonExtendedNegotiation] = (),
+) -> AAssociateRQ:
+    """The request for these contexts, which get the IDs 1, 3, 5 and so on in their order.
+
+    Items that some peers do not take are left out where they say nothing: role selection for the default
+    roles, the operations window for one operation at a time. Roles belong to the SOP class: those of its
+    contexts are added up. Raises ``LocalProtocolError`` for no context, more than 128, or one that is empty.
+    """
+    if not 0 < len(contexts) <= MAXIMUM_CONTEXTS:
+        raise LocalProtocolError(f"{len(contexts)} presentation contexts (an association has 1 to 128)")
+    if _too_short(maximum_length) or maximum_length > 0xFFFFFFFF or maximum_length < 0:
+        raise LocalProtocolError(f"a maximum length of {maximum_length} bytes cannot be announced")
+    roles: dict[str, RoleSelection] = {}
+    for context in contexts:
+        uid = context.abstract_syntax
+        if not uid or not context.transfer_syntaxes or not (context.scu_role or context.scp_role):
+            raise LocalProtocolError(f"a presentation context without a syntax or a role: {context}")
+        _, scu, scp = roles.get(uid, (uid, False, False))
+        roles[uid] = RoleSelection(uid, scu or context.scu_role, scp or context.scp_role)
+    window = (operations_invoked, operations_performed)
+    return AAssociateRQ(
+        called_ae_title,
+        calling_ae_title,
+        tuple(
+            ProposedContext(2 * index + 1, context.abstract_syntax, tuple(context.transfer_syntaxes))
+            for index, context in enumerate(contexts)
+        ),
+        UserInformation(
+            maximum_length=maximum_length,
+            implementation_class_uid=IMPLEMENTATION_CLASS_UID,
+            implementation_version_name=IMPLEMENTATION_VERSION_NAME,
+            operations_window=None if window == (1, 1) else window,
+            role_selections=tuple(role for role in roles.values() if role.scp_role or not role.scu_role),
+            extended_negotiations=tuple(extended_negotiations),
+            common_extended_negotiations=tuple(common_extended_negotiations),
+            user_identity=user_identity,
+        ),
+    )
+
+
+def confirm(request: AAssociateRQ, accept: AAssociateAC) -> Negotiated:
+    """What the acceptor's reply to our request means. Contexts it does not mention are rejected.
+
+    Raises ``RemoteProtocolError`` for an accepted context we did not propose, or with a transfer syntax we
+    did not propose for it. A peer that does not answer a role selection is taken to agree to it.
+    """
+    proposed = {context.context_id: context for context in request.presentation_contexts}
+    roles = _proposed_roles(request)
+    answers = {role.sop_class_uid: role for role in reversed(accept.user_information.role_selections)}
+    contexts: dict[int, AcceptedContext] = {}
+    for result in accept.presentation_contexts:
+        if result.result != ACCEPTANCE:
+            continue
+        context = proposed.get(result.context_id)
+        if context is None:
+            raise RemoteProtocolError(f"presentation context {result.context_id} accepted, but not proposed")
+        if not result.transfer_syntax or result.transfer_syntax not in context.transfer_syntaxes:
+            raise RemoteProtocolError(
+                f"presentation context {result.context_id} accepted with {result.transfer_syntax or 'no'} "
+                "transfer syntax, which was not proposed"
+            )
+        uid = context.abstract_syntax
+        _, as_scu, as_scp = roles.get(uid, (uid, True, False))
+        if uid in roles and uid in answers:
+            as_scu, as_scp = as_scu and answers[uid].scu_role, as_scp and answers[uid].scp_role
+        if as_scu or as_scp:
+            contexts[result.context_id] = AcceptedContext(
+                result.context_id, uid, result.transfer_syntax, as_scu, as_scp
+            )
+    theirs = accept.user_information
+    if _too_short(theirs.maximum_length):
+        raise RemoteProtocolError(f"a maximum length of {theirs.maximum_length} bytes has no room for data")
+    # An answer cannot exceed the proposal, and means nothing where there was none.
+    ours = request.user_information.operations_window
+    invoked, performed = theirs.operations_window or (1, 1)
+    return Negotiated(
+        contexts,
+        theirs.maximum_length,
+        _smaller(invoked, ours[0]) if ours else 1,
+        _smaller(performed, ours[1]) if ours else 1,
+        theirs.implementation_class_uid,
+        theirs.implementation_version_name,
+        theirs.user_identity_response,
+    )

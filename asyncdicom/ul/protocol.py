@@ -1,0 +1,397 @@
+"""One association's upper layer: bytes and primitives in, bytes and events out (PS3.8 9.2).
+
+It has no clock, no socket and no loop: time is an argument, what is to be sent is fetched with
+``data_to_send``, and what is to be reported is returned. The state table decides everything; this class
+carries out its effects. Times are in seconds, of any one clock that does not go back.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
+
+from .decoder import ControlPDU, Decoder, PDataFragment
+from .events import (
+    AbortIndication,
+    AssociateConfirmation,
+    AssociateIndication,
+    AssociateRejection,
+    Event,
+    ProtocolViolation,
+    ReleaseConfirmation,
+    ReleaseIndication,
+    TimerExpired,
+    TransportClosed,
+)
+from .negotiation import unacceptable
+from .pdu import (
+    A_ABORT,
+    A_ASSOCIATE_AC,
+    A_ASSOCIATE_RJ,
+    A_ASSOCIATE_RQ,
+    A_RELEASE_RP,
+    A_RELEASE_RQ,
+    NAMES,
+    AAbort,
+    AAssociateAC,
+    AAssociateRJ,
+    AAssociateRQ,
+    AReleaseRP,
+    AReleaseRQ,
+    decode_pdu,
+)
+from .statetable import TRANSITIONS, Action, Effect, State, transition
+from .statetable import Event as Evt
+
+MAXIMUM_DRAIN = 1024 * 1024  # bytes taken while waiting for the peer to close
+MINIMUM_PROGRESS = 1024  # bytes that earn a peer a new `receive` deadline while something is incomplete
+
+_EVENT_OF_PDU = {
+    A_ASSOCIATE_RQ: Evt.EVT6,
+    A_ASSOCIATE_AC: Evt.EVT3,
+    A_ASSOCIATE_RJ: Evt.EVT4,
+    A_RELEASE_RQ: Evt.EVT12,
+    A_RELEASE_RP: Evt.EVT13,
+    A_ABORT: Evt.EVT16,
+}
+_NEED_THE_BODY = {Action.AE_3, Action.AE_4, Action.AE_6, Action.AA_3}
+_SEND_THE_PDU = {
+    Effect.SEND_ASSOCIATE_RQ,
+    Effect.SEND_ASSOCIATE_AC,
+    Effect.SEND_ASSOCIATE_RJ,
+    Effect.SEND_RELEASE_RQ,
+    Effect.SEND_RELEASE_RP,
+}
+# The timer that runs while a state lasts. The standard has ARTIM only, in Sta2 and Sta13; where else we wait
+# for the peer, ours has the effect of an A-ABORT request.
+_TIMER_OF_STATE = {
+    State.STA2: "artim",
+    State.STA5: "association",
+    State.STA7: "release",
+    State.STA9: "release",
+    State.STA10: "release",
+    State.STA11: "release",
+    State.STA13: "close",
+}
+_MAY_OWE_A_MESSAGE = {State.STA6, State.STA7}
+_MAY_OWE_A_PDU = set(State) - {State.STA1, State.STA2, State.STA4, State.STA13}
+
+
+class Timeouts(NamedTuple):
+    """In seconds; None switches one off.
+
+    ``artim``: for the A-ASSOCIATE-RQ; ``close``: ARTIM while the peer should close; ``association``: for the
+    answer to our A-ASSOCIATE-RQ; ``release``: for the A-RELEASE-RP; ``receive``: for the rest of a PDU or a
+    message, while less than 1 KiB of it arrives; ``idle``: with nothing to do in Sta6.
+    """
+
+    artim: float | None = 10.0
+    close: float | None = 5.0
+    association: float | None = 30.0
+    release: float | None = 10.0
+    receive: float | None = 60.0
+    idle: float | None = None
+
+
+class UpperLayer:
+    """The protocol machine of one association.
+
+    ``requestor``: we opened the connection. ``maximum_length``: what we announce for P-DATA-TF, in bytes
+    (0: no limit). ``maximum_associate_length``: the longest A-ASSOCIATE PDU taken, in bytes.
+
+    Attributes: ``state``; ``wants_close``: the transport connection is to be closed now, once what is in
+    ``data_to_send`` has left; ``expecting_data``: set by the caller while a message it knows to be incomplete
+    has no open fragment.
+
+    The local primitives return whether they did anything: one that comes too late is dropped.
+    """
+
+    def __init__(
+        self,
+        *,
+        requestor: bool,
+        maximum_length: int,
+        timeouts: Timeouts | None = None,
+        maximum_associate_length: int = 262144,
+    ) -> None:
+        self.state = State.STA1
+        self.requestor = requestor
+        self.wants_close = False
+        self.expecting_data = False
+        self._timeouts = timeouts or Timeouts()
+        self._decoder = Decoder(maximum_length, maximum_associate_length)
+        self._request = b""
+        self._context_ids: frozenset[int] = frozenset()
+        self._outgoing: list[bytes] = []
+        self._drained = 0
+        self._fault_seen = False
+        self._aborted_while_closing = False
+        self._state_deadline: float | None = None
+        self._receive_deadline: float | None = None
+        self._progress = 0
+        self._idle_since = 0.0
+        self._busy = False
+        self._paused_at: float | None = None
+
+    # Local primitives.
+
+    def associate(self, request: AAssociateRQ, now: float) -> bool:
+        """A-ASSOCIATE request (Evt1): open the connection, then call ``connected``."""
+        encoded = request.encode()  # before anything happens: it may be refused
+        if self._step(Evt.EVT1, now) is None:
+            return False
+        self._request = encoded
+        return True
+
+    def connected(self, now: float) -> bool:
+        """The transport connection is there: Evt2 where we asked for it, Evt5 where the peer did."""
+        if not self.requestor:
+            return self._step(Evt.EVT5, now) is not None
+        return self._step(Evt.EVT2, now, send=self._request) is not None
+
+    def accept(self, accept: AAssociateAC, now: float) -> bool:
+        """A-ASSOCIATE response, accept (Evt7)."""
+        if self._step(Evt.EVT7, now, send=accept.encode()) is None:
+            return False
+        self._established(accept)
+        return True
+
+    def reject(self, rejection: AAssociateRJ, now: float) -> bool:
+        """A-ASSOCIATE response, reject (Evt8)."""
+        return self._step(Evt.EVT8, now, send=rejection.encode()) is not None
+
+    def release(self, now: float) -> bool:
+        """A-RELEASE request (Evt11); P-DATA may still be received until the confirmation."""
+        return self._step(Evt.EVT11, now, send=AReleaseRQ().encode()) is not None
+
+    def release_response(self, now: float) -> bool:
+        """A-RELEASE response (Evt14)."""
+        return self._step(Evt.EVT14, now, send=AReleaseRP().encode()) is not None
+
+    def abort(self, now: float) -> bool:
+        """A-ABORT request (Evt15). Before an A-ASSOCIATE-RQ has come the connection is simply closed."""
+        if self.state is State.STA2:
+            return self._step(Evt.EVT18, now) is not None
+        return self._step(Evt.EVT15, now) is not None
+
+    def check_p_data(self) -> None:
+        """P-DATA request (Evt9): raises ``LocalProtocolError`` unless data may be sent in this state."""
+        if (self.state, Evt.EVT9) not in TRANSITIONS:
+            raise LocalProtocolError(f"P-DATA cannot be sent in {self.state.name.capitalize()}")
+
+    def violation(self, error: RemoteProtocolError, now: float) -> list[Event]:
+        """A fault that was found in received P-DATA further up: abort the association for it (AA-8)."""
+        events: list[Event] = []
+        if self.state is not State.STA13:
+            self._fault(Evt.EVT19, error, now, events)
+        return events
+
+    # The transport.
+
+    def receive_data(self, data: memoryview, now: float) -> list[Event]:
+        """Bytes have arrived. Never raises; the views in the events are slices of ``data`` itself."""
+        events: list[Event] = []
+        if self.state is State.STA1 or (self.state is State.STA13 and self._overflows(len(data), now)):
+            return events
+        completed = not self._owed()
+        for item in self._decoder.feed(data):
+            if isinstance(item, PDataFragment):
+                completed |= item.is_last
+                self._fragment(item, now, events)
+            elif isinstance(item, ControlPDU):
+                completed = True
+                self._control(item, now, events)
+            else:
+                self._received(Evt.EVT10, "P-DATA-TF", now, events)
+        error = self._decoder.error
+        if error is not None and not self._fault_seen:
+            self._fault_seen = True
+            self._fault(Evt.EVT19, error, now, events)
+        self._idle_since = now
+        self._arm_receive(now, len(data), completed)
+        return events
+
+    def connection_closed(self, now: float) -> list[Event]:
+        """The transport connection is gone (Evt17)."""
+        outcome = self._step(Evt.EVT17, now)
+        return [TransportClosed()] if outcome is Action.AA_4 else []
+
+    def data_to_send(self) -> list[bytes]:
+        """The PDUs to be sent now, each given once."""
+        outgoing, self._outgoing = self._outgoing, []
+        return outgoing
+
+    # Time.
+
+    def next_deadline(self) -> float | None:
+        """When ``handle_timer`` has something to do, or None."""
+        deadlines = (self._state_deadline, self._active_receive_deadline(), self._idle_deadline())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def handle_timer(self, now: float) -> list[Event]:
+        """Do what is due; calling it too early or twice does nothing."""
+        deadline = self._state_deadline
+        if deadline is not None and deadline <= now:
+            return self._state_timer_expired(now)
+        deadline = self._active_receive_deadline()
+        if deadline is not None and deadline <= now:
+            self._step(Evt.EVT15, now)
+            return [TimerExpired("receive")]
+        deadline = self._idle_deadline()
+        if deadline is not None and deadline <= now:
+            self._idle_since = now
+            return [TimerExpired("idle")]
+        return []
+
+    def set_busy(self, busy: bool, now: float) -> None:
+        """Whether any operation is outstanding: the idle timer runs only with none."""
+        self._busy = busy
+        self._idle_since = now
+
+    def pause(self, now: float) -> None:
+        """We stop reading: the receive timer stands still."""
+        if self._paused_at is None:
+            self._paused_at = now
+
+    def resume(self, now: float) -> None:
+        """We read again."""
+        if self._paused_at is not None and self._receive_deadline is not None:
+            self._receive_deadline += now - self._paused_at
+        self._paused_at = None
+
+    def _state_timer_expired(self, now: float) -> list[Event]:
+        which = _TIMER_OF_STATE[self.state]
+        if self._step(Evt.EVT18, now) is None:
+            self._step(Evt.EVT15, now)
+        return [] if which == "close" else [TimerExpired(which)]
+
+    def _active_receive_deadline(self) -> float | None:
+        return self._receive_deadline if self._paused_at is None and self._owed() else None
+
+    def _owed(self) -> bool:
+        """Whether the peer has begun something that it has to finish."""
+        if self._decoder.in_pdu:
+            return self.state in _MAY_OWE_A_PDU
+        return self.state in _MAY_OWE_A_MESSAGE and (self._decoder.in_message or self.expecting_data)
+
+    def _arm_receive(self, now: float, received: int, completed: bool) -> None:
+        """Something begun anew, or enough of it, gives the peer a new deadline."""
+        self._progress += received
+        if completed or self._progress >= MINIMUM_PROGRESS:
+            timeout = self._timeouts.receive
+            self._receive_deadline = None if timeout is None else now + timeout
+            self._progress = 0
+
+    def _idle_deadline(self) -> float | None:
+        idle = self._timeouts.idle
+        return None if idle is None or self._busy or self.state is not State.STA6 else self._idle_since + idle
+
+    # The protocol machine.
+
+    def _step(
+        self,
+        event: Evt,
+        now: float,
+        *,
+        send: bytes = b"",
+        reason: int = 0,
+        acceptable: bool = True,
+    ) -> Action | None:
+        """Take one event to the table and carry out the effects; None if the cell is blank."""
+        outcome = transition(self.state, event, requestor=self.requestor, acceptable=acceptable)
+        if outcome is None:
+            return None
+        action, effects, state = outcome
+        if state is not self.state:
+            self.state = state
+            self._idle_since = now
+            self._start_timer(now)
+        for effect in effects:
+            if effect in _SEND_THE_PDU:
+                self._outgoing.append(send)
+            elif effect is Effect.SEND_USER_ABORT:
+                self._outgoing.append(AAbort(0, 0).encode())
+            elif effect is Effect.SEND_PROVIDER_ABORT:
+                self._outgoing.append(AAbort(2, reason).encode())
+            elif effect is Effect.CLOSE_TRANSPORT:
+                self.wants_close = True
+        return action
+
+    def _start_timer(self, now: float) -> None:
+        """The timer of the state just entered; the table starts and stops ARTIM at just these moments."""
+        which = _TIMER_OF_STATE.get(self.state)
+        timeout: float | None = getattr(self._timeouts, which) if which else None
+        self._state_deadline = None if timeout is None else now + timeout
+
+    def _established(self, accept: AAssociateAC) -> None:
+        self._context_ids = frozenset(
+            context.context_id for context in accept.presentation_contexts if context.result == 0
+        )
+
+    def _fragment(self, fragment: PDataFragment, now: float, events: list[Event]) -> None:
+        if self.state not in _MAY_OWE_A_MESSAGE:
+            return
+        if fragment.context_id in self._context_ids:
+            events.append(fragment)
+        else:
+            error = RemoteProtocolError(f"P-DATA in presentation context {fragment.context_id}, not accepted")
+            self._fault(Evt.EVT19, error, now, events)
+
+    def _control(self, pdu: ControlPDU, now: float, events: list[Event]) -> None:
+        event = _EVENT_OF_PDU[pdu.pdu_type]
+        if TRANSITIONS.get((self.state, event)) not in _NEED_THE_BODY:
+            self._received(event, NAMES[pdu.pdu_type], now, events)
+            return
+        try:
+            received = decode_pdu(pdu.pdu_type, pdu.body)
+        except RemoteProtocolError as error:
+            self._fault(Evt.EVT19, error, now, events)
+            return
+        match received:
+            case AAssociateRQ():
+                rejection = unacceptable(received)
+                if rejection is None:
+                    self._step(event, now)
+                    events.append(AssociateIndication(received))
+                else:
+                    self._step(event, now, send=rejection.encode(), acceptable=False)
+                    events.append(AssociateRejection(rejection))
+            case AAssociateAC():
+                self._established(received)
+                self._step(event, now)
+                events.append(AssociateConfirmation(received))
+            case AAssociateRJ():
+                self._step(event, now)
+                events.append(AssociateRejection(received))
+            case AAbort():
+                self._step(event, now)
+                events.append(AbortIndication(received.source, received.reason))
+
+    def _received(self, event: Evt, name: str, now: float, events: list[Event]) -> None:
+        """A PDU of which nothing but its type matters."""
+        action = TRANSITIONS.get((self.state, event))
+        if action in (Action.AA_1, Action.AA_7, Action.AA_8):
+            where = self.state.name.capitalize()
+            self._fault(event, RemoteProtocolError(f"unexpected {name} in {where}", reason=2), now, events)
+            return
+        self._step(event, now)
+        if action is Action.AR_2 or action is Action.AR_8:
+            events.append(ReleaseIndication(collision=action is Action.AR_8))
+        elif action is Action.AR_3 or action is Action.AR_10:
+            events.append(ReleaseConfirmation())
+
+    def _fault(self, event: Evt, error: RemoteProtocolError, now: float, events: list[Event]) -> None:
+        """The peer broke the protocol: AA-1 or AA-8, or AA-7, of which only the first counts."""
+        if self.state is State.STA13:
+            if self._aborted_while_closing:
+                return
+            self._aborted_while_closing = True
+        action = self._step(event, now, reason=error.reason)
+        if action is Action.AA_1 or action is Action.AA_8:
+            events.append(ProtocolViolation(error))
+
+    def _overflows(self, length: int, now: float) -> bool:
+        """Whether a peer that should close has sent too much: then it is treated as if ARTIM had expired."""
+        self._drained += length
+        return self._drained > MAXIMUM_DRAIN and self._step(Evt.EVT18, now) is not None

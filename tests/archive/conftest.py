@@ -1,0 +1,136 @@
+"""Small data sets made by hand, and an archive in a temporary folder."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncdicom.archive import Archive
+from asyncdicom.archive.schema import BY_TAG
+from asyncdicom.data.elements import decode, encode
+from asyncdicom.status import Status
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT, InformationModel, transfer_syntax
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+# keyword -> (tag, VR) of everything the tests put into data sets and identifiers
+TAGS = {attribute.keyword: (tag, attribute.vr) for tag, (_, attribute) in BY_TAG.items()} | {
+    "SpecificCharacterSet": (0x00080005, "CS"),
+    "QueryRetrieveLevel": (0x00080052, "CS"),
+    "RetrieveAETitle": (0x00080054, "AE"),
+    "InstanceAvailability": (0x00080056, "CS"),
+    "ModalitiesInStudy": (0x00080061, "CS"),
+    "SOPClassesInStudy": (0x00080062, "UI"),
+    "AvailableTransferSyntaxUID": (0x00083002, "UI"),
+    "TimezoneOffsetFromUTC": (0x00080201, "SH"),
+    "ReferencedStudySequence": (0x00081110, "SQ"),
+    "NumberOfPatientRelatedStudies": (0x00201200, "IS"),
+    "NumberOfPatientRelatedSeries": (0x00201202, "IS"),
+    "NumberOfPatientRelatedInstances": (0x00201204, "IS"),
+    "NumberOfStudyRelatedSeries": (0x00201206, "IS"),
+    "NumberOfStudyRelatedInstances": (0x00201208, "IS"),
+    "NumberOfSeriesRelatedInstances": (0x00201209, "IS"),
+    "PixelData": (0x7FE00010, "OW"),
+}
+KEYWORDS = {tag: keyword for keyword, (tag, _) in TAGS.items()}
+
+
+def encode_keywords(keywords: dict[str, Any], syntax: str = EXPLICIT_VR_LITTLE_ENDIAN) -> bytes:
+    order = "little" if transfer_syntax(syntax).little_endian else "big"
+    elements = []
+    for keyword, value in keywords.items():
+        tag, vr = TAGS[keyword]
+        if isinstance(value, int) and vr == "US":
+            value = value.to_bytes(2, order)  # type: ignore[arg-type]
+        elements.append((tag, vr, value if isinstance(value, bytes) else str(value).encode()))
+    return encode(sorted(elements), syntax)
+
+
+def data_set(syntax: str = EXPLICIT_VR_LITTLE_ENDIAN, **keywords: Any) -> bytes:
+    """A whole instance; a keyword with None leaves the attribute out."""
+    values: dict[str, Any] = {
+        "SOPClassUID": CT,
+        "SOPInstanceUID": "1.2.3.1.1.1",
+        "StudyInstanceUID": "1.2.3.1",
+        "SeriesInstanceUID": "1.2.3.1.1",
+        "PatientID": "P1",
+        "PatientName": "DOE^JOHN",
+        "Modality": "CT",
+        "PixelData": b"\1\2\3\4",
+    }
+    values |= keywords
+    return encode_keywords({k: v for k, v in values.items() if v is not None}, syntax)
+
+
+async def in_batches(data: bytes, size: int) -> AsyncIterator[list[memoryview]]:
+    for start in range(0, len(data), size):
+        piece = memoryview(data)[start : start + size]
+        yield [piece[:7], piece[7:]]
+
+
+async def store(archive: Archive, data: bytes, size: int = 1 << 20, **options: Any) -> Status:
+    """Store as a peer would whose command agrees with its data set (unless ``options`` say otherwise)."""
+    syntax = options.setdefault("transfer_syntax_uid", EXPLICIT_VR_LITTLE_ENDIAN)
+    try:
+        found = {element.tag: element.value.rstrip(b"\0").decode() for element in decode(data, syntax)}
+    except (ValueError, UnicodeDecodeError):
+        found = {}
+    options.setdefault("sop_class_uid", found.get(0x00080016, CT))
+    options.setdefault("sop_instance_uid", found.get(0x00080018, "1.2.3"))
+    return await archive.store(batches=in_batches(data, size), calling_ae_title="MODALITY", **options)
+
+
+def read_answer(answer: bytes, syntax: str = EXPLICIT_VR_LITTLE_ENDIAN) -> dict[str, str]:
+    order = "little" if transfer_syntax(syntax).little_endian else "big"
+    result = {}
+    for tag, _, value in decode(answer, syntax):
+        keyword = KEYWORDS[tag]
+        if TAGS[keyword][1] == "US":
+            result[keyword] = str(int.from_bytes(value, order)) if value else ""  # type: ignore[arg-type]
+        else:
+            result[keyword] = value.decode("utf-8").rstrip(" \0")
+    return result
+
+
+async def find(
+    archive: Archive,
+    model: InformationModel = STUDY_ROOT,
+    level: str = "STUDY",
+    syntax: str = EXPLICIT_VR_LITTLE_ENDIAN,
+    options: dict[str, Any] | None = None,
+    **keywords: Any,
+) -> list[dict[str, str]]:
+    identifier = encode_keywords({"QueryRetrieveLevel": level, **keywords}, syntax)
+    answers = archive.find(identifier, syntax, model, **(options or {}))
+    return [read_answer(answer, syntax) async for answer in answers]
+
+
+class Tools:
+    """What a test needs, as one fixture: tests folders are no packages."""
+
+    ct = CT
+    data_set = staticmethod(data_set)
+    encode = staticmethod(encode_keywords)
+    in_batches = staticmethod(in_batches)
+    store = staticmethod(store)
+    find = staticmethod(find)
+
+    @staticmethod
+    def files_below(folder: Path) -> list[Path]:
+        return sorted(path for path in folder.rglob("*.dcm") if path.is_file())
+
+
+@pytest.fixture
+def tools() -> type[Tools]:
+    return Tools
+
+
+@pytest.fixture
+async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
+    async with Archive(tmp_path / "archive", durability="none") as opened:
+        yield opened
+
+
