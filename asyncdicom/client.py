@@ -10,7 +10,7 @@ from types import TracebackType
 from asyncdicom.address import Address, check_ae_title
 from asyncdicom.association import Association
 from asyncdicom.exceptions import AssociationClosed, AssociationTimeout
-from asyncdicom.net.channel import Channel, Settings
+from asyncdicom.net.channel import Channel, Settings, Trace
 from asyncdicom.services.contexts import Proposable, expand
 from asyncdicom.services.dispatch import Dispatcher
 from asyncdicom.services.handlers import Handlers, StoreHandler
@@ -49,7 +49,7 @@ def associate(
     handler_timeout: float | None = 120.0,
     idle_timeout: float | None = None,
     # To look inside.
-    trace: Callable[[str, object], None] | None = None,
+    trace: Trace | None = None,
 ) -> Connect:
     """Open an association (PS3.8 7.1): ``async with associate(...)`` or ``await associate(...)``.
 

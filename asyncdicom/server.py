@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import socket
@@ -14,15 +13,16 @@ from typing import NamedTuple
 
 from asyncdicom.address import Address, check_ae_title
 from asyncdicom.association import Association
-from asyncdicom.client import associate
+from asyncdicom.client import Connect, associate
 from asyncdicom.exceptions import AssociationRejected
-from asyncdicom.net.channel import Channel, Settings
+from asyncdicom.net.channel import Channel, Settings, Trace
 from asyncdicom.services.contexts import Proposable
 from asyncdicom.services.dispatch import Dispatcher
 from asyncdicom.services.handlers import (
     EchoHandler,
     FindHandler,
     Handlers,
+    OpenAssociation,
     Request,
     RetrieveHandler,
     StoreHandler,
@@ -50,12 +50,21 @@ Destinations = Mapping[str, str | Address] | Callable[[Request], Address | None]
 UserIdentityCheck = Callable[[AAssociateRQ, UserIdentity | None], Awaitable[bool | bytes]]
 
 
-class _Limits(NamedTuple):
-    associations: int
-    waiting: int
+class _Setup(NamedTuple):
+    """What `serve` was asked for."""
+
+    handlers: Handlers
+    policy: Policy
+    settings: Settings
+    ssl: ssl_module.SSLContext | None
+    user_identity: UserIdentityCheck | None
+    trace: Trace | None
+    drain_timeout: float
+    maximum_associations: int
+    maximum_not_associated: int
     called_ae_title: str | None
     calling_ae_titles: Collection[str] | None
-    tls_handshake: float
+    tls_handshake_timeout: float
 
 
 def serve(
@@ -95,7 +104,7 @@ def serve(
     idle_timeout: float | None = 300.0,
     drain_timeout: float = 30.0,
     # To look inside.
-    trace: Callable[[str, object], None] | None = None,
+    trace: Trace | None = None,
 ) -> Serve:
     """Serve DICOM: ``async with serve(...) as server`` or ``server = await serve(...)``.
 
@@ -129,39 +138,37 @@ def serve(
         destination=_finder(destinations),
         open_association=_opener(address.ae_title),
     )
-    offered = offer(handlers, contexts, unknown_storage)
-    policy = offered._replace(
-        maximum_length=maximum_length,
-        operations_invoked=operations_invoked,
-        operations_performed=operations_performed,
-    )
-    limits = _Limits(
-        maximum_associations,
-        maximum_not_associated,
-        check_ae_title(address.ae_title) if require_called_ae_title else None,
-        calling_ae_titles,
-        tls_handshake_timeout,
-    )
-    settings = Settings(
-        maximum_length=maximum_length,
-        timeouts=Timeouts(
-            artim=artim_timeout, release=release_timeout, receive=receive_timeout, idle=idle_timeout
+    setup = _Setup(
+        handlers=handlers,
+        policy=offer(handlers, contexts, unknown_storage)._replace(
+            maximum_length=maximum_length,
+            operations_invoked=operations_invoked,
+            operations_performed=operations_performed,
         ),
-        dimse_timeout=dimse_timeout,
-        cancel_timeout=cancel_timeout,
-        write_timeout=write_timeout,
-        handler_timeout=handler_timeout,
-        read_budget=read_budget,
+        settings=Settings(
+            maximum_length=maximum_length,
+            timeouts=Timeouts(
+                artim=artim_timeout, release=release_timeout, receive=receive_timeout, idle=idle_timeout
+            ),
+            dimse_timeout=dimse_timeout,
+            cancel_timeout=cancel_timeout,
+            write_timeout=write_timeout,
+            handler_timeout=handler_timeout,
+            read_budget=read_budget,
+        ),
+        ssl=ssl,
+        user_identity=user_identity,
+        trace=trace,
+        drain_timeout=drain_timeout,
+        maximum_associations=maximum_associations,
+        maximum_not_associated=maximum_not_associated,
+        called_ae_title=check_ae_title(address.ae_title) if require_called_ae_title else None,
+        calling_ae_titles=calling_ae_titles,
+        tls_handshake_timeout=tls_handshake_timeout,
     )
 
     async def start() -> Server:
-        sockets = [sock] if sock is not None else await _bind(address, reuse_port)
-        server = Server(
-            address, sockets, handlers, policy, limits, settings, ssl, user_identity, drain_timeout
-        )
-        server.trace = trace
-        server._start()
-        return server
+        return Server(address, [sock] if sock is not None else await _bind(address, reuse_port), setup)
 
     return Serve(start)
 
@@ -176,12 +183,8 @@ def _finder(destinations: Destinations | None) -> Callable[[Request], Address | 
     return lambda request: table.get(request.move_destination)
 
 
-def _opener(
-    ae_title: str,
-) -> Callable[[Address, Sequence[PresentationContext]], contextlib.AbstractAsyncContextManager[Association]]:
-    def open_association(
-        destination: Address, contexts: Sequence[PresentationContext]
-    ) -> contextlib.AbstractAsyncContextManager[Association]:
+def _opener(ae_title: str) -> OpenAssociation:
+    def open_association(destination: Address, contexts: Sequence[PresentationContext]) -> Connect:
         return associate(destination, calling_ae_title=ae_title, contexts=contexts)
 
     return open_association
@@ -217,35 +220,22 @@ async def _bind(address: Address, reuse_port: bool) -> list[socket.socket]:
 class Server:
     """A listening application entity and its associations."""
 
-    def __init__(
-        self,
-        address: Address,
-        sockets: list[socket.socket],
-        handlers: Handlers,
-        policy: Policy,
-        limits: _Limits,
-        settings: Settings,
-        ssl: ssl_module.SSLContext | None,
-        user_identity: UserIdentityCheck | None,
-        drain_timeout: float,
-    ) -> None:
+    def __init__(self, address: Address, sockets: list[socket.socket], setup: _Setup) -> None:
         self.ae_title = address.ae_title
         self.host = address.host
         self.port: int = sockets[0].getsockname()[1]
-        self.trace: Callable[[str, object], None] | None = None
         self._sockets = sockets
-        self._handlers = handlers
-        self._policy = policy
-        self._limits = limits
-        self._settings = settings
-        self._ssl = ssl
-        self._user_identity = user_identity
-        self._drain_timeout = drain_timeout
+        self._setup = setup
         self._waiting: set[Channel] = set()
         self._associated: set[Channel] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for listener in sockets:
+            listener.setblocking(False)
+            listener.listen(_BACKLOG)
+            self._spawn(self._accept(listener))
+        log.info("%s listens on %s:%d", self.ae_title, self.host, self.port)
 
     @property
     def associations(self) -> int:
@@ -268,13 +258,6 @@ class Server:
 
     # accepting
 
-    def _start(self) -> None:
-        for listener in self._sockets:
-            listener.setblocking(False)
-            listener.listen(_BACKLOG)
-            self._spawn(self._accept(listener))
-        log.info("%s listens on %s:%d", self.ae_title, self.host, self.port)
-
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -288,7 +271,7 @@ class Server:
                 log.error("cannot accept connections now: %s", error.strerror)
                 await asyncio.sleep(0.2)
                 continue
-            if len(self._waiting) >= self._limits.waiting:
+            if len(self._waiting) >= self._setup.maximum_not_associated:
                 log.warning("too many connections without an association: one is closed")
                 connection.close()
                 continue
@@ -296,15 +279,15 @@ class Server:
 
     async def _connect(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        dispatcher = Dispatcher(self._handlers)
+        dispatcher = Dispatcher(self._setup.handlers)
         channel = Channel(
             loop,
             requestor=False,
-            settings=self._settings,
+            settings=self._setup.settings,
             dispatcher=dispatcher,
             admit=self._admit,
             on_closed=self._on_closed,
-            trace=self.trace,
+            trace=self._setup.trace,
         )
         Association(channel, dispatcher)
         self._waiting.add(channel)
@@ -312,8 +295,10 @@ class Server:
             await loop.connect_accepted_socket(
                 lambda: channel.transport,
                 connection,
-                ssl=self._ssl,
-                ssl_handshake_timeout=self._limits.tls_handshake if self._ssl is not None else None,
+                ssl=self._setup.ssl,
+                ssl_handshake_timeout=self._setup.tls_handshake_timeout
+                if self._setup.ssl is not None
+                else None,
             )
         except OSError as error:
             self._waiting.discard(channel)
@@ -328,18 +313,18 @@ class Server:
         rejection = self._refusal(request)
         if rejection is not None:
             self._reject(channel, rejection)
-        elif self._user_identity is not None:
-            self._spawn(self._identify(channel, request, self._user_identity))
+        elif self._setup.user_identity is not None:
+            self._spawn(self._identify(channel, request, self._setup.user_identity))
         else:
             self._answer(channel, request, None)
 
     def _refusal(self, request: AAssociateRQ) -> AAssociateRJ | None:
-        limits = self._limits
-        if limits.called_ae_title is not None and request.called_ae_title != limits.called_ae_title:
+        setup = self._setup
+        if setup.called_ae_title is not None and request.called_ae_title != setup.called_ae_title:
             return _CALLED_NOT_RECOGNIZED
-        if limits.calling_ae_titles is not None and request.calling_ae_title not in limits.calling_ae_titles:
+        if setup.calling_ae_titles is not None and request.calling_ae_title not in setup.calling_ae_titles:
             return _CALLING_NOT_RECOGNIZED
-        if len(self._associated) >= limits.associations or self._closing is not None:
+        if len(self._associated) >= setup.maximum_associations or self._closing is not None:
             return _LOCAL_LIMIT_EXCEEDED
         return None
 
@@ -361,7 +346,7 @@ class Server:
             )
 
     def _answer(self, channel: Channel, request: AAssociateRQ, identity_response: bytes | None) -> None:
-        verdict = answer(request, self._policy, user_identity_response=identity_response)
+        verdict = answer(request, self._setup.policy, user_identity_response=identity_response)
         if isinstance(verdict, AAssociateRJ):
             self._reject(channel, verdict)
             return
@@ -389,7 +374,7 @@ class Server:
         channels = list(self._associated)
         if channels:
             await asyncio.wait(
-                [asyncio.ensure_future(channel.stop(self._drain_timeout)) for channel in channels]
+                [asyncio.ensure_future(channel.stop(self._setup.drain_timeout)) for channel in channels]
             )
         everybody = channels + list(self._waiting)
         if everybody:

@@ -88,6 +88,7 @@ def is_usable_uid(text: str) -> bool:
 
 _EMPTY_ROWS = {
     level: {name: "" for a in attributes for name in (a.column, *a.companions)}
+    | {name: "[]" for a in attributes if a.many for name in a.companions}
     for level, attributes in LEVELS.items()
 }
 

@@ -162,7 +162,7 @@ METADATA = MetaData()
 
 def _columns(level: str) -> list[Column[str]]:
     names = [name for a in LEVELS[level] for name in (a.column, *a.companions)]
-    return [Column(name, Text, nullable=False, default="") for name in names]
+    return [Column(name, Text, nullable=False) for name in names]
 
 
 def _parent(table: str) -> Column[int]:
@@ -174,7 +174,7 @@ patient = Table(
     "patient",
     METADATA,
     Column("id", Integer, primary_key=True),
-    Column("only_study", Text, nullable=False, default=""),
+    Column("only_study", Text, nullable=False),
     *_columns("PATIENT"),
     UniqueConstraint("patient_id", "issuer_of_patient_id", "only_study"),
     *(Index(f"patient_name_{group}_index", f"patient_name_{group}") for group in NAME_GROUPS),

@@ -69,8 +69,7 @@ class Assembler:
 
     def _count_empty(self, lengths: list[int], is_last: bool) -> None:
         """Count the fragments that brought nothing, not even the end of something."""
-        ended = is_last and not (lengths and lengths[-1])
-        self._empty_fragments += max(lengths.count(0), not lengths) - ended
+        self._empty_fragments += max(lengths.count(0), 1) - is_last
         if self._empty_fragments > MAXIMUM_EMPTY_FRAGMENTS:
             raise RemoteProtocolError(f"more than {MAXIMUM_EMPTY_FRAGMENTS} empty fragments")
 

@@ -70,7 +70,7 @@ class InvokedOperations:
     """The operations that this side has invoked; ``window`` is the negotiated number, 0 for any."""
 
     def __init__(self, window: int = 1) -> None:
-        self._window = window
+        self.window = window
         self._open: dict[int, Invoked] = {}
         self._last_message_id = 0
         self._strays = 0
@@ -88,7 +88,7 @@ class InvokedOperations:
     @property
     def has_room(self) -> bool:
         """Whether one more may be invoked now."""
-        return len(self._open) < (self._window or _LARGEST_MESSAGE_ID)
+        return len(self._open) < (self.window or _LARGEST_MESSAGE_ID)
 
     def open(
         self, context_id: int, command_field: CommandField, *, timeout: float | None, now: float
@@ -199,8 +199,7 @@ class PerformedOperations:
     """The operations that the peer has invoked; ``window`` is the negotiated number, 0 for any."""
 
     def __init__(self, window: int = 1) -> None:
-        # Some peers run ahead of the window: as many again may wait their turn.
-        self._most = 2 * window or _LARGEST_MESSAGE_ID + 1
+        self.window = window
         self._cancelled: dict[int, bool] = {}
         self._strays = 0
 
@@ -218,7 +217,8 @@ class PerformedOperations:
             raise RemoteProtocolError(f"{command.name} without message_id")
         if message_id in self._cancelled:
             raise DuplicateInvocation(f"{command.name} with Message ID {message_id}, which is in use")
-        if len(self._cancelled) >= self._most:
+        # Some peers run ahead of the window: as many again may wait their turn.
+        if len(self._cancelled) >= (2 * self.window or _LARGEST_MESSAGE_ID + 1):
             raise RemoteProtocolError(
                 f"{command.name} where {len(self._cancelled)} operations are open", reason=_UNEXPECTED
             )

@@ -41,7 +41,9 @@ class Query(ResponseStream[Union["Dataset", bytes], "list[Dataset | bytes]"]):
             return data
         from asyncdicom.dataset import decode
 
-        return decode(data, self._context.transfer_syntax)
+        match = decode(data, self._context.transfer_syntax)
+        del match.file_meta  # an Identifier is no file
+        return match
 
     async def _whole(self) -> list[Dataset | bytes]:
         matches: list[Dataset | bytes] = []
@@ -50,7 +52,7 @@ class Query(ResponseStream[Union["Dataset", bytes], "list[Dataset | bytes]"]):
                 matches.append(match)
                 if len(matches) > self._maximum_matches:
                     raise DicomNetworkError(
-                        f"more than {self._maximum_matches} matches: iterate with 'async with', or ask for less"
+                        f"more than {self._maximum_matches} matches: iterate over them, or ask for less"
                     )
         return matches
 
