@@ -1,13 +1,26 @@
-"""The encoding of a Command Set: group 0000 in Implicit VR Little Endian (PS3.7 6.3.1)."""
+"""The encoding of a Command Set: group 0000 in Implicit VR Little Endian (PS3.7 6.3.1).
+
+Elements on the one hand; on the other the values of the five VRs that occur in them.
+"""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from asyncdicom.exceptions import RemoteProtocolError
 
-__all__ = ["MAXIMUM_ELEMENTS", "decode_elements", "encode_elements"]
+__all__ = [
+    "MAXIMUM_ELEMENTS",
+    "READ_VR",
+    "WRITE_VR",
+    "Read",
+    "Write",
+    "decode_elements",
+    "encode_elements",
+    "read_us",
+]
 
 MAXIMUM_ELEMENTS = 128
 """A Command Set with more elements than this is not one (the longest of PS3.7 has 17)."""
@@ -53,3 +66,68 @@ def decode_elements(data: bytes) -> dict[int, bytes]:
         offset += length
     elements.pop(0, None)
     return elements
+
+
+_US = struct.Struct("<H")
+_AT = struct.Struct("<HH")
+_MAXIMUM_COMMENT = 64  # PS3.5 6.2: LO
+_MAXIMUM_AE = 16
+
+
+def _write_ui(value: str) -> bytes:
+    raw = value.encode("latin-1")
+    return raw + b"\0" if len(raw) & 1 else raw
+
+
+def _write_ae(value: str) -> bytes:
+    raw = value.encode("latin-1")
+    if len(raw) > _MAXIMUM_AE:
+        raise ValueError("an AE title has at most 16 characters")
+    return raw + b" " if len(raw) & 1 else raw
+
+
+def _write_lo(value: str) -> bytes:
+    """The one LO is Error Comment, which must never be why a response cannot be sent: it is made to fit."""
+    text = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in value[:_MAXIMUM_COMMENT])
+    return text.encode("ascii") + (b" " if len(text) & 1 else b"")
+
+
+def _write_at(tags: tuple[int, ...]) -> bytes:
+    return b"".join([_AT.pack(tag >> 16, tag & 0xFFFF) for tag in tags])
+
+
+def read_us(raw: bytes) -> int:
+    """Decode one unsigned short."""
+    value: int = _US.unpack(raw)[0]
+    return value
+
+
+def _read_text(raw: bytes) -> str | None:
+    """Latin-1 never fails; peers pad with NUL or space whatever the VR, and leave rubbish behind a NUL."""
+    return raw.partition(b"\0")[0].decode("latin-1").strip(" ") or None
+
+
+def _read_at(raw: bytes) -> tuple[int, ...] | None:
+    return tuple([group << 16 | element for group, element in _AT.iter_unpack(raw)]) or None
+
+
+Write = Callable[[Any], bytes]
+Read = Callable[[bytes], Any]
+
+WRITE_VR: dict[str, Write] = {
+    "US": _US.pack,
+    "UI": _write_ui,
+    "AE": _write_ae,
+    "LO": _write_lo,
+    "AT": _write_at,
+}
+"""VR -> encoder of a value. They raise struct.error, ValueError or TypeError for what does not fit."""
+
+READ_VR: dict[str, Read] = {
+    "US": read_us,
+    "UI": _read_text,
+    "AE": _read_text,
+    "LO": _read_text,
+    "AT": _read_at,
+}
+"""VR -> decoder of a value, None if it is empty. They raise struct.error for a wrong length."""

@@ -8,11 +8,10 @@ the field is full of peers that leave out the rest.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from asyncdicom.dimse.command import decode_elements, encode_elements
+from asyncdicom.dimse.command import READ_VR, WRITE_VR, Read, Write, decode_elements, encode_elements, read_us
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
 
 __all__ = [
@@ -246,106 +245,44 @@ class Command:
         return f"<{self.name} {', '.join(fields)}>"
 
 
-# --- values ---------------------------------------------------------------------------------------------
-
-_US = struct.Struct("<H")
-_AT = struct.Struct("<HH")
-_MAXIMUM_COMMENT = 64  # PS3.5 6.2: LO
-_MAXIMUM_AE = 16
-
 _COMMAND_FIELDS = {int(field): field for field in CommandField}
 _PRIORITIES = {int(priority): priority for priority in Priority}
 
 
-def _write_ui(value: str) -> bytes:
-    raw = value.encode("latin-1")
-    return raw + b"\0" if len(raw) & 1 else raw
-
-
-def _write_ae(value: str) -> bytes:
-    raw = value.encode("latin-1")
-    if len(raw) > _MAXIMUM_AE:
-        raise ValueError("an AE title has at most 16 characters")
-    return raw + b" " if len(raw) & 1 else raw
-
-
-def _write_comment(value: str) -> bytes:
-    """A comment must never be the reason why a response cannot be sent: it is made to fit."""
-    text = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in value[:_MAXIMUM_COMMENT])
-    return text.encode("ascii") + (b" " if len(text) & 1 else b"")
-
-
-def _write_at(tags: tuple[int, ...]) -> bytes:
-    return b"".join([_AT.pack(tag >> 16, tag & 0xFFFF) for tag in tags])
-
-
 def _write_data_set_type(value: bool) -> bytes:
-    return _US.pack(_DATA_SET_FOLLOWS if value else NO_DATA_SET)
+    return WRITE_VR["US"](_DATA_SET_FOLLOWS if value else NO_DATA_SET)
 
 
-def _read_us(raw: bytes) -> int:
-    value: int = _US.unpack(raw)[0]
-    return value
+def _read_data_set_type(raw: bytes) -> bool:
+    return read_us(raw) != NO_DATA_SET
+
+
+def _read_command_field(raw: bytes) -> CommandField | None:
+    return _COMMAND_FIELDS.get(read_us(raw))
+
+
+def _read_priority(raw: bytes) -> Priority:
+    return _PRIORITIES.get(read_us(raw), Priority.MEDIUM)
 
 
 def _read_count(raw: bytes) -> int | None:
     """A number of sub-operations only informs; some peers send several values or none: take the first."""
-    return _read_us(raw[:2]) if raw else None
+    return read_us(raw[:2]) if raw else None
 
 
-def _read_text(raw: bytes) -> str | None:
-    """Latin-1 never fails; peers pad with NUL or space whatever the VR, and leave rubbish behind a NUL."""
-    return raw.partition(b"\0")[0].decode("latin-1").strip(" ") or None
-
-
-def _read_at(raw: bytes) -> tuple[int, ...] | None:
-    return tuple([group << 16 | element for group, element in _AT.iter_unpack(raw)]) or None
-
-
-def _read_command_field(raw: bytes) -> CommandField | None:
-    return _COMMAND_FIELDS.get(_read_us(raw))
-
-
-def _read_priority(raw: bytes) -> Priority:
-    return _PRIORITIES.get(_read_us(raw), Priority.MEDIUM)
-
-
-def _read_data_set_type(raw: bytes) -> bool:
-    return _read_us(raw) != NO_DATA_SET
-
-
-_Write = Callable[[Any], bytes]
-_Read = Callable[[bytes], Any]
-
-_WRITE_VR: dict[str, _Write] = {
-    "US": _US.pack,
-    "UI": _write_ui,
-    "AE": _write_ae,
-    "LO": _write_comment,
-    "AT": _write_at,
-}
-_READ_VR: dict[str, _Read] = {
-    "US": _read_us,
-    "UI": _read_text,
-    "AE": _read_text,
-    "LO": _read_text,
-    "AT": _read_at,
-}
-_WRITE_FIELD: dict[str, _Write] = {"has_data_set": _write_data_set_type}
-_READ_FIELD: dict[str, _Read] = {
+_WRITE_FIELD: dict[str, Write] = {"has_data_set": _write_data_set_type}
+_READ_FIELD: dict[str, Read] = {
     "command_field": _read_command_field,
     "priority": _read_priority,
     "has_data_set": _read_data_set_type,
     **dict.fromkeys(_SUB_OPERATIONS, _read_count),
 }
 
-# --- messages -------------------------------------------------------------------------------------------
-
 
 class _Row(NamedTuple):
     name: str
     tag: int
-    write: _Write
+    write: Write
     required: bool
 
 
@@ -353,14 +290,14 @@ def _rows(message: MessageType) -> tuple[_Row, ...]:
     """The fields of a message in the order in which they are encoded."""
     required = {*message.required, "command_field", "has_data_set"}
     return tuple(
-        _Row(name, tag, _WRITE_FIELD.get(name, _WRITE_VR[vr]), name in required)
+        _Row(name, tag, _WRITE_FIELD.get(name, WRITE_VR[vr]), name in required)
         for name, (tag, vr) in FIELDS.items()
         if name in required or name in message.optional
     )
 
 
 _ROWS = {field: _rows(message) for field, message in MESSAGES.items()}
-_READERS = {tag: (name, _READ_FIELD.get(name, _READ_VR[vr])) for name, (tag, vr) in FIELDS.items()}
+_READERS = {tag: (name, _READ_FIELD.get(name, READ_VR[vr])) for name, (tag, vr) in FIELDS.items()}
 # What makes a message answerable, or an answer of use: reading insists on no more than these.
 _INDISPENSABLE = {
     field: tuple(name for name in ("message_id", *_RESPONSE) if name in message.required)
@@ -449,7 +386,7 @@ def decode(data: bytes) -> Command:
     field = values.get("command_field")
     if field is None:
         unknown = elements.get(FIELDS["command_field"][0])
-        what = f"of unknown Command Field {_read_us(unknown):04X}H" if unknown else "without Command Field"
+        what = f"of unknown Command Field {read_us(unknown):04X}H" if unknown else "without Command Field"
         raise RemoteProtocolError(f"Command Set {what}")
     if "has_data_set" not in values:
         raise RemoteProtocolError(f"{MESSAGES[field].name} without Command Data Set Type")

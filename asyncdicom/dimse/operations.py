@@ -85,6 +85,10 @@ class InvokedOperations:
     def __iter__(self) -> Iterator[Invoked]:
         return iter(list(self._open.values()))
 
+    def is_open(self, message_id: int) -> bool:
+        """Whether this operation still awaits its final response, abandoned or not."""
+        return message_id in self._open
+
     @property
     def has_room(self) -> bool:
         """Whether one more may be invoked now."""

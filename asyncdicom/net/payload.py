@@ -298,7 +298,7 @@ class FileSource:
 
     def __init__(
         self,
-        path: Path,
+        path: str | os.PathLike[str],
         *,
         sop_class_uid: str,
         sop_instance_uid: str,
@@ -336,7 +336,7 @@ class FileSource:
             await in_thread(threads, _close_after, opened, ahead)
 
     def _read_whole(self) -> bytes:
-        with self.path.open("rb", buffering=0) as file:
+        with open(self.path, "rb", buffering=0) as file:
             data = os.pread(file.fileno(), self.length, self.offset)
         if len(data) != self.length:
             raise DataSetError(f"{self.path} became shorter while it was being sent")

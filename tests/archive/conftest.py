@@ -75,8 +75,8 @@ async def store(archive: Archive, data: bytes, size: int = 1 << 20, **options: A
     """Store as a peer would whose command agrees with its data set (unless ``options`` say otherwise)."""
     syntax = options.setdefault("transfer_syntax_uid", EXPLICIT_VR_LITTLE_ENDIAN)
     try:
-        found = {element.tag: element.value.rstrip(b"\0").decode() for element in decode(data, syntax)}
-    except (ValueError, UnicodeDecodeError):
+        found = {element.tag: element.value.rstrip(b"\0").decode("latin-1") for element in decode(data, syntax)}
+    except ValueError:
         found = {}
     options.setdefault("sop_class_uid", found.get(0x00080016, CT))
     options.setdefault("sop_instance_uid", found.get(0x00080018, "1.2.3"))

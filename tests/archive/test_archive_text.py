@@ -34,10 +34,13 @@ def test_normalising_twice_is_normalising_once(value: str, vr: str) -> None:
     assert len(once) <= 1024
 
 
-@given(st.text())
+LETTERS = st.text(st.characters(categories=("L", "Nd")) | st.sampled_from("^= "))
+
+
+@given(LETTERS)
 def test_folding_twice_is_folding_once(name: str) -> None:
     once = fold_name(name)
-    assert fold_name("=".join(once)) == once or "=" in "".join(once)  # NFKC may make an = of its own
+    assert fold_name("=".join(once)) == once
 
 
 @pytest.mark.parametrize(

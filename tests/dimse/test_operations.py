@@ -252,6 +252,7 @@ class InvokedMachine(RuleBasedStateMachine):
         assert self.operations.receive(response(operation, status), self.now) is expected
         if status not in (PENDING, 0xFF01):
             assert operation.closed
+            assert not self.operations.is_open(operation.message_id)
             del self.models[operation.message_id]
         elif operation.command_field in (FIND, GET, MOVE) and not model.cancelled:
             model.left = self.TIMEOUT
@@ -320,6 +321,7 @@ class InvokedMachine(RuleBasedStateMachine):
         assert self.operations.has_room == (len(self.models) < self.WINDOW)
         for model in self.models.values():
             operation = model.operation
+            assert self.operations.is_open(operation.message_id)
             assert (operation.cancelled, operation.abandoned) == (model.cancelled, model.abandoned)
             assert not operation.closed
 

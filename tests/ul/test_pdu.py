@@ -118,8 +118,8 @@ titles = st.text("ABCabc_ 0123456789", min_size=1, max_size=16).map(str.strip)
 uids = st.text("0123456789.", min_size=1, max_size=64)
 octets = st.binary(max_size=20)
 context_ids = st.lists(st.integers(0, 255), max_size=10, unique=True)
-informations = st.builds(
-    UserInformation, st.integers(0, 0xFFFFFFFF), st.none() | uids, user_identity_response=st.none() | octets
+informations = st.tuples(st.integers(0, 0xFFFFFFFF), st.none() | uids, st.none() | octets).map(
+    lambda some: UserInformation(some[0], some[1], user_identity_response=some[2])
 )
 fixed = {
     "user_information": informations,

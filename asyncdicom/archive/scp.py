@@ -1,0 +1,122 @@
+"""The archive as an application entity: it stores, answers queries, and sends what is asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from asyncdicom.address import Address
+from asyncdicom.archive.archive import Archive
+from asyncdicom.archive.matching import IdentifierError
+from asyncdicom.exceptions import DataSetError, StatusError
+from asyncdicom.net.payload import FileSource
+from asyncdicom.server import Serve, serve
+from asyncdicom.services.handlers import Request, Response, Retrieval
+from asyncdicom.status import Status
+from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, InformationModel
+
+__all__ = ["ArchiveProvider", "serve_archive"]
+
+log = logging.getLogger("asyncdicom.archive")
+
+_MODELS: dict[str, InformationModel] = {
+    uid: model
+    for model in (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
+    for uid in (model.find, model.move, model.get)
+}
+
+
+def serve_archive(
+    archive: Archive,
+    address: str | Address,
+    *,
+    peers: Mapping[str, Address | None] | None = None,
+    strict: bool = False,
+    **options: Any,
+) -> Serve:
+    """Serve an open archive: C-ECHO, C-STORE, C-FIND, C-GET and C-MOVE.
+
+    `peers`: the known AE titles; those with an address are C-MOVE destinations. `strict`: only they may
+    call, and they have to call the archive by its exact AE title; otherwise anybody may, by any title.
+    Other options are those of `serve`.
+    """
+    if not isinstance(address, Address):
+        address = Address.parse(address)
+    provider = ArchiveProvider(archive, address.ae_title)
+    known = dict(peers or {})
+
+    def destination(request: Request) -> Address | None:
+        found = known.get(request.move_destination)
+        return found if request.move_destination != provider.ae_title else None  # never to ourselves
+
+    return serve(
+        address,
+        c_store=provider.store,
+        c_find=provider.find,
+        c_get=provider.retrieve,
+        c_move=provider.retrieve,
+        destinations=destination,
+        unknown_storage=True,
+        require_called_ae_title=strict,
+        calling_ae_titles=frozenset(known) if strict else None,
+        **options,
+    )
+
+
+class ArchiveProvider:
+    """The handlers of an archive."""
+
+    def __init__(self, archive: Archive, ae_title: str) -> None:
+        self.archive = archive
+        self.ae_title = ae_title
+
+    async def store(self, request: Request) -> Status:
+        """C-STORE: the answer is a Success when the instance is as durable as the archive promises."""
+        return await self.archive.store(
+            sop_class_uid=request.affected_sop_class_uid,
+            sop_instance_uid=request.affected_sop_instance_uid,
+            transfer_syntax_uid=request.transfer_syntax_uid,
+            batches=request.data.batches(),
+            calling_ae_title=request.calling_ae_title,
+        )
+
+    async def find(self, request: Request) -> AsyncIterator[bytes]:
+        """C-FIND: encoded identifiers, page by page."""
+        model = _MODELS[request.affected_sop_class_uid]
+        try:
+            identifier = await request.data.read()
+            async for match in self.archive.find(
+                identifier, request.transfer_syntax_uid, model, retrieve_ae_title=self.ae_title
+            ):
+                yield match
+        except (IdentifierError, DataSetError) as error:
+            raise _refusal(error) from None
+
+    async def retrieve(self, request: Request) -> Retrieval:
+        """C-GET and C-MOVE: the files that match, to be sent as they are."""
+        model = _MODELS[request.affected_sop_class_uid]
+        try:
+            identifier = await request.data.read()
+            found = await self.archive.matching_instances(identifier, request.transfer_syntax_uid, model)
+        except (IdentifierError, DataSetError) as error:
+            raise _refusal(error) from None
+        return Retrieval(
+            [
+                FileSource(
+                    instance.path,
+                    sop_class_uid=instance.sop_class_uid,
+                    sop_instance_uid=instance.sop_instance_uid,
+                    transfer_syntax_uid=instance.transfer_syntax_uid,
+                    offset=instance.data_set_offset,
+                    length=instance.data_set_length,
+                )
+                for instance in found
+            ]
+        )
+
+
+def _refusal(error: IdentifierError | DataSetError) -> StatusError:
+    status = error.status if isinstance(error, IdentifierError) else Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
+    log.info("an identifier was refused: %s", error)
+    return StatusError(Response(status, error_comment=str(error)))
