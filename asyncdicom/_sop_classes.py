@@ -218,7 +218,7 @@ SOP_CLASSES: dict[str, tuple[str, str]] = {
     "1.2.840.10008.5.1.4.1.1.201.3": ("Inventory - MOVE", "inventory"),
     "1.2.840.10008.5.1.4.1.1.201.4": ("Inventory - GET", "inventory"),
     "1.2.840.10008.5.1.4.1.1.201.5": ("Inventory Creation", "storage-management"),
-    "1.2.840.10008.5.1.4.1.1.201.6": ("Repository Query", "inventory"),
+    "1.2.840.10008.5.1.4.1.1.201.6": ("Repository Query", "query-retrieve"),
     "1.2.840.10008.5.1.4.1.1.481.1": ("RT Image Storage", "storage"),
     "1.2.840.10008.5.1.4.1.1.481.2": ("RT Dose Storage", "storage"),
     "1.2.840.10008.5.1.4.1.1.481.3": ("RT Structure Set Storage", "storage"),

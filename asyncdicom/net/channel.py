@@ -176,7 +176,7 @@ class Channel:
 
     @property
     def _is_quiet(self) -> bool:
-        return not self.invoker.operations and not self.performer.requests
+        return not self.invoker.operations and not self.performer.performing
 
     async def _becomes_quiet(self, timeout: float | None) -> bool:
         """Wait for the end of all operations, or of the association; False when that takes too long."""
@@ -247,7 +247,7 @@ class Channel:
 
     def eof_received(self) -> bool:
         """See `net.transport.Receiver`: what was asked before is still answered."""
-        self._half_closed = bool(self.performer.requests)
+        self._half_closed = bool(self.performer.performing)
         return self._half_closed
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -359,14 +359,14 @@ class Channel:
                 self.upper_layer.release_response(self.time())
             return
         self.invoker.fail(AssociationReleased(f"{self}: released by the peer before it answered"))
-        if self.performer.requests:
+        if self.performer.performing:
             self.spawn(self._answer_release())
         else:
             self._finish_release()
 
     async def _answer_release(self) -> None:
         # PS3.8 AR-7: responses may still be sent before the A-RELEASE-RP.
-        tasks = [request.task for request in self.performer.requests.values() if request.task is not None]
+        tasks = [request.task for request in self.performer.performing if request.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=self.settings.timeouts.release)
         self._finish_release()

@@ -12,7 +12,6 @@ from asyncdicom.dimse.operations import InvokedOperations
 from asyncdicom.exceptions import AssociationTimeout, LocalProtocolError
 from asyncdicom.net.operation import Operation
 from asyncdicom.net.payload import Payload
-from asyncdicom.status import Status
 
 if TYPE_CHECKING:
     from asyncdicom.net.channel import Channel
@@ -104,8 +103,9 @@ class Invoker:
         None: nobody waits for it (it is late, or was never asked for).
         """
         invoked = self.book.receive(command, now)
-        operation = self.operations.get(command.message_id_being_responded_to or 0)
-        if operation is not None and not Status(command.status or 0).is_pending:
+        message_id = command.message_id_being_responded_to or 0
+        operation = self.operations.get(message_id)
+        if operation is not None and not self.book.is_open(message_id):
             self._remove(operation)
         return operation if invoked is not None else None
 

@@ -57,8 +57,8 @@ class DataStream:
     def __init__(
         self,
         transfer_syntax_uid: str,
-        sop_class_uid: str | None = None,
-        sop_instance_uid: str | None = None,
+        sop_class_uid: str = "",
+        sop_instance_uid: str = "",
         *,
         taken: Callable[[int], None] = lambda count: None,
     ) -> None:
@@ -157,6 +157,10 @@ class DataStream:
         while (batch := await self.next_batch()) is not None:
             yield batch
 
+    def open(self) -> AsyncGenerator[Batch, None]:
+        """Make this a `Source`: what is received can be sent on while it comes, without a copy in between."""
+        return self.batches()
+
     async def __aiter__(self) -> AsyncIterator[memoryview]:
         async for batch in self.batches():
             for view in batch:
@@ -185,7 +189,7 @@ class DataStream:
         The file appears under its name when it is complete; an existing one is replaced. After an
         error or a cancellation nothing is left. It is not synced to the disk (the archive does that).
         """
-        if self.sop_class_uid is None or self.sop_instance_uid is None:
+        if not self.sop_class_uid or not self.sop_instance_uid:
             raise LocalProtocolError("only an instance received with C-STORE can be saved as a file")
         head = encode_file_meta(
             self.sop_class_uid,

@@ -26,11 +26,12 @@ log = logging.getLogger("asyncdicom.association")
 class Performer:
     """Runs the dispatcher for each request, and sends what it answers."""
 
-    __slots__ = ("_channel", "book", "requests")
+    __slots__ = ("_channel", "_open", "book", "performing")
 
     def __init__(self, channel: Channel) -> None:
         self.book = PerformedOperations(1)
-        self.requests: dict[int, IncomingRequest] = {}
+        self.performing: set[IncomingRequest] = set()  # until their task has ended
+        self._open: dict[int, IncomingRequest] = {}  # until their final response, by Message ID
         self._channel = channel
 
     def start(self, context: AcceptedContext, command: Command) -> DataStream | None:
@@ -40,8 +41,8 @@ class Performer:
         if command.has_data_set:
             data = DataStream(
                 context.transfer_syntax,
-                command.affected_sop_class_uid,
-                command.affected_sop_instance_uid,
+                command.affected_sop_class_uid or context.abstract_syntax,
+                command.affected_sop_instance_uid or "",
                 taken=channel.inbox.taken,
             )
         request = IncomingRequest(channel, context, command, data)
@@ -51,7 +52,8 @@ class Performer:
             log.warning("%s: message ID %s is already in use", channel, command.message_id)
             channel.spawn(self.respond(request, response_to(command, Status.DUPLICATE_INVOCATION)))
             return data
-        self.requests[command.message_id or 0] = request
+        self._open[command.message_id or 0] = request
+        self.performing.add(request)
         channel.operations_changed()
         request.task = channel.spawn(self._perform(request))
         return data
@@ -65,10 +67,15 @@ class Performer:
         finally:
             if request.data is not None:
                 request.data.discard()
-            message_id = request.command.message_id or 0
-            self.book.close(message_id)
-            self.requests.pop(message_id, None)
+            self._close(request)
+            self.performing.discard(request)
             channel.operations_changed()
+
+    def _close(self, request: IncomingRequest) -> None:
+        message_id = request.command.message_id or 0
+        if self._open.get(message_id) is request:
+            del self._open[message_id]
+            self.book.close(message_id)
 
     async def respond(self, request: IncomingRequest, command: Command, data: bytes | None = None) -> None:
         """Send a response to a request; what follows a final one is ignored.
@@ -78,6 +85,8 @@ class Performer:
         if request.answered:
             return
         request.answered = not Status(command.status or 0).is_pending
+        if request.answered:
+            self._close(request)  # the peer may use the Message ID again as soon as it sees the response
         if request.data is not None and not request.data.is_complete:
             request.data.discard()
             await request.data.finished()
@@ -88,23 +97,24 @@ class Performer:
         message_id = command.message_id_being_responded_to or 0
         if not self.book.cancel(message_id):
             return  # it has ended meanwhile (PS3.7 9.3.2.3)
-        request = self.requests[message_id]
+        request = self._open[message_id]
         request.interrupt()
         loop = asyncio.get_running_loop()
         loop.call_later(self._channel.settings.cancel_timeout, self._give_up, request)
 
     def _give_up(self, request: IncomingRequest) -> None:
-        message_id = request.command.message_id or 0
-        if request.answered or self._channel.failure is not None or message_id not in self.requests:
+        if request.answered or self._channel.failure is not None or request not in self.performing:
             return
-        log.warning("%s: the handler of message %d ignores C-CANCEL", self._channel, message_id)
+        message_id = request.command.message_id
+        log.warning("%s: the handler of message %s ignores C-CANCEL", self._channel, message_id)
         self._channel.spawn(self.respond(request, response_to(request.command, Status.CANCEL)))
 
     def unstick(self, data: DataStream) -> bool:
         """Give up the handler that has left `data` waiting for too long; False if it is nobody's."""
-        for message_id, request in self.requests.items():
+        for request in self.performing:
             if request.data is data:
-                log.warning("%s: the handler of message %d makes no progress", self._channel, message_id)
+                message_id = request.command.message_id
+                log.warning("%s: the handler of message %s makes no progress", self._channel, message_id)
                 request.interrupt(stalled=True)
                 data.discard()
                 return True
@@ -112,7 +122,7 @@ class Performer:
 
     def fail(self, error: Exception, *, cancel: bool) -> None:
         """The association has ended: tell whoever reads a data set, and cancel the handlers."""
-        for request in self.requests.values():
+        for request in self.performing:
             if request.data is not None:
                 request.data.fail(copy.copy(error))
             if cancel and request.task is not None:

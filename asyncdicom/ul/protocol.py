@@ -126,7 +126,7 @@ class UpperLayer:
         self._outgoing: list[bytes] = []
         self._drained = 0
         self._fault_seen = False
-        self._aborted_while_closing = False
+        self._abort_sent = False
         self._state_deadline: float | None = None
         self._receive_deadline: float | None = None
         self._progress = 0
@@ -311,12 +311,18 @@ class UpperLayer:
             if effect in _SEND_THE_PDU:
                 self._outgoing.append(send)
             elif effect is Effect.SEND_USER_ABORT:
-                self._outgoing.append(AAbort(0, 0).encode())
+                self._send_abort(AAbort(0, 0))
             elif effect is Effect.SEND_PROVIDER_ABORT:
-                self._outgoing.append(AAbort(2, reason).encode())
+                self._send_abort(AAbort(2, reason))
             elif effect is Effect.CLOSE_TRANSPORT:
                 self.wants_close = True
         return action
+
+    def _send_abort(self, abort: AAbort) -> None:
+        """Once at most: a peer that goes on sending garbage is not told again (AA-7)."""
+        if not self._abort_sent:
+            self._abort_sent = True
+            self._outgoing.append(abort.encode())
 
     def _start_timer(self, now: float) -> None:
         """The timer of the state just entered; the table starts and stops ARTIM at just these moments."""
@@ -382,11 +388,7 @@ class UpperLayer:
             events.append(ReleaseConfirmation())
 
     def _fault(self, event: Evt, error: RemoteProtocolError, now: float, events: list[Event]) -> None:
-        """The peer broke the protocol: AA-1 or AA-8, or AA-7, of which only the first counts."""
-        if self.state is State.STA13:
-            if self._aborted_while_closing:
-                return
-            self._aborted_while_closing = True
+        """The peer broke the protocol: AA-1, AA-7 or AA-8."""
         action = self._step(event, now, reason=error.reason)
         if action is Action.AA_1 or action is Action.AA_8:
             events.append(ProtocolViolation(error))

@@ -75,7 +75,9 @@ async def store(archive: Archive, data: bytes, size: int = 1 << 20, **options: A
     """Store as a peer would whose command agrees with its data set (unless ``options`` say otherwise)."""
     syntax = options.setdefault("transfer_syntax_uid", EXPLICIT_VR_LITTLE_ENDIAN)
     try:
-        found = {element.tag: element.value.rstrip(b"\0").decode("latin-1") for element in decode(data, syntax)}
+        found = {
+            element.tag: element.value.rstrip(b"\0").decode("latin-1") for element in decode(data, syntax)
+        }
     except ValueError:
         found = {}
     options.setdefault("sop_class_uid", found.get(0x00080016, CT))
@@ -132,5 +134,3 @@ def tools() -> type[Tools]:
 async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
     async with Archive(tmp_path / "archive", durability="none") as opened:
         yield opened
-
-

@@ -129,7 +129,8 @@ def test_new_folders_are_synced_from_the_inside_of_their_parents(tmp_path: Path)
 def test_many_threads_get_many_names(folders: Folders) -> None:
     names: list[str] = []
     threads = [
-        threading.Thread(target=lambda: names.extend(folders.take_name() for _ in range(300))) for _ in range(8)
+        threading.Thread(target=lambda: names.extend(folders.take_name() for _ in range(300)))
+        for _ in range(8)
     ]
     for thread in threads:
         thread.start()

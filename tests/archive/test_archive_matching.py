@@ -106,7 +106,14 @@ def test_matching_table(vr: str, key: str, stored: str, expected: bool) -> None:
 
 @pytest.mark.parametrize(
     ("vr", "key"),
-    [("DA", "-"), ("DA", "20250101-2024"), ("DA", "yesterday"), ("DA", "2025-01-01"), ("TM", "1"), ("TM", "10-x")],
+    [
+        ("DA", "-"),
+        ("DA", "20250101-2024"),
+        ("DA", "yesterday"),
+        ("DA", "2025-01-01"),
+        ("TM", "1"),
+        ("TM", "10-x"),
+    ],
 )
 def test_a_range_that_is_none_is_refused(vr: str, key: str) -> None:
     with pytest.raises(IdentifierError) as caught:

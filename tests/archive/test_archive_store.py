@@ -156,7 +156,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-async def test_what_cannot_be_indexed_is_refused_and_not_kept(archive: Archive, tools: Any, case: str) -> None:
+async def test_what_cannot_be_indexed_is_refused_and_not_kept(
+    archive: Archive, tools: Any, case: str
+) -> None:
     keywords, options, status = BAD[case]
     options = {"sop_class_uid": tools.ct, "sop_instance_uid": "1.2.3.1.1.1", **options}
     assert await tools.store(archive, tools.data_set(**keywords), **options) == status

@@ -52,6 +52,7 @@ SERVICES = [
     ("5.1.4.1.1.201", "inventory"),
     ("5.1.4.1.1.201.1", "non-patient-object-storage"),
     ("5.1.4.1.1.201.5", "storage-management"),
+    ("5.1.4.1.1.201.6", "query-retrieve"),
     ("5.1.4.1.2", "query-retrieve"),
     ("5.1.4.20", "defined-procedure"),
     ("5.1.4.31", "worklist"),

@@ -289,7 +289,7 @@ RESULTS = {
 def test_what_is_answered(case: str) -> None:
     data, result = RESULTS[case]
     replied = answer(indicated(data), POLICY)
-    assert isinstance(replied, tuple)
+    assert not isinstance(replied, AAssociateRJ)
     accept, negotiated = replied
     assert [context.result for context in accept.presentation_contexts] == [result]
     assert list(negotiated.contexts) == ([1] if result == 0 else [])

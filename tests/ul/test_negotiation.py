@@ -38,7 +38,7 @@ def request(*contexts: PresentationContext, **options: object) -> AAssociateRQ:
 def agree(proposal: AAssociateRQ, policy: Policy) -> tuple[AAssociateAC, Negotiated, Negotiated]:
     """The answer through the wire, what the acceptor makes of it, and what the requestor does."""
     replied = answer(proposal, policy)
-    assert isinstance(replied, tuple)
+    assert not isinstance(replied, AAssociateRJ)
     accept = decode_pdu(2, replied[0].encode()[6:])
     assert isinstance(accept, AAssociateAC)
     return accept, replied[1], confirm(proposal, accept)
@@ -70,7 +70,7 @@ def test_each_context_gets_the_requestors_first_choice_that_we_take() -> None:
 
 def test_rejected_contexts_carry_a_transfer_syntax_on_the_wire() -> None:
     replied = answer(request(PresentationContext(MR, (JPEG,))), POLICY)
-    assert isinstance(replied, tuple)
+    assert not isinstance(replied, AAssociateRJ)
     [context] = replied[0].presentation_contexts
     assert context == ContextResult(1, 3, JPEG)
 
@@ -160,7 +160,7 @@ def test_roles_for_what_was_not_proposed_are_ignored_and_the_first_one_counts() 
     information = proposal.user_information._replace(role_selections=selections)
     policy = Policy({CT: (IMPLICIT,)}, {CT: (IMPLICIT,)})
     replied = answer(proposal._replace(user_information=information), policy)
-    assert isinstance(replied, tuple)
+    assert not isinstance(replied, AAssociateRJ)
     assert replied[0].user_information.role_selections == (RoleSelection(CT, False, True),)
 
 
@@ -225,7 +225,7 @@ def test_user_identity() -> None:
     proposal = request(PresentationContext(CT, (IMPLICIT,)), user_identity=identity)
     assert proposal.user_information.user_identity == identity
     replied = answer(proposal, POLICY, user_identity_response=b"")
-    assert isinstance(replied, tuple)
+    assert not isinstance(replied, AAssociateRJ)
     accept = decode_pdu(2, replied[0].encode()[6:])
     assert isinstance(accept, AAssociateAC)
     assert confirm(proposal, accept).user_identity_response == b""
@@ -309,7 +309,7 @@ def test_u_03_room_for_data(maximum_length: int, good: bool) -> None:
     proposal = request(PresentationContext(CT, (IMPLICIT,)))
     tiny = proposal._replace(user_information=UserInformation(maximum_length))
     assert (unacceptable(tiny) is None) == good
-    assert isinstance(answer(tiny, POLICY), tuple) == good
+    assert isinstance(answer(tiny, POLICY), AAssociateRJ) != good
     if good:
         assert confirm_one(ContextResult(1, 0, IMPLICIT), maximum_length).maximum_length == maximum_length
     else:

@@ -1,0 +1,375 @@
+"""What a Success means, and what is left when something fails: with file calls that tests make fail."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncdicom.archive import Archive, FileCalls
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
+
+
+def committed(root: Path) -> int:
+    connection = sqlite3.connect(f"file:{root}/index.sqlite?mode=ro", uri=True)
+    try:
+        return int(
+            connection.execute(
+                "SELECT (SELECT count(*) FROM instance) + count(*) FROM quarantine"
+            ).fetchone()[0]
+        )
+    finally:
+        connection.close()
+
+
+class Recording(FileCalls):
+    """Notes the calls and how many rows others could see when each was made."""
+
+    def __init__(self, root: Path) -> None:
+        self.calls: list[tuple[str, str, int]] = []
+        self._root = root
+        self._paths: dict[int, str] = {}
+
+    def note(self, call: str, path: str) -> None:
+        if (self._root / "index.sqlite").exists():
+            self.calls.append((call, os.path.relpath(path, self._root), committed(self._root)))
+
+    def create(self, path: str) -> int:
+        descriptor = super().create(path)
+        self._paths[descriptor] = path
+        self.note("create", path)
+        return descriptor
+
+    def write(self, descriptor: int, views: Sequence[bytes | memoryview]) -> None:
+        super().write(descriptor, views)
+        self.note("write", self._paths[descriptor])
+
+    def sync_data(self, descriptor: int) -> None:
+        super().sync_data(descriptor)
+        self.note("sync", self._paths[descriptor])
+
+    def sync_directory(self, path: str) -> None:
+        super().sync_directory(path)
+        self.note("sync", path)
+
+    def close(self, descriptor: int) -> None:
+        super().close(descriptor)
+        self.note("close", self._paths.pop(descriptor, str(self._root)))
+
+    def move(self, source: str, target: str) -> None:
+        super().move(source, target)
+        self.note("move", target)
+
+
+async def test_success_comes_after_data_folder_and_row_are_durable(tmp_path: Path, tools: Any) -> None:
+    calls = Recording(tmp_path)
+    async with Archive(tmp_path, files=calls) as archive:
+        connection = archive._ingest._writer._cursor.connection
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL: COMMIT syncs the WAL
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        calls.calls.clear()
+        assert await tools.store(archive, tools.data_set()) == 0x0000
+        assert committed(tmp_path) == 1
+    (path,) = tools.files_below(tmp_path)
+    file = os.path.relpath(path, tmp_path)
+    outer, inner = os.path.dirname(os.path.dirname(file)), os.path.dirname(file)
+    assert calls.calls[:7] == [
+        ("sync", "objects", 0),
+        ("sync", outer, 0),
+        ("create", file, 0),
+        ("write", file, 0),
+        ("sync", file, 0),
+        ("close", file, 0),
+        ("sync", inner, 0),
+    ]
+
+
+async def test_quarantine_is_as_durable(tmp_path: Path, tools: Any) -> None:
+    calls = Recording(tmp_path)
+    async with Archive(tmp_path, files=calls) as archive:
+        assert await tools.store(archive, tools.data_set()) == 0x0000
+        calls.calls.clear()
+        assert await tools.store(archive, tools.data_set(PatientName="OTHER")) == 0xB007
+        assert committed(tmp_path) == 2
+    (path,) = tools.files_below(tmp_path / "quarantine")
+    moved = [(call, path) for call, path, rows in calls.calls if rows == 1][-2:]
+    assert moved == [("move", f"quarantine/{path.name}"), ("sync", "quarantine")]
+
+
+@pytest.mark.parametrize(("durability", "synchronous"), [("process", 1), ("none", 0)])
+async def test_weaker_durability_syncs_nothing(
+    tmp_path: Path, tools: Any, durability: str, synchronous: int
+) -> None:
+    calls = Recording(tmp_path)
+    async with Archive(tmp_path, durability=durability, files=calls) as archive:
+        connection = archive._ingest._writer._cursor.connection
+        assert connection.execute("PRAGMA synchronous").fetchone() == (synchronous,)
+        assert await tools.store(archive, tools.data_set()) == 0x0000
+        assert await tools.store(archive, tools.data_set(PatientName="OTHER")) == 0xB007
+    assert not [call for call in calls.calls if call[0] == "sync"]
+
+
+async def test_a_group_commit_syncs_a_folder_once(tmp_path: Path, tools: Any) -> None:
+    folders: list[str] = []
+    gate = threading.Event()
+
+    class Slow(FileCalls):
+        def sync_directory(self, path: str) -> None:
+            super().sync_directory(path)
+            if len(os.path.relpath(path, tmp_path).split(os.sep)) == 3:
+                folders.append(path)
+                gate.wait(30)  # the first round lasts until all others are queued
+
+    async with Archive(tmp_path, files=Slow()) as archive:
+        stores = [
+            asyncio.ensure_future(tools.store(archive, tools.data_set(SOPInstanceUID=f"1.2.3.{number}")))
+            for number in range(200)
+        ]
+        while len(folders) < 1 or archive._ingest._queue.qsize() < 200 - 4:
+            if folders and archive._ingest._queue.qsize() + int(committed(tmp_path)) >= 196:
+                break
+            await asyncio.sleep(0.001)
+        gate.set()
+        assert set(await asyncio.gather(*stores)) == {0}
+        assert (await archive.counts())["instance"] == 200
+    assert len(folders) <= 5
+
+
+def full(*_arguments: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def nothing_is_left(archive: Archive, root: Path, tools: Any, rows: int = 0) -> None:
+    counts = await archive.counts()
+    assert counts["instance"] + counts["quarantine"] == rows
+    assert len(tools.files_below(root)) == rows
+
+
+FAULTS = ["create", "write", "sync_data", "sync_directory", "close", "make_directory"]
+
+
+@pytest.mark.parametrize("call", FAULTS)
+@pytest.mark.parametrize("size", [100, 600_000])
+async def test_a_full_disk_is_a_failure_and_leaves_nothing(
+    tmp_path: Path, tools: Any, call: str, size: int
+) -> None:
+    calls = FileCalls()
+    data = tools.data_set(PixelData=bytes(size))
+    async with Archive(tmp_path, files=calls) as archive:
+        proper: Callable[..., Any] = getattr(calls, call)
+
+        def close(descriptor: int) -> None:
+            proper(descriptor)
+            full()
+
+        setattr(calls, call, close if call == "close" else full)
+        assert await tools.store(archive, data, 100_000) == 0xA700
+        setattr(calls, call, proper)
+        await nothing_is_left(archive, tmp_path, tools)
+        assert await tools.store(archive, data) == 0x0000  # as soon as there is room again
+        await nothing_is_left(archive, tmp_path, tools, rows=1)
+
+
+async def test_a_full_disk_in_the_middle(tmp_path: Path, tools: Any) -> None:
+    class Filling(FileCalls):
+        room = 700_000
+
+        def write(self, descriptor: int, views: Sequence[bytes | memoryview]) -> None:
+            super().write(descriptor, views)
+            self.room -= sum(map(len, views))
+            if self.room < 0:
+                full()
+
+    async with Archive(tmp_path, durability="none", files=Filling()) as archive:
+        assert await tools.store(archive, tools.data_set(PixelData=bytes(2_000_000)), 100_000) == 0xA700
+        await nothing_is_left(archive, tmp_path, tools)
+
+
+@pytest.mark.parametrize("call", ["move", "sync_directory"])
+async def test_quarantine_that_fails(tmp_path: Path, tools: Any, call: str) -> None:
+    calls = FileCalls()
+    async with Archive(tmp_path, files=calls) as archive:
+        assert await tools.store(archive, tools.data_set()) == 0x0000
+        proper = getattr(calls, call)
+        setattr(calls, call, full)
+        assert await tools.store(archive, tools.data_set(PatientName="OTHER")) == 0xA700
+        setattr(calls, call, proper)
+        await nothing_is_left(archive, tmp_path, tools, rows=1)
+
+
+@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "INSERT INTO instance", "COMMIT"])
+async def test_an_index_that_fails(
+    tmp_path: Path, tools: Any, statement: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Cursor:
+        """Stands between the writer and SQLite."""
+
+        failing = True
+
+        def __init__(self, cursor: sqlite3.Cursor) -> None:
+            self._cursor = cursor
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._cursor, name)
+
+        def execute(self, sql: str, *arguments: Any) -> Any:
+            if self.failing and sql.startswith(statement):
+                raise sqlite3.OperationalError("database or disk is full")
+            return self._cursor.execute(sql, *arguments)
+
+        def executemany(self, sql: str, *arguments: Any) -> Any:
+            if self.failing and sql.startswith(statement):
+                raise sqlite3.OperationalError("database or disk is full")
+            return self._cursor.executemany(sql, *arguments)
+
+    async with Archive(tmp_path, durability="none") as archive:
+        cursor: Any = Cursor(archive._ingest._writer._cursor)
+        archive._ingest._writer._cursor = cursor
+        data = [tools.data_set(SOPInstanceUID=f"1.2.3.{n}", PatientName="SECRET") for n in range(5)]
+        statuses = await asyncio.gather(*(tools.store(archive, each) for each in data))
+        assert set(map(int, statuses)) == {0xA700}
+        await nothing_is_left(archive, tmp_path, tools)
+        assert "SECRET" not in caplog.text
+        cursor.failing = False
+        assert set(await asyncio.gather(*(tools.store(archive, each) for each in data))) == {0}
+        await nothing_is_left(archive, tmp_path, tools, rows=5)
+
+
+async def test_an_instance_that_the_index_cannot_take_costs_the_others_nothing(
+    tmp_path: Path, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from asyncdicom.archive.record import Record
+
+    proper = Record.row
+
+    def row(self: Record, level: str) -> dict[str, str]:
+        if self.sop_instance_uid == "1.2.3.7":
+            raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+        return proper(self, level)
+
+    monkeypatch.setattr(Record, "row", row)
+    async with Archive(tmp_path, durability="none") as archive:
+        data = [tools.data_set(SOPInstanceUID=f"1.2.3.{number}") for number in range(20)]
+        statuses = await asyncio.gather(*(tools.store(archive, each) for each in data))
+        assert [int(status) for status in statuses] == [0xA700 if n == 7 else 0 for n in range(20)]
+        await nothing_is_left(archive, tmp_path, tools, rows=19)
+
+
+class Gated(FileCalls):
+    """Writes wait in their thread until the test lets them go on."""
+
+    def __init__(self) -> None:
+        self.writing = threading.Event()
+        self.go_on = threading.Event()
+        self.log: list[str] = []
+
+    def write(self, descriptor: int, views: Sequence[bytes | memoryview]) -> None:
+        self.log.append("write")
+        self.writing.set()
+        assert self.go_on.wait(30)
+        super().write(descriptor, views)  # EBADF, or worse, if it was closed meanwhile
+        self.log.append("written")
+
+    def close(self, descriptor: int) -> None:
+        super().close(descriptor)
+        self.log.append("close")
+
+    def remove(self, path: str) -> None:
+        super().remove(path)
+        self.log.append("remove")
+
+
+@pytest.mark.parametrize("cancellations", [1, 3])
+@pytest.mark.parametrize("size", [100, 600_000])
+async def test_a_cancelled_store_waits_for_its_write_and_leaves_nothing(
+    tmp_path: Path, tools: Any, size: int, cancellations: int
+) -> None:
+    calls = Gated()
+    async with Archive(tmp_path, durability="none", files=calls) as archive:
+        task = asyncio.ensure_future(tools.store(archive, tools.data_set(PixelData=bytes(size)), 300_000))
+        while not calls.writing.is_set():
+            await asyncio.sleep(0.001)
+        for _ in range(cancellations):
+            task.cancel()
+            await asyncio.sleep(0.001)
+        assert not task.done()
+        calls.go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert calls.log[:4] in (["write", "written", "close", "remove"], ["write", "written", "close"])
+        assert calls.log[-1] == "remove"
+        await nothing_is_left(archive, tmp_path, tools)
+
+
+async def test_a_store_cancelled_while_it_waits_for_data_leaves_nothing(tmp_path: Path, tools: Any) -> None:
+    async def stalled() -> AsyncIterator[list[memoryview]]:
+        yield [memoryview(tools.data_set(PixelData=bytes(600_000)))[:500_000]]
+        await asyncio.Event().wait()
+
+    async with Archive(tmp_path, durability="none") as archive:
+        store = archive.store(
+            sop_class_uid=tools.ct,
+            sop_instance_uid="1.2.3.1.1.1",
+            transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
+            batches=stalled(),
+        )
+        task = asyncio.ensure_future(store)
+        while not tools.files_below(tmp_path):
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await nothing_is_left(archive, tmp_path, tools)
+
+
+async def test_a_store_cancelled_in_the_queue_is_withdrawn(tmp_path: Path, tools: Any) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(FileCalls):
+        def sync_directory(self, path: str) -> None:
+            if len(os.path.relpath(path, tmp_path).split(os.sep)) == 3:
+                entered.set()
+                assert go_on.wait(30)
+
+    async with Archive(tmp_path, files=Slow()) as archive:
+        first = asyncio.ensure_future(tools.store(archive, tools.data_set()))
+        while not entered.is_set():
+            await asyncio.sleep(0.001)
+        second = asyncio.ensure_future(tools.store(archive, tools.data_set(SOPInstanceUID="1.2.3.1.1.2")))
+        while archive._ingest._queue.empty():
+            await asyncio.sleep(0.001)
+        first.cancel()  # too late: its commit is under way, it stays whole
+        second.cancel()
+        await asyncio.sleep(0.001)
+        go_on.set()
+        for task in (first, second):
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await nothing_is_left(archive, tmp_path, tools, rows=1)
+        assert [
+            m["SOPInstanceUID"]
+            for m in await tools.find(
+                archive, level="IMAGE", StudyInstanceUID="1.2.3.1", SeriesInstanceUID="1.2.3.1.1"
+            )
+        ] == ["1.2.3.1.1.1"]
+
+
+async def test_no_descriptor_is_left_open(tmp_path: Path, tools: Any) -> None:
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("counts descriptors in /proc")
+    async with Archive(tmp_path, durability="none") as archive:
+        await tools.store(archive, tools.data_set())
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(10):
+            data = tools.data_set(SOPInstanceUID=f"1.2.3.{number}", PixelData=bytes(300_000))
+            assert await tools.store(archive, data, 100_000) == 0x0000
+            assert await tools.store(archive, data[: len(data) // 1000]) == 0xC000
+            assert await tools.store(archive, tools.data_set(SOPInstanceUID=f"1.2.3.{number}")) == 0xB007
+        assert len(os.listdir("/proc/self/fd")) == before

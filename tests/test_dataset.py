@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+
+from asyncdicom.data import elements
+from asyncdicom.data.part10 import read_file_meta
+from asyncdicom.dataset import decode, encode, from_mapping, transfer_syntax_of
+from asyncdicom.exceptions import DataSetError
+
+IMPLICIT, EXPLICIT, DEFLATED, BIG = (
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2.1.99",
+    "1.2.840.10008.1.2.2",
+)
+SYNTAXES = pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, DEFLATED, BIG])
+FILES = Path(pydicom.__file__).parent / "data" / "test_files"
+
+IDENTIFIER = {
+    "QueryRetrieveLevel": "STUDY",
+    "PatientName": "DOE^J*",
+    "StudyDate": "20240101-20240131",
+    "StudyInstanceUID": "",
+    "ModalitiesInStudy": ["CT", "MR"],
+    "NumberOfStudyRelatedSeries": None,
+    "RequestAttributesSequence": [{"RequestedProcedureID": "17"}, {}],
+    "ReferencedStudySequence": [],
+}
+
+
+@SYNTAXES
+def test_a_mapping(syntax) -> None:
+    dataset = decode(encode(IDENTIFIER, syntax), syntax)
+    assert dataset == from_mapping(IDENTIFIER)
+    assert dataset.PatientName == "DOE^J*"
+    assert dataset.StudyDate == "20240101-20240131"
+    assert dataset.ModalitiesInStudy == ["CT", "MR"]
+    assert [len(item) for item in dataset.RequestAttributesSequence] == [1, 0]
+    assert "SpecificCharacterSet" not in dataset
+    assert encode(dataset, syntax) == encode(IDENTIFIER, syntax)
+
+
+@SYNTAXES
+def test_our_own_codec_reads_it(syntax) -> None:
+    ours = {element.tag: element for element in elements.decode(encode(IDENTIFIER, syntax), syntax)}
+    assert ours[0x00100010] == (0x00100010, "PN", b"DOE^J*")
+    assert ours[0x00080061] == (0x00080061, "CS", b"CT\\MR ")
+    assert ours[0x0020000D] == (0x0020000D, "UI", b"")
+    assert ours[0x00400275].vr == "SQ"
+    assert sorted(ours) == sorted(int(element.tag) for element in from_mapping(IDENTIFIER))
+
+
+@SYNTAXES
+@pytest.mark.parametrize("made", [from_mapping, dict], ids=["dataset", "mapping"])
+def test_text_outside_ascii_gets_a_character_set(syntax, made) -> None:
+    for text in ({"PatientName": "Müller"}, {"ReferencedStudySequence": [{"PatientName": "王"}]}):
+        dataset = made(text)
+        decoded = decode(encode(dataset, syntax), syntax)
+        assert decoded.SpecificCharacterSet == "ISO_IR 192"
+        assert "SpecificCharacterSet" not in dataset
+        del decoded.SpecificCharacterSet
+        assert decoded == from_mapping(text)
+
+
+def test_a_given_character_set_stays() -> None:
+    dataset = decode(
+        encode({"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller"}, EXPLICIT), EXPLICIT
+    )
+    assert dataset.SpecificCharacterSet == "ISO_IR 100"
+    assert dataset.get_item(0x00100010).value == b"M\xfcller"
+
+
+def test_a_data_set_that_was_read_keeps_its_bytes() -> None:
+    """Its text may be Latin-1 without saying so; a character set added to that would be a lie."""
+    data = elements.encode([(0x00100010, "PN", b"M\xfcller")], EXPLICIT)
+    dataset = decode(data, EXPLICIT)
+    assert dataset.PatientName == "Müller"
+    assert encode(dataset, EXPLICIT) == data
+
+
+def test_group_2_is_never_written() -> None:
+    dataset = Dataset()
+    dataset.PatientID = "1"
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = EXPLICIT
+    assert encode(dataset, EXPLICIT) == elements.encode([(0x00100020, "LO", b"1")], EXPLICIT)
+    with_meta = elements.encode([(0x00020010, "UI", b"1.2"), (0x00100020, "LO", b"1")], EXPLICIT)
+    assert encode(decode(with_meta, EXPLICIT), EXPLICIT) == encode(dataset, EXPLICIT)
+
+
+def test_transfer_syntax_of() -> None:
+    assert transfer_syntax_of(decode(b"", EXPLICIT)) == EXPLICIT
+    assert transfer_syntax_of(decode(encode({"PatientID": "1"}, BIG), BIG)) == BIG
+    assert transfer_syntax_of(Dataset()) is None
+
+
+@pytest.mark.parametrize(
+    "mapping", [{"NoSuchKeyword": ""}, {"patientID": "1"}, {"SeriesNumber": "x"}, {"Rows": "x"}]
+)
+def test_what_cannot_be_encoded(mapping) -> None:
+    with pytest.raises(DataSetError):
+        encode(mapping, EXPLICIT)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x08",
+        encode(IDENTIFIER, EXPLICIT)[:-1],
+        encode(IDENTIFIER, IMPLICIT),
+        encode(IDENTIFIER, BIG),
+        bytes(100),
+    ],
+)
+def test_what_cannot_be_decoded(data) -> None:
+    with pytest.raises(DataSetError):
+        decode(data, EXPLICIT)
+
+
+def test_inflating_has_a_limit() -> None:
+    data = elements.encode([(0x00091010, "OB", bytes(1 << 20))], DEFLATED)
+    assert len(decode(data, DEFLATED)[0x00091010].value) == 1 << 20
+    with pytest.raises(DataSetError):
+        decode(data, DEFLATED, maximum_inflated=1 << 19)
+
+
+@pytest.mark.parametrize(
+    "name", ["CT_small.dcm", "MR_small_RLE.dcm", "image_dfl.dcm", "MR_small_bigendian.dcm"]
+)
+def test_files_come_back_byte_by_byte(name) -> None:
+    data = (FILES / name).read_bytes()
+    meta = read_file_meta(data)
+    data = data[meta.offset :]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        encoded = encode(decode(data, meta.transfer_syntax_uid), meta.transfer_syntax_uid)
+        theirs = pydicom.dcmread(FILES / name)
+        assert decode(data, meta.transfer_syntax_uid) == theirs
+    if not name.startswith("image_dfl"):  # deflated by another zlib
+        assert [e for e in elements.decode(encoded, meta.transfer_syntax_uid) if e.tag & 0xFFFF] == [
+            e for e in elements.decode(data, meta.transfer_syntax_uid) if e.tag & 0xFFFF
+        ]
+
+
+def test_pydicom_is_imported_when_needed_only() -> None:
+    code = "import sys, asyncdicom.dataset, asyncdicom.data.scanner; sys.exit('pydicom' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
