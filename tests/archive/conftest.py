@@ -121,6 +121,14 @@ class Tools:
     find = staticmethod(find)
 
     @staticmethod
+    def read(path: str) -> bytes:
+        return Path(path).read_bytes()
+
+    @staticmethod
+    def names_in(folder: Path) -> list[str]:
+        return sorted(path.name for path in folder.iterdir())
+
+    @staticmethod
     def files_below(folder: Path) -> list[Path]:
         return sorted(path for path in folder.rglob("*.dcm") if path.is_file())
 
