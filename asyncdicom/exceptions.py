@@ -91,7 +91,8 @@ class AssociationError(DicomNetworkError):
 class AssociationRejected(AssociationError):
     """The peer answered with A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
 
-    def __init__(self, result: int, source: int, reason: int) -> None:
+    def __init__(self, result: int, source: int, reason: int, *, peer: str = "") -> None:
+        self.peer = peer
         self.result = result
         self.source = source
         self.reason = reason
@@ -100,27 +101,31 @@ class AssociationRejected(AssociationError):
     def __str__(self) -> str:
         how = _REJECT_RESULTS.get(self.result, f"with result {self.result}")
         why = _REJECT_REASONS.get((self.source, self.reason), "a reason that PS3.8 does not define")
-        return f"association rejected {how}: {why} ({self.result}/{self.source}/{self.reason})"
+        who = f"{self.peer}: " if self.peer else ""
+        return f"{who}association rejected {how}: {why} ({self.result}/{self.source}/{self.reason})"
 
 
 class AssociationAborted(AssociationError):
-    """The association was aborted by the peer or by a provider (PS3.8 9.3.8)."""
+    """The association was aborted by a user or a provider, theirs or ours (PS3.8 9.3.8).
 
-    def __init__(self, source: int, reason: int, message: str | None = None) -> None:
+    ``source`` and ``reason`` are those of the A-ABORT; ``message`` tells more where we know more.
+    """
+
+    def __init__(self, source: int, reason: int, message: str = "", *, peer: str = "") -> None:
         self.source = source
         self.reason = reason
         self.message = message
+        self.peer = peer
         super().__init__(source, reason, message)
 
     def __str__(self) -> str:
-        if self.message is not None:
+        if self.message:
             return self.message
+        who = f"{self.peer}: " if self.peer else ""
         if self.source == 0:
-            return "association aborted by the peer (A-ABORT, source 0: service user)"
+            return f"{who}association aborted by the peer (A-ABORT, source 0: service user)"
         why = _ABORT_REASONS.get(self.reason, f"reason {self.reason}")
-        return (
-            f"association aborted by the peer's provider: {why} (source {self.source}, reason {self.reason})"
-        )
+        return f"{who}association aborted by the peer's provider: {why} ({self.source}/{self.reason})"
 
 
 class AssociationReleased(AssociationError):

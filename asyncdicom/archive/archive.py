@@ -112,28 +112,30 @@ class Archive:
         try:
             self._folders.prepare()
             self._lock = self._calls.lock_directory(self.directory)
+            self._open_index()
         except BlockingIOError:
             raise ArchiveError(f"{self.directory} is in use by another archive process") from None
         except OSError as error:
+            self._unlock()
             raise ArchiveError(f"{self.directory} cannot be used: {error.strerror}") from error
-        try:
-            index = os.path.join(self.directory, "index.sqlite")
-            self._engine = open_index(index, durability=self.durability, readers=_READERS)
-            self._reader = Reader(self._engine)
-            self._ingest = Ingest(
-                self._engine, self._folders, self._calls, sync=self._sync, on_conflict=self._on_conflict
-            )
-            self._ingest.start()
-            if self._sync:
-                self._calls.sync_directory(self.directory)
         except (SQLAlchemyError, sqlite3.Error) as error:
             self._unlock()
-            raise ArchiveError(
-                f"the index in {self.directory} cannot be opened: {type(error).__name__}"
-            ) from error
+            why = type(error).__name__
+            raise ArchiveError(f"the index in {self.directory} cannot be opened: {why}") from error
         except BaseException:
             self._unlock()
             raise
+
+    def _open_index(self) -> None:
+        index = os.path.join(self.directory, "index.sqlite")
+        self._engine = open_index(index, durability=self.durability, readers=_READERS)
+        if self._sync:
+            self._calls.sync_directory(self.directory)
+        self._reader = Reader(self._engine)
+        self._ingest = Ingest(
+            self._engine, self._folders, self._calls, sync=self._sync, on_conflict=self._on_conflict
+        )
+        self._ingest.start()
 
     def _unlock(self) -> None:
         if self._lock >= 0:
@@ -141,7 +143,7 @@ class Archive:
             self._lock = -1
 
     async def close(self) -> None:
-        """Commit what is queued and close everything. End what stores and queries before."""
+        """Commit what is queued and close everything; a store that is not so far yet fails."""
         if not self._is_open:
             return
         self._is_open, self._is_closing = False, True
@@ -222,6 +224,7 @@ class Archive:
         return await self._write(reception.finish, pending)
 
     async def _write(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
+        self._check_open()
         try:
             return await self._run(self._writers, call, *arguments)
         except OSError as error:
@@ -231,12 +234,17 @@ class Archive:
         def withdraw() -> None:
             arrival.withdrawn = True
 
+        self._check_open()
         try:
             return await _to_its_end(self._ingest.submit(arrival), withdraw)
         except Uncertain as error:
             raise _StorageFailed("the index could not be written, nor could that be undone") from error
         except Exception as error:
             raise _StorageFailed(f"the index could not be written ({type(error).__name__})") from error
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise _StorageFailed("the archive is closed")
 
     async def _tidy_up(self, file: InstanceFile, arrival: Arrival | None, storage_failed: bool) -> None:
         if arrival is not None and arrival.is_kept:
@@ -249,7 +257,10 @@ class Archive:
     async def _quietly(self, call: Callable[[*_Ts], None], *arguments: *_Ts) -> None:
         """Make a call whose failure changes nothing: what is left over is swept at the next start."""
         try:
-            await self._run(self._writers, call, *arguments)
+            if self._is_open:
+                await self._run(self._writers, call, *arguments)
+            else:  # its threads are gone, or going when they are done with this file
+                await asyncio.to_thread(call, *arguments)
         except OSError as error:
             _LOG.error("a file could not be removed: %s", error.strerror)
 

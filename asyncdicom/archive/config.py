@@ -1,13 +1,13 @@
 """The archive's configuration file (TOML), and the AE titles that it knows.
 
-    ae_title = "ARCHIVE"
-    host = "0.0.0.0"
-    port = 104
-    data = "/var/lib/archive"
+ae_title = "ARCHIVE"
+host = "0.0.0.0"
+port = 104
+data = "/var/lib/archive"
 
-    [peers]
-    WORKSTATION = "10.0.0.7:11112"   # may call, and is a C-MOVE destination
-    CT1 = ""                         # may call
+[peers]
+WORKSTATION = "10.0.0.7:11112"   # may call, and is a C-MOVE destination
+CT1 = ""                         # may call
 """
 
 from __future__ import annotations

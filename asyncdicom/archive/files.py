@@ -135,7 +135,10 @@ class Folders:
 
     def prepare(self) -> None:
         """Make the root and its two folders."""
-        os.makedirs(self._root, 0o750, exist_ok=True)
+        if not os.path.isdir(self._root):
+            os.makedirs(self._root, 0o750)
+            if self._sync:
+                self._calls.sync_directory(os.path.dirname(self._root))
         made = [self._calls.make_directory(path) for path in (self.objects, self.quarantine)]
         if any(made) and self._sync:
             self._calls.sync_directory(self._root)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     URL,
     ClauseElement,
+    Connection,
     Engine,
     FromClause,
     Select,
@@ -83,16 +84,21 @@ def open_index(path: str, *, durability: str, readers: int) -> Engine:
         ):
             connection.execute(f"PRAGMA {pragma}").close()
 
-    with engine.connect() as connection:
-        version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-        if version > SCHEMA_VERSION:
-            engine.dispose()
-            raise ArchiveError(
-                f"the index has schema {version}, this version of asyncdicom knows {SCHEMA_VERSION}"
-            )
-        METADATA.create_all(connection)
-        connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    try:
+        with engine.connect() as connection:
+            _check_schema(connection)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
+
+
+def _check_schema(connection: Connection) -> None:
+    version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    if version > SCHEMA_VERSION:
+        raise ArchiveError(f"the index has schema {version}, this version knows {SCHEMA_VERSION}: upgrade")
+    METADATA.create_all(connection)
+    connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 # reading

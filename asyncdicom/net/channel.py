@@ -135,7 +135,7 @@ class Channel:
     def reject(self, rejection: AAssociateRJ) -> None:
         """Refuse the indication that `admit` got."""
         self.upper_layer.reject(rejection, self.time())
-        self._fail(AssociationRejected(*rejection))
+        self._fail(AssociationRejected(*rejection, peer=str(self)))
         self._settle()
 
     async def release(self) -> None:
@@ -166,8 +166,8 @@ class Channel:
         if not self.closed.done():
             self.transport.abort()
             await asyncio.wait([self.closed])
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._tasks:  # all were cancelled; one that does not care is left behind
+            await asyncio.wait(self._tasks, timeout=self.settings.cancel_timeout)
 
     def check_open(self) -> None:
         """Raise what ended the association, if it has ended."""
@@ -213,14 +213,15 @@ class Channel:
         if self.failure is not None:
             return
         self.failure = error
-        released = isinstance(error, AssociationReleased)
-        log.log(logging.DEBUG if released else logging.INFO, "%s", error)
+        # A port scan or a health check is no news, nor is an orderly end.
+        is_news = self.request is not None and not isinstance(error, AssociationReleased)
+        log.log(logging.INFO if is_news else logging.DEBUG, "%s", error)
         if not self.established.done():
             self.established.set_exception(error)
             self.established.exception()  # raised to whoever waits for it, if anybody does
         self.invoker.fail(error)
         self.inbox.fail(error)
-        self.performer.fail(error, cancel=not released)
+        self.performer.fail(error)
         self.operations_changed()
 
     # what the transport calls
@@ -351,7 +352,7 @@ class Channel:
             self._violated(error)
 
     def _on_rejection(self, event: AssociateRejection) -> None:
-        self._fail(AssociationRejected(*event.rejection))
+        self._fail(AssociationRejected(*event.rejection, peer=str(self)))
 
     def _on_release(self, event: ReleaseIndication) -> None:
         if event.collision:
@@ -382,7 +383,7 @@ class Channel:
         self._fail(AssociationReleased(f"{self}: the association was released"))
 
     def _on_abort(self, event: AbortIndication) -> None:
-        self._fail(AssociationAborted(event.source, event.reason))
+        self._fail(AssociationAborted(event.source, event.reason, peer=str(self)))
 
     def _on_transport_closed(self, event: TransportClosed) -> None:
         self._fail(AssociationClosed(f"{self}: the peer closed the connection without a release"))

@@ -120,10 +120,10 @@ class Performer:
                 return True
         return False
 
-    def fail(self, error: Exception, *, cancel: bool) -> None:
+    def fail(self, error: Exception) -> None:
         """The association has ended: tell whoever reads a data set, and cancel the handlers."""
         for request in self.performing:
             if request.data is not None:
                 request.data.fail(copy.copy(error))
-            if cancel and request.task is not None:
+            if request.task is not None:
                 request.task.cancel()

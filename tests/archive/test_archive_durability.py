@@ -384,6 +384,36 @@ async def test_no_descriptor_is_left_open(tmp_path: Path, tools: Any) -> None:
         for number in range(10):
             data = tools.data_set(SOPInstanceUID=f"1.2.3.{number}", PixelData=bytes(300_000))
             assert await tools.store(archive, data, 100_000) == 0x0000
-            assert await tools.store(archive, data[:50]) == 0xC000
+            assert (await tools.store(archive, data[:53])).is_failure
             assert await tools.store(archive, tools.data_set(SOPInstanceUID=f"1.2.3.{number}")) == 0xB007
         assert open_descriptors() == before
+
+
+async def test_a_store_under_way_when_the_archive_closes_fails(tmp_path: Path, tools: Any) -> None:
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def halting() -> AsyncIterator[list[memoryview]]:
+        data = memoryview(tools.data_set(PixelData=bytes(600_000)))
+        yield [data[:500_000]]
+        reached.set()
+        await go_on.wait()
+        yield [data[500_000:]]
+
+    archive = Archive(tmp_path, durability="none")
+    await archive.open()
+    store = archive.store(
+        sop_class_uid=tools.ct,
+        sop_instance_uid="1.2.3.1.1.1",
+        transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
+        batches=halting(),
+    )
+    task = asyncio.ensure_future(store)
+    await reached.wait()
+    descriptors = open_descriptors()
+    await archive.close()
+    go_on.set()
+    assert await task == 0xA700
+    assert open_descriptors() < descriptors
+    assert tools.files_below(tmp_path) == []
+    assert await tools.store(archive, tools.data_set()) == 0xA700
+    assert committed(tmp_path) == 0

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from asyncdicom.archive import Archive, ArchiveError
-from asyncdicom.data.part10 import FileMeta, read_file_meta
+from asyncdicom.data.part10 import read_file_meta
+from asyncdicom.data.scanner import Scanner
 from asyncdicom.uid import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
@@ -367,7 +368,8 @@ async def test_a_missing_file_is_reported(
     assert "1 indexed files are missing" in caplog.text
 
 
-def pydicom_instances() -> Iterator[tuple[FileMeta, bytes]]:
+def pydicom_instances() -> Iterator[tuple[dict[str, str], bytes]]:
+    """The UIDs a sender would give (those of the data set, which some files' heads do not agree with)."""
     import pydicom
 
     for path in sorted((Path(pydicom.__file__).parent / "data").rglob("*")):
@@ -376,27 +378,36 @@ def pydicom_instances() -> Iterator[tuple[FileMeta, bytes]]:
             meta = read_file_meta(content)
         except ValueError:
             continue
-        if meta.sop_class_uid and meta.sop_instance_uid:
-            yield meta, content[meta.offset :]
+        data = content[meta.offset :]
+        uids = {"sop_class_uid": meta.sop_class_uid, "sop_instance_uid": meta.sop_instance_uid}
+        try:
+            scanner = Scanner(meta.transfer_syntax_uid, frozenset([0x00080016, 0x00080018]))
+            scanner.feed(data)
+            found = scanner.finish()
+            for name, tag in zip(uids, (0x00080016, 0x00080018), strict=True):
+                uids[name] = found[tag].value.decode().rstrip("\0")
+        except (ValueError, KeyError):
+            pass
+        yield {**uids, "transfer_syntax_uid": meta.transfer_syntax_uid}, data
 
 
 async def test_every_instance_of_pydicom(archive: Archive, tmp_path: Path, tools: Any) -> None:
     """Whatever has the four UIDs is stored byte by byte; conflicting ones into an archive of their own."""
     statuses: Counter[int] = Counter()
 
-    async def store(where: Archive, meta: FileMeta, data: bytes) -> int:
-        uids = meta._asdict()
-        del uids["offset"]
+    async def store(where: Archive, uids: dict[str, str], data: bytes) -> int:
         return int(await where.store(batches=tools.in_batches(data, 65536), **uids))
 
-    for number, (meta, data) in enumerate(pydicom_instances()):
-        status = await store(archive, meta, data)
+    for number, (uids, data) in enumerate(pydicom_instances()):
+        status = await store(archive, uids, data)
         if status == 0xB007:
             async with Archive(tmp_path / str(number), durability="none") as fresh:
-                status = await store(fresh, meta, data)
+                status = await store(fresh, uids, data)
         statuses[status] += 1
         if status == 0:
             contents = (path.read_bytes() for path in tools.files_below(tmp_path))
             assert any(content.endswith(data) for content in contents)
-    assert statuses[0] > 100
+    assert statuses[0] > 140
     assert set(statuses) <= {0, 0xA900, 0xC000}
+    print(statuses)
+    assert statuses[0xC000] <= 3

@@ -213,6 +213,10 @@ MALFORMED = {
     "D-05 group 0002 in the middle": (UID_ELEMENT + header(0x00020010, "UI", 0, "explicit") + REST, FOUND),
     "D-06 not ascending": (REST + UID_ELEMENT, FOUND),
     "D-06 not ascending, before pixels": (REST + UID_ELEMENT + dataset([PIXELS], "explicit"), FOUND),
+    "D-06 not ascending, beyond the last wanted": (
+        dataset([*KEYS[2:], KEYS[0], (0x00400001, "AE", b""), KEYS[1]], "explicit"),
+        FOUND,
+    ),
     "D-06 the same twice": (UID_ELEMENT + PLAIN, FOUND),
     "D-06 the same twice, other padding": (header(0x00080018, "UI", 3, "explicit") + b"1.2" + PLAIN, FOUND),
     "D-06 another UID": (header(0x00080018, "UI", 4, "explicit") + b"1.3\0" + PLAIN, DataSetError),

@@ -155,6 +155,19 @@ def test_a_start_for_each_run_and_each_feed() -> None:
         PDataFragment,
         PDataFragment,
     ]
+    kinds = [
+        type(item) for item in feed(decoder, p_data[:14], p_data[14:] + p_data_header(1, False, True, 0))
+    ]
+    assert kinds == [PDataStart, PDataFragment, PDataFragment]
+
+
+@pytest.mark.parametrize(("pdu_type", "reason"), [(0x01, None), (0x05, 6), (0x47, 1)])
+def test_the_hot_path_is_for_p_data_only(pdu_type: int, reason: int | None) -> None:
+    p_data = p_data_header(1, False, False, 94) + bytes(94)
+    decoder = Decoder(MAXIMUM)
+    items = feed(decoder, p_data * 2 + bytes((pdu_type,)) + p_data[1:])
+    assert len(meaning(items)) == (2 if reason is None else 1)
+    assert (decoder.error and decoder.error.reason) == reason
 
 
 def test_where_it_is() -> None:

@@ -227,11 +227,11 @@ REFUSALS = {
 
 def indicated(data: bytes) -> AAssociateRQ:
     for pieces in list(feeds(data).values())[:2]:
-        core, events = run(awaiting_request, pieces)
-        [event] = events
+        core, [event] = run(awaiting_request, pieces)
         assert isinstance(event, AssociateIndication)
         assert core.state is State.STA3
-    return event.request
+        request = event.request
+    return request
 
 
 @pytest.mark.parametrize("case", REFUSALS)

@@ -192,6 +192,12 @@ def test_an_abort_by_the_provider() -> None:
     assert requestor.violation(error, 0) == []
 
 
+def test_a_fault_found_after_the_release_changes_nothing() -> None:
+    core = in_state(State.STA13)
+    assert core.violation(RemoteProtocolError("late"), 0) == []
+    assert core.data_to_send() == []
+
+
 PRIMITIVES: dict[str, tuple[Callable[[UpperLayer], Any], dict[State, State]]] = {
     # Which primitive does something in which state, and where that leads. It does nothing anywhere else.
     "accept": (lambda core: core.accept(ACCEPT, 0), {State.STA3: State.STA6}),

@@ -1,0 +1,67 @@
+"""``asyncdicom TOOL ...``: finds the tool and runs it. Only what the tool needs is imported."""
+
+from __future__ import annotations
+
+import sys
+
+# A tool is a module of asyncdicom.cli with a click command called `command`.
+TOOLS = {
+    "echoscu": "verify that a peer answers (C-ECHO)",
+    "storescu": "send files and folders (C-STORE)",
+    "findscu": "query (C-FIND)",
+    "getscu": "retrieve on the same association (C-GET)",
+    "movescu": "have instances sent to a destination (C-MOVE)",
+    "storescp": "receive instances and save them as files",
+    "qrscp": "the archive: receive, query, retrieve",
+    "demo": "start an archive and play a radiologist's work-flow",
+}
+
+# What a missing package is told to be installed with.
+_EXTRAS = {"click": "cli", "rich": "cli", "sqlalchemy": "archive", "alembic": "archive"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `arguments` (by default those of the process) and give the exit code."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+    tool = arguments[0] if arguments else "--help"
+    if tool in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if arguments else 2
+    if tool == "--version":
+        from asyncdicom._version import __version__
+
+        print(f"asyncdicom {__version__}")
+        return 0
+    if tool not in TOOLS:
+        print(
+            f"asyncdicom: there is no tool {tool!r}; the tools are {', '.join(TOOLS)} (asyncdicom --help)",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        from asyncdicom.cli.run import run_tool
+
+        return run_tool(tool, arguments[1:])
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(f"asyncdicom {tool}: this tool needs: pip install 'asyncdicom[{extra}]'", file=sys.stderr)
+        return 2
+
+
+def _help() -> str:
+    tools = "\n".join(f"  {tool:10} {what}" for tool, what in TOOLS.items())
+    return f"""\
+Usage: asyncdicom TOOL [OPTIONS] ...
+
+DICOM network tools. A peer is written AET@host:port, or host port.
+
+{tools}
+
+asyncdicom TOOL --help tells more; asyncdicom --version tells the version."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Readable dumps of messages for ``-d``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from asyncdicom.cli.output import printable
+from asyncdicom.dimse.messages import Command
+from asyncdicom.status import Status
+from asyncdicom.uid import name_of
+from asyncdicom.ul.events import AssociateConfirmation, AssociateIndication
+from asyncdicom.ul.items import ContextResult
+
+__all__ = ["trace"]
+
+log = logging.getLogger("asyncdicom.cli")
+
+_UPPER_CASE = {"sop", "uid", "id", "ae"}
+# PS3.8 Table 9-18.
+_RESULTS = ("accepted", "user rejection", "no reason", "abstract syntax not supported", "transfer syntaxes not supported")
+
+
+def trace(direction: str, what: object) -> None:
+    """Log a command or an event of the upper layer: for the ``trace`` of `associate` and `serve`."""
+    if isinstance(what, Command):
+        lines = [f"{direction} {what.name}", *_command(what)]
+    elif isinstance(what, AssociateIndication):
+        lines = [f"{direction} A-ASSOCIATE-RQ", *_request(what)]
+    elif isinstance(what, AssociateConfirmation):
+        lines = [f"{direction} A-ASSOCIATE-AC", *map(_result, what.accept.presentation_contexts)]
+    else:
+        lines = [f"{direction} {what!r}"]
+    for line in lines:
+        log.debug("%s", printable(line))
+
+
+def _command(command: Command) -> Iterator[str]:
+    for field, value in vars(command).items():
+        if field not in ("command_field", "has_data_set") and value is not None:
+            yield f"  {_title(field):34}: {_value(field, value)}"
+    yield f"  {'Data Set':34}: {'present' if command.has_data_set else 'none'}"
+
+
+def _title(field: str) -> str:
+    words = field.split("_")
+    return " ".join(word.upper() if word in _UPPER_CASE else word.capitalize() for word in words)
+
+
+def _value(field: str, value: object) -> str:
+    if field == "status" and isinstance(value, int):
+        return str(Status(value))
+    if field.endswith("uid"):
+        return _named(str(value))
+    if isinstance(value, tuple):
+        return ", ".join(f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in value)
+    return str(value)
+
+
+def _named(uid: str) -> str:
+    name = name_of(uid)
+    return uid if name == uid else f"{name} ({uid})"
+
+
+def _request(event: AssociateIndication) -> Iterator[str]:
+    request = event.request
+    yield f"  {request.calling_ae_title} calls {request.called_ae_title}"
+    for context in request.presentation_contexts:
+        yield f"  {context.context_id:3} {_named(context.abstract_syntax)}"
+        for uid in context.transfer_syntaxes:
+            yield f"        {_named(uid)}"
+
+
+def _result(context: ContextResult) -> str:
+    if context.result == 0:
+        return f"  {context.context_id:3} accepted with {_named(context.transfer_syntax or '')}"
+    result = _RESULTS[context.result] if context.result < len(_RESULTS) else f"result {context.result}"
+    return f"  {context.context_id:3} refused: {result}"

@@ -1,0 +1,213 @@
+"""The options that tools have in common. They keep DCMTK's names and meaning."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+
+from asyncdicom.address import ANY_SCP, DEFAULT_PORT, Address, check_ae_title
+from asyncdicom.cli.peer import Peer, Tls
+from asyncdicom.cli.run import EXIT_CODES, set_up_logging
+
+__all__ = ["AE_TITLE", "EPILOG", "PORT", "output_options", "peer_options", "server_options"]
+
+EPILOG = f"PEER is AET@host:port, or host [PORT] with -aec (default {ANY_SCP}). {EXIT_CODES}"
+
+Function = Callable[..., int]
+
+
+class _AETitle(click.ParamType):
+    name = "AE title"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return check_ae_title(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Timeout(click.FloatRange):
+    """Seconds; 0 is never."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        return super().convert(value, param, ctx) or None
+
+
+AE_TITLE = _AETitle()
+PORT = click.IntRange(0, 65535)
+_TIMEOUT = _Timeout()
+_FILE = click.Path(exists=True, dir_okay=False)
+
+_LOGGING = [
+    click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line."),
+    click.option("-v", "--verbose", is_flag=True, help="Tell what is done."),
+    click.option("-d", "--debug", is_flag=True, help="Tell everything, with all commands."),
+]
+_TLS = [
+    click.option("--tls", "tls", is_flag=True, help="Use TLS and trust what the system trusts."),
+    click.option(
+        "+tls", "identity", nargs=2, type=_FILE, metavar="KEY CERT", help="Use TLS with this key and certificate."
+    ),
+    click.option(
+        "+cf", "trusted", multiple=True, type=_FILE, metavar="FILE", help="Use TLS and trust this certificate."
+    ),
+    click.option("-ic", "--ignore-peer-cert", is_flag=True, help="Use TLS and trust anybody."),
+]
+_PDU = click.option(
+    "-pdu",
+    "--max-pdu",
+    type=click.IntRange(4096, 1 << 24),
+    default=262144,
+    show_default=True,
+    metavar="N",
+    help="The largest PDU to receive, in bytes.",
+)
+
+
+def _timeout(short: str, long: str, seconds: int, what: str) -> Callable[[Function], Function]:
+    return click.option(
+        short,
+        long,
+        type=_TIMEOUT,
+        default=seconds,
+        show_default=True,
+        metavar="S",
+        help=f"Seconds to wait for {what} (0: for ever).",
+    )
+
+
+def output_options(function: Function) -> Function:
+    """``--json``, ``-v`` and ``-d``; sets up logging. The function gets ``as_json`` and ``debug``."""
+
+    @functools.wraps(function)
+    def logged(*, verbose: bool, debug: bool, **options: Any) -> int:
+        set_up_logging(verbose=verbose, debug=debug)
+        return function(debug=debug, **options)
+
+    return _apply(_LOGGING, logged)
+
+
+def peer_options(ae_title: str, *, more: str = "") -> Callable[[Function], Function]:
+    """PEER and how to associate with it: the function gets a ``peer``.
+
+    `ae_title`: what ``-aet`` is by default. `more`: the arguments that may follow PEER; they are in
+    ``arguments``.
+    """
+    options = [
+        click.argument("arguments", nargs=-1, required=True, metavar=f"PEER [PORT] {more}".rstrip()),
+        click.option(
+            "-aet", type=AE_TITLE, default=ae_title, show_default=True, metavar="AET", help="Our AE title."
+        ),
+        click.option("-aec", type=AE_TITLE, metavar="AET", help="The peer's AE title."),
+        _timeout("-to", "--timeout", 10, "the connection"),
+        _timeout("-ta", "--acse-timeout", 30, "the answer to the association request"),
+        _timeout("-td", "--dimse-timeout", 120, "each response"),
+        _PDU,
+        *_TLS,
+        click.option("--server-hostname", metavar="NAME", help="The host name in the peer's certificate."),
+    ]
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def with_peer(
+            *,
+            arguments: tuple[str, ...],
+            aet: str,
+            aec: str | None,
+            timeout: float | None,
+            acse_timeout: float | None,
+            dimse_timeout: float | None,
+            max_pdu: int,
+            tls: bool,
+            identity: tuple[str, str] | None,
+            trusted: tuple[str, ...],
+            ignore_peer_cert: bool,
+            server_hostname: str | None,
+            debug: bool,
+            **others: Any,
+        ) -> int:
+            address, rest = _split_peer(arguments, aec)
+            if rest and not more:
+                raise click.UsageError(f"{rest[0]!r} is one argument too many")
+            peer = Peer(
+                address,
+                aet,
+                {
+                    "connect_timeout": timeout,
+                    "acse_timeout": acse_timeout,
+                    "dimse_timeout": dimse_timeout,
+                    "maximum_length": max_pdu,
+                },
+                Tls(tls, identity, trusted, ignore_peer_cert),
+                server_hostname,
+                debug,
+            )
+            if more:
+                others["arguments"] = rest
+            return function(peer=peer, **others)
+
+        return output_options(_apply(options, with_peer))
+
+    return decorate
+
+
+def server_options(ae_title: str) -> Callable[[Function], Function]:
+    """What a server has: ``aet``, ``host``, ``max_pdu``, ``max_associations``, ``tls`` (see `Tls`)."""
+    options = [
+        click.option(
+            "-aet", type=AE_TITLE, default=ae_title, show_default=True, metavar="AET", help="Our AE title."
+        ),
+        click.option(
+            "--host",
+            default="127.0.0.1",
+            show_default=True,
+            help="The address to listen on; 0.0.0.0 is every one.",
+        ),
+        click.option(
+            "--max-associations",
+            type=click.IntRange(1),
+            default=2000,
+            show_default=True,
+            metavar="N",
+            help="How many associations may be open; more are rejected.",
+        ),
+        _PDU,
+        *_TLS[1:],
+    ]
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def with_tls(
+            *, identity: tuple[str, str] | None, trusted: tuple[str, ...], ignore_peer_cert: bool, **others: Any
+        ) -> int:
+            if identity is None and (trusted or ignore_peer_cert):
+                raise click.UsageError("a server needs a certificate for TLS: add +tls KEY CERT")
+            return function(tls=Tls(False, identity, trusted, ignore_peer_cert), **others)
+
+        return output_options(_apply(options, with_tls))
+
+    return decorate
+
+
+def _apply(options: Iterable[Callable[[Function], Function]], function: Function) -> Function:
+    for option in reversed(list(options)):
+        function = option(function)
+    return function
+
+
+def _split_peer(arguments: tuple[str, ...], aec: str | None) -> tuple[Address, tuple[str, ...]]:
+    """Read ``AET@host:port`` or ``host port``; gives the address and the arguments after it."""
+    text, rest = arguments[0], arguments[1:]
+    try:
+        if "@" not in text and ":" not in text.rpartition("]")[2] and rest and rest[0].isdigit():
+            text, rest = f"{text}:{rest[0]}", rest[1:]
+        address = Address.parse(text, DEFAULT_PORT)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return (address if aec is None else address._replace(ae_title=aec)), rest

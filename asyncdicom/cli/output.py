@@ -1,0 +1,58 @@
+"""What tools print: JSON lines, text from the network, progress on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncdicom.status import Status
+
+__all__ = ["Advance", "json_line", "printable", "progress", "status_fields"]
+
+Advance = Callable[[int], None]
+
+
+def json_line(**fields: Any) -> None:
+    """Print one JSON object."""
+    print(json.dumps(fields, ensure_ascii=False), flush=True)
+
+
+def status_fields(status: Status) -> dict[str, Any]:
+    """Give the fields that show a DIMSE Status in JSON."""
+    return {"status": int(status), "category": status.category, "meaning": str(status)}
+
+
+def printable(text: str) -> str:
+    """Give received text as it can be shown: no control characters, which a terminal would obey."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+@contextmanager
+def progress(what: str, total: int | None, *, unit_is_bytes: bool = False) -> Iterator[Advance | None]:
+    """Show a progress bar on a terminal; gives a function that advances it, None where there is no bar."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn, TransferSpeedColumn
+    except ModuleNotFoundError:
+        yield None
+        return
+    counts = (DownloadColumn(), TransferSpeedColumn()) if unit_is_bytes else (MofNCompleteColumn(),)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *counts,
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,111 @@
+"""How every tool runs: the event loop, what an error looks like, exit codes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from asyncdicom.exceptions import AssociationError, AssociationRejected, DicomNetworkError
+
+if TYPE_CHECKING:
+    from asyncdicom.server import Server
+
+__all__ = ["EXIT_CODES", "FAILED", "NO_ASSOCIATION", "OK", "complain", "run", "run_tool", "serve_until_stopped"]
+
+OK, FAILED, USAGE, NO_ASSOCIATION, INTERRUPTED = 0, 1, 2, 3, 130
+
+EXIT_CODES = """\
+Exit codes: 0 done; 1 the operation, or a part of it, failed; 2 the command line is wrong; 3 no
+association (the peer is unreachable, rejected or aborted it); 130 interrupted."""
+
+# What to check after an A-ASSOCIATE-RJ, by source and reason (PS3.8 Table 9-21).
+_ADVICE = {
+    (1, 3): "the peer has to know our AE title; see -aet",
+    (1, 7): "the peer has another AE title; see -aec",
+    (3, 1): "try again later",
+    (3, 2): "the peer has no room for another association; try again later",
+}
+
+
+def run_tool(tool: str, arguments: list[str]) -> int:
+    """Run a tool and give its exit code; an error becomes one line on stderr."""
+    name = f"asyncdicom {tool}"
+    try:
+        command: click.Command = import_module(f"asyncdicom.cli.{tool}").command
+        code: int | None = command.main(arguments, prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+        return code or OK
+    except click.ClickException as error:
+        return complain(name, f"{error.format_message().rstrip('.')}; see {name} --help", USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        return complain(name, "interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return FAILED
+    except AssociationError as error:
+        return complain(name, _advise(error), NO_ASSOCIATION)
+    except (DicomNetworkError, OSError) as error:
+        return complain(name, str(error), FAILED)
+
+
+def complain(name: str, message: str, code: int) -> int:
+    """Print one line on stderr; gives `code`."""
+    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _advise(error: AssociationError) -> str:
+    advice = None
+    if isinstance(error, AssociationRejected):
+        advice = _ADVICE.get((error.source, error.reason))
+    return f"{error}; {advice}" if advice else str(error)
+
+
+def run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Run the asynchronous part of a tool on uvloop (on asyncio's own loop where there is no uvloop)."""
+    import asyncio
+
+    try:
+        from uvloop import new_event_loop
+    except ModuleNotFoundError:
+        new_event_loop = None
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(work())
+
+
+async def serve_until_stopped(server: Server) -> int:
+    """Serve until SIGTERM (exit code 0) or Ctrl-C; what is under way may end (`Server.close`)."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    try:
+        loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    except NotImplementedError:  # Windows
+        pass
+    await stopped.wait()
+    await server.close()
+    return OK
+
+
+def set_up_logging(*, verbose: bool, debug: bool) -> None:
+    """Send log records to stderr: warnings, with ``-v`` also information, with ``-d`` everything."""
+    handler = _Stderr()
+    handler.setFormatter(logging.Formatter("%(levelname).1s: %(message)s"))
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("asyncdicom").setLevel(level)
+
+
+class _Stderr(logging.Handler):
+    """Writes to what stderr is at the moment: a progress bar replaces it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
