@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from asyncdicom.dimse.messages import CommandField
 from asyncdicom.exceptions import LocalProtocolError
@@ -116,6 +116,30 @@ class Association:
             self._channel, source, priority=priority, move_originator=move_originator, timeout=timeout
         )
 
+    @overload
+    def c_find(
+        self,
+        identifier: Identifier,
+        *,
+        information_model: InformationModel | str = ...,
+        priority: int = ...,
+        raw: Literal[False] = ...,
+        maximum_matches: int = ...,
+        timeout: float | None = ...,
+    ) -> query.Query[Dataset]: ...
+
+    @overload
+    def c_find(
+        self,
+        identifier: Identifier,
+        *,
+        information_model: InformationModel | str = ...,
+        priority: int = ...,
+        raw: Literal[True],
+        maximum_matches: int = ...,
+        timeout: float | None = ...,
+    ) -> query.Query[bytes]: ...
+
     def c_find(
         self,
         identifier: Identifier,
@@ -125,7 +149,7 @@ class Association:
         raw: bool = False,
         maximum_matches: int = 100_000,
         timeout: float | None = None,
-    ) -> query.Query:
+    ) -> query.Query[Any]:
         """Query (PS3.7 9.1.2): ``await`` gives a list, ``async with`` something to iterate over.
 
         `identifier`: a pydicom Dataset, a mapping of keywords, or encoded bytes. `raw`: give matches

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from asyncdicom.status import Status
+
 __all__ = [
     "AssociationAborted",
     "AssociationClosed",
@@ -158,7 +160,7 @@ class StatusError(DicomNetworkError):
     def __init__(self, response: Any) -> None:
         super().__init__(response)
         self.response = response
-        self.status = response.status
+        self.status: Status = response.status
 
     def __str__(self) -> str:
         comment = getattr(self.response, "error_comment", None)

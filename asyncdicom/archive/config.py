@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable
 from typing import Any
 
 from asyncdicom.address import Address, check_ae_title
@@ -79,8 +78,3 @@ def parse_peer(text: str) -> tuple[str, Address | None]:
         return title, Address.parse(f"{title}@{where}") if where else None
     except ValueError as error:
         raise ConfigError(f"--peer {text}: {error}; write it as AET=host:port") from None
-
-
-def parse_peers(texts: Iterable[str]) -> dict[str, Address | None]:
-    """Understand several; the last one of an AE title counts."""
-    return dict(parse_peer(text) for text in texts)

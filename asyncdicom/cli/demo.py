@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asyncdicom.cli.common import run
+from asyncdicom.cli.run import OK, run
 
 if TYPE_CHECKING:
     from asyncdicom import Address, Association, FileSource, Request, Status
+    from asyncdicom.services.contexts import Proposable
     from asyncdicom.services.handlers import StoreHandler
 
 __all__ = ["command"]
@@ -23,13 +24,12 @@ _FILES = ("CT_small.dcm", "MR_small.dcm")
 
 @click.command("demo")
 @click.option("--keep", "folder", metavar="DIR", help="Keep the archive and the received files in DIR.")
-def command(folder: str | None) -> None:
+def command(folder: str | None) -> int:
     """Start an archive and play echo, store, find, get and move against it, with explanations."""
     if folder is not None:
-        run(_play(Path(folder)))
-        return
+        return run(lambda: _play(Path(folder)))
     with tempfile.TemporaryDirectory(prefix="asyncdicom-demo-") as temporary:
-        run(_play(Path(temporary)))
+        return run(lambda: _play(Path(temporary)))
 
 
 def _say(title: str, text: str = "", *lines: str) -> None:
@@ -47,7 +47,7 @@ def _samples() -> list[Path]:
     return [folder / name for name in _FILES]
 
 
-async def _play(folder: Path) -> None:
+async def _play(folder: Path) -> int:
     from asyncdicom import Address, file_source, serve
     from asyncdicom.archive import Archive
     from asyncdicom.archive.scp import serve_archive
@@ -66,7 +66,10 @@ async def _play(folder: Path) -> None:
         click.secho(f"    {_WORKSTATION} <- {path.name} ({size:,} bytes{because})", fg="cyan")
         return Status.SUCCESS
 
-    async with serve(f"{_WORKSTATION}@127.0.0.1:0", c_store=keep) as workstation, Archive(folder / "archive") as archive:
+    async with (
+        serve(f"{_WORKSTATION}@127.0.0.1:0", c_store=keep) as workstation,
+        Archive(folder / "archive") as archive,
+    ):
         known = {_WORKSTATION: Address(_WORKSTATION, "127.0.0.1", workstation.port)}
         async with serve_archive(archive, f"{_ARCHIVE}@127.0.0.1:0", peers=known) as server:
             address = Address(_ARCHIVE, "127.0.0.1", server.port)
@@ -85,15 +88,16 @@ async def _play(folder: Path) -> None:
         "The end",
         """Every association was released, and the archive was closed. Next: run 'asyncdicom qrscp' and try
         the tools against it, or read the ten jobs in the README.""",
-        ", ".join(f"{counts[kind]} {kind}" for kind in ("patient", "study", "series", "instance")),
+        f"{counts['patient']} patients, {counts['study']} studies, {counts['instance']} instances",
     )
+    return OK
 
 
 async def _scanner(address: Address, files: list[FileSource]) -> None:
     from asyncdicom import VERIFICATION, associate, storage_contexts
     from asyncdicom.uid import name_of, transfer_syntax
 
-    contexts = [VERIFICATION, *storage_contexts(files)]
+    contexts: list[Proposable] = [VERIFICATION, *storage_contexts(files)]
     async with associate(address, calling_ae_title=_SCANNER, contexts=contexts) as association:
         _say(
             "1. The scanner opens an association",
@@ -127,7 +131,7 @@ async def _radiologist(address: Address, files: list[FileSource], keep: StoreHan
     from asyncdicom import STUDY_ROOT, associate, retrieval_contexts
 
     pairs = [(file.sop_class_uid, file.transfer_syntax_uid) for file in files]
-    contexts = [STUDY_ROOT, *retrieval_contexts(pairs)]
+    contexts: list[Proposable] = [STUDY_ROOT, *retrieval_contexts(pairs)]
     async with associate(address, calling_ae_title=_WORKSTATION, contexts=contexts) as association:
         keys = {
             "QueryRetrieveLevel": "STUDY",
@@ -175,4 +179,4 @@ async def _unknown_destination(association: Association, study: dict[str, str]) 
     try:
         return (await association.c_move(study, move_destination="NOBODY")).status
     except StatusError as error:
-        return error.response.status
+        return error.status

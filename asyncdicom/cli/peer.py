@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import ssl as ssl_module
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +12,8 @@ import click
 from asyncdicom.address import Address
 
 if TYPE_CHECKING:
+    import ssl as ssl_module
+
     from asyncdicom.association import Association
     from asyncdicom.services.contexts import Proposable
 
@@ -42,18 +43,17 @@ class Tls(NamedTuple):
         """Give the context to listen with: with ``+cf``, peers have to show a certificate."""
         if self.identity is None:
             return None
-        context = self._context(client=False)
-        if self.trusted and not self.ignore:
-            context.verify_mode = ssl_module.CERT_REQUIRED
-        return context
+        return self._context(client=False)
 
     def _context(self, *, client: bool) -> ssl_module.SSLContext:
         import ssl
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT if client else ssl.PROTOCOL_TLS_SERVER)
-        if client and self.ignore:
+        if self.ignore:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
+        elif self.trusted:
+            context.verify_mode = ssl.CERT_REQUIRED
         try:
             if self.identity is not None:
                 key, certificate = self.identity

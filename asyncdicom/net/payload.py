@@ -16,6 +16,7 @@ from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.exceptions import DataSetError, LocalProtocolError
 from asyncdicom.net.blocks import Blocks
 from asyncdicom.net.threads import file_threads, in_thread
+from asyncdicom.uid import transfer_syntax
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -321,7 +322,7 @@ class FileSource:
         """See `Source`. A file that changed its length meanwhile raises `DataSetError`."""
         threads = file_threads()
         if self.length <= _READ_SIZE:
-            yield [await in_thread(threads, self._read_whole)]
+            yield [await in_thread(threads, self._read_whole), self._padding()]
             return
         blocks = Blocks(_READ_SIZE)
         opened: list[int] = []
@@ -336,8 +337,14 @@ class FileSource:
                 if position < end:  # the next block is read while this one is on the wire
                     ahead = threads.submit(self._read, opened[0], blocks, position, end)
                 yield [view]
+            yield [self._padding()]
         finally:
             await in_thread(threads, _close_after, opened, ahead)
+
+    def _padding(self) -> bytes:
+        # PS3.5 A.5: a NULL makes the length of a deflated data set even; some files are without it.
+        odd = self.length % 2 and transfer_syntax(self.transfer_syntax_uid).deflated
+        return b"\0" if odd else b""
 
     def _read_whole(self) -> bytes:
         with open(self.path, "rb", buffering=0) as file:

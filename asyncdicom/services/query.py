@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Union, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from asyncdicom.dimse.messages import Command, CommandField, Priority, response_to
 from asyncdicom.exceptions import DicomNetworkError
@@ -23,7 +23,10 @@ __all__ = ["Query", "encode_identifier", "find", "provide"]
 _MAXIMUM_MATCHES = 100_000
 
 
-class Query(ResponseStream[Union["Dataset", bytes], "list[Dataset | bytes]"]):
+_Match = TypeVar("_Match")  # Dataset, or bytes with raw=True
+
+
+class Query(ResponseStream[_Match, list[_Match]]):
     """A C-FIND: gives one Identifier a match, a pydicom Dataset, or its bytes with ``raw=True``."""
 
     def __init__(self, *args: Any, raw: bool, maximum_matches: int) -> None:
@@ -33,20 +36,20 @@ class Query(ResponseStream[Union["Dataset", bytes], "list[Dataset | bytes]"]):
         self.optional_keys_supported = True
         """False when the peer said that it ignored an optional key (status FF01H)."""
 
-    def _pending(self, reply: Reply) -> Dataset | bytes:
+    def _pending(self, reply: Reply) -> _Match:
         if reply.command.status == Status.PENDING_WARNING:
             self.optional_keys_supported = False
         data = reply.data or b""
         if self._raw:
-            return data
+            return cast("_Match", data)
         from asyncdicom.dataset import decode
 
         match = decode(data, self._context.transfer_syntax)
         del match.file_meta  # an Identifier is no file
-        return match
+        return cast("_Match", match)
 
-    async def _whole(self) -> list[Dataset | bytes]:
-        matches: list[Dataset | bytes] = []
+    async def _whole(self) -> list[_Match]:
+        matches: list[_Match] = []
         async with self:
             async for match in self:
                 matches.append(match)
@@ -66,7 +69,7 @@ def find(
     raw: bool = False,
     maximum_matches: int = _MAXIMUM_MATCHES,
     timeout: float | None = None,
-) -> Query:
+) -> Query[Any]:
     """Prepare a C-FIND; it starts with ``async with`` or ``await``."""
     context = find_context(channel, sop_class_uid)
     command = Command(

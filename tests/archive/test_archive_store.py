@@ -409,5 +409,4 @@ async def test_every_instance_of_pydicom(archive: Archive, tmp_path: Path, tools
             assert any(content.endswith(data) for content in contents)
     assert statuses[0] > 140
     assert set(statuses) <= {0, 0xA900, 0xC000}
-    print(statuses)
     assert statuses[0xC000] <= 3

@@ -27,9 +27,9 @@ from asyncdicom.archive.scp import serve_archive
 # a different SOP Instance UID each.
 VARIETY = (
     "CT_small.dcm",
-    "MR_small_RLE.dcm",
+    "SC_rgb_rle.dcm",
     "rtplan.dcm",
-    "ExplVR_BigEnd.dcm",
+    "MR_small_bigendian.dcm",
     "image_dfl.dcm",
     "JPEG2000.dcm",
     "SC_rgb_jpeg_dcmtk.dcm",
@@ -43,8 +43,9 @@ CORPUS = ("77654033", "98892001", "98892003")
 
 
 class Peer(NamedTuple):
-    """A server that runs: its address, the folder it was given, what it has said so far."""
+    """A server that runs: its name, its address, the folder it was given, what it has said so far."""
 
+    name: str
     ae_title: str
     port: int
     folder: Path
@@ -78,7 +79,10 @@ Run = Callable[..., Awaitable[Output]]
 
 
 def data_set_of(path: Path) -> bytes:
-    """What comes after the File Meta Information (PS3.10 7.1), found without the code under test."""
+    """What comes after the File Meta Information (PS3.10 7.1), found without the code under test.
+
+    A deflated data set of odd length (image_dfl.dcm) is sent with the NULL that PS3.5 A.5 asks for.
+    """
     content = path.read_bytes()
     assert content[128:132] == b"DICM", path
     offset = 132
@@ -87,7 +91,7 @@ def data_set_of(path: Path) -> bytes:
             offset += 12 + unpack_from("<L", content, offset + 8)[0]
         else:
             offset += 8 + unpack_from("<H", content, offset + 6)[0]
-    return content[offset:]
+    return content[offset:] + b"\0" * (len(content[offset:]) % 2)
 
 
 @pytest.fixture(scope="session")
@@ -216,7 +220,7 @@ def dcmtk_storescp(dcmtk: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def _storescp(folder: Path, *options: str) -> Iterator[Peer]:
     received = folder / "received"
     received.mkdir()
-    peer = Peer("STORESCP", free_port(), received, folder / "log")
+    peer = Peer("dcmtk_storescp", "STORESCP", free_port(), received, folder / "log")
     command = ["storescp", "-v", "-dhl", "-aet", peer.ae_title, "+xa", "+B", "+uf", "-od", str(received)]
     with running([*command, *options, str(peer.port)], peer.port, peer.log):
         yield peer
@@ -228,7 +232,7 @@ def dcmtk_qrscp(dcmtk: None, corpus: list[Path], tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("dcmqrscp")
     database, destination = folder / "database", Address("DESTINATION", "127.0.0.1", free_port())
     database.mkdir()
-    peer = Peer("QRSCP", free_port(), database, folder / "log", destination)
+    peer = Peer("dcmtk_qrscp", "QRSCP", free_port(), database, folder / "log", destination)
     configuration = folder / "dcmqrscp.cfg"
     configuration.write_text(
         f"NetworkTCPPort = {peer.port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
@@ -248,7 +252,7 @@ def pynetdicom_storescp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pe
     folder = tmp_path_factory.mktemp("pynetdicom-storescp")
     received = folder / "received"
     received.mkdir()
-    peer = Peer("STORESCP", free_port(), received, folder / "log")
+    peer = Peer("pynetdicom_storescp", "STORESCP", free_port(), received, folder / "log")
     command = [*PYNETDICOM, "storescp", "-v", "-ba", "127.0.0.1", "-od", str(received), str(peer.port)]
     with running(command, peer.port, peer.log):
         yield peer
@@ -259,7 +263,7 @@ def pynetdicom_qrscp(corpus: list[Path], tmp_path_factory: pytest.TempPathFactor
     """The qrscp application with the corpus in it; it knows the AE title DESTINATION."""
     folder = tmp_path_factory.mktemp("pynetdicom-qrscp")
     destination = Address("DESTINATION", "127.0.0.1", free_port())
-    peer = Peer("QRSCP", free_port(), folder / "instances", folder / "log", destination)
+    peer = Peer("pynetdicom_qrscp", "QRSCP", free_port(), folder / "instances", folder / "log", destination)
     configuration = folder / "qrscp.ini"
     configuration.write_text(
         f"[DEFAULT]\nae_title: {peer.ae_title}\nport: {peer.port}\nbind_address: 127.0.0.1\nmax_pdu: 16382\n"

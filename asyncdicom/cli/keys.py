@@ -1,0 +1,122 @@
+"""``-k``: keys of an Identifier as they are typed, and the information model and level of a query."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from asyncdicom.uid import MODALITY_WORKLIST_FIND, PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, InformationModel
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+__all__ = ["UNIQUE_KEYS", "Wanted", "identifier", "wanted"]
+
+# PS3.4 C.6.1.1 and C.6.2.1: the unique key of each level.
+UNIQUE_KEYS = {
+    "PATIENT": "PatientID",
+    "STUDY": "StudyInstanceUID",
+    "SERIES": "SeriesInstanceUID",
+    "IMAGE": "SOPInstanceUID",
+}
+
+MODELS = {"patient": PATIENT_ROOT, "study": STUDY_ROOT, "patient-study": PATIENT_STUDY_ONLY}
+
+
+class Wanted(NamedTuple):
+    """What a query or retrieval is about."""
+
+    model: InformationModel | str
+    level: str | None
+    identifier: Dataset
+
+
+def wanted(model_name: str | None, level: str | None, keys: Sequence[str]) -> Wanted:
+    """Read the options. Raises ``click.UsageError`` for keys that mean nothing.
+
+    Without ``-L`` the level is QueryRetrieveLevel if that is a key, otherwise that of the lowest
+    unique key among the keys, otherwise the highest one of the model.
+    """
+    dataset = identifier(keys)
+    if model_name == "worklist":
+        return Wanted(MODALITY_WORKLIST_FIND, None, dataset)
+    model = MODELS[model_name or "study"]
+    level = level or str(dataset.get("QueryRetrieveLevel") or "") or _lowest(model, dataset)
+    if level not in model.levels:
+        raise click.UsageError(f"{model.name} has the levels {', '.join(model.levels)}, not {level}")
+    dataset.QueryRetrieveLevel = level
+    return Wanted(model, level, dataset)
+
+
+def _lowest(model: InformationModel, dataset: Dataset) -> str:
+    named = [level for level in model.levels if UNIQUE_KEYS[level] in dataset]
+    return named[-1] if named else model.levels[0]
+
+
+def identifier(keys: Sequence[str]) -> Dataset:
+    """Make an Identifier of ``PatientName=DOE*``, ``0010,0010=DOE*``, ``StudyDate`` (a return key).
+
+    Within sequences: ``ScheduledProcedureStepSequence[0].Modality=CT``.
+    """
+    from pydicom import Dataset
+
+    dataset = Dataset()
+    for key in keys:
+        path, _, value = key.partition("=")
+        try:
+            _set(dataset, path.strip().split("."), value)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise click.UsageError(f"-k {key}: {error}") from None
+    return dataset
+
+
+def _set(dataset: Dataset, path: list[str], value: str) -> None:
+    from pydicom import Dataset, config
+    from pydicom.dataelem import DataElement
+
+    name, _, index = path[0].partition("[")
+    tag, vr = _attribute(name)
+    if vr != "SQ":
+        if len(path) > 1 or index:
+            raise ValueError(f"{name} is not a sequence")
+        dataset.add(DataElement(tag, vr, _convert(vr, value), validation_mode=config.IGNORE))
+        return
+    items = list(dataset[tag].value) if tag in dataset else []
+    if len(path) > 1:
+        number = int(index.rstrip("]") or 0)
+        if number > len(items):
+            raise ValueError(f"item {number} of {name} comes after item {len(items)}")
+        if number == len(items):
+            items.append(Dataset())
+        _set(items[number], path[1:], value)
+    elif value:
+        raise ValueError(f"{name} is a sequence: write {name}[0].KEYWORD=VALUE")
+    dataset.add(DataElement(tag, "SQ", items))
+
+
+def _attribute(name: str) -> tuple[int, str]:
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+    number = re.fullmatch(r"\(?([0-9A-Fa-f]{4}),?([0-9A-Fa-f]{4})\)?", name)
+    tag = int(number[1] + number[2], 16) if number else tag_for_keyword(name)
+    try:
+        if tag is None:
+            raise KeyError
+        return tag, dictionary_VR(tag).partition(" ")[0]
+    except KeyError:
+        raise ValueError(
+            f"{name!r} is not in the data dictionary (PS3.6); write a keyword or gggg,eeee"
+        ) from None
+
+
+_NUMBERS: dict[str, Callable[[str], Any]] = dict.fromkeys(("US", "SS", "UL", "SL", "UV", "SV"), int)
+_NUMBERS |= dict.fromkeys(("FL", "FD"), float)
+
+
+def _convert(vr: str, value: str) -> Any:
+    if vr not in _NUMBERS or not value:
+        return value
+    return [_NUMBERS[vr](number) for number in value.split("\\")]

@@ -1,0 +1,78 @@
+"""``asyncdicom movescu``: have a peer send instances to a destination, or to ourselves."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import click
+
+from asyncdicom.cli.options import AE_TITLE, EPILOG, PORT, directory_options, key_options, peer_options
+from asyncdicom.cli.peer import Peer
+from asyncdicom.cli.run import run
+
+if TYPE_CHECKING:
+    from asyncdicom.cli.keys import Wanted
+    from asyncdicom.cli.receiver import Receiver
+
+
+@click.command(epilog=EPILOG)
+@key_options()
+@click.option("-aem", type=AE_TITLE, metavar="AET", help="The destination: an AE title that PEER knows.")
+@click.option("--port", type=PORT, help="Receive here, on this port; -aem is then -aet by default.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="With --port: the address to listen on.")
+@directory_options
+@peer_options("MOVESCU")
+def command(
+    peer: Peer,
+    model: str | None,
+    level: str | None,
+    keys: tuple[str, ...],
+    aem: str | None,
+    port: int | None,
+    host: str,
+    output_directory: str | None,
+    as_json: bool,
+) -> int:
+    r"""Have PEER send instances to a destination (C-MOVE).
+
+    \b
+    asyncdicom movescu PACS@10.0.0.5:104 -aem WORKSTATION -k StudyInstanceUID=1.2.3
+    asyncdicom movescu PACS@10.0.0.5:104 -aet ME --port 11113 --host 0.0.0.0 -od in -k StudyInstanceUID=1.2.3
+
+    PEER has to know the address of the destination: with --port, that -aem is this host and port.
+    """
+    from asyncdicom.cli.keys import wanted
+    from asyncdicom.cli.receiver import Receiver
+
+    if aem is None and port is None:
+        raise click.UsageError("say where to send: -aem AET, or --port to receive here")
+    destination = aem or peer.calling_ae_title
+    query = wanted(model, level, keys, retrieve=True)
+    receiver = None if port is None else Receiver(output_directory)
+    return run(lambda: _move(peer, query, destination, host, port, receiver, as_json))
+
+
+async def _move(
+    peer: Peer,
+    query: Wanted,
+    destination: str,
+    host: str,
+    port: int | None,
+    receiver: Receiver | None,
+    as_json: bool,
+) -> int:
+    from asyncdicom.address import Address
+    from asyncdicom.cli.retrieval import report, retrieve
+    from asyncdicom.server import serve
+
+    async with AsyncExitStack() as stack:
+        if port is not None:
+            address = Address(destination, host, port)
+            trace = peer.options().get("trace")
+            await stack.enter_async_context(serve(address, c_store=receiver, unknown_storage=True, trace=trace))
+        association = await stack.enter_async_context(peer.associate([query.sop_class("move")]))
+        result = await retrieve(
+            association.c_move(query.identifier, information_model=query.model, move_destination=destination)
+        )
+    return report([result], receiver, as_json)

@@ -1,0 +1,158 @@
+"""``asyncdicom qrscp``: the archive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from asyncdicom.archive.config import ConfigError, parse_peer, read_config
+from asyncdicom.cli.options import PORT, server_options
+from asyncdicom.cli.output import json_line
+from asyncdicom.cli.peer import Tls
+from asyncdicom.cli.run import EXIT_CODES, FAILED, complain, run, serve_until_stopped
+
+if TYPE_CHECKING:
+    from asyncdicom.address import Address
+
+__all__ = ["command"]
+
+_LOOPBACK = ("localhost", "::1")
+
+
+def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> dict[str, Address | None]:
+    """Let the file's values be the defaults of the other options; gives its peers."""
+    if path is None:
+        return {}
+    try:
+        config = read_config(path)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+    peers: dict[str, Address | None] = config.pop("peers")
+    if "ae_title" in config:
+        config["aet"] = config.pop("ae_title")
+    ctx.default_map = config
+    return peers
+
+
+def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Address | None]:
+    try:
+        return dict(parse_peer(text) for text in texts)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@click.command(epilog=EXIT_CODES)
+@click.option(
+    "--config",
+    "known",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    is_eager=True,
+    callback=_read_config,
+    help="Read a configuration file (TOML); options given here win.",
+)
+@click.option(
+    "--data", default="asyncdicom-archive", show_default=True, metavar="DIR", help="The archive's folder."
+)
+@click.option(
+    "--port", type=PORT, default=11112, show_default=True, metavar="N", help="The port; 0 is a free one."
+)
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    metavar="AET=HOST:PORT",
+    callback=_peers,
+    help="A known AE title: it may call a strict archive, and with an address it is a C-MOVE destination.",
+)
+@click.option(
+    "--durability",
+    type=click.Choice(["power", "process", "none"]),
+    default="power",
+    show_default=True,
+    help="What a stored instance has survived when Success is answered.",
+)
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["quarantine", "keep", "replace"]),
+    default="quarantine",
+    show_default=True,
+    help="What becomes of other bytes under a known SOP Instance UID: kept aside (0xB007), refused "
+    "(0x0111), or put in place of the first.",
+)
+@click.option(
+    "--strict/--open",
+    "strict",
+    default=None,
+    help="Let only known peers call, and only by our exact AE title; or anybody, by any. The default is "
+    "--open on loopback, --strict elsewhere.",
+)
+@server_options("ASYNCDICOM")
+def command(
+    known: dict[str, Address | None],
+    peers: dict[str, Address | None],
+    host: str,
+    strict: bool | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Run an archive: it receives instances, answers queries and sends what is asked for."""
+    everybody = known | peers
+    if strict is None:
+        strict = not (host in _LOOPBACK or host.startswith("127."))
+    if strict and not everybody:
+        raise click.UsageError(
+            f"on {host} only known peers may call, and none is known: "
+            "name them with --peer AET=HOST:PORT, or let everybody in with --open"
+        )
+    return run(lambda: _serve(everybody, host, strict, as_json, **options))
+
+
+async def _serve(
+    peers: dict[str, Address | None],
+    host: str,
+    strict: bool,
+    as_json: bool,
+    *,
+    aet: str,
+    port: int,
+    data: str,
+    durability: str,
+    on_conflict: str,
+    max_associations: int,
+    max_pdu: int,
+    tls: Tls,
+    debug: bool,
+) -> int:
+    from asyncdicom.address import Address
+    from asyncdicom.archive import Archive, ArchiveError
+    from asyncdicom.archive.scp import serve_archive
+
+    try:
+        async with Archive(data, durability=durability, on_conflict=on_conflict) as archive:
+            async with serve_archive(
+                archive,
+                Address(aet, host, port),
+                peers=peers,
+                strict=strict,
+                ssl=tls.server(),
+                maximum_associations=max_associations,
+                maximum_length=max_pdu,
+            ) as server:
+                counts = await archive.counts()
+                if as_json:
+                    json_line(
+                        ae_title=aet, host=host, port=server.port, data=archive.directory, counts=counts
+                    )
+                else:
+                    who = f"{len(peers)} known AE titles may call" if strict else "any AE title may call"
+                    print(
+                        f"{aet} listens on {host}:{server.port}; {who}; durability: {durability}\n"
+                        f"{archive.directory}: {counts['study']} studies, {counts['instance']} instances. "
+                        "Ctrl-C stops.",
+                        flush=True,
+                    )
+                return await serve_until_stopped(server)
+    except ArchiveError as error:
+        return complain("asyncdicom qrscp", str(error), FAILED)

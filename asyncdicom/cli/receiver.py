@@ -1,0 +1,78 @@
+"""Where storescp, getscu and movescu put the instances that they receive."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+
+from asyncdicom.cli.naming import file_name
+from asyncdicom.cli.output import json_line, printable
+from asyncdicom.services.handlers import Request, Response
+from asyncdicom.status import Status
+from asyncdicom.uid import name_of
+
+__all__ = ["Receiver"]
+
+log = logging.getLogger("asyncdicom.cli")
+
+
+class Receiver:
+    """A handler of C-STORE requests: saves each instance in `directory`, or ignores it (None).
+
+    A file is named after its SOP Instance UID and appears when it is complete; the same instance
+    received again replaces it.
+    """
+
+    def __init__(self, directory: str | None, *, as_json: bool = False) -> None:
+        self.received = 0
+        self.bytes = 0
+        self._directory = None if directory is None else _made(directory)
+        self._as_json = as_json
+
+    async def __call__(self, request: Request) -> Response:
+        """Receive one instance."""
+        uid = request.affected_sop_instance_uid
+        path = None
+        try:
+            name = file_name(uid)
+        except ValueError as error:
+            return self._refused(request, Status.INVALID_SOP_INSTANCE, str(error))
+        try:
+            if self._directory is None:
+                size = 0
+                async for batch in request.data.batches():
+                    size += sum(map(len, batch))
+            else:
+                path = self._directory / name
+                size = await request.data.save(path, source_ae_title=request.calling_ae_title)
+        except OSError as error:
+            return self._refused(request, Status.OUT_OF_RESOURCES, f"{error.strerror}: {path}")
+        self.received += 1
+        self.bytes += size
+        what = name_of(request.affected_sop_class_uid)
+        log.info("received %s %s, %d bytes, from %s", what, uid, size, printable(request.calling_ae_title))
+        if self._as_json:
+            json_line(
+                sop_class_uid=request.affected_sop_class_uid,
+                sop_instance_uid=uid,
+                transfer_syntax_uid=request.transfer_syntax_uid,
+                calling_ae_title=request.calling_ae_title,
+                bytes=size,
+                file=None if path is None else str(path),
+            )
+        return Response(Status.SUCCESS)
+
+    def _refused(self, request: Request, status: Status, why: str) -> Response:
+        log.error("refused an instance from %s: %s", printable(request.calling_ae_title), why)
+        return Response(status)
+
+
+def _made(directory: str) -> Path:
+    path = Path(directory)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"cannot make the folder {directory}: {error.strerror}") from None
+    return path

@@ -1,0 +1,56 @@
+"""What getscu and movescu have in common: following the sub-operations, and the report at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from asyncdicom.cli.output import json_line, progress, status_fields
+from asyncdicom.cli.run import FAILED, OK
+from asyncdicom.services.retrieve import RetrieveOperation, RetrieveResult
+
+if TYPE_CHECKING:
+    from asyncdicom.cli.receiver import Receiver
+
+__all__ = ["report", "retrieve"]
+
+
+async def retrieve(operation: RetrieveOperation) -> RetrieveResult:
+    """Run a C-GET or C-MOVE, with a progress bar on a terminal. A Failure is a result, too."""
+    from asyncdicom.exceptions import StatusError
+
+    with progress("retrieving", None) as advance:
+        done = 0
+        try:
+            async with operation:
+                async for counters in operation:
+                    now = sum(max(count, 0) for count in counters[1:])
+                    if advance is not None:
+                        advance(now - done, counters.total)
+                    done = now
+        except StatusError:
+            pass
+    return operation.result
+
+
+def report(results: Sequence[RetrieveResult], receiver: Receiver | None, as_json: bool) -> int:
+    """Print how it ended, and give the exit code."""
+    worst = max((result.status for result in results), key=lambda status: (not status.is_success, status.is_failure))
+    completed, failed, warning = (sum(counts) for counts in list(zip(*results, strict=True))[1:4])
+    uids = [uid for result in results for uid in result.failed_sop_instance_uids]
+    if as_json:
+        received = {} if receiver is None else {"received": receiver.received, "bytes": receiver.bytes}
+        json_line(
+            **status_fields(worst),
+            completed=completed,
+            failed=failed,
+            warning=warning,
+            failed_sop_instance_uids=uids,
+            **received,
+        )
+    else:
+        for uid in uids:
+            print(f"failed: {uid}")
+        received = "" if receiver is None else f", received {receiver.received} ({receiver.bytes / 1e6:.1f} MB)"
+        print(f"completed {completed}, warned {warning}, failed {failed}{received}, status {worst}")
+    return FAILED if failed or not (worst.is_success or worst.is_warning) else OK

@@ -1,0 +1,55 @@
+"""``asyncdicom storescp``: receive instances and save them as files."""
+
+from __future__ import annotations
+
+import click
+
+from asyncdicom.cli.options import EXIT_CODES, PORT, directory_options, server_options
+from asyncdicom.cli.peer import Tls
+from asyncdicom.cli.run import run, serve_until_stopped
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("port", type=PORT)
+@directory_options
+@server_options("STORESCP")
+def command(port: int, aet: str, host: str, output_directory: str | None, tls: Tls, **options: object) -> int:
+    """Listen on PORT and save what is sent (C-STORE) as DICOM files, byte for byte as received.
+
+    A file is named SOP-INSTANCE-UID.dcm; the same instance sent again replaces it. All storage SOP
+    classes and transfer syntaxes are accepted. Ctrl-C ends it.
+    """
+    return run(lambda: _serve(port, aet, host, output_directory, tls, **options))
+
+
+async def _serve(
+    port: int,
+    aet: str,
+    host: str,
+    directory: str | None,
+    tls: Tls,
+    *,
+    max_pdu: int,
+    max_associations: int,
+    as_json: bool,
+    debug: bool,
+) -> int:
+    from asyncdicom.address import Address
+    from asyncdicom.cli.dump import trace
+    from asyncdicom.cli.receiver import Receiver
+    from asyncdicom.server import serve
+
+    receiver = Receiver(directory, as_json=as_json)
+    async with serve(
+        Address(aet, host, port),
+        c_store=receiver,
+        unknown_storage=True,
+        ssl=tls.server(),
+        maximum_associations=max_associations,
+        maximum_length=max_pdu,
+        trace=trace if debug else None,
+    ) as server:
+        if not as_json:
+            where = "nothing is saved" if directory is None else f"saving in {directory}"
+            print(f"{aet} listens on {host}:{server.port}, {where}", flush=True)
+        return await serve_until_stopped(server)
