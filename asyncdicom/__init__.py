@@ -3,44 +3,50 @@
 `associate` opens an association, `serve` accepts them; see the README for ten jobs with a few lines each.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from asyncdicom._version import __version__
-from asyncdicom.address import Address
-from asyncdicom.association import Association
-from asyncdicom.client import associate
-from asyncdicom.exceptions import (
-    AssociationAborted,
-    AssociationClosed,
-    AssociationError,
-    AssociationRejected,
-    AssociationReleased,
-    AssociationTimeout,
-    DataSetError,
-    DicomNetworkError,
-    LocalProtocolError,
-    PresentationContextError,
-    ProtocolError,
-    RemoteProtocolError,
-    StatusError,
-)
-from asyncdicom.net.payload import BytesSource, DataStream, FileSource, Source
-from asyncdicom.pool import AssociationPool
-from asyncdicom.server import Server, serve
-from asyncdicom.services.contexts import retrieval_contexts, storage_contexts
-from asyncdicom.services.handlers import Request, Response, Retrieval
-from asyncdicom.services.retrieve import Progress, RetrieveResult
-from asyncdicom.services.storage import file_source, open_file
-from asyncdicom.status import Status
-from asyncdicom.uid import (
-    PATIENT_ROOT,
-    PATIENT_STUDY_ONLY,
-    STORAGE,
-    STUDY_ROOT,
-    VERIFICATION,
-    InformationModel,
-    new_uid,
-)
-from asyncdicom.ul.items import UserIdentity
-from asyncdicom.ul.negotiation import AcceptedContext, PresentationContext
+
+if TYPE_CHECKING:
+    from asyncdicom.address import Address
+    from asyncdicom.association import Association
+    from asyncdicom.client import associate
+    from asyncdicom.exceptions import (
+        AssociationAborted,
+        AssociationClosed,
+        AssociationError,
+        AssociationRejected,
+        AssociationReleased,
+        AssociationTimeout,
+        DataSetError,
+        DicomNetworkError,
+        LocalProtocolError,
+        PresentationContextError,
+        ProtocolError,
+        RemoteProtocolError,
+        StatusError,
+    )
+    from asyncdicom.net.payload import BytesSource, DataStream, FileSource, Source
+    from asyncdicom.pool import AssociationPool
+    from asyncdicom.server import Server, serve
+    from asyncdicom.services.contexts import retrieval_contexts, storage_contexts
+    from asyncdicom.services.handlers import Request, Response, Retrieval
+    from asyncdicom.services.retrieve import Progress, RetrieveResult
+    from asyncdicom.services.storage import file_source, open_file
+    from asyncdicom.status import Status
+    from asyncdicom.uid import (
+        PATIENT_ROOT,
+        PATIENT_STUDY_ONLY,
+        STORAGE,
+        STUDY_ROOT,
+        VERIFICATION,
+        InformationModel,
+        new_uid,
+    )
+    from asyncdicom.ul.items import UserIdentity
+    from asyncdicom.ul.negotiation import AcceptedContext, PresentationContext
 
 __all__ = [
     "PATIENT_ROOT",
@@ -88,3 +94,42 @@ __all__ = [
     "serve",
     "storage_contexts",
 ]
+
+# Where the public names live. They are imported when they are first used: a tool that only prints its
+# help, or only parses an address, does not load the event loop, TLS and all services.
+_MODULES = {
+    "address": "Address",
+    "association": "Association",
+    "client": "associate",
+    "exceptions": (
+        "AssociationAborted AssociationClosed AssociationError AssociationRejected "
+        "AssociationReleased AssociationTimeout DataSetError DicomNetworkError LocalProtocolError "
+        "PresentationContextError ProtocolError RemoteProtocolError StatusError"
+    ),
+    "net.payload": "BytesSource DataStream FileSource Source",
+    "pool": "AssociationPool",
+    "server": "Server serve",
+    "services.contexts": "retrieval_contexts storage_contexts",
+    "services.handlers": "Request Response Retrieval",
+    "services.retrieve": "Progress RetrieveResult",
+    "services.storage": "file_source open_file",
+    "status": "Status",
+    "uid": "PATIENT_ROOT PATIENT_STUDY_ONLY STORAGE STUDY_ROOT VERIFICATION InformationModel new_uid",
+    "ul.items": "UserIdentity",
+    "ul.negotiation": "AcceptedContext PresentationContext",
+}
+_HOME = {name: f"asyncdicom.{module}" for module, names in _MODULES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'asyncdicom' has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncdicom.archive.config import ConfigError, parse_peer, read_config
+from asyncdicom.cli.config import ConfigError, parse_peer, read_config
 from asyncdicom.cli.options import PORT, server_options
 from asyncdicom.cli.output import json_line
 from asyncdicom.cli.peer import Tls

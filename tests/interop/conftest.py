@@ -17,9 +17,8 @@ from struct import unpack_from
 from typing import NamedTuple
 
 import pytest
-import pytest_asyncio
 
-from asyncdicom import Address, Association, Server, associate, file_source, storage_contexts
+from asyncdicom import Address, Server, associate, file_source, storage_contexts
 from asyncdicom.archive import Archive
 from asyncdicom.archive.scp import serve_archive
 
@@ -101,8 +100,28 @@ def data_sets() -> Callable[[Iterable[Path]], list[bytes]]:
 
 
 @pytest.fixture(scope="session")
-def variety(pydicom_files: Path) -> list[Path]:
-    return [pydicom_files / name for name in VARIETY]
+def variety(pydicom_files: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Files in nine transfer syntaxes, and one of 5 MB."""
+    multi_frame = tmp_path_factory.mktemp("generated") / "multi-frame.dcm"
+    write_multi_frame(multi_frame, frames=40)
+    return [*(pydicom_files / name for name in VARIETY), multi_frame]
+
+
+def write_multi_frame(path: Path, *, frames: int) -> None:
+    from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+
+    dataset = Dataset()
+    dataset.SOPClassUID = MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+    dataset.SOPInstanceUID, dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "2.25.1", "2.25.2", "2.25.3"
+    dataset.PatientName, dataset.PatientID, dataset.Modality = "Frames^Many", "MF1", "OT"
+    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = frames, 256, 256
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.add_new("PixelData", "OW", bytes(range(256)) * 512 * frames)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.save_as(path, enforce_file_format=True)
 
 
 @pytest.fixture(scope="session")
@@ -138,7 +157,9 @@ def running(command: list[str], port: int, log: Path, *, timeout: float = 20.0) 
         deadline = time.monotonic() + timeout
         while not is_listening(port):
             if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"{' '.join(command)} does not listen on {port}:\n{log.read_text('utf-8', 'replace')}")
+                pytest.fail(
+                    f"{' '.join(command)} does not listen on {port}:\n{log.read_text('utf-8', 'replace')}"
+                )
             time.sleep(0.02)
         yield
     finally:
@@ -167,15 +188,21 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture
 async def run() -> Run:
-    """Run a command to its end: ``output = await run("echoscu", ...)``; `fails` if it should fail."""
+    """Run a command to its end: ``output = await run("echoscu", ...)``.
 
-    async def run(*command: object, fails: bool = False, timeout: float = 60.0) -> Output:
+    `fails`: its exit code must not be 0. `folder`: the one it is run in. `timeout`: seconds.
+    """
+
+    async def run(
+        *command: object, fails: bool = False, folder: Path | None = None, timeout: float = 60.0
+    ) -> Output:
         arguments = [str(argument) for argument in command]
         process = await asyncio.create_subprocess_exec(
             *arguments,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            cwd=folder,
         )
         try:
             async with asyncio.timeout(timeout):
@@ -313,8 +340,9 @@ def load() -> Load:
 
 
 @pytest.fixture
-async def provider(archive: Archive, load: Load, corpus: list[Path]) -> AsyncIterator[Server]:
-    """Our archive with the corpus in it; it knows the AE title DESTINATION, at ``provider_destination``."""
-    async with serve_archive(archive, "ARCHIVE@127.0.0.1:0") as server:
+async def provider(archive: Archive, load: Load, corpus: list[Path]) -> AsyncIterator[Peer]:
+    """Our archive with the corpus in it; it knows the AE title DESTINATION."""
+    destination = Address("DESTINATION", "127.0.0.1", free_port())
+    async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", peers={"DESTINATION": destination}) as server:
         await load(server, corpus)
-        yield server
+        yield Peer("provider", server.ae_title, server.port, Path(archive.directory), Path(), destination)

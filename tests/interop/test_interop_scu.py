@@ -39,7 +39,11 @@ QUERY_PEERS = ["dcmtk_qrscp", "pynetdicom_qrscp"]
 # What to ask, and how many patients, studies, series or images match.
 QUESTIONS: dict[str, tuple[InformationModel, dict[str, str], int]] = {
     "all patients": (PATIENT_ROOT, {"QueryRetrieveLevel": "PATIENT", "PatientID": "", "PatientName": ""}, 2),
-    "a wildcard": (PATIENT_ROOT, {"QueryRetrieveLevel": "PATIENT", "PatientID": "", "PatientName": "Doe^P*"}, 1),
+    "a wildcard": (
+        PATIENT_ROOT,
+        {"QueryRetrieveLevel": "PATIENT", "PatientID": "", "PatientName": "Doe^P*"},
+        1,
+    ),
     "nobody": (PATIENT_ROOT, {"QueryRetrieveLevel": "PATIENT", "PatientID": "NOBODY"}, 0),
     "all studies": (STUDY_ROOT, {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": ""}, 6),
     "a range of dates": (
@@ -92,7 +96,9 @@ async def test_echo(peer: Any) -> None:
 
 
 @pytest.mark.parametrize("peer", STORAGE_PEERS, indirect=True)
-async def test_store(peer: Any, variety: list[Path], data_sets: Callable[[Iterable[Path]], list[bytes]]) -> None:
+async def test_store(
+    peer: Any, variety: list[Path], data_sets: Callable[[Iterable[Path]], list[bytes]]
+) -> None:
     sources = [file_source(path) for path in variety]
     async with associate(peer.address, contexts=storage_contexts(sources)) as association:
         for source in sources:

@@ -1,0 +1,177 @@
+"""What a C-GET has to propose: presentation contexts must fit instances that nobody has seen yet.
+
+A context holds one transfer syntax (see `retrieval_contexts`) and an association holds 128 contexts.
+So the peer is asked first: a C-FIND down to the IMAGE level tells the SOP classes and, where the peer
+answers Available Transfer Syntax UID (0008,3002), their transfer syntaxes. What does not fit in one
+association is divided over several. If the peer cannot be asked, `DEFAULT_PAIRS` is proposed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, product
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from asyncdicom import uid
+from asyncdicom.cli.keys import UNIQUE_KEYS
+from asyncdicom.exceptions import PresentationContextError, StatusError
+from asyncdicom.services.contexts import MAXIMUM_CONTEXTS
+
+if TYPE_CHECKING:
+    from asyncdicom.association import Association
+    from asyncdicom.cli.keys import Wanted
+    from asyncdicom.services.handlers import Identifier
+
+__all__ = ["DEFAULT_PAIRS", "Found", "Share", "divide", "find_instances"]
+
+log = logging.getLogger("asyncdicom.cli")
+
+Pair = tuple[str, str]
+"""SOP class and transfer syntax."""
+
+_UIDS_AT_ONCE = 500  # a UI value in explicit VR has at most 65,534 bytes, a UID 64
+
+# For an instance whose SOP class is known, and nothing else.
+SYNTAXES = (
+    uid.EXPLICIT_VR_LITTLE_ENDIAN,
+    uid.IMPLICIT_VR_LITTLE_ENDIAN,
+    uid.JPEG_2000_LOSSLESS,
+    uid.JPEG_LOSSLESS_SV1,
+    uid.JPEG_LS_LOSSLESS,
+    uid.RLE_LOSSLESS,
+    uid.JPEG_2000,
+    uid.JPEG_BASELINE_8BIT,
+    uid.JPEG_EXTENDED_12BIT,
+    uid.JPEG_LOSSLESS,
+    uid.JPEG_LS_NEAR_LOSSLESS,
+    uid.HTJ2K_LOSSLESS,
+    uid.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    uid.EXPLICIT_VR_BIG_ENDIAN,
+    uid.MPEG4_HIGH_PROFILE_4_1,
+    uid.HEVC_MAIN_PROFILE_5_1,
+)
+
+# For instances of which nothing is known: SOP classes below 1.2.840.10008.5.1.4.1.1.
+_OFTEN_COMPRESSED = """
+    1 1.1 1.2 2 2.1 3.1 4 6.1 7 12.1
+"""  # CR, DX, mammography, CT, enhanced CT, multi-frame US, MR, US, secondary capture, XA
+_OTHERS = """
+    4.1 1.3 1.2.1 7.1 7.2 7.3 7.4 9.1.1 9.1.2 11.1 12.2 13.1.3 20 30 66 66.4 77.1.4.1
+    88.11 88.22 88.33 88.59 88.67 104.1 128 481.1 481.2 481.3 481.5
+"""
+_COMPRESSED_SYNTAXES = (
+    uid.EXPLICIT_VR_LITTLE_ENDIAN,
+    uid.IMPLICIT_VR_LITTLE_ENDIAN,
+    uid.JPEG_2000_LOSSLESS,
+    uid.JPEG_LOSSLESS_SV1,
+    uid.JPEG_LS_LOSSLESS,
+    uid.JPEG_2000,
+    uid.JPEG_BASELINE_8BIT,
+)
+
+
+def _classes(endings: str) -> list[str]:
+    return [f"1.2.840.10008.5.1.4.1.1.{ending}" for ending in endings.split()]
+
+
+DEFAULT_PAIRS: tuple[Pair, ...] = (
+    *product(_classes(_OFTEN_COMPRESSED), _COMPRESSED_SYNTAXES),
+    *product(_classes(_OTHERS), SYNTAXES[:2]),
+)
+
+
+class Found(NamedTuple):
+    """An instance: the unique keys of the levels above it, and what it may be sent as."""
+
+    parents: tuple[Pair, ...]
+    sop_instance_uid: str
+    pairs: tuple[Pair, ...]
+
+
+class Share(NamedTuple):
+    """What goes over one association: what it has to propose, and the C-GET requests."""
+
+    pairs: tuple[Pair, ...]
+    identifiers: tuple[Identifier, ...]
+
+
+async def find_instances(association: Association, query: Wanted) -> list[Found]:
+    """Ask for all instances that `query` will retrieve, level by level (PS3.4 C.4.1.3.1).
+
+    Gives nothing if the peer does not answer such queries.
+    """
+    model = query.model
+    if isinstance(model, str) or model.levels[-1] != "IMAGE":
+        return []
+    position = model.levels.index(query.level or "")
+    nodes = _spread({key: query.identifier.get(key) for key in map(UNIQUE_KEYS.get, model.levels[: position + 1])})
+    if query.level == "IMAGE":
+        position -= 1
+    try:
+        for level in model.levels[position + 1 :]:
+            nodes = [child for node in nodes for child in await _children(association, query, node, level)]
+    except (StatusError, PresentationContextError) as error:
+        log.info("the peer does not tell what there is (%s): proposing a list of usual contexts", error)
+        return []
+    return [_found(node) for node in nodes]
+
+
+def _spread(keys: Mapping[Any, Any]) -> list[dict[str, Any]]:
+    """One node for each combination of the values, which may be lists of UIDs."""
+    given = {key: value for key, value in keys.items() if value}
+    lists = [[value] if isinstance(value, str) else list(value) for value in given.values()]
+    return [dict(zip(given, map(str, values), strict=True)) for values in product(*lists)]
+
+
+async def _children(
+    association: Association, query: Wanted, node: dict[str, Any], level: str
+) -> list[dict[str, Any]]:
+    asked = [UNIQUE_KEYS[level]]
+    if level == "IMAGE":
+        asked += ["SOPClassUID", "AvailableTransferSyntaxUID"]
+    matches = await association.c_find(
+        {"QueryRetrieveLevel": level} | dict.fromkeys(asked, "") | node, information_model=query.model
+    )
+    return [node | {key: match.get(key) for key in asked} for match in matches if match.get(asked[0])]
+
+
+def _found(node: dict[str, Any]) -> Found:
+    sop_class, syntaxes = str(node["SOPClassUID"] or ""), node["AvailableTransferSyntaxUID"]
+    if not syntaxes:
+        syntaxes = SYNTAXES
+    elif isinstance(syntaxes, str):
+        syntaxes = [syntaxes]
+    pairs = tuple((sop_class, str(syntax)) for syntax in syntaxes) if sop_class else ()
+    above = [UNIQUE_KEYS[level] for level in ("PATIENT", "STUDY", "SERIES")]
+    parents = tuple((key, str(node[key])) for key in above if node.get(key))
+    return Found(parents, str(node["SOPInstanceUID"]), pairs)
+
+
+def divide(found: Sequence[Found], query: Wanted, maximum: int = MAXIMUM_CONTEXTS - 1) -> list[Share]:
+    """Divide instances over associations with at most `maximum` contexts for storage each."""
+    if not found:
+        return [Share(DEFAULT_PAIRS, (query.identifier,))]
+    groups: list[tuple[dict[Pair, None], list[Found]]] = []
+    group_of: dict[tuple[Pair, ...], int] = {}
+    for instance in found:
+        if instance.pairs not in group_of:
+            if not groups or len(groups[-1][0] | dict.fromkeys(instance.pairs)) > maximum:
+                groups.append(({}, []))
+            group_of[instance.pairs] = len(groups) - 1
+            groups[-1][0].update(dict.fromkeys(instance.pairs))
+        groups[group_of[instance.pairs]][1].append(instance)
+    if len(groups) == 1:
+        return [Share(tuple(groups[0][0]), (query.identifier,))]
+    return [Share(tuple(pairs), tuple(_identifiers(members))) for pairs, members in groups]
+
+
+def _identifiers(instances: Iterable[Found]) -> Iterable[Identifier]:
+    for parents, members in groupby(sorted(instances), key=lambda instance: instance.parents):
+        uids = [instance.sop_instance_uid for instance in members]
+        for start in range(0, len(uids), _UIDS_AT_ONCE):
+            yield {
+                "QueryRetrieveLevel": "IMAGE",
+                **dict(parents),
+                "SOPInstanceUID": uids[start : start + _UIDS_AT_ONCE],
+            }

@@ -1,0 +1,60 @@
+"""``asyncdicom getscu``: retrieve on the association that asks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from asyncdicom.cli.options import EPILOG, directory_options, key_options, peer_options
+from asyncdicom.cli.peer import Peer
+from asyncdicom.cli.run import run
+
+if TYPE_CHECKING:
+    from asyncdicom.cli.keys import Wanted
+    from asyncdicom.cli.receiver import Receiver
+
+
+@click.command(epilog=EPILOG)
+@key_options()
+@directory_options
+@peer_options("GETSCU")
+def command(
+    peer: Peer,
+    model: str | None,
+    level: str | None,
+    keys: tuple[str, ...],
+    output_directory: str | None,
+    as_json: bool,
+) -> int:
+    r"""Retrieve instances from PEER (C-GET) and save them as DICOM files.
+
+    \b
+    asyncdicom getscu PACS@10.0.0.5:104 -od in -k StudyInstanceUID=1.2.3
+
+    PEER is asked first (C-FIND) which SOP classes and transfer syntaxes there are; if it does not
+    tell, the usual ones are proposed. Files are named SOP-INSTANCE-UID.dcm; existing ones are replaced.
+    """
+    from asyncdicom.cli.keys import wanted
+    from asyncdicom.cli.receiver import Receiver
+
+    query = wanted(model, level, keys, retrieve=True)
+    receiver = Receiver(output_directory)
+    return run(lambda: _get(peer, query, receiver, as_json))
+
+
+async def _get(peer: Peer, query: Wanted, receiver: Receiver, as_json: bool) -> int:
+    from asyncdicom.cli.getplan import divide, find_instances
+    from asyncdicom.cli.retrieval import report, retrieve
+    from asyncdicom.services.contexts import expand, retrieval_contexts
+
+    async with peer.associate([query.sop_class("find")]) as association:
+        found = await find_instances(association, query)
+    results = []
+    for share in divide(found, query):
+        contexts = [*expand([query.sop_class("get")]), *retrieval_contexts(share.pairs)]
+        async with peer.associate(contexts, c_store=receiver) as association:
+            for identifier in share.identifiers:
+                operation = association.c_get(identifier, information_model=query.model)
+                results.append(await retrieve(operation))
+    return report(results, receiver, as_json)

@@ -1,0 +1,156 @@
+"""Sending many instances: over several associations, past what fails, with an account at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+
+from asyncdicom.cli.output import Advance, json_line, progress, status_fields
+from asyncdicom.cli.peer import Peer
+from asyncdicom.exceptions import AssociationError, DicomNetworkError
+from asyncdicom.net.payload import Batch, Source
+from asyncdicom.pool import AssociationPool
+from asyncdicom.services.contexts import storage_contexts
+from asyncdicom.services.handlers import Response
+from asyncdicom.uid import name_of
+
+__all__ = ["Sending"]
+
+log = logging.getLogger("asyncdicom.cli")
+
+_LOST_IN_A_ROW = 2
+
+
+class Sending:
+    """Sends to one peer and counts."""
+
+    def __init__(self, peer: Peer, associations: int, *, as_json: bool) -> None:
+        self.sent = 0
+        self.warned = 0
+        self.failed = 0
+        self._bytes = 0
+        self._lost_in_a_row = 0
+        self._peer = peer
+        self._associations = associations
+        self._as_json = as_json
+        self._start = time.perf_counter()
+
+    def unreadable(self, path: Path, why: str) -> None:
+        """Count and name a file that cannot be sent at all."""
+        self._failed(path, why)
+
+    async def send(self, groups: Sequence[Sequence[Source]]) -> None:
+        """Send each group over associations that propose its contexts.
+
+        An instance whose association was lost has failed; the next is sent over a new one. Raises
+        `AssociationError` if there is none, or it is lost again at once: the rest has failed, too.
+        """
+        self._start = time.perf_counter()
+        left = sum(map(len, groups))
+        total = sum(getattr(source, "length", 0) for group in groups for source in group)
+        with progress(f"sending {left} files", total, unit_is_bytes=True) as advance:
+            for group in groups:
+                waiting = iter(group)
+                try:
+                    await self._send_group(group, waiting, advance)
+                finally:
+                    left -= len(group)
+                    rest = sum(1 for _ in waiting)
+                    if rest or (left and sys.exc_info()[0]):
+                        self.failed += rest + left
+                        print(f"not sent: {rest + left} files", file=sys.stderr)
+
+    async def _send_group(
+        self, group: Sequence[Source], waiting: Iterator[Source], advance: Advance | None
+    ) -> None:
+        options = self._peer.options() | {"contexts": storage_contexts(group)}
+        size = min(self._associations, len(group))
+        log.info("%s: sending %d files over %d associations", self._peer.address, len(group), size)
+        async with AssociationPool(self._peer.address, size=size, **options) as pool:
+            async with pool.acquire():
+                pass  # if there is no association to be had, no file is to blame
+            await _together([self._work(pool, waiting, advance) for _ in range(size)])
+
+    async def _work(self, pool: AssociationPool, waiting: Iterator[Source], advance: Advance | None) -> None:
+        for source in waiting:
+            watched = source if advance is None else _Watched(source, advance)
+            try:
+                response = await pool.c_store(watched)
+            except AssociationError as error:
+                self._failed(_path(source), str(error))
+                self._lost_in_a_row += 1
+                if self._lost_in_a_row >= _LOST_IN_A_ROW:
+                    raise
+            except (DicomNetworkError, OSError) as error:
+                self._failed(_path(source), str(error))
+            else:
+                self._lost_in_a_row = 0
+                self._answered(source, response)
+
+    def _answered(self, source: Source, response: Response) -> None:
+        status = response.status
+        if not (status.is_success or status.is_warning):
+            comment = f": {response.error_comment}" if response.error_comment else ""
+            self._failed(_path(source), f"status {status}{comment}", response)
+            return
+        self._bytes += getattr(source, "length", 0)
+        if status.is_success:
+            self.sent += 1
+        else:
+            self.warned += 1
+            print(f"{_path(source)}: status {status}", file=sys.stderr)
+        log.info("%s: %s, status %s", _path(source), name_of(source.sop_class_uid), status)
+        if self._as_json:
+            json_line(file=str(_path(source)), sop_instance_uid=source.sop_instance_uid, **status_fields(status))
+
+    def _failed(self, path: Path, why: str, response: Response | None = None) -> None:
+        self.failed += 1
+        why = " ".join(why.removeprefix(f"{path}: ").split())
+        if self._as_json:
+            fields = {} if response is None else status_fields(response.status)
+            json_line(file=str(path), error=why, **fields)
+        else:
+            print(f"{path}: {why}", file=sys.stderr)
+
+    def report(self) -> None:
+        """Print the summary."""
+        seconds = time.perf_counter() - self._start
+        if self._as_json:
+            json_line(
+                sent=self.sent, warned=self.warned, failed=self.failed, bytes=self._bytes, seconds=round(seconds, 6)
+            )
+        else:
+            speed = self._bytes / seconds / 1e6
+            print(
+                f"sent {self.sent}, warned {self.warned}, failed {self.failed} in {seconds:.2f} s ({speed:.1f} MB/s)"
+            )
+
+
+async def _together(work: list[object]) -> None: ...
+
+
+def _path(source: Source) -> Path:
+    return Path(getattr(source, "path", source.sop_instance_uid))
+
+
+class _Watched:
+    """A source that tells how much of it was read."""
+
+    def __init__(self, source: Source, advance: Advance) -> None:
+        self.sop_class_uid = source.sop_class_uid
+        self.sop_instance_uid = source.sop_instance_uid
+        self.transfer_syntax_uid = source.transfer_syntax_uid
+        self._source = source
+        self._advance = advance
+
+    async def open(self) -> AsyncGenerator[Batch, None]:
+        """See `Source`."""
+        async with aclosing(self._source.open()) as batches:
+            async for batch in batches:
+                yield batch
+                self._advance(sum(map(len, batch)))
