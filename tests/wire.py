@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import NamedTuple, Self
 
 import pytest
@@ -275,21 +276,29 @@ async def eventually(condition: object, what: str = "") -> None:
             await asyncio.sleep(0.002)
 
 
-def _open_files() -> int:
-    return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+def _open_files() -> Counter[str]:
+    """What is open of what a test may forget: sockets and files (Linux only)."""
+    found: Counter[str] = Counter()
+    for descriptor in Path("/proc/self/fd").glob("*"):
+        with suppress(OSError):
+            kind = os.readlink(descriptor).partition(":")[0]
+            if kind == "socket" or (kind.startswith("/") and not kind.startswith("/dev")):
+                found[kind] += 1
+    return found
 
 
 @pytest.fixture(autouse=True)
 async def nothing_left() -> AsyncIterator[None]:
-    """No task and no socket outlives a test."""
-    mine = asyncio.current_task()
-    others = asyncio.all_tasks()
-    before = _open_files()
+    """No task, no socket and no file outlives a test."""
+    tasks_before, files_before = asyncio.all_tasks(), _open_files()
     yield
+
+    def left() -> list[object]:
+        tasks = asyncio.all_tasks() - tasks_before - {asyncio.current_task()}
+        return [*tasks, *(_open_files() - files_before)]
+
     for _ in range(500):
-        left = [task for task in asyncio.all_tasks() - others if task is not asyncio.current_task()]
-        if not left and _open_files() <= before:
+        if not left():
             return
         await asyncio.sleep(0.002)
-    assert not left, f"{mine}: tasks are left: {left}"
-    assert _open_files() <= before, "sockets or files are left open"
+    raise AssertionError(f"left behind: {left()}")

@@ -9,8 +9,9 @@ from asyncdicom.cli.output import printable
 from asyncdicom.dimse.messages import Command
 from asyncdicom.status import Status
 from asyncdicom.uid import name_of
-from asyncdicom.ul.events import AssociateConfirmation, AssociateIndication
+from asyncdicom.ul.events import AssociateConfirmation, AssociateIndication, AssociateRejection
 from asyncdicom.ul.items import ContextResult
+from asyncdicom.ul.pdu import AAssociateAC, AAssociateRQ
 
 __all__ = ["trace"]
 
@@ -18,21 +19,35 @@ log = logging.getLogger("asyncdicom.cli")
 
 _UPPER_CASE = {"sop", "uid", "id", "ae"}
 # PS3.8 Table 9-18.
-_RESULTS = ("accepted", "user rejection", "no reason", "abstract syntax not supported", "transfer syntaxes not supported")
+_RESULTS = (
+    "accepted",
+    "user rejection",
+    "no reason",
+    "abstract syntax not supported",
+    "transfer syntaxes not supported",
+)
 
 
 def trace(direction: str, what: object) -> None:
     """Log a command or an event of the upper layer: for the ``trace`` of `associate` and `serve`."""
+    if isinstance(what, (AssociateIndication, AssociateConfirmation, AssociateRejection)):
+        (what,) = what  # the PDU
+    for line in _lines(what):
+        log.debug("%s", printable(line if line[0] == " " else f"{direction} {line}"))
+
+
+def _lines(what: object) -> Iterator[str]:
     if isinstance(what, Command):
-        lines = [f"{direction} {what.name}", *_command(what)]
-    elif isinstance(what, AssociateIndication):
-        lines = [f"{direction} A-ASSOCIATE-RQ", *_request(what)]
-    elif isinstance(what, AssociateConfirmation):
-        lines = [f"{direction} A-ASSOCIATE-AC", *map(_result, what.accept.presentation_contexts)]
+        yield what.name
+        yield from _command(what)
+    elif isinstance(what, AAssociateRQ):
+        yield "A-ASSOCIATE-RQ"
+        yield from _request(what)
+    elif isinstance(what, AAssociateAC):
+        yield "A-ASSOCIATE-AC"
+        yield from map(_result, what.presentation_contexts)
     else:
-        lines = [f"{direction} {what!r}"]
-    for line in lines:
-        log.debug("%s", printable(line))
+        yield repr(what)
 
 
 def _command(command: Command) -> Iterator[str]:
@@ -62,8 +77,7 @@ def _named(uid: str) -> str:
     return uid if name == uid else f"{name} ({uid})"
 
 
-def _request(event: AssociateIndication) -> Iterator[str]:
-    request = event.request
+def _request(request: AAssociateRQ) -> Iterator[str]:
     yield f"  {request.calling_ae_title} calls {request.called_ae_title}"
     for context in request.presentation_contexts:
         yield f"  {context.context_id:3} {_named(context.abstract_syntax)}"

@@ -19,7 +19,14 @@ log = logging.getLogger("asyncdicom.cli")
 # What is asked for when nothing is.
 RETURN_KEYS = {
     "PATIENT": ("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
-    "STUDY": ("PatientName", "PatientID", "StudyDate", "StudyDescription", "AccessionNumber", "StudyInstanceUID"),
+    "STUDY": (
+        "PatientName",
+        "PatientID",
+        "StudyDate",
+        "StudyDescription",
+        "AccessionNumber",
+        "StudyInstanceUID",
+    ),
     "SERIES": ("Modality", "SeriesNumber", "SeriesDescription", "SeriesInstanceUID"),
     "IMAGE": ("SOPClassUID", "InstanceNumber", "SOPInstanceUID"),
     None: (
@@ -42,7 +49,7 @@ RETURN_KEYS = {
 def command(
     peer: Peer, model: str | None, level: str | None, keys: tuple[str, ...], cancel: int | None, as_json: bool
 ) -> int:
-    r"""Query PEER (C-FIND) and print the matches.
+    """Query PEER (C-FIND) and print the matches.
 
     \b
     asyncdicom findscu PACS@10.0.0.5:104 -k "PatientName=DOE^*" -k StudyDate=20260101- -k StudyInstanceUID
@@ -59,14 +66,12 @@ def command(
 
 async def _find(peer: Peer, query: Wanted, cancel: int | None, as_json: bool) -> int:
     from asyncdicom.cli.text import as_json_model, as_text
-    from asyncdicom.services.contexts import DEFAULT_TRANSFER_SYNTAXES
-    from asyncdicom.ul.negotiation import PresentationContext
 
-    sop_class = query.model if isinstance(query.model, str) else query.model.find
+    sop_class = query.sop_class("find")
     show = as_json_model if as_json else as_text
     count = 0
     async with (
-        peer.associate([PresentationContext(sop_class, DEFAULT_TRANSFER_SYNTAXES)]) as association,
+        peer.associate([sop_class]) as association,
         association.c_find(query.identifier, information_model=sop_class) as matches,
     ):
         async for match in matches:

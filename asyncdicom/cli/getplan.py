@@ -3,7 +3,8 @@
 A context holds one transfer syntax (see `retrieval_contexts`) and an association holds 128 contexts.
 So the peer is asked first: a C-FIND down to the IMAGE level tells the SOP classes and, where the peer
 answers Available Transfer Syntax UID (0008,3002), their transfer syntaxes. What does not fit in one
-association is divided over several. If the peer cannot be asked, `DEFAULT_PAIRS` is proposed.
+association is divided over several. Where the peer does not tell, `DEFAULT_PAIRS` is proposed, or
+the classes that it told with `SYNTAXES`.
 """
 
 from __future__ import annotations
@@ -102,10 +103,11 @@ async def find_instances(association: Association, query: Wanted) -> list[Found]
     Gives nothing if the peer does not answer such queries.
     """
     model = query.model
-    if isinstance(model, str) or model.levels[-1] != "IMAGE":
+    if model.levels[-1] != "IMAGE":
         return []
     position = model.levels.index(query.level or "")
-    nodes = _spread({key: query.identifier.get(key) for key in map(UNIQUE_KEYS.get, model.levels[: position + 1])})
+    keys = [UNIQUE_KEYS[level] for level in model.levels[: position + 1]]
+    nodes = _spread({key: query.identifier.get(key) for key in keys})
     if query.level == "IMAGE":
         position -= 1
     try:
@@ -142,7 +144,7 @@ def _found(node: dict[str, Any]) -> Found:
         syntaxes = SYNTAXES
     elif isinstance(syntaxes, str):
         syntaxes = [syntaxes]
-    pairs = tuple((sop_class, str(syntax)) for syntax in syntaxes) if sop_class else ()
+    pairs = tuple((sop_class, str(syntax)) for syntax in syntaxes) if sop_class else DEFAULT_PAIRS
     above = [UNIQUE_KEYS[level] for level in ("PATIENT", "STUDY", "SERIES")]
     parents = tuple((key, str(node[key])) for key in above if node.get(key))
     return Found(parents, str(node["SOPInstanceUID"]), pairs)

@@ -27,7 +27,7 @@ def command(
     output_directory: str | None,
     as_json: bool,
 ) -> int:
-    r"""Retrieve instances from PEER (C-GET) and save them as DICOM files.
+    """Retrieve instances from PEER (C-GET) and save them as DICOM files.
 
     \b
     asyncdicom getscu PACS@10.0.0.5:104 -od in -k StudyInstanceUID=1.2.3

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from asyncdicom.uid import MODALITY_WORKLIST_FIND, PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, InformationModel
+from asyncdicom.uid import (
+    MODALITY_WORKLIST_FIND,
+    PATIENT_ROOT,
+    PATIENT_STUDY_ONLY,
+    STUDY_ROOT,
+    InformationModel,
+)
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -23,30 +29,45 @@ UNIQUE_KEYS = {
     "IMAGE": "SOPInstanceUID",
 }
 
-MODELS = {"patient": PATIENT_ROOT, "study": STUDY_ROOT, "patient-study": PATIENT_STUDY_ONLY}
+MODELS = {
+    "patient": PATIENT_ROOT,
+    "study": STUDY_ROOT,
+    "patient-study": PATIENT_STUDY_ONLY,
+    "worklist": InformationModel("Modality Worklist", MODALITY_WORKLIST_FIND, "", "", ()),
+}
 
 
 class Wanted(NamedTuple):
-    """What a query or retrieval is about."""
+    """What a query or retrieval is about; a worklist has no levels."""
 
-    model: InformationModel | str
+    model: InformationModel
     level: str | None
     identifier: Dataset
 
+    def sop_class(self, operation: str) -> str:
+        """Give the SOP class for "find", "move" or "get"."""
+        uid: str = getattr(self.model, operation)
+        return uid
 
-def wanted(model_name: str | None, level: str | None, keys: Sequence[str]) -> Wanted:
+
+def wanted(
+    model_name: str | None, level: str | None, keys: Sequence[str], *, retrieve: bool = False
+) -> Wanted:
     """Read the options. Raises ``click.UsageError`` for keys that mean nothing.
 
     Without ``-L`` the level is QueryRetrieveLevel if that is a key, otherwise that of the lowest
-    unique key among the keys, otherwise the highest one of the model.
+    unique key among the keys, otherwise the highest one of the model. `retrieve`: the unique key of
+    the level is needed (PS3.4 C.4.2.1.4).
     """
     dataset = identifier(keys)
-    if model_name == "worklist":
-        return Wanted(MODALITY_WORKLIST_FIND, None, dataset)
     model = MODELS[model_name or "study"]
+    if not model.levels:
+        return Wanted(model, None, dataset)
     level = level or str(dataset.get("QueryRetrieveLevel") or "") or _lowest(model, dataset)
     if level not in model.levels:
         raise click.UsageError(f"{model.name} has the levels {', '.join(model.levels)}, not {level}")
+    if retrieve and not dataset.get(UNIQUE_KEYS[level]):
+        raise click.UsageError(f"say what to retrieve: -k {UNIQUE_KEYS[level]}=VALUE")
     dataset.QueryRetrieveLevel = level
     return Wanted(model, level, dataset)
 

@@ -34,7 +34,7 @@ def command(
     output_directory: str | None,
     as_json: bool,
 ) -> int:
-    r"""Have PEER send instances to a destination (C-MOVE).
+    """Have PEER send instances to a destination (C-MOVE).
 
     \b
     asyncdicom movescu PACS@10.0.0.5:104 -aem WORKSTATION -k StudyInstanceUID=1.2.3
@@ -70,7 +70,9 @@ async def _move(
         if port is not None:
             address = Address(destination, host, port)
             trace = peer.options().get("trace")
-            await stack.enter_async_context(serve(address, c_store=receiver, unknown_storage=True, trace=trace))
+            await stack.enter_async_context(
+                serve(address, c_store=receiver, unknown_storage=True, trace=trace)
+            )
         association = await stack.enter_async_context(peer.associate([query.sop_class("move")]))
         result = await retrieve(
             association.c_move(query.identifier, information_model=query.model, move_destination=destination)

@@ -12,14 +12,25 @@ from asyncdicom.address import ANY_SCP, DEFAULT_PORT, Address, check_ae_title
 from asyncdicom.cli.peer import Peer, Tls
 from asyncdicom.cli.run import EXIT_CODES, set_up_logging
 
-__all__ = ["AE_TITLE", "EPILOG", "PORT", "output_options", "peer_options", "server_options"]
+__all__ = [
+    "AE_TITLE",
+    "EPILOG",
+    "EXIT_CODES",
+    "PORT",
+    "directory_options",
+    "key_options",
+    "output_options",
+    "peer_options",
+    "server_options",
+]
 
 EPILOG = f"PEER is AET@host:port, or host [PORT] with -aec (default {ANY_SCP}). {EXIT_CODES}"
 
 Function = Callable[..., int]
+Option = Callable[[Function], Function]
 
 
-class _AETitle(click.ParamType):
+class _AETitle(click.ParamType[str]):
     name = "AE title"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
@@ -29,19 +40,9 @@ class _AETitle(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class _Timeout(click.FloatRange):
-    """Seconds; 0 is never."""
-
-    def __init__(self) -> None:
-        super().__init__(min=0)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        return super().convert(value, param, ctx) or None
-
-
 AE_TITLE = _AETitle()
+LEVELS = ("PATIENT", "STUDY", "SERIES", "IMAGE")
 PORT = click.IntRange(0, 65535)
-_TIMEOUT = _Timeout()
 _FILE = click.Path(exists=True, dir_okay=False)
 
 _LOGGING = [
@@ -52,13 +53,24 @@ _LOGGING = [
 _TLS = [
     click.option("--tls", "tls", is_flag=True, help="Use TLS and trust what the system trusts."),
     click.option(
-        "+tls", "identity", nargs=2, type=_FILE, metavar="KEY CERT", help="Use TLS with this key and certificate."
+        "+tls",
+        "identity",
+        nargs=2,
+        type=_FILE,
+        metavar="KEY CERT",
+        help="Use TLS with this key and certificate.",
     ),
     click.option(
-        "+cf", "trusted", multiple=True, type=_FILE, metavar="FILE", help="Use TLS and trust this certificate."
+        "+cf",
+        "trusted",
+        multiple=True,
+        type=_FILE,
+        metavar="FILE",
+        help="Use TLS and trust this certificate.",
     ),
     click.option("-ic", "--ignore-peer-cert", is_flag=True, help="Use TLS and trust anybody."),
 ]
+_WORKLIST = [click.option("-W", "model", flag_value="worklist", help="Modality Worklist.")]
 _PDU = click.option(
     "-pdu",
     "--max-pdu",
@@ -70,11 +82,11 @@ _PDU = click.option(
 )
 
 
-def _timeout(short: str, long: str, seconds: int, what: str) -> Callable[[Function], Function]:
+def _timeout(short: str, long: str, seconds: int, what: str) -> Option:
     return click.option(
         short,
         long,
-        type=_TIMEOUT,
+        type=click.FloatRange(0),
         default=seconds,
         show_default=True,
         metavar="S",
@@ -93,13 +105,13 @@ def output_options(function: Function) -> Function:
     return _apply(_LOGGING, logged)
 
 
-def peer_options(ae_title: str, *, more: str = "") -> Callable[[Function], Function]:
+def peer_options(ae_title: str, *, more: str = "") -> Option:
     """PEER and how to associate with it: the function gets a ``peer``.
 
     `ae_title`: what ``-aet`` is by default. `more`: the arguments that may follow PEER; they are in
     ``arguments``.
     """
-    options = [
+    options: list[Option] = [
         click.argument("arguments", nargs=-1, required=True, metavar=f"PEER [PORT] {more}".rstrip()),
         click.option(
             "-aet", type=AE_TITLE, default=ae_title, show_default=True, metavar="AET", help="Our AE title."
@@ -120,9 +132,9 @@ def peer_options(ae_title: str, *, more: str = "") -> Callable[[Function], Funct
             arguments: tuple[str, ...],
             aet: str,
             aec: str | None,
-            timeout: float | None,
-            acse_timeout: float | None,
-            dimse_timeout: float | None,
+            timeout: float,
+            acse_timeout: float,
+            dimse_timeout: float,
             max_pdu: int,
             tls: bool,
             identity: tuple[str, str] | None,
@@ -139,9 +151,9 @@ def peer_options(ae_title: str, *, more: str = "") -> Callable[[Function], Funct
                 address,
                 aet,
                 {
-                    "connect_timeout": timeout,
-                    "acse_timeout": acse_timeout,
-                    "dimse_timeout": dimse_timeout,
+                    "connect_timeout": timeout or None,
+                    "acse_timeout": acse_timeout or None,
+                    "dimse_timeout": dimse_timeout or None,
                     "maximum_length": max_pdu,
                 },
                 Tls(tls, identity, trusted, ignore_peer_cert),
@@ -157,9 +169,9 @@ def peer_options(ae_title: str, *, more: str = "") -> Callable[[Function], Funct
     return decorate
 
 
-def server_options(ae_title: str) -> Callable[[Function], Function]:
+def server_options(ae_title: str) -> Option:
     """What a server has: ``aet``, ``host``, ``max_pdu``, ``max_associations``, ``tls`` (see `Tls`)."""
-    options = [
+    options: list[Option] = [
         click.option(
             "-aet", type=AE_TITLE, default=ae_title, show_default=True, metavar="AET", help="Our AE title."
         ),
@@ -184,7 +196,11 @@ def server_options(ae_title: str) -> Callable[[Function], Function]:
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
         def with_tls(
-            *, identity: tuple[str, str] | None, trusted: tuple[str, ...], ignore_peer_cert: bool, **others: Any
+            *,
+            identity: tuple[str, str] | None,
+            trusted: tuple[str, ...],
+            ignore_peer_cert: bool,
+            **others: Any,
         ) -> int:
             if identity is None and (trusted or ignore_peer_cert):
                 raise click.UsageError("a server needs a certificate for TLS: add +tls KEY CERT")
@@ -195,7 +211,54 @@ def server_options(ae_title: str) -> Callable[[Function], Function]:
     return decorate
 
 
-def _apply(options: Iterable[Callable[[Function], Function]], function: Function) -> Function:
+def key_options(*, worklist: bool = False) -> Option:
+    """Which information model, level and keys: ``model``, ``level``, ``keys`` (see `keys.wanted`)."""
+    options: list[Option] = [
+        click.option("-S", "model", flag_value="study", help="Study Root information model (the default)."),
+        click.option("-P", "model", flag_value="patient", help="Patient Root information model."),
+        click.option("-O", "model", flag_value="patient-study", help="Patient/Study Only (retired)."),
+        *(_WORKLIST if worklist else ()),
+        click.option(
+            "-L",
+            "--level",
+            type=click.Choice(LEVELS, case_sensitive=False),
+            help="The level; by default that of the lowest UID among the keys.",
+        ),
+        click.option(
+            "-k",
+            "--key",
+            "keys",
+            multiple=True,
+            metavar="KEY[=VALUE]",
+            help="A key by keyword or gggg,eeee; without a value: to be returned. Repeat it for more.",
+        ),
+    ]
+    return lambda function: _apply(options, function)
+
+
+def directory_options(function: Function) -> Function:
+    """Where to put what is received: ``output_directory``, None for nowhere."""
+
+    @functools.wraps(function)
+    def with_directory(*, output_directory: str, ignore: bool, **others: Any) -> int:
+        return function(output_directory=None if ignore else output_directory, **others)
+
+    options: list[Option] = [
+        click.option(
+            "-od",
+            "--output-directory",
+            type=click.Path(file_okay=False),
+            default=".",
+            show_default=True,
+            metavar="DIR",
+            help="The folder to save files in.",
+        ),
+        click.option("--ignore", is_flag=True, help="Receive, but save nothing."),
+    ]
+    return _apply(options, with_directory)
+
+
+def _apply(options: Iterable[Option], function: Function) -> Function:
     for option in reversed(list(options)):
         function = option(function)
     return function

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Advance", "json_line", "printable", "progress", "status_fields"]
 
-Advance = Callable[[int], None]
+Advance = Callable[..., None]
+"""Called with how much was done, and the new total where it became known."""
 
 
 def json_line(**fields: Any) -> None:
@@ -39,8 +40,15 @@ def progress(what: str, total: int | None, *, unit_is_bytes: bool = False) -> It
         return
     try:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
     except ModuleNotFoundError:
         yield None
         return
@@ -55,4 +63,4 @@ def progress(what: str, total: int | None, *, unit_is_bytes: bool = False) -> It
     )
     with bar:
         task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
+        yield lambda count, total=None: bar.update(task, advance=count, total=total)

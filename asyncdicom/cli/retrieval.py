@@ -35,22 +35,28 @@ async def retrieve(operation: RetrieveOperation) -> RetrieveResult:
 
 def report(results: Sequence[RetrieveResult], receiver: Receiver | None, as_json: bool) -> int:
     """Print how it ended, and give the exit code."""
-    worst = max((result.status for result in results), key=lambda status: (not status.is_success, status.is_failure))
-    completed, failed, warning = (sum(counts) for counts in list(zip(*results, strict=True))[1:4])
+    worst = max(
+        (result.status for result in results), key=lambda status: (not status.is_success, status.is_failure)
+    )
+    completed = sum(result.completed for result in results)
+    failed = sum(result.failed for result in results)
+    warning = sum(result.warning for result in results)
     uids = [uid for result in results for uid in result.failed_sop_instance_uids]
     if as_json:
-        received = {} if receiver is None else {"received": receiver.received, "bytes": receiver.bytes}
+        counts = {} if receiver is None else {"received": receiver.received, "bytes": receiver.bytes}
         json_line(
             **status_fields(worst),
             completed=completed,
             failed=failed,
             warning=warning,
             failed_sop_instance_uids=uids,
-            **received,
+            **counts,
         )
     else:
         for uid in uids:
             print(f"failed: {uid}")
-        received = "" if receiver is None else f", received {receiver.received} ({receiver.bytes / 1e6:.1f} MB)"
+        received = (
+            "" if receiver is None else f", received {receiver.received} ({receiver.bytes / 1e6:.1f} MB)"
+        )
         print(f"completed {completed}, warned {warning}, failed {failed}{received}, status {worst}")
     return FAILED if failed or not (worst.is_success or worst.is_warning) else OK

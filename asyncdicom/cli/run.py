@@ -17,7 +17,16 @@ from asyncdicom.exceptions import AssociationError, AssociationRejected, DicomNe
 if TYPE_CHECKING:
     from asyncdicom.server import Server
 
-__all__ = ["EXIT_CODES", "FAILED", "NO_ASSOCIATION", "OK", "complain", "run", "run_tool", "serve_until_stopped"]
+__all__ = [
+    "EXIT_CODES",
+    "FAILED",
+    "NO_ASSOCIATION",
+    "OK",
+    "complain",
+    "run",
+    "run_tool",
+    "serve_until_stopped",
+]
 
 OK, FAILED, USAGE, NO_ASSOCIATION, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -72,11 +81,14 @@ def run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Run the asynchronous part of a tool on uvloop (on asyncio's own loop where there is no uvloop)."""
     import asyncio
 
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     try:
-        from uvloop import new_event_loop
+        import uvloop
     except ModuleNotFoundError:
-        new_event_loop = None
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        pass
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(work())
 
 

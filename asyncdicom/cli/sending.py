@@ -23,8 +23,6 @@ __all__ = ["Sending"]
 
 log = logging.getLogger("asyncdicom.cli")
 
-_LOST_IN_A_ROW = 2
-
 
 class Sending:
     """Sends to one peer and counts."""
@@ -34,7 +32,9 @@ class Sending:
         self.warned = 0
         self.failed = 0
         self._bytes = 0
+        self._not_tried = 0
         self._lost_in_a_row = 0
+        self._given_up: AssociationError | None = None
         self._peer = peer
         self._associations = associations
         self._as_json = as_json
@@ -48,49 +48,46 @@ class Sending:
         """Send each group over associations that propose its contexts.
 
         An instance whose association was lost has failed; the next is sent over a new one. Raises
-        `AssociationError` if there is none, or it is lost again at once: the rest has failed, too.
+        `AssociationError` if there is none, or if it is lost again at once: the rest is not tried.
         """
         self._start = time.perf_counter()
-        left = sum(map(len, groups))
-        total = sum(getattr(source, "length", 0) for group in groups for source in group)
-        with progress(f"sending {left} files", total, unit_is_bytes=True) as advance:
+        sources = [source for group in groups for source in group]
+        self._not_tried = len(sources)
+        total = sum(getattr(source, "length", 0) for source in sources)
+        with progress(f"sending {len(sources)} files", total, unit_is_bytes=True) as advance:
             for group in groups:
-                waiting = iter(group)
-                try:
-                    await self._send_group(group, waiting, advance)
-                finally:
-                    left -= len(group)
-                    rest = sum(1 for _ in waiting)
-                    if rest or (left and sys.exc_info()[0]):
-                        self.failed += rest + left
-                        print(f"not sent: {rest + left} files", file=sys.stderr)
+                await self._send_group(group, advance)
+                if self._given_up is not None:
+                    raise self._given_up
 
-    async def _send_group(
-        self, group: Sequence[Source], waiting: Iterator[Source], advance: Advance | None
-    ) -> None:
+    async def _send_group(self, group: Sequence[Source], advance: Advance | None) -> None:
         options = self._peer.options() | {"contexts": storage_contexts(group)}
         size = min(self._associations, len(group))
         log.info("%s: sending %d files over %d associations", self._peer.address, len(group), size)
+        waiting = iter(group)
         async with AssociationPool(self._peer.address, size=size, **options) as pool:
             async with pool.acquire():
                 pass  # if there is no association to be had, no file is to blame
-            await _together([self._work(pool, waiting, advance) for _ in range(size)])
+            await asyncio.gather(*(self._work(pool, waiting, advance) for _ in range(size)))
 
     async def _work(self, pool: AssociationPool, waiting: Iterator[Source], advance: Advance | None) -> None:
         for source in waiting:
+            self._not_tried -= 1
             watched = source if advance is None else _Watched(source, advance)
             try:
                 response = await pool.c_store(watched)
             except AssociationError as error:
                 self._failed(_path(source), str(error))
                 self._lost_in_a_row += 1
-                if self._lost_in_a_row >= _LOST_IN_A_ROW:
-                    raise
+                if self._lost_in_a_row > self._associations:  # all of them, and one that was new
+                    self._given_up = error
             except (DicomNetworkError, OSError) as error:
                 self._failed(_path(source), str(error))
             else:
                 self._lost_in_a_row = 0
                 self._answered(source, response)
+            if self._given_up is not None:
+                return
 
     def _answered(self, source: Source, response: Response) -> None:
         status = response.status
@@ -106,7 +103,9 @@ class Sending:
             print(f"{_path(source)}: status {status}", file=sys.stderr)
         log.info("%s: %s, status %s", _path(source), name_of(source.sop_class_uid), status)
         if self._as_json:
-            json_line(file=str(_path(source)), sop_instance_uid=source.sop_instance_uid, **status_fields(status))
+            json_line(
+                file=str(_path(source)), sop_instance_uid=source.sop_instance_uid, **status_fields(status)
+            )
 
     def _failed(self, path: Path, why: str, response: Response | None = None) -> None:
         self.failed += 1
@@ -118,20 +117,22 @@ class Sending:
             print(f"{path}: {why}", file=sys.stderr)
 
     def report(self) -> None:
-        """Print the summary."""
+        """Print the summary; what was not tried has failed."""
+        self.failed += self._not_tried
         seconds = time.perf_counter() - self._start
         if self._as_json:
             json_line(
-                sent=self.sent, warned=self.warned, failed=self.failed, bytes=self._bytes, seconds=round(seconds, 6)
+                sent=self.sent,
+                warned=self.warned,
+                failed=self.failed,
+                not_tried=self._not_tried,
+                bytes=self._bytes,
+                seconds=round(seconds, 6),
             )
-        else:
-            speed = self._bytes / seconds / 1e6
-            print(
-                f"sent {self.sent}, warned {self.warned}, failed {self.failed} in {seconds:.2f} s ({speed:.1f} MB/s)"
-            )
-
-
-async def _together(work: list[object]) -> None: ...
+            return
+        not_tried = f" ({self._not_tried} not tried)" if self._not_tried else ""
+        speed = f"{seconds:.2f} s ({self._bytes / seconds / 1e6:.1f} MB/s)"
+        print(f"sent {self.sent}, warned {self.warned}, failed {self.failed}{not_tried} in {speed}")
 
 
 def _path(source: Source) -> Path:

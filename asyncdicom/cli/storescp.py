@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from asyncdicom.cli.options import EXIT_CODES, PORT, directory_options, server_options
@@ -13,7 +15,7 @@ from asyncdicom.cli.run import run, serve_until_stopped
 @click.argument("port", type=PORT)
 @directory_options
 @server_options("STORESCP")
-def command(port: int, aet: str, host: str, output_directory: str | None, tls: Tls, **options: object) -> int:
+def command(port: int, aet: str, host: str, output_directory: str | None, tls: Tls, **options: Any) -> int:
     """Listen on PORT and save what is sent (C-STORE) as DICOM files, byte for byte as received.
 
     A file is named SOP-INSTANCE-UID.dcm; the same instance sent again replaces it. All storage SOP

@@ -11,11 +11,15 @@ from asyncdicom.cli.run import FAILED, OK, run
 
 @click.command(epilog=EPILOG)
 @click.option(
-    "--associations", type=click.IntRange(1), default=1, metavar="N", help="Send over N associations at a time."
+    "--associations",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Send over N associations at a time.",
 )
 @peer_options("STORESCU", more="FILE...")
 def command(peer: Peer, arguments: tuple[str, ...], associations: int, as_json: bool) -> int:
-    r"""Send DICOM files, and those in folders, to PEER (C-STORE).
+    """Send DICOM files, and those in folders, to PEER (C-STORE).
 
     \b
     asyncdicom storescu PACS@10.0.0.5:104 study/ image.dcm

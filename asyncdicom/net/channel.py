@@ -124,16 +124,19 @@ class Channel:
     def associate(self, request: AAssociateRQ) -> None:
         """Have the A-ASSOCIATE-RQ sent as soon as the transport connection stands."""
         self.request = request
+        self.note("sent", request)
         self.upper_layer.associate(request, self.time())
 
     def accept(self, accept: AAssociateAC, negotiated: Negotiated) -> None:
         """Answer the indication that `admit` got (PS3.8 7.1)."""
         self._adopt(negotiated)
+        self.note("sent", accept)
         self.upper_layer.accept(accept, self.time())
         self._settle()
 
     def reject(self, rejection: AAssociateRJ) -> None:
         """Refuse the indication that `admit` got."""
+        self.note("sent", rejection)
         self.upper_layer.reject(rejection, self.time())
         self._fail(AssociationRejected(*rejection, peer=str(self)))
         self._settle()

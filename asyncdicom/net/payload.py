@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -21,7 +21,16 @@ from asyncdicom.uid import transfer_syntax
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Batch", "Buffer", "BytesSource", "DataStream", "FileSource", "Payload", "Source"]
+__all__ = [
+    "Batch",
+    "Buffer",
+    "BytesSource",
+    "DataStream",
+    "FileSource",
+    "Payload",
+    "Source",
+    "reading_ahead",
+]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Batch: TypeAlias = Sequence[Buffer]
@@ -299,7 +308,15 @@ class BytesSource:
 class FileSource:
     """The data set of a DICOM Part 10 file, read while it is sent and never decoded."""
 
-    __slots__ = ("length", "offset", "path", "sop_class_uid", "sop_instance_uid", "transfer_syntax_uid")
+    __slots__ = (
+        "_ahead",
+        "length",
+        "offset",
+        "path",
+        "sop_class_uid",
+        "sop_instance_uid",
+        "transfer_syntax_uid",
+    )
 
     def __init__(
         self,
@@ -317,12 +334,23 @@ class FileSource:
         self.transfer_syntax_uid = transfer_syntax_uid
         self.offset = offset
         self.length = length
+        self._ahead: Future[bytes] | None = None
+
+    def read_ahead(self) -> None:
+        """Begin to read now what will be sent soon, if it is small."""
+        if self._ahead is None and self.length <= _READ_SIZE:
+            self._ahead = file_threads().submit(self._read_whole)
 
     async def open(self) -> AsyncGenerator[Batch, None]:
         """See `Source`. A file that changed its length meanwhile raises `DataSetError`."""
         threads = file_threads()
         if self.length <= _READ_SIZE:
-            yield [await in_thread(threads, self._read_whole), self._padding()]
+            ahead_of_time, self._ahead = self._ahead, None
+            if ahead_of_time is not None:
+                whole = await asyncio.wrap_future(ahead_of_time)
+            else:
+                whole = await in_thread(threads, self._read_whole)
+            yield [whole, self._padding()]
             return
         blocks = Blocks(_READ_SIZE)
         opened: list[int] = []
@@ -364,6 +392,19 @@ class FileSource:
             done += count
         blocks.give_back(block)
         return view.toreadonly()
+
+
+def reading_ahead(sources: Iterable[Source]) -> Iterator[Source]:
+    """Iterate over sources while the next one is being read, if it is a small file."""
+    previous: Source | None = None
+    for source in sources:
+        if isinstance(source, FileSource):
+            source.read_ahead()
+        if previous is not None:
+            yield previous
+        previous = source
+    if previous is not None:
+        yield previous
 
 
 def _close_after(opened: list[int], reading: Future[memoryview] | None) -> None:

@@ -24,6 +24,13 @@ def file_threads() -> ThreadPoolExecutor:
     return _threads
 
 
+class _Ending(asyncio.Future[_T]):
+    """The end of a call in a thread. Who awaits it and is cancelled gets the CancelledError at that end."""
+
+    def cancel(self, msg: object = None) -> bool:
+        return False  # so the task goes on waiting, and is cancelled when it wakes up
+
+
 async def in_thread(
     executor: ThreadPoolExecutor, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
 ) -> _T:
@@ -32,14 +39,21 @@ async def in_thread(
     A thread that still writes after its file descriptor was closed and used again would write into
     another patient's file: so a cancellation is raised only when the call has ended.
     """
-    running = asyncio.wrap_future(executor.submit(function, *args, **kwargs))
-    cancelled: asyncio.CancelledError | None = None
-    while not running.done():
+    loop = asyncio.get_running_loop()
+    ending: _Ending[_T] = _Ending(loop=loop)
+
+    def call() -> None:
         try:
-            await asyncio.wait([running])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        running.exception()
-        raise cancelled
-    return running.result()
+            result = function(*args, **kwargs)
+        except BaseException as error:
+            loop.call_soon_threadsafe(ending.set_exception, error)
+        else:
+            loop.call_soon_threadsafe(ending.set_result, result)
+
+    executor.submit(call)
+    try:
+        return await ending
+    except asyncio.CancelledError:
+        if ending.done():
+            ending.exception()  # nobody else will look at it
+        raise

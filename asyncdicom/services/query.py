@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from asyncdicom.dimse.messages import Command, CommandField, Priority, response_to
 from asyncdicom.exceptions import DicomNetworkError
@@ -14,9 +14,6 @@ from asyncdicom.services.contexts import find_context
 from asyncdicom.services.handlers import Handlers, Identifier, Request, Response
 from asyncdicom.services.streams import ResponseStream
 from asyncdicom.status import Status
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 __all__ = ["Query", "encode_identifier", "find", "provide"]
 

@@ -16,7 +16,7 @@ from asyncdicom.dimse.suboperations import SubOperations
 from asyncdicom.exceptions import AssociationError, DicomNetworkError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.operation import IncomingRequest, Reply
-from asyncdicom.net.payload import Source
+from asyncdicom.net.payload import Source, reading_ahead
 from asyncdicom.services import storage
 from asyncdicom.services.contexts import find_context, groups_for_contexts, storage_contexts
 from asyncdicom.services.handlers import Handlers, Identifier, Request, Response, Retrieval
@@ -190,7 +190,7 @@ async def _perform(
     incoming: IncomingRequest, operations: SubOperations, sources: Sequence[Source], store: StoreOne
 ) -> list[Source]:
     """Send one after another, telling the peer after each; gives what a lost association left over."""
-    for index, source in enumerate(sources):
+    for index, source in enumerate(reading_ahead(sources)):
         if incoming.is_interrupted:
             break
         lost = await _store_one(incoming, operations, source, store)

@@ -130,6 +130,12 @@ def corpus(pydicom_files: Path) -> list[Path]:
     return sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.fixture(scope="session")
+def series(corpus: list[Path]) -> list[Path]:
+    """The files of one series of the corpus, of seven images."""
+    return [path for path in corpus if path.parent.name == "MR700"]
+
+
 # Processes
 
 
@@ -138,6 +144,11 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@pytest.fixture(scope="session")
+def free_ports() -> Callable[[], int]:
+    return free_port
 
 
 @contextmanager
@@ -228,12 +239,6 @@ def dcmtk() -> None:
 PYNETDICOM = (sys.executable, "-W", "ignore", "-m", "pynetdicom")
 
 
-@pytest.fixture(scope="session")
-def pynetdicom() -> tuple[str, ...]:
-    """The command before the name of a pynetdicom application."""
-    return PYNETDICOM
-
-
 # Their servers
 
 
@@ -263,7 +268,7 @@ def dcmtk_qrscp(dcmtk: None, corpus: list[Path], tmp_path_factory: pytest.TempPa
     configuration = folder / "dcmqrscp.cfg"
     configuration.write_text(
         f"NetworkTCPPort = {peer.port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
-        f"HostTable BEGIN\ndestination = ({destination.ae_title}, localhost, {destination.port})\nHostTable END\n"
+        f"HostTable BEGIN\nhost = ({destination.ae_title}, localhost, {destination.port})\nHostTable END\n"
         "VendorTable BEGIN\nVendorTable END\n"
         f"AETable BEGIN\n{peer.ae_title} {database} RW (100, 1024mb) ANY\nAETable END\n"
     )

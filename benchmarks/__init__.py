@@ -1,0 +1,1 @@
+"""Benchmarks of asyncdicom beside its peers: ``python -m benchmarks`` (see README.md)."""
