@@ -18,7 +18,7 @@ from asyncdicom.archive.files import FileCalls, Folders, InstanceFile
 from asyncdicom.archive.index import PAGE, SYNCHRONOUS, ArchiveError, Reader, StoredInstance, open_index
 from asyncdicom.archive.ingest import Arrival, Ingest, OnConflict, Outcome, Uncertain
 from asyncdicom.archive.matching import IdentifierError
-from asyncdicom.archive.query import QUERY_RETRIEVE_LEVEL, find_query, retrieve_query
+from asyncdicom.archive.query import QUERY_RETRIEVE_LEVEL, RETRIEVE_AE_TITLE, find_query, retrieve_query
 from asyncdicom.archive.receive import Reception, Refused
 from asyncdicom.archive.record import SPECIFIC_CHARACTER_SET, Record, is_usable_uid
 from asyncdicom.data.elements import Element, decode
@@ -35,7 +35,6 @@ _PIECE = 256 * 1024  # bytes gathered before a thread is asked to write them: sm
 _WRITERS = 4
 _READERS = 3
 
-_RETRIEVE_AE_TITLE = 0x00080054
 _INSTANCE_AVAILABILITY = 0x00080056
 
 _STATUSES = {
@@ -290,7 +289,7 @@ class Archive:
             transfer_syntax_uid,
             {
                 QUERY_RETRIEVE_LEVEL: ("CS", query.level),
-                _RETRIEVE_AE_TITLE: ("AE", retrieve_ae_title),
+                RETRIEVE_AE_TITLE: ("AE", retrieve_ae_title),
                 _INSTANCE_AVAILABILITY: ("CS", "ONLINE"),
             },
             with_set=any(element.tag == SPECIFIC_CHARACTER_SET for element in elements),

@@ -23,9 +23,18 @@ from asyncdicom.archive.text import text_of, values_of
 from asyncdicom.data.elements import Element
 from asyncdicom.uid import InformationModel
 
-__all__ = ["QUERY_RETRIEVE_LEVEL", "Key", "Query", "find_query", "key_at", "retrieve_query"]
+__all__ = [
+    "QUERY_RETRIEVE_LEVEL",
+    "RETRIEVE_AE_TITLE",
+    "Key",
+    "Query",
+    "find_query",
+    "key_at",
+    "retrieve_query",
+]
 
 QUERY_RETRIEVE_LEVEL = 0x00080052
+RETRIEVE_AE_TITLE = 0x00080054
 
 Condition = ColumnElement[bool]
 
@@ -216,6 +225,7 @@ def _requested(elements: Mapping[int, Element], level: str) -> tuple[tuple[int, 
     vrs = {tag: element.vr for tag, element in elements.items() if tag & 0xFFFF}  # no group lengths
     vrs.pop(SPECIFIC_CHARACTER_SET, None)
     vrs.setdefault(UNIQUE_KEYS[level], "")
+    vrs.setdefault(RETRIEVE_AE_TITLE, "AE")  # C.4.1.1.3.2: in every response
     for tag in vrs:
         key = key_at(level, tag)
         if key is not None:

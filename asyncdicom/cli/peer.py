@@ -96,7 +96,11 @@ class Peer(NamedTuple):
         """Associate as the command line says; `options` are more of those of `associate`."""
         from asyncdicom.client import associate
 
+        from asyncdicom.services.contexts import expand
+
+        proposed = expand(contexts)
         log.info("%s: requesting an association as %s", self.address, self.calling_ae_title)
-        async with associate(self.address, contexts=contexts, **self.options(), **options) as association:
-            log.info("%s: accepted %d contexts", self.address, len(association.contexts))
+        async with associate(self.address, contexts=proposed, **self.options(), **options) as association:
+            accepted = len(association.contexts)
+            log.info("%s: %d of %d presentation contexts accepted", self.address, accepted, len(proposed))
             yield association

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncdicom.exceptions import AssociationError, AssociationRejected, DicomNetworkError
+from asyncdicom.exceptions import AssociationError, AssociationRejected, AssociationTimeout, DicomNetworkError
 
 if TYPE_CHECKING:
     from asyncdicom.server import Server
@@ -42,6 +43,9 @@ _ADVICE = {
     (3, 2): "the peer has no room for another association; try again later",
 }
 
+_CHECK_PORT = "check that this is a DICOM port, and whether it is one for TLS"
+_BY_CAUSE = {"gaierror": "check the host name", "ConnectionResetError": _CHECK_PORT}
+
 
 def run_tool(tool: str, arguments: list[str]) -> int:
     """Run a tool and give its exit code; an error becomes one line on stderr."""
@@ -59,9 +63,14 @@ def run_tool(tool: str, arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return FAILED
     except AssociationError as error:
-        return complain(name, _advise(error), NO_ASSOCIATION)
-    except (DicomNetworkError, OSError) as error:
+        advice = _advice(error)
+        return complain(name, f"{error}; {advice}" if advice else str(error), NO_ASSOCIATION)
+    except DicomNetworkError as error:
         return complain(name, str(error), FAILED)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        what = "; choose another port" if error.errno == errno.EADDRINUSE else ""
+        return complain(name, f"{error.strerror or error}{where}{what}", FAILED)
 
 
 def complain(name: str, message: str, code: int) -> int:
@@ -70,11 +79,13 @@ def complain(name: str, message: str, code: int) -> int:
     return code
 
 
-def _advise(error: AssociationError) -> str:
-    advice = None
+def _advice(error: AssociationError) -> str | None:
+    """What to check."""
     if isinstance(error, AssociationRejected):
-        advice = _ADVICE.get((error.source, error.reason))
-    return f"{error}; {advice}" if advice else str(error)
+        return _ADVICE.get((error.source, error.reason))
+    if isinstance(error, AssociationTimeout) and error.which == "association":
+        return _CHECK_PORT
+    return _BY_CAUSE.get(type(error.__cause__).__name__)
 
 
 def run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:

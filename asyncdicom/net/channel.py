@@ -69,6 +69,17 @@ class Settings(NamedTuple):
     maximum_data_set: int = 16 << 20
     maximum_discarded: int = 1 << 30
 
+    def shortest_timeout(self) -> float:
+        """No deadline can come up that is nearer than this."""
+        timeouts = (
+            *self.timeouts,
+            self.dimse_timeout,
+            self.cancel_timeout,
+            self.write_timeout,
+            self.handler_timeout,
+        )
+        return min(timeout for timeout in timeouts if timeout is not None)
+
 
 class Channel:
     """The driver of one association, on either side."""
@@ -111,6 +122,8 @@ class Channel:
         self._trace = trace
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._shortest_timeout = settings.shortest_timeout()
         self._quiet: asyncio.Future[None] | None = None
         self._half_closed = False
 
@@ -302,24 +315,40 @@ class Channel:
     def arm_timer(self) -> None:
         """See to it that the soonest deadline is not missed.
 
-        A timer that is set too early is left to fire: setting it anew at each message would cost more.
+        While operations are open, the timer is never set farther away than the shortest time-out: then no
+        deadline that comes up meanwhile can be missed, and the next messages need not look at them all.
         """
-        soonest = None
-        for deadline in (
-            self.upper_layer.next_deadline(),
-            self.invoker.book.next_deadline(),
-            self.inbox.budget.deadline(),
-            self.outbox.deadline(),
-        ):
-            if deadline is not None and (soonest is None or deadline < soonest):
-                soonest = deadline
+        now = self.time()
+        if self._timer is not None and self._timer_at <= now + self._shortest_timeout:
+            return
+        soonest = min(
+            (
+                deadline
+                for deadline in (
+                    self.upper_layer.next_deadline(),
+                    self.invoker.book.next_deadline(),
+                    self.inbox.budget.deadline(),
+                    self.outbox.deadline(),
+                )
+                if deadline is not None
+            ),
+            default=None,
+        )
         if soonest is None or self.closed.done():
             return
+        if not self._is_quiet:
+            soonest = min(soonest, now + self._shortest_timeout)
         if self._timer is not None:
-            if self._timer.when() <= soonest:
+            if self._timer_at <= soonest:
                 return
             self._timer.cancel()
+        self._timer_at = soonest
         self._timer = self._loop.call_at(soonest, self._time_passed)
+
+    def shorten_timeout(self, timeout: float | None) -> None:
+        """An operation has a time-out of its own, perhaps shorter than all those of the association."""
+        if timeout is not None and timeout < self._shortest_timeout:
+            self._shortest_timeout = timeout
 
     def _time_passed(self) -> None:
         self._timer = None

@@ -48,6 +48,7 @@ class Invoker:
         """
         await self._wait_for_room()
         channel = self._channel
+        channel.shorten_timeout(timeout)
         invoked = self.book.open(
             context.context_id,
             command.command_field,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
@@ -104,6 +105,7 @@ async def provide(incoming: IncomingRequest, request: Request, handlers: Handler
                 raise Interrupted  # the handler swallowed its cancellation
             data = encode_identifier(match, incoming.context.transfer_syntax)
             await incoming.channel.performer.respond(incoming, pending, data)
+            await asyncio.sleep(0)  # where neither handler nor socket ever waits, others still have to run
 
 
 class _Closable:
