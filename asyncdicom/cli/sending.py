@@ -32,7 +32,7 @@ class Sending:
         self.warned = 0
         self.failed = 0
         self._bytes = 0
-        self._not_tried = 0
+        self._not_sent = 0
         self._lost_in_a_row = 0
         self._given_up: AssociationError | None = None
         self._peer = peer
@@ -48,11 +48,11 @@ class Sending:
         """Send each group over associations that propose its contexts.
 
         An instance whose association was lost has failed; the next is sent over a new one. Raises
-        `AssociationError` if there is none, or if it is lost again at once: the rest is not tried.
+        `AssociationError` if there is none, or if it is lost again at once: the rest is not sent.
         """
         self._start = time.perf_counter()
         sources = [source for group in groups for source in group]
-        self._not_tried = len(sources)
+        self._not_sent = len(sources)
         total = sum(getattr(source, "length", 0) for source in sources)
         with progress(f"sending {len(sources)} files", total, unit_is_bytes=True) as advance:
             for group in groups:
@@ -72,7 +72,6 @@ class Sending:
 
     async def _work(self, pool: AssociationPool, waiting: Iterator[Source], advance: Advance | None) -> None:
         for source in waiting:
-            self._not_tried -= 1
             watched = source if advance is None else _Watched(source, advance)
             try:
                 response = await pool.c_store(watched)
@@ -86,6 +85,7 @@ class Sending:
             else:
                 self._lost_in_a_row = 0
                 self._answered(source, response)
+            self._not_sent -= 1
             if self._given_up is not None:
                 return
 
@@ -117,22 +117,22 @@ class Sending:
             print(f"{path}: {why}", file=sys.stderr)
 
     def report(self) -> None:
-        """Print the summary; what was not tried has failed."""
-        self.failed += self._not_tried
+        """Print the summary; what was not sent has failed."""
+        self.failed += self._not_sent
         seconds = time.perf_counter() - self._start
         if self._as_json:
             json_line(
                 sent=self.sent,
                 warned=self.warned,
                 failed=self.failed,
-                not_tried=self._not_tried,
+                not_sent=self._not_sent,
                 bytes=self._bytes,
                 seconds=round(seconds, 6),
             )
             return
-        not_tried = f" ({self._not_tried} not tried)" if self._not_tried else ""
+        not_sent = f" ({self._not_sent} not sent)" if self._not_sent else ""
         speed = f"{seconds:.2f} s ({self._bytes / seconds / 1e6:.1f} MB/s)"
-        print(f"sent {self.sent}, warned {self.warned}, failed {self.failed}{not_tried} in {speed}")
+        print(f"sent {self.sent}, warned {self.warned}, failed {self.failed}{not_sent} in {speed}")
 
 
 def _path(source: Source) -> Path:

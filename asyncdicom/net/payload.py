@@ -6,10 +6,11 @@ Both move in batches, lists of buffers, and nobody looks at the bytes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from asyncdicom.data.part10 import encode_file_meta
@@ -39,6 +40,10 @@ Payload: TypeAlias = bytes | AsyncGenerator[Batch, None]
 _READ_SIZE = 1 << 20
 _MAXIMUM_IN_MEMORY = 16 << 20
 _IOV_MAX = 1024
+
+# Names of files that are not complete yet are this process's own.
+_PROCESS = os.urandom(6).hex()
+_part_numbers = itertools.count()
 
 
 class DataStream:
@@ -207,7 +212,7 @@ class DataStream:
             self.transfer_syntax_uid,
             source_ae_title=source_ae_title,
         )
-        file = _PartFile(Path(path))
+        file = _PartFile(os.fspath(path))
         threads = file_threads()
         try:
             batch: list[Buffer] = [head, *(await self.next_batch() or [])]
@@ -228,9 +233,10 @@ class _PartFile:
 
     __slots__ = ("_descriptor", "_part", "_target")
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: str) -> None:
+        folder, name = os.path.split(target)
         self._target = target
-        self._part = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
+        self._part = os.path.join(folder, f".{name}.{_PROCESS}-{next(_part_numbers)}.part")
         self._descriptor: int | None = None
 
     def write(self, batch: Batch) -> None:
@@ -243,11 +249,12 @@ class _PartFile:
         if batch:
             self.write(batch)
         self._close()
-        self._part.replace(self._target)
+        os.replace(self._part, self._target)
 
     def discard(self) -> None:
         self._close()
-        self._part.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._part)
 
     def _close(self) -> None:
         if self._descriptor is not None:
