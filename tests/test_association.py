@@ -70,6 +70,7 @@ async def associated(
         try:
             yield association, peer
         finally:
+            peer.reset()
             await association.abort()
 
 
@@ -97,6 +98,19 @@ class Endless:
             await asyncio.Event().wait()
         finally:
             self.closed = True
+
+
+class InPieces(Endless):
+    """A source whose data comes in pieces."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+    async def open(self) -> AsyncGenerator[list[bytes], None]:
+        for piece in self.pieces:
+            await asyncio.sleep(0)
+            yield [piece]
 
 
 # cancelled while waiting for the window
@@ -502,7 +516,7 @@ async def test_release_waits_for_operations_that_wait_for_their_turn() -> None:
     async with associated() as (association, peer):
         echo = asyncio.create_task(association.c_echo())
         request = await peer.message()
-        source = instance(3_000_000)  # too much for one write: a release in its middle would break it
+        source = InPieces(bytes(400_000), bytes(400_000), bytes(400_000))  # a release must not come between
         storing = asyncio.create_task(association.c_store(source))
         await asyncio.sleep(0)
         releasing = asyncio.create_task(association.release())
@@ -510,7 +524,7 @@ async def test_release_waits_for_operations_that_wait_for_their_turn() -> None:
         peer.send(1, response_to(request.command, 0))
         assert (await echo).status == 0
         stored = await peer.message()
-        assert stored.data == source.data
+        assert stored.data == bytes(1_200_000)
         peer.send(stored.context_id, response_to(stored.command, 0))
         assert (await storing).status == 0
         assert await peer.pdu() == RELEASE_ASKED

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from asyncdicom.dimse.messages import Command, CommandField
+from asyncdicom.dimse.messages import MESSAGES, Command, CommandField
 from asyncdicom.dimse.operations import InvokedOperations
 from asyncdicom.exceptions import AssociationTimeout, LocalProtocolError
 from asyncdicom.net.operation import Operation
@@ -39,14 +39,16 @@ class Invoker:
         *,
         timeout: float | None = None,
         held: bool = False,
+        receiver: Any = None,
     ) -> Operation:
         """Send a request and give the operation whose responses will come.
 
         Waits for room in the operations window. `timeout`: seconds to wait for each response (None:
         the association's). `held`: the calling task keeps the operation open between responses.
+        `receiver`: the handler of the C-STORE sub-operations of a C-GET.
         Cancelled while waiting for room: nothing was sent. Cancelled while sending: A-ABORT.
         """
-        await self._wait_for_room()
+        await self._wait_for_turn(command.command_field)
         channel = self._channel
         channel.shorten_timeout(timeout)
         invoked = self.book.open(
@@ -56,7 +58,8 @@ class Invoker:
             now=channel.time(),
         )
         command.message_id = invoked.message_id
-        operation = Operation(channel.inbox.taken, context, invoked.message_id)
+        operation = Operation(channel.inbox.taken, context, invoked)
+        operation.receiver = receiver
         if held:
             operation.held_by = asyncio.current_task()
         self.operations[operation.message_id] = operation
@@ -65,26 +68,44 @@ class Invoker:
             await channel.outbox.send(context.context_id, command, payload)
         except BaseException:
             self.book.close(operation.message_id)
-            self._remove(operation)
             raise
+        finally:
+            operation.is_sending = False
+            if not self.book.is_open(operation.message_id):
+                self._remove(operation)
         self.book.sent(operation.message_id, channel.time())
         channel.arm_timer()
         return operation
 
-    async def _wait_for_room(self) -> None:
+    async def _wait_for_turn(self, command_field: CommandField) -> None:
         self._channel.check_open()
-        while not self.book.has_room:
+        while in_the_way := self._in_the_way(command_field):
             me = asyncio.current_task()
-            for operation in self.operations.values():
-                if operation.held_by is me:
-                    raise LocalProtocolError(
-                        f"operation {operation.message_id} is still open on this association; "
-                        "collect it first or use a second association"
-                    )
+            if all(operation.held_by is me for operation in in_the_way):
+                invoked = in_the_way[0].invoked
+                name = MESSAGES[invoked.command_field].name.removesuffix("-RQ")
+                raise LocalProtocolError(
+                    f"{name} {invoked.message_id} is still open on this association; "
+                    "collect it first or use a second association"
+                )
             turn = asyncio.get_running_loop().create_future()
             self._room.append(turn)
             await turn
             self._channel.check_open()
+
+    def _in_the_way(self, command_field: CommandField) -> list[Operation]:
+        """The operations of which one has to end first."""
+        operations = list(self.operations.values())
+        if command_field is CommandField.C_GET_RQ and self.book.has_room:
+            # The C-STORE sub-operations of a C-GET do not tell which one they belong to.
+            return [o for o in operations if o.invoked.command_field is command_field]
+        return operations if not self.book.has_room else []
+
+    @property
+    def receiver(self) -> Any:
+        """The handler that the C-GET under way was given."""
+        receivers = (operation.receiver for operation in self.operations.values())
+        return next((receiver for receiver in receivers if receiver is not None), None)
 
     def _remove(self, operation: Operation) -> None:
         self.operations.pop(operation.message_id, None)
@@ -106,7 +127,7 @@ class Invoker:
         invoked = self.book.receive(command, now)
         message_id = command.message_id_being_responded_to or 0
         operation = self.operations.get(message_id)
-        if operation is not None and not self.book.is_open(message_id):
+        if operation is not None and not (self.book.is_open(message_id) or operation.is_sending):
             self._remove(operation)
         return operation if invoked is not None else None
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from asyncdicom.dimse.messages import Command
+    from asyncdicom.dimse.operations import Invoked
     from asyncdicom.net.channel import Channel
     from asyncdicom.net.payload import DataStream
     from asyncdicom.ul.negotiation import AcceptedContext
@@ -33,20 +34,39 @@ class Operation:
     """An operation that was invoked and whose responses come in.
 
     ``held_by`` is the task that keeps it open between responses (a query or retrieval that is being
-    iterated); the same task must not wait for room in the operations window.
+    iterated); the same task must not wait for room in the operations window. ``receiver`` performs the
+    C-STORE sub-operations of a C-GET.
     """
 
-    __slots__ = ("_error", "_replies", "_taken", "_waiter", "context", "held_by", "is_final", "message_id")
+    __slots__ = (
+        "_error",
+        "_replies",
+        "_taken",
+        "_waiter",
+        "context",
+        "held_by",
+        "invoked",
+        "is_final",
+        "is_sending",
+        "receiver",
+    )
 
-    def __init__(self, taken: Callable[[int], None], context: AcceptedContext, message_id: int) -> None:
+    def __init__(self, taken: Callable[[int], None], context: AcceptedContext, invoked: Invoked) -> None:
         self.context = context
-        self.message_id = message_id
+        self.invoked = invoked
         self.held_by: asyncio.Task[object] | None = None
+        self.receiver: Any = None
+        self.is_sending = True
         self.is_final = False
         self._taken = taken
         self._replies: deque[Reply] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
+
+    @property
+    def message_id(self) -> int:
+        """The Message ID of the request."""
+        return self.invoked.message_id
 
     async def reply(self) -> Reply:
         """Wait for the next response. A cancellation loses nothing."""

@@ -198,6 +198,7 @@ async def test_every_encoding(filled: Archive, tools: Any, syntax: str) -> None:
         "ImageType": "ORIGINAL\\PRIMARY",
         "StudyInstanceUID": "2.1",
         "SeriesInstanceUID": "2.1.1",
+        "RetrieveAETitle": "",
     }
     assert await tools.find(filled, STUDY_ROOT, "IMAGE", syntax, **{**keys, "Rows": 256}) == []
 

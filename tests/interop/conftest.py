@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,9 @@ from struct import unpack_from
 from typing import NamedTuple
 
 import pytest
+import trustme
 
+import asyncdicom
 from asyncdicom import Address, Server, associate, file_source, storage_contexts
 from asyncdicom.archive import Archive
 from asyncdicom.archive.scp import serve_archive
@@ -36,6 +39,8 @@ VARIETY = (
     "J2K_pixelrep_mismatch.dcm",
     "examples_palette.dcm",
 )
+
+DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 # Two patients with six studies, all in Explicit VR Little Endian.
 CORPUS = ("77654033", "98892001", "98892003")
@@ -78,25 +83,32 @@ Run = Callable[..., Awaitable[Output]]
 
 
 def data_set_of(path: Path) -> bytes:
-    """What comes after the File Meta Information (PS3.10 7.1), found without the code under test.
-
-    A deflated data set of odd length (image_dfl.dcm) is sent with the NULL that PS3.5 A.5 asks for.
-    """
+    """The data set of a DICOM file (PS3.10 7.1), inflated, found without the code under test."""
     content = path.read_bytes()
     assert content[128:132] == b"DICM", path
-    offset = 132
+    offset, transfer_syntax_uid = 132, b""
     while content[offset : offset + 2] == b"\x02\x00":
-        if content[offset + 4 : offset + 6] in (b"OB", b"UN", b"OW", b"SQ", b"UT"):
-            offset += 12 + unpack_from("<L", content, offset + 8)[0]
-        else:
-            offset += 8 + unpack_from("<H", content, offset + 6)[0]
-    return content[offset:] + b"\0" * (len(content[offset:]) % 2)
+        is_long = content[offset + 4 : offset + 6] in (b"OB", b"UN", b"OW", b"SQ", b"UT")
+        start = offset + (12 if is_long else 8)
+        length = unpack_from("<L" if is_long else "<H", content, start - (4 if is_long else 2))[0]
+        if content[offset + 2 : offset + 4] == b"\x10\x00":
+            transfer_syntax_uid = content[start : start + length].rstrip(b"\0")
+        offset = start + length
+    if transfer_syntax_uid == DEFLATED:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(content[offset:])
+    return content[offset:]
 
 
 @pytest.fixture(scope="session")
-def data_sets() -> Callable[[Iterable[Path]], list[bytes]]:
-    """The data sets of files, sorted, to be compared with those of other files."""
-    return lambda paths: sorted(map(data_set_of, paths))
+def data_sets() -> Callable[[Iterable[Path] | Path], list[bytes]]:
+    """The data sets of files, or of a folder, sorted: to be compared with those of other files."""
+
+    def data_sets(where: Iterable[Path] | Path) -> list[bytes]:
+        if isinstance(where, Path):
+            where = [path for path in where.rglob("*") if path.is_file()]
+        return sorted(map(data_set_of, where))
+
+    return data_sets
 
 
 @pytest.fixture(scope="session")
@@ -239,20 +251,67 @@ def dcmtk() -> None:
 PYNETDICOM = (sys.executable, "-W", "ignore", "-m", "pynetdicom")
 
 
+@pytest.fixture(params=["dcmtk", "pynetdicom"])
+def family(request: pytest.FixtureRequest) -> str:
+    """Whose tools: `tool` gives their command lines."""
+    if request.param == "dcmtk":
+        request.getfixturevalue("dcmtk")
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[..., list[object]]:
+    """A command line of DCMTK or pynetdicom: ``tool("dcmtk", "echoscu", server, options..., files=())``."""
+
+    def tool(
+        family: str, name: str, server: Peer | Server, *options: object, files: Iterable[Path] = ()
+    ) -> list[object]:
+        prefix = PYNETDICOM if family == "pynetdicom" else ()
+        return [*prefix, name, *options, "-aec", server.ae_title, "127.0.0.1", server.port, *files]
+
+    return tool
+
+
 # Their servers
 
 
 @pytest.fixture(scope="module")
 def dcmtk_storescp(dcmtk: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    with _storescp(tmp_path_factory.mktemp("storescp")) as peer:
+    with storescp("dcmtk_storescp", tmp_path_factory.mktemp("storescp")) as peer:
         yield peer
 
 
+@pytest.fixture(scope="module")
+def dcmtk_tls_storescp(
+    dcmtk: None, certificates: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Peer]:
+    """storescp with TLS; it demands a certificate from the other side too."""
+    options = ["+tls", str(certificates / "server.key"), str(certificates / "server.pem")]
+    trusted = ["+cf", str(certificates / "ca.pem")]
+    with storescp("dcmtk_tls_storescp", tmp_path_factory.mktemp("tls"), *options, *trusted) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ca.pem, stranger.pem (another one), and key and certificate of a server and a client."""
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA(key_type=trustme.KeyType.RSA)
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    trustme.CA().cert_pem.write_to_path(str(folder / "stranger.pem"))
+    for name, identity in (("server", "127.0.0.1"), ("client", "client.example.org")):
+        certificate = authority.issue_cert(identity, key_type=trustme.KeyType.RSA)
+        certificate.private_key_pem.write_to_path(str(folder / f"{name}.key"))
+        certificate.cert_chain_pems[0].write_to_path(str(folder / f"{name}.pem"))
+    return folder
+
+
 @contextmanager
-def _storescp(folder: Path, *options: str) -> Iterator[Peer]:
+def storescp(name: str, folder: Path, *options: str) -> Iterator[Peer]:
     received = folder / "received"
     received.mkdir()
-    peer = Peer("dcmtk_storescp", "STORESCP", free_port(), received, folder / "log")
+    peer = Peer(name, "STORESCP", free_port(), received, folder / "log")
     command = ["storescp", "-v", "-dhl", "-aet", peer.ae_title, "+xa", "+B", "+uf", "-od", str(received)]
     with running([*command, *options, str(peer.port)], peer.port, peer.log):
         yield peer
@@ -317,7 +376,20 @@ def peer(request: pytest.FixtureRequest) -> Peer:
     return found
 
 
-# Our server
+# Our servers
+
+
+@pytest.fixture(scope="session")
+def asyncdicom_command() -> list[str]:
+    return [sys.executable, "-m", "asyncdicom"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def importable() -> Iterator[None]:
+    """Our own tools run as processes too, in any folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(asyncdicom.__file__).parents[1]))
+        yield
 
 
 @pytest.fixture
