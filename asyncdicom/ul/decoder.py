@@ -8,6 +8,7 @@ short loop.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
 
 from asyncdicom.exceptions import RemoteProtocolError
@@ -79,6 +80,20 @@ class PDataFragment:
 Item = ControlPDU | PDataStart | PDataFragment
 
 
+@lru_cache(maxsize=16)
+def _bounds(maximum_length: int, maximum_associate_length: int) -> dict[int, tuple[int, int]]:
+    """The shortest and longest length of each PDU; all associations with the same limits share it."""
+    return {
+        A_ASSOCIATE_RQ: (ASSOCIATE_FIXED_LENGTH, maximum_associate_length),
+        A_ASSOCIATE_AC: (ASSOCIATE_FIXED_LENGTH, maximum_associate_length),
+        A_ASSOCIATE_RJ: (4, 4),
+        P_DATA_TF: (_HEADER_LENGTH, maximum_length or UNLIMITED),
+        A_RELEASE_RQ: (4, 4),
+        A_RELEASE_RP: (4, 4),
+        A_ABORT: (0, UNLIMITED),
+    }
+
+
 class Decoder:
     """Turns bytes into PDUs, whatever their split.
 
@@ -106,15 +121,7 @@ class Decoder:
     )
 
     def __init__(self, maximum_length: int, maximum_associate_length: int = 262144) -> None:
-        self._bounds = {
-            A_ASSOCIATE_RQ: (ASSOCIATE_FIXED_LENGTH, maximum_associate_length),
-            A_ASSOCIATE_AC: (ASSOCIATE_FIXED_LENGTH, maximum_associate_length),
-            A_ASSOCIATE_RJ: (4, 4),
-            P_DATA_TF: (_HEADER_LENGTH, maximum_length or UNLIMITED),
-            A_RELEASE_RQ: (4, 4),
-            A_RELEASE_RP: (4, 4),
-            A_ABORT: (0, UNLIMITED),
-        }
+        self._bounds = _bounds(maximum_length, maximum_associate_length)
         self.error: RemoteProtocolError | None = None
         self.in_message = False  # the last PDV seen was not the last of its message part, or is incomplete
         self._stopped = False

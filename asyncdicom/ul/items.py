@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from struct import Struct
+from sys import intern
 from typing import NamedTuple
 
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
@@ -100,8 +101,11 @@ class Cursor:
 
 
 def text(data: bytes) -> str:
-    """A UID or name as sent, without the NUL or space padding some peers add (never fails)."""
-    return data.decode("latin-1").strip("\0 ")
+    """A UID or name as sent, without the NUL or space padding some peers add (never fails).
+
+    The same few UIDs come with every association: all of them share one string.
+    """
+    return intern(data.decode("latin-1").strip("\0 "))
 
 
 def item(item_type: int, value: bytes) -> bytes:

@@ -160,22 +160,25 @@ def _answer_context(
     return ContextResult(context.context_id, TRANSFER_SYNTAXES_NOT_SUPPORTED), None
 
 
-def answer(
-    request: AAssociateRQ, policy: Policy, *, user_identity_response: bytes | None = None
-) -> tuple[AAssociateAC, Negotiated] | AAssociateRJ:
-    """The acceptor's reply: each context gets the requestor's first transfer syntax that the policy takes.
+class _AnsweredContexts(NamedTuple):
+    results: tuple[ContextResult, ...]
+    accepted: dict[int, AcceptedContext]
+    role_answers: tuple[RoleSelection, ...]
 
-    AE titles and the user identity are for the caller to judge; ``user_identity_response`` is what the peer
-    is told about the latter (PS3.7 D.3.3.7.2).
-    """
-    rejection = unacceptable(request) or _refused(request)
-    if rejection is not None:
-        return rejection
-    roles = _proposed_roles(request)
+
+Answered = dict[object, _AnsweredContexts]
+"""What was answered before, by what was proposed."""
+
+_MOST_ANSWERED = 256
+
+
+def _answer_contexts(
+    proposed: tuple[ProposedContext, ...], roles: dict[str, RoleSelection], policy: Policy
+) -> _AnsweredContexts:
     results: list[ContextResult] = []
     contexts: dict[int, AcceptedContext] = {}
     role_answers: dict[str, RoleSelection] = {}
-    for context in request.presentation_contexts:
+    for context in proposed:
         uid = context.abstract_syntax
         result, accepted = _answer_context(context, roles.get(uid) or RoleSelection(uid, True, False), policy)
         # A rejected context has a transfer syntax too; it is not significant (PS3.8 9.3.3.2).
@@ -185,6 +188,38 @@ def answer(
             contexts[context.context_id] = accepted
             if uid in roles:
                 role_answers[uid] = RoleSelection(uid, accepted.as_scp, accepted.as_scu)
+    return _AnsweredContexts(tuple(results), contexts, tuple(role_answers.values()))
+
+
+def _look_up(request: AAssociateRQ, policy: Policy, answered: Answered) -> _AnsweredContexts:
+    """The answer to the same proposal is the same: associations share it, so it must not be changed."""
+    roles = _proposed_roles(request)
+    key = (request.presentation_contexts, tuple(roles.values()))
+    found = answered.get(key)
+    if found is None:
+        if len(answered) >= _MOST_ANSWERED:
+            answered.clear()
+        found = answered[key] = _answer_contexts(request.presentation_contexts, roles, policy)
+    return found
+
+
+def answer(
+    request: AAssociateRQ,
+    policy: Policy,
+    *,
+    user_identity_response: bytes | None = None,
+    answered: Answered | None = None,
+) -> tuple[AAssociateAC, Negotiated] | AAssociateRJ:
+    """The acceptor's reply: each context gets the requestor's first transfer syntax that the policy takes.
+
+    AE titles and the user identity are for the caller to judge; ``user_identity_response`` is what the peer
+    is told about the latter (PS3.7 D.3.3.7.2). ``answered``: a dictionary that an acceptor keeps for one
+    policy, so that a proposal that comes again is not worked out again and its tables are shared.
+    """
+    rejection = unacceptable(request) or _refused(request)
+    if rejection is not None:
+        return rejection
+    results, contexts, role_answers = _look_up(request, policy, {} if answered is None else answered)
     theirs = request.user_information
     window = theirs.operations_window
     if window is not None:
@@ -197,13 +232,13 @@ def answer(
     accept = AAssociateAC(
         request.called_ae_title,
         request.calling_ae_title,
-        tuple(results),
+        results,
         UserInformation(
             maximum_length=policy.maximum_length,
             implementation_class_uid=IMPLEMENTATION_CLASS_UID,
             implementation_version_name=IMPLEMENTATION_VERSION_NAME,
             operations_window=window,
-            role_selections=tuple(role_answers.values()),
+            role_selections=role_answers,
             user_identity_response=user_identity_response,
         ),
         reserved=request.reserved,

@@ -107,6 +107,27 @@ class UpperLayer:
     The local primitives return whether they did anything: one that comes too late is dropped.
     """
 
+    __slots__ = (
+        "_abort_sent",
+        "_accepted",
+        "_busy",
+        "_decoder",
+        "_drained",
+        "_fault_seen",
+        "_idle_since",
+        "_outgoing",
+        "_paused_at",
+        "_progress",
+        "_receive_deadline",
+        "_request",
+        "_state_deadline",
+        "_timeouts",
+        "expecting_data",
+        "requestor",
+        "state",
+        "wants_close",
+    )
+
     def __init__(
         self,
         *,
@@ -122,7 +143,7 @@ class UpperLayer:
         self._timeouts = timeouts or Timeouts()
         self._decoder = Decoder(maximum_length, maximum_associate_length)
         self._request = b""
-        self._context_ids: frozenset[int] = frozenset()
+        self._accepted = 0  # one bit for each accepted presentation context ID
         self._outgoing: list[bytes] = []
         self._drained = 0
         self._fault_seen = False
@@ -331,14 +352,14 @@ class UpperLayer:
         self._state_deadline = None if timeout is None else now + timeout
 
     def _established(self, accept: AAssociateAC) -> None:
-        self._context_ids = frozenset(
-            context.context_id for context in accept.presentation_contexts if context.result == 0
-        )
+        for context in accept.presentation_contexts:
+            if context.result == 0:
+                self._accepted |= 1 << context.context_id
 
     def _fragment(self, fragment: PDataFragment, now: float, events: list[Event]) -> None:
         if self.state not in _MAY_OWE_A_MESSAGE:
             return
-        if fragment.context_id in self._context_ids:
+        if self._accepted >> fragment.context_id & 1:
             events.append(fragment)
         else:
             error = RemoteProtocolError(f"P-DATA in presentation context {fragment.context_id}, not accepted")
