@@ -28,8 +28,8 @@ from asyncdicom.services.handlers import (
     StoreHandler,
 )
 from asyncdicom.services.offered import offer
-from asyncdicom.ul.items import UserIdentity
-from asyncdicom.ul.negotiation import Policy, PresentationContext, answer
+from asyncdicom.ul.items import UserIdentity, UserInformation
+from asyncdicom.ul.negotiation import Answered, Policy, PresentationContext, answer
 from asyncdicom.ul.pdu import AAssociateRJ, AAssociateRQ
 from asyncdicom.ul.protocol import Timeouts
 
@@ -226,6 +226,7 @@ class Server:
         self.port: int = sockets[0].getsockname()[1]
         self._sockets = sockets
         self._setup = setup
+        self._answered: Answered = {}
         self._waiting: set[Channel] = set()
         self._associated: set[Channel] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -346,13 +347,19 @@ class Server:
             )
 
     def _answer(self, channel: Channel, request: AAssociateRQ, identity_response: bytes | None) -> None:
-        verdict = answer(request, self._setup.policy, user_identity_response=identity_response)
+        verdict = answer(
+            request,
+            self._setup.policy,
+            user_identity_response=identity_response,
+            answered=self._answered,
+        )
         if isinstance(verdict, AAssociateRJ):
             self._reject(channel, verdict)
             return
         self._waiting.discard(channel)
         self._associated.add(channel)
         channel.accept(*verdict)
+        channel.request = request._replace(presentation_contexts=(), user_information=UserInformation())
         log.info("%s: association established", channel)
 
     def _reject(self, channel: Channel, rejection: AAssociateRJ) -> None:
