@@ -12,7 +12,7 @@ from asyncdicom.exceptions import LocalProtocolError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.payload import Source
 from asyncdicom.services import query, retrieve, storage, verification
-from asyncdicom.services.handlers import Handlers, Identifier, Response, StoreHandler
+from asyncdicom.services.handlers import Identifier, Response, StoreHandler
 from asyncdicom.services.retrieve import RetrieveOperation
 from asyncdicom.uid import STUDY_ROOT, InformationModel
 from asyncdicom.ul.negotiation import AcceptedContext
@@ -207,18 +207,17 @@ class Association:
         contexts must have been proposed with the SCP role (`retrieval_contexts`). One C-GET at a time.
         """
         sop_class = information_model if isinstance(information_model, str) else information_model.get
-        operation = retrieve.retrieve(
-            self._channel, CommandField.C_GET_RQ, sop_class, identifier, priority=priority, timeout=timeout
-        )
-        if c_store is not None:
-            self._receive_with(c_store)
-        if self._dispatcher.handlers.c_store is None:
+        if c_store is None and self._dispatcher.handlers.c_store is None:
             raise LocalProtocolError("a C-GET needs a c_store handler, to receive the instances")
-        return operation
-
-    def _receive_with(self, c_store: StoreHandler) -> None:
-        handlers: Handlers = self._dispatcher.handlers
-        self._dispatcher.handlers = handlers._replace(c_store=c_store)
+        return retrieve.retrieve(
+            self._channel,
+            CommandField.C_GET_RQ,
+            sop_class,
+            identifier,
+            priority=priority,
+            timeout=timeout,
+            receiver=c_store,
+        )
 
     # the end
 

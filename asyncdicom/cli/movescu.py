@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ from asyncdicom.cli.run import run
 if TYPE_CHECKING:
     from asyncdicom.cli.keys import Wanted
     from asyncdicom.cli.receiver import Receiver
+
+
+log = logging.getLogger("asyncdicom.cli")
 
 
 @click.command(epilog=EPILOG)
@@ -48,9 +52,16 @@ def command(
     if aem is None and port is None:
         raise click.UsageError("say where to send: -aem AET, or --port to receive here")
     destination = aem or peer.calling_ae_title
+    if port is not None and is_loopback(host) and not is_loopback(peer.address.host):
+        log.warning("listening on %s, where %s cannot connect to: see --host", host, peer.address)
     query = wanted(model, level, keys, retrieve=True)
     receiver = None if port is None else Receiver(output_directory)
     return run(lambda: _move(peer, query, destination, host, port, receiver, as_json))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host as it is written is this one."""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 async def _move(
@@ -65,6 +76,7 @@ async def _move(
     from asyncdicom.address import Address
     from asyncdicom.cli.retrieval import report, retrieve
     from asyncdicom.server import serve
+    from asyncdicom.status import Status
 
     async with AsyncExitStack() as stack:
         if port is not None:
@@ -77,4 +89,6 @@ async def _move(
         result = await retrieve(
             association.c_move(query.identifier, information_model=query.model, move_destination=destination)
         )
+    if result.status == Status.MOVE_DESTINATION_UNKNOWN:
+        log.warning("%s has no address for the AE title %s: it has to be told", peer.address, destination)
     return report([result], receiver, as_json)

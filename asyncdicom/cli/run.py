@@ -113,8 +113,12 @@ async def serve_until_stopped(server: Server) -> int:
         loop.add_signal_handler(signal.SIGTERM, stopped.set)
     except NotImplementedError:  # Windows
         pass
-    await stopped.wait()
-    await server.close()
+    try:
+        await stopped.wait()
+    finally:
+        if server.associations:
+            print(f"{server.associations} associations are open: waiting; Ctrl-C aborts them", file=sys.stderr)
+        await server.close()
     return OK
 
 

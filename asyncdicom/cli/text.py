@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from pydicom import Dataset
+from pydicom import Dataset, config
 
 from asyncdicom.cli.output import printable
 
 __all__ = ["as_json_model", "as_text"]
 
 _LONGEST_BYTES = 32
+
+config.settings.reading_validation_mode = config.IGNORE  # what a peer answered is shown as it is
 
 
 def as_text(dataset: Dataset) -> str:

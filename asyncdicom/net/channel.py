@@ -157,12 +157,16 @@ class Channel:
     async def release(self) -> None:
         """Let what is under way end, then A-RELEASE; A-ABORT when that takes too long (PS3.8 7.2)."""
         timeout = self.settings.timeouts.release
-        if not await self._becomes_quiet(timeout):
-            log.warning("%s: operations did not end within %s s; aborting", self, timeout)
+        try:
+            if not await self._becomes_quiet(timeout):
+                log.warning("%s: operations did not end within %s s; aborting", self, timeout)
+                self.abort()
+            elif self.failure is None and self.upper_layer.release(self.time()):
+                self._settle()
+                await asyncio.wait([self.closed])
+        except asyncio.CancelledError:
             self.abort()
-        elif self.failure is None and self.upper_layer.release(self.time()):
-            self._settle()
-            await asyncio.wait([self.closed])
+            raise
 
     def abort(self) -> None:
         """Send A-ABORT (source: service user); never waits (PS3.8 7.3)."""
@@ -190,18 +194,26 @@ class Channel:
         if self.failure is not None:
             raise copy.copy(self.failure) from self.failure.__cause__
 
+    def check_invocable(self) -> None:
+        """Raise why no operation can be invoked any more, if that is so."""
+        self.check_open()
+        if self.upper_layer.state is State.STA8:
+            raise AssociationReleased(f"{self}: the peer has asked for the release")
+
     @property
     def _is_quiet(self) -> bool:
         return not self.invoker.operations and not self.performer.performing
 
     async def _becomes_quiet(self, timeout: float | None) -> bool:
         """Wait for the end of all operations, or of the association; False when that takes too long."""
-        if self._is_quiet or self.failure is not None:
-            return True
-        if self._quiet is None:
-            self._quiet = self._loop.create_future()
-        done, _ = await asyncio.wait([self._quiet], timeout=timeout)
-        return bool(done)
+        give_up = None if timeout is None else self.time() + timeout
+        while not self._is_quiet and self.failure is None:  # who waited for his turn may have begun meanwhile
+            if self._quiet is None:
+                self._quiet = self._loop.create_future()
+            left = None if give_up is None else max(give_up - self.time(), 0)
+            if not (await asyncio.wait([self._quiet], timeout=left))[0]:
+                return False
+        return True
 
     def operations_changed(self) -> None:
         """An operation has begun or ended."""

@@ -78,7 +78,7 @@ class Invoker:
         return operation
 
     async def _wait_for_turn(self, command_field: CommandField) -> None:
-        self._channel.check_open()
+        self._channel.check_invocable()
         while in_the_way := self._in_the_way(command_field):
             me = asyncio.current_task()
             if all(operation.held_by is me for operation in in_the_way):
@@ -91,15 +91,17 @@ class Invoker:
             turn = asyncio.get_running_loop().create_future()
             self._room.append(turn)
             await turn
-            self._channel.check_open()
+            self._channel.check_invocable()
 
     def _in_the_way(self, command_field: CommandField) -> list[Operation]:
         """The operations of which one has to end first."""
         operations = list(self.operations.values())
-        if command_field is CommandField.C_GET_RQ and self.book.has_room:
-            # The C-STORE sub-operations of a C-GET do not tell which one they belong to.
-            return [o for o in operations if o.invoked.command_field is command_field]
-        return operations if not self.book.has_room else []
+        if not self.book.has_room:
+            return operations
+        if command_field is not CommandField.C_GET_RQ:
+            return []
+        # The C-STORE sub-operations of a C-GET do not tell which one they belong to.
+        return [o for o in operations if o.invoked.command_field is command_field]
 
     @property
     def receiver(self) -> Any:

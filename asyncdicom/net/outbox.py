@@ -21,13 +21,24 @@ __all__ = ["Outbox"]
 class Outbox:
     """Sends messages: those of several tasks take turns, their fragments never mix (PS3.8 E.1)."""
 
-    __slots__ = ("_channel", "_gate", "_stalled_at", "_unsent", "maximum_length", "write_timeout")
+    __slots__ = (
+        "_channel",
+        "_encoded",
+        "_encoded_command",
+        "_gate",
+        "_stalled_at",
+        "_unsent",
+        "maximum_length",
+        "write_timeout",
+    )
 
     def __init__(self, channel: Channel, write_timeout: float | None) -> None:
         self.maximum_length = 0  # of a P-DATA-TF, as the peer announced; 0: unlimited
         self.write_timeout = write_timeout
         self._channel = channel
         self._gate = WriteGate()
+        self._encoded_command: Command | None = None
+        self._encoded = b""
         self._stalled_at: float | None = None
         self._unsent = 0
 
@@ -45,15 +56,21 @@ class Outbox:
             channel.upper_layer.check_p_data()
             channel.note("sent", command)
             fragmenter = Fragmenter(context_id, self.maximum_length)
-            out: list[bytes | memoryview] = [*fragmenter.command(encode(command))]
+            out: list[bytes | memoryview] = [*fragmenter.command(self._encode(command))]
             if payload is None or isinstance(payload, bytes):
                 if payload is not None:
-                    out += fragmenter.data([memoryview(payload)], final=True)
-                await self._write(out)
+                    out += fragmenter.data([payload], final=True)
+                await self._write([b"".join(out)])  # one small buffer costs less than four
             else:
                 await self._stream(fragmenter, out, payload)
         finally:
             self._gate.release()
+
+    def _encode(self, command: Command) -> bytes:
+        # A C-FIND provider sends one and the same Pending response with each match.
+        if command is not self._encoded_command:
+            self._encoded_command, self._encoded = command, encode(command)
+        return self._encoded
 
     async def _stream(
         self, fragmenter: Fragmenter, out: list[bytes | memoryview], payload: AsyncGenerator[Batch, None]

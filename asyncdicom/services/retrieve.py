@@ -19,7 +19,7 @@ from asyncdicom.net.operation import IncomingRequest, Reply
 from asyncdicom.net.payload import Source, reading_ahead
 from asyncdicom.services import storage
 from asyncdicom.services.contexts import find_context, groups_for_contexts, storage_contexts
-from asyncdicom.services.handlers import Handlers, Identifier, Request, Response, Retrieval
+from asyncdicom.services.handlers import Handlers, Identifier, Request, Response, Retrieval, StoreHandler
 from asyncdicom.services.query import encode_identifier
 from asyncdicom.services.single import outcome
 from asyncdicom.services.streams import ResponseStream
@@ -117,6 +117,7 @@ def retrieve(
     move_destination: str | None = None,
     priority: int = Priority.MEDIUM,
     timeout: float | None = None,
+    receiver: StoreHandler | None = None,
 ) -> RetrieveOperation:
     """Prepare a C-GET or C-MOVE; it starts with ``async with`` or ``await``."""
     context = find_context(channel, sop_class_uid)
@@ -127,7 +128,7 @@ def retrieve(
         move_destination=move_destination,
     )
     data = encode_identifier(identifier, context.transfer_syntax)
-    return RetrieveOperation(channel, context, command, data, timeout)
+    return RetrieveOperation(channel, context, command, data, timeout, receiver)
 
 
 # As SCP.

@@ -62,13 +62,14 @@ async def store(
 
 async def provide(incoming: IncomingRequest, request: Request, handlers: Handlers) -> Response:
     """Give a received instance to the handler: the command first, the data while it comes."""
-    if handlers.c_store is None:
+    c_store = incoming.channel.invoker.receiver or handlers.c_store  # a sub-operation of our C-GET, or not
+    if c_store is None:
         return Response(Status.SOP_CLASS_NOT_SUPPORTED)
     if not is_valid_uid(request.affected_sop_instance_uid):
         return Response(Status.INVALID_SOP_INSTANCE, error_comment="invalid Affected SOP Instance UID")
     if incoming.data is None:
         return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, error_comment="no data set")
-    return outcome(await incoming.guard(handlers.c_store(request)))
+    return outcome(await incoming.guard(c_store(request)))
 
 
 async def open_file(path: str | os.PathLike[str]) -> FileSource:

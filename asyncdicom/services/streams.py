@@ -11,7 +11,7 @@ from asyncdicom.dimse.messages import Command
 from asyncdicom.exceptions import AssociationError, LocalProtocolError, StatusError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.operation import Operation, Reply
-from asyncdicom.services.handlers import Response
+from asyncdicom.services.handlers import Response, StoreHandler
 from asyncdicom.status import Status
 from asyncdicom.ul.negotiation import AcceptedContext
 
@@ -37,12 +37,14 @@ class ResponseStream(Generic[_Item, _Result]):
         command: Command,
         identifier: bytes,
         timeout: float | None,
+        receiver: StoreHandler | None = None,
     ) -> None:
         self._channel = channel
         self._context = context
         self._command = command
         self._identifier = identifier
         self._timeout = timeout
+        self._receiver = receiver
         self._operation: Operation | None = None
         self._iterated = False
         self.response: Response | None = None
@@ -74,7 +76,12 @@ class ResponseStream(Generic[_Item, _Result]):
             raise LocalProtocolError("this operation was started before; ask for a new one")
         self._command.has_data_set = True
         self._operation = await self._channel.invoker.invoke(
-            self._context, self._command, self._identifier, timeout=self._timeout, held=True
+            self._context,
+            self._command,
+            self._identifier,
+            timeout=self._timeout,
+            held=True,
+            receiver=self._receiver,
         )
         return self
 
