@@ -19,6 +19,8 @@ from asyncdicom.status import Status
 __all__ = ["Query", "encode_identifier", "find", "provide"]
 
 _MAXIMUM_MATCHES = 100_000
+# Where neither handler nor socket ever waits, others (and a C-CANCEL) have to get their turn all the same.
+_RESPONSES_IN_A_ROW = 32
 
 
 _Match = TypeVar("_Match")  # Dataset, or bytes with raw=True
@@ -96,6 +98,7 @@ async def provide(incoming: IncomingRequest, request: Request, handlers: Handler
     matches = cast("Any", handlers.c_find(request))
     async with aclosing(_Closable(matches)):
         iterator: AsyncIterator[Identifier] = aiter(matches)
+        sent = 0
         while True:
             try:
                 match = await incoming.guard(anext(iterator))
@@ -105,7 +108,9 @@ async def provide(incoming: IncomingRequest, request: Request, handlers: Handler
                 raise Interrupted  # the handler swallowed its cancellation
             data = encode_identifier(match, incoming.context.transfer_syntax)
             await incoming.channel.performer.respond(incoming, pending, data)
-            await asyncio.sleep(0)  # where neither handler nor socket ever waits, others still have to run
+            sent += 1
+            if sent % _RESPONSES_IN_A_ROW == 0:
+                await asyncio.sleep(0)
 
 
 class _Closable:
