@@ -272,6 +272,8 @@ class Channel:
             else:
                 self._event(event)
         self.upper_layer.expecting_data = self.inbox.expecting_data
+        if self.upper_layer.is_owed:
+            self.transport.acknowledge_now()
         self._settle()
 
     def eof_received(self) -> bool:

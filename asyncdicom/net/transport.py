@@ -79,17 +79,7 @@ class Transport(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """See `asyncio.BufferedProtocol`."""
-        if self._quickack:
-            self._acknowledge_now()
         self._receiver.bytes_received(self._pool.take(nbytes))
-
-    def _acknowledge_now(self) -> None:
-        # The kernel forgets TCP_QUICKACK: without it a peer that leaves Nagle's algorithm on waits
-        # 40 ms for a delayed ACK before the tail of each small message.
-        try:
-            self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-        except OSError:
-            self._quickack = False
 
     def eof_received(self) -> bool:
         """See `asyncio.BaseProtocol`."""
@@ -146,6 +136,19 @@ class Transport(asyncio.BufferedProtocol):
             self._transport.write(b"".join(buffers))
         else:
             self._transport.writelines(buffers)
+
+    def acknowledge_now(self) -> None:
+        """Have the kernel acknowledge what was received, although more has to come before we answer.
+
+        A peer that leaves Nagle's algorithm on waits for that ACK, 40 ms and more, before it sends the
+        tail of a message. The kernel forgets the option, so it is set each time.
+        """
+        if not self._quickack or self._lost:
+            return
+        try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        except OSError:
+            self._quickack = False
 
     async def drain(self) -> None:
         """Wait until everything written was taken by the kernel, or the connection is lost."""

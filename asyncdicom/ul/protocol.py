@@ -215,7 +215,7 @@ class UpperLayer:
         events: list[Event] = []
         if self.state is State.STA1 or (self.state is State.STA13 and self._overflows(len(data), now)):
             return events
-        completed = not self._owed()
+        completed = not self.is_owed
         for item in self._decoder.feed(data):
             if isinstance(item, PDataFragment):
                 completed |= item.is_last
@@ -288,9 +288,10 @@ class UpperLayer:
         return [] if which == "close" else [TimerExpired(which)]
 
     def _active_receive_deadline(self) -> float | None:
-        return self._receive_deadline if self._paused_at is None and self._owed() else None
+        return self._receive_deadline if self._paused_at is None and self.is_owed else None
 
-    def _owed(self) -> bool:
+    @property
+    def is_owed(self) -> bool:
         """Whether the peer has begun something that it has to finish."""
         if self._decoder.in_pdu:
             return self.state in _MAY_OWE_A_PDU
