@@ -301,9 +301,11 @@ class Server:
                 if self._setup.ssl is not None
                 else None,
             )
-        except OSError as error:
+        except BaseException as error:
             self._waiting.discard(channel)
             connection.close()
+            if not isinstance(error, OSError):
+                raise
             log.info("TLS handshake failed: %s", error)
 
     def _on_closed(self, channel: Channel) -> None:
@@ -331,15 +333,19 @@ class Server:
 
     async def _identify(self, channel: Channel, request: AAssociateRQ, check: UserIdentityCheck) -> None:
         identity = request.user_information.user_identity
+        verdict: object = False
         try:
-            verdict = await check(request, identity)
+            async with asyncio.timeout(self._setup.settings.handler_timeout):
+                verdict = await check(request, identity)
         except Exception:
             log.exception("the user_identity check failed")
-            verdict = False
         if channel.failure is not None:
             return
-        if verdict is False:
-            self._reject(channel, _REJECTED)
+        # Time has passed: meanwhile others have come, or the server is being closed.
+        rejection = None if verdict is True or isinstance(verdict, bytes) else _REJECTED
+        rejection = rejection or self._refusal(request)
+        if rejection is not None:
+            self._reject(channel, rejection)
         else:
             wanted = identity is not None and identity.positive_response_requested
             self._answer(

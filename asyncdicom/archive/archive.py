@@ -27,11 +27,11 @@ from asyncdicom.exceptions import DataSetError
 from asyncdicom.status import Status
 from asyncdicom.uid import InformationModel, transfer_syntax
 
-__all__ = ["Archive"]
+__all__ = ["PIECE", "Archive"]
 
 _LOG = logging.getLogger("asyncdicom.archive")
 
-_PIECE = 256 * 1024  # bytes gathered before a thread is asked to write them: small objects take one hop
+PIECE = 256 * 1024  # bytes gathered before a thread is asked to write them: small objects take one hop
 _WRITERS = 4
 _READERS = 3
 
@@ -216,7 +216,7 @@ class Archive:
             size += sum(map(len, views))
             if total + size > self._maximum_size:
                 raise Refused(Status.OUT_OF_RESOURCES, "the data set is too large")
-            if size >= _PIECE:
+            if size >= PIECE:
                 await self._write(reception.take, pending)
                 total += size
                 pending, size = [], 0

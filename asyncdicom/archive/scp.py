@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from asyncdicom.address import Address
-from asyncdicom.archive.archive import Archive
+from asyncdicom.archive.archive import PIECE, Archive
 from asyncdicom.archive.matching import IdentifierError
 from asyncdicom.exceptions import DataSetError, StatusError
 from asyncdicom.net.payload import FileSource
@@ -77,7 +77,7 @@ class ArchiveProvider:
             sop_class_uid=request.affected_sop_class_uid,
             sop_instance_uid=request.affected_sop_instance_uid,
             transfer_syntax_uid=request.transfer_syntax_uid,
-            batches=request.data.batches(),
+            batches=request.data.batches(PIECE),
             calling_ae_title=request.calling_ae_title,
         )
 

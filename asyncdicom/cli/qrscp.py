@@ -130,8 +130,9 @@ async def _serve(
     from asyncdicom.archive.scp import serve_archive
 
     try:
-        async with Archive(data, durability=durability, on_conflict=on_conflict) as archive:
-            async with serve_archive(
+        async with (
+            Archive(data, durability=durability, on_conflict=on_conflict) as archive,
+            serve_archive(
                 archive,
                 Address(aet, host, port),
                 peers=peers,
@@ -139,20 +140,19 @@ async def _serve(
                 ssl=tls.server(),
                 maximum_associations=max_associations,
                 maximum_length=max_pdu,
-            ) as server:
-                counts = await archive.counts()
-                if as_json:
-                    json_line(
-                        ae_title=aet, host=host, port=server.port, data=archive.directory, counts=counts
-                    )
-                else:
-                    who = f"{len(peers)} known AE titles may call" if strict else "any AE title may call"
-                    print(
-                        f"{aet} listens on {host}:{server.port}; {who}; durability: {durability}\n"
-                        f"{archive.directory}: {counts['study']} studies, {counts['instance']} instances. "
-                        "Ctrl-C stops.",
-                        flush=True,
-                    )
-                return await serve_until_stopped(server)
+            ) as server,
+        ):
+            counts = await archive.counts()
+            if as_json:
+                json_line(ae_title=aet, host=host, port=server.port, data=archive.directory, counts=counts)
+            else:
+                who = f"{len(peers)} known AE titles may call" if strict else "any AE title may call"
+                print(
+                    f"{aet} listens on {host}:{server.port}; {who}; durability: {durability}\n"
+                    f"{archive.directory}: {counts['study']} studies, {counts['instance']} instances. "
+                    "Ctrl-C stops.",
+                    flush=True,
+                )
+            return await serve_until_stopped(server)
     except ArchiveError as error:
         return complain("asyncdicom qrscp", str(error), FAILED)

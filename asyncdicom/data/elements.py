@@ -268,7 +268,7 @@ def walk(
         position += size
         if nesting.depth:
             position += nesting.step(tag, vr, length)
-            if not nesting.depth:
+            if not nesting.depth and outer_tag >= 0x00030000:
                 yield outer_tag, outer_vr, start, position - size
         elif tag >= 0xFFFE0000:
             check_stray(tag)

@@ -105,7 +105,7 @@ class Channel:
         self.established: asyncio.Future[Negotiated] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self.time = loop.time
-        self.transport = Transport(self, loop)
+        self.transport = Transport(self, loop, settings.timeouts.close)
         self.upper_layer = UpperLayer(
             requestor=requestor,
             maximum_length=settings.maximum_length,
@@ -223,7 +223,8 @@ class Channel:
             if self._quiet is not None:
                 self._quiet.set_result(None)
                 self._quiet = None
-            if self._half_closed:
+            if self._half_closed and self.upper_layer.state is not State.STA8:
+                self._settle()
                 self.transport.close()
             self.arm_timer()
 
@@ -277,8 +278,8 @@ class Channel:
         self._settle()
 
     def eof_received(self) -> bool:
-        """See `net.transport.Receiver`: what was asked before is still answered."""
-        self._half_closed = bool(self.performer.performing)
+        """See `net.transport.Receiver`: what was asked before is still answered, if it was asked to its end."""
+        self._half_closed = bool(self.performer.performing) and not self.inbox.expecting_data
         return self._half_closed
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -102,8 +102,7 @@ class Inbox:
         deadline = self.budget.deadline()
         if deadline is None or now < deadline:
             return
-        incoming = self._incoming
-        if not isinstance(incoming, DataStream) or not self._channel.performer.unstick(incoming):
+        if not self._channel.performer.unstick():
             self.budget.taken(0, now)
 
     def fail(self, error: Exception) -> None:

@@ -169,16 +169,12 @@ class IncomingRequest:
             raise Interrupted
         self._guarding = True
         try:
-            result = await work
-        except asyncio.CancelledError:
-            if self._used_up():
+            return await work
+        except (asyncio.CancelledError, StopAsyncIteration):
+            if self.is_interrupted and self.task is not None and self.task.cancelling() <= 1:
                 raise Interrupted from None
             raise
         finally:
             self._guarding = False
-        self._used_up()
-        return result
-
-    def _used_up(self) -> bool:
-        # Our own cancel() is used up now; True if no other one (of a closing association) is pending.
-        return self.is_interrupted and self.task is not None and self.task.uncancel() == 0
+            if self.is_interrupted and self.task is not None:
+                self.task.uncancel()  # the cancel() of `interrupt`; another may be that of a lost association

@@ -40,6 +40,7 @@ Payload: TypeAlias = bytes | AsyncGenerator[Batch, None]
 _READ_SIZE = 1 << 20
 _MAXIMUM_IN_MEMORY = 16 << 20
 _IOV_MAX = 1024
+_PIECE = 1 << 18  # what is gathered before a thread is asked to write it
 
 # Names of files that are not complete yet are this process's own.
 _PROCESS = os.urandom(6).hex()
@@ -60,6 +61,8 @@ class DataStream:
         "_taken",
         "_views",
         "_waiter",
+        "_wanted",
+        "budget",
         "discarded",
         "discarding",
         "received",
@@ -76,10 +79,12 @@ class DataStream:
         sop_instance_uid: str = "",
         *,
         taken: Callable[[int], None] = lambda count: None,
+        budget: int = 1 << 20,
     ) -> None:
         self.transfer_syntax_uid = transfer_syntax_uid
         self.sop_class_uid = sop_class_uid
         self.sop_instance_uid = sop_instance_uid
+        self.budget = budget  # with more than so much waiting, reading is paused
         self.received = 0
         self.waiting = 0
         self.discarded = 0
@@ -89,6 +94,7 @@ class DataStream:
         self._ended = False
         self._error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._wanted = 1  # how much the waiter waits for
 
     # the channel's side
 
@@ -103,7 +109,8 @@ class DataStream:
             self.waiting += length
         if is_last:
             self._ended = True
-        self._wake()
+        if self._ended or self.waiting >= self._wanted:
+            self._wake()
 
     def fail(self, error: BaseException) -> None:
         """There will be no more: whoever waits gets `error`, after what was received before."""
@@ -117,11 +124,12 @@ class DataStream:
         self.discarding = True
         self.discarded += self.waiting
         self._take()
+        self._wake()
 
     async def finished(self) -> None:
         """Wait until the last fragment has come, whoever takes it; a lost association raises."""
         while not self._ended:
-            await self._wait()
+            await self._wait(1)
         if self._error is not None:
             raise self._error
 
@@ -134,14 +142,12 @@ class DataStream:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _wait(self) -> None:
+    async def _wait(self, wanted: int) -> None:
         if self._waiter is not None and not self._waiter.done():
             raise LocalProtocolError("two tasks read the same data set; it can be read once")
+        self._wanted = wanted
         self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        await self._waiter
 
     def _take(self) -> list[memoryview]:
         views, count = self._views, self.waiting
@@ -152,24 +158,26 @@ class DataStream:
 
     # the handler's side
 
-    async def next_batch(self) -> list[memoryview] | None:
-        """Give everything received and not yet taken, waiting for at least one byte; None at the end.
+    async def next_batch(self, minimum: int = 1) -> list[memoryview] | None:
+        """Give everything received and not yet taken; None at the end.
 
-        A cancellation loses nothing.
+        Waits until `minimum` bytes are there (or as many as may wait at all), or the last ones. A
+        cancellation loses nothing.
         """
-        if self.discarding:
-            raise LocalProtocolError("this data set is no longer wanted: the response was sent or cancelled")
-        while not self._views:
-            if self._error is not None:
-                raise self._error
+        minimum = min(minimum, self.budget)
+        while not self._views or (self.waiting < minimum and not self._ended):
+            if self.discarding:  # what is left of it must not look like its end
+                raise LocalProtocolError("this data set is no longer wanted: its response was sent")
             if self._ended:
+                if self._error is not None:
+                    raise self._error
                 return None
-            await self._wait()
+            await self._wait(minimum)
         return self._take()
 
-    async def batches(self) -> AsyncGenerator[list[memoryview], None]:
-        """Iterate over everything received so far, as lists of views, until the end."""
-        while (batch := await self.next_batch()) is not None:
+    async def batches(self, minimum: int = 1) -> AsyncGenerator[list[memoryview], None]:
+        """Iterate over what is received, as lists of views of at least `minimum` bytes but the last."""
+        while (batch := await self.next_batch(minimum)) is not None:
             yield batch
 
     def open(self) -> AsyncGenerator[Batch, None]:
@@ -215,13 +223,14 @@ class DataStream:
         file = _PartFile(os.fspath(path))
         threads = file_threads()
         try:
-            batch: list[Buffer] = [head, *(await self.next_batch() or [])]
-            if not (self.is_complete and not self.waiting):
+            batch: list[Buffer] = [head]
+            while (more := await self.next_batch(_PIECE)) is not None:
+                batch += more
+                if self.is_complete and not self.waiting:
+                    break  # the last piece and the end take one hop to a thread, and so does a small file
                 await in_thread(threads, file.write, batch)
-                while (more := await self.next_batch()) is not None:
-                    await in_thread(threads, file.write, more)
                 batch = []
-            await in_thread(threads, file.finish, batch)  # what came at once takes this one hop
+            await in_thread(threads, file.finish, batch)
         except BaseException:
             await in_thread(threads, file.discard)
             raise

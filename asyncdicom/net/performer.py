@@ -44,6 +44,7 @@ class Performer:
                 command.affected_sop_class_uid or context.abstract_syntax,
                 command.affected_sop_instance_uid or "",
                 taken=channel.inbox.taken,
+                budget=channel.settings.read_budget,
             )
         request = IncomingRequest(channel, context, command, data)
         try:
@@ -97,8 +98,10 @@ class Performer:
         message_id = command.message_id_being_responded_to or 0
         if not self.book.cancel(message_id):
             return  # it has ended meanwhile (PS3.7 9.3.2.3)
-        request = self._open[message_id]
-        request.interrupt()
+        self._interrupt(self._open[message_id])
+
+    def _interrupt(self, request: IncomingRequest, *, stalled: bool = False) -> None:
+        request.interrupt(stalled=stalled)
         loop = asyncio.get_running_loop()
         loop.call_later(self._channel.settings.cancel_timeout, self._give_up, request)
 
@@ -106,19 +109,20 @@ class Performer:
         if request.answered or self._channel.failure is not None or request not in self.performing:
             return
         message_id = request.command.message_id
-        log.warning("%s: the handler of message %s ignores C-CANCEL", self._channel, message_id)
-        self._channel.spawn(self.respond(request, response_to(request.command, Status.CANCEL)))
+        log.warning("%s: the handler of message %s ignores its cancellation", self._channel, message_id)
+        status = Status.OUT_OF_RESOURCES if request.is_stalled else Status.CANCEL
+        self._channel.spawn(self.respond(request, response_to(request.command, status)))
 
-    def unstick(self, data: DataStream) -> bool:
-        """Give up the handler that has left `data` waiting for too long; False if it is nobody's."""
-        for request in self.performing:
-            if request.data is data:
-                message_id = request.command.message_id
-                log.warning("%s: the handler of message %s makes no progress", self._channel, message_id)
-                request.interrupt(stalled=True)
-                data.discard()
-                return True
-        return False
+    def unstick(self) -> bool:
+        """Give up the handlers that have left data waiting for too long; False if there is none."""
+        stuck = [request for request in self.performing if request.data is not None and request.data.waiting]
+        for request in stuck:
+            message_id = request.command.message_id
+            log.warning("%s: the handler of message %s makes no progress", self._channel, message_id)
+            self._interrupt(request, stalled=True)
+            if request.data is not None:
+                request.data.discard()
+        return bool(stuck)
 
     def fail(self, error: Exception) -> None:
         """The association has ended: tell whoever reads a data set, and cancel the handlers."""

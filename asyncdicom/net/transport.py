@@ -43,10 +43,27 @@ class Receiver(Protocol):
 class Transport(asyncio.BufferedProtocol):
     """An asyncio protocol that receives into the event loop's block and has a gate for writing."""
 
-    __slots__ = ("_drained", "_is_tls", "_lost", "_pool", "_quickack", "_receiver", "_socket", "_transport")
+    __slots__ = (
+        "_close_timeout",
+        "_cut",
+        "_drained",
+        "_is_tls",
+        "_loop",
+        "_lost",
+        "_pool",
+        "_quickack",
+        "_receiver",
+        "_socket",
+        "_transport",
+    )
 
-    def __init__(self, receiver: Receiver, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, receiver: Receiver, loop: asyncio.AbstractEventLoop, close_timeout: float | None = None
+    ) -> None:
         self._receiver = receiver
+        self._loop = loop
+        self._close_timeout = close_timeout
+        self._cut: asyncio.TimerHandle | None = None
         self._pool = block_pool(loop)
         self._transport: asyncio.Transport | None = None
         self._drained: asyncio.Future[None] | None = None
@@ -100,6 +117,8 @@ class Transport(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.BaseProtocol`."""
         self._lost = True
+        if self._cut is not None:
+            self._cut.cancel()
         self.resume_writing()
         self._receiver.connection_lost(exc)
 
@@ -166,9 +185,12 @@ class Transport(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def close(self) -> None:
-        """Close when what was written is on its way."""
-        if self._transport is not None:
-            self._transport.close()
+        """Close when what was written is on its way; a peer that does not take it is cut off in time."""
+        if self._transport is None or self._lost or self._cut is not None:
+            return
+        self._transport.close()
+        if self._close_timeout is not None:
+            self._cut = self._loop.call_later(self._close_timeout, self._transport.abort)
 
     def abort(self) -> None:
         """Close now, whatever was written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -67,6 +68,10 @@ class Dispatcher:
             return Response(Status.OUT_OF_RESOURCES if incoming.is_stalled else Status.CANCEL)
         except StatusError as error:
             return error.response if isinstance(error.response, Response) else Response(error.status)
+        except asyncio.CancelledError:
+            if asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                raise  # the association is lost
+            return self._failed(incoming)
         except AssociationError:
             if incoming.channel.failure is not None:
                 raise  # there is nobody to answer

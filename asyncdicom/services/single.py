@@ -26,8 +26,10 @@ async def final_response(channel: Channel, operation: Operation) -> Response:
 
 def outcome(result: Any) -> Response:
     """Make a response of what a handler returned: a `Response`, or a status."""
-    if isinstance(result, Response):
-        return result
     if isinstance(result, int):
-        return Response(result)
-    raise TypeError(f"a handler returns a Status or a Response, not {result!r}")
+        result = Response(result)
+    if not isinstance(result, Response):
+        raise TypeError(f"a handler returns a Status or a Response, not {result!r}")
+    if result.status.is_pending or not 0 <= result.status <= 0xFFFF:
+        raise ValueError(f"a response does not end with the status {result.status}")
+    return result

@@ -334,7 +334,7 @@ def decode_user_information(cursor: Cursor) -> UserInformation:
             case 0x54:
                 roles.append(_role_selection(value))
             case 0x55:
-                information = information._replace(implementation_version_name=text(value.rest())[:16])
+                information = information._replace(implementation_version_name=text(value.rest()[:16]))
             case 0x56:
                 extended.append(_extended(value))
             case 0x57:
