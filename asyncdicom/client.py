@@ -9,7 +9,7 @@ from types import TracebackType
 
 from asyncdicom.address import Address, check_ae_title
 from asyncdicom.association import Association
-from asyncdicom.exceptions import AssociationClosed, AssociationTimeout
+from asyncdicom.exceptions import AssociationClosed, AssociationError, AssociationTimeout
 from asyncdicom.net.channel import Channel, Settings, Trace
 from asyncdicom.services.contexts import Proposable, expand
 from asyncdicom.services.dispatch import Dispatcher
@@ -22,6 +22,8 @@ from asyncdicom.ul.protocol import Timeouts
 __all__ = ["Connect", "associate"]
 
 DEFAULT_CALLING_AE_TITLE = "ASYNCDICOM"
+
+_LINGER = 1.0  # seconds that a peer has to close the connection of an association that failed
 
 
 def associate(
@@ -104,6 +106,10 @@ def associate(
         except asyncio.CancelledError:
             channel.abort()
             channel.transport.close()
+            raise
+        except AssociationError:
+            if channel.established.done():  # then there was a connection: nothing of it stays behind
+                await channel.wait_closed(_LINGER)
             raise
         return association
 

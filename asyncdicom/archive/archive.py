@@ -128,8 +128,7 @@ class Archive:
     def _open_index(self) -> None:
         index = os.path.join(self.directory, "index.sqlite")
         self._engine = open_index(index, durability=self.durability, readers=_READERS)
-        if self._sync:
-            self._calls.sync_directory(self.directory)
+        self._folders.sync_root()
         self._reader = Reader(self._engine)
         self._ingest = Ingest(
             self._engine, self._folders, self._calls, sync=self._sync, on_conflict=self._on_conflict

@@ -118,6 +118,9 @@ class Folders:
 
     New objects share one random folder ``objects/ab/cd`` for a while, then move on to another: so a group
     commit has one folder to sync, and no folder grows beyond a thousand files or so. For many threads.
+
+    What a failed sync was to write may be lost for good although the next sync succeeds: the kernel has given
+    those pages up. So a file is not trusted any more once a sync of its folder has failed.
     """
 
     FILES_PER_FOLDER = 1000
@@ -129,19 +132,54 @@ class Folders:
         self._calls = calls
         self._sync = sync
         self._lock = threading.Lock()
-        self._receiving: set[str] = set()
+        self._receiving: dict[str, str] = {}  # by the last part, which stays the same in quarantine
+        self._untrusted: set[str] = set()
         self._folder = ""
         self._room = 0
 
     def prepare(self) -> None:
         """Make the root and its two folders."""
-        if not os.path.isdir(self._root):
-            os.makedirs(self._root, 0o750)
-            if self._sync:
-                self._calls.sync_directory(os.path.dirname(self._root))
-        made = [self._calls.make_directory(path) for path in (self.objects, self.quarantine)]
-        if any(made) and self._sync:
-            self._calls.sync_directory(self._root)
+        self._make(self._root)
+        for path in (self.objects, self.quarantine):
+            self._calls.make_directory(path)
+
+    def _make(self, path: str) -> None:
+        try:
+            self._calls.make_directory(path)
+        except FileNotFoundError:
+            self._make(os.path.dirname(path))
+            self._calls.make_directory(path)
+
+    def sync_root(self) -> None:
+        """Make what is in the root durable, and every entry on the way to it: a crash may have left them."""
+        path = self._root
+        self.sync(path)
+        while not os.path.ismount(path):
+            path = os.path.dirname(path)
+            try:
+                self.sync(path)
+            except PermissionError:
+                continue  # others made it, and keep it
+
+    def sync(self, path: str) -> None:
+        """Make the entries of a folder durable, if the archive is to survive a power cut."""
+        if not self._sync:
+            return
+        try:
+            self._calls.sync_directory(path)
+        except BaseException:
+            with self._lock:
+                self._distrust(path)
+            raise
+
+    def _distrust(self, path: str) -> None:
+        receiving = list(self._receiving.values())
+        self._untrusted.update(name for name in receiving if os.path.dirname(self.path(name)) == path)
+        self._room = 0
+
+    def is_trusted(self, name: str) -> bool:
+        """Tell whether a sync of its folder can still make ``name`` durable."""
+        return name not in self._untrusted
 
     def take_name(self) -> str:
         """Give a new name below ``objects``; until `give_back` the file counts as being received."""
@@ -149,8 +187,9 @@ class Folders:
             if self._room <= 0:
                 self._open_folder()
             self._room -= 1
-            name = f"{self._folder}/{secrets.token_hex(16)}.dcm"
-            self._receiving.add(name)
+            file = f"{secrets.token_hex(16)}.dcm"
+            name = f"{self._folder}/{file}"
+            self._receiving[file] = name
             return name
 
     def _open_folder(self) -> None:
@@ -158,20 +197,22 @@ class Folders:
         above = self.objects
         for folder in (outer, inner):
             path = os.path.join(above, folder)
-            if self._calls.make_directory(path) and self._sync:
+            self._calls.make_directory(path)
+            if self._sync:  # also if it was there: whoever made it may have died before this
                 self._calls.sync_directory(above)
             above = path
         self._folder, self._room = f"{outer}/{inner}", self.FILES_PER_FOLDER
 
     def give_back(self, name: str, *, failed: bool) -> None:
         """Say that ``name`` is not being received any more; after a failure the next file goes elsewhere."""
-        self._receiving.discard(name)
+        self._receiving.pop(os.path.basename(name), None)
+        self._untrusted.discard(name)
         if failed:
             self._room = 0
 
     def is_receiving(self, name: str) -> bool:
-        """Tell whether ``name`` is being received now."""
-        return name in self._receiving
+        """Tell whether ``name`` is being received now, or is on its way to quarantine."""
+        return os.path.basename(name) in self._receiving
 
     def names_in(self, folder: str) -> set[str]:
         """Give the objects in ``folder``."""

@@ -55,6 +55,9 @@ Trace = Callable[[str, object], None]
 Dispatch = Callable[[IncomingRequest], Awaitable[None]]
 
 
+_CLOSE_LINGER = 1.0  # seconds for the last bytes to leave once the connection is to be closed
+
+
 class Settings(NamedTuple):
     """Limits and deadlines of one association; times in seconds, sizes in bytes, None is "off"."""
 
@@ -126,6 +129,7 @@ class Channel:
         self._shortest_timeout = settings.shortest_timeout()
         self._quiet: asyncio.Future[None] | None = None
         self._half_closed = False
+        self._is_closing = False
 
     # the life of the association
 
@@ -321,8 +325,11 @@ class Channel:
         out = self.upper_layer.data_to_send()
         if out:
             self.transport.write(out)
-        if self.upper_layer.wants_close:
+        if self.upper_layer.wants_close and not self._is_closing:
+            self._is_closing = True
             self.transport.close()
+            # A peer that does not take the last bytes must not keep the connection.
+            self._loop.call_later(_CLOSE_LINGER, self.transport.abort)
         self.arm_timer()
 
     # time: one timer for all deadlines
@@ -336,19 +343,14 @@ class Channel:
         now = self.time()
         if self._timer is not None and self._timer_at <= now + self._shortest_timeout:
             return
-        soonest = min(
-            (
-                deadline
-                for deadline in (
-                    self.upper_layer.next_deadline(),
-                    self.invoker.book.next_deadline(),
-                    self.inbox.budget.deadline(),
-                    self.outbox.deadline(),
-                )
-                if deadline is not None
-            ),
-            default=None,
-        )
+        deadlines = [self.upper_layer.next_deadline()]
+        if self.failure is None:
+            deadlines += (
+                self.invoker.book.next_deadline(),
+                self.inbox.budget.deadline(),
+                self.outbox.deadline(),
+            )
+        soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
         if soonest is None or self.closed.done():
             return
         if not self._is_quiet:
