@@ -57,15 +57,20 @@ def associate(
 
     Leaving the block normally releases it; leaving it by an exception or a cancellation aborts it.
 
-    `address`: "AET@host:port". `contexts`: what to propose, as abstract syntax UIDs, information
-    models or `PresentationContext`s. `ssl`: a context for TLS; `server_hostname`: the name its
-    certificate must have (default: the host). `c_store`: receives the instances of a C-GET.
-    `maximum_length`: the Maximum Length of P-DATA-TF PDUs that we announce. `operations_invoked`,
-    `operations_performed`: the Asynchronous Operations Window to propose (proposed only if not 1).
-    `read_budget`: how much received data may wait for its handlers before reading pauses.
-    `connect_timeout` covers name resolution, TCP and TLS; `acse_timeout` the answer to the
-    A-ASSOCIATE-RQ; `dimse_timeout` each response. `trace`: is called with ("sent" | "received",
-    command or event) for each message.
+    `address`: "AET@host:port". `calling_ae_title`: ours. `contexts`: what to propose, as abstract
+    syntax UIDs, information models or `PresentationContext`s. `ssl`: a context for TLS;
+    `server_hostname`: the name its certificate must have (default: the host). `user_identity`: who asks
+    (PS3.7 D.3.3.7). `c_store`: receives the instances of a C-GET. `maximum_length`: the Maximum Length
+    of P-DATA-TF PDUs that we announce. `operations_invoked`, `operations_performed`: the Asynchronous
+    Operations Window to propose (proposed only if not 1). `read_budget`: how much received data may
+    wait for its handlers before reading pauses. `connect_timeout` covers name resolution, TCP and TLS;
+    `acse_timeout` the answer to the A-ASSOCIATE-RQ; `dimse_timeout` each response; `release_timeout`
+    what is under way when the association is released, and then the answer to the A-RELEASE-RQ;
+    `cancel_timeout` the end of what was cancelled; `receive_timeout` the rest of a message that has
+    begun to come; `write_timeout` is how long the peer may take nothing of what is sent,
+    `handler_timeout` how long a handler may take nothing of what waits for it. After `idle_timeout`
+    without an operation the association is ended. `trace`: is called with ("sent" | "received", command
+    or event) for each message.
 
     Raises `AssociationRejected`, `AssociationAborted`, `AssociationTimeout`, `AssociationClosed` (no
     connection), ValueError (an impossible address or AE title). Cancelled: whatever was opened is
@@ -133,6 +138,9 @@ async def _connect(
                 ssl=ssl,
                 server_hostname=(server_hostname or address.host) if ssl is not None else None,
             )
+    except asyncio.CancelledError:
+        channel.transport.connection_lost(None)  # the event loop has closed it; uvloop does not say so
+        raise
     except TimeoutError as error:
         message = f"{address}: no connection within {timeout:g} s; check host, port and firewall"
         raise AssociationTimeout(message, which="connect") from error

@@ -110,7 +110,7 @@ def serve(
 
     `address`: "AET@host:port"; port 0 takes a free one (`Server.port`). Each service is offered if it
     has a handler: `c_store`, `c_get` and `c_move` are coroutine functions, `c_find` is an asynchronous
-    generator; C-ECHO is always offered. `destinations`: the AE titles that C-MOVE may send to, with
+    generator; C-ECHO is always offered, and `c_echo` is asked if it is given. `destinations`: the AE titles that C-MOVE may send to, with
     their "host:port", or a function that finds the address for a request. `contexts`: the abstract
     syntaxes to accept, by default whatever the handlers imply; `unknown_storage`: also storage SOP
     classes that are not in the standard.
@@ -118,12 +118,12 @@ def serve(
     `require_called_ae_title`: refuse associations for another AE title; `calling_ae_titles`: the only
     ones that may call; `user_identity`: a coroutine function that judges the request's user identity
     (bytes: the server response to send back). `ssl`: a context for TLS. `sock`: a listening or bound
-    socket to use instead of the address.
+    socket to use instead of the address; `reuse_port`: let other processes listen there too.
 
     `maximum_associations`: more are refused with "local limit exceeded"; `maximum_not_associated`:
-    connections without an association, more are closed. `handler_timeout`: how long a handler may
-    take nothing of what waits for it. `drain_timeout`: how long `Server.close` waits for operations.
-    The others are as for `associate`.
+    connections without an association, more are closed. `artim_timeout`: how long such a connection may
+    wait with its A-ASSOCIATE-RQ, after the TLS handshake, which may take `tls_handshake_timeout`.
+    `drain_timeout`: how long `Server.close` waits for operations. The others are as for `associate`.
 
     Leaving the block closes the server (`Server.close`).
     """

@@ -41,11 +41,14 @@ from asyncdicom import (
     PresentationContextError,
     Request,
     Response,
+    Retrieval,
     StatusError,
     associate,
+    retrieval_contexts,
     serve,
 )
 from asyncdicom.dimse.messages import Command, CommandField, response_to
+from asyncdicom.services.handlers import StoreHandler
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
 CONTEXTS = [VERIFICATION, CT, *STUDY_CONTEXTS]
@@ -560,8 +563,10 @@ async def test_operations_that_do_not_end_are_aborted_when_the_release_takes_too
     async with associated(release_timeout=0.05) as (association, peer):
         echo = asyncio.create_task(association.c_echo())
         await peer.message()
-        await association.release()
+        releasing = asyncio.create_task(association.release())
         assert await peer.pdu() == ABORTED_BY_USER
+        await peer.close()
+        await releasing
         with pytest.raises(AssociationAborted):
             await echo
 
@@ -675,14 +680,14 @@ async def test_waiting_for_an_operation_of_the_own_task_is_refused_at_once() -> 
                 async for _ in matches:
                     with pytest.raises(LocalProtocolError, match="collect it first"):
                         await association.c_store(instance())
+                    peer.send(request.context_id, response_to(request.command, 0))
             assert (await association.c_echo()).status == 0
 
         task = asyncio.ensure_future(nested())
         request = await peer.message()
         peer.send(request.context_id, response_to(request.command, 0xFF00, has_data_set=True), b"1")
-        peer.send(request.context_id, response_to(request.command, 0))
-        request = await peer.message()
-        peer.send(1, response_to(request.command, 0))
+        echo = await peer.message()
+        peer.send(1, response_to(echo.command, 0))
         await task
 
 
@@ -766,16 +771,68 @@ async def test_requests_take_turns_in_their_order() -> None:
 
 
 async def test_only_one_c_get_at_a_time() -> None:
+    """The C-STORE sub-operations of a C-GET do not tell which C-GET they belong to."""
+
     async def on_store(request: Request) -> int:
         return 0
 
     async with associated(window=4) as (association, peer):
         first = asyncio.ensure_future(association.c_get(IDENTIFIER, c_store=on_store))
         request = await peer.message()
-        with pytest.raises(LocalProtocolError, match="C-GET"):
-            await association.c_get(IDENTIFIER, c_store=on_store)
+        second = asyncio.ensure_future(association.c_get(IDENTIFIER, c_store=on_store))
+        echo = asyncio.create_task(association.c_echo())
+        echo_request = await peer.message()
+        assert echo_request.command.command_field == CommandField.C_ECHO_RQ
+        peer.send(1, response_to(echo_request.command, 0))
+        assert (await echo).status == 0
         peer.send(request.context_id, response_to(request.command, 0))
         assert (await first).status == 0
+        request = await peer.message()
+        peer.send(request.context_id, response_to(request.command, 0))
+        assert (await second).status == 0
+
+
+async def test_a_c_get_inside_a_c_get_of_the_own_task_is_refused() -> None:
+    async def on_store(request: Request) -> int:
+        return 0
+
+    async with associated(window=4) as (association, peer):
+
+        async def nested() -> None:
+            async with association.c_get(IDENTIFIER, c_store=on_store):
+                with pytest.raises(LocalProtocolError, match="C-GET 1 is still open"):
+                    await association.c_get(IDENTIFIER, c_store=on_store)
+
+        task = asyncio.ensure_future(nested())
+        request = await peer.message()
+        peer.send(request.context_id, response_to(request.command, 0))
+        await task
+
+
+async def test_the_handler_given_to_a_c_get_serves_no_other() -> None:
+    got = []
+
+    def receiver(name: str) -> StoreHandler:
+        async def on_store(request: Request) -> int:
+            got.append((name, request.affected_sop_instance_uid))
+            return 0
+
+        return on_store
+
+    async def on_get(request: Request) -> Retrieval:
+        return Retrieval([instance(10, uid=f"1.2.{len(got)}")])
+
+    contexts = [STUDY_ROOT, *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)])]
+    async with (
+        serve("SCP@127.0.0.1:0", c_get=on_get) as server,
+        associate(
+            f"SCP@127.0.0.1:{server.port}", contexts=contexts, c_store=receiver("default")
+        ) as association,
+    ):
+        association.c_get(IDENTIFIER, c_store=receiver("never started"))
+        await association.c_get(IDENTIFIER, c_store=receiver("first"))
+        await association.c_get(IDENTIFIER)
+    assert got == [("first", "1.2.0"), ("default", "1.2.1")]
 
 
 async def test_c_get_needs_a_handler() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -122,8 +123,13 @@ class Peer:
         self.accepted: AAssociateAC | None = None
 
     @classmethod
-    async def connect(cls, port: int) -> Self:
-        return cls(*await asyncio.open_connection("127.0.0.1", port))
+    async def connect(cls, port: int, *, receive_buffer: int | None = None) -> Self:
+        connection = socket.socket()
+        connection.setblocking(False)
+        if receive_buffer is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+        return cls(*await asyncio.open_connection(sock=connection))
 
     async def __aenter__(self) -> Self:
         return self
@@ -262,6 +268,7 @@ async def listening() -> AsyncIterator[Listener]:
     try:
         yield listener
     finally:
+        await asyncio.sleep(0.002)  # asyncio forgets to close what it accepts at this moment
         server.close()
         for peer in listener.peers:
             peer.reset()

@@ -130,9 +130,7 @@ class Archive:
         self._engine = open_index(index, durability=self.durability, readers=_READERS)
         self._folders.sync_root()
         self._reader = Reader(self._engine)
-        self._ingest = Ingest(
-            self._engine, self._folders, self._calls, sync=self._sync, on_conflict=self._on_conflict
-        )
+        self._ingest = Ingest(self._engine, self._folders, self._calls, on_conflict=self._on_conflict)
         self._ingest.start()
 
     def _unlock(self) -> None:
@@ -234,17 +232,22 @@ class Archive:
 
         self._check_open()
         try:
-            return await _to_its_end(self._ingest.submit(arrival), withdraw)
+            outcome = await _to_its_end(self._ingest.submit(arrival), withdraw)
         except Uncertain as error:
             raise _StorageFailed("the index could not be written, nor could that be undone") from error
         except Exception as error:
             raise _StorageFailed(f"the index could not be written ({type(error).__name__})") from error
+        if outcome is Outcome.UNTRUSTED:
+            raise _StorageFailed(outcome.value)
+        return outcome
 
     def _check_open(self) -> None:
         if not self._is_open:
             raise _StorageFailed("the archive is closed")
 
     async def _tidy_up(self, file: InstanceFile, arrival: Arrival | None, storage_failed: bool) -> None:
+        if arrival is not None and arrival.is_uncertain:
+            return  # it counts as being received: only the sweep of the next start may judge it
         if arrival is not None and arrival.is_kept:
             file.keep()
             if arrival.obsolete is not None:
@@ -349,7 +352,7 @@ class Archive:
             for name in leftovers:
                 if self._is_closing:
                     return
-                self._calls.remove(self._folders.path(name))
+                self._calls.remove(os.path.join(self.directory, *name.split("/")))
             if leftovers:
                 _LOG.warning("removed %d files that were never acknowledged", len(leftovers))
         except (OSError, SQLAlchemyError) as error:
@@ -358,17 +361,17 @@ class Archive:
     def _leftovers(self) -> tuple[list[str], int]:
         leftovers: list[str] = []
         indexed = 0
-        for folder in self._folders.object_folders():
+        for folder in self._folders.all_folders():
             if self._is_closing:
                 return [], 0
             # In this order: what is committed between the two looks is in the second.
             names = {name for name in self._folders.names_in(folder) if not self._folders.is_receiving(name)}
             rows = self._reader.files_in(folder)
             indexed += len(rows)
-            leftovers += names - rows
+            leftovers += (f"{folder}/{name}" for name in names - rows)
             missing = rows - names
             if missing and (missing := missing - self._folders.names_in(folder)):
-                _LOG.error("%d indexed files are missing in objects/%s", len(missing), folder)
+                _LOG.error("%d indexed files are missing in %s", len(missing), folder)
         return leftovers, indexed
 
 

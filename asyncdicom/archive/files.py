@@ -6,6 +6,7 @@ value is ever part of a path: names are random, folders too.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -168,14 +169,10 @@ class Folders:
         try:
             self._calls.sync_directory(path)
         except BaseException:
-            with self._lock:
-                self._distrust(path)
+            receiving = list(self._receiving.values())
+            self._untrusted.update(name for name in receiving if os.path.dirname(self.path(name)) == path)
+            self._room = 0
             raise
-
-    def _distrust(self, path: str) -> None:
-        receiving = list(self._receiving.values())
-        self._untrusted.update(name for name in receiving if os.path.dirname(self.path(name)) == path)
-        self._room = 0
 
     def is_trusted(self, name: str) -> bool:
         """Tell whether a sync of its folder can still make ``name`` durable."""
@@ -193,15 +190,18 @@ class Folders:
             return name
 
     def _open_folder(self) -> None:
-        outer, inner = secrets.token_hex(1), secrets.token_hex(1)
-        above = self.objects
-        for folder in (outer, inner):
-            path = os.path.join(above, folder)
-            self._calls.make_directory(path)
-            if self._sync:  # also if it was there: whoever made it may have died before this
-                self._calls.sync_directory(above)
-            above = path
-        self._folder, self._room = f"{outer}/{inner}", self.FILES_PER_FOLDER
+        outer = secrets.token_hex(1)
+        self._folder = f"{outer}/{secrets.token_hex(1)}"
+        for name in (outer, self._folder):
+            if not self.is_trusted(name):
+                raise OSError(errno.EIO, "a sync of this folder has failed", self.path(name))
+            self._calls.make_directory(self.path(name))
+            try:  # also if it was there: whoever made it may have died before this
+                self.sync(os.path.dirname(self.path(name)))
+            except BaseException:
+                self._untrusted.add(name)
+                raise
+        self._room = self.FILES_PER_FOLDER
 
     def give_back(self, name: str, *, failed: bool) -> None:
         """Say that ``name`` is not being received any more; after a failure the next file goes elsewhere."""
@@ -215,8 +215,8 @@ class Folders:
         return os.path.basename(name) in self._receiving
 
     def names_in(self, folder: str) -> set[str]:
-        """Give the objects in ``folder``."""
-        return {f"{folder}/{name}" for name in self._calls.list(self.path(folder))}
+        """Give the names of the files in one of `all_folders`."""
+        return set(self._calls.list(os.path.join(self._root, *folder.split("/"))))
 
     def path(self, name: str) -> str:
         """Give the path of an object, or of a folder of objects."""
@@ -226,11 +226,12 @@ class Folders:
         """Give the path of a file in quarantine."""
         return os.path.join(self.quarantine, name)
 
-    def object_folders(self) -> Iterator[str]:
-        """Give the folders below ``objects``, as ``ab/cd``."""
+    def all_folders(self) -> Iterator[str]:
+        """Give the folders that files are in: ``quarantine`` and every ``objects/ab/cd``."""
+        yield "quarantine"
         for outer in self._calls.list(self.objects):
             for inner in self._calls.list(os.path.join(self.objects, outer)):
-                yield f"{outer}/{inner}"
+                yield f"objects/{outer}/{inner}"
 
 
 class InstanceFile:

@@ -146,10 +146,12 @@ class Reader:
         return page
 
     def files_in(self, folder: str) -> set[str]:
-        """Give the names of the indexed files of one folder below ``objects``."""
-        c = instance.c.file
+        """Give the names of the indexed files in ``quarantine``, or in one folder ``objects/ab/cd``."""
+        _, _, below = folder.partition("/")
+        file = instance.c.file
+        names = select(func.substr(file, len(below) + 2)).where(file > f"{below}/", file < f"{below}0")
         with self._engine.connect() as connection:
-            return set(connection.scalars(select(c).where(c > f"{folder}/", c < f"{folder}0")))
+            return set(connection.scalars(names if below else select(quarantine.c.file)))
 
     def counts(self) -> dict[str, int]:
         """Count the rows of every table."""

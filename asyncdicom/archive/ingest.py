@@ -48,6 +48,7 @@ class Outcome(enum.Enum):
     ALREADY_IN_QUARANTINE = "the same bytes are in quarantine already"
     REFUSED = "the first stays, this one is not kept"
     WITHDRAWN = "withdrawn before its turn"
+    UNTRUSTED = "a sync of its folder has failed"
 
 
 KEPT = frozenset({Outcome.STORED, Outcome.REPLACED, Outcome.QUARANTINED})
@@ -74,11 +75,17 @@ class Arrival:
 
     @property
     def is_kept(self) -> bool:
-        """Tell whether the file must not be removed: the index has it, or may have it."""
-        if not self.answer.done() or self.answer.cancelled():
-            return False
-        error = self.answer.exception()
-        return isinstance(error, Uncertain) if error is not None else self.answer.result() in KEPT
+        """Tell whether the file belongs to the index now."""
+        return self._is_answered and self.answer.exception() is None and self.answer.result() in KEPT
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Tell whether nobody knows if the file belongs to the index."""
+        return self._is_answered and isinstance(self.answer.exception(), Uncertain)
+
+    @property
+    def _is_answered(self) -> bool:
+        return self.answer.done() and not self.answer.cancelled()
 
     def file_row(self) -> dict[str, Any]:
         """Give the columns that instance and quarantine have in common."""
@@ -99,12 +106,11 @@ class Ingest:
     """Owns the writer thread and the only connection that writes."""
 
     def __init__(
-        self, engine: Engine, folders: Folders, calls: FileCalls, *, sync: bool, on_conflict: OnConflict
+        self, engine: Engine, folders: Folders, calls: FileCalls, *, on_conflict: OnConflict
     ) -> None:
         self._engine = engine
         self._folders = folders
         self._calls = calls
-        self._sync = sync
         self._on_conflict = on_conflict
         self._queue: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="asyncdicom-index", daemon=True)
@@ -170,9 +176,8 @@ class Ingest:
         try:
             self._writer.begin()
             outcomes = [round_.place(arrival) for arrival in batch]
-            if self._sync:
-                for folder in round_.folders:
-                    self._calls.sync_directory(folder)
+            for folder in round_.folders:
+                self._folders.sync(folder)
             round_.write()
         except BaseException:
             self._writer.roll_back()
@@ -212,6 +217,8 @@ class _Round:
     def place(self, arrival: Arrival) -> Outcome:
         if arrival.withdrawn:
             return Outcome.WITHDRAWN
+        if not self._where.is_trusted(arrival.file.name):
+            return Outcome.UNTRUSTED
         existing = self._writer.find(arrival.record.sop_instance_uid)
         if existing is None:
             self._add(arrival)

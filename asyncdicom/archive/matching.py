@@ -160,6 +160,6 @@ def match_any_of(column: ColumnElement[Any], vr: str, values: Sequence[str]) -> 
 def match_integer(column: ColumnElement[Any], values: Sequence[str]) -> ColumnElement[bool]:
     """Give the condition that a computed number is one of ``values``."""
     numbers = [normalise(value, "IS") for value in _checked(values)]
-    if not all(number.isdigit() for number in numbers):
+    if not all(number.isdigit() and len(number) <= 12 for number in numbers):  # PS3.5 6.2: IS
         raise IdentifierError("a number of related entities is not a number")
     return column.in_([int(number) for number in numbers])

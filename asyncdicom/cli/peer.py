@@ -95,7 +95,6 @@ class Peer(NamedTuple):
     ) -> AsyncGenerator[Association, None]:
         """Associate as the command line says; `options` are more of those of `associate`."""
         from asyncdicom.client import associate
-
         from asyncdicom.services.contexts import expand
 
         proposed = expand(contexts)

@@ -43,6 +43,7 @@ _ADVICE = {
     (3, 2): "the peer has no room for another association; try again later",
 }
 
+_PATIENCE = 1.0  # seconds that a server may take to stop without telling why
 _CHECK_PORT = "check that this is a DICOM port, and whether it is one for TLS"
 _BY_CAUSE = {"gaierror": "check the host name", "ConnectionResetError": _CHECK_PORT}
 
@@ -54,7 +55,7 @@ def run_tool(tool: str, arguments: list[str]) -> int:
         command: click.Command = import_module(f"asyncdicom.cli.{tool}").command
         code: int | None = command.main(arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
-        return code or OK
+        return complain(name, "interrupted", INTERRUPTED) if code == INTERRUPTED else code or OK
     except click.ClickException as error:
         return complain(name, f"{error.format_message().rstrip('.')}; see {name} --help", USAGE)
     except (KeyboardInterrupt, click.Abort):
@@ -100,26 +101,37 @@ def run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
     else:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(work())
+        try:
+            return runner.run(work())
+        except asyncio.CancelledError:  # by a signal handler of ours
+            return INTERRUPTED
 
 
 async def serve_until_stopped(server: Server) -> int:
-    """Serve until SIGTERM (exit code 0) or Ctrl-C; what is under way may end (`Server.close`)."""
+    """Serve until SIGTERM or Ctrl-C; what is under way may end (`Server.close`), or is aborted by another."""
     import asyncio
 
     loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    try:
-        loop.add_signal_handler(signal.SIGTERM, stopped.set)
-    except NotImplementedError:  # Windows
-        pass
-    try:
-        await stopped.wait()
-    finally:
-        if server.associations:
-            print(f"{server.associations} associations are open: waiting; Ctrl-C aborts them", file=sys.stderr)
-        await server.close()
-    return OK
+    stopped: asyncio.Future[int] = loop.create_future()
+
+    def stop(code: int) -> None:
+        if not stopped.done():
+            stopped.set_result(code)
+        else:
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+
+    for number, code in ((signal.SIGTERM, OK), (signal.SIGINT, INTERRUPTED)):
+        try:
+            loop.add_signal_handler(number, stop, code)
+        except NotImplementedError:  # Windows, where Ctrl-C cancels this coroutine
+            pass
+    await asyncio.wait([stopped])
+    closing = asyncio.ensure_future(server.close())
+    if not (await asyncio.wait([closing], timeout=_PATIENCE))[0]:
+        print(f"waiting for {server.associations} associations to end; Ctrl-C aborts them", file=sys.stderr)
+    await closing
+    return stopped.result()
 
 
 def set_up_logging(*, verbose: bool, debug: bool) -> None:

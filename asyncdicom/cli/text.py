@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydicom import Dataset, config
+from pydicom.datadict import keyword_for_tag
 
 from asyncdicom.cli.output import printable
 
@@ -32,7 +33,7 @@ def _lines(dataset: Dataset, indent: str) -> Iterator[str]:
         try:
             element = dataset[tag]
         except Exception:  # pydicom converts now, and raises whatever comes of a wrong value
-            yield f"{indent}{tag}: {printable(repr(dataset.get_item(tag).value))}"
+            yield f"{indent}{keyword_for_tag(tag) or tag}: {printable(repr(dataset.get_item(tag).value))}"
             continue
         name = element.keyword or str(element.tag)
         if element.VR != "SQ":

@@ -409,9 +409,9 @@ class Channel:
                 self.upper_layer.release_response(self.time())
             return
         self.invoker.fail(AssociationReleased(f"{self}: released by the peer before it answered"))
-        if self.performer.performing:
+        if self.performer.performing and not self.inbox.expecting_data:
             self.spawn(self._answer_release())
-        else:
+        else:  # also inside a message, whose end can come no more
             self._finish_release()
 
     async def _answer_release(self) -> None:

@@ -84,7 +84,7 @@ def file_source(path: str | os.PathLike[str]) -> FileSource:
     transfer syntax. Raises `DataSetError` for what is not such a file, `OSError` if it is unreadable.
     """
     path = Path(path)
-    with path.open("rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=_open_at_once) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise DataSetError(f"{path} is not a regular file")
@@ -108,6 +108,11 @@ def file_source(path: str | os.PathLike[str]) -> FileSource:
         offset=meta.offset,
         length=status.st_size - meta.offset,
     )
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Opening a FIFO would wait for somebody who writes to it.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _head_is_short(head: bytes) -> bool:

@@ -113,12 +113,19 @@ def test_new_folders_are_synced_from_the_inside_of_their_parents(tmp_path: Path)
 
     folders = Folders(str(tmp_path), Recording(), sync=True)
     folders.prepare()
-    name = folders.take_name()
-    outer, inner, _ = name.split("/")
-    assert calls == [
+    folders.sync_root()
+    assert calls[:5] == [
+        ("make", "."),
         ("make", "objects"),
         ("make", "quarantine"),
         ("sync", "."),
+        ("sync", ".."),
+    ]
+    assert set(calls[5:]) <= {("sync", "../" * depth + "..") for depth in range(1, 20)}  # on the way to it
+    calls.clear()
+    name = folders.take_name()
+    outer, inner, _ = name.split("/")
+    assert calls == [
         ("make", f"objects/{outer}"),
         ("sync", "objects"),
         ("make", f"objects/{outer}/{inner}"),

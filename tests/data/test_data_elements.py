@@ -90,6 +90,8 @@ def test_deflated() -> None:
 
 def test_group_2_is_left_out() -> None:
     assert decode(dataset([(0x00020010, "UI", b"1.2\0"), NAME], "explicit"), EXPLICIT) == [NAME]
+    open_sequence = header(0x00020010, "SQ", UNDEFINED, "explicit") + header(0xFFFEE0DD, "", 0, "explicit")
+    assert decode(open_sequence + dataset([NAME], "explicit"), EXPLICIT) == [NAME]
 
 
 def test_group_lengths_have_a_vr() -> None:

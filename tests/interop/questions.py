@@ -1,6 +1,8 @@
 """What is asked of an archive that holds the corpus: two patients, 6 studies, 13 series, 31 images."""
 
-from asyncdicom import PATIENT_ROOT, STUDY_ROOT
+from __future__ import annotations
+
+from asyncdicom import PATIENT_ROOT, STUDY_ROOT, InformationModel
 
 ROOT = "1.3.6.1.4.1.5962.1.1.0.0.0.1196533885.18148.0"
 STUDY, SERIES = f"{ROOT}.1", f"{ROOT}.118"
@@ -17,7 +19,7 @@ UNIQUE_KEYS = {
 }
 
 # Name -> information model, level, further keys, and how many patients, studies, series or images match.
-QUESTIONS = {
+QUESTIONS: dict[str, tuple[InformationModel, str, dict[str, str], int]] = {
     "all patients": (PATIENT_ROOT, "PATIENT", {"PatientName": "*"}, 2),
     "a wildcard": (PATIENT_ROOT, "PATIENT", {"PatientName": "Doe^P*"}, 1),
     "nobody": (PATIENT_ROOT, "PATIENT", {"PatientName": "Nobody"}, 0),
@@ -35,6 +37,6 @@ QUESTIONS = {
 }
 
 
-def identifier(level, keys):
+def identifier_of(level: str, keys: dict[str, str]) -> dict[str, str]:
     """The identifier: the level, its unique key to be returned, and further keys."""
     return {"QueryRetrieveLevel": level, UNIQUE_KEYS[level]: "", **keys}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import runpy
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from interop.peers import Peer, data_sets
+from interop.questions import ONE_SERIES, QUESTIONS, UNIQUE_KEYS, identifier_of
 
 from asyncdicom import (
     STUDY_ROOT,
@@ -26,25 +25,21 @@ from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
 pytestmark = pytest.mark.interop
 
-ASKED = runpy.run_path(str(Path(__file__).with_name("questions.py")))
-QUESTIONS, ONE_SERIES = ASKED["QUESTIONS"], ASKED["ONE_SERIES"]
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 
 STORAGE_PEERS = ["dcmtk_storescp", "pynetdicom_storescp"]
 QUERY_PEERS = ["dcmtk_qrscp", "pynetdicom_qrscp"]
 
-DataSets = Callable[[Iterable[Path] | Path], list[bytes]]
-
 
 @pytest.mark.parametrize("peer", STORAGE_PEERS + QUERY_PEERS, indirect=True)
-async def test_echo(peer: Any) -> None:
+async def test_echo(peer: Peer) -> None:
     async with associate(peer.address) as association:
         assert (await association.c_echo()).status == Status.SUCCESS
         assert (await association.c_echo()).status == Status.SUCCESS
 
 
 @pytest.mark.parametrize("peer", STORAGE_PEERS, indirect=True)
-async def test_store(peer: Any, variety: list[Path], data_sets: DataSets) -> None:
+async def test_store(peer: Peer, variety: list[Path]) -> None:
     sources = [file_source(path) for path in variety]
     async with associate(peer.address, contexts=storage_contexts(sources)) as association:
         for source in sources:
@@ -62,9 +57,9 @@ async def test_store(peer: Any, variety: list[Path], data_sets: DataSets) -> Non
     ],
     indirect=["peer"],
 )
-async def test_find(peer: Any, question: str) -> None:
+async def test_find(peer: Peer, question: str) -> None:
     model, level, keys, expected = QUESTIONS[question]
-    identifier, unique = ASKED["identifier"](level, keys), ASKED["UNIQUE_KEYS"][level]
+    identifier, unique = identifier_of(level, keys), UNIQUE_KEYS[level]
     async with associate(peer.address, contexts=[model]) as association:
         matches = await association.c_find(identifier, information_model=model)
     assert len({match[unique].value for match in matches}) == expected  # pynetdicom repeats what it found
@@ -74,7 +69,7 @@ async def test_find(peer: Any, question: str) -> None:
 
 
 @pytest.mark.parametrize("peer", QUERY_PEERS, indirect=True)
-async def test_find_is_left_early_and_the_association_goes_on(peer: Any) -> None:
+async def test_find_is_left_early_and_the_association_goes_on(peer: Peer) -> None:
     identifier = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": ""}
     async with associate(peer.address, contexts=[VERIFICATION, STUDY_ROOT]) as association:
         async with association.c_find(identifier) as matches:
@@ -85,7 +80,7 @@ async def test_find_is_left_early_and_the_association_goes_on(peer: Any) -> None
 
 
 @pytest.mark.parametrize("peer", QUERY_PEERS, indirect=True)
-async def test_get(peer: Any, series: list[Path], tmp_path: Path, data_sets: DataSets) -> None:
+async def test_get(peer: Peer, series: list[Path], tmp_path: Path) -> None:
     async def on_store(request: Request) -> Status:
         await request.data.save(tmp_path / request.affected_sop_instance_uid)
         return Status.SUCCESS
@@ -105,7 +100,7 @@ async def test_get(peer: Any, series: list[Path], tmp_path: Path, data_sets: Dat
 
 
 @pytest.mark.parametrize("peer", QUERY_PEERS, indirect=True)
-async def test_move(peer: Any, series: list[Path], tmp_path: Path, data_sets: DataSets) -> None:
+async def test_move(peer: Peer, series: list[Path], tmp_path: Path) -> None:
     originators: set[tuple[str | None, int | None]] = set()
 
     async def on_store(request: Request) -> Status:
@@ -126,7 +121,7 @@ async def test_move(peer: Any, series: list[Path], tmp_path: Path, data_sets: Da
 
 
 @pytest.mark.parametrize("peer", QUERY_PEERS, indirect=True)
-async def test_move_to_nobody(peer: Any) -> None:
+async def test_move_to_nobody(peer: Peer) -> None:
     async with associate(peer.address, contexts=[VERIFICATION, STUDY_ROOT]) as association:
         with pytest.raises(StatusError) as error:
             await association.c_move(ONE_SERIES, move_destination="NOBODY")
@@ -135,7 +130,7 @@ async def test_move_to_nobody(peer: Any) -> None:
 
 
 @pytest.mark.parametrize("peer", QUERY_PEERS, indirect=True)
-async def test_move_to_a_destination_that_is_down(peer: Any) -> None:
+async def test_move_to_a_destination_that_is_down(peer: Peer) -> None:
     async with associate(peer.address, contexts=[VERIFICATION, STUDY_ROOT]) as association:
         with pytest.raises(StatusError):
             await association.c_move(ONE_SERIES, move_destination=peer.destination.ae_title)
@@ -143,7 +138,7 @@ async def test_move_to_a_destination_that_is_down(peer: Any) -> None:
 
 
 @pytest.mark.parametrize("peer", ["dcmtk_qrscp"], indirect=True)
-async def test_a_rejection(peer: Any) -> None:
+async def test_a_rejection(peer: Peer) -> None:
     with pytest.raises(AssociationRejected) as error:
         await associate(peer.address._replace(ae_title="NOBODY"))
     assert (error.value.result, error.value.source, error.value.reason) == (1, 1, 7)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pynetdicom
 import pytest
+from interop.peers import Peer, data_sets, run, tool
 
 from asyncdicom import (
     VERIFICATION,
@@ -26,8 +27,6 @@ from asyncdicom import (
 )
 
 pytestmark = pytest.mark.interop
-
-DataSets = Callable[[Iterable[Path] | Path], list[bytes]]
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def pynetdicom_tls_scp(as_server: ssl.SSLContext, tmp_path: Path) -> Iterator[tu
     folder = tmp_path / "pynetdicom"
     folder.mkdir()
 
-    def take(event: pynetdicom.events.Event) -> int:
+    def take(event: Any) -> int:
         (folder / event.request.AffectedSOPInstanceUID).write_bytes(event.encoded_dataset())
         return 0
 
@@ -73,7 +72,7 @@ def pynetdicom_tls_scp(as_server: ssl.SSLContext, tmp_path: Path) -> Iterator[tu
         *pynetdicom.presentation.StoragePresentationContexts,
         *pynetdicom.presentation.VerificationPresentationContexts,
     ]
-    server = entity.start_server(
+    server: Any = entity.start_server(
         ("127.0.0.1", 0),
         block=False,
         ssl_context=as_server,
@@ -85,23 +84,22 @@ def pynetdicom_tls_scp(as_server: ssl.SSLContext, tmp_path: Path) -> Iterator[tu
 
 async def echo_and_store(address: Any, context: ssl.SSLContext, file: Path) -> None:
     source = file_source(file)
-    contexts = [VERIFICATION, *storage_contexts([source])]
-    async with associate(address, ssl=context, contexts=contexts) as association:
+    async with associate(
+        address, ssl=context, contexts=[VERIFICATION, *storage_contexts([source])]
+    ) as association:
         assert association.get_extra_info("ssl_object").version() == "TLSv1.3"
         assert (await association.c_echo()).status == Status.SUCCESS
         assert (await association.c_store(source)).status == Status.SUCCESS
 
 
-async def test_we_call_dcmtk(
-    dcmtk_tls_storescp: Any, as_client: ssl.SSLContext, file: Path, data_sets: DataSets
-) -> None:
+async def test_we_call_dcmtk(dcmtk_tls_storescp: Peer, as_client: ssl.SSLContext, file: Path) -> None:
     dcmtk_tls_storescp.forget()
     await echo_and_store(dcmtk_tls_storescp.address, as_client, file)
     assert data_sets(dcmtk_tls_storescp.received()) == data_sets([file])
 
 
 async def test_we_call_pynetdicom(
-    pynetdicom_tls_scp: tuple[Any, Path], as_client: ssl.SSLContext, file: Path, data_sets: DataSets
+    pynetdicom_tls_scp: tuple[Any, Path], as_client: ssl.SSLContext, file: Path
 ) -> None:
     address, folder = pynetdicom_tls_scp
     await echo_and_store(address, as_client, file)
@@ -109,24 +107,21 @@ async def test_we_call_pynetdicom(
 
 
 async def test_dcmtk_calls_us(
-    run: Any,
-    tool: Any,
     dcmtk: None,
     as_server: ssl.SSLContext,
     certificates: Path,
     file: Path,
     tmp_path: Path,
-    data_sets: DataSets,
 ) -> None:
     own = ("+tls", certificates / "client.key", certificates / "client.pem", "+cf", certificates / "ca.pem")
     async with our_server(as_server, tmp_path) as server:
-        await run(*tool("dcmtk", "echoscu", server, *own))
-        await run(*tool("dcmtk", "storescu", server, *own, files=[file]))
+        await run(tool("dcmtk", "echoscu", server, *own))
+        await run(tool("dcmtk", "storescu", server, *own, files=[file]))
     assert data_sets(tmp_path) == data_sets([file])
 
 
 async def test_pynetdicom_calls_us(
-    as_server: ssl.SSLContext, as_client: ssl.SSLContext, file: Path, tmp_path: Path, data_sets: DataSets
+    as_server: ssl.SSLContext, as_client: ssl.SSLContext, file: Path, tmp_path: Path
 ) -> None:
     async with our_server(as_server, tmp_path) as server:
         await asyncio.to_thread(call_with_pynetdicom, server, as_client, file)
@@ -136,7 +131,7 @@ async def test_pynetdicom_calls_us(
 def call_with_pynetdicom(server: Server, context: ssl.SSLContext, file: Path) -> None:
     dataset = pydicom.dcmread(file)
     entity = pynetdicom.AE()
-    entity.add_requested_context(pynetdicom.sop_class.Verification)
+    entity.add_requested_context(VERIFICATION)
     entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
     association = entity.associate("127.0.0.1", server.port, tls_args=(context, "127.0.0.1"))
     assert association.is_established
@@ -148,28 +143,28 @@ def call_with_pynetdicom(server: Server, context: ssl.SSLContext, file: Path) ->
 # Who must not get through
 
 
-async def test_a_certificate_that_we_do_not_trust(dcmtk_tls_storescp: Any, certificates: Path) -> None:
+async def test_a_certificate_that_we_do_not_trust(dcmtk_tls_storescp: Peer, certificates: Path) -> None:
     context = ssl.create_default_context(cafile=certificates / "stranger.pem")
     with pytest.raises(AssociationClosed, match="certificate of the peer was not accepted"):
         await associate(dcmtk_tls_storescp.address, ssl=context)
 
 
-async def test_dcmtk_does_not_trust_us(dcmtk_tls_storescp: Any, certificates: Path) -> None:
+async def test_dcmtk_does_not_trust_us(dcmtk_tls_storescp: Peer, certificates: Path) -> None:
     context = ssl.create_default_context(cafile=certificates / "ca.pem")  # and no certificate of our own
     with pytest.raises(AssociationError):
         await associate(dcmtk_tls_storescp.address, ssl=context)
 
 
 async def test_we_do_not_trust_dcmtk(
-    run: Any, tool: Any, dcmtk: None, as_server: ssl.SSLContext, as_client: ssl.SSLContext, tmp_path: Path
+    dcmtk: None, as_server: ssl.SSLContext, as_client: ssl.SSLContext, tmp_path: Path
 ) -> None:
     async with our_server(as_server, tmp_path) as server:
-        await run(*tool("dcmtk", "echoscu", server, "+tla", "-ic"), fails=True)
-        await run(*tool("dcmtk", "echoscu", server), fails=True, timeout=20)  # without TLS
+        await run(tool("dcmtk", "echoscu", server, "+tla", "-ic"), fails=True)
+        await run(tool("dcmtk", "echoscu", server), fails=True, timeout=20)  # without TLS
         async with associate(f"OURS@127.0.0.1:{server.port}", ssl=as_client) as association:
             assert (await association.c_echo()).status == Status.SUCCESS
 
 
-async def test_dcmtk_does_not_speak_tls(dcmtk_storescp: Any, as_client: ssl.SSLContext) -> None:
+async def test_dcmtk_does_not_speak_tls(dcmtk_storescp: Peer, as_client: ssl.SSLContext) -> None:
     with pytest.raises(AssociationError):
         await associate(dcmtk_storescp.address, ssl=as_client, connect_timeout=5)

@@ -133,3 +133,9 @@ def test_a_version_name_is_cut_to_sixteen() -> None:
     assert decoded.implementation_version_name == name[:16]
     encoded = UserInformation(implementation_version_name=name).encode()
     assert encoded.endswith(name[:16].encode())
+
+
+def test_a_version_name_is_cut_before_its_padding_is() -> None:
+    padded = items.item(items.IMPLEMENTATION_VERSION_NAME, b"OFFIS_DCMTK_.27\0Y")
+    decoded = items.decode_user_information(Cursor(padded))
+    assert decoded.implementation_version_name == "OFFIS_DCMTK_.27"

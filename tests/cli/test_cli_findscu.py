@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from cli.running import Tool
+
+from asyncdicom import PATIENT_ROOT, Request, Status, StatusError, serve
+from asyncdicom.services.handlers import Response
+from asyncdicom.uid import MODALITY_WORKLIST_FIND
+
+
+class Answers:
+    """A C-FIND handler that remembers the last identifier."""
+
+    def __init__(self, *matches: Any, end: int = 0) -> None:
+        self.matches = matches
+        self.end = end
+        self.identifier: Any = None
+        self.sop_class = ""
+
+    async def __call__(self, request: Request) -> AsyncIterator[Any]:
+        self.identifier = await request.identifier()
+        self.sop_class = request.affected_sop_class_uid
+        for match in self.matches:
+            yield match
+        if self.end:
+            raise StatusError(Response(self.end, error_comment="no such luck"))
+
+    @property
+    def asked(self) -> dict[str, str]:
+        return {element.keyword: str(element.value or "") for element in self.identifier}
+
+
+ONE = {"PatientName": "Doe^John", "StudyDate": "20260101", "StudyInstanceUID": "1.2.3"}
+TWO = {"PatientName": "Ünver^日本", "StudyDate": "", "StudyInstanceUID": "1.2.4"}
+
+
+async def test_text(tool: Tool) -> None:
+    answers = Answers(ONE, TWO)
+    async with serve("SCP@127.0.0.1:0", c_find=answers) as server:
+        code, out, err = await tool(
+            "findscu", "127.0.0.1", server.port, "-k", "PatientName=D*", "-k", "0008,0020", "-k", "0020000d"
+        )
+    assert (code, err) == (0, "")
+    assert answers.asked == {
+        "PatientName": "D*",
+        "StudyDate": "",
+        "StudyInstanceUID": "",
+        "QueryRetrieveLevel": "STUDY",
+    }
+    assert out == (
+        "StudyDate: 20260101\nPatientName: Doe^John\nStudyInstanceUID: 1.2.3\n\n"
+        "SpecificCharacterSet: ISO_IR 192\nStudyDate:\nPatientName: Ünver^日本\nStudyInstanceUID: 1.2.4\n\n"
+        "2 matches, status 0x0000 (Success)\n"
+    )
+
+
+async def test_json(tool: Tool) -> None:
+    async with serve("SCP@127.0.0.1:0", c_find=Answers(ONE, TWO)) as server:
+        result = await tool("findscu", "--json", "127.0.0.1", server.port, "-k", "PatientName")
+    assert result.code == 0
+    first, second = result.json
+    assert first["00100010"] == {"vr": "PN", "Value": [{"Alphabetic": "Doe^John"}]}
+    assert first["0020000D"] == {"vr": "UI", "Value": ["1.2.3"]}
+    assert second["00100010"]["Value"] == [{"Alphabetic": "Ünver^日本"}]
+    assert second["00080020"] == {"vr": "DA"}
+
+
+async def test_nothing_found(tool: Tool) -> None:
+    async with serve("SCP@127.0.0.1:0", c_find=Answers()) as server:
+        result = await tool("findscu", "127.0.0.1", server.port)
+    assert (result.code, result.out) == (0, "0 matches, status 0x0000 (Success)\n")
+
+
+async def test_what_the_peer_sends_is_not_obeyed_by_the_terminal(tool: Tool) -> None:
+    answers = Answers({"PatientComments": "\x1b[2J\x07evil", "StudyDate": "\x1b[2Jevil"})
+    async with serve("SCP@127.0.0.1:0", c_find=answers) as server:
+        result = await tool("findscu", "127.0.0.1", server.port)
+    assert result.out.splitlines()[:2] == [
+        "StudyDate: \\x1b[2Jevil",
+        "PatientComments: b'\\x1b[2J\\x07evil '",  # pydicom cannot decode this escape sequence
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "level"),
+    [
+        ([], "STUDY"),
+        (["-P"], "PATIENT"),
+        (["-O"], "PATIENT"),
+        (["-k", "SeriesInstanceUID"], "SERIES"),
+        (["-k", "SOPInstanceUID=1.2", "-k", "StudyInstanceUID=1"], "IMAGE"),
+        (["-P", "-k", "StudyInstanceUID"], "STUDY"),
+        (["-L", "image"], "IMAGE"),
+        (["-k", "QueryRetrieveLevel=SERIES"], "SERIES"),
+    ],
+)
+async def test_level(tool: Tool, arguments: list[str], level: str) -> None:
+    answers = Answers()
+    async with serve("SCP@127.0.0.1:0", c_find=answers) as server:
+        assert (await tool("findscu", *arguments, "127.0.0.1", server.port)).code == 0
+    assert answers.asked["QueryRetrieveLevel"] == level
+    assert (answers.sop_class == PATIENT_ROOT.find) == ("-P" in arguments)
+
+
+async def test_worklist(tool: Tool) -> None:
+    answers = Answers({"PatientID": "1", "ScheduledProcedureStepSequence": [{"Modality": "CT"}]})
+    keys = [
+        "ScheduledProcedureStepSequence[0].Modality=CT",
+        "ScheduledProcedureStepSequence[0].(0040,0002)=20260101-",
+        "PatientID",
+    ]
+    async with serve("SCP@127.0.0.1:0", c_find=answers, contexts=[MODALITY_WORKLIST_FIND]) as server:
+        result = await tool(
+            "findscu", "-W", "127.0.0.1", server.port, *(part for key in keys for part in ("-k", key))
+        )
+    assert result.code == 0
+    assert answers.sop_class == MODALITY_WORKLIST_FIND
+    assert "QueryRetrieveLevel" not in answers.asked
+    (step,) = answers.identifier.ScheduledProcedureStepSequence
+    assert (step.Modality, step.ScheduledProcedureStepStartDate) == ("CT", "20260101-")
+    assert "PatientID: 1\nScheduledProcedureStepSequence:\n  - Modality: CT\n" in result.out
+
+
+async def test_values_of_all_kinds_reach_the_peer(tool: Tool) -> None:
+    answers = Answers()
+    keys = [
+        "Rows=512",
+        "StudyInstanceUID=1.2\\1.3",
+        "ModalitiesInStudy=CT\\MR",
+        "PatientName=Ü*",
+        "InstanceNumber=7",
+    ]
+    async with serve("SCP@127.0.0.1:0", c_find=answers) as server:
+        await tool("findscu", "127.0.0.1", server.port, *(part for key in keys for part in ("-k", key)))
+    asked = answers.identifier
+    assert asked.Rows == 512
+    assert list(asked.StudyInstanceUID) == ["1.2", "1.3"]
+    assert list(asked.ModalitiesInStudy) == ["CT", "MR"]
+    assert str(asked.PatientName) == "Ü*"
+    assert asked.InstanceNumber == 7
+
+
+async def test_cancel(tool: Tool) -> None:
+    async with serve("SCP@127.0.0.1:0", c_find=Answers(*[ONE] * 5000)) as server:
+        code, out, _ = await tool("findscu", "127.0.0.1", server.port, "--cancel", 3)
+    assert code == 0
+    assert out.count("Doe^John") == 3
+    assert out.endswith("3 matches, status 0xFE00 (Cancel)\n")
+
+
+async def test_a_failure(tool: Tool) -> None:
+    async with serve("SCP@127.0.0.1:0", c_find=Answers(ONE, end=Status.OUT_OF_RESOURCES)) as server:
+        code, out, err = await tool("findscu", "127.0.0.1", server.port)
+    assert code == 1
+    assert "Doe^John" in out
+    assert err == "asyncdicom findscu: status 0xA700 (Failure: out of resources): no such luck\n"
+
+
+async def test_a_peer_without_the_service(tool: Tool) -> None:
+    async with serve("SCP@127.0.0.1:0") as server:
+        code, _, err = await tool("findscu", "127.0.0.1", server.port)
+    assert code == 1
+    assert "no accepted presentation context for Study Root" in err
+    assert err.count("\n") == 1

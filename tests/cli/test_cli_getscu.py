@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from cli.nodes import JPEG, PLAIN, Instance, Node, data_sets, expected
+from cli.running import Tool
+
+from asyncdicom import STORAGE, Status, serve
+
+STUDY = [
+    Instance("1.1", "1.1.1", "1.1.1.1"),
+    Instance("1.1", "1.1.1", "1.1.1.2", AvailableTransferSyntaxUID=JPEG),
+    Instance("1.1", "1.1.2", "1.1.2.1", SOPClassUID="1.2.840.10008.5.1.4.1.1.4"),
+]
+OTHER = [Instance("1.2", "1.2.1", "1.2.1.1")]
+
+
+async def test_a_study(tool: Tool, tmp_path: Path) -> None:
+    node = Node(STUDY + OTHER)
+    async with serve("SCP@127.0.0.1:0", c_find=node.find, c_get=node.retrieve) as server:
+        code, out, err = await tool(
+            "getscu", "127.0.0.1", server.port, "-od", tmp_path / "in", "-k", "StudyInstanceUID=1.1"
+        )
+    assert (code, err) == (0, "")
+    assert out == "completed 3, warned 0, failed 0, received 3 (0.0 MB), status 0x0000 (Success)\n"
+    assert data_sets(tmp_path / "in") == expected(STUDY)
+    assert node.contexts == [4]  # one for C-GET and one for each pair of SOP class and transfer syntax
+    assert len(node.gets_asked) == 1
+
+
+async def test_json_and_ignore(tool: Tool, tmp_path: Path) -> None:
+    node = Node(STUDY)
+    async with serve("SCP@127.0.0.1:0", c_find=node.find, c_get=node.retrieve) as server:
+        result = await tool(
+            *("getscu", "--json", "--ignore", "127.0.0.1", server.port, "-od", tmp_path / "in"),
+            *("-k", "StudyInstanceUID=1.1", "-k", "SeriesInstanceUID=1.1.1"),
+        )
+    assert result.code == 0
+    (line,) = result.json
+    assert (line["status"], line["completed"], line["failed"], line["received"]) == (0, 2, 0, 2)
+    assert not (tmp_path / "in").exists()
+
+
+async def test_a_list_of_studies(tool: Tool, tmp_path: Path) -> None:
+    node = Node(STUDY + OTHER)
+    async with serve("SCP@127.0.0.1:0", c_find=node.find, c_get=node.retrieve) as server:
+        result = await tool(
+            "getscu", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.1\\1.2"
+        )
+    assert result.code == 0
+    assert data_sets(tmp_path) == expected(STUDY + OTHER)
+
+
+async def test_a_peer_that_does_not_tell_transfer_syntaxes(tool: Tool, tmp_path: Path) -> None:
+    node = Node(STUDY, hidden=["AvailableTransferSyntaxUID"])
+    async with serve("SCP@127.0.0.1:0", c_find=node.find, c_get=node.retrieve) as server:
+        result = await tool("getscu", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.1")
+    assert result.code == 0
+    assert data_sets(tmp_path) == expected(STUDY)
+
+
+async def test_a_peer_that_does_not_tell_classes(tool: Tool, tmp_path: Path) -> None:
+    node = Node(STUDY, hidden=["AvailableTransferSyntaxUID", "SOPClassUID"])
+    async with serve("SCP@127.0.0.1:0", c_find=node.find, c_get=node.retrieve) as server:
+        result = await tool("getscu", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.1")
+    assert result.code == 0
+    assert data_sets(tmp_path) == expected(STUDY)
+
+
+async def test_a_peer_that_answers_no_query(tool: Tool, tmp_path: Path) -> None:
+    for node in (Node(STUDY, finds=False), Node(STUDY)):
+        options = {"c_find": node.find} if not node.finds else {}
+        async with serve("SCP@127.0.0.1:0", c_get=node.retrieve, **options) as server:
+            result = await tool(
+                "getscu", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.1"
+            )
+        assert result.code == 0
+        assert data_sets(tmp_path) == expected(STUDY)
+        assert node.contexts == [127]
+
+
+async def test_more_contexts_than_an_association_has(tool: Tool, tmp_path: Path) -> None:
+    """130 pairs: the last 3 go over a second association, and each series is asked for with its UIDs."""
+    many = [
+        Instance("1.1", f"1.1.{series}", f"1.1.{series}.{number}", sop_class, syntax)
+        for number, sop_class in enumerate(STORAGE[:65])
+        for series, syntax in enumerate((PLAIN, JPEG))
+    ]
+    node = Node(many + OTHER)
+    async with serve("SCP@127.0.0.1:0", c_find=node.find, c_get=node.retrieve) as server:
+        result = await tool("getscu", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.1")
+    assert result.code == 0
+    assert result.out.startswith("completed 130, warned 0, failed 0, received 130 ")
+    assert data_sets(tmp_path) == expected(many)
+    assert node.contexts == [128, 128, 4]
+    assert [
+        (asked["QueryRetrieveLevel"], asked["StudyInstanceUID"], asked["SeriesInstanceUID"])
+        for asked in node.gets_asked
+    ] == [("IMAGE", "1.1", "1.1.0"), ("IMAGE", "1.1", "1.1.1"), ("IMAGE", "1.1", "1.1.1")]
+
+
+async def test_failed_instances_are_named(tool: Tool, tmp_path: Path) -> None:
+    """The peer lies about a transfer syntax, so that one of them does not fit."""
+    node = Node(STUDY)
+    liar = Node([STUDY[0], STUDY[1]._replace(AvailableTransferSyntaxUID=PLAIN), STUDY[2]])
+    async with serve("SCP@127.0.0.1:0", c_find=liar.find, c_get=node.retrieve) as server:
+        code, out, _ = await tool(
+            "getscu", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.1"
+        )
+    assert code == 1
+    first, second = out.splitlines()
+    assert first == "failed: 1.1.1.2"
+    assert second.startswith("completed 2, warned 0, failed 1, received 2 (0.0 MB), status 0xB000 (Warning")
+    assert data_sets(tmp_path) == expected([STUDY[0], STUDY[2]])
+
+
+async def test_what_cannot_be_saved_is_refused(tool: Tool, tmp_path: Path) -> None:
+    node = Node(OTHER)
+    (tmp_path / "1.2.1.1.dcm").mkdir()
+    async with serve("SCP@127.0.0.1:0", c_find=node.find, c_get=node.retrieve) as server:
+        code, out, _ = await tool(
+            "getscu", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.2"
+        )
+    assert code == 1
+    assert "failed: 1.2.1.1\n" in out
+    assert os.listdir(tmp_path) == ["1.2.1.1.dcm"]  # no part file stays
+
+
+async def test_a_failure(tool: Tool, tmp_path: Path) -> None:
+    async def c_get(request: object) -> Status:
+        return Status.UNABLE_TO_PERFORM_SUB_OPERATIONS
+
+    async with serve("SCP@127.0.0.1:0", c_find=Node(OTHER).find, c_get=c_get) as server:
+        result = await tool(
+            "getscu", "--json", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.2"
+        )
+    assert result.code == 1
+    assert json.loads(result.out)["status"] == 0xA702

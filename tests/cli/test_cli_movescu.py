@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cli.nodes import Instance, Node, data_sets, expected
+from cli.running import Tool
+
+from asyncdicom import Request, serve
+
+STUDY = [Instance("1.1", "1.1.1", "1.1.1.1"), Instance("1.1", "1.1.1", "1.1.1.2")]
+KEY = ("-k", "StudyInstanceUID=1.1")
+
+
+async def test_to_a_destination(tool: Tool) -> None:
+    received = []
+
+    async def c_store(request: Request) -> int:
+        received.append(request.affected_sop_instance_uid)
+        return 0
+
+    node = Node(STUDY)
+    async with (
+        serve("OTHER@127.0.0.1:0", c_store=c_store) as other,
+        serve(
+            "SCP@127.0.0.1:0", c_move=node.retrieve, destinations={"OTHER": f"127.0.0.1:{other.port}"}
+        ) as server,
+    ):
+        result = await tool("movescu", "127.0.0.1", server.port, "-aem", "OTHER", *KEY)
+    assert (result.code, result.err) == (0, "")
+    assert result.out == "completed 2, warned 0, failed 0, status 0x0000 (Success)\n"
+    assert received == ["1.1.1.1", "1.1.1.2"]
+
+
+@pytest.mark.parametrize("destination", [["-aet", "ME"], ["-aem", "ME"]])
+async def test_to_our_own_port(tool: Tool, tmp_path: Path, free_port: int, destination: list[str]) -> None:
+    node = Node(STUDY)
+    async with serve(
+        "SCP@127.0.0.1:0", c_move=node.retrieve, destinations={"ME": f"127.0.0.1:{free_port}"}
+    ) as server:
+        result = await tool(
+            "movescu",
+            "127.0.0.1",
+            server.port,
+            *destination,
+            "--port",
+            free_port,
+            "-od",
+            tmp_path,
+            "--json",
+            *KEY,
+        )
+    assert result.code == 0
+    (line,) = result.json
+    assert (line["status"], line["completed"], line["received"]) == (0, 2, 2)
+    assert data_sets(tmp_path) == expected(STUDY)
+
+
+async def test_an_unknown_destination(tool: Tool, caplog: pytest.LogCaptureFixture) -> None:
+    async with serve("SCP@127.0.0.1:0", c_move=Node(STUDY).retrieve, destinations={}) as server:
+        result = await tool("movescu", "127.0.0.1", server.port, "-aem", "NOBODY", *KEY)
+    assert result.code == 1
+    assert "status 0xA801 (Failure: move destination unknown)" in result.out
+    assert "has no address for the AE title NOBODY: it has to be told" in caplog.text
+
+
+async def test_a_destination_that_is_not_there(tool: Tool, free_port: int) -> None:
+    async with serve(
+        "SCP@127.0.0.1:0", c_move=Node(STUDY).retrieve, destinations={"OFF": f"127.0.0.1:{free_port}"}
+    ) as server:
+        result = await tool("movescu", "127.0.0.1", server.port, "-aem", "OFF", *KEY)
+    assert result.code == 1
+    assert result.out.splitlines()[:2] == ["failed: 1.1.1.1", "failed: 1.1.1.2"]
+
+
+async def test_a_port_that_is_taken(tool: Tool) -> None:
+    async with serve("SCP@127.0.0.1:0") as server:
+        result = await tool("movescu", "127.0.0.1", server.port, "--port", server.port, *KEY)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.count("\n") == 1
+    assert (
+        f"cannot listen on 127.0.0.1:{server.port}: Address already in use; choose another port" in result.err
+    )

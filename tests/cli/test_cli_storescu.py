@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from cli.running import Tool, write_instance
+
+from asyncdicom import Request, Status, serve
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+MR = "1.2.840.10008.5.1.4.1.1.4"
+
+
+class Received(dict[str, bytes]):
+    """A C-STORE handler that keeps what it gets, and answers what it was told to."""
+
+    def __init__(self, answers: dict[str, int] | None = None) -> None:
+        super().__init__()
+        self.answers = answers or {}
+        self.calls: list[str] = []
+        self.associations: set[int] = set()
+        self.kept_alive: list[object] = []
+
+    async def __call__(self, request: Request) -> int:
+        uid = request.affected_sop_instance_uid
+        self.calls.append(uid)
+        self.associations.add(id(request.association))
+        self.kept_alive.append(request.association)
+        answer = self.answers.get(uid, 0)
+        if answer < 0:
+            await request.association.abort()
+        self[uid] = await request.data.read()
+        return answer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> dict[str, bytes]:
+    """Five files in three folders: their UIDs, in the order they are to be sent, with their data sets."""
+    (tmp_path / "in" / "a" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "b").mkdir()
+    places = ["0.dcm", "1", "a/0.dcm", "a/deep/0.ima", "b/0.dcm"]
+    return {
+        f"1.2.{number}": write_instance(tmp_path / "in" / place, (CT, MR)[number % 2], f"1.2.{number}")
+        for number, place in enumerate(places)
+    }
+
+
+async def test_folders_and_files(tool: Tool, tmp_path: Path, folder: dict[str, bytes]) -> None:
+    received = Received()
+    single = write_instance(tmp_path / "single.dcm", CT, "1.2.9")
+    async with serve("SCP@127.0.0.1:0", c_store=received) as server:
+        code, out, err = await tool(
+            "storescu", "127.0.0.1", server.port, tmp_path / "in", tmp_path / "single.dcm"
+        )
+    assert (code, err) == (0, "")
+    assert out.startswith("sent 6, warned 0, failed 0 in ")
+    assert out.endswith(" MB/s)\n")
+    assert received == folder | {"1.2.9": single}
+    assert received.calls == [*folder, "1.2.9"]
+    assert len(received.associations) == 1
+
+
+async def test_what_is_not_dicom_is_named_and_the_rest_is_sent(
+    tool: Tool, tmp_path: Path, folder: dict[str, bytes]
+) -> None:
+    received = Received()
+    (tmp_path / "in" / "a" / "notes.txt").write_text("hello")
+    (tmp_path / "in" / "empty").touch()
+    os.mkfifo(tmp_path / "in" / "b" / "pipe")
+    async with serve("SCP@127.0.0.1:0", c_store=received) as server:
+        code, out, err = await tool(
+            "storescu", "127.0.0.1", server.port, tmp_path / "in", tmp_path / "missing"
+        )
+    assert code == 1
+    assert out.startswith("sent 5, warned 0, failed 4 in ")
+    assert [line.partition(": ")[0].rpartition("/")[2] for line in sorted(err.splitlines())] == [
+        "notes.txt",
+        "pipe",
+        "empty",
+        "missing",
+    ]
+    assert "not a DICOM Part 10 file" in err
+    assert received == folder
+
+
+async def test_failures_and_warnings(tool: Tool, tmp_path: Path, folder: dict[str, bytes]) -> None:
+    received = Received({"1.2.1": Status.OUT_OF_RESOURCES, "1.2.3": Status.ELEMENTS_DISCARDED})
+    async with serve("SCP@127.0.0.1:0", c_store=received) as server:
+        code, out, err = await tool("storescu", "127.0.0.1", server.port, tmp_path / "in")
+    assert code == 1
+    assert out.startswith("sent 3, warned 1, failed 1 in ")
+    assert err.splitlines() == [
+        f"{tmp_path}/in/1: status 0xA700 (Failure: out of resources)",
+        f"{tmp_path}/in/a/deep/0.ima: status 0xB006 (Warning: elements discarded)",
+    ]
+
+
+async def test_warnings_alone_are_no_failure(tool: Tool, tmp_path: Path, folder: dict[str, bytes]) -> None:
+    async with serve("SCP@127.0.0.1:0", c_store=Received({"1.2.3": Status.ELEMENTS_DISCARDED})) as server:
+        code, out, _ = await tool("storescu", "127.0.0.1", server.port, tmp_path / "in")
+    assert (code, out[:25]) == (0, "sent 4, warned 1, failed ")
+
+
+async def test_json(tool: Tool, tmp_path: Path, folder: dict[str, bytes]) -> None:
+    (tmp_path / "in" / "notes.txt").write_text("hello")
+    async with serve("SCP@127.0.0.1:0", c_store=Received({"1.2.1": 0xA700})) as server:
+        result = await tool("storescu", "--json", "127.0.0.1", server.port, tmp_path / "in")
+    assert (result.code, result.err) == (1, "")
+    bad, *answered, summary = result.json
+    assert bad["file"] == f"{tmp_path}/in/notes.txt"
+    assert "not a DICOM Part 10 file" in bad["error"]
+    assert [line["status"] for line in answered] == [0, 0xA700, 0, 0, 0]
+    seconds = summary.pop("seconds")
+    assert seconds > 0
+    assert summary == {
+        "sent": 4,
+        "warned": 0,
+        "failed": 2,
+        "not_sent": 0,
+        "bytes": sum(len(data) for uid, data in folder.items() if uid != "1.2.1"),
+    }
+
+
+async def test_a_lost_association_is_replaced(tool: Tool, tmp_path: Path, folder: dict[str, bytes]) -> None:
+    received = Received({"1.2.1": -1, "1.2.4": -1})
+    async with serve("SCP@127.0.0.1:0", c_store=received) as server:
+        code, out, err = await tool("storescu", "127.0.0.1", server.port, tmp_path / "in")
+    assert code == 1
+    assert out.startswith("sent 3, warned 0, failed 2 in ")
+    assert [line.partition(": ")[0] for line in err.splitlines()] == [
+        f"{tmp_path}/in/1",
+        f"{tmp_path}/in/b/0.dcm",
+    ]
+    assert received.calls == list(folder)
+    assert len(received.associations) == 2
+
+
+async def test_an_association_lost_again_at_once(
+    tool: Tool, tmp_path: Path, folder: dict[str, bytes]
+) -> None:
+    received = Received({"1.2.1": -1, "1.2.2": -1})
+    async with serve("SCP@127.0.0.1:0", c_store=received) as server:
+        code, out, err = await tool("storescu", "127.0.0.1", server.port, tmp_path / "in")
+    assert code == 3
+    assert out.startswith("sent 1, warned 0, failed 4 (2 not sent) in ")
+    assert len(err.splitlines()) == 3
+    assert received.calls == ["1.2.0", "1.2.1", "1.2.2"]
+
+
+async def test_nobody_there(tool: Tool, tmp_path: Path, folder: dict[str, bytes], free_port: int) -> None:
+    code, out, err = await tool("storescu", f"SCP@127.0.0.1:{free_port}", tmp_path / "in")
+    assert code == 3
+    assert out.startswith("sent 0, warned 0, failed 5 (5 not sent) in ")
+    assert err.count("\n") == 1
+    assert f"SCP@127.0.0.1:{free_port}: connection refused" in err
+
+
+async def test_a_class_that_the_peer_refuses(tool: Tool, tmp_path: Path, folder: dict[str, bytes]) -> None:
+    received = Received()
+    async with serve("SCP@127.0.0.1:0", c_store=received, contexts=[CT]) as server:
+        code, out, err = await tool("storescu", "127.0.0.1", server.port, tmp_path / "in")
+    assert code == 1
+    assert out.startswith("sent 3, warned 0, failed 2 in ")
+    assert err.count("no accepted presentation context for MR Image Storage") == 2
+    assert list(received) == ["1.2.0", "1.2.2", "1.2.4"]
+
+
+async def test_more_contexts_than_an_association_has(tool: Tool, tmp_path: Path) -> None:
+    received = Received()
+    expected = {
+        f"1.2.{number}": write_instance(tmp_path / f"{number:03}", f"1.2.3.{number}", f"1.2.{number}")
+        for number in range(130)
+    }
+    async with serve("SCP@127.0.0.1:0", c_store=received, unknown_storage=True) as server:
+        code, _, err = await tool("storescu", "127.0.0.1", server.port, tmp_path)
+    assert (code, err) == (0, "")
+    assert received == expected
+    assert len(received.associations) == 2
+
+
+async def test_several_associations(tool: Tool, tmp_path: Path) -> None:
+    received = Received()
+    expected = {
+        f"1.2.{number}": write_instance(tmp_path / f"{number}", CT, f"1.2.{number}") for number in range(40)
+    }
+    async with serve("SCP@127.0.0.1:0", c_store=received) as server:
+        code, _, err = await tool("storescu", "--associations", 3, "127.0.0.1", server.port, tmp_path)
+    assert (code, err) == (0, "")
+    assert received == expected
+    assert len(received.associations) == 3

@@ -1,0 +1,263 @@
+"""C-FIND from end to end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from wire import CT, IDENTIFIER, eventually
+
+from asyncdicom import (
+    PATIENT_ROOT,
+    STUDY_ROOT,
+    VERIFICATION,
+    DataSetError,
+    LocalProtocolError,
+    PresentationContext,
+    PresentationContextError,
+    Request,
+    Status,
+    StatusError,
+    associate,
+    serve,
+)
+from asyncdicom.uid import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+)
+
+QUERY = {"QueryRetrieveLevel": "STUDY", "PatientName": "", "StudyInstanceUID": ""}
+
+
+def address(server: Any) -> str:
+    return f"SCP@127.0.0.1:{server.port}"
+
+
+async def three(request: Request) -> AsyncIterator[Any]:
+    identifier = await request.identifier()
+    assert identifier.QueryRetrieveLevel == "STUDY"
+    for number in range(3):
+        yield {"QueryRetrieveLevel": "STUDY", "PatientName": f"Grün^{number}", "StudyInstanceUID": f"1.2.{number}"}
+
+
+async def nothing(request: Request) -> AsyncIterator[Any]:
+    return
+    yield
+
+
+SYNTAXES = [
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+]
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+async def test_matches_come_as_datasets_in_any_transfer_syntax(syntax: str) -> None:
+    contexts = [PresentationContext(STUDY_ROOT.find, (syntax,))]
+    async with (
+        serve("SCP@127.0.0.1:0", c_find=three) as server,
+        associate(address(server), contexts=contexts) as association,
+    ):
+        matches = await association.c_find(QUERY, information_model=STUDY_ROOT)
+        assert [str(match.PatientName) for match in matches] == ["Grün^0", "Grün^1", "Grün^2"]
+        async with association.c_find(QUERY) as query:
+            uids = [match.StudyInstanceUID async for match in query]
+        assert uids == ["1.2.0", "1.2.1", "1.2.2"]
+        assert query.status == Status.SUCCESS
+        assert query.optional_keys_supported
+
+
+async def test_a_dataset_can_be_asked_with_and_answered_with() -> None:
+    from pydicom import Dataset
+
+    async def on_find(request: Request) -> AsyncIterator[Dataset]:
+        match = await request.identifier()
+        match.PatientName = "DOE^JOHN"
+        yield match
+
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = "PATIENT"
+    identifier.PatientName = ""
+    async with (
+        serve("SCP@127.0.0.1:0", c_find=on_find) as server,
+        associate(address(server), contexts=[PATIENT_ROOT]) as association,
+    ):
+        (match,) = await association.c_find(identifier, information_model=PATIENT_ROOT)
+    assert match.PatientName == "DOE^JOHN"
+    assert "PatientName" in identifier
+    assert identifier.PatientName == ""
+
+
+async def test_raw_bytes_go_through_as_they_are() -> None:
+    got = []
+
+    async def on_find(request: Request) -> AsyncIterator[bytes]:
+        got.append(await request.data.read())
+        yield b"not even DICOM"
+        yield b""
+
+    async with (
+        serve("SCP@127.0.0.1:0", c_find=on_find) as server,
+        associate(address(server), contexts=[STUDY_ROOT]) as association,
+    ):
+        matches = await association.c_find(IDENTIFIER, raw=True)
+    assert got == [IDENTIFIER]
+    assert matches == [b"not even DICOM", b""]
+
+
+async def test_no_match_is_success() -> None:
+    async with (
+        serve("SCP@127.0.0.1:0", c_find=nothing) as server,
+        associate(address(server), contexts=[STUDY_ROOT]) as association,
+    ):
+        assert await association.c_find(QUERY) == []
+
+
+async def test_ten_thousand_matches_and_the_loop_stays_free() -> None:
+    ticks = 0
+
+    async def on_find(request: Request) -> AsyncIterator[bytes]:
+        for _ in range(10_000):
+            yield IDENTIFIER
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0)
+            ticks += 1
+
+    async with (
+        serve("SCP@127.0.0.1:0", c_find=on_find) as server,
+        associate(address(server), contexts=[STUDY_ROOT]) as association,
+    ):
+        ticking = asyncio.create_task(tick())
+        matches = await association.c_find(IDENTIFIER, raw=True)
+        ticking.cancel()
+    assert len(matches) == 10_000
+    assert ticks > 100
+
+
+async def test_a_slow_reader_holds_back_the_provider() -> None:
+    sent = 0
+
+    async def on_find(request: Request) -> AsyncIterator[bytes]:
+        nonlocal sent
+        for sent in range(1, 3001):  # noqa: B007
+            yield bytes(20_000)
+
+    async with (
+        serve("SCP@127.0.0.1:0", c_find=on_find) as server,
+        associate(address(server), contexts=[STUDY_ROOT, VERIFICATION], read_budget=100_000) as association,
+    ):
+        count = 0
+        async with association.c_find(IDENTIFIER, raw=True) as query:
+            async for _ in query:
+                count += 1
+                if count == 1:
+                    await asyncio.sleep(0.05)
+                    seen = sent
+                    await asyncio.sleep(0.05)
+                    assert sent == seen < 3000
+        assert count == 3000
+        assert (await association.c_echo()).status == 0
+
+
+async def test_who_breaks_off_gets_the_association_back_whatever_was_queued() -> None:
+    async def on_find(request: Request) -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(20_000)
+
+    async with (
+        serve("SCP@127.0.0.1:0", c_find=on_find) as server,
+        associate(address(server), contexts=[STUDY_ROOT, VERIFICATION], read_budget=100_000) as association,
+    ):
+        async with association.c_find(IDENTIFIER, raw=True) as query:
+            async for _ in query:
+                await eventually(lambda: association._channel.inbox.budget.paused)
+                break
+        assert query.status == Status.CANCEL
+        assert (await association.c_echo()).status == 0
+        assert association._channel.inbox.budget.undelivered == 0
+
+
+async def test_optional_keys_that_the_peer_ignores_are_told() -> None:
+    from wire import listening
+
+    from asyncdicom.dimse.messages import response_to
+
+    async with listening() as listener:
+        task = asyncio.ensure_future(associate(f"SCP@127.0.0.1:{listener.port}", contexts=[STUDY_ROOT]))
+        peer = await listener.peer()
+        await peer.accept()
+        association = await task
+
+        async def run() -> tuple[bool, int]:
+            async with association.c_find(IDENTIFIER, raw=True) as query:
+                count = len([match async for match in query])
+            return query.optional_keys_supported, count
+
+        running = asyncio.create_task(run())
+        request = await peer.message()
+        for status in (0xFF00, 0xFF01):
+            peer.send(request.context_id, response_to(request.command, status, has_data_set=True), b"1")
+        peer.send(request.context_id, response_to(request.command, 0))
+        assert await running == (False, 2)
+        peer.reset()
+        await association.wait_closed()
+
+
+async def test_what_cannot_be_asked_is_refused_before_anything_is_sent() -> None:
+    async with (
+        serve("SCP@127.0.0.1:0", c_find=nothing) as server,
+        associate(address(server), contexts=[STUDY_ROOT]) as association,
+    ):
+        with pytest.raises(PresentationContextError):
+            association.c_find(QUERY, information_model=PATIENT_ROOT)
+        with pytest.raises(DataSetError, match="NoSuchKeyword"):
+            association.c_find({"NoSuchKeyword": 1})
+        query = association.c_find(QUERY)
+        with pytest.raises(LocalProtocolError, match="async with"):
+            await anext(query)
+        async with query:
+            pass
+        with pytest.raises(LocalProtocolError, match="started before"):
+            await query
+        assert await association.c_find(QUERY) == []
+
+
+async def test_an_unreadable_identifier_fails_the_query_not_the_association() -> None:
+    async with (
+        serve("SCP@127.0.0.1:0", c_find=three) as server,
+        associate(address(server), contexts=[STUDY_ROOT]) as association,
+    ):
+        with pytest.raises(StatusError) as caught:
+            await association.c_find(b"\x08\x00\x52\x00CS\xff\xffgarbage")
+        assert caught.value.status == 0xC000
+        assert len(await association.c_find(QUERY)) == 3
+
+
+async def test_an_unreadable_match_is_an_error_and_cancels() -> None:
+    async def on_find(request: Request) -> AsyncIterator[bytes]:
+        while True:
+            yield b"\x08\x00\x52\x00CS\xff\xffgarbage"
+
+    async with (
+        serve("SCP@127.0.0.1:0", c_find=on_find) as server,
+        associate(address(server), contexts=[STUDY_ROOT, VERIFICATION]) as association,
+    ):
+        with pytest.raises(DataSetError):
+            await association.c_find(QUERY)
+        assert (await association.c_echo()).status == 0
+
+
+async def test_a_query_without_a_provider_is_not_accepted() -> None:
+    async with serve("SCP@127.0.0.1:0") as server:
+        async with associate(address(server), contexts=[STUDY_ROOT, CT, VERIFICATION]) as association:
+            with pytest.raises(PresentationContextError):
+                association.c_find(QUERY)

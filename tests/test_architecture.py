@@ -1,0 +1,198 @@
+"""DESIGN: imports go down only, and below the sans-IO line there is no IO."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import asyncdicom
+
+PACKAGE = Path(asyncdicom.__file__).parent
+
+# From the bottom; those of one level do not import each other, unless they are one level of one package.
+LEVELS: list[set[str]] = [
+    {"_version"},
+    {"_sop_classes"},
+    {"exceptions", "status", "uid", "address"},
+    {"ul"},
+    {"dimse", "data"},
+    {"dataset", "conformance"},
+    {"net"},
+    {"services"},
+    {"association"},
+    {"client"},
+    {"server", "pool"},
+    {"__init__"},
+]
+TOOLS = {"archive", "cli", "__main__"}
+RANK = {name: rank for rank, level in enumerate(LEVELS) for name in level}
+
+SANS_IO = {"_version", "_sop_classes", "exceptions", "status", "uid", "address", "ul", "dimse", "data"} | {"conformance"}
+IO = {"asyncio", "socket", "ssl", "threading", "time", "os", "logging", "selectors", "concurrent", "pathlib"}
+SLOW = {"pydicom", "numpy", "sqlalchemy", "click", "rich", "alembic", "pynetdicom"}
+
+# What imports pydicom itself, and is therefore only imported inside functions.
+NEED_PYDICOM = {"asyncdicom.cli.text"}
+
+# What the vocabulary may use of itself.
+AMONG_EQUALS = {("exceptions", "status")}
+
+
+def module_name(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def module_of(path: Path) -> str:
+    return ".".join(("asyncdicom", *path.relative_to(PACKAGE).with_suffix("").parts))
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def imports(path: Path, *, at_import: bool) -> Iterator[str]:
+    """What a module imports; ``at_import``: only what is imported when it is imported itself."""
+    return imported(path.read_text(), path.parent.relative_to(PACKAGE.parent).parts, at_import=at_import)
+
+
+def imported(source: str, package: tuple[str, ...], *, at_import: bool) -> Iterator[str]:
+    """The names of modules, absolute, and of what is imported from them."""
+    waiting: list[ast.AST] = [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            parent = ".".join((*base, *([node.module] if node.module else [])))
+            yield parent
+            yield from (f"{parent}.{alias.name}" for alias in node.names)
+        elif is_type_checking(node):
+            waiting += node.orelse  # type: ignore[attr-defined]
+        elif not (at_import and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))):
+            waiting += ast.iter_child_nodes(node)
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+LIBRARY = [path for path in FILES if module_name(path) not in TOOLS]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def test_every_module_has_its_place() -> None:
+    assert {module_name(path) for path in LIBRARY} <= set(RANK)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+def test_imports_go_down_only(path: Path) -> None:
+    mine = module_name(path)
+    for name in imports(path, at_import=False):
+        parts = name.split(".")
+        if parts[0] != "asyncdicom" or len(parts) < 2:
+            continue
+        theirs = parts[1]
+        if theirs in TOOLS:
+            raise AssertionError(f"{name_of(path)} imports {name}: tools are on top")
+        if theirs == mine or theirs not in RANK or (mine, theirs) in AMONG_EQUALS:
+            continue
+        assert RANK[theirs] < RANK[mine], f"{name_of(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", [p for p in LIBRARY if module_name(p) in SANS_IO], ids=name_of)
+def test_below_the_line_there_is_no_io(path: Path) -> None:
+    used = {name.split(".")[0] for name in imports(path, at_import=False)}
+    assert not used & IO
+    assert not used & SLOW
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_pydicom_is_imported_when_it_is_needed(path: Path) -> None:
+    used = set(imports(path, at_import=True))
+    assert not used & {"pydicom", *NEED_PYDICOM} or module_of(path) in NEED_PYDICOM
+    if path in LIBRARY:
+        assert not {name.split(".")[0] for name in used} & SLOW
+
+
+@pytest.mark.parametrize("name", sorted(NEED_PYDICOM))
+def test_who_needs_pydicom_says_so(name: str) -> None:
+    path = PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py")
+    assert "pydicom" in set(imports(path, at_import=True))
+
+
+@pytest.mark.parametrize("path", [p for p in LIBRARY if module_name(p) != "net"], ids=name_of)
+def test_sockets_are_for_net_and_the_front_doors(path: Path) -> None:
+    allowed = {"client", "server"}
+    used = {name.split(".")[0] for name in imports(path, at_import=False)}
+    if module_name(path) not in allowed:
+        assert not used & {"socket", "ssl"}
+
+
+def test_the_checks_can_fail() -> None:
+    source = """
+from typing import TYPE_CHECKING
+import os, asyncio.events
+from . import server
+from ..net import flow
+if TYPE_CHECKING:
+    import pydicom
+try:
+    import numpy
+except ImportError:
+    import ssl
+class A:
+    import time
+def f():
+    import click
+"""
+    at_import = set(imported(source, ("asyncdicom", "ul"), at_import=True))
+    assert {"os", "asyncio.events", "asyncdicom.ul.server", "asyncdicom.net.flow", "numpy", "ssl", "time"} <= at_import
+    assert not {"pydicom", "click"} & at_import
+    assert "click" in set(imported(source, ("asyncdicom", "ul"), at_import=False))
+
+
+@pytest.mark.parametrize("statement", ["import asyncdicom", "from asyncdicom import associate, serve"])
+def test_the_package_imports_nothing_slow(statement: str) -> None:
+    code = f"import sys; {statement}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    ).stdout.split()
+    assert "asyncdicom" in loaded
+    assert not set(loaded) & (SLOW | {"uvloop", "typing_extensions"})
+
+
+def test_a_stored_byte_never_meets_pydicom(tmp_path: Path) -> None:
+    """From a file through C-STORE to a file."""
+    code = """
+import asyncio, sys
+from asyncdicom import associate, serve, file_source, storage_contexts
+async def main(path, target):
+    async def on_store(request):
+        await request.data.save(target)
+        return 0
+    source = file_source(path)
+    async with serve("SCP@127.0.0.1:0", c_store=on_store) as server:
+        async with associate(f"SCP@127.0.0.1:{server.port}", contexts=storage_contexts([source])) as a:
+            assert (await a.c_store(path)).status == 0
+asyncio.run(main(sys.argv[1], sys.argv[2]))
+print(*sorted({m.split('.')[0] for m in sys.modules}))
+"""
+    import pydicom
+
+    sample = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"
+    target = tmp_path / "out.dcm"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code, str(sample), str(target)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PACKAGE.parent,
+    ).stdout.split()
+    assert not set(loaded) & SLOW
+    assert target.exists()

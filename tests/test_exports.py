@@ -1,0 +1,112 @@
+"""The public names: what is promised is there, and what is there is promised."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import asyncdicom
+
+PROMISED = """
+AcceptedContext Address Association AssociationAborted AssociationClosed AssociationError AssociationPool
+AssociationRejected AssociationReleased AssociationTimeout BytesSource DataSetError DataStream DicomNetworkError
+FileSource InformationModel LocalProtocolError PATIENT_ROOT PATIENT_STUDY_ONLY PresentationContext
+PresentationContextError Progress ProtocolError RemoteProtocolError Request Response Retrieval RetrieveResult
+STORAGE STUDY_ROOT Server Source Status StatusError UserIdentity VERIFICATION associate file_source new_uid
+open_file retrieval_contexts serve storage_contexts __version__
+""".split()
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_what_is_promised_is_there(name: str) -> None:
+    assert name in asyncdicom.__all__
+    assert getattr(asyncdicom, name) is not None
+
+
+def test_all_is_complete_and_without_repetition() -> None:
+    for name in asyncdicom.__all__:
+        getattr(asyncdicom, name)
+    public = {name for name in vars(asyncdicom) if not name.startswith("_")} - {"annotations", "TYPE_CHECKING"}
+    modules = {module.name for module in pkgutil.iter_modules(asyncdicom.__path__)}
+    assert public - modules == set(asyncdicom.__all__) - {"__version__"} - modules
+    assert set(dir(asyncdicom)) >= set(asyncdicom.__all__)
+    assert len(asyncdicom.__all__) == len(set(asyncdicom.__all__))
+
+
+def test_the_version_is_one() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", asyncdicom.__version__)
+
+
+LIBRARY = sorted(
+    path
+    for folder in ("", "net", "services", "ul", "dimse", "data")
+    for path in (Path(asyncdicom.__file__).parent / folder).glob("*.py")
+    if not path.name.startswith("__")
+)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.parent.name + "/" + path.name))
+def test_every_name_in_all_exists(path: Path) -> None:
+    package = Path(asyncdicom.__file__).parent
+    name = ".".join(("asyncdicom", *path.relative_to(package).with_suffix("").parts))
+    module = importlib.import_module(name)
+    for exported in getattr(module, "__all__", ()):
+        assert hasattr(module, exported), f"{name} has no {exported}"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in PROMISED if callable(getattr(asyncdicom, name)) and name != "Source"]
+)
+def test_what_is_public_is_explained(name: str) -> None:
+    documentation = inspect.getdoc(getattr(asyncdicom, name))
+    assert documentation
+    assert not documentation.startswith(f"{name}("), "a NamedTuple's own docstring says nothing"
+
+
+@pytest.mark.parametrize("cls", [asyncdicom.Association, asyncdicom.Server, asyncdicom.DataStream])
+def test_every_public_method_is_explained(cls: type) -> None:
+    for name, member in vars(cls).items():
+        if not name.startswith("_") and (callable(member) or isinstance(member, property)):
+            assert inspect.getdoc(member), f"{cls.__name__}.{name}"
+
+
+def test_options_are_keyword_only() -> None:
+    for function in (asyncdicom.associate, asyncdicom.serve):
+        parameters = list(inspect.signature(function).parameters.values())
+        assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == ["address"]
+
+
+@pytest.mark.parametrize("function", [asyncdicom.associate, asyncdicom.serve])
+def test_every_option_is_explained(function: object) -> None:
+    assert callable(function)
+    documentation = inspect.getdoc(function) or ""
+    elsewhere = inspect.getdoc(asyncdicom.associate) or ""
+    for name in inspect.signature(function).parameters:
+        if name == "address":
+            continue
+        assert f"`{name}`" in documentation or f"`{name}`" in elsewhere, name
+
+
+def test_type_checkers_and_the_interpreter_see_the_same() -> None:
+    tree = ast.parse(Path(asyncdicom.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: f"{node.module}"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert set(seen) == set(asyncdicom.__all__) - {"__version__"}
+    for name, module in seen.items():
+        assert getattr(importlib.import_module(module), name) is getattr(asyncdicom, name)
+
+
+def test_what_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = asyncdicom.nothing  # type: ignore[attr-defined]
