@@ -27,7 +27,8 @@ class Kind(NamedTuple):
 
 
 LARGE = Kind("256 MiB", 512, 512, 512)
-MEDIUM = Kind("64 MiB", 512, 512, 128)  # stands for LARGE in a quick run
+MEDIUM = Kind("64 MiB", 512, 512, 128)  # these two stand for LARGE in a quick run
+MODEST = Kind("16 MiB", 512, 512, 32)
 IMAGE = Kind("512 KiB", 512, 512, 1)
 SMALL = Kind("39 KiB", 128, 156, 1)
 TINY = Kind("2 KiB", 32, 32, 1)
@@ -37,6 +38,7 @@ def make(folder: Path, kind: Kind, count: int) -> Path:
     """Write `count` files of one kind, each with its own SOP Instance UID, in a new folder."""
     from pydicom import Dataset
     from pydicom.filewriter import dcmwrite
+    from pydicom.uid import UID
 
     folder.mkdir(parents=True)
     noise = os.urandom(min(kind.size, 1 << 20))
@@ -61,7 +63,7 @@ def make(folder: Path, kind: Kind, count: int) -> Path:
         dataset.HighBit = 15
         dataset.PixelRepresentation = 0
         dataset.ensure_file_meta()
-        dataset.file_meta.TransferSyntaxUID = EXPLICIT
+        dataset.file_meta.TransferSyntaxUID = UID(EXPLICIT)
         path = folder / f"{number:06}.dcm"
         dcmwrite(path, dataset, enforce_file_format=True)
         with path.open("ab") as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Self
 
-from benchmarks.processes import cpu_seconds
+from benchmarks.processes import cpu_seconds_with_children
 
 Sample = dict[str, float]
 
@@ -17,7 +17,7 @@ class Measurement:
         self._receiver_pid = receiver_pid
 
     def __enter__(self) -> Self:
-        self._receiver = cpu_seconds(self._receiver_pid)
+        self._receiver = cpu_seconds_with_children(self._receiver_pid)
         self._sender = time.process_time()
         self._start = time.perf_counter()
         return self
@@ -25,16 +25,14 @@ class Measurement:
     def __exit__(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self._start
         self.cpu_sender = time.process_time() - self._sender
-        self.cpu_receiver = cpu_seconds(self._receiver_pid) - self._receiver
+        self.cpu_receiver = cpu_seconds_with_children(self._receiver_pid) - self._receiver
 
     def sample(self, operations: int, size: int = 0) -> Sample:
         """Give the figures of `operations` that moved `size` bytes in all."""
         return sample(self.seconds, operations, size, self.cpu_sender, self.cpu_receiver)
 
 
-def sample(
-    seconds: float, operations: int, size: int, cpu_sender: float, cpu_receiver: float
-) -> Sample:
+def sample(seconds: float, operations: int, size: int, cpu_sender: float, cpu_receiver: float) -> Sample:
     """Give the figures that most tables show."""
     cpu = cpu_sender + cpu_receiver
     figures = {

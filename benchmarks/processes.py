@@ -1,4 +1,4 @@
-"""The processes that a scenario starts: workers that are told what to do, and commands. All of them are ended."""
+"""The processes that a scenario starts: workers that are told what to do, and commands. All are ended."""
 
 from __future__ import annotations
 
@@ -124,7 +124,9 @@ def server(command: Sequence[str], port: int, *, env: Mapping[str, str], cwd: Pa
         deadline = time.monotonic() + 20
         while not is_listening(port):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise BenchmarkError(f"{command[0]} does not listen: {log.read_text('utf-8', 'replace')[-500:]}")
+                raise BenchmarkError(
+                    f"{command[0]} does not listen: {log.read_text('utf-8', 'replace')[-500:]}"
+                )
             time.sleep(0.01)
         yield process.pid
     finally:
@@ -192,7 +194,9 @@ def is_listening(port: int) -> bool:
 
 def cpu_seconds(pid: int) -> float:
     """Give user + system time of a process, all threads, those that have ended too (nanosecond clock)."""
-    return time.clock_gettime(((-pid - 1) << 3) | 2)  # CPUCLOCK_SCHED of the process: see clock_getcpuclockid(3)
+    return time.clock_gettime(
+        ((-pid - 1) << 3) | 2
+    )  # CPUCLOCK_SCHED of the process: see clock_getcpuclockid(3)
 
 
 def cpu_seconds_with_children(pid: int) -> float:
@@ -231,6 +235,7 @@ class PeakMemory:
     def __init__(self, pid: int, interval: float = 0.02) -> None:
         self._pid = pid
         self._interval = interval
+        self._before = self._peak = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 

@@ -1,0 +1,115 @@
+"""``python -m benchmarks``: run the scenarios, print the tables, write JSON and plots."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import harness, machine, plots, report
+from benchmarks.scenarios import SCENARIOS
+
+
+def main() -> int:
+    """Run the command line."""
+    options = _parse()
+    if options.list:
+        for scenario in SCENARIOS.values():
+            print(f"{scenario.name:14} {scenario.title}")
+        return 0
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.replot is not None:
+        document = json.loads(options.replot.read_text("utf-8"))
+        _print(document["scenarios"])
+        return _draw(document["scenarios"], options.output)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    document = {"machine": machine.describe(), "quick": options.quick, "scenarios": []}
+    for line in report.machine_lines(document["machine"]):
+        print(line)
+    began = time.monotonic()
+    with harness.open_bench(
+        quick=options.quick, memory=options.memory, disk=options.disk, report=_Progress()
+    ) as bench:
+        for name in options.only or SCENARIOS:
+            result = harness.run_scenario(SCENARIOS[name], bench, options.rounds)
+            document["scenarios"].append(result)
+            _Progress.clear()
+            _print([result])
+            _write(document, options.output)  # what was measured is kept, whatever happens later
+    print(f"\n{time.monotonic() - began:.0f} s; everything that was measured: {options.output}/results.json")
+    return 0 if options.no_plots else _draw(document["scenarios"], options.output)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: under two minutes")
+    parser.add_argument(
+        "--only", action="append", choices=SCENARIOS, metavar="NAME", help="run this scenario (repeatable)"
+    )
+    parser.add_argument("--rounds", type=int, help="so many rounds instead of those of the scenario")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("build/benchmarks"),
+        help="where results and plots go (%(default)s)",
+    )
+    parser.add_argument("--memory", type=Path, help="where files are sent from and received (/dev/shm)")
+    parser.add_argument("--disk", type=Path, help="where archives are, on a real disk (the temporary folder)")
+    parser.add_argument("--no-plots", action="store_true", help="do not draw")
+    parser.add_argument(
+        "--replot", type=Path, metavar="JSON", help="print and draw an earlier run; run nothing"
+    )
+    parser.add_argument("--list", action="store_true", help="list the scenarios")
+    return parser.parse_args()
+
+
+def _print(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        print()
+        for line in report.scenario_lines(result):
+            print(line)
+        sys.stdout.flush()
+
+
+def _write(document: dict[str, Any], folder: Path) -> None:
+    (folder / "results.json").write_text(json.dumps(document, indent=1), "utf-8")
+
+
+def _draw(results: list[dict[str, Any]], folder: Path) -> int:
+    try:
+        drawn = plots.draw(results, folder)
+    except plots.NoMatplotlib as error:
+        print(error, file=sys.stderr)
+        return 0
+    print(f"{len(drawn)} plots in {folder}")
+    return 0
+
+
+class _Progress:
+    """Says on stderr what is being done: one line on a terminal, many lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        line = f"[{time.monotonic() - self._began:4.0f} s] {text}"
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    @staticmethod
+    def clear() -> None:
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""The contenders: what each of them has to do, in its own words."""

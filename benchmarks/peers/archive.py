@@ -1,0 +1,108 @@
+"""The archive of asyncdicom, in a worker."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from asyncdicom.archive import Archive
+from asyncdicom.archive.index import Writer, open_index
+from asyncdicom.archive.record import Record
+from asyncdicom.archive.scp import serve_archive
+from asyncdicom.data.elements import Element
+from benchmarks import identifiers, instances
+from benchmarks.measure import Sample, sample
+
+_kept: list[object] = []  # what lives as long as the worker
+
+_BATCH = 1000
+
+
+async def serve(directory: str, durability: str) -> int:
+    """Open an archive and serve it; gives the port."""
+    archive = Archive(directory, durability=durability)
+    await archive.open()
+    server = await serve_archive(archive, "RECEIVER@127.0.0.1:0", idle_timeout=None)
+    _kept.extend((archive, server))
+    return server.port
+
+
+def fill(directory: str, count: int, one_series: bool) -> Sample:
+    """Index `count` instances that have no files, in transactions of 1,000, and time the last of them."""
+    os.makedirs(directory, exist_ok=True)
+    engine = open_index(os.path.join(directory, "index.sqlite"), durability="none", readers=1)
+    writer = Writer(engine)
+    start, timed = time.perf_counter(), 0
+    try:
+        for first in range(0, count, _BATCH):
+            if first == max(0, count - 10 * _BATCH):
+                start, timed = time.perf_counter(), count - first
+            _insert(writer, range(first, min(first + _BATCH, count)), one_series)
+    finally:
+        elapsed = time.perf_counter() - start
+        writer.close()
+        engine.dispose()
+    return {"insert_us": elapsed / timed * 1e6}
+
+
+def _insert(writer: Writer, numbers: range, one_series: bool) -> None:
+    writer.begin()
+    rows = []
+    for number in numbers:
+        record = Record(_elements(number, one_series), little_endian=True)
+        rows.append(
+            {
+                **record.row("IMAGE"),
+                "parent": writer.series_of(record),
+                "transfer_syntax_uid": instances.EXPLICIT,
+                "file": f"objects/{number:08x}.dcm",
+                "data_set_offset": 300,
+                "data_set_length": 40000,
+                "digest": f"{number:032x}",
+                "calling_ae_title": "BENCHMARK",
+            }
+        )
+    writer.insert_instances(rows)
+    writer.commit()
+
+
+def _elements(number: int, one_series: bool) -> dict[int, Element]:
+    patient = 0 if one_series else number // identifiers.SERIES_SIZE
+    study = identifiers.STUDY if one_series else f"2.25.3{patient:029}"
+    series = identifiers.SERIES if one_series else f"2.25.4{patient:029}"
+    found = (
+        (0x00080016, "UI", instances.CT),
+        (0x00080018, "UI", identifiers.instance_uid(number)),
+        (0x00080020, "DA", "20240101"),
+        (0x00080050, "SH", f"A{patient}"),
+        (0x00080060, "CS", "CT"),
+        (0x00100010, "PN", f"Benchmark^{patient}"),
+        (0x00100020, "LO", identifiers.patient_id(patient)),
+        (0x0020000D, "UI", study),
+        (0x0020000E, "UI", series),
+        (0x00200013, "IS", str(number)),
+    )
+    return {tag: Element(tag, vr, value.encode()) for tag, vr, value in found}
+
+
+def write_files(directory: str, count: int, size: int, threads: int) -> Sample:
+    """The ceiling of the disk: create, write and sync files of their own, from some threads."""
+    data = os.urandom(size)
+    folder = Path(directory)
+    folder.mkdir(exist_ok=True)
+    base = time.time_ns()
+
+    def write(number: int) -> None:
+        descriptor = os.open(folder / f"{base + number}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+        os.write(descriptor, data)
+        os.fdatasync(descriptor)
+        os.close(descriptor)
+
+    with ThreadPoolExecutor(threads) as pool:
+        start, cpu = time.perf_counter(), time.process_time()
+        list(pool.map(write, range(count)))
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    instances.empty(folder)
+    return sample(seconds, count, count * size, 0.0, cpu)

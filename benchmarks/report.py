@@ -1,0 +1,78 @@
+"""The printed tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def machine_lines(machine: dict[str, Any]) -> Iterator[str]:
+    """Say in a few lines what was measured and where."""
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version)
+    load = " ".join(f"{value:.2f}" for value in machine["load_before"])
+    yield f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB; load {load}"
+    yield f"{machine['kernel']}; {machine['python']}; {packages}; {machine['dcmtk'] or 'no DCMTK'}"
+    yield f"commit {machine['commit']}, {machine['date']}"
+
+
+def scenario_lines(result: dict[str, Any]) -> Iterator[str]:
+    """Write the table of one scenario."""
+    yield f"{result['name']}: {result['title']}"
+    yield f"  {result['note']}{'; ' if result['note'] else ''}files on {result['file_system']}"
+    columns = result["columns"]
+    headline = columns[0]
+    header = ["", "TCP_NODELAY", "durability", headline["title"], "best", "spread"]
+    rows = [header + [column["title"] for column in columns[1:]]]
+    errors = []
+    for contender in result["contenders"]:
+        if contender["summary"]:
+            rows.append(_row(contender, columns))
+        if contender["error"] is not None:
+            errors.append(f"  {contender['name']}: {contender['error'].strip().splitlines()[-1]}")
+    yield from (f"  {line}" for line in _aligned(rows))
+    yield from errors
+    for target in result["targets"]:
+        yield f"  {_verdict(target)}"
+
+
+def _row(contender: dict[str, Any], columns: list[dict[str, Any]]) -> list[str]:
+    headline, summary = columns[0], contender["summary"]
+    cells = [contender["name"], contender["nodelay"], contender["durability"]]
+    figures = summary.get(headline["key"])
+    if figures is None:
+        cells += ["-", "-", "-"]
+    else:
+        best = figures["min"] if headline["less_is_better"] else figures["max"]
+        half = (figures["max"] - figures["min"]) / 2 / (abs(figures["median"]) or 1)
+        cells += [
+            format(figures["median"], headline["format"]),
+            format(best, headline["format"]),
+            f"±{half:.0%}",
+        ]
+    for column in columns[1:]:
+        figures = summary.get(column["key"])
+        cells.append("-" if figures is None else format(figures["median"], column["format"]))
+    return cells
+
+
+def _aligned(rows: list[list[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if index < 3 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def _verdict(target: dict[str, Any]) -> str:
+    if target["measured"] is None:
+        return f"[      ] {target['text']}: not measured"
+    mark = "met   " if target["met"] else "MISSED"
+    return f"[{mark}] {target['text']}: {target['measured']:.3g}"
+
+
+def sender_and_receiver_lines(result: dict[str, Any]) -> Iterator[str]:
+    """Say who sends to whom in each row."""
+    for contender in result["contenders"]:
+        yield f"  {contender['name']}: {contender['sender']} -> {contender['receiver']}"

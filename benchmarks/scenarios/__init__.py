@@ -1,0 +1,35 @@
+"""The scenarios, in the order in which they are run."""
+
+from __future__ import annotations
+
+from benchmarks.harness import Scenario
+from benchmarks.scenarios import (
+    associations,
+    echo,
+    find,
+    idle,
+    index,
+    ingest,
+    memory,
+    nagle,
+    senders,
+    startup,
+    store,
+)
+
+SCENARIOS: dict[str, Scenario] = {
+    scenario.name: scenario
+    for scenario in (
+        *store.SCENARIOS,
+        nagle.SCENARIO,
+        echo.SCENARIO,
+        senders.SCENARIO,
+        find.SCENARIO,
+        memory.SCENARIO,
+        idle.SCENARIO,
+        startup.SCENARIO,
+        *associations.SCENARIOS,
+        ingest.SCENARIO,
+        index.SCENARIO,
+    )
+}

@@ -1,0 +1,108 @@
+"""C-FIND: how fast many matches come; the requestor is always ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from benchmarks.harness import Bench, Column, Contender, Measure, Scenario, Target
+from benchmarks.peers import dcmtk
+
+_BYTES = "asyncdicom handler, bytes"
+_DATASETS = "asyncdicom handler, Datasets"
+_ARCHIVE = "asyncdicom archive"
+
+
+def _matches(bench: Bench) -> int:
+    matches: int = bench.pick(100_000, 3000)
+    return matches
+
+
+def _ask(
+    bench: Bench, stack: ExitStack, port: int, pid: int, ae_title: str, matches: int, times: int = 1
+) -> Measure:
+    sender = bench.worker(stack, "ours")
+    return partial(
+        sender.call,
+        "find",
+        port=port,
+        ae_title=ae_title,
+        matches=matches,
+        times=times,
+        receiver_pid=pid,
+    )
+
+
+def _handler(bench: Bench, peer: str, stack: ExitStack, **options: Any) -> Measure:
+    matches = _matches(bench) // (10 if options.pop("slow", False) and not bench.quick else 1)
+    receiver = bench.worker(stack, peer)
+    port = receiver.call("answer_find", matches=matches, **options)
+    return _ask(bench, stack, port, receiver.pid, "RECEIVER", matches)
+
+
+def _archive(bench: Bench, stack: ExitStack) -> Measure:
+    folder = bench.folder(stack)
+    receiver = bench.worker(stack, "archive")
+    receiver.call("fill", directory=folder, count=_matches(bench), one_series=True)
+    port = receiver.call("serve", directory=folder, durability="none")
+    return _ask(bench, stack, port, receiver.pid, "RECEIVER", _matches(bench))
+
+
+def _dcmqrscp(bench: Bench, stack: ExitStack) -> Measure:
+    matches = min(_matches(bench), dcmtk.MOST_IN_INDEX)
+    server = stack.enter_context(dcmtk.qrscp(bench.folder(stack) / "dcmqrscp", matches))
+    times = _matches(bench) // matches
+    return _ask(bench, stack, server.port, server.pid, "QRSCP", matches, times)
+
+
+def _contenders(bench: Bench) -> Sequence[Contender]:
+    def contender(name: str, receiver: str, start: partial[Measure]) -> Contender:
+        return Contender(name, "asyncdicom", receiver, start)
+
+    return [
+        contender(_ARCHIVE, "asyncdicom archive", partial(_archive, bench)),
+        contender(_BYTES, "asyncdicom", partial(_handler, bench, "ours", encoded=True)),
+        contender(_DATASETS, "asyncdicom", partial(_handler, bench, "ours", encoded=False, slow=True)),
+        contender("DCMTK dcmqrscp", "dcmqrscp", partial(_dcmqrscp, bench)),
+        contender(
+            "pynetdicom handler, Datasets", "pynetdicom", partial(_handler, bench, "pynetdicom", slow=True)
+        ),
+    ]
+
+
+SCENARIO = Scenario(
+    "find",
+    "C-FIND at the IMAGE level, all instances of one series",
+    (
+        Column("ops_per_s", "responses/s"),
+        Column("cpu_us_per_op", "CPU us/response", ".0f", True),
+        Column("cpu_us_per_op_sender", "requestor", ".0f", True),
+        Column("cpu_us_per_op_receiver", "provider", ".0f", True),
+    ),
+    _contenders,
+    (
+        Target(
+            "at least 5 x pynetdicom (handlers of Datasets)",
+            lambda medians: medians.ratio("ops_per_s", _DATASETS, "pynetdicom handler, Datasets"),
+            5.0,
+        ),
+        Target(
+            "at least 5 x pynetdicom (our handler gives bytes)",
+            lambda medians: medians.ratio("ops_per_s", _BYTES, "pynetdicom handler, Datasets"),
+            5.0,
+        ),
+        Target(
+            "at least 1 x dcmqrscp (archive)",
+            lambda medians: medians.ratio("ops_per_s", _ARCHIVE, "DCMTK dcmqrscp"),
+            1.0,
+        ),
+    ),
+    rounds=3,
+    quick_rounds=1,
+    note=lambda bench: (
+        f"{_matches(bench)} matches (handlers of Datasets: {bench.pick('a tenth', 'the same')}; "
+        f"dcmqrscp: {dcmtk.MOST_IN_INDEX} at most, again and again)"
+    ),
+)
