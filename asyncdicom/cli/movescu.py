@@ -80,11 +80,16 @@ async def _move(
 
     async with AsyncExitStack() as stack:
         if port is not None:
-            address = Address(destination, host, port)
-            trace = peer.options().get("trace")
-            await stack.enter_async_context(
-                serve(address, c_store=receiver, unknown_storage=True, trace=trace)
+            ours = Address(destination, host, port)
+            options = peer.options()
+            receiving = serve(
+                ours,
+                c_store=receiver,
+                unknown_storage=True,
+                maximum_length=options["maximum_length"],
+                trace=options.get("trace"),
             )
+            await stack.enter_async_context(receiving)
         association = await stack.enter_async_context(peer.associate([query.sop_class("move")]))
         result = await retrieve(
             association.c_move(query.identifier, information_model=query.model, move_destination=destination)

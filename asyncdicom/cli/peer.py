@@ -71,14 +71,14 @@ class Peer(NamedTuple):
 
     address: Address
     calling_ae_title: str
-    timeouts: dict[str, Any]
+    settings: dict[str, Any]
     tls: Tls
     server_hostname: str | None
     debug: bool
 
     def options(self) -> dict[str, Any]:
         """Give the options for `associate`."""
-        options = self.timeouts | {
+        options = self.settings | {
             "calling_ae_title": self.calling_ae_title,
             "ssl": self.tls.client(),
             "server_hostname": self.server_hostname,

@@ -50,7 +50,7 @@ NOT_ACCEPTED = "reject * * * | abort * *"
 ABORTED = "*abort * *"
 STORED = "status 0000, goes on"
 WARNED = "status B???, goes on"
-FAILED = "status 01??, goes on | status A???, goes on | status C???, goes on"
+FAILED = "status 0[1-9]??, goes on | status A???, goes on | status C???, goes on"
 
 # What the peer under test is brought to (PS3.8 9.2.1). It is the acceptor in the first two.
 AWAITING_REQUEST = "Sta2"

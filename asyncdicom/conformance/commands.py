@@ -155,7 +155,7 @@ CASES = (
         ESTABLISHED,
         _raw(b"\0\0\2\x09"),
         "abort 2 6",
-        ABORTED,
+        f"{ABORTED} | {STORED}",
         _BOUNDS,
     ),
     Case(

@@ -42,7 +42,7 @@ CASES = (
         AWAITING_REQUEST,
         b"\x16\x03\x01",
         "abort 0 0",
-        "closed",
+        "closed | silence",
         "PS3.8 Table 9-10, Sta2: no PDU type begins with 16H",
     ),
 )

@@ -148,6 +148,13 @@ class InvokedOperations:
             invoked.timeout = timeout
             self._restart(invoked, now)
 
+    def progressed(self, now: float) -> None:
+        """A C-STORE sub-operation goes on or has ended: the C-GET that it belongs to need not respond yet."""
+        for invoked in self._open.values():
+            is_get = invoked.command_field is CommandField.C_GET_RQ
+            if is_get and invoked.deadline is not None and not invoked.cancelled:
+                self._restart(invoked, now)
+
     def abandon(self, message_id: int) -> None:
         """Nobody waits for the response any more; the operation stays open until it comes."""
         invoked = self._open.get(message_id)

@@ -203,6 +203,8 @@ class Channel:
         self.check_open()
         if self.upper_layer.state is State.STA8:
             raise AssociationReleased(f"{self}: the peer has asked for the release")
+        if self._half_closed:
+            raise AssociationClosed(f"{self}: the peer has closed its half of the connection")
 
     @property
     def _is_quiet(self) -> bool:
@@ -283,7 +285,8 @@ class Channel:
 
     def eof_received(self) -> bool:
         """See `net.transport.Receiver`: what was asked before is still answered, if it was asked to its end."""
-        self._half_closed = bool(self.performer.performing) and not self.inbox.expecting_data
+        awaited = self.inbox.expecting_data or self.invoker.operations  # what can never come now
+        self._half_closed = bool(self.performer.performing) and not awaited
         return self._half_closed
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -83,6 +83,7 @@ class Inbox:
         incoming.feed(part.views, part.length, part.is_last)
         if part.is_last:
             self._incoming = None
+            self._channel.invoker.book.progressed(now)
         elif incoming.discarded > self._channel.settings.maximum_discarded:
             log.warning("%s: more than %d bytes to discard; aborting", self._channel, incoming.discarded)
             self._channel.abort()

@@ -151,6 +151,8 @@ class Invoker:
 
     def expire(self, now: float) -> bool:
         """Fail the operations whose response did not come in time; True if there was one."""
+        if self._channel.inbox.expecting_data:
+            self.book.progressed(now)
         late = self.book.expired(now)
         for invoked in late:
             operation = self.operations.get(invoked.message_id)

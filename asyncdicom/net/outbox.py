@@ -81,11 +81,13 @@ class Outbox:
                 async for batch in payload:
                     self._channel.check_open()
                     out += fragmenter.data([memoryview(buffer) for buffer in batch], final=False)
-                    begun = True
                     await self._write(out)
+                    begun = True
                     out = []
             self._channel.check_open()
             await self._write([*out, *fragmenter.data([], final=True)])
+            begun = True
+            await self._drain()  # the peer's time to respond runs from here
         except BaseException as error:
             if begun and self._channel.failure is None:
                 self._channel.abort()  # the rest of the message can never follow
@@ -95,8 +97,12 @@ class Outbox:
             raise
 
     async def _write(self, out: list[bytes | memoryview]) -> None:
+        """Write when what was written before is gone. Cancelled while waiting: nothing was written."""
+        await self._drain()
+        self._channel.transport.write(out)
+
+    async def _drain(self) -> None:
         transport = self._channel.transport
-        transport.write(out)
         if transport.is_writing_paused:
             await transport.drain()
             self._channel.check_open()

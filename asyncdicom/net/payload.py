@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.exceptions import DataSetError, LocalProtocolError
 from asyncdicom.net.blocks import Blocks
+from asyncdicom.net.disk import Disk
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.uid import transfer_syntax
 
@@ -45,6 +46,9 @@ _PIECE = 1 << 18  # what is gathered before a thread is asked to write it
 # Names of files that are not complete yet are this process's own.
 _PROCESS = os.urandom(6).hex()
 _part_numbers = itertools.count()
+
+# What is read and what is written are often on different disks.
+_read, _written = Disk(), Disk()
 
 
 class DataStream:
@@ -221,18 +225,17 @@ class DataStream:
             source_ae_title=source_ae_title,
         )
         file = _PartFile(os.fspath(path))
-        threads = file_threads()
         try:
             batch: list[Buffer] = [head]
             while (more := await self.next_batch(_PIECE)) is not None:
                 batch += more
                 if self.is_complete and not self.waiting:
                     break  # the last piece and the end take one hop to a thread, and so does a small file
-                await in_thread(threads, file.write, batch)
+                await _written.call(file.write, batch)
                 batch = []
-            await in_thread(threads, file.finish, batch)
+            await _written.call(file.finish, batch)
         except BaseException:
-            await in_thread(threads, file.discard)
+            await _written.call(file.discard)
             raise
         return self.received
 
@@ -353,37 +356,43 @@ class FileSource:
         self._ahead: Future[bytes] | None = None
 
     def read_ahead(self) -> None:
-        """Begin to read now what will be sent soon, if it is small."""
-        if self._ahead is None and self.length <= _READ_SIZE:
+        """Begin to read now what will be sent soon, if it is small and the disk is slow."""
+        if self._ahead is None and self.length <= _READ_SIZE and not _read.is_quick:
             self._ahead = file_threads().submit(self._read_whole)
 
     async def open(self) -> AsyncGenerator[Batch, None]:
         """See `Source`. A file that changed its length meanwhile raises `DataSetError`."""
-        threads = file_threads()
         if self.length <= _READ_SIZE:
             ahead_of_time, self._ahead = self._ahead, None
             if ahead_of_time is not None:
                 whole = await asyncio.wrap_future(ahead_of_time)
             else:
-                whole = await in_thread(threads, self._read_whole)
+                whole = await _read.call(self._read_whole)
             yield [whole, self._padding()]
             return
         blocks = Blocks(_READ_SIZE)
         opened: list[int] = []
         ahead: Future[memoryview] | None = None
         try:
-            await in_thread(threads, lambda: opened.append(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)))
+            await _read.call(lambda: opened.append(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)))
             position, end = self.offset, self.offset + self.length
-            ahead = threads.submit(self._read, opened[0], blocks, position, end)
             while position < end:
-                view = await asyncio.wrap_future(ahead)
+                if ahead is not None:
+                    view = await asyncio.wrap_future(ahead)
+                    ahead = None
+                else:
+                    view = await _read.call(self._read, opened[0], blocks, position, end)
                 position += len(view)
-                if position < end:  # the next block is read while this one is on the wire
-                    ahead = threads.submit(self._read, opened[0], blocks, position, end)
+                if position < end and not _read.is_quick:
+                    # The next block is read while this one is on the wire.
+                    ahead = file_threads().submit(self._read, opened[0], blocks, position, end)
                 yield [view]
             yield [self._padding()]
         finally:
-            await in_thread(threads, _close_after, opened, ahead)
+            if ahead is not None:
+                await in_thread(file_threads(), _wait_for, ahead)
+            for descriptor in opened:
+                os.close(descriptor)
 
     def _padding(self) -> bytes:
         # PS3.5 A.5: a NULL makes the length of a deflated data set even; some files are without it.
@@ -423,9 +432,7 @@ def reading_ahead(sources: Iterable[Source]) -> Iterator[Source]:
         yield previous
 
 
-def _close_after(opened: list[int], reading: Future[memoryview] | None) -> None:
-    # A read in flight must not meet another file under the same descriptor, so it is waited for.
-    if reading is not None and not reading.cancel():
+def _wait_for(reading: Future[memoryview]) -> None:
+    # A read in flight must not meet another file under the same descriptor.
+    if not reading.cancel():
         reading.exception()
-    for descriptor in opened:
-        os.close(descriptor)
