@@ -245,6 +245,10 @@ class PerformedOperations:
             raise RemoteProtocolError(f"more than {MAXIMUM_STRAYS} C-CANCELs of nothing")
         return False
 
+    def is_open(self, message_id: int) -> bool:
+        """Whether the peer has an operation open under this Message ID."""
+        return message_id in self._cancelled
+
     def is_cancelled(self, message_id: int) -> bool:
         """Whether the peer has cancelled this open operation."""
         return self._cancelled.get(message_id, False)

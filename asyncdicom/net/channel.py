@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, Protocol
 
+from asyncdicom.dimse.messages import Command
 from asyncdicom.dimse.operations import InvokedOperations, PerformedOperations
 from asyncdicom.exceptions import (
     AssociationAborted,
@@ -52,7 +53,16 @@ __all__ = ["Channel", "Settings", "Trace"]
 log = logging.getLogger("asyncdicom.association")
 
 Trace = Callable[[str, object], None]
-Dispatch = Callable[[IncomingRequest], Awaitable[None]]
+
+
+class Dispatch(Protocol):
+    """What is done with requests (`services.dispatch.Dispatcher`)."""
+
+    def at_once(self, context: AcceptedContext, command: Command) -> Command | None:
+        """Give the response to a request that needs no work."""
+
+    async def __call__(self, incoming: IncomingRequest) -> None:
+        """Perform a request and respond to it."""
 
 
 _CLOSE_LINGER = 1.0  # seconds for the last bytes to leave once the connection is to be closed
@@ -284,7 +294,7 @@ class Channel:
         self._settle()
 
     def eof_received(self) -> bool:
-        """See `net.transport.Receiver`: what was asked before is still answered, if it was asked to its end."""
+        """See `net.transport.Receiver`: what was wholly asked before is still answered."""
         awaited = self.inbox.expecting_data or self.invoker.operations  # what can never come now
         self._half_closed = bool(self.performer.performing) and not awaited
         return self._half_closed
@@ -321,7 +331,7 @@ class Channel:
         self.upper_layer.resume(now)
         self.invoker.book.resume(now)
         self.transport.resume_reading()
-        self.arm_timer()
+        self.arm_timer(anew=True)  # of a deadline that stood still little may be left
 
     def _settle(self) -> None:
         """Carry out what the upper layer has decided: PDUs to send, closing, its next deadline."""
@@ -337,14 +347,15 @@ class Channel:
 
     # time: one timer for all deadlines
 
-    def arm_timer(self) -> None:
+    def arm_timer(self, *, anew: bool = False) -> None:
         """See to it that the soonest deadline is not missed.
 
         While operations are open, the timer is never set farther away than the shortest time-out: then no
-        deadline that comes up meanwhile can be missed, and the next messages need not look at them all.
+        deadline that comes up meanwhile can be missed, and the next messages need not look at them all;
+        `anew`: look at them all the same.
         """
         now = self.time()
-        if self._timer is not None and self._timer_at <= now + self._shortest_timeout:
+        if self._timer is not None and self._timer_at <= now + self._shortest_timeout and not anew:
             return
         deadlines = [self.upper_layer.next_deadline()]
         if self.failure is None:

@@ -11,6 +11,7 @@ from asyncdicom.dimse.messages import Command, encode
 from asyncdicom.exceptions import AssociationAborted
 from asyncdicom.net.flow import WriteGate
 from asyncdicom.net.payload import Batch, Payload
+from asyncdicom.ul.protocol import MINIMUM_PROGRESS
 
 if TYPE_CHECKING:
     from asyncdicom.net.channel import Channel
@@ -65,6 +66,20 @@ class Outbox:
                 await self._stream(fragmenter, out, payload)
         finally:
             self._gate.release()
+
+    def send_at_once(self, context_id: int, command: Command) -> bool:
+        """Send a message without a data set if nothing has to be waited for; tells whether it was."""
+        channel = self._channel
+        if channel.transport.is_writing_paused or not self._gate.try_acquire():
+            return False
+        try:
+            channel.upper_layer.check_p_data()
+            channel.note("sent", command)
+            fragmenter = Fragmenter(context_id, self.maximum_length)
+            channel.transport.write([b"".join(fragmenter.command(self._encode(command)))])
+        finally:
+            self._gate.release()
+        return True
 
     def _encode(self, command: Command) -> bytes:
         # A C-FIND provider sends one and the same Pending response with each match.
@@ -124,11 +139,11 @@ class Outbox:
         return self._stalled_at + self.write_timeout
 
     def is_stuck(self, now: float) -> bool:
-        """Whether the deadline passed without a single byte taken; otherwise it begins anew."""
+        """Whether the deadline passed with hardly a byte taken; otherwise it begins anew."""
         deadline = self.deadline()
         if deadline is None or now < deadline:
             return False
-        if self._channel.transport.unsent < self._unsent:
+        if self._unsent - self._channel.transport.unsent >= MINIMUM_PROGRESS:
             self.stalled(now)
             return False
         return True

@@ -37,6 +37,8 @@ class Performer:
     def start(self, context: AcceptedContext, command: Command) -> DataStream | None:
         """Begin to perform a request; gives the stream that its data set has to be fed to."""
         channel = self._channel
+        if self._answer_at_once(context, command):
+            return None
         data = None
         if command.has_data_set:
             data = DataStream(
@@ -58,6 +60,13 @@ class Performer:
         channel.operations_changed()
         request.task = channel.spawn(self._perform(request))
         return data
+
+    def _answer_at_once(self, context: AcceptedContext, command: Command) -> bool:
+        # A C-ECHO that no handler asked for costs no task.
+        if command.has_data_set or self.book.is_open(command.message_id or 0):
+            return False
+        answer = self._channel.dispatcher.at_once(context, command)
+        return answer is not None and self._channel.outbox.send_at_once(context.context_id, answer)
 
     async def _perform(self, request: IncomingRequest) -> None:
         channel = self._channel

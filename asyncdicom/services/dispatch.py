@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from asyncdicom.dimse.messages import CommandField, response_to
+from asyncdicom.dimse.messages import Command, CommandField, response_to
 from asyncdicom.exceptions import AssociationError, StatusError
 from asyncdicom.net.operation import IncomingRequest, Interrupted
 from asyncdicom.services import query, retrieve, storage, verification
 from asyncdicom.services.handlers import Handlers, Request, Response
 from asyncdicom.status import Status
+from asyncdicom.ul.negotiation import AcceptedContext
 
 __all__ = ["Dispatcher"]
 
@@ -53,6 +54,14 @@ class Dispatcher:
             **(response.counters or {}),
         )
         await incoming.channel.performer.respond(incoming, final, response.data)
+
+    def at_once(self, context: AcceptedContext, command: Command) -> Command | None:
+        """Give the response to a request that needs no handler's work."""
+        if command.command_field is not CommandField.C_ECHO_RQ or self.handlers.c_echo is not None:
+            return None
+        if not context.as_scp or command.affected_sop_class_uid not in (None, context.abstract_syntax):
+            return None
+        return response_to(command, Status.SUCCESS)
 
     async def _perform(self, incoming: IncomingRequest) -> Response:
         command = incoming.command
