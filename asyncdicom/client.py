@@ -36,13 +36,17 @@ def associate(
     user_identity: UserIdentity | None = None,
     c_store: StoreHandler | None = None,
     # Sizes, in bytes, and numbers.
+    maximum_associate_length: int = 262144,
     maximum_length: int = 262144,
     operations_invoked: int = 1,
     operations_performed: int = 1,
     read_budget: int = 1 << 20,
+    maximum_data_set: int = 16 << 20,
+    maximum_discarded: int = 1 << 30,
     # Deadlines, in seconds; None is "never".
     connect_timeout: float | None = 10.0,
     acse_timeout: float | None = 30.0,
+    close_timeout: float | None = 5.0,
     dimse_timeout: float | None = 120.0,
     release_timeout: float | None = 10.0,
     cancel_timeout: float = 10.0,
@@ -61,16 +65,19 @@ def associate(
     syntax UIDs, information models or `PresentationContext`s. `ssl`: a context for TLS;
     `server_hostname`: the name its certificate must have (default: the host). `user_identity`: who asks
     (PS3.7 D.3.3.7). `c_store`: receives the instances of a C-GET. `maximum_length`: the Maximum Length
-    of P-DATA-TF PDUs that we announce. `operations_invoked`, `operations_performed`: the Asynchronous
-    Operations Window to propose (proposed only if not 1). `read_budget`: how much received data may
-    wait for its handlers before reading pauses. `connect_timeout` covers name resolution, TCP and TLS;
-    `acse_timeout` the answer to the A-ASSOCIATE-RQ; `dimse_timeout` each response; `release_timeout`
-    what is under way when the association is released, and then the answer to the A-RELEASE-RQ;
-    `cancel_timeout` the end of what was cancelled; `receive_timeout` the rest of a message that has
-    begun to come; `write_timeout` is how long the peer may take nothing of what is sent,
-    `handler_timeout` how long a handler may take nothing of what waits for it. After `idle_timeout`
-    without an operation the association is ended. `trace`: is called with ("sent" | "received", command
-    or event) for each message.
+    of P-DATA-TF PDUs that we announce; `maximum_associate_length`: the longest A-ASSOCIATE PDU, and
+    `maximum_data_set`: the largest data set of a response, that we take. `operations_invoked`,
+    `operations_performed`: the Asynchronous Operations Window to propose (proposed only if not 1).
+    `read_budget`: how much received data may wait for its handlers before reading pauses;
+    `maximum_discarded`: how much of a data set that its handler does not want is waited for.
+    `connect_timeout` covers name resolution, TCP and TLS; `acse_timeout` the answer to the
+    A-ASSOCIATE-RQ; `dimse_timeout` each response; `release_timeout` what is under way when the
+    association is released, and then the answer to the A-RELEASE-RQ; `cancel_timeout` the end of what
+    was cancelled; `receive_timeout` the rest of a message that has begun to come; `write_timeout` is
+    how long the peer may take nothing of what is sent, `handler_timeout` how long a handler may take
+    nothing of what waits for it. After `idle_timeout` without an operation the association is ended;
+    then the peer has `close_timeout` to close the connection. `trace`: is called with ("sent" |
+    "received", command or event) for each message.
 
     Raises `AssociationRejected`, `AssociationAborted`, `AssociationTimeout`, `AssociationClosed` (no
     connection), ValueError (an impossible address or AE title). Cancelled: whatever was opened is
@@ -89,14 +96,21 @@ def associate(
     )
     settings = Settings(
         maximum_length=maximum_length,
+        maximum_associate_length=maximum_associate_length,
         timeouts=Timeouts(
-            association=acse_timeout, release=release_timeout, receive=receive_timeout, idle=idle_timeout
+            close=close_timeout,
+            association=acse_timeout,
+            release=release_timeout,
+            receive=receive_timeout,
+            idle=idle_timeout,
         ),
         dimse_timeout=dimse_timeout,
         cancel_timeout=cancel_timeout,
         write_timeout=write_timeout,
         handler_timeout=handler_timeout,
         read_budget=read_budget,
+        maximum_data_set=maximum_data_set,
+        maximum_discarded=maximum_discarded,
     )
     dispatcher = Dispatcher(Handlers(c_store=c_store))
 

@@ -16,6 +16,7 @@ from asyncdicom.association import Association
 from asyncdicom.client import Connect, associate
 from asyncdicom.exceptions import AssociationRejected
 from asyncdicom.net.channel import Channel, Settings, Trace
+from asyncdicom.net.crowd import Crowd, Rates, is_local
 from asyncdicom.services.contexts import Proposable
 from asyncdicom.services.dispatch import Dispatcher
 from asyncdicom.services.handlers import (
@@ -61,7 +62,11 @@ class _Setup(NamedTuple):
     trace: Trace | None
     drain_timeout: float
     maximum_associations: int
+    maximum_associations_per_address: int | None
+    maximum_associations_per_ae_title: int | None
     maximum_not_associated: int
+    maximum_not_associated_per_address: int | None
+    accept_rate: float | None
     called_ae_title: str | None
     calling_ae_titles: Collection[str] | None
     tls_handshake_timeout: float
@@ -87,13 +92,22 @@ def serve(
     reuse_port: bool = False,
     # Sizes, in bytes, and numbers.
     maximum_associations: int = 2000,
+    maximum_associations_per_address: int | None = 200,
+    maximum_associations_per_ae_title: int | None = 100,
     maximum_not_associated: int = 512,
+    maximum_not_associated_per_address: int | None = 32,
+    accept_rate: float | None = 100.0,
+    maximum_associate_length: int = 262144,
     maximum_length: int = 262144,
     operations_invoked: int = 1,
     operations_performed: int = 16,
     read_budget: int = 1 << 20,
+    maximum_matches: int | None = 100_000,
+    maximum_data_set: int = 16 << 20,
+    maximum_discarded: int = 1 << 30,
     # Deadlines, in seconds; None is "never".
     artim_timeout: float | None = 10.0,
+    close_timeout: float | None = 5.0,
     tls_handshake_timeout: float = 10.0,
     dimse_timeout: float | None = 120.0,
     release_timeout: float | None = 10.0,
@@ -110,20 +124,25 @@ def serve(
 
     `address`: "AET@host:port"; port 0 takes a free one (`Server.port`). Each service is offered if it
     has a handler: `c_store`, `c_get` and `c_move` are coroutine functions, `c_find` is an asynchronous
-    generator; C-ECHO is always offered, and `c_echo` is asked if it is given. `destinations`: the AE titles that C-MOVE may send to, with
-    their "host:port", or a function that finds the address for a request. `contexts`: the abstract
-    syntaxes to accept, by default whatever the handlers imply; `unknown_storage`: also storage SOP
-    classes that are not in the standard.
+    generator; C-ECHO is always offered, and `c_echo` is asked if it is given. `destinations`: the AE
+    titles that C-MOVE may send to, with their "host:port", or a function that finds the address for a
+    request. `contexts`: the abstract syntaxes to accept, by default whatever the handlers imply;
+    `unknown_storage`: also storage SOP classes that are not in the standard.
 
     `require_called_ae_title`: refuse associations for another AE title; `calling_ae_titles`: the only
     ones that may call; `user_identity`: a coroutine function that judges the request's user identity
     (bytes: the server response to send back). `ssl`: a context for TLS. `sock`: a listening or bound
     socket to use instead of the address; `reuse_port`: let other processes listen there too.
 
-    `maximum_associations`: more are refused with "local limit exceeded"; `maximum_not_associated`:
-    connections without an association, more are closed. `artim_timeout`: how long such a connection may
-    wait with its A-ASSOCIATE-RQ, after the TLS handshake, which may take `tls_handshake_timeout`.
-    `drain_timeout`: how long `Server.close` waits for operations. The others are as for `associate`.
+    `maximum_associations`: more are refused with "local limit exceeded"; `..._per_address` and
+    `..._per_ae_title`: how many of them one host, or one calling AE title, may have.
+    `maximum_not_associated`: connections without an association, more are closed; `..._per_address`: of
+    one host. `accept_rate`: connections a second of one host, two seconds' worth at once. Limits for each
+    host or AE title do not apply to peers on this machine; None switches one off. `maximum_matches`: how
+    many Identifiers a C-FIND may give (then 0xA700; None: any number). `artim_timeout`: how long a new
+    connection may wait with its A-ASSOCIATE-RQ, after the TLS handshake, which may take
+    `tls_handshake_timeout`. `drain_timeout`: how long `Server.close` waits for operations. The others
+    are as for `associate`. README.md has a table of all limits, and of what exceeding them leads to.
 
     Leaving the block closes the server (`Server.close`).
     """
@@ -147,21 +166,33 @@ def serve(
         ),
         settings=Settings(
             maximum_length=maximum_length,
+            maximum_associate_length=maximum_associate_length,
             timeouts=Timeouts(
-                artim=artim_timeout, release=release_timeout, receive=receive_timeout, idle=idle_timeout
+                artim=artim_timeout,
+                close=close_timeout,
+                release=release_timeout,
+                receive=receive_timeout,
+                idle=idle_timeout,
             ),
             dimse_timeout=dimse_timeout,
             cancel_timeout=cancel_timeout,
             write_timeout=write_timeout,
             handler_timeout=handler_timeout,
             read_budget=read_budget,
+            maximum_matches=maximum_matches,
+            maximum_data_set=maximum_data_set,
+            maximum_discarded=maximum_discarded,
         ),
         ssl=ssl,
         user_identity=user_identity,
         trace=trace,
         drain_timeout=drain_timeout,
         maximum_associations=maximum_associations,
+        maximum_associations_per_address=maximum_associations_per_address,
+        maximum_associations_per_ae_title=maximum_associations_per_ae_title,
         maximum_not_associated=maximum_not_associated,
+        maximum_not_associated_per_address=maximum_not_associated_per_address,
+        accept_rate=accept_rate,
         called_ae_title=check_ae_title(address.ae_title) if require_called_ae_title else None,
         calling_ae_titles=calling_ae_titles,
         tls_handshake_timeout=tls_handshake_timeout,
@@ -227,8 +258,9 @@ class Server:
         self._sockets = sockets
         self._setup = setup
         self._answered: Answered = {}
-        self._waiting: set[Channel] = set()
-        self._associated: set[Channel] = set()
+        self._waiting: Crowd[Channel] = Crowd()
+        self._associated: Crowd[Channel] = Crowd()
+        self._rates = Rates(setup.accept_rate) if setup.accept_rate is not None else None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -263,7 +295,7 @@ class Server:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(listener)
+                connection, address = await loop.sock_accept(listener)
             except OSError as error:
                 if error.errno not in _NO_DESCRIPTORS:
                     log.debug("accept: %s", error)  # the peer was gone before it was accepted
@@ -272,13 +304,30 @@ class Server:
                 log.error("cannot accept connections now: %s", error.strerror)
                 await asyncio.sleep(0.2)
                 continue
-            if len(self._waiting) >= self._setup.maximum_not_associated:
-                log.warning("too many connections without an association: one is closed")
+            host = str(address[0]) if isinstance(address, tuple) else "?"
+            crowded = self._crowded(host, loop.time())
+            if crowded:
+                log.warning("%s from %s: a connection is closed", crowded, host)
                 connection.close()
-                continue
-            self._spawn(self._connect(connection))
+            else:
+                self._spawn(self._connect(connection, host))
+            await asyncio.sleep(0)  # count this one first; and a flood of them must not hold up the others
 
-    async def _connect(self, connection: socket.socket) -> None:
+    def _crowded(self, host: str, now: float) -> str | None:
+        """Why one more connection from there is too much, or None."""
+        setup, waiting = self._setup, self._waiting
+        if len(waiting) >= setup.maximum_not_associated:
+            return "too many connections without an association, the last"
+        if is_local(host):
+            return None
+        limit = setup.maximum_not_associated_per_address
+        if limit is not None and waiting.count(host) >= limit:
+            return "too many connections without an association"
+        if self._rates is not None and not self._rates.allows(host, now):
+            return "too many connections a second"
+        return None
+
+    async def _connect(self, connection: socket.socket, host: str) -> None:
         loop = asyncio.get_running_loop()
         dispatcher = Dispatcher(self._setup.handlers)
         channel = Channel(
@@ -291,7 +340,7 @@ class Server:
             trace=self._setup.trace,
         )
         Association(channel, dispatcher)
-        self._waiting.add(channel)
+        self._waiting.add(channel, host)
         try:
             await loop.connect_accepted_socket(
                 lambda: channel.transport,
@@ -313,7 +362,7 @@ class Server:
         self._associated.discard(channel)
 
     def _admit(self, channel: Channel, request: AAssociateRQ) -> None:
-        rejection = self._refusal(request)
+        rejection = self._refusal(channel, request)
         if rejection is not None:
             self._reject(channel, rejection)
         elif self._setup.user_identity is not None:
@@ -321,7 +370,7 @@ class Server:
         else:
             self._answer(channel, request, None)
 
-    def _refusal(self, request: AAssociateRQ) -> AAssociateRJ | None:
+    def _refusal(self, channel: Channel, request: AAssociateRQ) -> AAssociateRJ | None:
         setup = self._setup
         if setup.called_ae_title is not None and request.called_ae_title != setup.called_ae_title:
             return _CALLED_NOT_RECOGNIZED
@@ -329,6 +378,11 @@ class Server:
             return _CALLING_NOT_RECOGNIZED
         if len(self._associated) >= setup.maximum_associations or self._closing is not None:
             return _LOCAL_LIMIT_EXCEEDED
+        host = channel.transport.peer[0]
+        limits = (setup.maximum_associations_per_address, setup.maximum_associations_per_ae_title)
+        for limit, key in zip(limits, _keys(host, request), strict=True):
+            if limit is not None and self._associated.count(key) >= limit and not is_local(host):
+                return _LOCAL_LIMIT_EXCEEDED
         return None
 
     async def _identify(self, channel: Channel, request: AAssociateRQ, check: UserIdentityCheck) -> None:
@@ -343,7 +397,7 @@ class Server:
             return
         # Time has passed: meanwhile others have come, or the server is being closed.
         rejection = None if verdict is True or isinstance(verdict, bytes) else _REJECTED
-        rejection = rejection or self._refusal(request)
+        rejection = rejection or self._refusal(channel, request)
         if rejection is not None:
             self._reject(channel, rejection)
         else:
@@ -363,7 +417,7 @@ class Server:
             self._reject(channel, verdict)
             return
         self._waiting.discard(channel)
-        self._associated.add(channel)
+        self._associated.add(channel, *_keys(channel.transport.peer[0], request))
         channel.accept(*verdict)
         channel.request = request._replace(presentation_contexts=(), user_information=UserInformation())
         log.info("%s: association established", channel)
@@ -399,6 +453,11 @@ class Server:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _keys(host: str, request: AAssociateRQ) -> tuple[tuple[str, str], tuple[str, str]]:
+    """What associations are counted by."""
+    return ("address", host), ("AE title", request.calling_ae_title)
 
 
 class Serve:

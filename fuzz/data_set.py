@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
+from itertools import pairwise
 
 from asyncdicom.data.charset import decode_text
 from asyncdicom.data.elements import IMPLICIT_VRS, Element, decode, encode
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError
-from fuzz.check import Finding, Head, check, check_equal, pieces
+from fuzz.check import Finding, Head, check, check_equal, pieces, words
 
 HEAD = 4
 LAYOUT = "data_set"
 MAXIMUM = 65536
-LINES = (4000, 12)
+LINES = (4000, 8)
 MEMORY = (1 << 20, 16)
 
 # The last byte of the UID says how the body becomes a data set: "+" deflates it first.
@@ -38,7 +39,7 @@ WANTED = (
     frozenset({0x7FE00010, 0x00091001}),
     frozenset[int](),
 )
-_BINARY = frozenset("SQ UN OB OW OD OF OL OV UL".split())
+_BINARY = frozenset(["SQ", "UN", "OB", "OW", "OD", "OF", "OL", "OV", "UL"])
 
 
 def _set_up(head: Head) -> tuple[str, frozenset[int], bytes]:
@@ -47,10 +48,6 @@ def _set_up(head: Head) -> tuple[str, frozenset[int], bytes]:
         compressor = zlib.compressobj(1, wbits=-15)
         uid, body = uid[:-1], compressor.compress(body) + compressor.flush()
     return uid, wanted, body
-
-
-def _words(error: Exception) -> str:
-    return " ".join(word for word in str(error).split() if word.isalpha())
 
 
 Scan = tuple[dict[int, Element], set[int], bool, str]
@@ -65,7 +62,7 @@ def _scan(cuts: Iterable[memoryview], uid: str, wanted: frozenset[int], maximum_
         found = scanner.finish()
         check_equal(found, scanner.found, "found")
     except DataSetError as problem:
-        error = _words(problem)
+        error = words(problem)
     for tag, element in scanner.found.items():
         check(tag in wanted and element.tag == tag, "found what nobody wanted")
         check(len(element.value) <= maximum_value, "a value longer than asked for")
@@ -77,16 +74,17 @@ def _agree(elements: list[Element] | None, scan: Scan, wanted: frozenset[int]) -
     if elements is None:
         check(error or done, "the scanner reads to its end what decode() cannot read")
         return
-    check(not error or "twice" in error, f"the scanner cannot read what decode() can: {error}")
+    may_fail = "twice" in error or error == "the data set is empty"
+    check(not error or may_fail, f"the scanner cannot read what decode() can: {error}")
     values: dict[int, list[Element]] = {}
     for element in elements:
         values.setdefault(element.tag, []).append(element)
     for tag, element in found.items():
-        same = [e.value[: len(element.value)] for e in values[tag] if e.vr == element.vr]
+        same = [e.value[: len(element.value)] for e in values[tag] if e.vr in (element.vr, "UN")]
         check(element.value in same, f"{tag:08X} is another value for the scanner")
         check(tag in truncated or element.value in [e.value for e in values[tag]], "cut, but not said to be")
     tags = [element.tag for element in elements]
-    if not error and all(a < b for a, b in zip(tags, tags[1:], strict=False)):
+    if not error and all(a < b for a, b in pairwise(tags)):
         missed = [e.tag for e in elements if e.tag in wanted and e.vr not in _BINARY and e.tag not in found]
         check(not missed, f"not found: {[f'{tag:08X}' for tag in missed]}")
 
@@ -97,8 +95,11 @@ def _encode(elements: list[Element], uid: str) -> None:
     except DataSetError as error:
         raise Finding(f"what was read cannot be written: {error}") from error
     again = decode(encoded, uid)
-    check_equal([e[:2] for e in again], [e[:2] for e in elements], "tags and VRs there and back")
+    check_equal([e.tag for e in again], [e.tag for e in elements], "tags there and back")
     for before, after in zip(elements, again, strict=True):
+        # In Implicit VR an undefined length says SQ, which is lost where its length gets defined.
+        lost = before.vr == "SQ" and uid == SYNTAXES[0]
+        check(before.vr == after.vr or lost, "a VR there and back")
         check(after.value[: len(before.value)] == before.value, "a value there and back")
         check(len(after.value) == len(before.value) + len(before.value) % 2, "its length there and back")
 
@@ -127,18 +128,26 @@ def run(data: bytes) -> object:
     head = Head(data, HEAD)
     uid, wanted, body = _set_up(head)
     seed, maximum_value = head.byte(), head.choose((65536, 64, 0, 7))
-    if seed == 0 and len(body) > 2048:
-        seed = 2
     whole = _scan([memoryview(body)], uid, wanted, maximum_value)
-    check_equal(_scan(pieces(body, seed), uid, wanted, maximum_value), whole, f"scanned, cut differently (seed {seed})")
+    cut = _scan(pieces(body, seed), uid, wanted, maximum_value)
+    if not uid.endswith(".99") or not (whole[3] or cut[3]):
+        # What zlib gave before the place where a deflated data set is corrupt depends on the pieces.
+        check_equal(cut, whole, f"scanned, cut differently (seed {seed})")
     elements: list[Element] | None = None
     why = ""
     try:
         elements = decode(body, uid)
     except DataSetError as error:
-        why = _words(error)
+        why = words(error)
     _agree(elements, whole, wanted)
     if elements is not None:
         _encode(elements, uid)
         _text(elements)
-    return uid[-3:], len(whole[0]) > 0, whole[2], whole[3], why, elements is not None and min(len(elements), 9)
+    return (
+        uid[-3:],
+        len(whole[0]) > 0,
+        whole[2],
+        whole[3],
+        why,
+        elements is not None and min(len(elements), 9),
+    )

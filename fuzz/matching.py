@@ -1,4 +1,4 @@
-"""Identifiers of C-FIND, C-GET and C-MOVE: ``archive.query`` and ``archive.matching``, down to SQLite and back.
+"""Identifiers of C-FIND, C-GET and C-MOVE: ``archive.query`` and ``archive.matching``, down to SQLite.
 
 An identifier is answered or refused with ``IdentifierError``. No SQL fails, no text of the peer becomes SQL,
 every answer has the keys that were asked for, and no pattern takes long.
@@ -17,15 +17,15 @@ from asyncdicom.archive.matching import IdentifierError
 from asyncdicom.archive.query import Query, find_query, key_at, retrieve_query
 from asyncdicom.archive.record import Record
 from asyncdicom.archive.schema import BY_TAG, METADATA
-from asyncdicom.data.elements import Element, decode, encode
+from asyncdicom.data.elements import Element, decode
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, transfer_syntax
-from fuzz.check import Head, check, check_equal
+from fuzz.check import Head, check, check_equal, words
 
 HEAD = 2
 LAYOUT = "identifier"
 MAXIMUM = 8192
-LINES = (20000, 60)
+LINES = (10000, 20)
 MEMORY = (2 << 20, 60)
 SECONDS = 1.0
 
@@ -35,8 +35,18 @@ _CONSTANTS = {0x00080052: ("CS", "LEVEL"), 0x00080054: ("AE", "ARCHIVE"), 0x0008
 
 # keyword: value of what is in the archive, one instance a row.
 _STORED: tuple[dict[str, bytes], ...] = (
-    {"PatientName": b"DOE^JOHN^^", "PatientID": b"P1", "Modality": b"CT", "StudyDate": b"20040826", "Rows": b"\2\1"},
-    {"PatientName": "Yamada^Tarou=山田^太郎=やまだ^たろう".encode(), "PatientID": b"P2", "SpecificCharacterSet": b"ISO_IR 192"},
+    {
+        "PatientName": b"DOE^JOHN^^",
+        "PatientID": b"P1",
+        "Modality": b"CT",
+        "StudyDate": b"20040826",
+        "Rows": b"\2\1",
+    },
+    {
+        "PatientName": "Yamada^Tarou=山田^太郎=やまだ^たろう".encode(),
+        "PatientID": b"P2",
+        "SpecificCharacterSet": b"ISO_IR 192",
+    },
     {"PatientID": b"P1", "Modality": b"MR", "StudyTime": b"1030", "ImageType": b"ORIGINAL\\PRIMARY\\AXIAL "},
     {"PatientID": b"P%_[]*?'\"--", "StudyDescription": b"a" * 1024, "PatientComments": b"ab" * 512},
 )
@@ -55,7 +65,11 @@ def _archive() -> Reader:
         both = {**{keyword: uid.encode() for keyword, uid in uids.items()}, **values}
         elements = {tags[k][0]: Element(*tags[k], value) for k, value in both.items()}
         record = Record(elements, little_endian=True)
-        row: dict[str, Any] = {**record.row("IMAGE"), "parent": writer.series_of(record), "file": f"{number}.dcm"}
+        row: dict[str, Any] = {
+            **record.row("IMAGE"),
+            "parent": writer.series_of(record),
+            "file": f"{number}.dcm",
+        }
         row |= {"transfer_syntax_uid": SYNTAXES[1], "data_set_offset": 400, "data_set_length": 10}
         writer.insert_instances([row | {"digest": "", "calling_ae_title": "SCU"}])
     writer.commit()
@@ -97,7 +111,7 @@ def run(data: bytes) -> object:
     try:
         elements, uid, query, is_retrieval = _read(Head(data, HEAD))
     except DataSetError as error:
-        return "unreadable", " ".join(word for word in str(error).split() if word.isalpha())
+        return "unreadable", words(error)
     except IdentifierError as error:
         check(0 < len(error.comment) <= 64 and error.comment.isascii(), "a comment that cannot be sent")
         check(error.status.is_failure, "refused, but not a failure")

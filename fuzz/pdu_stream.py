@@ -13,10 +13,18 @@ from asyncdicom.exceptions import ProtocolError
 from asyncdicom.ul.decoder import ControlPDU, Decoder, PDataFragment
 from asyncdicom.ul.events import AssociateIndication, ProtocolViolation
 from asyncdicom.ul.items import ContextResult, ProposedContext, UserInformation
-from asyncdicom.ul.pdu import A_ABORT, AAssociateAC, AAssociateRQ, AReleaseRP, AReleaseRQ, decode_pdu
+from asyncdicom.ul.pdu import (
+    A_ABORT,
+    P_DATA_TF,
+    AAssociateAC,
+    AAssociateRQ,
+    AReleaseRP,
+    AReleaseRQ,
+    decode_pdu,
+)
 from asyncdicom.ul.protocol import Timeouts, UpperLayer
 from asyncdicom.ul.statetable import State
-from fuzz.check import Finding, Head, check, check_equal, pieces
+from fuzz.check import Finding, Head, check, check_equal, pieces, words
 
 HEAD = 4
 LAYOUT = "pdus"
@@ -36,14 +44,17 @@ ACCEPT = AAssociateAC(
     "SCP", "SCU", tuple(ContextResult(i, 0, _IMPLICIT) for i in _IDS), UserInformation(16384, "1.2.3")
 )
 
-# How to get to a state. Local primitives: (s)associate, (c)onnected, (a)ccept, (r)elease, release_(p) response,
-# a(x) abort. From the peer: (Q) A-ASSOCIATE-RQ, (A) A-ASSOCIATE-AC, (R) A-RELEASE-RQ, (P) A-RELEASE-RP.
+# How to get to a state. Local primitives: a(s)sociate, (c)onnected, (a)ccept, (r)elease, release_res(p)onse,
+# abort (x). From the peer: (Q) A-ASSOCIATE-RQ, (A) A-ASSOCIATE-AC, (R) A-RELEASE-RQ, (P) A-RELEASE-RP.
 # The first letter of a path says which role: "+" requestor, "-" acceptor.
 PATHS = (
     *("-", "-c", "-cQ", "-cQa", "-cQar", "-cQaR", "-cQarR", "-cQarRP", "-cQax"),
     *("+", "+s", "+sc", "+scA", "+scAr", "+scAR", "+scArR", "+scArRp", "+scAx"),
 )
-_FROM_PEER = {"Q": REQUEST, "A": ACCEPT, "R": AReleaseRQ(), "P": AReleaseRP()}
+_FROM_PEER = {
+    letter: pdu.encode()
+    for letter, pdu in (("Q", REQUEST), ("A", ACCEPT), ("R", AReleaseRQ()), ("P", AReleaseRP()))
+}
 MAXIMUM_LENGTHS = (16384, 0, 64, 262144)
 ASSOCIATE_LENGTHS = (262144, 262144, 4096, 68)
 
@@ -74,7 +85,7 @@ def _begin(path: str, maximum_length: int, maximum_associate_length: int) -> Upp
     )
     for letter in path[1:]:
         if letter in _FROM_PEER:
-            layer.receive_data(memoryview(_FROM_PEER[letter].encode()), 0.0)
+            layer.receive_data(memoryview(_FROM_PEER[letter]), 0.0)
         else:
             primitive(layer, letter, 0.0)
     layer.data_to_send()
@@ -117,6 +128,41 @@ def _decoded(cuts: Iterable[memoryview], maximum: int, associate: int) -> tuple[
     return _flat(items), fault, None if fault else (decoder.in_pdu, decoder.in_message)
 
 
+def _reference(body: bytes) -> tuple[list[Any], bool]:
+    """Whole PDUs, read as plainly as can be, and whether their P-DATA ends in a fault."""
+    found: list[Any] = []
+    position = 0
+    while len(body) - position >= 6 and body[position] in range(1, 8) and body[position] != A_ABORT:
+        start, stop = position + 6, position + 6 + int.from_bytes(body[position + 2 : position + 6], "big")
+        if stop > len(body):
+            break
+        if body[position] != P_DATA_TF:
+            found.append(ControlPDU(body[position], body[start:stop]))
+            start = stop
+        while start < stop:
+            end = start + 4 + int.from_bytes(body[start : start + 4], "big")
+            if stop - start < 6 or not start + 6 <= end <= stop:
+                return found, True
+            views = [memoryview(body)[start + 6 : end]] if end > start + 6 else []
+            found.append(
+                PDataFragment(body[start + 4], bool(body[start + 5] & 1), views, bool(body[start + 5] & 2))
+            )
+            start = end
+        position = stop
+    return found, False
+
+
+def _check_reference(decoded: tuple[Any, ...], body: bytes) -> None:
+    """The decoder gave just this: the last apart, of which it may have more, or have stopped before."""
+    found, is_fault = _reference(body)
+    expected = _flat(found)
+    got = decoded[0]
+    check(decoded[1] or not is_fault, "a fault that was not seen")
+    check(not is_fault or len(got) <= len(expected) + 1, "data after a fault")
+    for one, other in zip(got[:-1], expected[:-1], strict=False):
+        check_equal(one, other, "items")
+
+
 def _received(layer: UpperLayer, cuts: Iterable[memoryview]) -> tuple[Any, ...]:
     events: list[Any] = []
     for piece in cuts:
@@ -136,7 +182,9 @@ def check_sent(sent: bytes) -> list[Any]:
             decode_pdu(item.pdu_type, item.body)
         except ProtocolError as error:
             raise Finding(f"sent a PDU that cannot be read: {error}") from error
-    check(not any(item.pdu_type == A_ABORT for item in items[:-1] if isinstance(item, ControlPDU)), "two aborts")
+    check(
+        not any(item.pdu_type == A_ABORT for item in items[:-1] if isinstance(item, ControlPDU)), "two aborts"
+    )
     return items
 
 
@@ -191,10 +239,9 @@ def run(data: bytes) -> object:
     path = head.choose(PATHS)
     maximum, associate = head.choose(MAXIMUM_LENGTHS), head.choose(ASSOCIATE_LENGTHS)
     seed, body = head.byte(), head.body
-    if seed == 0 and len(body) > 2048:
-        seed = 2
     decoded = _decoded([memoryview(body)], maximum, associate)
     check_equal(_decoded(pieces(body, seed), maximum, associate), decoded, "decoder, cut differently")
+    _check_reference(decoded, body)
     layer = _begin(path, maximum, associate)
     whole = _received(layer, [memoryview(body)])
     events = whole[0]
@@ -210,5 +257,5 @@ def run(data: bytes) -> object:
         path,
         tuple(e[0] for e in events[:6]),
         whole[1],
-        fault and " ".join(word for word in fault[0].split() if word.isalpha()),
+        fault and words(fault[0]),
     )

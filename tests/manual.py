@@ -78,8 +78,8 @@ class Listener:
 class Wire(asyncio.Transport):
     """A connection as the library's transport and, below, as the test's end of it.
 
-    ``sent`` is what the library has sent, ``closed_at`` when it closed. While ``is_stuck`` nothing that is
-    sent leaves; ``is_reading`` whether the library reads (what it does not read waits).
+    ``sent`` is what the library has sent, ``closed_at`` when it closed, ``reads`` whether it reads. While
+    ``is_stuck`` nothing that is sent leaves.
     """
 
     def __init__(self, loop: ManualLoop, host: str) -> None:
@@ -91,6 +91,7 @@ class Wire(asyncio.Transport):
         self.is_stuck = False
         self._loop = loop
         self._unsent = 0
+        self._incoming = bytearray()
         self._closing = False
         self._high = 65536
         self._is_paused = False
@@ -131,6 +132,7 @@ class Wire(asyncio.Transport):
 
     def resume_reading(self) -> None:
         self.reads = True
+        self._loop.call_soon(self._deliver)
 
     def is_closing(self) -> bool:
         return self._closing
@@ -159,14 +161,18 @@ class Wire(asyncio.Transport):
         return self.closed_at is None
 
     def feed(self, data: bytes) -> None:
-        """Send something to the library."""
-        while data and not self._closing:
-            assert self.reads
+        """Send something to the library; what it does not read waits."""
+        self._incoming += data
+        self._deliver()
+
+    def _deliver(self) -> None:
+        incoming = self._incoming
+        while incoming and self.reads and not self._closing:
             buffer = self._protocol.get_buffer(-1)
-            count = min(len(buffer), len(data))
-            buffer[:count] = data[:count]
+            count = min(len(buffer), len(incoming))
+            buffer[:count] = incoming[:count]
+            del incoming[:count]
             self._protocol.buffer_updated(count)
-            data = data[count:]
 
     def half_close(self) -> None:
         if not self._closing and not self._protocol.eof_received():

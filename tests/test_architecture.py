@@ -32,7 +32,9 @@ LEVELS: list[set[str]] = [
 TOOLS = {"archive", "cli", "__main__"}
 RANK = {name: rank for rank, level in enumerate(LEVELS) for name in level}
 
-SANS_IO = {"_version", "_sop_classes", "exceptions", "status", "uid", "address", "ul", "dimse", "data"} | {"conformance"}
+SANS_IO = {"_version", "_sop_classes", "exceptions", "status", "uid", "address", "ul", "dimse", "data"} | {
+    "conformance"
+}
 IO = {"asyncio", "socket", "ssl", "threading", "time", "os", "logging", "selectors", "concurrent", "pathlib"}
 SLOW = {"pydicom", "numpy", "sqlalchemy", "click", "rich", "alembic", "pynetdicom"}
 
@@ -152,7 +154,15 @@ def f():
     import click
 """
     at_import = set(imported(source, ("asyncdicom", "ul"), at_import=True))
-    assert {"os", "asyncio.events", "asyncdicom.ul.server", "asyncdicom.net.flow", "numpy", "ssl", "time"} <= at_import
+    assert {
+        "os",
+        "asyncio.events",
+        "asyncdicom.ul.server",
+        "asyncdicom.net.flow",
+        "numpy",
+        "ssl",
+        "time",
+    } <= at_import
     assert not {"pydicom", "click"} & at_import
     assert "click" in set(imported(source, ("asyncdicom", "ul"), at_import=False))
 

@@ -40,7 +40,6 @@ from asyncdicom import (
     PresentationContext,
     PresentationContextError,
     Request,
-    Response,
     Retrieval,
     StatusError,
     associate,
@@ -196,33 +195,50 @@ async def test_a_source_that_fails_in_the_middle_aborts_and_tells_why() -> None:
         assert pdu == ABORTED_BY_USER
 
 
-async def test_a_request_cancelled_while_the_peer_does_not_read_is_not_repeated_or_lost() -> None:
-    """The request is in our write buffer, or not sent at all: in both cases the association stays usable."""
+async def test_cancelled_while_the_peer_takes_nothing_a_small_request_was_not_sent() -> None:
     async with associated(window=0) as (association, peer):
         peer.reader._transport.pause_reading()  # type: ignore[attr-defined]
-        waiting: list[asyncio.Task[Response]] = []
-
-        def is_held_back() -> bool:
-            if not association._channel.transport.is_writing_paused:
-                waiting.append(asyncio.create_task(association.c_store(instance(200_000))))
-            return association._channel.transport.is_writing_paused
-
-        await eventually(is_held_back)
+        finds: list[asyncio.Task[Any]] = []
+        while not association._channel.transport.is_writing_paused:
+            finds.append(asyncio.ensure_future(association.c_find(IDENTIFIER + bytes(100_000), raw=True)))
+            await asyncio.sleep(0)
         echo = asyncio.create_task(association.c_echo())
         await asyncio.sleep(0.01)
         await cancel(echo)
         assert association.is_established
         peer.reader._transport.resume_reading()  # type: ignore[attr-defined]
-        for number in range(len(waiting)):
+        for find in finds:
             request = await peer.message()
-            assert request.command.command_field == CommandField.C_STORE_RQ, number
+            assert request.command.command_field == CommandField.C_FIND_RQ
             peer.send(request.context_id, response_to(request.command, 0))
-        for task in waiting:
-            assert (await task).status == 0
+            await find
         last = asyncio.create_task(association.c_echo())
         request = await peer.message()
-        peer.send(1, response_to(request.command, 0))
-        assert (await last).status == 0
+        peer.send(1, response_to(request.command, 0xB000))
+        assert (await last).status == 0xB000
+
+
+async def test_cancelled_when_all_of_a_small_request_was_written_it_is_not_forgotten() -> None:
+    """The peer will perform it, so it is cancelled like any other, however full the connection is."""
+    async with associated(window=0) as (association, peer):
+        peer.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        finds: list[asyncio.Task[Any]] = []
+        while not association._channel.transport.is_writing_paused:
+            finds.append(asyncio.ensure_future(association.c_find(IDENTIFIER + bytes(100_000), raw=True)))
+            await asyncio.sleep(0)
+        finds[-1].cancel()
+        await asyncio.sleep(0.01)
+        peer.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        requests = [await peer.message() for _ in finds]
+        cancelled = await peer.message()
+        assert cancelled.command.command_field == CommandField.C_CANCEL_RQ
+        assert cancelled.command.message_id_being_responded_to == requests[-1].command.message_id
+        for request in requests:
+            peer.send(request.context_id, response_to(request.command, 0xFE00))
+        with pytest.raises(asyncio.CancelledError):
+            await finds.pop()
+        assert [await find for find in finds] == [[] for _ in finds]
+        assert association.is_established
 
 
 # cancelled while waiting for a single response
@@ -376,9 +392,7 @@ async def test_a_retrieval_that_was_not_iterated_is_waited_for() -> None:
         peer.send(
             request.context_id, response_to(request.command, 0xFF00, number_of_remaining_sub_operations=3)
         )
-        peer.send(
-            request.context_id, response_to(request.command, 0, number_of_completed_sub_operations=3)
-        )
+        peer.send(request.context_id, response_to(request.command, 0, number_of_completed_sub_operations=3))
         await task
         assert not peer.reader._buffer  # type: ignore[attr-defined]  # no C-CANCEL
 
@@ -611,7 +625,8 @@ async def test_released_by_the_peer_what_was_open_fails() -> None:
 
 
 @pytest.mark.parametrize(
-    ("last_words", "expected"), [(ABORT, AssociationAborted), (b"", AssociationClosed), (b"GET", AssociationAborted)]
+    ("last_words", "expected"),
+    [(ABORT, AssociationAborted), (b"", AssociationClosed), (b"GET", AssociationAborted)],
 )
 async def test_a_broken_association_fails_what_is_open_and_every_later_call(
     last_words: bytes, expected: type[AssociationError]
@@ -866,7 +881,9 @@ async def test_each_pending_response_gives_the_peer_new_time() -> None:
         request = await peer.message()
         for number in range(4):
             await asyncio.sleep(0.06)
-            peer.send(request.context_id, response_to(request.command, 0xFF00, has_data_set=True), b"%d" % number)
+            peer.send(
+                request.context_id, response_to(request.command, 0xFF00, has_data_set=True), b"%d" % number
+            )
         peer.send(request.context_id, response_to(request.command, 0))
         assert await task == [b"0", b"1", b"2", b"3"]
 

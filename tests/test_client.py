@@ -97,7 +97,9 @@ async def test_a_rejection_is_told_in_words_and_numbers() -> None:
         peer = await listener.peer()
         await peer.requested()
         peer.write(AAssociateRJ(2, 3, 1).encode())
-        with pytest.raises(AssociationRejected, match=r"transiently: temporary congestion \(2/3/1\)") as caught:
+        with pytest.raises(
+            AssociationRejected, match=r"transiently: temporary congestion \(2/3/1\)"
+        ) as caught:
             await task
         assert (caught.value.result, caught.value.source, caught.value.reason) == (2, 3, 1)
         assert await peer.pdu() == EOF
@@ -143,7 +145,9 @@ async def test_an_answer_that_nobody_asked_for_is_a_violation() -> None:
 def accept_all(request: AAssociateRQ) -> bytes:
     from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, Policy, answer
 
-    verdict = answer(request, Policy({c.abstract_syntax: ANY_TRANSFER_SYNTAX for c in request.presentation_contexts}))
+    verdict = answer(
+        request, Policy({c.abstract_syntax: ANY_TRANSFER_SYNTAX for c in request.presentation_contexts})
+    )
     assert isinstance(verdict, tuple)
     return verdict[0].encode()
 
@@ -242,5 +246,8 @@ async def test_the_trace_sees_both_directions() -> None:
     async with serve("SCP@127.0.0.1:0") as server:
         async with associate(f"SCP@127.0.0.1:{server.port}", trace=trace) as association:
             await association.c_echo()
-    assert [what for what in seen if "C-ECHO" in what[1]] == [("sent", "C-ECHO-RQ"), ("received", "C-ECHO-RSP")]
+    assert [what for what in seen if "C-ECHO" in what[1]] == [
+        ("sent", "C-ECHO-RQ"),
+        ("received", "C-ECHO-RSP"),
+    ]
     assert ("received", "AssociateConfirmation") in seen

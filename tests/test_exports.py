@@ -13,14 +13,9 @@ import pytest
 
 import asyncdicom
 
-PROMISED = """
-AcceptedContext Address Association AssociationAborted AssociationClosed AssociationError AssociationPool
-AssociationRejected AssociationReleased AssociationTimeout BytesSource DataSetError DataStream DicomNetworkError
-FileSource InformationModel LocalProtocolError PATIENT_ROOT PATIENT_STUDY_ONLY PresentationContext
-PresentationContextError Progress ProtocolError RemoteProtocolError Request Response Retrieval RetrieveResult
-STORAGE STUDY_ROOT Server Source Status StatusError UserIdentity VERIFICATION associate file_source new_uid
-open_file retrieval_contexts serve storage_contexts __version__
-""".split()
+README = Path(__file__).parents[1] / "README.md"
+
+PROMISED = ["AcceptedContext", "Address", "Association", "AssociationAborted", "AssociationClosed", "AssociationError", "AssociationPool", "AssociationRejected", "AssociationReleased", "AssociationTimeout", "BytesSource", "DataSetError", "DataStream", "DicomNetworkError", "FileSource", "InformationModel", "LocalProtocolError", "PATIENT_ROOT", "PATIENT_STUDY_ONLY", "PresentationContext", "PresentationContextError", "Progress", "ProtocolError", "RemoteProtocolError", "Request", "Response", "Retrieval", "RetrieveResult", "STORAGE", "STUDY_ROOT", "Server", "Source", "Status", "StatusError", "UserIdentity", "VERIFICATION", "associate", "file_source", "new_uid", "open_file", "retrieval_contexts", "serve", "storage_contexts", "__version__"]
 
 
 @pytest.mark.parametrize("name", PROMISED)
@@ -32,7 +27,10 @@ def test_what_is_promised_is_there(name: str) -> None:
 def test_all_is_complete_and_without_repetition() -> None:
     for name in asyncdicom.__all__:
         getattr(asyncdicom, name)
-    public = {name for name in vars(asyncdicom) if not name.startswith("_")} - {"annotations", "TYPE_CHECKING"}
+    public = {name for name in vars(asyncdicom) if not name.startswith("_")} - {
+        "annotations",
+        "TYPE_CHECKING",
+    }
     modules = {module.name for module in pkgutil.iter_modules(asyncdicom.__path__)}
     assert public - modules == set(asyncdicom.__all__) - {"__version__"} - modules
     assert set(dir(asyncdicom)) >= set(asyncdicom.__all__)
@@ -86,7 +84,7 @@ def test_options_are_keyword_only() -> None:
 def test_every_option_is_explained(function: object) -> None:
     assert callable(function)
     documentation = inspect.getdoc(function) or ""
-    elsewhere = inspect.getdoc(asyncdicom.associate) or ""
+    elsewhere = (inspect.getdoc(asyncdicom.associate) or "") + README.read_text()
     for name in inspect.signature(function).parameters:
         if name == "address":
             continue

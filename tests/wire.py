@@ -18,9 +18,6 @@ import pytest
 
 from asyncdicom import BytesSource, PresentationContext
 from asyncdicom.dimse.messages import Command, CommandField, Priority, decode, encode
-from asyncdicom.ul.encoder import p_data_header
-from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, Policy, answer, propose
-from asyncdicom.ul.pdu import A_ABORT, AAssociateAC, AAssociateRQ, decode_pdu
 from asyncdicom.uid import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
@@ -28,6 +25,9 @@ from asyncdicom.uid import (
     VERIFICATION,
     new_uid,
 )
+from asyncdicom.ul.encoder import p_data_header
+from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, Policy, answer, propose
+from asyncdicom.ul.pdu import A_ABORT, AAssociateAC, AAssociateRQ, decode_pdu
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -203,7 +203,9 @@ class Peer:
         """Be the requestor; context IDs are 1, 3, 5 ..."""
         request = propose(
             [
-                c if isinstance(c, PresentationContext) else PresentationContext(c, (IMPLICIT_VR_LITTLE_ENDIAN,))
+                c
+                if isinstance(c, PresentationContext)
+                else PresentationContext(c, (IMPLICIT_VR_LITTLE_ENDIAN,))
                 for c in contexts
             ],
             called_ae_title=called,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _TIMER = 120.0  # seconds that a peer's timer may take
 _BUSY, _BUSY_TIMES = 1.0, 60  # seconds between two attempts, and how many there are
-_SHOWN = 96  # bytes of evidence, from the beginning of what was said
+_SHOWN, _SHOWN_IN_JSON = 48, 4096  # bytes of evidence, from the beginning of what was said and from its end
 _RESULTS = ("passed", "tolerated", "failed", "skipped")
 
 
@@ -109,8 +109,8 @@ def _show(verdict: Verdict, as_json: bool) -> None:
             got=verdict.got,
             why=verdict.why,
             reference=case.reference,
-            sent=verdict.sent[:_SHOWN].hex(),
-            received=verdict.received[:_SHOWN].hex(),
+            sent=verdict.sent[:_SHOWN_IN_JSON].hex(),
+            received=verdict.received[:_SHOWN_IN_JSON].hex(),
         )
         return
     print(f"{case.id:6} {verdict.result:9}  {case.what}")
@@ -134,8 +134,13 @@ def _shortened(got: str) -> str:
 
 
 def _evidence(data: bytes) -> str:
-    more = f" ... {len(data)} bytes" if len(data) > _SHOWN else ""
-    return (data[:_SHOWN].hex(" ", 4) or "nothing") + more
+    """The beginning and the end: the stimulus and the last reaction stand there."""
+    if not data:
+        return "nothing"
+    if len(data) <= 2 * _SHOWN:
+        return data.hex(" ", -4)
+    left = len(data) - 2 * _SHOWN
+    return f"{data[:_SHOWN].hex(' ', -4)} ... {left} bytes ... {data[-_SHOWN:].hex(' ', -4)}"
 
 
 def _summarize(counts: Counter[tuple[str, str]]) -> None:

@@ -236,12 +236,12 @@ def store(case: str, data: bytes | None = None, context_id: int = 3, size: int =
     return message(context_id, command(store_fields(uid(case))), data, size)
 
 
-def query(keys: Iterable[tuple[int, bytes]]) -> bytes:
+def query(keys: Iterable[tuple[int, bytes]], message_id: int = 1) -> bytes:
     """A whole C-FIND-RQ for these keys at Study Root."""
     fields = {
         0x0002: even(STUDY_FIND),
         0x0100: us(0x0020),
-        0x0110: us(1),
+        0x0110: us(message_id),
         0x0700: us(0),
         0x0800: us(1),
     }

@@ -9,6 +9,7 @@ from .build import (
     CALLED,
     CONTEXT,
     CT,
+    FIND_CONTEXT,
     IMPLEMENTATION,
     IMPLICIT,
     MAXIMUM_LENGTH,
@@ -30,6 +31,7 @@ from .build import (
     message,
     move,
     proposed,
+    query,
     rq,
     store,
     store_fields,
@@ -59,6 +61,7 @@ _WINDOW = "PS3.7 D.3.3.3: no more operations than were negotiated, by default 1"
 
 _STATUS_AND_ON = "status ????, goes on"
 _KEYS = ((0x00080052, b"STUDY "), (0x0020000D, b"1.2.3.4\0"))
+_ONE_REFUSED = "status 0000, status 0210, goes on | status 0210, status 0000, goes on"
 _PATH = b"../../../../tmp/x\0"
 _SEVENTY = b"1.2." + b"3" * 66
 
@@ -178,10 +181,11 @@ CASES = (
          f"{ABORTED} | {_STATUS_AND_ON}", _US),
     Case("C-07c", "Message ID of 0 bytes", ESTABLISHED, _sent(_echo((0x0110, b""))), "abort 2 6",
          f"{ABORTED} | {_STATUS_AND_ON}", _US),
-    Case("C-08", "a Message ID used again while it is open", ESTABLISHED, echo() + echo(),
-         "status 0000, status 0210, goes on | status 0210, status 0000, goes on",
-         f"{ABORTED} | status 0000, status 0000, goes on",
-         _DUPLICATE + "; who has answered the first cannot see it"),
+    Case("C-08a", "the Message ID of a C-ECHO-RQ twice, at once", ESTABLISHED, echo() + echo(),
+         f"status 0000, status 0000, goes on | {_ONE_REFUSED}", ABORTED,
+         _DUPLICATE + "; an operation that has been answered is not open"),
+    Case("C-08b", "the Message ID of a query twice, at once", ESTABLISHED, query(_KEYS) * 2, _ONE_REFUSED,
+         f"{ABORTED} | status 0000, status 0000, goes on", _DUPLICATE, needs=FIND_CONTEXT),
     Case("C-09a", "no Priority", ESTABLISHED, _store("C-09a", (0x0700, None)), STORED,
          f"{ABORTED} | {FAILED}", _PRIORITY, needs=STORE_CONTEXT),
     Case("C-09b", "Priority 7", ESTABLISHED, _store("C-09b", (0x0700, us(7))), STORED,
@@ -215,8 +219,10 @@ CASES = (
     Case("C-18", "C-MOVE to the peer itself", ESTABLISHED, move(CALLED, _KEYS),
          "status A801, goes on | status 0124, goes on", f"{FAILED} | {STORED}", _DESTINATION + "; a loop",
          needs=MOVE_CONTEXT, service=True),
-    Case("C-19", "40 C-ECHO-RQs at once", ESTABLISHED, b"".join(echo(number) for number in range(1, 41)),
-         "*abort 2 5", f"{ABORTED} | {'status 0000, ' * 40}goes on", _WINDOW),
+    Case("C-19a", "40 C-ECHO-RQs at once", ESTABLISHED, b"".join(map(echo, range(1, 41))),
+         f"{'status 0000, ' * 40}goes on | *abort 2 5", ABORTED, _WINDOW),
+    Case("C-19b", "40 queries at once", ESTABLISHED, b"".join(query(_KEYS, each) for each in range(1, 41)),
+         "*abort 2 5", f"{ABORTED} | {'status 0000, ' * 40}goes on", _WINDOW, needs=FIND_CONTEXT),
     Case("C-20a", "an Error Comment of 200 characters", AWAITING_RESPONSE, _response(0, comment=b"x" * 200),
          "release", "", "PS3.5 6.2, LO: 64 characters; only for people to read"),
     Case("C-20b", "an Error Comment that is no text", AWAITING_RESPONSE,

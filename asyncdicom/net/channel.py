@@ -79,6 +79,7 @@ class Settings(NamedTuple):
     write_timeout: float | None = 30.0
     handler_timeout: float | None = 120.0
     read_budget: int = 1 << 20
+    maximum_matches: int | None = 100_000
     maximum_data_set: int = 16 << 20
     maximum_discarded: int = 1 << 30
 
@@ -139,6 +140,7 @@ class Channel:
         self._shortest_timeout = settings.shortest_timeout()
         self._quiet: asyncio.Future[None] | None = None
         self._half_closed = False
+        self._stopping = False
         self._is_closing = False
 
     # the life of the association
@@ -189,7 +191,8 @@ class Channel:
         self._settle()
 
     async def stop(self, timeout: float) -> None:
-        """Let operations end for `timeout` seconds, then abort: how an acceptor that shuts down ends it."""
+        """Abort when no operation is under way, or in `timeout` seconds: how an acceptor shuts down."""
+        self._stopping = True
         await self._becomes_quiet(timeout)
         if self.failure is None:
             self.abort()
@@ -235,6 +238,8 @@ class Channel:
         """An operation has begun or ended."""
         quiet = self._is_quiet
         self.upper_layer.set_busy(not quiet, self.time())
+        if quiet and self._stopping and self.failure is None:
+            self.abort()  # before a busy peer asks for more
         if quiet or self.failure is not None:
             if self._quiet is not None:
                 self._quiet.set_result(None)

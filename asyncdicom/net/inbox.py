@@ -13,6 +13,7 @@ from asyncdicom.net.operation import Operation, Reply
 from asyncdicom.net.payload import DataStream
 from asyncdicom.status import Status
 from asyncdicom.ul.decoder import PDataFragment
+from asyncdicom.ul.statetable import State
 
 if TYPE_CHECKING:
     from asyncdicom.net.channel import Channel
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["Inbox"]
 
 log = logging.getLogger("asyncdicom.association")
+
+# A request that comes after our A-RELEASE-RQ (AR-6), or in one read with the end of the association, is dropped.
+_ANSWERABLE = (State.STA6, State.STA8)
 
 
 class Inbox:
@@ -56,6 +60,8 @@ class Inbox:
         channel.note("received", command)
         if command.is_response:
             self._response(command, now)
+        elif channel.upper_layer.state not in _ANSWERABLE:
+            self._incoming = None
         elif command.command_field == CommandField.C_CANCEL_RQ:
             channel.performer.cancel(command)
         else:
@@ -91,6 +97,10 @@ class Inbox:
     def _count(self, count: int, now: float) -> None:
         if self.budget.added(count, now):
             self._channel.pause_reading(now)
+
+    def is_held_back(self) -> bool:
+        """Whether reading is paused."""
+        return self.budget.paused
 
     def taken(self, count: int) -> None:
         """Account for bytes that somebody took or threw away."""

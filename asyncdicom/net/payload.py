@@ -66,9 +66,9 @@ class DataStream:
         "_views",
         "_waiter",
         "_wanted",
-        "budget",
         "discarded",
         "discarding",
+        "is_held_back",
         "received",
         "sop_class_uid",
         "sop_instance_uid",
@@ -83,12 +83,12 @@ class DataStream:
         sop_instance_uid: str = "",
         *,
         taken: Callable[[int], None] = lambda count: None,
-        budget: int = 1 << 20,
+        is_held_back: Callable[[], bool] = lambda: False,
     ) -> None:
         self.transfer_syntax_uid = transfer_syntax_uid
         self.sop_class_uid = sop_class_uid
         self.sop_instance_uid = sop_instance_uid
-        self.budget = budget  # with more than so much waiting, reading is paused
+        self.is_held_back = is_held_back  # reading is paused: no more comes until something is taken
         self.received = 0
         self.waiting = 0
         self.discarded = 0
@@ -113,7 +113,7 @@ class DataStream:
             self.waiting += length
         if is_last:
             self._ended = True
-        if self._ended or self.waiting >= self._wanted:
+        if self._has(self._wanted):
             self._wake()
 
     def fail(self, error: BaseException) -> None:
@@ -153,6 +153,9 @@ class DataStream:
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter
 
+    def _has(self, wanted: int) -> bool:
+        return self._ended or self.waiting >= wanted or self.is_held_back()
+
     def _take(self) -> list[memoryview]:
         views, count = self._views, self.waiting
         self._views, self.waiting = [], 0
@@ -168,8 +171,7 @@ class DataStream:
         Waits until `minimum` bytes are there (or as many as may wait at all), or the last ones. A
         cancellation loses nothing.
         """
-        minimum = min(minimum, self.budget)
-        while not self._views or (self.waiting < minimum and not self._ended):
+        while not (self._views and self._has(minimum)):
             if self.discarding:  # what is left of it must not look like its end
                 raise LocalProtocolError("this data set is no longer wanted: its response was sent")
             if self._ended:
@@ -262,6 +264,7 @@ class _PartFile:
             self.write(batch)
         self._close()
         os.replace(self._part, self._target)
+        self._part = self._target  # which is what `discard` would remove: the caller was cancelled meanwhile
 
     def discard(self) -> None:
         self._close()

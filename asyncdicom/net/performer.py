@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from asyncdicom.dimse.messages import Command, response_to
@@ -46,7 +47,7 @@ class Performer:
                 command.affected_sop_class_uid or context.abstract_syntax,
                 command.affected_sop_instance_uid or "",
                 taken=channel.inbox.taken,
-                budget=channel.settings.read_budget,
+                is_held_back=channel.inbox.is_held_back,
             )
         request = IncomingRequest(channel, context, command, data)
         try:
@@ -75,11 +76,15 @@ class Performer:
         except AssociationError as error:
             log.debug("%s: message %s was not answered: %s", channel, request.command.message_id, error)
         finally:
+            self._end(request)
+
+    def _end(self, request: IncomingRequest, task: asyncio.Task[None] | None = None) -> None:
+        if request in self.performing:
             if request.data is not None:
                 request.data.discard()
             self._close(request)
             self.performing.discard(request)
-            channel.operations_changed()
+            self._channel.operations_changed()
 
     def _close(self, request: IncomingRequest) -> None:
         message_id = request.command.message_id or 0
@@ -140,3 +145,5 @@ class Performer:
                 request.data.fail(copy.copy(error))
             if request.task is not None:
                 request.task.cancel()
+                # A task that is cancelled before its first step runs nothing, not even `finally`.
+                request.task.add_done_callback(partial(self._end, request))

@@ -18,6 +18,12 @@ __all__ = ["Receiver", "Transport"]
 # Writing waits from here on until the transport has handed everything to the kernel, whose own
 # buffer keeps the wire busy meanwhile.
 _HIGH_WATER = 1 << 18
+# A peer that vanished without a word (a power cut, a NAT that forgot us) is noticed after two minutes.
+_KEEPALIVE = [
+    (getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+]
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -87,6 +93,8 @@ class Transport(asyncio.BufferedProtocol):
         with contextlib.suppress(OSError):
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEPALIVE:
+                self._socket.setsockopt(socket.IPPROTO_TCP, option, value)
             return True
         return False
 

@@ -81,3 +81,13 @@ async def test_a_port_that_is_taken(tool: Tool) -> None:
     assert (
         f"cannot listen on 127.0.0.1:{server.port}: Address already in use; choose another port" in result.err
     )
+
+
+async def test_a_receiver_that_the_peer_cannot_reach(tool: Tool, caplog: pytest.LogCaptureFixture) -> None:
+    assert (await tool("movescu", "host.invalid", 104, "--port", 0, *KEY)).code == 3
+    assert (
+        "listening on 127.0.0.1, where ANY-SCP@host.invalid:104 cannot connect to: see --host" in caplog.text
+    )
+    caplog.clear()
+    assert (await tool("movescu", "host.invalid", 104, "--port", 0, "--host", "0.0.0.0", *KEY)).code == 3
+    assert "see --host" not in caplog.text

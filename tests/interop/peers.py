@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import signal
 import socket
@@ -74,7 +75,7 @@ def tool(
 
 def dcmtk_tool(name: str) -> str:
     """The path of a tool of DCMTK."""
-    return str(Path(DCMTK or "").with_name(name))
+    return os.path.join(os.path.dirname(DCMTK or ""), name)
 
 
 def keys(identifier: dict[str, str]) -> list[str]:
@@ -125,10 +126,15 @@ def call(command: Iterable[str], *, folder: Path | None = None) -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port for a server that starts later: not one that the system gives to whoever connects."""
+    while True:
+        port = random.randrange(10240, 32768)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 @contextmanager

@@ -62,10 +62,12 @@ async def test_store(
     request: pytest.FixtureRequest,
 ) -> None:
     async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", maximum_length=maximum_length) as server:
-        for option, files in proposals(family, variety):
-            await run(tool(family, "storescu", server, option, files=files))
+        said = [
+            await run(tool(family, "storescu", server, "-v", option, files=files))
+            for option, files in proposals(family, variety)
+        ]
     sent = request.getfixturevalue("sent_by_dcmtk") if family == "dcmtk" else variety
-    assert data_sets(stored(archive)) == data_sets(sent)
+    assert data_sets(stored(archive)) == data_sets(sent), said
 
 
 @pytest.fixture(scope="module")

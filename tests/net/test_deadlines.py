@@ -30,11 +30,7 @@ from wire import (
 from asyncdicom import (
     STUDY_ROOT,
     VERIFICATION,
-    Association,
-    AssociationAborted,
-    AssociationClosed,
     AssociationError,
-    AssociationTimeout,
     BytesSource,
     PresentationContext,
     Request,
@@ -44,16 +40,27 @@ from asyncdicom import (
 )
 from asyncdicom.dimse.messages import Command, CommandField, decode, encode
 from asyncdicom.server import Serve, Server
+from asyncdicom.services.contexts import Proposable
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
-from asyncdicom.ul.negotiation import propose
+from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, Policy, answer, propose
+from asyncdicom.ul.pdu import AAssociateRJ, AAssociateRQ, decode_pdu
 
 Conversation = list[tuple[str, bytes]]  # who says it, the PDU
 
 ACCEPTOR, REQUESTOR = "<", ">"
 # Seconds, as the README has them.
 LASTS = {
-    **{"artim": 10, "association": 30, "release": 10, "close": 5},
-    **{"receive": 60, "response": 120, "idle": 300, "write": 30, "handler": 120, "cancel": 10},
+    "artim": 10,
+    "association": 30,
+    "release": 10,
+    "close": 5,
+    "receive": 60,
+    "response": 120,
+    "sub-operation": float("inf"),
+    "idle": 300,
+    "write": 30,
+    "handler": 120,
+    "cancel": 10,
 }
 EXPLICIT = (EXPLICIT_VR_LITTLE_ENDIAN,)
 
@@ -140,7 +147,7 @@ class Plan:
         self.completions: set[int] = set()
         self.phases: list[tuple[int, str]] = [(0, "association" if ours == REQUESTOR else "artim")]
         ended = {who: parts([pdu for w, pdu in conversation if w == who]) for who in (ACCEPTOR, REQUESTOR)}
-        end, outstanding, releasing, acceptors_turn = 0, 0, "", ours == ACCEPTOR
+        end, outstanding, ending = 0, 0, ""
         for who, _ in conversation:
             for part in next(ended[who]):
                 command = part.command
@@ -148,7 +155,7 @@ class Plan:
                 if who == ours:
                     if command is not None and is_request:
                         outstanding += 1
-                    releasing = {5: "release", 6: "close"}.get(part.pdu_type, releasing)
+                    ending = "release" if part.pdu_type == 5 else ending
                 else:
                     end = part.end
                     self.completions.add(end)
@@ -156,13 +163,14 @@ class Plan:
                         self.rests.add(end)
                     if command is not None and command.is_response:
                         outstanding -= command.status not in (0xFF00, 0xFF01)
-                    if part.pdu_type == 5 and acceptors_turn:
-                        releasing = "close"
-                    if part.pdu_type in (6, 7):
-                        releasing = "end"
-                phase = releasing or ("response" if outstanding else "idle")
-                # Our request, and any command of theirs while we wait, start a response timer anew.
-                if phase != self.phases[-1][1] or (phase == "response" and command is not None):
+                    ending = {5: "close", 6: "end", 7: "end"}.get(part.pdu_type, ending)
+                if not end:
+                    continue
+                phase = ending or ("response" if outstanding else "idle")
+                if phase == "response" and who != ours and is_request:
+                    phase = "sub-operation"  # the response cannot come before its data set has
+                is_news = command is not None and is_request == (who == ours)
+                if phase != self.phases[-1][1] or (phase == "response" and is_news):
                     self.phases.append((end, phase))
 
     def phase(self, position: int) -> tuple[int, str]:
@@ -231,11 +239,11 @@ HANDLERS: dict[str, Any] = {"c_store": on_store, "c_find": on_find, "c_get": on_
 
 
 def served(**options: Any) -> Serve:
-    return serve("SCP@192.0.2.99:104", sock=Listener(), **{**HANDLERS, **options})  # type: ignore[arg-type]
+    return serve("SCP@192.0.2.99:104", sock=Listener(), accept_rate=None, **{**HANDLERS, **options})  # type: ignore[arg-type]
 
 
 async def use_a_storage_scp() -> None:
-    contexts = [VERIFICATION, PresentationContext(CT, EXPLICIT)]
+    contexts: list[Proposable] = [VERIFICATION, PresentationContext(CT, EXPLICIT)]
     async with associate("SCP@192.0.2.1:104", contexts=contexts) as association:
         await association.c_echo()
         await association.c_store(INSTANCE)
@@ -243,7 +251,7 @@ async def use_a_storage_scp() -> None:
 
 async def use_an_archive() -> None:
     implicit = (IMPLICIT_VR_LITTLE_ENDIAN,)
-    contexts = [
+    contexts: list[Proposable] = [
         VERIFICATION,
         PresentationContext(CT, EXPLICIT, scp_role=True),
         PresentationContext(STUDY_ROOT.find, implicit),
@@ -292,14 +300,14 @@ async def finish(wire: Wire, plan: Plan, cut: int, mode: str) -> str:
     await asyncio.sleep(begun + expires - 0.5 - loop.now)
     assert wire.is_open or timer == "end", (timer, expires)
     await asyncio.sleep(1.0)
-    if timer not in ("artim", "close", "end"):
+    if timer not in ("artim", "close", "end"):  # these end without a word
         assert wire.sent[-10:-9] == ABORT[:1], (timer, expires)
         await asyncio.sleep(LASTS["close"])
     assert not wire.is_open, (timer, expires)
     return timer
 
 
-async def acceptor(server: Server, loop: ManualLoop, name: str, mode: str) -> set[str]:
+async def play_against_acceptor(server: Server, loop: ManualLoop, name: str, mode: str) -> set[str]:
     conversation = CONVERSATIONS[name]
     plan = Plan(conversation, ACCEPTOR)
     timers = set()
@@ -315,7 +323,7 @@ async def acceptor(server: Server, loop: ManualLoop, name: str, mode: str) -> se
     return timers
 
 
-async def requestor(loop: ManualLoop, name: str, mode: str, use: Any) -> set[str]:
+async def play_against_requestor(loop: ManualLoop, name: str, mode: str, use: Any) -> set[str]:
     conversation = CONVERSATIONS[name]
     plan = Plan(conversation, REQUESTOR)
     timers = set()
@@ -330,8 +338,9 @@ async def requestor(loop: ManualLoop, name: str, mode: str, use: Any) -> set[str
             raise AssertionError(f"cut at byte {cut} of {len(plan.stream)}: {error}") from error
         await settle()
         assert user.done()
-        error = user.exception()
-        assert error is None if cut == len(plan.stream) else isinstance(error, AssociationError | None), error
+        ended = user.exception()
+        assert isinstance(ended, AssociationError) or ended is None
+        assert ended is None or cut < len(plan.stream)
     return timers
 
 
@@ -343,7 +352,7 @@ MODES = ["silence", "drip", "half-close"]
 def test_an_acceptor_ends_in_time(loop: ManualLoop, name: str, mode: str) -> None:
     async def run() -> set[str]:
         async with served() as server:
-            return await acceptor(server, loop, name, mode)
+            return await play_against_acceptor(server, loop, name, mode)
 
     timers = loop.run_until_complete(run())
     assert "artim" in timers or mode == "half-close"
@@ -353,5 +362,234 @@ def test_an_acceptor_ends_in_time(loop: ManualLoop, name: str, mode: str) -> Non
 @pytest.mark.parametrize("name", AGAINST_REQUESTORS)
 def test_a_requestor_ends_in_time(loop: ManualLoop, name: str, mode: str) -> None:
     use = use_an_archive if name == "asyncdicom" else use_a_storage_scp
-    timers = loop.run_until_complete(requestor(loop, name, mode, use))
+    timers = loop.run_until_complete(play_against_requestor(loop, name, mode, use))
     assert timers >= {"association", "response", "receive", "release", "end"} or mode == "half-close"
+
+
+# other ways to keep us waiting
+
+
+REQUEST = propose(
+    [PresentationContext(uid, EXPLICIT) for uid in (VERIFICATION, CT, STUDY_ROOT.find)],
+    called_ae_title="SCP",
+    calling_ae_title="SCU",
+).encode()
+
+
+async def associated(loop: ManualLoop) -> Wire:
+    """A connection with an association: contexts 1 to 5 are Verification, CT and Study Root Find."""
+    wire = await loop.connect()
+    wire.feed(REQUEST)
+    await settle()
+    assert wire.sent[0] == 2
+    wire.sent.clear()
+    return wire
+
+
+def run(loop: ManualLoop, test: Coroutine[Any, Any, None]) -> None:
+    loop.run_until_complete(test)
+
+
+async def endless(request: Request) -> AsyncIterator[bytes]:
+    await request.data.read()
+    while True:
+        yield bytes(8192)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 1000])
+def test_a_peer_that_does_not_read(loop: ManualLoop, taken: int) -> None:
+    """Nothing of what waits for it leaves, or a few bytes at a time: that is no progress."""
+
+    async def test() -> None:
+        async with served(c_find=endless) as server:
+            wire = await associated(loop)
+            wire.is_stuck = True
+            wire.feed(message(5, find_rq(), IDENTIFIER))
+            await settle()
+            unsent = wire.get_write_buffer_size()
+            assert 1 << 18 < unsent < (1 << 18) + 20000, "back-pressure reaches the handler"
+            await asyncio.sleep(LASTS["write"] - 1)
+            wire.take(taken)
+            assert wire.is_open
+            await asyncio.sleep(2)
+            assert not wire.is_open
+            assert server.associations == 0
+
+    run(loop, test())
+
+
+def test_a_peer_that_reads_slowly(loop: ManualLoop) -> None:
+    async def test() -> None:
+        async with served(c_find=endless):
+            wire = await associated(loop)
+            wire.is_stuck = True
+            wire.feed(message(5, find_rq(), IDENTIFIER))
+            for _ in range(100):
+                await asyncio.sleep(LASTS["write"] - 1)
+                wire.take(1024)
+            assert wire.is_open
+            wire.abort()
+
+    run(loop, test())
+
+
+@pytest.mark.parametrize("end", [RELEASE_RQ, b"GET / HTTP/1.1\r\n\r\n", ABORT, b""])
+def test_a_peer_that_does_not_take_the_last_bytes(loop: ManualLoop, end: bytes) -> None:
+    async def test() -> None:
+        async with served():
+            wire = await associated(loop)
+            wire.is_stuck = True
+            wire.feed(message(1, echo_rq()))
+            await settle()
+            wire.feed(end)
+            await asyncio.sleep((0 if end else LASTS["idle"]) + LASTS["close"] + 1.5)
+            assert not wire.is_open
+
+    run(loop, test())
+
+
+@pytest.mark.parametrize("garbage", [b"\xff", RELEASE_RQ[:7], REQUEST, message(1, echo_rq())])
+def test_garbage_behind_the_end_keeps_nobody(loop: ManualLoop, garbage: bytes) -> None:
+    async def test() -> None:
+        async with served():
+            wire = await associated(loop)
+            wire.feed(RELEASE_RQ)
+            begun = loop.now
+            while wire.is_open:
+                await asyncio.sleep(0.9)
+                wire.feed(garbage)
+            assert LASTS["close"] <= loop.now - begun <= LASTS["close"] + 1
+
+    run(loop, test())
+
+
+@pytest.mark.parametrize(("size", "lives"), [(1023, False), (1024, True)])
+def test_the_slowest_sender_that_is_tolerated(loop: ManualLoop, size: int, lives: bool) -> None:
+    """A kilobyte for each `receive_timeout`."""
+
+    async def test() -> None:
+        async with served():
+            wire = await associated(loop)
+            wire.feed(message(3, store_rq()))
+            wire.feed(fragments(3, False, bytes(16000))[:12])
+            for _ in range(5):
+                await asyncio.sleep(LASTS["receive"] - 0.5)
+                wire.feed(bytes(size))
+            assert wire.is_open is lives
+            wire.abort()
+
+    run(loop, test())
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+def test_a_handler_that_takes_nothing(loop: ManualLoop, swallows: bool) -> None:
+    """It is cancelled, and answered for: after all, it is not the peer's fault."""
+    seen: list[str] = []
+
+    async def stuck(request: Request) -> int:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                seen.append("cancelled")
+                if not swallows or len(seen) > 1:
+                    raise
+
+    async def test() -> None:
+        async with served(c_store=stuck):
+            wire = await associated(loop)
+            wire.feed(message(3, store_rq(), bytes((1 << 20) + 1)))
+            assert not wire.reads
+            await asyncio.sleep(LASTS["handler"] - 1)
+            assert not wire.sent
+            await asyncio.sleep(1.5)
+            assert seen == ["cancelled"]
+            if swallows:
+                await asyncio.sleep(LASTS["cancel"])
+            assert bytes.fromhex("0009 0200 0000 00a7") in wire.sent, "status A700H"
+            wire.abort()
+
+    run(loop, test())
+
+
+@pytest.mark.parametrize("pause", [90, 91, 92, 93, 94])
+def test_the_peers_time_stands_still_while_we_do_not_read(loop: ManualLoop, pause: int) -> None:
+    """To the second: what was left of it when reading paused is what it has when reading goes on."""
+    go_on = asyncio.Event()
+
+    async def slow(request: Request) -> int:
+        await go_on.wait()
+        await request.data.read()
+        return 0
+
+    async def test() -> None:
+        async with served(c_store=slow, read_budget=4096):
+            wire = await associated(loop)
+            wire.feed(message(3, store_rq()))
+            wire.feed(fragments(3, False, bytes(16000))[:4000])
+            await asyncio.sleep(LASTS["receive"] - 2)
+            wire.feed(bytes(999))  # not enough to earn the peer a new deadline
+            assert not wire.reads
+            await asyncio.sleep(pause)
+            assert wire.is_open
+            go_on.set()
+            await asyncio.sleep(1.9)
+            assert wire.reads
+            assert not wire.sent
+            await asyncio.sleep(0.2)
+            assert wire.sent == ABORT
+            await asyncio.sleep(LASTS["close"])
+            assert not wire.is_open
+
+    run(loop, test())
+
+
+def test_a_retrieval_may_take_any_time_as_long_as_it_goes_on(loop: ManualLoop) -> None:
+    """C-GET: a provider need not send Pending responses; instances that come show that it is at work."""
+
+    async def use() -> object:
+        contexts = [
+            PresentationContext(STUDY_ROOT.get, (IMPLICIT_VR_LITTLE_ENDIAN,)),
+            PresentationContext(CT, EXPLICIT, scp_role=True),
+        ]
+        async with associate("SCP@192.0.2.1:104", contexts=contexts, c_store=on_store) as association:
+            return await association.c_get(IDENTIFIER)
+
+    async def test() -> None:
+        user = asyncio.create_task(use())
+        await settle()
+        wire = loop.dialled.pop()
+        wire.feed(accept_all(bytes(wire.sent)))
+        await settle()
+        for number in range(1, 4):  # one after another, each just in time
+            await asyncio.sleep(LASTS["response"] - 1)
+            wire.feed(message(3, store_rq(number), bytes(10)))
+        await asyncio.sleep(LASTS["response"] - 1)
+        wire.feed(message(3, store_rq(9)))
+        data = fragments(3, False, bytes(16000))
+        while data:  # a large one on a slow line
+            await asyncio.sleep(LASTS["receive"] - 1)
+            wire.feed(data[:1500])
+            data = data[1500:]
+        await asyncio.sleep(LASTS["response"] - 1)
+        final = Command(
+            CommandField.C_GET_RSP,
+            message_id_being_responded_to=1,
+            status=0,
+            number_of_completed_sub_operations=4,
+        )
+        wire.feed(message(1, final))
+        await settle()
+        wire.feed(bytes.fromhex("0600 00000004 00000000"))
+        assert str((await user).status) == "0x0000 (Success)"  # type: ignore[attr-defined]
+
+    run(loop, test())
+
+
+def accept_all(request: bytes) -> bytes:
+    decoded = decode_pdu(1, request[6:])
+    assert isinstance(decoded, AAssociateRQ)
+    everything = {context.abstract_syntax: ANY_TRANSFER_SYNTAX for context in decoded.presentation_contexts}
+    verdict = answer(decoded, Policy(everything, everything))
+    assert not isinstance(verdict, AAssociateRJ)
+    return verdict[0].encode()

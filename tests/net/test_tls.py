@@ -68,7 +68,9 @@ async def test_echo_and_store(server_tls: ssl.SSLContext, client_tls: ssl.SSLCon
     assert got == [source.data]
 
 
-async def test_the_name_can_differ_from_the_host(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
+async def test_the_name_can_differ_from_the_host(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
     async with serve("SCP@127.0.0.1:0", ssl=server_tls) as server:
         async with associate(address(server), ssl=client_tls, server_hostname="scp.example") as association:
             assert (await association.c_echo()).status == 0
@@ -83,7 +85,9 @@ async def test_an_unknown_authority_is_not_trusted(server_tls: ssl.SSLContext) -
         assert server.associations == 0
 
 
-async def test_a_client_certificate_can_be_asked_for(authority: trustme.CA, client_tls: ssl.SSLContext) -> None:
+async def test_a_client_certificate_can_be_asked_for(
+    authority: trustme.CA, client_tls: ssl.SSLContext
+) -> None:
     strict = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(strict)
     authority.configure_trust(strict)
@@ -147,7 +151,9 @@ async def test_a_server_closes_in_the_middle_of_a_handshake(server_tls: ssl.SSLC
     await peer.close()
 
 
-async def test_back_pressure_works_through_tls(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
+async def test_back_pressure_works_through_tls(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
     requests: list[Request] = []
     go_on = asyncio.Event()
 
@@ -169,7 +175,9 @@ async def test_back_pressure_works_through_tls(server_tls: ssl.SSLContext, clien
         assert (await storing).status == 0
 
 
-async def test_a_peer_that_vanishes_is_noticed(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
+async def test_a_peer_that_vanishes_is_noticed(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
     async with serve("SCP@127.0.0.1:0", c_store=on_store, ssl=server_tls) as server:
         association = await associate(address(server), ssl=client_tls, contexts=[CT])
         association._channel.transport.abort()

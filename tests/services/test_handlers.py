@@ -82,7 +82,14 @@ async def fails_with_a_group(request: Request) -> Any:
         group.create_task(fails(request))
 
 
-BROKEN = [fails, returns_none, returns_too_much, returns_pending, is_cancelled_from_within, fails_with_a_group]
+BROKEN = [
+    fails,
+    returns_none,
+    returns_too_much,
+    returns_pending,
+    is_cancelled_from_within,
+    fails_with_a_group,
+]
 
 
 @pytest.mark.parametrize("handler", BROKEN)
@@ -108,7 +115,14 @@ async def test_a_handler_that_fails_is_answered_for_and_the_server_lives_on(
                 await call
             responses.append(caught.value.response)
         assert association.is_established
-    assert [int(response.status) for response in responses] == [0x0110, 0xC000, 0x0110, 0xC000, 0xC000, 0xC000]
+    assert [int(response.status) for response in responses] == [
+        0x0110,
+        0xC000,
+        0x0110,
+        0xC000,
+        0xC000,
+        0xC000,
+    ]
     assert {response.error_comment for response in responses} == {"internal error"}
     records = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(records) == len(responses)

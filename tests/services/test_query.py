@@ -41,7 +41,11 @@ async def three(request: Request) -> AsyncIterator[Any]:
     identifier = await request.identifier()
     assert identifier.QueryRetrieveLevel == "STUDY"
     for number in range(3):
-        yield {"QueryRetrieveLevel": "STUDY", "PatientName": f"Grün^{number}", "StudyInstanceUID": f"1.2.{number}"}
+        yield {
+            "QueryRetrieveLevel": "STUDY",
+            "PatientName": f"Grün^{number}",
+            "StudyInstanceUID": f"1.2.{number}",
+        }
 
 
 async def nothing(request: Request) -> AsyncIterator[Any]:

@@ -318,7 +318,11 @@ async def test_the_move_originator_reaches_the_receiver() -> None:
         await association.c_store(instance(10), move_originator=("MOVER", 77), priority=1)
         await association.c_store(instance(10))
     first, second = (request.command for request in received.requests)
-    assert (first.move_originator_ae_title, first.move_originator_message_id, first.priority) == ("MOVER", 77, 1)
+    assert (first.move_originator_ae_title, first.move_originator_message_id, first.priority) == (
+        "MOVER",
+        77,
+        1,
+    )
     assert (second.move_originator_ae_title, second.move_originator_message_id) == (None, None)
 
 

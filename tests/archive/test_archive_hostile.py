@@ -1,0 +1,380 @@
+"""The network never names a file, a log line or a query.
+
+Hostile strings in UIDs, AE titles and keys open nothing outside the archive's folder (seen by the interpreter's
+audit hook, and from outside by strace), put nothing into logs but themselves escaped, and cost linear time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qrscp import CT, LONG, long_test, needs_strace, qrscp, strace
+from sqlalchemy import Column, MetaData, Table, Text, insert, select
+from sqlalchemy.dialects import sqlite
+from wire import Peer, find_rq, fragments, message, store_rq
+
+from asyncdicom.archive import Archive, IdentifierError
+from asyncdicom.archive.matching import match, match_name
+from asyncdicom.archive.schema import LEVELS
+from asyncdicom.archive.text import fold_name, normalise, values_of
+from asyncdicom.data.elements import encode
+from asyncdicom.dimse.messages import Command, CommandField, encode as encode_command
+from asyncdicom.ul.negotiation import PresentationContext, propose
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT
+
+FRAGMENTS = tuple(
+    text if isinstance(text, bytes) else text.encode()
+    for text in """
+    ../ ../../../../etc/passwd /etc/passwd .. . / // ~ ~root C:\\Windows \\\\host\\share ..\\..\\ CON NUL.dcm
+    file:///etc/passwd ${jndi:ldap://x/a} $(reboot) `reboot` ;reboot |reboot &&reboot
+    ' '' " ';-- ');-- 'OR'1'='1 ';DROP%20TABLE%20instance;-- ATTACH%20'/tmp/x'%20AS%20x ? :1 @x [ [^ ]] [!a-z]
+    %s %n %d%d%d %(name)s {} {0.__class__} {self} \\x00 \\u0000 %00 %2e%2e%2f 1.2.3 1.2..3 .1.2 1.2. 01.2 -1
+    index.sqlite index.sqlite-wal objects quarantine objects/../../x .dcm * ? ** *?*? *a*a*a*a_b %_ ^^^^ ====
+    1.2.840.10008.1.1 9999999999999999999999 -9999 1e999 20040101-20030101 - 2004
+    """.split()
+) + (
+    b"\r\nINJECTED: ",
+    b"\nINJECTED: ",
+    b"\0",
+    b"a\0../../b",
+    b"\x1b[31mRED\x1b[0m",
+    b"\x1b]0;title\x07",
+    b"\x08\x08\x08\x7f",
+    b"\xc0\xae\xc0\xae/\xc0\xae\xc0\xae/",
+    b"\xff\xfe\xfd",
+    b"\x85\x9b31m",
+    "\u202e\u2028\u2029\u0130\ufb01\ufdfa".encode(),
+    b"\xed\xa0\x80",
+    b" ",
+    b"a" * 64,
+    b"1." * 40,
+    b"../" * 30,
+    b"*" * 80,
+    b"*a" * 60,
+    b"\\" * 70,
+    b"=" * 20,
+)
+
+
+def hostile(count: int) -> Iterator[bytes]:
+    """The fragments alone, then glued together; always the same ones."""
+    yield from FRAGMENTS[:count]
+    chance = random.Random(2026)
+    for _ in range(count - len(FRAGMENTS)):
+        yield b"".join(chance.choices(FRAGMENTS, k=chance.randrange(2, 5)))
+
+
+class Log(logging.Handler):
+    """Looks at every line that is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(levelname).1s: %(message)s"))
+        self.bad: list[str] = []
+        self.count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += 1
+        line = self.format(record)
+        if not line.isprintable() or record.exc_info:
+            self.bad.append(line)
+
+
+@contextmanager
+def log_lines() -> Iterator[Log]:
+    log, logger = Log(), logging.getLogger("asyncdicom")
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(log)
+    try:
+        yield log
+    finally:
+        logger.removeHandler(log)
+        logger.setLevel(level)
+
+
+class _Audit:
+    """The one audit hook (they cannot be removed): collects paths while somebody wants them."""
+
+    paths: set[str] | None = None
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.paths is not None and (
+            event == "open" or event.startswith(("os.", "shutil.", "sqlite3.connect"))
+        ):
+            self.paths.update(a for a in arguments if isinstance(a, str) and ("/" in a or ".." in a))
+
+
+_audit = _Audit()
+
+
+@contextmanager
+def audited() -> Iterator[set[str]]:
+    if not hasattr(_audit, "added"):
+        sys.addaudithook(_audit)
+        _audit.added = True  # type: ignore[attr-defined]
+    paths: set[str] = set()
+    _audit.paths = paths
+    try:
+        yield paths
+    finally:
+        _audit.paths = None
+
+
+def outside(paths: set[str], *allowed: Path | str) -> list[str]:
+    return [
+        path
+        for path in paths
+        if not path.startswith(tuple(map(str, (*allowed, sys.prefix, sys.base_prefix))))
+    ]
+
+
+UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID")
+TEXTS = (
+    "PatientID",
+    "PatientName",
+    "IssuerOfPatientID",
+    "StudyDate",
+    "ImageType",
+    "Modality",
+    "InstanceNumber",
+)
+KEYS = tuple(
+    (level, attribute.keyword)
+    for level in ("STUDY", "IMAGE")
+    for attribute in (*LEVELS["STUDY"], *LEVELS[level])
+)
+
+
+@long_test
+async def test_in_data_sets_and_identifiers(tmp_path: Path, tools: Any) -> None:
+    strings = list(hostile(10_000 if LONG else 600))
+    kept = answered = refused = 0
+    with log_lines() as log, audited() as paths:
+        async with Archive(tmp_path / "archive", durability="none") as archive:
+            for number, string in enumerate(strings):
+                uid, keyword = UIDS[number % 4], TEXTS[number % 7]
+                options = {"sop_class_uid": tools.ct, "sop_instance_uid": "1.2.3.1.1.1"}
+                if number % 3 == 0:
+                    options["sop_instance_uid"] = string.decode("latin-1")
+                bad = tools.data_set(**{uid: string})
+                assert await tools.store(archive, bad, **options) in (0xA900, 0xC000, 0x0000, 0xB007)
+                fine = tools.data_set(
+                    **{
+                        keyword: string,
+                        "SOPInstanceUID": f"1.2.3.{number}",
+                        "SpecificCharacterSet": "ISO_IR 192",
+                    }
+                )
+                kept += await tools.store(archive, fine) == 0x0000
+                level, key = KEYS[number % len(KEYS)]
+                query = {
+                    "QueryRetrieveLevel": level,
+                    "StudyInstanceUID": "1.2.3.1",
+                    "SeriesInstanceUID": "1.2.3.1.1",
+                }
+                identifier = tools.encode({**query, key: string})
+                try:
+                    async for _ in archive.find(identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
+                        break
+                    found = await archive.matching_instances(
+                        tools.encode({**query, "SOPInstanceUID": string}),
+                        EXPLICIT_VR_LITTLE_ENDIAN,
+                        STUDY_ROOT,
+                    )
+                    assert len(found) <= kept + 1
+                    answered += 1
+                except IdentifierError as error:
+                    assert str(error).isprintable()
+                    refused += 1
+            counts = await archive.counts()
+    assert kept == len(strings)
+    assert answered > refused
+    assert outside(paths, tmp_path / "archive") == []
+    assert log.count
+    assert log.bad == []
+    assert counts["instance"] + counts["quarantine"] == len(tools.files_below(tmp_path))
+    assert tools.names_in(tmp_path) == ["archive"]
+    assert tools.names_in(tmp_path / "archive") == ["index.sqlite", "objects", "quarantine"]
+    names = re.compile(r"objects/[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{32}\.dcm|quarantine/[0-9a-f]{32}\.dcm")
+    for path in tools.files_below(tmp_path):
+        assert names.fullmatch(str(path.relative_to(tmp_path / "archive")))
+    with closing(sqlite3.connect(tmp_path / "archive" / "index.sqlite")) as connection:
+        tables = {
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
+    assert tables == {"patient", "study", "series", "instance", "quarantine"}
+    print(f"{len(strings)} strings: {kept} kept, {answered} queries answered, {refused} refused")
+
+
+# over the network, seen from outside
+
+MOVE = Command(
+    CommandField.C_MOVE_RQ,
+    message_id=4,
+    affected_sop_class_uid=STUDY_ROOT.move,
+    priority=0,
+    move_destination="PLACEHOLDER",
+    has_data_set=True,
+)
+
+
+def _data_set(uid: bytes, instance: bytes) -> bytes:
+    elements = [(0x00080016, "UI", CT.encode()), (0x00080018, "UI", instance), (0x00100010, "PN", uid)]
+    elements += [(0x00100020, "LO", uid), (0x0020000D, "UI", uid), (0x0020000E, "UI", uid)]
+    return encode(elements, IMPLICIT_VR_LITTLE_ENDIAN)
+
+
+def _command(command: Command, placeholder: bytes, value: bytes) -> bytes:
+    return encode_command(command).replace(placeholder, value)
+
+
+def _messages(string: bytes) -> Iterator[bytes]:
+    """Requests with the string where a UID, a key or an AE title belongs; they have what the server needs to read."""
+    even = string[:64] + b"\0" * (len(string[:64]) % 2)
+    placeholder = b"9" * len(even)
+    store = store_rq(1, placeholder.decode())
+    if len(even) >= 6:
+        yield fragments(3, True, _command(store, placeholder, even)) + fragments(
+            3, False, _data_set(even, even)
+        )
+    yield message(3, store_rq(2, "1.2.3.4"), _data_set(string, b"1.2.3.4"))
+    keys = [(0x00080052, "CS", b"STUDY"), (0x00100010, "PN", string), (0x00100020, "LO", string)]
+    identifier = encode([*keys, (0x0020000D, "UI", string)], IMPLICIT_VR_LITTLE_ENDIAN)
+    yield message(5, find_rq(3), identifier)
+    title = string[:11].ljust(11)
+    yield fragments(7, True, _command(MOVE, b"PLACEHOLDER", title)) + fragments(7, False, identifier)
+
+
+async def attack(port: int, string: bytes) -> None:
+    contexts = [
+        PresentationContext(uid, (IMPLICIT_VR_LITTLE_ENDIAN,))
+        for uid in (CT, CT, STUDY_ROOT.find, STUDY_ROOT.move)
+    ]
+    request = bytearray(propose(contexts, called_ae_title="CALLED", calling_ae_title="CALLING").encode())
+    request[10:42] = (string[:16].ljust(16) + string[-16:].rjust(16))[:32]
+    for each in _messages(string):
+        async with await Peer.connect(port) as peer:
+            peer.write(bytes(request))
+            if (await peer.pdu())[0] != 2:
+                continue
+            peer.write(each)
+            assert (await peer.pdu())[0] in (0, 4, 7)
+
+
+@needs_strace
+@long_test
+def test_over_the_network_seen_from_outside(tmp_path: Path) -> None:
+    strings = list(hostile(10_000 if LONG else 140))
+    calls = ["-f", "--seccomp-bpf", "-s", "300", "-e", "trace=%file"]
+
+    async def work() -> Path:
+        async with qrscp(tmp_path / "archive", "-d", "--durability", "none") as archive:
+            await attack(archive.port, b"warm up")  # what Python imports on first use
+            async with strace(archive.pid, *calls, output=tmp_path / "trace"):
+                for string in strings:
+                    await attack(archive.port, string)
+            assert await archive.echo()
+            return archive.log
+
+    log = asyncio.run(work())
+    opened = set(re.findall(r'"((?:[^"\\]|\\.)*)"', (tmp_path / "trace").read_text()))
+    assert opened, "it has stored something"
+    here = str(Path(__file__).parents[2])
+    assert outside(opened, tmp_path / "archive", here, "/proc/self", "/dev/urandom") == []
+    lines = log.read_bytes().split(b"\n")
+    assert len(lines) > len(strings)
+    assert [line for line in lines if not line.decode().replace("\t", " ").isprintable()] == []
+    assert [line for line in lines if re.match(rb"\s*INJECTED", line)] == []
+    assert [line for line in lines if line.startswith(b"Traceback")] == []
+    print(f"{len(strings)} strings, {len(opened)} paths, {len(lines)} log lines")
+
+
+# linear time
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """The least of some times."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+SCALE = 8
+TEXT = 1024
+PATTERNS = {
+    "one star": lambda n: "*" + "a" * 16 + "b",
+    "a tail": lambda n: "*" + "a" * (n - 2) + "b",
+    "stars": lambda n: "*a" * (n // 2 - 1) + "*b",
+    "marks": lambda n: "*" + "?" * (n - 2) + "b",
+    "brackets": lambda n: "*" + "[a]" * (n // 3 - 1) + "b",
+    "stars and marks": lambda n: "*?" * (n // 2 - 1) + "b",
+    "a list": lambda n: "a*b",
+}
+
+
+def time_to_match(pattern: str, length: int) -> float:
+    """How long it takes to find that 200 values of this length do not match."""
+    table = Table("t", MetaData(), Column("value", Text))
+    statements = [
+        select(table.c.value).where(match(table.c.value, "LO", [pattern])),
+        select(table.c.value).where(match_name([table.c.value], [pattern])),
+    ]
+    literal = [
+        str(s.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})) for s in statements
+    ]
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE t (value TEXT)")
+        connection.executemany(
+            str(insert(table).values(value="?")).replace(":value", "?"), [("a" * length,)] * 200
+        )
+        return max(seconds(lambda sql=sql: connection.execute(sql).fetchall()) for sql in literal)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_matching_takes_linear_time(name: str) -> None:
+    pattern = PATTERNS[name]
+    floor = 0.002  # below this the clock and the machine's other work count for more
+    by_text = time_to_match(pattern(64), TEXT) / max(floor, time_to_match(pattern(64), TEXT // SCALE))
+    by_pattern = time_to_match(pattern(TEXT), TEXT) / max(floor, time_to_match(pattern(TEXT // SCALE), TEXT))
+    assert by_text < 3 * SCALE
+    assert by_pattern < 3 * SCALE
+    assert time_to_match(pattern(TEXT), TEXT) < 200 * 0.01  # the worst there can be: 10 ms a row
+
+
+VALUES = {
+    "carets": "^",
+    "equals": "=",
+    "backslashes": "\\",
+    "spaces": " ",
+    "expanding": "\ufdfa",
+    "digits": "0",
+    "dots": ".",
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values_take_linear_time(name: str) -> None:
+    def work(length: int) -> Callable[[], object]:
+        value = VALUES[name] * length
+        return lambda: [
+            (fold_name(part), normalise(part, "IS"), normalise(part, "DA"), normalise(part, "TM"))
+            for vr in ("PN", "LO", "LT")
+            for part in values_of(value, vr)
+        ]
+
+    assert seconds(work(65536)) / max(0.002, seconds(work(65536 // SCALE))) < 3 * SCALE

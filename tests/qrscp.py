@@ -1,0 +1,273 @@
+"""``python -m asyncdicom qrscp`` as a process that tests do bad things to, and a client that knows the truth.
+
+The client writes down what it sends before it sends it, and each answer when it has it, in a file that is
+synced line by line: what the archive promised is known whatever dies. `Journal.compare` holds it against the
+folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from asyncdicom import VERIFICATION, Association, BytesSource, PresentationContext, associate
+from asyncdicom.data.elements import encode
+from asyncdicom.exceptions import AssociationError
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+CONTEXTS = (
+    PresentationContext(VERIFICATION, (EXPLICIT_VR_LITTLE_ENDIAN,)),
+    PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,), scp_role=True),
+    PresentationContext(STUDY_ROOT.get, (EXPLICIT_VR_LITTLE_ENDIAN,)),
+    PresentationContext(STUDY_ROOT.find, (EXPLICIT_VR_LITTLE_ENDIAN,)),
+)
+STUDY, SERIES = "1.2.3.1", "1.2.3.1.1"
+KEPT = (0x0000, 0xB007)
+LONG = bool(os.environ.get("ASYNCDICOM_LONG"))
+
+long_test = pytest.mark.timeout(3600 if LONG else 120)
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+
+
+def data_set(uid: str, size: int = 1000, name: str = "DOE^JOHN") -> bytes:
+    values = [
+        (0x00080016, "UI", CT),
+        (0x00080018, "UI", uid),
+        (0x00100010, "PN", name),
+        (0x00100020, "LO", "P1"),
+        (0x0020000D, "UI", STUDY),
+        (0x0020000E, "UI", SERIES),
+    ]
+    pixels = (uid.encode().ljust(64, b".") * (size // 64 + 1))[:size]
+    elements = [(tag, vr, text.encode()) for tag, vr, text in values]
+    return encode([*elements, (0x7FE00010, "OW", pixels)], EXPLICIT_VR_LITTLE_ENDIAN)
+
+
+def digest_of(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+class Row(NamedTuple):
+    """What the index says about one file, and where that is."""
+
+    uid: str
+    digest: str
+    path: Path
+    offset: int
+    length: int
+
+    def is_whole(self) -> bool:
+        content = self.path.read_bytes()
+        return len(content) == self.offset + self.length and digest_of(content[self.offset :]) == self.digest
+
+
+def rows(folder: Path) -> Iterator[Row]:
+    """The rows of the index of an idle archive: of a copy, so that nothing we do helps it."""
+    columns = "sop_instance_uid, digest, file, data_set_offset, data_set_length"
+    with tempfile.TemporaryDirectory() as copy:
+        for name in ("index.sqlite", "index.sqlite-wal"):
+            with suppress(FileNotFoundError):
+                shutil.copy(folder / name, copy)
+        with closing(sqlite3.connect(Path(copy, "index.sqlite"))) as connection:
+            for table, below in (("instance", "objects"), ("quarantine", "quarantine")):
+                for uid, digest, file, *where in connection.execute(f"SELECT {columns} FROM {table}"):
+                    yield Row(uid, digest, folder / below / file, *where)
+
+
+def files_below(folder: Path) -> int:
+    return sum(1 for _ in folder.rglob("*.dcm"))
+
+
+class Journal:
+    """What was sent and what was answered."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a")
+        self.sent: dict[str, set[str]] = {}
+        self.kept: set[tuple[str, str]] = set()
+        self.failed = 0
+
+    def _write(self, *words: object) -> None:
+        print(*words, file=self._file, flush=True)
+        os.fsync(self._file.fileno())
+
+    def sending(self, uid: str, digest: str) -> None:
+        self._write("sending", uid, digest)
+        self.sent.setdefault(uid, set()).add(digest)
+
+    def answered(self, uid: str, digest: str, status: int) -> None:
+        self._write("answered", uid, digest, status)
+        if status in KEPT:
+            self.kept.add((uid, digest))
+        else:
+            self.failed += 1
+
+    def close(self) -> None:
+        self._file.close()
+
+    def compare(self, folder: Path) -> int:
+        """Hold the journal against an archive; gives the number of rows.
+
+        Everything acknowledged is there, and nothing is there but what was sent, whole and once.
+        """
+        each = list(rows(folder))
+        found = [(row.uid, row.digest) for row in each]
+        assert len(found) == len(set(found))
+        torn = [row for row in each if not row.is_whole()]
+        assert not torn, f"{len(torn)} files are torn or missing"
+        made_up = [uid for uid, digest in found if digest not in self.sent.get(uid, ())]
+        assert not made_up, made_up
+        lost = self.kept - set(found)
+        assert not lost, f"{len(lost)} of {len(self.kept)} acknowledged instances are lost"
+        return len(found)
+
+    async def store(self, association: Association, uid: str, data: bytes) -> int:
+        digest = digest_of(data)
+        self.sending(uid, digest)
+        source = BytesSource(CT, uid, EXPLICIT_VR_LITTLE_ENDIAN, data)
+        status = int((await association.c_store(source, timeout=30)).status)
+        self.answered(uid, digest, status)
+        return status
+
+
+class Qrscp(NamedTuple):
+    """A running archive. ``root``: its folder as the test sees it."""
+
+    process: asyncio.subprocess.Process
+    pid: int
+    port: int
+    root: Path
+    log: Path
+
+    @asynccontextmanager
+    async def associate(self, calling: str = "SENDER") -> AsyncIterator[Association]:
+        address = f"ARCHIVE@127.0.0.1:{self.port}"
+        async with associate(address, calling_ae_title=calling, contexts=CONTEXTS) as association:
+            yield association
+
+    async def store(self, journal: Journal, uid: str, data: bytes) -> int | None:
+        """Store over an association of its own; None if the archive died."""
+        try:
+            async with self.associate() as association:
+                return await journal.store(association, uid, data)
+        except (AssociationError, OSError):
+            return None
+
+    async def echo(self) -> bool:
+        async with self.associate("WATCHDOG") as association:
+            return (await association.c_echo(timeout=10)).status.is_success
+
+    async def fetch(self, uid: str) -> list[bytes]:
+        """The data sets that a C-GET of ``uid`` gives."""
+        fetched: list[bytes] = []
+
+        async def receive(request: object) -> int:
+            fetched.append(bytes(await request.data.read()))  # type: ignore[attr-defined]
+            return 0
+
+        keys = {
+            "QueryRetrieveLevel": "IMAGE",
+            "StudyInstanceUID": STUDY,
+            "SeriesInstanceUID": SERIES,
+            "SOPInstanceUID": uid,
+        }
+        async with associate(
+            f"ARCHIVE@127.0.0.1:{self.port}", contexts=CONTEXTS, c_store=receive
+        ) as association:
+            await association.c_get(keys, information_model=STUDY_ROOT)
+        return fetched
+
+    async def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        await self.process.wait()
+
+
+@asynccontextmanager
+async def qrscp(folder: Path, *options: str, prefix: Sequence[str] = ()) -> AsyncIterator[Qrscp]:
+    """Start an archive; it is killed at the end. ``prefix``: words before the command."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.parent / f"{folder.name}.log"
+    command = [sys.executable, "-m", "asyncdicom", "qrscp", "--port", "0", "--json", "--data", str(folder)]
+    with log.open("ab") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *prefix, *command, *options, stdout=subprocess.PIPE, stderr=errors
+        )
+    assert process.stdout is not None
+    try:
+        line = await asyncio.wait_for(process.stdout.readline(), 60)
+        assert line, log.read_text()[-2000:]
+        yield Qrscp(process, process.pid, int(json.loads(line)["port"]), folder, log)
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        process._transport.close()  # type: ignore[attr-defined]
+
+
+# strace
+
+
+@asynccontextmanager
+async def strace(pid: int, *options: str, output: Path) -> AsyncIterator[None]:
+    """Attach strace to a process or thread until the block ends."""
+    process = await asyncio.create_subprocess_exec(
+        "strace", "-o", str(output), "-p", str(pid), *options, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    try:
+        said = await asyncio.wait_for(process.stderr.readline(), 30)
+        if b"attached" not in said:
+            pytest.skip(f"strace cannot attach here: {said.decode().strip()}")
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        await process.stderr.read()
+        await process.wait()
+        process._transport.close()  # type: ignore[attr-defined]
+
+
+def _written(pid: int) -> dict[int, int]:
+    """What each thread has written so far, in bytes."""
+    counts = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        fields = dict(line.split(": ") for line in (task / "io").read_text().splitlines())
+        counts[int(task.name)] = int(fields["wchar"])
+    return counts
+
+
+async def threads_of(archive: Qrscp, journal: Journal, uid: str) -> dict[str, int]:
+    """Store one instance, and see by what they write which thread does what: loop, files, index."""
+    data = data_set(uid, 200_000)
+    before = _written(archive.pid)
+    assert await archive.store(journal, uid, data) == 0
+    after = _written(archive.pid)
+    wrote = {thread: after[thread] - before.get(thread, 0) for thread in after}
+    (files,) = (thread for thread, count in wrote.items() if count >= len(data))
+    (index,) = (t for t, count in wrote.items() if count > 4096 and t not in (files, archive.pid))
+    return {"loop": archive.pid, "files": files, "index": index}
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Journal]:
+    journal = Journal(path)
+    try:
+        yield journal
+    finally:
+        journal.close()
