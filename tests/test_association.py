@@ -423,11 +423,10 @@ async def test_a_query_that_ends_in_failure_raises_when_its_block_ends() -> None
     async with associated() as (association, peer):
 
         async def run() -> list[bytes]:
-            got = []
+            got: list[bytes] = []
             with pytest.raises(StatusError) as caught:
                 async with association.c_find(IDENTIFIER, raw=True) as matches:
-                    async for match in matches:
-                        got.append(match)
+                    got.extend([match async for match in matches])
                     got.append(b"the loop ended")
             assert caught.value.status == 0xA700
             assert caught.value.response.error_comment == "full"

@@ -42,7 +42,7 @@ def unused_port() -> int:
 
 
 async def test_nobody_listens() -> None:
-    with pytest.raises(AssociationClosed, match="connection refused; is the peer running"):
+    with pytest.raises(AssociationClosed, match=r"connection refused; is the peer running"):
         await associate(f"SCP@127.0.0.1:{unused_port()}")
 
 
@@ -62,7 +62,7 @@ async def test_a_peer_that_takes_no_connection() -> None:
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.1", port))
             fillers.append(filler)
-        with pytest.raises(AssociationTimeout, match="no connection within 0.05 s") as caught:
+        with pytest.raises(AssociationTimeout, match=r"no connection within 0\.05 s") as caught:
             await associate(f"SCP@127.0.0.1:{port}", connect_timeout=0.05)
         assert caught.value.which == "connect"
         for filler in fillers:

@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -277,9 +277,8 @@ async def listening() -> AsyncIterator[Listener]:
             await peer.close()
 
 
-async def eventually(condition: object, what: str = "") -> None:
+async def eventually(condition: Callable[[], object]) -> None:
     """Wait until ``condition()`` holds: no longer than it takes, and not for ever."""
-    assert callable(condition)
     async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.002)

@@ -247,7 +247,7 @@ class Archive:
 
     async def _tidy_up(self, file: InstanceFile, arrival: Arrival | None, storage_failed: bool) -> None:
         if arrival is not None and arrival.is_uncertain:
-            return  # it counts as being received: only the sweep of the next start may judge it
+            return  # it counts as being received: the sweep does not judge it
         if arrival is not None and arrival.is_kept:
             file.keep()
             if arrival.obsolete is not None:

@@ -56,7 +56,7 @@ KEPT = frozenset({Outcome.STORED, Outcome.REPLACED, Outcome.QUARANTINED})
 
 
 class Uncertain(Exception):
-    """A commit failed, and so did making sure of it: the file must stay, for the sweep to judge."""
+    """A commit failed, and so did making sure of it: the file must stay until the next commit."""
 
 
 class Arrival:
@@ -112,6 +112,7 @@ class Ingest:
         self._folders = folders
         self._calls = calls
         self._on_conflict = on_conflict
+        self._doubtful: list[Arrival] = []
         self._queue: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="asyncdicom-index", daemon=True)
 
@@ -169,6 +170,8 @@ class Ingest:
                 return [answer for arrival in batch for answer in self._settle([arrival])]
             _LOG.error("%d instance(s) could not be indexed: %s", len(batch), type(error).__name__)
             outcomes = [error] * len(batch)
+            if isinstance(error, Uncertain):
+                self._doubtful += batch
         return list(zip(batch, outcomes, strict=True))
 
     def _commit(self, batch: list[Arrival]) -> list[Outcome]:
@@ -190,6 +193,8 @@ class Ingest:
             self._make_sure(error)
             round_.undo()
             raise
+        if self._doubtful:
+            self._remove_doubtful()
         return outcomes
 
     def _make_sure(self, cause: BaseException) -> None:
@@ -199,6 +204,23 @@ class Ingest:
             self._writer.overwrite_tail()
         except Exception:
             raise Uncertain from cause
+
+    def _remove_doubtful(self) -> None:
+        # A commit has overwritten those that nobody knew the end of: what has no row now will never have one.
+        doubtful, self._doubtful = self._doubtful, []
+        for arrival in doubtful:
+            try:
+                if not self._has_row(arrival):
+                    arrival.file.discard()
+            except (OSError, sqlite3.Error) as error:
+                _LOG.error("a file could not be removed: %s", type(error).__name__)
+
+    def _has_row(self, arrival: Arrival) -> bool:
+        uid, file = arrival.record.sop_instance_uid, arrival.file
+        existing = self._writer.find(uid)
+        return (existing is not None and existing.file == file.name) or self._writer.is_quarantined(
+            uid, file.digest
+        )
 
 
 class _Round:

@@ -2,7 +2,7 @@
 
 Nothing here knows about levels, identifiers or connections: a column, a VR and text come in. Wildcards go to
 GLOB, which SQLite compares without backtracking into earlier stars, so the time is bounded by the product of
-the two lengths whatever the pattern is.
+the two lengths whatever the pattern is; and patterns are short.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from asyncdicom.status import Status
 __all__ = ["IdentifierError", "is_universal", "match", "match_any_of", "match_integer", "match_name"]
 
 MAXIMUM_CHARACTERS = 1024
-"""No pattern may be longer."""
+"""No key may be longer."""
+MAXIMUM_PATTERN = 256
+"""Nor may one with wildcards: three times 64 characters is what a person name may have (PS3.5 6.2)."""
 MAXIMUM_VALUES = 64
 """No key may have more values, except a list of UIDs."""
 MAXIMUM_UIDS = 10_000
@@ -83,6 +85,8 @@ def _match_one(column: ColumnElement[Any], vr: str, value: str) -> ColumnElement
 
 
 def _match_wildcard(column: ColumnElement[Any], value: str) -> ColumnElement[bool]:
+    if len(value) > MAXIMUM_PATTERN:
+        raise IdentifierError(f"a key with wildcards is longer than {MAXIMUM_PATTERN} characters")
     pattern = value.replace("[", "[[]")  # the only other special character of GLOB
     condition = column.op("GLOB", is_comparison=True)(pattern)
     prefix = value[: min(value.find(c) for c in "*?" if c in value)]

@@ -149,8 +149,10 @@ def find_query(
     conditions = []
     for tag in elements:
         key = key_at(level, tag)
-        if key is not None and not is_universal(wanted := text(tag, key.vr)):
-            conditions.append(key.match([value for value in values_of(wanted, key.vr) if value]))
+        if key is None or is_universal(wanted := text(tag, key.vr)):
+            continue
+        if values := [value for value in values_of(wanted, key.vr) if value]:
+            conditions.append(key.match(values))
     return Query(level, tuple(conditions), _requested(elements, level))
 
 

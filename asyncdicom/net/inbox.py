@@ -22,7 +22,7 @@ __all__ = ["Inbox"]
 
 log = logging.getLogger("asyncdicom.association")
 
-# A request that comes after our A-RELEASE-RQ (AR-6), or in one read with the end of the association, is dropped.
+# A request that comes after our A-RELEASE-RQ (AR-6), or together with the end of it all, is dropped.
 _ANSWERABLE = (State.STA6, State.STA8)
 
 

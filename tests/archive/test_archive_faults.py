@@ -112,9 +112,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
                     uid, digest = min(journal.kept)
                     assert [digest_of(data) for data in await archive.fetch(uid)] == [digest]
                     ballast.unlink()
-                    assert journal.compare(archive.root) == files_below(archive.root)
                     uid = next(numbers)
                     assert await archive.store(journal, uid, data_set(uid, sizes[-1])) == 0  # at once
+                    assert journal.compare(archive.root) == files_below(archive.root)
                     again += 1
                     if os.statvfs(archive.root).f_bavail < 4000:
                         break
@@ -277,6 +277,21 @@ async def test_an_uncertain_replacement_costs_neither(tmp_path: Path, tools: Any
         await asyncio.wait((archive._sweep,))
         (path,) = tools.files_below(tmp_path)
         assert path.read_bytes().endswith(tools.data_set())
+
+
+async def test_what_was_uncertain_goes_with_the_next_commit(tmp_path: Path, tools: Any) -> None:
+    async with Archive(tmp_path) as archive:
+        assert await tools.store(archive, tools.data_set()) == 0x0000
+        writer: Any = archive._ingest._writer
+        proper, writer._cursor = writer._cursor, Failing(writer._cursor)
+        for uid in ("1.2.3.1.1.1", "1.2.3.2"):
+            data = tools.data_set(SOPInstanceUID=uid, PatientName="OTHER")
+            assert await tools.store(archive, data) == 0xA700
+        assert len(tools.files_below(tmp_path)) == 3
+        writer._cursor = proper
+        assert await tools.store(archive, tools.data_set(SOPInstanceUID="1.2.3.3")) == 0x0000
+        assert len(tools.files_below(tmp_path)) == 2
+        assert tools.names_in(tmp_path / "quarantine") == []
 
 
 # leftovers

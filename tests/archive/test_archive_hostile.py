@@ -1,7 +1,7 @@
 """The network never names a file, a log line or a query.
 
-Hostile strings in UIDs, AE titles and keys open nothing outside the archive's folder (seen by the interpreter's
-audit hook, and from outside by strace), put nothing into logs but themselves escaped, and cost linear time.
+Hostile strings in UIDs, AE titles and keys open nothing outside the archive's folder (seen by Python's audit
+hook, and from outside by strace), put nothing into logs but themselves escaped, and cost linear time.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from sqlalchemy.dialects import sqlite
 from wire import Peer, find_rq, fragments, message, store_rq
 
 from asyncdicom.archive import Archive, IdentifierError
-from asyncdicom.archive.matching import match, match_name
+from asyncdicom.archive.matching import MAXIMUM_PATTERN, match, match_name
 from asyncdicom.archive.schema import LEVELS
 from asyncdicom.archive.text import fold_name, normalise, values_of
 from asyncdicom.data.elements import encode
-from asyncdicom.dimse.messages import Command, CommandField, encode as encode_command
-from asyncdicom.ul.negotiation import PresentationContext, propose
+from asyncdicom.dimse.messages import Command, CommandField
+from asyncdicom.dimse.messages import encode as encode_command
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT
+from asyncdicom.ul.negotiation import PresentationContext, propose
 
-FRAGMENTS = tuple(
-    text if isinstance(text, bytes) else text.encode()
-    for text in """
-    ../ ../../../../etc/passwd /etc/passwd .. . / // ~ ~root C:\\Windows \\\\host\\share ..\\..\\ CON NUL.dcm
+WORDS = r"""
+    ../ ../../../../etc/passwd /etc/passwd .. . / // ~ ~root C:\Windows \\host\share ..\..\ CON NUL.dcm
     file:///etc/passwd ${jndi:ldap://x/a} $(reboot) `reboot` ;reboot |reboot &&reboot
     ' '' " ';-- ');-- 'OR'1'='1 ';DROP%20TABLE%20instance;-- ATTACH%20'/tmp/x'%20AS%20x ? :1 @x [ [^ ]] [!a-z]
-    %s %n %d%d%d %(name)s {} {0.__class__} {self} \\x00 \\u0000 %00 %2e%2e%2f 1.2.3 1.2..3 .1.2 1.2. 01.2 -1
+    %s %n %d%d%d %(name)s {} {0.__class__} {self} \x00 \u0000 %00 %2e%2e%2f 1.2.3 1.2..3 .1.2 1.2. 01.2 -1
     index.sqlite index.sqlite-wal objects quarantine objects/../../x .dcm * ? ** *?*? *a*a*a*a_b %_ ^^^^ ====
     1.2.840.10008.1.1 9999999999999999999999 -9999 1e999 20040101-20030101 - 2004
-    """.split()
-) + (
+    """
+FRAGMENTS = (
+    *map(str.encode, WORDS.split()),
     b"\r\nINJECTED: ",
     b"\nINJECTED: ",
     b"\0",
@@ -158,9 +158,14 @@ KEYS = tuple(
 
 
 @long_test
-async def test_in_data_sets_and_identifiers(tmp_path: Path, tools: Any) -> None:
-    strings = list(hostile(10_000 if LONG else 600))
+def test_in_data_sets_and_identifiers(tmp_path: Path, tools: Any) -> None:
+    asyncio.run(attack_in_process(tmp_path, tools))
+
+
+async def attack_in_process(tmp_path: Path, tools: Any) -> None:
+    strings = list(hostile(10_000 if LONG else 400))
     kept = answered = refused = 0
+    comments: set[str] = set()
     with log_lines() as log, audited() as paths:
         async with Archive(tmp_path / "archive", durability="none") as archive:
             for number, string in enumerate(strings):
@@ -196,11 +201,12 @@ async def test_in_data_sets_and_identifiers(tmp_path: Path, tools: Any) -> None:
                     assert len(found) <= kept + 1
                     answered += 1
                 except IdentifierError as error:
-                    assert str(error).isprintable()
+                    comments.add(str(error))
                     refused += 1
             counts = await archive.counts()
     assert kept == len(strings)
     assert answered > refused
+    assert len(comments) < 20  # none has anything of what was received
     assert outside(paths, tmp_path / "archive") == []
     assert log.count
     assert log.bad == []
@@ -241,7 +247,7 @@ def _command(command: Command, placeholder: bytes, value: bytes) -> bytes:
 
 
 def _messages(string: bytes) -> Iterator[bytes]:
-    """Requests with the string where a UID, a key or an AE title belongs; they have what the server needs to read."""
+    """Requests with the string where a UID, a key or an AE title belongs."""
     even = string[:64] + b"\0" * (len(string[:64]) % 2)
     placeholder = b"9" * len(even)
     store = store_rq(1, placeholder.decode())
@@ -276,7 +282,7 @@ async def attack(port: int, string: bytes) -> None:
 @needs_strace
 @long_test
 def test_over_the_network_seen_from_outside(tmp_path: Path) -> None:
-    strings = list(hostile(10_000 if LONG else 140))
+    strings = list(hostile(10_000 if LONG else 100))
     calls = ["-f", "--seccomp-bpf", "-s", "300", "-e", "trace=%file"]
 
     async def work() -> Path:
@@ -307,7 +313,7 @@ def test_over_the_network_seen_from_outside(tmp_path: Path) -> None:
 def seconds(work: Callable[[], object]) -> float:
     """The least of some times."""
     times = []
-    for _ in range(5):
+    for _ in range(3):
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
@@ -315,7 +321,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 SCALE = 8
-TEXT = 1024
+TEXT = 1024  # the longest text of the index
 PATTERNS = {
     "one star": lambda n: "*" + "a" * 16 + "b",
     "a tail": lambda n: "*" + "a" * (n - 2) + "b",
@@ -328,7 +334,7 @@ PATTERNS = {
 
 
 def time_to_match(pattern: str, length: int) -> float:
-    """How long it takes to find that 200 values of this length do not match."""
+    """How long it takes to find that 20 values of this length do not match."""
     table = Table("t", MetaData(), Column("value", Text))
     statements = [
         select(table.c.value).where(match(table.c.value, "LO", [pattern])),
@@ -349,11 +355,14 @@ def time_to_match(pattern: str, length: int) -> float:
 def test_matching_takes_linear_time(name: str) -> None:
     pattern = PATTERNS[name]
     floor = 0.002  # below this the clock and the machine's other work count for more
-    by_text = time_to_match(pattern(64), TEXT) / max(floor, time_to_match(pattern(64), TEXT // SCALE))
-    by_pattern = time_to_match(pattern(TEXT), TEXT) / max(floor, time_to_match(pattern(TEXT // SCALE), TEXT))
+    longest = time_to_match(pattern(MAXIMUM_PATTERN), TEXT)
+    by_text = longest / max(floor, time_to_match(pattern(MAXIMUM_PATTERN), TEXT // SCALE))
+    by_pattern = longest / max(floor, time_to_match(pattern(MAXIMUM_PATTERN // SCALE), TEXT))
     assert by_text < 3 * SCALE
     assert by_pattern < 3 * SCALE
-    assert time_to_match(pattern(TEXT), TEXT) < 200 * 0.01  # the worst there can be: 10 ms a row
+    assert longest < 20 * 0.05  # the worst there can be: a few ms a row, on a busy machine more
+    with pytest.raises(IdentifierError):
+        time_to_match("*" + "a" * MAXIMUM_PATTERN, TEXT)
 
 
 VALUES = {
@@ -377,4 +386,4 @@ def test_values_take_linear_time(name: str) -> None:
             for part in values_of(value, vr)
         ]
 
-    assert seconds(work(65536)) / max(0.002, seconds(work(65536 // SCALE))) < 3 * SCALE
+    assert seconds(work(16384)) / max(0.002, seconds(work(16384 // SCALE))) < 3 * SCALE

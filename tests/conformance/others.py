@@ -77,9 +77,9 @@ async def with_a_fresh_client(case: Case, program: tuple[str, ...]) -> Verdict:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         verdicts.put_nowait(await play_with_requestor(case, reader, writer, patience=PATIENCE))
 
-    async with await asyncio.start_server(talk, "127.0.0.1", 0) as listener:
-        async with running(program, listener.sockets[0].getsockname()[1]):
-            return await asyncio.wait_for(verdicts.get(), START + 3 * PATIENCE)
+    listener = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with listener, running(program, listener.sockets[0].getsockname()[1]):
+        return await asyncio.wait_for(verdicts.get(), START + 3 * PATIENCE)
 
 
 async def others(cases: list[Case], program: tuple[str, ...]) -> list[Verdict]:

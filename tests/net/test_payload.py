@@ -1,4 +1,4 @@
-"""Data sets on their way: streams, files that appear whole or not at all, files that change while they are sent."""
+"""Data sets on their way: streams, files that appear whole or not at all, files that change meanwhile."""
 
 from __future__ import annotations
 

@@ -117,7 +117,17 @@ async def test_p_16_data_that_does_not_wait_for_the_acceptance(server: Server, e
 
 # in an association: what is sent, and the (source, reason) of the A-ABORT that comes back
 
+
+def changed(encoded: bytes, element: str, other: str) -> bytes:
+    """A Command Set with one element, as it is encoded, replaced."""
+    assert bytes.fromhex(element) in encoded
+    return encoded.replace(bytes.fromhex(element), bytes.fromhex(other))
+
+
+COMMAND_FIELD = "00000001 02000000 3000"
+MESSAGE_ID = "00001001 02000000 0100"
 ECHO = encode(echo_rq())
+STRAY = message(1, Command(CommandField.C_ECHO_RSP, message_id_being_responded_to=9, status=0))
 STORE_RQ = encode(store_rq())
 WHILE: dict[str, tuple[bytes, tuple[int, int]]] = {
     "P-02 type 0": (bytes.fromhex("000000000004"), (2, 1)),
@@ -140,25 +150,22 @@ WHILE: dict[str, tuple[bytes, tuple[int, int]]] = {
         fragments(STORE, True, STORE_RQ) + fragments(1, False, bytes(10)),
         (2, 6),
     ),
-    "V-13 empty fragments": (pdu(pdv(STORE, 0, b"")) * 1 + pdu(pdv(1, 1, b"")) * 1100, (2, 6)),
+    "V-13 empty fragments": (pdu(pdv(1, 1, b"")) * 1100, (2, 6)),
     "V-14 endless command": (pdu(pdv(1, 1, bytes(16000))) * 5, (2, 6)),
     "V-15 data set of a C-ECHO": (message(1, echo_rq()) + fragments(1, False, bytes(10)), (2, 5)),
     "C-01 element too long": (fragments(1, True, ECHO[:-2]), (2, 6)),
     "C-02 other group": (fragments(1, True, ECHO + bytes.fromhex("0800 0500 02000000 3131")), (2, 6)),
     "C-05 no Command Field": (fragments(1, True, encode_elements([(0x00000110, b"\1\0")])), (2, 6)),
     "C-05 unknown Command Field": (
-        fragments(1, True, ECHO.replace(bytes.fromhex("00000001 02000000 3000"), bytes.fromhex("00000001 02000000 7777"))),
+        fragments(1, True, changed(ECHO, COMMAND_FIELD, "00000001 02000000 7777")),
         (2, 6),
     ),
     "C-07 short Message ID": (
-        fragments(1, True, ECHO.replace(bytes.fromhex("00001001 02000000 0100"), bytes.fromhex("00001001 01000000 01"))),
+        fragments(1, True, changed(ECHO, MESSAGE_ID, "00001001 01000000 01")),
         (2, 6),
     ),
     "C-15 endless C-CANCEL": (message(FIND, cancel_rq(99)) * 1100, (2, 6)),
-    "C-06 endless responses": (
-        message(1, Command(CommandField.C_ECHO_RSP, message_id_being_responded_to=9, status=0)) * 1100,
-        (2, 6),
-    ),
+    "C-06 endless responses": (STRAY * 1100, (2, 6)),
 }  # fmt: skip
 
 
@@ -168,10 +175,7 @@ async def test_in_an_association(peer: Peer, case: str) -> None:
     peer.write(sent)
     while (answer := await peer.pdu())[0] == 4:
         pass
-    if case == "V-13 empty fragments":
-        assert answer[0] == 7
-    else:
-        assert answer == aborted(*reaction)
+    assert answer == aborted(*reaction)
 
 
 async def test_what_follows_the_fault_is_not_taken(peer: Peer) -> None:
@@ -199,16 +203,14 @@ async def test_p_15_bytes_after_the_end_are_ignored_and_bounded(peer: Peer) -> N
 TOLERATED: dict[str, bytes] = {
     "P-03 reserved byte": b"\x04\x01" + fragments(1, True, ECHO)[2:],
     "V-06 unused control bits": pdu(pdv(1, 0xFF, ECHO)),
-    "V-12 odd fragments": b"".join(pdu(pdv(1, 1, ECHO[i : i + 3])) for i in range(0, 60, 3)) + pdu(pdv(1, 3, ECHO[60:])),
+    "V-12 odd fragments": pdu(pdv(1, 1, ECHO[:3])) + pdu(pdv(1, 1, ECHO[3:8])) + pdu(pdv(1, 3, ECHO[8:])),
     "V-13 a few empty fragments": pdu(pdv(1, 1, b"")) * 10 + pdu(pdv(1, 1, ECHO)) + pdu(pdv(1, 3, b"")),
     "V-19 fragments of two bytes": fragments(1, True, ECHO, size=2),
     "two PDVs in a PDU": pdu(pdv(1, 1, ECHO[:20]), pdv(1, 3, ECHO[20:])),
     "C-03 no group length": fragments(1, True, ECHO[12:]),
     "C-03 wrong group length": fragments(1, True, ECHO[:8] + b"\x99\0\0\0" + ECHO[12:]),
     "C-14 C-CANCEL of nothing": message(FIND, cancel_rq(7)) + message(1, echo_rq()),
-    "C-06 a stray response": (
-        message(1, Command(CommandField.C_ECHO_RSP, message_id_being_responded_to=9, status=0)) + message(1, echo_rq())
-    ),
+    "C-06 a stray response": STRAY + message(1, echo_rq()),
 }  # fmt: skip
 
 
@@ -268,10 +270,7 @@ async def test_c_10_an_instance_that_cannot_be_named(peer: Peer, uid: str) -> No
 
 
 async def test_c_09_a_priority_that_is_none(peer: Peer) -> None:
-    raw = encode(store_rq()).replace(
-        bytes.fromhex("00000007 02000000 0000"), bytes.fromhex("00000007 02000000 0700")
-    )
-    assert raw != encode(store_rq())
+    raw = changed(encode(store_rq()), "00000007 02000000 0000", "00000007 02000000 0700")
     peer.write(fragments(STORE, True, raw), fragments(STORE, False, bytes(100)))
     assert (await peer.message()).command.status == 0
 

@@ -134,11 +134,10 @@ async def test_what_was_yielded_before_a_failure_arrives() -> None:
         serve("SCP@127.0.0.1:0", c_find=find_fails) as server,
         associate(address(server), contexts=CONTEXTS) as association,
     ):
-        got = []
+        got: list[bytes] = []
         with pytest.raises(StatusError):
             async with association.c_find(IDENTIFIER, raw=True) as matches:
-                async for match in matches:
-                    got.append(match)
+                got.extend([match async for match in matches])
     assert got == [IDENTIFIER]
 
 
@@ -587,14 +586,7 @@ async def test_a_message_id_that_is_in_use_is_refused() -> None:
         assert (response.command.status, response.command.affected_sop_instance_uid) == (0, "1.2.1")
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        Command(CommandField.C_STORE_RQ, message_id=1, affected_sop_class_uid=CT,
-                affected_sop_instance_uid="1.2", priority=0, has_data_set=True),
-        Command(CommandField.C_FIND_RQ, message_id=1, affected_sop_class_uid=CT, priority=0, has_data_set=True),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("command", [store_rq(1), find_rq(1)])
 async def test_a_sop_class_that_is_not_that_of_the_context_is_refused(command: Command) -> None:
     async with serve("SCP@127.0.0.1:0", c_store=stuck) as server, AssociatedPeer(server.port) as peer:
         peer.send(1, command, bytes(100))

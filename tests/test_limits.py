@@ -1,0 +1,808 @@
+"""Every limit, one below it, at it, and one above it; and that the README tells the truth about them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+import socket
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from functools import reduce
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from manual import Listener, ManualLoop, Wire, settle
+from wire import (
+    ABORT,
+    CT,
+    EOF,
+    IDENTIFIER,
+    RELEASE_RQ,
+    Peer,
+    cancel_rq,
+    echo_rq,
+    find_rq,
+    fragments,
+    message,
+    store_rq,
+)
+
+from asyncdicom import (
+    STUDY_ROOT,
+    VERIFICATION,
+    AssociationAborted,
+    AssociationTimeout,
+    DataSetError,
+    DicomNetworkError,
+    PresentationContext,
+    Request,
+    Status,
+    associate,
+    serve,
+)
+from asyncdicom.archive import Archive
+from asyncdicom.data.elements import decode as decode_data_set
+from asyncdicom.data.elements import encode as encode_data_set
+from asyncdicom.data.elements import inflate
+from asyncdicom.dimse.assembler import Assembler
+from asyncdicom.dimse.command import MAXIMUM_ELEMENTS, decode_elements
+from asyncdicom.dimse.fragmenter import MAXIMUM_PDU, Fragmenter
+from asyncdicom.dimse.messages import Command, CommandField, decode, encode, response_to
+from asyncdicom.dimse.operations import MAXIMUM_STRAYS, InvokedOperations, PerformedOperations
+from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
+from asyncdicom.net.crowd import Crowd, Rates, is_local
+from asyncdicom.net.payload import DataStream
+from asyncdicom.server import Serve
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from asyncdicom.ul.decoder import MAXIMUM_EMPTY_FRAGMENTS, Decoder
+from asyncdicom.ul.encoder import p_data_header
+from asyncdicom.ul.items import (
+    MAXIMUM_TRANSFER_SYNTAXES,
+    MAXIMUM_USER_SUB_ITEMS,
+    ProposedContext,
+    UserIdentity,
+    UserInformation,
+)
+from asyncdicom.ul.negotiation import (
+    LONGEST_USER_IDENTITY,
+    REJECTED_NO_REASON,
+    Policy,
+    answer,
+    propose,
+)
+from asyncdicom.ul.pdu import MAXIMUM_CONTEXTS, AAssociateRJ, AAssociateRQ, decode_pdu
+from asyncdicom.ul.protocol import MAXIMUM_DRAIN, UpperLayer
+
+IMPLICIT = (IMPLICIT_VR_LITTLE_ENDIAN,)
+AROUND = pytest.mark.parametrize("over", [-1, 0, 1])
+
+
+# the README
+
+
+def tables() -> tuple[list[list[str]], list[list[str]]]:
+    """The two tables of the README, as cells."""
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    section = text[text.index("## Limits and defaults") :]
+    found = re.findall(r"(?m)^\|-.*\n((?:\|.*\n)+)", section)
+    options, fixed = (
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        for table in found[:2]
+    )
+    return options, fixed
+
+
+UNITS = {"s": 1, "/s": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "": 1}
+NUMBERS = re.compile(r"(maximum|operations)_.*|.*_(timeout|rate|budget)")
+
+
+def number(cell: str) -> float | None:
+    if cell == "never":
+        return None
+    matched = re.fullmatch(r"(\d+) ?(\S*)", cell)
+    assert matched, cell
+    return int(matched[1]) * UNITS[matched[2]]
+
+
+@pytest.mark.parametrize(("function", "column"), [(associate, 1), (serve, 2)])
+def test_the_readme_has_every_option_and_its_default(function: Callable[..., Any], column: int) -> None:
+    documented = {row[0].strip("`"): number(row[column]) for row in tables()[0] if row[column]}
+    parameters = inspect.signature(function).parameters.values()
+    assert documented == {p.name: p.default for p in parameters if NUMBERS.fullmatch(p.name)}
+
+
+def test_the_readme_has_what_is_fixed() -> None:
+    for where, value, *_ in tables()[1]:
+        path, _, argument = where.strip("`").rstrip(")").partition("(")
+        *modules, name = path.split(".")
+        classes = [part for part in modules if part[0].isupper()]
+        module = import_module(".".join(["asyncdicom", *modules[: len(modules) - len(classes)]]))
+        found: Any = reduce(getattr, [*classes, name], module)
+        if argument:
+            found = inspect.signature(found).parameters[argument].default
+        assert found == number(value), where
+
+
+def test_each_of_them_is_tested() -> None:
+    options, fixed = tables()
+    tested = {*(f"`{name}`" for name in SERVER | CLIENT), *(f"`{name}`" for name in CORE), *ELSEWHERE}
+    assert {row[0] for row in (*options, *fixed)} == tested
+
+
+ELSEWHERE = {
+    # to the second, in net/test_deadlines.py
+    *("`acse_timeout`", "`artim_timeout`", "`dimse_timeout`", "`receive_timeout`", "`write_timeout`"),
+    *("`handler_timeout`", "`cancel_timeout`", "`release_timeout`", "`idle_timeout`", "`close_timeout`"),
+    "`ul.protocol.MINIMUM_PROGRESS`",
+    # dimse/test_operations.py
+    "`operations_invoked`",
+    # below
+    *("`connect_timeout`", "`tls_handshake_timeout`", "`drain_timeout`"),
+    "`dimse.fragmenter.MAXIMUM_PDU`",
+    *("`net.payload.DataStream.read(maximum)`", "`archive.archive.Archive(maximum_size)`"),
+}
+
+
+# below the sans-IO line: each probe tells whether this many are within the limit
+
+
+def header(pdu_type: int, length: int) -> bytes:
+    return bytes((pdu_type, 0)) + length.to_bytes(4, "big")
+
+
+def announced(pdu_type: int) -> Callable[[int], bool]:
+    """Decided on the 6 bytes of a header: nothing was allocated for what it announces."""
+
+    def probe(n: int) -> bool:
+        decoder = Decoder(262144, 262144)
+        decoder.feed(memoryview(header(pdu_type, n)))
+        return decoder.error is None
+
+    return probe
+
+
+def request(**changes: Any) -> AAssociateRQ:
+    contexts = (ProposedContext(1, VERIFICATION, IMPLICIT),)
+    return AAssociateRQ("SCP", "SCU", contexts, UserInformation(16384))._replace(**changes)
+
+
+def is_readable(body: bytes) -> bool:
+    try:
+        decode_pdu(1, body)
+    except RemoteProtocolError:
+        return False
+    return True
+
+
+def contexts(n: int) -> bool:
+    item = request().encode()[6 + 68 + 4 + 21 :]  # behind the header, the fixed part, the application context
+    length = 4 + int.from_bytes(item[2:4], "big")
+    ids = [*range(1, 256, 2), 2]
+    items = b"".join(item[:4] + bytes((ids[index],)) + item[5:length] for index in range(n))
+    fixed = request().encode()[6 : 6 + 68 + 4 + 21]
+    return is_readable(fixed + items + item[length:])
+
+
+def proposed(n: int) -> bool:
+    wanted = [PresentationContext(f"1.{i}", IMPLICIT) for i in range(n)]
+    try:
+        propose(wanted, called_ae_title="A", calling_ae_title="B")
+    except LocalProtocolError:
+        return False
+    return True
+
+
+def transfer_syntaxes(n: int) -> bool:
+    sent = request(presentation_contexts=(ProposedContext(1, VERIFICATION, IMPLICIT * n),))
+    received = decode_pdu(1, sent.encode()[6:])
+    assert isinstance(received, AAssociateRQ)
+    kept = len(received.presentation_contexts[0].transfer_syntaxes)
+    assert kept == min(n, MAXIMUM_TRANSFER_SYNTAXES)
+    return kept == n
+
+
+def user_sub_items(n: int) -> bool:
+    body = request(user_information=UserInformation(16384)).encode()[6:]
+    at = body.index(bytes.fromhex("5000 0008 5100 0004"))
+    items = bytes.fromhex("5100 0004 00004000") + bytes.fromhex("7f00 0000") * (n - 1)
+    return is_readable(body[:at] + b"\x50\0" + len(items).to_bytes(2, "big") + items)
+
+
+def user_identity(n: int) -> bool:
+    identity = UserIdentity(2, bytes(n // 2), bytes(n - n // 2))
+    verdict = answer(request(user_information=UserInformation(16384, user_identity=identity)), Policy({}))
+    assert verdict == REJECTED_NO_REASON or not isinstance(verdict, AAssociateRJ)
+    return verdict != REJECTED_NO_REASON
+
+
+def drained(n: int) -> bool:
+    core = UpperLayer(requestor=False, maximum_length=16384)
+    core.connected(0)
+    core.receive_data(memoryview(b"\xff"), 0)
+    for size in (n - 1000, 1000):
+        core.receive_data(memoryview(bytes(size)), 0)
+    return not core.wants_close
+
+
+def empty_fragments(n: int) -> bool:
+    decoder = Decoder(16384)
+    decoder.feed(memoryview(p_data_header(1, False, False, 0) * n))
+    return decoder.error is None
+
+
+def empty_fragments_of_an_assembler(n: int) -> bool:
+    try:
+        Assembler().feed(1, True, [memoryview(b"")] * n, False)
+    except RemoteProtocolError:
+        return False
+    return True
+
+
+def command_set(n: int) -> bool:
+    assembler = Assembler()
+    try:
+        for size in (n - 10, 10):
+            assembler.feed(1, True, [memoryview(bytes(size))], False)
+    except RemoteProtocolError:
+        return False
+    return True
+
+
+def command_elements(n: int) -> bool:
+    elements = [b"\0\0" + tag.to_bytes(2, "little") + bytes(4) for tag in range(1, n + 1)]
+    try:
+        decode_elements(b"".join(elements))
+    except RemoteProtocolError:
+        return False
+    return True
+
+
+def stray_responses(n: int) -> bool:
+    book = InvokedOperations(1)
+    stray = response_to(echo_rq(7), 0)
+    try:
+        for _ in range(n):
+            assert book.receive(stray, 0) is None
+    except RemoteProtocolError:
+        return False
+    return True
+
+
+def stray_cancels(n: int) -> bool:
+    book = PerformedOperations(1)
+    try:
+        for _ in range(n):
+            book.cancel(cancel_rq(7).message_id_being_responded_to or 0)
+    except RemoteProtocolError:
+        return False
+    return True
+
+
+def nested(n: int) -> bool:
+    data = bytes.fromhex("08001111 ffffffff feff00e0 ffffffff") * n
+    data += bytes.fromhex("feff0de0 00000000 feffdde0 00000000") * n
+    try:
+        decode_data_set(data, IMPLICIT_VR_LITTLE_ENDIAN)
+    except DataSetError:
+        return False
+    return True
+
+
+def inflated(n: int) -> bool:
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    data = deflater.compress(bytes(range(256)) * 256) + deflater.flush()
+    try:
+        return len(inflate(data, 65536 + 65536 - n, 200)) == 65536
+    except DataSetError:
+        return False
+
+
+def error_comment(n: int) -> bool:
+    comment = decode(encode(response_to(echo_rq(1), 0x110, error_comment="x" * n))).error_comment
+    assert comment == "x" * min(n, 64)
+    return len(comment) == n
+
+
+CORE: dict[str, list[tuple[int, Callable[[int], bool]]]] = {
+    "maximum_associate_length": [(262144, announced(1)), (262144, announced(2))],
+    "maximum_length": [(262144, announced(4))],
+    "ul.pdu.MAXIMUM_CONTEXTS": [(MAXIMUM_CONTEXTS, contexts), (MAXIMUM_CONTEXTS, proposed)],
+    "ul.items.MAXIMUM_TRANSFER_SYNTAXES": [(MAXIMUM_TRANSFER_SYNTAXES, transfer_syntaxes)],
+    "ul.items.MAXIMUM_USER_SUB_ITEMS": [(MAXIMUM_USER_SUB_ITEMS, user_sub_items)],
+    "ul.negotiation.LONGEST_USER_IDENTITY": [(LONGEST_USER_IDENTITY, user_identity)],
+    "ul.protocol.MAXIMUM_DRAIN": [(MAXIMUM_DRAIN, drained)],
+    "ul.decoder.MAXIMUM_EMPTY_FRAGMENTS": [
+        (MAXIMUM_EMPTY_FRAGMENTS, empty_fragments),
+        (MAXIMUM_EMPTY_FRAGMENTS, empty_fragments_of_an_assembler),
+    ],
+    "dimse.assembler.Assembler(maximum_command)": [(65536, command_set)],
+    "dimse.command.MAXIMUM_ELEMENTS": [(MAXIMUM_ELEMENTS, command_elements)],
+    "dimse.operations.MAXIMUM_STRAYS": [
+        (MAXIMUM_STRAYS, stray_responses),
+        (MAXIMUM_STRAYS, stray_cancels),
+    ],
+    "data.elements.decode(maximum_depth)": [(64, nested)],
+    "data.elements.decode(maximum_inflated)": [(65536, inflated)],
+}
+
+
+@AROUND
+@pytest.mark.parametrize(
+    ("limit", "probe"),
+    [
+        pytest.param(limit, probe, id=f"{name}-{probe.__name__}")
+        for name, probes in CORE.items()
+        for limit, probe in probes
+    ],
+)
+def test_below_the_line(limit: int, probe: Callable[[int], bool], over: int) -> None:
+    assert probe(limit + over) is (over <= 0)
+
+
+@AROUND
+def test_the_longest_pdu_that_is_sent(over: int) -> None:
+    """Fragments are of even length; 0 is no limit of the peer's."""
+    for allowed in (1000 + over, MAXIMUM_PDU + over, 0):
+        pdu, view, *_ = Fragmenter(1, allowed).data([bytes(1 << 20)], final=True)
+        assert int.from_bytes(pdu[2:6], "big") == len(view) + 6
+        assert len(view) + 6 == min(allowed or MAXIMUM_PDU, MAXIMUM_PDU) & ~1
+
+
+@AROUND
+def test_an_error_comment_is_cut(over: int) -> None:
+    assert error_comment(64 + over) is (over <= 0)
+
+
+# above it, in a loop whose time and network are the test's
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[ManualLoop]:
+    loop = ManualLoop()
+    yield loop
+    loop.close()
+
+
+HERE, THERE = "127.0.0.1", "192.0.2.1"
+
+
+def hosts(number: int) -> str:
+    return f"198.51.100.{number + 1}"
+
+
+async def on_store(request: Request) -> int:
+    return 0  # does not read
+
+
+def served(**options: Any) -> Serve:
+    return serve("SCP@192.0.2.99:104", sock=Listener(), **options)  # type: ignore[arg-type]
+
+
+def rq(calling: str = "SCU") -> bytes:
+    proposed = [PresentationContext(uid, IMPLICIT) for uid in (VERIFICATION, CT, STUDY_ROOT.find)]
+    return propose(proposed, called_ae_title="SCP", calling_ae_title=calling).encode()
+
+
+async def associated(loop: ManualLoop, host: str = THERE, calling: str = "SCU") -> Wire | None:
+    """A new association, or None if it is refused for the limit (which is all that may happen)."""
+    wire = await loop.connect(host)
+    if not wire.is_open:
+        return None
+    wire.feed(rq(calling))
+    await settle()
+    if wire.sent[0] == 3:
+        assert wire.sent[7:] == bytes((2, 3, 2))
+        return None
+    assert wire.sent[0] == 2
+    wire.sent.clear()
+    return wire
+
+
+def statuses(wire: Wire) -> list[int | None]:
+    """Of the responses that the library has sent."""
+    found, sent = [], bytes(wire.sent)
+    while sent:
+        length = 6 + int.from_bytes(sent[2:6], "big")
+        if sent[0] == 4 and sent[11] == 3:
+            found.append(decode(sent[12:length]).status)
+        sent = sent[length:]
+    return found
+
+
+Probe = Callable[[ManualLoop, int, int], Awaitable[bool]]  # the limit, and how many there are
+Among = Callable[[int], tuple[str, str]]  # the host and the AE title of each of several peers
+
+
+def associations(option: str, peers: Among) -> Probe:
+    async def probe(loop: ManualLoop, limit: int, n: int) -> bool:
+        async with served(**{"accept_rate": None, option: limit}) as server:
+            wires = [await associated(loop, *peers(i)) for i in range(n)]
+            assert None not in wires[:-1]
+            assert server.associations == n - (wires[-1] is None)
+            if wires[-1] is None:  # one leaves, and there is room again
+                assert wires[0] is not None
+                wires[0].feed(RELEASE_RQ)
+                wires[0].half_close()
+                await settle()
+                assert await associated(loop, *peers(0)) is not None
+            return wires[-1] is not None
+
+    return probe
+
+
+def connections(option: str, peers: Callable[[int], str]) -> Probe:
+    async def probe(loop: ManualLoop, limit: int, n: int) -> bool:
+        async with served(**{"accept_rate": None, option: limit}):
+            wires = [await loop.connect(peers(i)) for i in range(n)]
+            assert all(wire.is_open for wire in wires[:-1])
+            within = wires[-1].is_open
+            assert within or not wires[-1].sent
+            if not within:
+                wires[0].feed(rq())  # it does not count any more
+                await settle()
+                assert (await loop.connect(peers(0))).is_open
+            return within
+
+    return probe
+
+
+async def rate(loop: ManualLoop, limit: int, n: int) -> bool:
+    async with served(accept_rate=limit / 2, maximum_not_associated_per_address=None):
+        wires = []
+        for _ in range(n):  # at one moment, but for the ticks of `connect`
+            wires.append(Wire(loop, THERE))
+            loop._arrived.put_nowait(wires[-1])
+        await settle()
+        assert all(wire.is_open for wire in wires[:-1])
+        if not wires[-1].is_open:
+            assert (await loop.connect(hosts(1))).is_open, "somebody else may come"
+            await asyncio.sleep(2 / limit)
+            assert (await loop.connect()).is_open
+            assert not (await loop.connect()).is_open
+        return wires[-1].is_open
+
+
+async def matches(loop: ManualLoop, limit: int, n: int) -> bool:
+    closed = []
+
+    async def on_find(request: Request) -> AsyncIterator[bytes]:
+        try:
+            for _ in range(n):
+                yield IDENTIFIER
+        finally:
+            closed.append(True)
+
+    async with served(maximum_matches=limit, c_find=on_find):
+        wire = await associated(loop)
+        assert wire is not None
+        wire.feed(message(5, find_rq(), IDENTIFIER))
+        await settle()
+        assert closed
+        *pending, final = statuses(wire)
+        assert pending == [Status.PENDING] * min(n, limit)
+        assert final in (Status.SUCCESS, Status.OUT_OF_RESOURCES)
+        return final == Status.SUCCESS
+
+
+async def discarded(loop: ManualLoop, limit: int, n: int) -> bool:
+    async with served(maximum_discarded=limit, c_store=on_store):
+        wire = await associated(loop)
+        assert wire is not None
+        wire.feed(message(3, store_rq()))
+        await settle()  # the handler has returned
+        wire.feed(fragments(3, False, bytes(n + 1))[: 12 + n])
+        await settle()
+        return wire.sent != ABORT
+
+
+async def budget(loop: ManualLoop, limit: int, n: int) -> bool:
+    async def waits(request: Request) -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    async with served(read_budget=limit, c_store=waits):
+        wire = await associated(loop)
+        assert wire is not None
+        wire.feed(message(3, store_rq()) + fragments(3, False, bytes(n)))
+        return wire.reads
+
+
+async def performed(loop: ManualLoop, limit: int, n: int) -> bool:
+    async def waits(request: Request) -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    async with served(c_echo=waits):
+        wire = await associated(loop)  # without a window, that is one of 1: one more is tolerated
+        assert wire is not None
+        for number in range(n):
+            wire.feed(message(1, echo_rq(number + 1)))
+        await settle()
+        assert wire.sent in (b"", bytes.fromhex("07000000000400000205"))
+        return not wire.sent
+
+
+SERVER: dict[str, tuple[int, Probe]] = {
+    "maximum_associations": (5, associations("maximum_associations", lambda i: (hosts(i), f"SCU{i}"))),
+    "maximum_associations_per_address": (
+        5,
+        associations("maximum_associations_per_address", lambda i: (THERE, f"SCU{i}")),
+    ),
+    "maximum_associations_per_ae_title": (
+        5,
+        associations("maximum_associations_per_ae_title", lambda i: (hosts(i), "SCU")),
+    ),
+    "maximum_not_associated": (5, connections("maximum_not_associated", hosts)),
+    "maximum_not_associated_per_address": (
+        5,
+        connections("maximum_not_associated_per_address", lambda i: THERE),
+    ),
+    "accept_rate": (10, rate),
+    "maximum_matches": (5, matches),
+    "maximum_discarded": (1000, discarded),
+    "read_budget": (1000, budget),
+    "operations_performed": (2, performed),
+}
+
+
+@AROUND
+@pytest.mark.parametrize("name", SERVER)
+def test_of_a_server(loop: ManualLoop, name: str, over: int) -> None:
+    limit, probe = SERVER[name]
+
+    async def test() -> bool:
+        return await probe(loop, limit, limit + over)
+
+    assert loop.run_until_complete(test()) is (over <= 0)
+
+
+@pytest.mark.parametrize("host", [HERE, "::1", "::ffff:127.0.0.1"])
+def test_peers_on_this_machine_are_only_counted_in_all(loop: ManualLoop, host: str) -> None:
+    async def test() -> None:
+        limits = {
+            "maximum_associations_per_address": 2,
+            "maximum_associations_per_ae_title": 2,
+            "maximum_not_associated_per_address": 1,
+            "accept_rate": 1.0,
+        }
+        async with served(**limits, maximum_associations=6, maximum_not_associated=3):
+            assert all([await associated(loop, host) for _ in range(6)])
+            assert await associated(loop, host) is None
+        async with served(**limits, maximum_not_associated=3):
+            assert all([(await loop.connect(host)).is_open for _ in range(3)])
+            assert not (await loop.connect(host)).is_open
+
+    loop.run_until_complete(test())
+
+
+def test_limits_can_be_switched_off(loop: ManualLoop) -> None:
+    async def test() -> None:
+        none = dict.fromkeys(
+            [
+                "maximum_associations_per_address",
+                "maximum_associations_per_ae_title",
+                "maximum_not_associated_per_address",
+                "accept_rate",
+            ]
+        )
+        async with served(**none):
+            assert all([await associated(loop) for _ in range(250)])
+            assert all([(await loop.connect()).is_open for _ in range(250)])
+
+    loop.run_until_complete(test())
+
+
+# a requestor
+
+
+async def answered(loop: ManualLoop, use: Coroutine[Any, Any, list[bytes]], *responses: bytes) -> list[bytes]:
+    """Let somebody use an association, and answer his request."""
+    user = asyncio.ensure_future(use)
+    await settle()
+    wire = loop.dialled.pop()
+    decoded = decode_pdu(1, bytes(wire.sent[6:]))
+    assert isinstance(decoded, AAssociateRQ)
+    verdict = answer(decoded, Policy({STUDY_ROOT.find: IMPLICIT}))
+    assert not isinstance(verdict, AAssociateRJ)
+    wire.feed(verdict[0].encode())
+    await settle()
+    wire.feed(b"".join(responses))
+    await settle()
+    if wire.sent[-10:] == RELEASE_RQ:
+        wire.feed(bytes.fromhex("0600 00000004 00000000"))
+    await settle()
+    wire.abort()
+    return await user
+
+
+def find_rsp(status: int) -> Command:
+    return Command(
+        CommandField.C_FIND_RSP,
+        message_id_being_responded_to=1,
+        status=status,
+        has_data_set=status == Status.PENDING,
+    )
+
+
+async def found(*, maximum_matches: int = 100, maximum_data_set: int = 10_000) -> list[bytes]:
+    contexts = [PresentationContext(STUDY_ROOT.find, IMPLICIT)]
+    where = "SCP@192.0.2.1:104"
+    async with associate(where, contexts=contexts, maximum_data_set=maximum_data_set) as association:
+        return await association.c_find(IDENTIFIER, raw=True, maximum_matches=maximum_matches)
+
+
+async def a_list(loop: ManualLoop, limit: int, n: int) -> bool:
+    responses = [message(1, find_rsp(Status.PENDING), IDENTIFIER) for _ in range(n)]
+    responses.append(message(1, find_rsp(Status.SUCCESS)))
+    asked = answered(loop, found(maximum_matches=limit), *responses)
+    if n <= limit:
+        return await asked == [IDENTIFIER] * n
+    with pytest.raises(DicomNetworkError, match=f"more than {limit} matches"):
+        await asked
+    return False
+
+
+async def a_data_set(loop: ManualLoop, limit: int, n: int) -> bool:
+    responses = message(1, find_rsp(Status.PENDING), bytes(n)) + message(1, find_rsp(Status.SUCCESS))
+    asked = answered(loop, found(maximum_data_set=limit), responses)
+    if n <= limit:
+        return await asked == [bytes(n)]
+    with pytest.raises(AssociationAborted, match="larger than allowed"):
+        await asked
+    return False
+
+
+CLIENT = {
+    "association.Association.c_find(maximum_matches)": (5, a_list),
+    "maximum_data_set": (1000, a_data_set),
+}
+
+
+@AROUND
+@pytest.mark.parametrize("name", CLIENT)
+def test_of_a_requestor(loop: ManualLoop, name: str, over: int) -> None:
+    limit, probe = CLIENT[name]
+
+    async def test() -> bool:
+        return await probe(loop, limit, limit + over)
+
+    assert loop.run_until_complete(test()) is (over <= 0)
+
+
+# other deadlines, and what has no place in the tables of probes
+
+
+def test_a_connection_that_does_not_come(loop: ManualLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(*arguments: Any, **options: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async def test() -> None:
+        begun = loop.now
+        with pytest.raises(AssociationTimeout, match="no connection within 10 s"):
+            await associate("SCP@192.0.2.1:104")
+        assert loop.now - begun == pytest.approx(10, abs=0.01)
+
+    monkeypatch.setattr(loop, "create_connection", nothing)
+    loop.run_until_complete(test())
+
+
+def test_a_server_that_is_closed_waits_for_operations_so_long(loop: ManualLoop) -> None:
+    async def waits(request: Request) -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    async def test() -> None:
+        async with served(c_echo=waits) as server:
+            wire = await associated(loop)
+            assert wire is not None
+            wire.feed(message(1, echo_rq()))
+            await settle()
+            begun = loop.now
+            closing = asyncio.ensure_future(server.close())
+            await asyncio.sleep(29.9)
+            assert not wire.sent
+            await asyncio.sleep(0.2)
+            assert wire.sent == ABORT
+            await closing
+            assert loop.now - begun < 32
+
+    loop.run_until_complete(test())
+
+
+async def test_a_tls_handshake_that_does_not_come() -> None:
+    secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(secure)
+    async with serve("SCP@127.0.0.1:0", ssl=secure, tls_handshake_timeout=0.1) as server:
+        async with await Peer.connect(server.port) as peer:
+            assert await peer.pdu() == EOF
+
+
+@AROUND
+async def test_a_data_set_in_memory(over: int) -> None:
+    stream = DataStream(IMPLICIT_VR_LITTLE_ENDIAN)
+    stream.feed([memoryview(bytes(100 + over))], 100 + over, True)
+    if over <= 0:
+        assert len(await stream.read(100)) == 100 + over
+    else:
+        with pytest.raises(DataSetError):
+            await stream.read(100)
+
+
+@AROUND
+async def test_a_data_set_in_the_archive(tmp_path: Path, over: int) -> None:
+    elements = [
+        (0x00080016, "UI", CT.encode()),
+        (0x00080018, "UI", b"2.25.1"),
+        (0x0020000D, "UI", b"2.25.2"),
+        (0x0020000E, "UI", b"2.25.3"),
+        (0x7FE00010, "OB", bytes(1000)),
+    ]
+    data = encode_data_set(elements, EXPLICIT_VR_LITTLE_ENDIAN)
+
+    async def batches() -> AsyncIterator[list[memoryview]]:
+        yield [memoryview(data[:500])]
+        yield [memoryview(data[500:])]
+
+    async with Archive(tmp_path, durability="none", maximum_size=len(data) - over) as archive:
+        status = await archive.store(
+            sop_class_uid=CT,
+            sop_instance_uid="2.25.1",
+            transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
+            batches=batches(),
+        )
+        assert status == (Status.SUCCESS if over <= 0 else Status.OUT_OF_RESOURCES)
+        assert (await archive.counts())["instance"] == (1 if over <= 0 else 0)
+
+
+# the bookkeeping
+
+
+def test_a_crowd() -> None:
+    crowd: Crowd[int] = Crowd()
+    crowd.add(1, "a", "x")
+    crowd.add(2, "a", "y")
+    assert (len(crowd), list(crowd)) == (2, [1, 2])
+    assert [crowd.count(key) for key in "axyz"] == [2, 1, 1, 0]
+    crowd.discard(1)
+    crowd.discard(1)
+    assert [crowd.count(key) for key in "axyz"] == [1, 0, 1, 0]
+    crowd.discard(2)
+    assert not crowd._counts, "nothing is kept of who has left"
+
+
+def test_rates_forget() -> None:
+    rates = Rates(2.0)
+    for index in range(30_000):
+        assert rates.allows(f"2001:db8::{index:x}", index / 100_000)
+    assert len(rates._addresses) <= 10_000, "an attacker with many addresses costs no memory"
+    for index in range(30_000):
+        rates.allows("192.0.2.1", 1000 + index / 10)
+    assert len(rates._addresses) < 10_000
+
+
+def test_rates_allow_a_burst_and_then_the_rate() -> None:
+    rates = Rates(2.0)
+    assert [rates.allows("a", 0.0) for _ in range(5)] == [True] * 4 + [False]
+    assert [rates.allows("a", at / 4) for at in range(1, 9)] == [False, True] * 4
+    assert [rates.allows("a", 100.0) for _ in range(5)] == [True] * 4 + [False]
+
+
+def test_local_peers() -> None:
+    assert all(is_local(host) for host in (HERE, "127.8.9.10", "::1", "::ffff:127.0.0.1", "?"))
+    assert not any(is_local(host) for host in ("128.0.0.1", "10.127.0.1", "::2", "::ffff:10.0.0.1"))
+
+
+async def test_a_peer_without_power_is_noticed() -> None:
+    """TCP asks after 60 s of silence, every 20 s, three times; elsewhere than on Linux names may differ."""
+    async with serve("SCP@127.0.0.1:0") as server, associate(f"SCP@127.0.0.1:{server.port}") as association:
+        connection = association.get_extra_info("socket")
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        options = [getattr(socket, name, None) for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")]
+        if None not in options:
+            found = [connection.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+            assert found == [60, 20, 3]
