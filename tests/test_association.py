@@ -36,6 +36,7 @@ from asyncdicom import (
     AssociationError,
     AssociationReleased,
     AssociationTimeout,
+    BytesSource,
     LocalProtocolError,
     PresentationContext,
     PresentationContextError,
@@ -932,3 +933,22 @@ async def test_a_bound_is_set_to_the_list_of_matches() -> None:
         with pytest.raises(Exception, match="more than 10 matches"):
             await association.c_find(IDENTIFIER, raw=True, maximum_matches=10)
         assert association.is_established
+
+
+async def test_a_source_that_stalls_does_not_hide_the_loss_of_the_association() -> None:
+    reached = asyncio.Event()
+
+    class Stalling(BytesSource):
+        async def open(self) -> AsyncGenerator[list[bytes], None]:  # type: ignore[override]
+            yield [bytes(1000)]
+            reached.set()
+            await asyncio.Event().wait()
+
+    source = Stalling(CT, "1.2.3", EXPLICIT_VR_LITTLE_ENDIAN, b"")
+    contexts = [PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,))]
+    async with associated(contexts=contexts) as (association, peer):
+        sending = asyncio.ensure_future(association.c_store(source))
+        await reached.wait()
+        peer.reset()
+        with pytest.raises(AssociationClosed):
+            await asyncio.wait_for(sending, 5)

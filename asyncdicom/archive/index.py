@@ -98,8 +98,8 @@ def _check_schema(connection: Connection) -> None:
     if version > SCHEMA_VERSION:
         raise ArchiveError(f"the index has schema {version}, this version knows {SCHEMA_VERSION}: upgrade")
     METADATA.create_all(connection)
-    # Also if it is the same: this commit syncs what a killed process has left in the WAL. Its rows are visible
-    # now, and a sender that tries again is told that the instance is here.
+    # Also if it is the same: this commit syncs what a killed process has left in the WAL. Its rows are
+    # visible now, and a sender that tries again is told that the instance is here.
     connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 

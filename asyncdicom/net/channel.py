@@ -271,6 +271,7 @@ class Channel:
             self.established.exception()  # raised to whoever waits for it, if anybody does
         self.invoker.fail(error)
         self.inbox.fail(error)
+        self.outbox.fail()
         self.performer.fail(error)
         self.operations_changed()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ class Outbox:
         "_channel",
         "_encoded",
         "_encoded_command",
+        "_fetching",
         "_gate",
         "_stalled_at",
         "_unsent",
@@ -40,6 +42,7 @@ class Outbox:
         self._gate = WriteGate()
         self._encoded_command: Command | None = None
         self._encoded = b""
+        self._fetching: asyncio.Task[object] | None = None  # who waits for a source to give more
         self._stalled_at: float | None = None
         self._unsent = 0
 
@@ -93,7 +96,7 @@ class Outbox:
         begun = False
         try:
             async with aclosing(payload):
-                async for batch in payload:
+                while (batch := await self._fetch(payload)) is not None:
                     self._channel.check_open()
                     out += fragmenter.data([memoryview(buffer) for buffer in batch], final=False)
                     await self._write(out)
@@ -110,6 +113,23 @@ class Outbox:
                     what = f"{self._channel}: aborted in the middle of a message: {error}"
                     raise AssociationAborted(0, 0, what) from error
             raise
+
+    async def _fetch(self, payload: AsyncGenerator[Batch, None]) -> Batch | None:
+        """Wait for the source, but no longer than there is an association to send on."""
+        task = self._fetching = asyncio.current_task()
+        try:
+            return await anext(payload, None)
+        except asyncio.CancelledError:
+            if self._channel.failure is not None and task is not None and task.uncancel() == 0:
+                self._channel.check_open()
+            raise
+        finally:
+            self._fetching = None
+
+    def fail(self) -> None:
+        """The association has ended: whoever waits for a source need not wait any longer."""
+        if self._fetching is not None and self._fetching is not asyncio.current_task():
+            self._fetching.cancel()
 
     async def _write(self, out: list[bytes | memoryview]) -> None:
         """Write when what was written before is gone. Cancelled while waiting: nothing was written."""
