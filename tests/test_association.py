@@ -950,5 +950,7 @@ async def test_a_source_that_stalls_does_not_hide_the_loss_of_the_association() 
         sending = asyncio.ensure_future(association.c_store(source))
         await reached.wait()
         peer.reset()
+        done, _ = await asyncio.wait([sending], timeout=5)
+        assert done
         with pytest.raises(AssociationClosed):
-            await asyncio.wait_for(sending, 5)
+            await sending

@@ -120,8 +120,8 @@ class Outbox:
         try:
             return await anext(payload, None)
         except asyncio.CancelledError:
-            if self._channel.failure is not None and task is not None and task.uncancel() == 0:
-                self._channel.check_open()
+            if self._fetching is None and task is not None and task.uncancel() == 0:
+                self._channel.check_open()  # it was `fail` that cancelled it
             raise
         finally:
             self._fetching = None
@@ -130,6 +130,7 @@ class Outbox:
         """The association has ended: whoever waits for a source need not wait any longer."""
         if self._fetching is not None and self._fetching is not asyncio.current_task():
             self._fetching.cancel()
+            self._fetching = None
 
     async def _write(self, out: list[bytes | memoryview]) -> None:
         """Write when what was written before is gone. Cancelled while waiting: nothing was written."""
