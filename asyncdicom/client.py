@@ -10,7 +10,8 @@ from types import TracebackType
 from asyncdicom.address import Address, check_ae_title
 from asyncdicom.association import Association
 from asyncdicom.exceptions import AssociationClosed, AssociationError, AssociationTimeout
-from asyncdicom.net.channel import Channel, Settings, Trace
+from asyncdicom.net.channel import Channel, Trace
+from asyncdicom.net.settings import Settings
 from asyncdicom.services.contexts import Proposable, expand
 from asyncdicom.services.dispatch import Dispatcher
 from asyncdicom.services.handlers import Handlers, StoreHandler

@@ -15,8 +15,9 @@ from asyncdicom.address import Address, check_ae_title
 from asyncdicom.association import Association
 from asyncdicom.client import Connect, associate
 from asyncdicom.exceptions import AssociationRejected
-from asyncdicom.net.channel import Channel, Settings, Trace
+from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.crowd import Crowd, Rates, is_local
+from asyncdicom.net.settings import Settings
 from asyncdicom.services.contexts import Proposable
 from asyncdicom.services.dispatch import Dispatcher
 from asyncdicom.services.handlers import (

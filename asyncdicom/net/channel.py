@@ -12,7 +12,7 @@ import asyncio
 import copy
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from asyncdicom.dimse.messages import Command
 from asyncdicom.dimse.operations import InvokedOperations, PerformedOperations
@@ -30,6 +30,7 @@ from asyncdicom.net.invoker import Invoker
 from asyncdicom.net.operation import IncomingRequest
 from asyncdicom.net.outbox import Outbox
 from asyncdicom.net.performer import Performer
+from asyncdicom.net.settings import Settings
 from asyncdicom.net.transport import Transport
 from asyncdicom.ul.decoder import PDataFragment
 from asyncdicom.ul.events import (
@@ -45,10 +46,10 @@ from asyncdicom.ul.events import (
 )
 from asyncdicom.ul.negotiation import AcceptedContext, Negotiated, confirm
 from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
-from asyncdicom.ul.protocol import Timeouts, UpperLayer
+from asyncdicom.ul.protocol import UpperLayer
 from asyncdicom.ul.statetable import State
 
-__all__ = ["Channel", "Settings", "Trace"]
+__all__ = ["Channel", "Trace"]
 
 log = logging.getLogger("asyncdicom.association")
 
@@ -66,33 +67,6 @@ class Dispatch(Protocol):
 
 
 _CLOSE_LINGER = 1.0  # seconds for the last bytes to leave once the connection is to be closed
-
-
-class Settings(NamedTuple):
-    """Limits and deadlines of one association; times in seconds, sizes in bytes, None is "off"."""
-
-    maximum_length: int = 262144
-    maximum_associate_length: int = 262144
-    timeouts: Timeouts = Timeouts()
-    dimse_timeout: float | None = 120.0
-    cancel_timeout: float = 10.0
-    write_timeout: float | None = 30.0
-    handler_timeout: float | None = 120.0
-    read_budget: int = 1 << 20
-    maximum_matches: int | None = 100_000
-    maximum_data_set: int = 16 << 20
-    maximum_discarded: int = 1 << 30
-
-    def shortest_timeout(self) -> float:
-        """No deadline can come up that is nearer than this."""
-        timeouts = (
-            *self.timeouts,
-            self.dimse_timeout,
-            self.cancel_timeout,
-            self.write_timeout,
-            self.handler_timeout,
-        )
-        return min(timeout for timeout in timeouts if timeout is not None)
 
 
 class Channel:

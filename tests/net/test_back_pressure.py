@@ -27,7 +27,7 @@ from wire import (
 from asyncdicom import STUDY_ROOT, VERIFICATION, BytesSource, Request, associate, serve
 from asyncdicom.dimse.messages import encode
 from asyncdicom.net.blocks import BLOCK_SIZE
-from asyncdicom.net.channel import Settings
+from asyncdicom.net.settings import Settings
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
 BUDGET = 200_000
