@@ -38,10 +38,15 @@ class ManualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.now
 
-    async def connect(self, host: str = "192.0.2.1") -> Wire:
-        """Be a client."""
+    def knock(self, host: str = "192.0.2.1") -> Wire:
+        """Be a client that has not been noticed yet."""
         wire = Wire(self, host)
         self._arrived.put_nowait(wire)
+        return wire
+
+    async def connect(self, host: str = "192.0.2.1") -> Wire:
+        """Be a client."""
+        wire = self.knock(host)
         await settle()
         return wire
 

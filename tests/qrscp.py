@@ -259,8 +259,9 @@ async def threads_of(archive: Qrscp, journal: Journal, uid: str) -> dict[str, in
     assert await archive.store(journal, uid, data) == 0
     after = _written(archive.pid)
     wrote = {thread: after[thread] - before.get(thread, 0) for thread in after}
-    (files,) = (thread for thread, count in wrote.items() if count >= len(data))
-    (index,) = (t for t, count in wrote.items() if count > 4096 and t not in (files, archive.pid))
+    del wrote[archive.pid]
+    files, index = sorted(wrote, key=wrote.__getitem__, reverse=True)[:2]
+    assert wrote[files] >= len(data) > wrote[index] > 4096
     return {"loop": archive.pid, "files": files, "index": index}
 
 

@@ -153,4 +153,4 @@ def test_type_checkers_and_the_interpreter_see_the_same() -> None:
 
 def test_what_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nothing"):
-        _ = asyncdicom.nothing  # type: ignore[attr-defined]
+        _ = asyncdicom.nothing

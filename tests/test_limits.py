@@ -438,7 +438,8 @@ def associations(option: str, peers: Among) -> Probe:
 def connections(option: str, peers: Callable[[int], str]) -> Probe:
     async def probe(loop: ManualLoop, limit: int, n: int) -> bool:
         async with served(**{"accept_rate": None, option: limit}):
-            wires = [await loop.connect(peers(i)) for i in range(n)]
+            wires = [loop.knock(peers(i)) for i in range(n)]
+            await settle()
             assert all(wire.is_open for wire in wires[:-1])
             within = wires[-1].is_open
             assert within or not wires[-1].sent
@@ -453,10 +454,7 @@ def connections(option: str, peers: Callable[[int], str]) -> Probe:
 
 async def rate(loop: ManualLoop, limit: int, n: int) -> bool:
     async with served(accept_rate=limit / 2, maximum_not_associated_per_address=None):
-        wires = []
-        for _ in range(n):  # at one moment, but for the ticks of `connect`
-            wires.append(Wire(loop, THERE))
-            loop._arrived.put_nowait(wires[-1])
+        wires = [loop.knock(THERE) for _ in range(n)]
         await settle()
         assert all(wire.is_open for wire in wires[:-1])
         if not wires[-1].is_open:

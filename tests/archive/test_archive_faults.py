@@ -120,7 +120,8 @@ def test_a_full_disk(tmp_path: Path) -> None:
                         break
                 assert full
         print(
-            f"{full} stores on a full disk, {len(journal.kept)} kept, {again} recoveries, {len(echoes)} C-ECHO"
+            f"{full} stores failed on a full disk, {len(journal.kept)} kept, {again} recoveries, "
+            f"{len(echoes)} C-ECHO"
         )
 
     asyncio.run(work())

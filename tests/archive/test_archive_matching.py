@@ -139,9 +139,11 @@ def test_ten_thousand_uids() -> None:
 
 def test_a_wildcard_bomb_takes_linear_time() -> None:
     start = time.perf_counter()
-    assert not matches("LO", "*a" * 400 + "b", "a" * 1000)
-    assert not matches("LO", "*?" * 400 + "b", "a" * 1000)
+    assert not matches("LO", "*a" * 127 + "*b", "a" * 1000)
+    assert not matches("LO", "*?" * 127 + "*b", "a" * 1000)
     assert time.perf_counter() - start < 1
+    with pytest.raises(IdentifierError, match="a key with wildcards is longer than 256 characters"):
+        matches("LO", "*a" * 128 + "b", "a" * 1000)
 
 
 def wildcard_oracle(pattern: str, text: str) -> bool:

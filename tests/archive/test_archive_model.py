@@ -1,10 +1,10 @@
 """A power cut at every file call: a model of the disk that forgets what was not synced.
 
-`Disk` is the archive's `FileCalls` with a second memory: of what would be there after a power cut. The index is
-a real one, its COMMIT taken as atomic and durable (kill tests cover SQLite itself). `Turns` runs the archive's
-threads one at a time and lets hypothesis choose, at every file call, which goes on. Before each file call the
-worst crash is looked at: all that was not synced is lost. Now and then the archive is really started again after
-a crash that kept something between nothing and everything of it.
+`Disk` is the archive's `FileCalls` with a second memory: of what would be there after a power cut. The index
+is a real one, its COMMIT taken as atomic and durable (kill tests cover SQLite itself). `Turns` runs the
+archive's threads one at a time and lets hypothesis choose, at every file call, which goes on. Before each
+file call the worst crash is looked at: all that was not synced is lost. At the end the archive is really
+started again after a crash that has kept something between nothing and everything of it.
 """
 
 from __future__ import annotations
@@ -12,168 +12,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import hashlib
 import itertools
 import os
-import queue
 import random
 import shutil
 import sqlite3
 import sys
 import tempfile
-import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from qrscp import LONG, digest_of, long_test
+from turns import Turns
 
-from asyncdicom.archive import Archive, FileCalls, archive, files, ingest
+from asyncdicom.archive import Archive, FileCalls, archive
 
-T = TypeVar("T")
-
-LONG = bool(os.environ.get("ASYNCDICOM_LONG"))
-EXAMPLES = 4000 if LONG else 60
+EXAMPLES = 2500 if LONG else 40
 SEEN: Counter[str] = Counter()  # crash states looked at, over the whole run
-
-
-_names = itertools.count()
-
-
-class Turns:
-    """Threads that run one at a time. ``choose(n)`` picks, at each pause, one of the n that can go on."""
-
-    def __init__(self, choose: Callable[[int], int]) -> None:
-        self._choose = choose
-        self._waiting: list[tuple[threading.Semaphore, Callable[[], bool]]] = []
-        self._back = threading.Semaphore(0)
-
-    def pause(self, until: Callable[[], bool] = lambda: True) -> None:
-        """Let another thread run; go on, some time, when ``until()``."""
-        gate = threading.Semaphore(0)
-        self._waiting.append((gate, until))
-        self._back.release()
-        gate.acquire()
-
-    def start(self, function: Callable[[], object]) -> threading.Thread:
-        gate = threading.Semaphore(0)
-
-        def body() -> None:
-            gate.acquire()
-            try:
-                function()
-            finally:
-                self._back.release()
-
-        self._waiting.append((gate, lambda: True))
-        thread = threading.Thread(target=body, daemon=True)
-        thread.start()
-        return thread
-
-    def step(self) -> bool:
-        """Let one thread run to its next pause; False if none can."""
-        able = [turn for turn in self._waiting if turn[1]()]
-        if not able:
-            return False
-        turn = able[self._choose(len(able)) if len(able) > 1 else 0]
-        self._waiting.remove(turn)
-        turn[0].release()
-        self._back.acquire()
-        return True
-
-    async def run(self, *works: Coroutine[Any, Any, T]) -> list[T | BaseException]:
-        """Run coroutines to their ends, with the threads they use in turn."""
-        tasks = [asyncio.ensure_future(work) for work in works]
-        for _ in range(100_000):
-            for _ in range(12):  # whatever the last step has set off in the loop
-                await asyncio.sleep(0)
-            if all(task.done() for task in tasks):
-                return await asyncio.gather(*tasks, return_exceptions=True)
-            if not self.step():
-                await asyncio.sleep(0.0002)  # closing waits in a thread that is not ours
-        raise AssertionError("the archive hangs")
-
-    @contextlib.contextmanager
-    def in_charge(self) -> Iterator[None]:
-        """Put our threads, queue and lock where the archive takes the standard library's."""
-        names = _names
-        folders = random.Random(1)
-
-        def token_hex(size: int) -> str:  # few folders, so that old ones are used again
-            return f"{folders.randrange(3):02x}" if size == 1 else f"{next(names):032x}"
-
-        threads = SimpleNamespace(Thread=self._thread, Lock=lambda: _Lock(self))
-        with (
-            mock.patch.object(archive, "ThreadPoolExecutor", lambda *_: _Pool(self)),
-            mock.patch.object(ingest, "threading", threads),
-            mock.patch.object(
-                ingest, "queue", SimpleNamespace(SimpleQueue=lambda: _Queue(self), Empty=queue.Empty)
-            ),
-            mock.patch.object(files, "threading", threads),
-            mock.patch.object(files, "secrets", SimpleNamespace(token_hex=token_hex)),
-            mock.patch.object(files.Folders, "FILES_PER_FOLDER", 2),
-        ):
-            yield
-
-    def _thread(self, target: Callable[[], object], **_: Any) -> Any:
-        thread: list[threading.Thread] = []
-        return SimpleNamespace(start=lambda: thread.append(self.start(target)), join=lambda: thread[0].join())
-
-
-class _Pool:
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
-
-    def submit(self, call: Callable[..., T], *arguments: Any) -> Future[T]:
-        future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(call(*arguments))
-            except BaseException as error:
-                future.set_exception(error)
-
-        self._turns.start(run)
-        return future
-
-    def shutdown(self) -> None:
-        pass
-
-
-class _Queue:
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
-        self._items: list[Any] = []
-
-    def put(self, item: Any) -> None:
-        self._items.append(item)
-
-    def get(self, block: bool) -> Any:
-        if block:
-            self._turns.pause(lambda: bool(self._items))
-        if not self._items:
-            raise queue.Empty
-        return self._items.pop(0)
-
-
-class _Lock:
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
-        self._taken = False
-
-    def __enter__(self) -> None:
-        while self._taken:
-            self._turns.pause(lambda: not self._taken)
-        self._taken = True
-
-    def __exit__(self, *_: object) -> None:
-        self._taken = False
 
 
 class File:
@@ -232,7 +93,7 @@ class Disk(FileCalls):
         return self._durable[path].durable if self.survives(path) else None
 
     def cut(self, base: Path, choose: Callable[[int], int]) -> None:
-        """Write to ``base`` what a power cut leaves of this disk: of what was not synced, as ``choose`` says."""
+        """Write to ``base`` what a power cut leaves: of what was not synced, as much as ``choose`` says."""
         for path in sorted({*self._now, *self._durable}, key=lambda path: path.count(os.sep)):
             file, new = self._durable.get(path), str(base) + path.removeprefix(self.base)
             if file is not self._now.get(path) and choose(2):
@@ -390,12 +251,9 @@ class Witness:
             )
         )
 
-    def digest(self, data: bytes) -> str:
-        return hashlib.blake2b(data, digest_size=16).hexdigest()
-
     def answered(self, sent: Sent, status: object) -> None:
         if isinstance(status, int) and (status == 0x0000 or status == 0xB007):
-            self.acknowledged.add((sent.uid, "" if self._replaced else self.digest(self.data(sent))))
+            self.acknowledged.add((sent.uid, "" if self._replaced else digest_of(self.data(sent))))
 
     def look(self, disk: Disk) -> None:
         SEEN["states"] += 1
@@ -412,7 +270,7 @@ class Witness:
             content = disk.content(os.path.join(disk.root, folder, *file.split("/")))
             if content is None:
                 raise Violation(f"the file of a row in {folder} is lost")
-            if len(content) != offset + length or self.digest(content[offset:]) != digest:
+            if len(content) != offset + length or digest_of(content[offset:]) != digest:
                 raise Violation(f"the file of a row in {folder} is torn")
             found.add((uid, "" if self._replaced else digest))
         if not self.acknowledged <= found:
@@ -578,6 +436,7 @@ model = settings(
 
 @given(plan=plans, choices=choices, on_conflict=policies)
 @model
+@long_test
 def test_a_power_cut_at_any_call_loses_nothing(
     tools: Any, plan: list[Sent], choices: bytes, on_conflict: str
 ) -> None:
@@ -590,6 +449,7 @@ def test_a_power_cut_at_any_call_loses_nothing(
     choices=choices,
 )
 @model
+@long_test
 def test_nor_does_one_after_the_process_was_killed(
     tools: Any, lives: list[list[Sent]], deaths: list[int], choices: bytes
 ) -> None:
@@ -605,6 +465,7 @@ def test_nor_does_one_after_the_process_was_killed(
     on_conflict=policies,
 )
 @model
+@long_test
 def test_what_a_failed_sync_was_to_write_is_never_trusted(
     tools: Any, plan: list[Sent], again: list[Sent], failing: frozenset[int], choices: bytes, on_conflict: str
 ) -> None:
@@ -625,6 +486,7 @@ def corpus() -> Iterator[dict[str, Any]]:
         yield {"lives": [[wave] for wave in lives], "choices": chance.randbytes(64), "deaths": deaths}
 
 
+@long_test
 def test_a_sync_left_out_is_found_out(tools: Any) -> None:
     """Proof that these tests can fail: each place that syncs is needed, and each is missed when left out."""
     places = {place for case in itertools.islice(corpus(), 30) for place in run_lives(tools, **case).syncs}
@@ -639,3 +501,9 @@ def test_a_sync_left_out_is_found_out(tools: Any) -> None:
                 break
         else:
             pytest.fail(f"nobody misses the sync of {place}")
+
+
+def test_how_many_crashes_that_was() -> None:
+    print(
+        f"{SEEN['states']} crash states, {SEEN['starts']} starts after one, {SEEN['mutants caught']} mutants"
+    )

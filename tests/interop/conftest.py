@@ -14,6 +14,7 @@ from interop.peers import (
     DCMTK,
     OURS,
     PYNETDICOM,
+    PYNETDICOM_DIMSE_TIMEOUT,
     Peer,
     call,
     dcmtk_tool,
@@ -175,7 +176,8 @@ def pynetdicom_qrscp(corpus: list[Path], tmp_path_factory: pytest.TempPathFactor
     configuration = folder / "qrscp.ini"
     configuration.write_text(
         f"[DEFAULT]\nae_title: {peer.ae_title}\nport: {peer.port}\nbind_address: 127.0.0.1\nmax_pdu: 16382\n"
-        "acse_timeout: 30\ndimse_timeout: 30\nnetwork_timeout: 30\nlog_identifier: True\n"
+        f"dimse_timeout: {PYNETDICOM_DIMSE_TIMEOUT}\nacse_timeout: 30\nnetwork_timeout: 30\n"
+        "log_identifier: True\n"
         f"instance_location: {peer.folder}\ndatabase_location: {folder / 'index.sqlite'}\n"
         f"[{destination.ae_title}]\naddress: {destination.host}\nport: {destination.port}\n"
     )
