@@ -32,6 +32,7 @@ class ManualLoop(asyncio.SelectorEventLoop):
         selector = _Skipping()
         selector.loop = self
         super().__init__(selector)
+        self.set_debug(False)  # with -X dev tens of thousands of associations would take minutes
         self.dialled: list[Wire] = []
         self._arrived: asyncio.Queue[Wire] = asyncio.Queue()
 
