@@ -33,9 +33,7 @@ def free_port() -> int:
 
 
 @pytest.fixture
-async def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pydicom_files: Path
-) -> AsyncIterator[Run]:
+async def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pydicom_files: Path) -> AsyncIterator[Run]:
     """Runs one job in a folder of its own, with an archive that holds what is in `images`."""
     monkeypatch.chdir(tmp_path)
     for name in ("images", "received"):

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import itertools
 import os
+import shutil
 import sqlite3
 import subprocess
 import threading
@@ -85,19 +86,21 @@ async def on_a_small_disk(tmp_path: Path, size: int) -> AsyncIterator[Qrscp]:
 def fill(path: Path, leave: int) -> None:
     """Take all room on the disk of ``path`` but ``leave`` bytes."""
     free = os.statvfs(path.parent)
-    path.write_bytes(bytes(max(0, free.f_bavail * free.f_frsize - leave)))
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, free.f_bavail * free.f_frsize - leave))
 
 
 @long_test
 def test_a_full_disk(tmp_path: Path) -> None:
-    rooms = range(0, 4 * MEGABYTE, 4096 if LONG else MEGABYTE)
+    rooms = range(0, 4 * MEGABYTE, 16_384 if LONG else MEGABYTE)
+    size_of_disk = (1024 if LONG else 64) * MEGABYTE
     sizes = (1000, 50_000, 900_000)
 
     async def work() -> None:
         numbers = map("1.2.3.1.1.{}".format, itertools.count())
         full = again = 0
         with opened(tmp_path / "journal") as journal:
-            async with on_a_small_disk(tmp_path, 64 * MEGABYTE) as archive, watchdog(archive) as echoes:
+            async with on_a_small_disk(tmp_path, size_of_disk) as archive, watchdog(archive) as echoes:
                 ballast = archive.root.parent / "ballast"
                 assert await archive.store(journal, next(numbers), data_set("1.2.3.1.1.0")) == 0
                 for room in rooms:
@@ -116,7 +119,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
                     assert await archive.store(journal, uid, data_set(uid, sizes[-1])) == 0  # at once
                     assert journal.compare(archive.root) == files_below(archive.root)
                     again += 1
-                    if os.statvfs(archive.root).f_bavail < 4000:
+                    if os.statvfs(archive.root).f_bavail < 4000:  # what was kept has filled it
                         break
                 assert full
         print(
@@ -336,11 +339,14 @@ def many(folder: Path, count: int) -> None:
         original, rows = folder / "objects" / values["file"], []
         for number in range(count):
             inner = folder / "objects" / "00" / f"{number // 1000:02x}"
+            indexed, leftover = (inner / f"{kind}{number:031x}.dcm" for kind in "ab")
             if number % 1000 == 0:
                 inner.mkdir(parents=True)
-            for kind in ("a", "b"):
-                os.link(original, inner / f"{kind}{number:031x}.dcm")
-            file = f"00/{inner.name}/a{number:031x}.dcm"
+                original = Path(shutil.copy(original, leftover))  # a file cannot have all the names
+            else:
+                os.link(original, leftover)
+            os.link(original, indexed)
+            file = f"00/{inner.name}/{indexed.name}"
             rows.append(tuple({**values, "sop_instance_uid": f"1.2.9.{number}", "file": file}.values()))
         marks = ", ".join("?" * len(names))
         connection.executemany(f"INSERT INTO instance ({', '.join(names)}) VALUES ({marks})", rows)

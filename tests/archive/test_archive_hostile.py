@@ -12,8 +12,7 @@ import random
 import re
 import sqlite3
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -310,17 +309,6 @@ def test_over_the_network_seen_from_outside(tmp_path: Path) -> None:
 # linear time
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """The least of some times."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-SCALE = 8
 TEXT = 1024  # the longest text of the index
 PATTERNS = {
     "one star": lambda n: "*" + "a" * 16 + "b",
@@ -333,8 +321,8 @@ PATTERNS = {
 }
 
 
-def time_to_match(pattern: str, length: int) -> float:
-    """How long it takes to find that 20 values of this length do not match."""
+def matches_of(pattern: str, length: int) -> list[int]:
+    """How many of 200 values of this length match, by the two ways in which text is matched."""
     table = Table("t", MetaData(), Column("value", Text))
     statements = [
         select(table.c.value).where(match(table.c.value, "LO", [pattern])),
@@ -348,21 +336,19 @@ def time_to_match(pattern: str, length: int) -> float:
         connection.executemany(
             str(insert(table).values(value="?")).replace(":value", "?"), [("a" * length,)] * 200
         )
-        return max(seconds(lambda sql=sql: connection.execute(sql).fetchall()) for sql in literal)
+        return [len(connection.execute(sql).fetchall()) for sql in literal]
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", PATTERNS)
-def test_matching_takes_linear_time(name: str) -> None:
-    pattern = PATTERNS[name]
-    floor = 0.002  # below this the clock and the machine's other work count for more
-    longest = time_to_match(pattern(MAXIMUM_PATTERN), TEXT)
-    by_text = longest / max(floor, time_to_match(pattern(MAXIMUM_PATTERN), TEXT // SCALE))
-    by_pattern = longest / max(floor, time_to_match(pattern(MAXIMUM_PATTERN // SCALE), TEXT))
-    assert by_text < 3 * SCALE
-    assert by_pattern < 3 * SCALE
-    assert longest < 20 * 0.05  # the worst there can be: a few ms a row, on a busy machine more
+def test_the_worst_patterns_come_to_an_end(name: str) -> None:
+    """A matcher that backtracks without bound would not be done with any of these before the time-out."""
+    assert matches_of(PATTERNS[name](MAXIMUM_PATTERN), TEXT) == [0, 0]
+
+
+def test_a_longer_pattern_is_refused() -> None:
     with pytest.raises(IdentifierError):
-        time_to_match("*" + "a" * MAXIMUM_PATTERN, TEXT)
+        matches_of("*" + "a" * MAXIMUM_PATTERN, TEXT)
 
 
 VALUES = {
@@ -376,14 +362,14 @@ VALUES = {
 }
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", VALUES)
-def test_values_take_linear_time(name: str) -> None:
-    def work(length: int) -> Callable[[], object]:
-        value = VALUES[name] * length
-        return lambda: [
-            (fold_name(part), normalise(part, "IS"), normalise(part, "DA"), normalise(part, "TM"))
-            for vr in ("PN", "LO", "LT")
-            for part in values_of(value, vr)
-        ]
-
-    assert seconds(work(16384)) / max(0.002, seconds(work(16384 // SCALE))) < 3 * SCALE
+def test_long_values_come_to_an_end(name: str) -> None:
+    """A quarter of a million characters in a key: quadratic work would not be done before the time-out."""
+    value = VALUES[name] * (1 << 18)
+    for vr in ("PN", "LO", "LT"):
+        for part in values_of(value, vr):
+            folded = fold_name(part)
+            assert len(folded) <= 18 * len(part) + 2  # the longest expansion there is
+            for other in ("IS", "DA", "TM"):
+                assert len(normalise(part, other)) <= max(len(part), 16)
