@@ -1,0 +1,140 @@
+"""The archive as an application entity, through real associations."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from asyncdicom import (
+    STUDY_ROOT,
+    AssociationRejected,
+    BytesSource,
+    Server,
+    StatusError,
+    associate,
+    new_uid,
+    retrieval_contexts,
+    serve,
+    storage_contexts,
+)
+from asyncdicom.address import Address
+from asyncdicom.archive import Archive
+from asyncdicom.archive.scp import serve_archive
+from asyncdicom.data.elements import encode
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+STUDY = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3"}
+
+
+def instance(uid: str = "", *, pixels: int = 20_000, study: str = "1.2.3") -> BytesSource:
+    uid = uid or new_uid()
+    data = encode(
+        [
+            (0x00080016, "UI", CT.encode()),
+            (0x00080018, "UI", uid.encode()),
+            (0x00100010, "PN", b"DOE^JANE"),
+            (0x00100020, "LO", b"P1"),
+            (0x0020000D, "UI", study.encode()),
+            (0x0020000E, "UI", f"{study}.1".encode()),
+            (0x7FE00010, "OW", bytes(pixels)),
+        ],
+        EXPLICIT_VR_LITTLE_ENDIAN,
+    )
+    return BytesSource(CT, uid, EXPLICIT_VR_LITTLE_ENDIAN, data)
+
+
+@pytest.fixture
+async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
+    async with Archive(tmp_path, durability="process") as archive:
+        yield archive
+
+
+def address(server: Server) -> str:
+    return f"{server.ae_title}@127.0.0.1:{server.port}"
+
+
+async def test_two_hundred_associations_store_at_the_same_time_in_few_threads(archive: Archive) -> None:
+    async with serve_archive(archive, "ARCHIVE@127.0.0.1:0") as server:
+        together = asyncio.Barrier(200)
+        threads: list[int] = []
+
+        async def send() -> None:
+            source = instance()
+            async with associate(address(server), contexts=storage_contexts([source])) as association:
+                await together.wait()
+                for _ in range(3):
+                    assert (await association.c_store(instance())).status == 0
+                    threads.append(threading.active_count())
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(200):
+                group.create_task(send())
+    assert max(threads) < 50
+    assert (await archive.counts())["instance"] == 600
+
+
+async def test_a_retrieval_sends_what_was_stored(archive: Archive) -> None:
+    sources = [instance() for _ in range(3)]
+    received: dict[str, bytes] = {}
+
+    async def keep(request: object) -> int:
+        received[request.affected_sop_instance_uid] = await request.data.read()  # type: ignore[attr-defined]
+        return 0
+
+    async with serve("WS@127.0.0.1:0", c_store=keep) as station:
+        peers = {"WS": Address("WS", "127.0.0.1", station.port)}
+        async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", peers=peers) as server:
+            contexts = [*storage_contexts(sources), STUDY_ROOT]
+            async with associate(address(server), contexts=contexts) as association:
+                for source in sources:
+                    assert (await association.c_store(source)).status == 0
+                result = await association.c_move(STUDY, move_destination="WS")
+            assert (result.completed, result.failed) == (3, 0)
+            assert received == {source.sop_instance_uid: source.data for source in sources}
+            received.clear()
+            pairs = [(CT, EXPLICIT_VR_LITTLE_ENDIAN)]
+            async with associate(
+                address(server), contexts=[STUDY_ROOT, *retrieval_contexts(pairs)]
+            ) as association:
+                result = await association.c_get(STUDY, c_store=keep)
+            assert (result.completed, result.failed) == (3, 0)
+            assert received == {source.sop_instance_uid: source.data for source in sources}
+
+
+@pytest.mark.parametrize("destination", ["NOBODY", "ARCHIVE", "CALLER"])
+async def test_what_is_no_destination_is_unknown(archive: Archive, destination: str) -> None:
+    """Also the archive itself, and a peer without an address."""
+    peers = {"ARCHIVE": Address("ARCHIVE", "127.0.0.1", 1), "CALLER": None}
+    async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", peers=peers) as server:
+        async with associate(address(server), contexts=[STUDY_ROOT]) as association:
+            with pytest.raises(StatusError) as caught:
+                await association.c_move(STUDY, move_destination=destination)
+            assert caught.value.status == 0xA801
+            assert association.is_established
+
+
+async def test_a_wrong_identifier_is_refused_and_the_association_goes_on(archive: Archive) -> None:
+    async with (
+        serve_archive(archive, "ARCHIVE@127.0.0.1:0") as server,
+        associate(address(server), contexts=[STUDY_ROOT]) as association,
+    ):
+        with pytest.raises(StatusError) as caught:
+            await association.c_find({"QueryRetrieveLevel": "PLANET", "StudyInstanceUID": ""})
+        assert caught.value.status == 0xA900
+        assert await association.c_find({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": ""}) == []
+
+
+async def test_a_strict_archive_knows_its_callers(archive: Archive) -> None:
+    async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", peers={"CT1": None}, strict=True) as server:
+        where = f"127.0.0.1:{server.port}"
+        for called, calling, reason in (("OTHER", "CT1", 7), ("ARCHIVE", "CT2", 3)):
+            with pytest.raises(AssociationRejected) as caught:
+                await associate(f"{called}@{where}", calling_ae_title=calling)
+            assert (caught.value.result, caught.value.source, caught.value.reason) == (1, 1, reason)
+        async with associate(f"ARCHIVE@{where}", calling_ae_title="CT1") as association:
+            assert (await association.c_echo()).status == 0
