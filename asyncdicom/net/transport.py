@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -24,6 +25,8 @@ _KEEPALIVE = [
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3))
     if hasattr(socket, name)
 ]
+# CVE-2024-12254: in these versions asyncio's writelines() never says that the peer takes no more.
+_UNPAUSED_WRITELINES = (3, 12) <= sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -54,6 +57,7 @@ class Transport(asyncio.BufferedProtocol):
         "_cut",
         "_drained",
         "_is_tls",
+        "_joins",
         "_loop",
         "_lost",
         "_pool",
@@ -81,6 +85,9 @@ class Transport(asyncio.BufferedProtocol):
         """See `asyncio.BaseProtocol`."""
         self._transport = transport = cast("asyncio.Transport", transport)
         self._is_tls = transport.get_extra_info("sslcontext") is not None
+        # Each write makes a TLS record: 12 bytes of header deserve none of their own.
+        own_loop = type(transport).__module__.startswith("asyncio.")
+        self._joins = self._is_tls or (own_loop and _UNPAUSED_WRITELINES)
         transport.set_write_buffer_limits(high=_HIGH_WATER, low=0)
         self._socket = transport.get_extra_info("socket")
         self._quickack = _QUICKACK is not None and self._tune_socket()
@@ -158,8 +165,7 @@ class Transport(asyncio.BufferedProtocol):
             return
         if len(buffers) == 1:
             self._transport.write(buffers[0])
-        elif self._is_tls:
-            # Each write makes a TLS record: 12 bytes of header deserve none of their own.
+        elif self._joins:
             self._transport.write(b"".join(buffers))
         else:
             self._transport.writelines(buffers)

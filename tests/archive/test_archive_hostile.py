@@ -193,11 +193,11 @@ async def attack_in_process(tmp_path: Path, tools: Any) -> None:
                     async for _ in archive.find(identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
                         break
                     found = await archive.matching_instances(
-                        tools.encode({**query, "SOPInstanceUID": string}),
+                        tools.encode({**query, "QueryRetrieveLevel": "IMAGE", "SOPInstanceUID": string}),
                         EXPLICIT_VR_LITTLE_ENDIAN,
                         STUDY_ROOT,
                     )
-                    assert len(found) <= kept + 1
+                    assert all(instance.sop_instance_uid.encode() in string for instance in found)
                     answered += 1
                 except IdentifierError as error:
                     comments.add(str(error))
