@@ -37,7 +37,7 @@ from asyncdicom.exceptions import AssociationError
 
 CALLS = "%file,%desc,%network"
 GROUP = 16
-SECONDS = float(os.environ.get("ASYNCDICOM_LONG_SECONDS", "240")) if LONG else 4.0
+SECONDS = float(os.environ.get("ASYNCDICOM_LONG_SECONDS", "240")) if LONG else 2.0
 CHAINS = 2  # archives that are killed at the same time: one a core
 
 Store = Callable[[Qrscp, Journal, str], Awaitable[None]]
@@ -149,7 +149,7 @@ def run(work: Awaitable[object]) -> None:
 @long_test
 def test_killed_at_a_system_call_of_a_store(tmp_path: Path) -> None:
     async def work() -> str:
-        reached, points = await kill_at_points(one, tmp_path, quick=6)
+        reached, points = await kill_at_points(one, tmp_path, quick=4)
         assert reached >= 0.8 * points
         return f"killed at {reached} of {points} system calls of one store"
 
@@ -160,7 +160,7 @@ def test_killed_at_a_system_call_of_a_store(tmp_path: Path) -> None:
 @long_test
 def test_killed_at_a_system_call_of_a_group_commit(tmp_path: Path) -> None:
     async def work() -> str:
-        reached, points = await kill_at_points(group, tmp_path, quick=6)
+        reached, points = await kill_at_points(group, tmp_path, quick=4)
         assert reached >= 0.8 * points
         return f"killed at {reached} of {points} system calls of a group commit"
 

@@ -33,7 +33,7 @@ from turns import Turns
 
 from asyncdicom.archive import Archive, FileCalls, archive
 
-EXAMPLES = 2500 if LONG else 40
+EXAMPLES = 2500 if LONG else 30
 SEEN: Counter[str] = Counter()  # crash states looked at, over the whole run
 
 
