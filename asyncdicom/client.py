@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl as ssl_module
-from collections.abc import Callable, Coroutine, Generator, Iterable
-from types import TracebackType
+from collections.abc import Iterable
 
 from asyncdicom.address import Address, check_ae_title
 from asyncdicom.association import Association
 from asyncdicom.exceptions import AssociationClosed, AssociationError, AssociationTimeout
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.settings import Settings
+from asyncdicom.opening import Opening
 from asyncdicom.services.contexts import Proposable, expand
 from asyncdicom.services.dispatch import Dispatcher
 from asyncdicom.services.handlers import Handlers, StoreHandler
@@ -20,7 +20,7 @@ from asyncdicom.ul.items import UserIdentity
 from asyncdicom.ul.negotiation import propose
 from asyncdicom.ul.protocol import Timeouts
 
-__all__ = ["Connect", "associate"]
+__all__ = ["associate"]
 
 DEFAULT_CALLING_AE_TITLE = "ASYNCDICOM"
 
@@ -57,7 +57,7 @@ def associate(
     idle_timeout: float | None = None,
     # To look inside.
     trace: Trace | None = None,
-) -> Connect:
+) -> Opening[Association]:
     """Open an association (PS3.8 7.1): ``async with associate(...)`` or ``await associate(...)``.
 
     Leaving the block normally releases it; leaving it by an exception or a cancellation aborts it.
@@ -133,7 +133,7 @@ def associate(
             raise
         return association
 
-    return Connect(connect)
+    return Opening(connect, _leave)
 
 
 async def _connect(
@@ -173,30 +173,8 @@ def _why(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-class Connect:
-    """What `associate` gives: await it, or enter it."""
-
-    __slots__ = ("_association", "_connect")
-
-    def __init__(self, connect: Callable[[], Coroutine[object, None, Association]]) -> None:
-        self._connect = connect
-        self._association: Association | None = None
-
-    def __await__(self) -> Generator[object, None, Association]:
-        return self._connect().__await__()
-
-    async def __aenter__(self) -> Association:
-        self._association = await self
-        return self._association
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._association is not None
-        if error is None:
-            await self._association.release()
-        else:
-            await self._association.abort()
+async def _leave(association: Association, error: BaseException | None) -> None:
+    if error is None:
+        await association.release()
+    else:
+        await association.abort()

@@ -7,17 +7,17 @@ import errno
 import logging
 import socket
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Iterable, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from asyncdicom.address import Address, check_ae_title
 from asyncdicom.association import Association
-from asyncdicom.client import Connect, associate
+from asyncdicom.client import associate
 from asyncdicom.exceptions import AssociationRejected
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.crowd import Crowd, Rates, is_local
 from asyncdicom.net.settings import Settings
+from asyncdicom.opening import Opening
 from asyncdicom.services.contexts import Proposable
 from asyncdicom.services.dispatch import Dispatcher
 from asyncdicom.services.handlers import (
@@ -35,7 +35,7 @@ from asyncdicom.ul.negotiation import Answered, Policy, PresentationContext, ans
 from asyncdicom.ul.pdu import AAssociateRJ, AAssociateRQ
 from asyncdicom.ul.protocol import Timeouts
 
-__all__ = ["Serve", "Server", "serve"]
+__all__ = ["Server", "serve"]
 
 log = logging.getLogger("asyncdicom.server")
 
@@ -120,7 +120,7 @@ def serve(
     drain_timeout: float = 30.0,
     # To look inside.
     trace: Trace | None = None,
-) -> Serve:
+) -> Opening[Server]:
     """Serve DICOM: ``async with serve(...) as server`` or ``server = await serve(...)``.
 
     `address`: "AET@host:port"; port 0 takes a free one (`Server.port`). Each service is offered if it
@@ -202,7 +202,7 @@ def serve(
     async def start() -> Server:
         return Server(address, [sock] if sock is not None else await _bind(address, reuse_port), setup)
 
-    return Serve(start)
+    return Opening(start, _leave)
 
 
 def _finder(destinations: Destinations | None) -> Callable[[Request], Address | None] | None:
@@ -216,7 +216,9 @@ def _finder(destinations: Destinations | None) -> Callable[[Request], Address | 
 
 
 def _opener(ae_title: str) -> OpenAssociation:
-    def open_association(destination: Address, contexts: Sequence[PresentationContext]) -> Connect:
+    def open_association(
+        destination: Address, contexts: Sequence[PresentationContext]
+    ) -> Opening[Association]:
         return associate(destination, calling_ae_title=ae_title, contexts=contexts)
 
     return open_association
@@ -461,27 +463,5 @@ def _keys(host: str, request: AAssociateRQ) -> tuple[tuple[str, str], tuple[str,
     return ("address", host), ("AE title", request.calling_ae_title)
 
 
-class Serve:
-    """What `serve` gives: await it, or enter it."""
-
-    __slots__ = ("_server", "_start")
-
-    def __init__(self, start: Callable[[], Coroutine[object, object, Server]]) -> None:
-        self._start = start
-        self._server: Server | None = None
-
-    def __await__(self) -> Generator[object, None, Server]:
-        return self._start().__await__()
-
-    async def __aenter__(self) -> Server:
-        self._server = await self
-        return self._server
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._server is not None
-        await self._server.close()
+async def _leave(server: Server, error: BaseException | None) -> None:
+    await server.close()

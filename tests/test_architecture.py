@@ -24,7 +24,7 @@ LEVELS: list[set[str]] = [
     {"dataset", "conformance"},
     {"net"},
     {"services"},
-    {"association"},
+    {"association", "opening"},
     {"client"},
     {"server", "pool"},
     {"__init__"},

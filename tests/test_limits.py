@@ -57,7 +57,8 @@ from asyncdicom.dimse.operations import MAXIMUM_STRAYS, InvokedOperations, Perfo
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
 from asyncdicom.net.crowd import Crowd, Rates, is_local
 from asyncdicom.net.payload import DataStream
-from asyncdicom.server import Serve
+from asyncdicom.opening import Opening
+from asyncdicom.server import Server
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.ul.decoder import MAXIMUM_EMPTY_FRAGMENTS, Decoder
 from asyncdicom.ul.encoder import p_data_header
@@ -379,7 +380,7 @@ async def on_store(request: Request) -> int:
     return 0  # does not read
 
 
-def served(**options: Any) -> Serve:
+def served(**options: Any) -> Opening[Server]:
     return serve("SCP@192.0.2.99:104", sock=Listener(), **options)  # type: ignore[arg-type]
 
 

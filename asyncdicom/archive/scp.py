@@ -11,7 +11,8 @@ from asyncdicom.archive.archive import PIECE, Archive
 from asyncdicom.archive.matching import IdentifierError
 from asyncdicom.exceptions import DataSetError, StatusError
 from asyncdicom.net.payload import FileSource
-from asyncdicom.server import Serve, serve
+from asyncdicom.opening import Opening
+from asyncdicom.server import Server, serve
 from asyncdicom.services.handlers import Request, Response, Retrieval
 from asyncdicom.status import Status
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, InformationModel
@@ -34,7 +35,7 @@ def serve_archive(
     peers: Mapping[str, Address | None] | None = None,
     strict: bool = False,
     **options: Any,
-) -> Serve:
+) -> Opening[Server]:
     """Serve an open archive: C-ECHO, C-STORE, C-FIND, C-GET and C-MOVE.
 
     `peers`: the known AE titles; those with an address are C-MOVE destinations. `strict`: only they may

@@ -39,7 +39,8 @@ from asyncdicom import (
     serve,
 )
 from asyncdicom.dimse.messages import Command, CommandField, decode, encode
-from asyncdicom.server import Serve, Server
+from asyncdicom.opening import Opening
+from asyncdicom.server import Server
 from asyncdicom.services.contexts import Proposable
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, Policy, answer, propose
@@ -238,7 +239,7 @@ async def on_get(request: Request) -> Retrieval:
 HANDLERS: dict[str, Any] = {"c_store": on_store, "c_find": on_find, "c_get": on_get}
 
 
-def served(**options: Any) -> Serve:
+def served(**options: Any) -> Opening[Server]:
     return serve("SCP@192.0.2.99:104", sock=Listener(), accept_rate=None, **{**HANDLERS, **options})  # type: ignore[arg-type]
 
 
