@@ -44,7 +44,9 @@ class Fragmenter:
             pdus.append(p_data_header(context_id, True, is_last, len(fragment)) + fragment)
         return pdus
 
-    def data(self, views: Iterable[bytes | memoryview], *, final: bool) -> list[bytes | memoryview]:
+    def data(
+        self, views: Iterable[bytes | bytearray | memoryview], *, final: bool
+    ) -> list[bytes | memoryview]:
         """Cut the next part of a Data Set into PDUs: a list ``[header, view, header, view, ...]`` to gather.
 
         Nothing is copied. Up to one fragment is kept back, as views, until more comes or it is ``final``,

@@ -177,8 +177,9 @@ class Channel:
         if not self.closed.done():
             self.transport.abort()
             await asyncio.wait([self.closed])
-        if self._tasks:  # all were cancelled; one that does not care is left behind
-            await asyncio.wait(self._tasks, timeout=self.settings.cancel_timeout)
+        tasks = self._tasks | self.performer.tasks
+        if tasks:  # all were cancelled; one that does not care is left behind
+            await asyncio.wait(tasks, timeout=self.settings.cancel_timeout)
 
     def check_open(self) -> None:
         """Raise what ended the association, if it has ended."""
@@ -259,6 +260,10 @@ class Channel:
     def bytes_received(self, view: memoryview) -> None:
         """See `net.transport.Receiver`."""
         now = self.time()
+        if self.upper_layer.continues(len(view), now):
+            self.inbox.more(view, now)
+            self.transport.acknowledge_now()
+            return
         for event in self.upper_layer.receive_data(view, now):
             if type(event) is PDataFragment:
                 try:
@@ -344,11 +349,11 @@ class Channel:
                 self.inbox.budget.deadline(),
                 self.outbox.deadline(),
             )
+        if not self._is_quiet:
+            deadlines.append(now + self._shortest_timeout)
         soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
         if soonest is None or self.closed.done():
             return
-        if not self._is_quiet:
-            soonest = min(soonest, now + self._shortest_timeout)
         if self._timer is not None:
             if self._timer_at <= soonest:
                 return
@@ -410,8 +415,7 @@ class Channel:
 
     async def _answer_release(self) -> None:
         # PS3.8 AR-7: responses may still be sent before the A-RELEASE-RP.
-        tasks = [request.task for request in self.performer.performing if request.task is not None]
-        if tasks:
+        if tasks := self.performer.tasks:
             await asyncio.wait(tasks, timeout=self.settings.timeouts.release)
         self._finish_release()
         self._settle()

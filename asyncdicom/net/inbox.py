@@ -48,7 +48,7 @@ class Inbox:
             fragment.context_id, fragment.is_command, fragment.views, fragment.is_last
         ):
             if type(part) is DataReceived:
-                self._data(part, now)
+                self._take(*part, now)
             elif type(part) is MessageStarted:
                 self._message(part, now)
 
@@ -81,13 +81,17 @@ class Inbox:
         is_final = not Status(reply.command.status or 0).is_pending
         self._count(operation.deliver(reply, is_final), now)
 
-    def _data(self, part: DataReceived, now: float) -> None:
+    def more(self, view: memoryview, now: float) -> None:
+        """Take what only goes on with the fragment that was fed last."""
+        self._take([view], len(view), False, now)
+
+    def _take(self, views: list[memoryview], length: int, is_last: bool, now: float) -> None:
         incoming = self._incoming
         if incoming is None:
             return
-        self._count(part.length, now)
-        incoming.feed(part.views, part.length, part.is_last)
-        if part.is_last:
+        self._count(length, now)
+        incoming.feed(views, length, is_last)
+        if is_last:
             self._incoming = None
             self._channel.invoker.book.progressed(now)
         elif incoming.discarded > self._channel.settings.maximum_discarded:

@@ -46,8 +46,10 @@ class Outbox:
         self._stalled_at: float | None = None
         self._unsent = 0
 
-    async def send(self, context_id: int, command: Command, payload: Payload | None = None) -> None:
-        """Send one message.
+    async def send(
+        self, context_id: int, command: Command, payload: Payload | None = None, *, soon: bool = False
+    ) -> None:
+        """Send one message. `soon`: others are about to follow; a small one may leave together with them.
 
         Cancelled, or failed, after its first byte was written and before its last: A-ABORT, because
         the rest of the message can never follow.
@@ -64,7 +66,12 @@ class Outbox:
             if payload is None or isinstance(payload, bytes):
                 if payload is not None:
                     out += fragmenter.data([payload], final=True)
-                await self._write([b"".join(out)])  # one small buffer costs less than four
+                await self._drain()
+                message = b"".join(out)  # one small buffer costs less than four
+                if soon:
+                    channel.transport.write_soon(message)
+                else:
+                    channel.transport.write([message])
             else:
                 await self._stream(fragmenter, out, payload)
         finally:
@@ -98,10 +105,12 @@ class Outbox:
             async with aclosing(payload):
                 while (batch := await self._fetch(payload)) is not None:
                     self._channel.check_open()
-                    out += fragmenter.data([memoryview(buffer) for buffer in batch], final=False)
-                    await self._write(out)
-                    begun = True
-                    out = []
+                    fragments = fragmenter.data(batch, final=False)
+                    out += fragments
+                    if fragments:  # the command alone would wake the peer for nothing
+                        await self._write(out)
+                        begun = True
+                        out = []
             self._channel.check_open()
             await self._write([*out, *fragmenter.data([], final=True)])
             begun = True

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.exceptions import DataSetError, LocalProtocolError
-from asyncdicom.net.blocks import Blocks
+from asyncdicom.net.blocks import FILE_BLOCK_SIZE, file_blocks
 from asyncdicom.net.disk import Disk
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.uid import transfer_syntax
@@ -38,7 +38,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 Batch: TypeAlias = Sequence[Buffer]
 Payload: TypeAlias = bytes | AsyncGenerator[Batch, None]
 
-_READ_SIZE = 1 << 20
+_READ_AHEAD = 1 << 20  # the largest file that is read whole before its turn
 _MAXIMUM_IN_MEMORY = 16 << 20
 _IOV_MAX = 1024
 _PIECE = 1 << 18  # what is gathered before a thread is asked to write it
@@ -62,6 +62,7 @@ class DataStream:
     __slots__ = (
         "_ended",
         "_error",
+        "_sink",
         "_taken",
         "_views",
         "_waiter",
@@ -94,6 +95,7 @@ class DataStream:
         self.discarded = 0
         self.discarding = False
         self._taken = taken
+        self._sink: Callable[[Batch], bool] | None = None  # takes what comes, or says that it cannot now
         self._views: list[memoryview] = []
         self._ended = False
         self._error: BaseException | None = None
@@ -107,6 +109,8 @@ class DataStream:
         self.received += length
         if self.discarding:
             self.discarded += length
+            self._taken(length)
+        elif self._sink is not None and self._is_awaited and self._sink(views):
             self._taken(length)
         elif length:
             self._views += views
@@ -141,6 +145,11 @@ class DataStream:
     def is_complete(self) -> bool:
         """Whether the last fragment was received."""
         return self._ended and self._error is None
+
+    @property
+    def _is_awaited(self) -> bool:
+        """Whether somebody waits for more, because nothing is left of what came before."""
+        return not self._views and self._waiter is not None and not self._waiter.done()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -226,41 +235,57 @@ class DataStream:
             self.transfer_syntax_uid,
             source_ae_title=source_ae_title,
         )
-        file = _PartFile(os.fspath(path))
+        file = _PartFile(os.fspath(path), head)
+        last: Batch = ()
         try:
-            batch: list[Buffer] = [head]
-            while (more := await self.next_batch(_PIECE)) is not None:
-                batch += more
+            self._sink = file.offer
+            while (batch := await self.next_batch(_PIECE)) is not None:
                 if self.is_complete and not self.waiting:
-                    break  # the last piece and the end take one hop to a thread, and so does a small file
+                    last = batch  # the last piece and the end take one hop to a thread; so does a small file
+                    break
                 await _written.call(file.write, batch)
-                batch = []
-            await _written.call(file.finish, batch)
+            await _written.call(file.finish, last)
         except BaseException:
             await _written.call(file.discard)
             raise
+        finally:
+            self._sink = None
         return self.received
 
 
 class _PartFile:
     """A file that gets its name when it is complete. All methods block."""
 
-    __slots__ = ("_descriptor", "_part", "_target")
+    __slots__ = ("_descriptor", "_error", "_head", "_part", "_target")
 
-    def __init__(self, target: str) -> None:
-        folder, name = os.path.split(target)
+    def __init__(self, target: str, head: bytes) -> None:
         self._target = target
-        self._part = os.path.join(folder, f".{name}.{_PROCESS}-{next(_part_numbers)}.part")
+        self._head = head
+        self._part = f"{target}.{_PROCESS}-{next(_part_numbers)}.part"
         self._descriptor: int | None = None
+        self._error: OSError | None = None
+
+    def offer(self, batch: Batch) -> bool:
+        """Write at once, in the event loop, if the disk is quick. What goes wrong is raised by `write`."""
+        if self._error is None and _written.is_quick:
+            try:
+                _written.at_once(self.write, batch)
+                return True
+            except OSError as error:
+                self._error = error
+        return False
 
     def write(self, batch: Batch) -> None:
+        if self._error is not None:
+            raise self._error
         if self._descriptor is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor = os.open(self._part, flags, 0o640)
+            batch = [self._head, *batch]
         write_all(self._descriptor, batch)
 
     def finish(self, batch: Batch) -> None:
-        if batch:
+        if batch or self._descriptor is None:
             self.write(batch)
         self._close()
         os.replace(self._part, self._target)
@@ -279,15 +304,21 @@ class _PartFile:
 
 def write_all(file: int, buffers: Batch) -> None:
     """Write a gather list wholly, however little the system takes at once (blocking)."""
+    wanted = sum(map(len, buffers))
+    written = os.writev(file, buffers[:_IOV_MAX]) if wanted else 0
+    if written == wanted:  # nearly always
+        return
     views = [memoryview(buffer) for buffer in buffers if len(buffer)]
     start = 0
-    while start < len(views):
-        written = os.writev(file, views[start : start + _IOV_MAX])
+    while True:
         while start < len(views) and written >= len(views[start]):
             written -= len(views[start])
             start += 1
+        if start == len(views):
+            return
         if written:
             views[start] = views[start][written:]
+        written = os.writev(file, views[start : start + _IOV_MAX])
 
 
 class Source(Protocol):
@@ -360,35 +391,39 @@ class FileSource:
 
     def read_ahead(self) -> None:
         """Begin to read now what will be sent soon, if it is small and the disk is slow."""
-        if self._ahead is None and self.length <= _READ_SIZE and not _read.is_quick:
+        if self._ahead is None and self.length <= _READ_AHEAD and not _read.is_quick:
             self._ahead = file_threads().submit(self._read_whole)
 
     async def open(self) -> AsyncGenerator[Batch, None]:
         """See `Source`. A file that changed its length meanwhile raises `DataSetError`."""
-        if self.length <= _READ_SIZE:
-            ahead_of_time, self._ahead = self._ahead, None
-            if ahead_of_time is not None:
-                whole = await asyncio.wrap_future(ahead_of_time)
-            else:
-                whole = await _read.call(self._read_whole)
+        ahead_of_time, self._ahead = self._ahead, None
+        if ahead_of_time is not None or self.length <= FILE_BLOCK_SIZE:
+            whole = (
+                await _read.call(self._read_whole)
+                if ahead_of_time is None
+                else await asyncio.wrap_future(ahead_of_time)
+            )
             yield [whole, self._padding()]
             return
-        blocks = Blocks(_READ_SIZE)
+        blocks = file_blocks(asyncio.get_running_loop())
         opened: list[int] = []
         ahead: Future[memoryview] | None = None
         try:
             await _read.call(lambda: opened.append(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)))
+            [file] = opened
             position, end = self.offset, self.offset + self.length
+            block = blocks.acquire()
             while position < end:
-                if ahead is not None:
-                    view = await asyncio.wrap_future(ahead)
-                    ahead = None
+                if ahead is None:
+                    view = await _read.call(self._read, file, block, position, end)
                 else:
-                    view = await _read.call(self._read, opened[0], blocks, position, end)
+                    view, ahead = await asyncio.wrap_future(ahead), None
+                blocks.give_back(block)
+                block = blocks.acquire()
                 position += len(view)
                 if position < end and not _read.is_quick:
                     # The next block is read while this one is on the wire.
-                    ahead = file_threads().submit(self._read, opened[0], blocks, position, end)
+                    ahead = file_threads().submit(self._read, file, block, position, end)
                 yield [view]
             yield [self._padding()]
         finally:
@@ -403,22 +438,23 @@ class FileSource:
         return b"\0" if odd else b""
 
     def _read_whole(self) -> bytes:
-        with open(self.path, "rb", buffering=0) as file:
-            data = os.pread(file.fileno(), self.length, self.offset)
+        file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.pread(file, self.length, self.offset)
+        finally:
+            os.close(file)
         if len(data) != self.length:
             raise DataSetError(f"{self.path} became shorter while it was being sent")
         return data
 
-    def _read(self, file: int, blocks: Blocks, position: int, end: int) -> memoryview:
-        block = blocks.acquire()
-        view = memoryview(block)[: min(_READ_SIZE, end - position)]
+    def _read(self, file: int, block: bytearray, position: int, end: int) -> memoryview:
+        view = memoryview(block)[: min(len(block), end - position)]
         done = 0
         while done < len(view):
             count = os.preadv(file, [view[done:]], position + done)
             if count == 0:
                 raise DataSetError(f"{self.path} became shorter while it was being sent")
             done += count
-        blocks.give_back(block)
         return view.toreadonly()
 
 

@@ -35,6 +35,11 @@ class Performer:
         self._open: dict[int, IncomingRequest] = {}  # until their final response, by Message ID
         self._channel = channel
 
+    @property
+    def tasks(self) -> set[asyncio.Task[None]]:
+        """What performs the requests that are under way."""
+        return {request.task for request in self.performing if request.task is not None}
+
     def start(self, context: AcceptedContext, command: Command) -> DataStream | None:
         """Begin to perform a request; gives the stream that its data set has to be fed to."""
         channel = self._channel
@@ -59,7 +64,7 @@ class Performer:
         self._open[command.message_id or 0] = request
         self.performing.add(request)
         channel.operations_changed()
-        request.task = channel.spawn(self._perform(request))
+        request.task = asyncio.create_task(self._perform(request))
         return data
 
     def _answer_at_once(self, context: AcceptedContext, command: Command) -> bool:
@@ -75,6 +80,9 @@ class Performer:
             await channel.dispatcher(request)
         except AssociationError as error:
             log.debug("%s: message %s was not answered: %s", channel, request.command.message_id, error)
+        except Exception:
+            log.exception("%s: message %s cannot be answered; aborting", channel, request.command.message_id)
+            channel.abort()
         finally:
             self._end(request)
 
@@ -105,7 +113,8 @@ class Performer:
         if request.data is not None and not request.data.is_complete:
             request.data.discard()
             await request.data.finished()
-        await self._channel.outbox.send(request.context.context_id, command, data)
+        others = not request.answered or len(self.performing) > 1
+        await self._channel.outbox.send(request.context.context_id, command, data, soon=others)
 
     def cancel(self, command: Command) -> None:
         """A C-CANCEL-RQ came: stop the handler, or answer without it if it does not stop."""

@@ -7,7 +7,7 @@ import contextlib
 import socket
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from asyncdicom.net.blocks import block_pool
 
@@ -19,6 +19,7 @@ __all__ = ["Receiver", "Transport"]
 # Writing waits from here on until the transport has handed everything to the kernel, whose own
 # buffer keeps the wire busy meanwhile.
 _HIGH_WATER = 1 << 18
+_MOST_AT_ONCE = 64  # small messages that wait for each other
 # A peer that vanished without a word (a power cut, a NAT that forgot us) is noticed after two minutes.
 _KEEPALIVE = [
     (getattr(socket, name), value)
@@ -53,6 +54,7 @@ class Transport(asyncio.BufferedProtocol):
     """An asyncio protocol that receives into the event loop's block and has a gate for writing."""
 
     __slots__ = (
+        "_acknowledging",
         "_close_timeout",
         "_cut",
         "_drained",
@@ -61,9 +63,8 @@ class Transport(asyncio.BufferedProtocol):
         "_loop",
         "_lost",
         "_pool",
-        "_quickack",
         "_receiver",
-        "_socket",
+        "_soon",
         "_transport",
     )
 
@@ -78,6 +79,8 @@ class Transport(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._drained: asyncio.Future[None] | None = None
         self._lost = False
+        self._acknowledging: socket.socket | None = None
+        self._soon: list[bytes] = []  # small messages that leave together
 
     # what the event loop calls
 
@@ -89,21 +92,21 @@ class Transport(asyncio.BufferedProtocol):
         own_loop = type(transport).__module__.startswith("asyncio.")
         self._joins = self._is_tls or (own_loop and _UNPAUSED_WRITELINES)
         transport.set_write_buffer_limits(high=_HIGH_WATER, low=0)
-        self._socket = transport.get_extra_info("socket")
-        self._quickack = _QUICKACK is not None and self._tune_socket()
+        self._tune_socket(transport.get_extra_info("socket"))
         self._receiver.connection_made()
 
-    def _tune_socket(self) -> bool:
+    def _tune_socket(self, tcp: Any) -> None:
         # asyncio leaves TCP_NODELAY off on some accepted sockets; an AF_UNIX socket has neither option.
-        if self._socket is None or self._socket.family not in (socket.AF_INET, socket.AF_INET6):
-            return False
+        if tcp is None or tcp.family not in (socket.AF_INET, socket.AF_INET6):
+            return
         with contextlib.suppress(OSError):
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in _KEEPALIVE:
-                self._socket.setsockopt(socket.IPPROTO_TCP, option, value)
-            return True
-        return False
+                tcp.setsockopt(socket.IPPROTO_TCP, option, value)
+            if _QUICKACK is not None:
+                # The event loop's own object may make a new socket object for each call (uvloop does).
+                self._acknowledging = socket.socket(tcp.family, tcp.type, tcp.proto, tcp.fileno())
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """See `asyncio.BufferedProtocol`."""
@@ -132,6 +135,7 @@ class Transport(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.BaseProtocol`."""
         self._lost = True
+        self._forget_descriptor()
         if self._cut is not None:
             self._cut.cancel()
         self.resume_writing()
@@ -163,6 +167,9 @@ class Transport(asyncio.BufferedProtocol):
         """Hand a gather list to the event loop; views in it must not change afterwards."""
         if self._transport is None or self._lost or self._transport.is_closing():
             return
+        if self._soon:
+            buffers = [b"".join(self._soon), *buffers]
+            self._soon.clear()
         if len(buffers) == 1:
             self._transport.write(buffers[0])
         elif self._joins:
@@ -170,18 +177,33 @@ class Transport(asyncio.BufferedProtocol):
         else:
             self._transport.writelines(buffers)
 
+    def write_soon(self, data: bytes) -> None:
+        """Write when the event loop has done what is due now: so several small messages leave as one."""
+        if not self._soon:
+            self._loop.call_soon(self._flush)
+        self._soon.append(data)
+        if len(self._soon) >= _MOST_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._soon:
+            self.write(())
+
     def acknowledge_now(self) -> None:
         """Have the kernel acknowledge what was received, although more has to come before we answer.
 
         A peer that leaves Nagle's algorithm on waits for that ACK, 40 ms and more, before it sends the
         tail of a message. The kernel forgets the option, so it is set each time.
         """
-        if not self._quickack or self._lost:
-            return
-        try:
-            self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-        except OSError:
-            self._quickack = False
+        if self._acknowledging is not None and _QUICKACK is not None:
+            with contextlib.suppress(OSError):
+                self._acknowledging.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+    def _forget_descriptor(self) -> None:
+        # From here on the event loop closes it, and it may become another connection's.
+        if self._acknowledging is not None:
+            self._acknowledging.detach()
+            self._acknowledging = None
 
     async def drain(self) -> None:
         """Wait until everything written was taken by the kernel, or the connection is lost."""
@@ -202,6 +224,8 @@ class Transport(asyncio.BufferedProtocol):
         """Close when what was written is on its way; a peer that does not take it is cut off in time."""
         if self._transport is None or self._lost or self._cut is not None:
             return
+        self._flush()
+        self._forget_descriptor()
         self._transport.close()
         if self._close_timeout is not None:
             self._cut = self._loop.call_later(self._close_timeout, self._transport.abort)
@@ -209,4 +233,5 @@ class Transport(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """Close now, whatever was written."""
         if self._transport is not None:
+            self._forget_descriptor()
             self._transport.abort()

@@ -45,14 +45,7 @@ class Dispatcher:
     async def __call__(self, incoming: IncomingRequest) -> None:
         """Perform one request and send its final response."""
         response = await self._perform(incoming)
-        final = response_to(
-            incoming.command,
-            response.status,
-            error_comment=response.error_comment,
-            offending_element=response.offending_elements or None,
-            has_data_set=response.data is not None,
-            **(response.counters or {}),
-        )
+        final = response_to(incoming.command, response.status, **response.fields())
         await incoming.channel.performer.respond(incoming, final, response.data)
 
     def at_once(self, context: AcceptedContext, command: Command) -> Command | None:

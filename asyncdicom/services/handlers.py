@@ -63,6 +63,17 @@ class Response:
             command=command,
         )
 
+    def fields(self) -> dict[str, Any]:
+        """What the command set of this response has beside the status."""
+        fields: dict[str, Any] = dict(self.counters) if self.counters else {}
+        if self.error_comment is not None:
+            fields["error_comment"] = self.error_comment
+        if self.offending_elements:
+            fields["offending_element"] = self.offending_elements
+        if self.data is not None:
+            fields["has_data_set"] = True
+        return fields
+
     def raise_for_status(self) -> Response:
         """Raise `StatusError` if the status is a Failure; otherwise give the response itself."""
         if self.status.is_failure:

@@ -103,6 +103,7 @@ class Decoder:
     """
 
     __slots__ = (
+        "_begun",
         "_body",
         "_body_left",
         "_body_type",
@@ -131,6 +132,7 @@ class Decoder:
         self._body_left = 0
         self._pdu_left = 0  # bytes of the present P-DATA-TF still to come
         self._pdv_left = 0  # bytes of its present fragment still to come
+        self._begun = False  # it is one of a data set, and some of it went up
         self._key = (0, False)  # context ID and command flag of the present fragment
         self._is_last = False
         self._fragment: PDataFragment | None = None  # what further bytes of this feed may join
@@ -152,7 +154,19 @@ class Decoder:
         except RemoteProtocolError as error:
             self.error = error
             self._stopped = True
+            self._begun = False
         return items
+
+    def continues(self, length: int) -> bool:
+        """Whether ``length`` more bytes are only the middle of a data set's fragment; then they are taken.
+
+        A short cut of ``feed`` for what most of a large message is. False: nothing was taken.
+        """
+        if not self._begun or length >= self._pdv_left:
+            return False
+        self._pdu_left -= length
+        self._pdv_left -= length
+        return True
 
     def _decode(self, data: memoryview, items: list[Item]) -> None:
         position, end = 0, len(data)
@@ -181,6 +195,7 @@ class Decoder:
         self._pdu_left -= stop - position
         self._pdv_left -= stop - position
         if self._pdv_left:
+            self._begun = not fragment.is_command
             return stop
         if self._is_last:
             self._close_fragment(fragment)
@@ -276,6 +291,7 @@ class Decoder:
             )
         self._pdu_left -= _HEADER_LENGTH
         self._pdv_left = length - 2
+        self._begun = False
         self._key = (context_id, bool(control & 1))
         self._is_last = bool(control & 2)  # the other bits of E.2 are not tested
         self.in_message = True

@@ -223,7 +223,7 @@ class UpperLayer:
             elif isinstance(item, ControlPDU):
                 completed = True
                 self._control(item, now, events)
-            else:
+            elif self.state not in _MAY_OWE_A_MESSAGE:  # there DT-2 and AR-6 only hand on what comes
                 self._received(Evt.EVT10, "P-DATA-TF", now, events)
         error = self._decoder.error
         if error is not None and not self._fault_seen:
@@ -232,6 +232,17 @@ class UpperLayer:
         self._idle_since = now
         self._arm_receive(now, len(data), completed)
         return events
+
+    def continues(self, length: int, now: float) -> bool:
+        """Whether the ``length`` bytes that have arrived only go on with a fragment of a data set.
+
+        Then they are accounted for, and go on with the last ``PDataFragment``; if not, ``receive_data`` them.
+        """
+        if self.state not in _MAY_OWE_A_MESSAGE or not self._decoder.continues(length):
+            return False
+        self._idle_since = now
+        self._arm_receive(now, length, False)
+        return True
 
     def connection_closed(self, now: float) -> list[Event]:
         """The transport connection is gone (Evt17)."""
