@@ -122,10 +122,17 @@ def _decoded(cuts: Iterable[memoryview], maximum: int, associate: int) -> tuple[
     decoder = Decoder(maximum, associate)
     items: list[Any] = []
     for piece in cuts:
-        items += decoder.feed(piece)
+        items += _continued(items, piece) if decoder.continues(len(piece)) else decoder.feed(piece)
     error = decoder.error
     fault = None if error is None else (str(error), error.reason)
     return _flat(items), fault, None if fault else (decoder.in_pdu, decoder.in_message)
+
+
+def _continued(items: list[Any], piece: memoryview) -> list[PDataFragment]:
+    """What the short cut of the decoder took: it belongs to the last fragment."""
+    last = items[-1]
+    check(isinstance(last, PDataFragment) and not (last.is_command or last.is_last), "nothing to continue")
+    return [PDataFragment(last.context_id, last.is_command, [piece])]
 
 
 def _reference(body: bytes) -> tuple[list[Any], bool]:
@@ -166,7 +173,8 @@ def _check_reference(decoded: tuple[Any, ...], body: bytes) -> None:
 def _received(layer: UpperLayer, cuts: Iterable[memoryview]) -> tuple[Any, ...]:
     events: list[Any] = []
     for piece in cuts:
-        events += layer.receive_data(piece, 1.0)
+        short = layer.continues(len(piece), 1.0)
+        events += _continued(events, piece) if short else layer.receive_data(piece, 1.0)
     sent = b"".join(layer.data_to_send())
     return _flat(events), layer.state, layer.wants_close, sent
 

@@ -142,6 +142,8 @@ ELSEWHERE = {
     "`ul.protocol.MINIMUM_PROGRESS`",
     # dimse/test_operations.py
     "`operations_invoked`",
+    # net/test_flow.py, net/test_blocks.py
+    *("`net.flow.MAXIMUM_UNDELIVERED`", "`net.blocks.MAXIMUM_HELD`"),
     # below
     *("`connect_timeout`", "`tls_handshake_timeout`", "`drain_timeout`"),
     "`dimse.fragmenter.MAXIMUM_PDU`",

@@ -19,6 +19,8 @@ import asyncio
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
+from asyncdicom.net.flow import Undelivered
+
 __all__ = [
     "BLOCK_SIZE",
     "FILE_BLOCK_SIZE",
@@ -27,6 +29,7 @@ __all__ = [
     "Blocks",
     "block_pool",
     "file_blocks",
+    "undelivered",
 ]
 
 BLOCK_SIZE = 1 << 20
@@ -134,6 +137,7 @@ class _Memory(NamedTuple):
 
     received: BlockPool
     read: Blocks
+    undelivered: Undelivered
 
 
 _memories: WeakKeyDictionary[asyncio.AbstractEventLoop, _Memory] = WeakKeyDictionary()
@@ -142,7 +146,7 @@ _memories: WeakKeyDictionary[asyncio.AbstractEventLoop, _Memory] = WeakKeyDictio
 def _memory(loop: asyncio.AbstractEventLoop) -> _Memory:
     memory = _memories.get(loop)
     if memory is None:
-        memory = _memories[loop] = _Memory(BlockPool(), Blocks(FILE_BLOCK_SIZE))
+        memory = _memories[loop] = _Memory(BlockPool(), Blocks(FILE_BLOCK_SIZE), Undelivered())
     return memory
 
 
@@ -154,3 +158,8 @@ def block_pool(loop: asyncio.AbstractEventLoop) -> BlockPool:
 def file_blocks(loop: asyncio.AbstractEventLoop) -> Blocks:
     """Give the blocks that this event loop's files are read into."""
     return _memory(loop).read
+
+
+def undelivered(loop: asyncio.AbstractEventLoop) -> Undelivered:
+    """Give the account of what waits for this event loop's handlers."""
+    return _memory(loop).undelivered

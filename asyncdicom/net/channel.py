@@ -25,6 +25,8 @@ from asyncdicom.exceptions import (
     AssociationTimeout,
     RemoteProtocolError,
 )
+from asyncdicom.net.blocks import undelivered
+from asyncdicom.net.flow import ReadBudget
 from asyncdicom.net.inbox import Inbox
 from asyncdicom.net.invoker import Invoker
 from asyncdicom.net.operation import IncomingRequest
@@ -100,7 +102,8 @@ class Channel:
             timeouts=settings.timeouts,
             maximum_associate_length=settings.maximum_associate_length,
         )
-        self.inbox = Inbox(self, settings.read_budget, settings.handler_timeout)
+        budget = ReadBudget(settings.read_budget, settings.handler_timeout, undelivered(loop))
+        self.inbox = Inbox(self, budget)
         self.outbox = Outbox(self, settings.write_timeout)
         self.invoker = Invoker(self)
         self.performer = Performer(self)

@@ -8,7 +8,22 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-__all__ = ["ReadBudget", "WriteGate"]
+__all__ = ["MAXIMUM_UNDELIVERED", "ReadBudget", "Undelivered", "WriteGate"]
+
+MAXIMUM_UNDELIVERED = 512 << 20
+"""So many bytes may wait for the handlers of all associations of an event loop; then each gets less."""
+
+_LEAST_BUDGET = 1 << 16
+
+
+class Undelivered:
+    """What waits for handlers on all associations of an event loop together, in bytes."""
+
+    __slots__ = ("limit", "total")
+
+    def __init__(self, limit: int = MAXIMUM_UNDELIVERED) -> None:
+        self.limit = limit
+        self.total = 0
 
 
 class ReadBudget:
@@ -16,22 +31,31 @@ class ReadBudget:
 
     While more than `budget` bytes wait for their handlers, reading is paused, and the peer is held
     back by TCP. Reading resumes when half of it is left. How long the pause may last without a
-    byte being taken is `patience` (seconds, None for ever).
+    byte being taken is `patience` (seconds, None for ever). When too much waits on all associations
+    together (`everybody`), no association gets more than 64 KiB: enough for control traffic, and
+    nobody starves.
     """
 
-    __slots__ = ("_since", "budget", "patience", "paused", "undelivered")
+    __slots__ = ("_closed", "_everybody", "_since", "budget", "patience", "paused", "undelivered")
 
-    def __init__(self, budget: int, patience: float | None) -> None:
+    def __init__(self, budget: int, patience: float | None, everybody: Undelivered | None = None) -> None:
         self.budget = budget
         self.patience = patience
         self.undelivered = 0
         self.paused = False
+        self._everybody = everybody or Undelivered()
         self._since = 0.0
+        self._closed = False
+
+    @property
+    def _allowed(self) -> int:
+        everybody = self._everybody
+        return self.budget if everybody.total <= everybody.limit else min(self.budget, _LEAST_BUDGET)
 
     def added(self, count: int, now: float) -> bool:
         """Count bytes that came in; True when reading has to pause now."""
-        self.undelivered += count
-        if self.paused or self.undelivered <= self.budget:
+        self._count(count)
+        if self.paused or self.undelivered <= self._allowed:
             return False
         self.paused = True
         self._since = now
@@ -39,12 +63,22 @@ class ReadBudget:
 
     def taken(self, count: int, now: float) -> bool:
         """Count bytes that a handler took or that were thrown away; True when reading may go on."""
-        self.undelivered -= count
+        self._count(-count)
         self._since = now
-        if not self.paused or self.undelivered > self.budget // 2:
+        if not self.paused or self.undelivered > self._allowed // 2:
             return False
         self.paused = False
         return True
+
+    def _count(self, count: int) -> None:
+        if not self._closed:
+            self.undelivered += count
+            self._everybody.total += count
+
+    def close(self) -> None:
+        """The association has ended: what still waits there is no concern of the others."""
+        self._count(-self.undelivered)
+        self._closed = True
 
     def deadline(self) -> float | None:
         """When the pause has lasted too long."""

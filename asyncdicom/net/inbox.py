@@ -31,8 +31,8 @@ class Inbox:
 
     __slots__ = ("_assembler", "_channel", "_incoming", "budget")
 
-    def __init__(self, channel: Channel, budget: int, patience: float | None) -> None:
-        self.budget = ReadBudget(budget, patience)
+    def __init__(self, channel: Channel, budget: ReadBudget) -> None:
+        self.budget = budget
         self._channel = channel
         self._assembler = Assembler()
         self._incoming: DataStream | _ReplyCollector | None = None
@@ -125,6 +125,7 @@ class Inbox:
         if isinstance(self._incoming, DataStream):
             self._incoming.fail(error)
         self._incoming = None
+        self.budget.close()
 
 
 class _ReplyCollector:

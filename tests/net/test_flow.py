@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from asyncdicom.net.flow import ReadBudget, WriteGate
+from asyncdicom.net.flow import ReadBudget, Undelivered, WriteGate
 
 
 def test_reading_pauses_above_the_budget_and_resumes_at_half_of_it() -> None:
@@ -38,6 +38,32 @@ def test_without_patience_there_is_no_deadline() -> None:
     budget.added(100, now=1.0)
     assert budget.paused
     assert budget.deadline() is None
+
+
+def test_when_too_much_waits_everywhere_nobody_gets_more_than_a_little() -> None:
+    everybody = Undelivered(limit=1_000_000)
+    full, other = (ReadBudget(1_000_000, None, everybody) for _ in range(2))
+    assert not full.added(1_000_000, now=0.0)  # exactly the limit
+    assert not other.added(0, now=0.0)
+    assert full.added(1, now=0.0)
+    assert not other.added(65536, now=0.0), "control traffic goes on"
+    assert other.added(1, now=0.0)
+    assert not other.taken(32768, now=0.0)
+    assert other.taken(1, now=0.0), "half of what it is allowed now"
+    assert everybody.total > everybody.limit
+    assert not full.taken(500_000, now=0.0)
+    assert full.taken(1, now=0.0), "all are allowed their own budget again"
+
+
+def test_what_waits_on_a_dead_association_is_no_concern_of_the_others() -> None:
+    everybody = Undelivered()
+    budget = ReadBudget(1000, None, everybody)
+    budget.added(5000, now=0.0)
+    budget.close()
+    assert everybody.total == 0
+    budget.taken(5000, now=0.0)  # its handler reads what had come
+    budget.close()
+    assert everybody.total == 0
 
 
 async def test_the_gate_is_handed_on_in_order_small_messages_first() -> None:

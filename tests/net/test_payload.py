@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import os
 import threading
@@ -210,6 +211,59 @@ async def test_cancelled_while_the_last_write_is_under_way_nothing_is_left(
         await asyncio.sleep(0.01)
         assert not saving.done(), "a thread must not write into a file that was forgotten"
     with pytest.raises(asyncio.CancelledError):
+        await saving
+    assert not list(tmp_path.iterdir())
+
+
+async def test_while_the_disk_is_quick_what_comes_is_written_before_the_handler_wakes(tmp_path: Path) -> None:
+    data = stream(ended=False)
+    saving = asyncio.create_task(data.save(tmp_path / "one.dcm"))
+    await asyncio.sleep(0)
+    data.feed([memoryview(b"abc")], 3, False)
+    data.feed([memoryview(b"de")], 2, False)
+    [part] = tmp_path.iterdir()
+    assert part.read_bytes().endswith(b"abcde")
+    assert data.waiting == 0
+    data.feed([memoryview(b"f")], 1, True)
+    assert await saving == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["one.dcm"]
+    assert (tmp_path / "one.dcm").read_bytes().endswith(b"abcdef")
+
+
+async def test_what_comes_while_a_thread_writes_comes_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk()
+    monkeypatch.setattr("asyncdicom.net.payload._written", disk)
+    data = stream(ended=False)
+    saving = asyncio.create_task(data.save(tmp_path / "one.dcm"))
+    await asyncio.sleep(0)
+    disk._quick_from = math.inf
+    with threads_are_busy():
+        data.feed([memoryview(b"a" * MUCH)], MUCH, False)
+        await asyncio.sleep(0.01)
+        disk._quick_from = 0.0
+        data.feed([memoryview(b"b")], 1, True)
+        assert data.waiting == 1
+    assert await saving == MUCH + 1
+    assert (tmp_path / "one.dcm").read_bytes().endswith(b"ab")
+
+
+async def test_a_write_that_fails_when_it_comes_fails_the_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = stream(ended=False)
+    saving = asyncio.create_task(data.save(tmp_path / "one.dcm"))
+    await asyncio.sleep(0)
+    data.feed([memoryview(b"abc")], 3, False)
+
+    def full(file: int, buffers: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "writev", full)
+    data.feed([memoryview(b"def")], 3, False)
+    data.feed([memoryview(b"ghi")], 3, True)
+    with pytest.raises(OSError, match="full"):
         await saving
     assert not list(tmp_path.iterdir())
 

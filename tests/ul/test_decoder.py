@@ -17,6 +17,19 @@ def feed(decoder: Decoder, *pieces: bytes) -> list[Item]:
     return [item for piece in pieces for item in decoder.feed(memoryview(piece).toreadonly())]
 
 
+def feed_short(decoder: Decoder, *pieces: bytes) -> list[Item]:
+    """The same by the short cut, wherever it can be taken."""
+    items: list[Item] = []
+    for piece in pieces:
+        if decoder.continues(len(piece)):
+            last = items[-1]
+            assert isinstance(last, PDataFragment)
+            items.append(PDataFragment(last.context_id, last.is_command, [memoryview(piece)]))
+        else:
+            items += feed(decoder, piece)
+    return items
+
+
 def meaning(items: list[Item]) -> list[object]:
     """What the items say, however the bytes were split: parts of messages joined, starts left out."""
     said: list[object] = []
@@ -70,14 +83,35 @@ tails = st.sampled_from(
 
 @given(streams, tails, st.lists(st.integers(0, 5000), max_size=8))
 def test_any_split_says_the_same(stream: bytes, tail: bytes, cuts: list[int]) -> None:
-    whole, split, bytewise = Decoder(MAXIMUM), Decoder(MAXIMUM), Decoder(MAXIMUM)
+    whole, split, short, bytewise = (Decoder(MAXIMUM) for _ in range(4))
     stream += tail + AReleaseRQ().encode()
     expected = meaning(feed(whole, stream))
     assert meaning(feed(split, *pieces(stream, cuts))) == expected
-    assert meaning(feed(bytewise, *(bytes((byte,)) for byte in stream))) == expected
-    assert str(whole.error) == str(split.error) == str(bytewise.error)
-    assert whole.in_message == split.in_message == bytewise.in_message
-    assert whole.in_pdu == split.in_pdu == bytewise.in_pdu
+    assert meaning(feed_short(short, *pieces(stream, cuts))) == expected
+    assert meaning(feed_short(bytewise, *(bytes((byte,)) for byte in stream))) == expected
+    assert str(whole.error) == str(split.error) == str(short.error) == str(bytewise.error)
+    assert whole.in_message == split.in_message == short.in_message == bytewise.in_message
+    assert whole.in_pdu == split.in_pdu == short.in_pdu == bytewise.in_pdu
+
+
+def test_only_the_middle_of_a_fragment_of_a_data_set_continues() -> None:
+    decoder = Decoder(MAXIMUM)
+    feed(decoder, p_data_header(1, False, True, 100))
+    assert not decoder.continues(1), "the first bytes of a fragment say which one it is"
+    feed(decoder, b"a")
+    assert decoder.continues(98)
+    assert not decoder.continues(1), "the last byte ends it"
+    feed(decoder, b"z", p_data_header(1, True, True, 100), b"c")
+    assert not decoder.continues(1), "commands are taken whole"
+
+
+def test_nothing_continues_after_a_fault() -> None:
+    decoder = Decoder(MAXIMUM)
+    feed(decoder, p_data_header(1, False, False, 100), b"a")
+    assert decoder.continues(1)
+    feed(decoder, bytes(98), b"\x09")
+    assert decoder.error is not None
+    assert not decoder.continues(1)
 
 
 @given(st.lists(pdvs, min_size=1, max_size=20))

@@ -313,6 +313,18 @@ def test_the_drain_is_bounded() -> None:
     assert core.state is State.STA1
 
 
+def test_only_where_data_may_come_a_fragment_continues() -> None:
+    begun = p_data_header(1, False, True, 100) + b"data"
+    for state in (State.STA6, State.STA7):
+        core = in_state(state)
+        assert kinds(receive(core, begun)) == [PDataFragment]
+        assert core.continues(10, 0.0)
+    refused = p_data_header(5, False, True, 100) + b"data"
+    core = in_state(State.STA6)
+    assert kinds(receive(core, refused)) == [ProtocolViolation]
+    assert not core.continues(10, 0.0)
+
+
 def test_only_accepted_contexts_carry_data() -> None:
     contexts = (ContextResult(1, 3), ContextResult(3, 0, "1.2.840.10008.1.2"))
     for core in (in_state(State.STA3), in_state(State.STA5)):

@@ -20,7 +20,8 @@ OFF = Timeouts(None, None, None, None, None, None)
 
 
 def receive(core: UpperLayer, data: bytes, now: float) -> None:
-    core.receive_data(memoryview(data), now)
+    if not core.continues(len(data), now):
+        core.receive_data(memoryview(data), now)
 
 
 def acceptor(timeouts: Timeouts) -> UpperLayer:
