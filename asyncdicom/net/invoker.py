@@ -11,7 +11,7 @@ from asyncdicom.dimse.messages import MESSAGES, Command, CommandField
 from asyncdicom.dimse.operations import InvokedOperations
 from asyncdicom.exceptions import AssociationTimeout, LocalProtocolError
 from asyncdicom.net.operation import Operation
-from asyncdicom.net.payload import Payload
+from asyncdicom.net.payload import Source
 
 if TYPE_CHECKING:
     from asyncdicom.net.channel import Channel
@@ -35,7 +35,7 @@ class Invoker:
         self,
         context: AcceptedContext,
         command: Command,
-        payload: Payload | None = None,
+        payload: bytes | Source | None = None,
         *,
         timeout: float | None = None,
         held: bool = False,
@@ -65,7 +65,10 @@ class Invoker:
         self.operations[operation.message_id] = operation
         channel.operations_changed()
         try:
-            await channel.outbox.send(context.context_id, command, payload)
+            if payload is None or isinstance(payload, bytes):
+                await channel.outbox.send(context.context_id, command, payload)
+            else:
+                await channel.outbox.send_instance(context.context_id, command, payload)
         except BaseException:
             self.book.close(operation.message_id)
             raise

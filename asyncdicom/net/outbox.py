@@ -11,7 +11,7 @@ from asyncdicom.dimse.fragmenter import Fragmenter
 from asyncdicom.dimse.messages import Command, encode
 from asyncdicom.exceptions import AssociationAborted
 from asyncdicom.net.flow import WriteGate
-from asyncdicom.net.payload import Batch, Payload
+from asyncdicom.net.payload import Batch, Source, at_hand
 from asyncdicom.ul.protocol import MINIMUM_PROGRESS
 
 if TYPE_CHECKING:
@@ -47,35 +47,46 @@ class Outbox:
         self._unsent = 0
 
     async def send(
-        self, context_id: int, command: Command, payload: Payload | None = None, *, soon: bool = False
+        self, context_id: int, command: Command, data: bytes | None = None, *, soon: bool = False
     ) -> None:
-        """Send one message. `soon`: others are about to follow; a small one may leave together with them.
+        """Send a message that is small. `soon`: others are about to follow; it may leave together with them.
+
+        Cancelled: nothing was sent.
+        """
+        if not self._gate.try_acquire():
+            await self._gate.acquire(small=True)
+        try:
+            fragmenter, out = self._begin(context_id, command)
+            if data is not None:
+                out += fragmenter.data([data], final=True)
+            await self._drain()
+            message = b"".join(out)  # one small buffer costs less than four
+            if soon:
+                self._channel.transport.write_soon(message)
+            else:
+                self._channel.transport.write([message])
+        finally:
+            self._gate.release()
+
+    async def send_instance(self, context_id: int, command: Command, source: Source) -> None:
+        """Send a message whose data set is that of a source.
 
         Cancelled, or failed, after its first byte was written and before its last: A-ABORT, because
         the rest of the message can never follow.
         """
-        channel = self._channel
         if not self._gate.try_acquire():
-            await self._gate.acquire(small=payload is None or isinstance(payload, bytes))
+            await self._gate.acquire(small=False)
         try:
-            channel.check_open()
-            channel.upper_layer.check_p_data()
-            channel.note("sent", command)
-            fragmenter = Fragmenter(context_id, self.maximum_length)
-            out: list[bytes | memoryview] = [*fragmenter.command(self._encode(command))]
-            if payload is None or isinstance(payload, bytes):
-                if payload is not None:
-                    out += fragmenter.data([payload], final=True)
-                await self._drain()
-                message = b"".join(out)  # one small buffer costs less than four
-                if soon:
-                    channel.transport.write_soon(message)
-                else:
-                    channel.transport.write([message])
-            else:
-                await self._stream(fragmenter, out, payload)
+            await self._stream(*self._begin(context_id, command), source)
         finally:
             self._gate.release()
+
+    def _begin(self, context_id: int, command: Command) -> tuple[Fragmenter, list[bytes | memoryview]]:
+        self._channel.check_open()
+        self._channel.upper_layer.check_p_data()
+        self._channel.note("sent", command)
+        fragmenter = Fragmenter(context_id, self.maximum_length)
+        return fragmenter, [*fragmenter.command(self._encode(command))]
 
     def send_at_once(self, context_id: int, command: Command) -> bool:
         """Send a message without a data set if nothing has to be waited for; tells whether it was."""
@@ -83,10 +94,8 @@ class Outbox:
         if channel.transport.is_writing_paused or not self._gate.try_acquire():
             return False
         try:
-            channel.upper_layer.check_p_data()
-            channel.note("sent", command)
-            fragmenter = Fragmenter(context_id, self.maximum_length)
-            channel.transport.write([b"".join(fragmenter.command(self._encode(command)))])
+            _, out = self._begin(context_id, command)
+            channel.transport.write([b"".join(out)])
         finally:
             self._gate.release()
         return True
@@ -97,22 +106,25 @@ class Outbox:
             self._encoded_command, self._encoded = command, encode(command)
         return self._encoded
 
-    async def _stream(
-        self, fragmenter: Fragmenter, out: list[bytes | memoryview], payload: AsyncGenerator[Batch, None]
-    ) -> None:
+    async def _stream(self, fragmenter: Fragmenter, out: list[bytes | memoryview], source: Source) -> None:
         begun = False
         try:
-            async with aclosing(payload):
-                while (batch := await self._fetch(payload)) is not None:
-                    self._channel.check_open()
-                    fragments = fragmenter.data(batch, final=False)
-                    out += fragments
-                    if fragments:  # the command alone would wake the peer for nothing
-                        await self._write(out)
-                        begun = True
-                        out = []
-            self._channel.check_open()
-            await self._write([*out, *fragmenter.data([], final=True)])
+            whole = at_hand(source)
+            if whole is not None:
+                out += fragmenter.data([whole], final=True)
+            else:
+                async with aclosing(source.open()) as batches:
+                    while (batch := await self._fetch(batches)) is not None:
+                        self._channel.check_open()
+                        fragments = fragmenter.data(batch, final=False)
+                        out += fragments
+                        if fragments:  # the command alone would wake the peer for nothing
+                            await self._write(out)
+                            begun = True
+                            out = []
+                self._channel.check_open()
+                out += fragmenter.data([], final=True)
+            await self._write(out)
             begun = True
             await self._drain()  # the peer's time to respond runs from here
         except BaseException as error:
@@ -123,11 +135,11 @@ class Outbox:
                     raise AssociationAborted(0, 0, what) from error
             raise
 
-    async def _fetch(self, payload: AsyncGenerator[Batch, None]) -> Batch | None:
+    async def _fetch(self, batches: AsyncGenerator[Batch, None]) -> Batch | None:
         """Wait for the source, but no longer than there is an association to send on."""
         task = self._fetching = asyncio.current_task()
         try:
-            return await anext(payload, None)
+            return await anext(batches, None)
         except asyncio.CancelledError:
             if self._fetching is None and task is not None and task.uncancel() == 0:
                 self._channel.check_open()  # it was `fail` that cancelled it

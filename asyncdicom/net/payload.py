@@ -29,14 +29,13 @@ __all__ = [
     "BytesSource",
     "DataStream",
     "FileSource",
-    "Payload",
     "Source",
+    "at_hand",
     "reading_ahead",
 ]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Batch: TypeAlias = Sequence[Buffer]
-Payload: TypeAlias = bytes | AsyncGenerator[Batch, None]
 
 _READ_AHEAD = 1 << 20  # the largest file that is read whole before its turn
 _MAXIMUM_IN_MEMORY = 16 << 20
@@ -394,16 +393,21 @@ class FileSource:
         if self._ahead is None and self.length <= _READ_AHEAD and not _read.is_quick:
             self._ahead = file_threads().submit(self._read_whole)
 
+    def read_at_once(self) -> bytes | None:
+        """Give the data set if it is small, the disk is quick and it was not read ahead; blocks."""
+        if self._ahead is not None or self.length > FILE_BLOCK_SIZE or not _read.is_quick:
+            return None
+        return _read.at_once(self._read_whole)
+
     async def open(self) -> AsyncGenerator[Batch, None]:
         """See `Source`. A file that changed its length meanwhile raises `DataSetError`."""
         ahead_of_time, self._ahead = self._ahead, None
         if ahead_of_time is not None or self.length <= FILE_BLOCK_SIZE:
-            whole = (
-                await _read.call(self._read_whole)
-                if ahead_of_time is None
-                else await asyncio.wrap_future(ahead_of_time)
-            )
-            yield [whole, self._padding()]
+            if ahead_of_time is None:
+                yield [await _read.call(self._read_whole)]
+            else:
+                whole = await asyncio.wrap_future(ahead_of_time)
+                yield [whole]
             return
         blocks = file_blocks(asyncio.get_running_loop())
         opened: list[int] = []
@@ -445,7 +449,7 @@ class FileSource:
             os.close(file)
         if len(data) != self.length:
             raise DataSetError(f"{self.path} became shorter while it was being sent")
-        return data
+        return data + self._padding() if self.length % 2 else data
 
     def _read(self, file: int, block: bytearray, position: int, end: int) -> memoryview:
         view = memoryview(block)[: min(len(block), end - position)]
@@ -456,6 +460,13 @@ class FileSource:
                 raise DataSetError(f"{self.path} became shorter while it was being sent")
             done += count
         return view.toreadonly()
+
+
+def at_hand(source: Source) -> Buffer | None:
+    """Give the whole data set of a source if nothing has to be waited for."""
+    if type(source) is FileSource:  # what is derived from it may open otherwise
+        return source.read_at_once()
+    return source.data if type(source) is BytesSource else None
 
 
 def reading_ahead(sources: Iterable[Source]) -> Iterator[Source]:

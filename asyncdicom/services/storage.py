@@ -56,7 +56,7 @@ async def store(
     )
     if move_originator is not None:
         command.move_originator_ae_title, command.move_originator_message_id = move_originator
-    operation = await channel.invoker.invoke(context, command, source.open(), timeout=timeout)
+    operation = await channel.invoker.invoke(context, command, source, timeout=timeout)
     return await final_response(channel, operation)
 
 
