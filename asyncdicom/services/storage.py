@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asyncdicom.data.part10 import read_file_meta
@@ -83,7 +82,6 @@ def file_source(path: str | os.PathLike[str]) -> FileSource:
     The UIDs are those of the data set, which is what is sent; the File Meta Information tells the
     transfer syntax. Raises `DataSetError` for what is not such a file, `OSError` if it is unreadable.
     """
-    path = Path(path)
     with open(path, "rb", buffering=0, opener=_open_at_once) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
