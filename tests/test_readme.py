@@ -41,10 +41,10 @@ async def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pydicom_files: Pa
     for name in ("CT_small.dcm", "MR_small.dcm"):
         shutil.copy(pydicom_files / name, tmp_path / "images")
     ports = {port: str(free_port()) for port in ("11113", "11114", "11115", "11116", "2762")}
-    peers = {"WS1": Address("WS1", "127.0.0.1", int(ports["11113"]))}
+    access = {"*": None, "WS1": Address("WS1", "127.0.0.1", int(ports["11113"]))}
     async with (
         Archive(tmp_path / "archive") as archive,
-        serve_archive(archive, "ASYNCDICOM@127.0.0.1:0", peers=peers) as server,
+        serve_archive(archive, "ASYNCDICOM@127.0.0.1:0", access=access) as server,
     ):
         ports["11112"] = str(server.port)
 
