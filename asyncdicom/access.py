@@ -274,11 +274,11 @@ def _service(text: str) -> str:
 
 def _certificate(text: str) -> str:
     known = text.strip().lower()
-    if known.startswith(_FINGERPRINT):
-        digits = known.removeprefix(_FINGERPRINT).replace(":", "")
-        if len(digits) != 64 or not set(digits) <= set("0123456789abcdef"):
-            raise ValueError(f"{text!r} is no fingerprint: sha256: and 64 hexadecimal digits")
+    digits = known.removeprefix(_FINGERPRINT).replace(":", "")
+    if len(digits) == 64 and set(digits) <= set("0123456789abcdef"):
         return _FINGERPRINT + digits
+    if known.startswith(_FINGERPRINT):
+        raise ValueError(f"{text!r} is no fingerprint: sha256: and 64 hexadecimal digits")
     if not known:
         raise ValueError("a certificate is named by its fingerprint or a Subject Alternative Name")
     return known

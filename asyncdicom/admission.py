@@ -105,19 +105,17 @@ class Admission:
     ) -> None:
         identity = request.user_information.user_identity
         verdict: object = False
-        why = "the user identity was not accepted"
+        failure: Exception | None = None
         try:
             async with asyncio.timeout(self._identity_timeout):
                 verdict = await check(request, identity)
-        except TimeoutError:
-            why = "the user_identity check took too long"
-        except Exception:
-            log.exception("the user_identity check failed")
-            why = "the user_identity check failed"
+        except Exception as error:
+            failure = error
         if channel.failure is not None:
             return
         if verdict is not True and not isinstance(verdict, bytes):
-            self._refuse(channel, Refusal(REJECTED, why))
+            why = "the user_identity check failed" if failure else "the user identity was not accepted"
+            self._refuse(channel, Refusal(REJECTED, why), failure)
             return
         wanted = identity is not None and identity.positive_response_requested
         response = verdict if isinstance(verdict, bytes) else b""
@@ -169,8 +167,11 @@ class Admission:
             found = self._offers[grant.services] = permitted(self._offer, grant), {}
         return found
 
-    def _refuse(self, channel: Channel, refusal: Refusal) -> None:
-        log.warning("%s: refused: %s (%d/%d/%d)", channel, refusal.why, *refusal.rejection)
+    def _refuse(self, channel: Channel, refusal: Refusal, failure: Exception | None = None) -> None:
+        level = logging.ERROR if failure is not None else logging.WARNING
+        log.log(
+            level, "%s: refused: %s (%d/%d/%d)", channel, refusal.why, *refusal.rejection, exc_info=failure
+        )
         channel.reject(refusal.rejection)
 
 
