@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl as ssl_module
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address, check_ae_title
@@ -41,6 +41,8 @@ log = logging.getLogger("asyncdicom.server")
 _BACKLOG = 1024
 
 Destinations = Mapping[str, str | Address] | Callable[[Request], Address | None]
+_T = TypeVar("_T")
+
 Access = AccessPolicy | Peers
 
 
@@ -221,7 +223,7 @@ class Server:
         self.port: int = sockets[0].getsockname()[1]
         self._sockets = sockets
         self._setup = setup
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._admission = Admission(
@@ -279,23 +281,27 @@ class Server:
         )
         Association(channel, dispatcher)
         self._waiting.add(channel, host)
-        self._spawn(self._connect(channel, connection, host))
+        connecting = self._spawn(self._connect(channel, connection, host))
 
-    async def _connect(self, channel: Channel, connection: socket.socket, host: str) -> None:
-        connected = False
+        def unless_connected(task: asyncio.Task[bool]) -> None:
+            if task.cancelled() or task.exception() or not task.result():
+                self._waiting.discard(channel)
+                channel.transport.abort()
+                connection.close()
+
+        connecting.add_done_callback(unless_connected)  # a task cancelled before its first step runs nothing
+
+    async def _connect(self, channel: Channel, connection: socket.socket, host: str) -> bool:
         try:
             if self._handshakes is None:
                 loop = asyncio.get_running_loop()
                 await loop.connect_accepted_socket(lambda: channel.transport, connection)
             else:
                 await self._handshakes.perform(lambda: channel.transport, connection)
-            connected = True
         except OSError as error:
             log.info("%s: a connection is closed: %s", host, explain(error))
-        finally:
-            if not connected:
-                self._waiting.discard(channel)
-                connection.close()
+            return False
+        return True
 
     # the end
 
@@ -320,10 +326,11 @@ class Server:
         if not self._closed.done():
             self._closed.set_result(None)
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+    def _spawn(self, work: Coroutine[object, object, _T]) -> asyncio.Task[_T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 async def _leave(server: Server, error: BaseException | None) -> None:

@@ -143,7 +143,7 @@ def explain(error: OSError) -> str:
             alert = reason.split("_ALERT_")[1].replace("_", " ").lower()
             return f"TLS: refused by the peer ({alert})"
         return f"TLS handshake failed ({error.reason or error}); does the peer speak TLS on this port?"
-    return error.strerror or str(error)
+    return error.strerror or str(error) or "the peer broke off the TLS handshake"  # asyncio says nothing
 
 
 def explain_loss(error: Exception | None, *, is_established: bool) -> str:
