@@ -71,31 +71,44 @@ class Handshakes:
 
 async def _client_hello(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
     """Wait until the whole first record can be read, and leave it there."""
-    await _readable(loop, connection, 1)
-    first = connection.recv(1, socket.MSG_PEEK)
-    if not first:
+    wanted = 1
+    while True:
+        await _readable(loop, connection, wanted)
+        there = connection.recv(_LONGEST_RECORD, socket.MSG_PEEK)
+        wanted = _missing(there, wanted)
+        if not wanted:
+            return
+
+
+def _missing(there: bytes, awaited: int) -> int:
+    """How long what has come has to become to be a ClientHello; 0 if it is one, as far as can be known."""
+    if not there:
         raise ConnectionResetError("closed by the peer")
-    if first[0] != _HANDSHAKE:
-        what = _OTHERS.get(first[0], f"something that begins with {first[0]:02X}H")
+    if there[0] != _HANDSHAKE:
+        what = _OTHERS.get(there[0], f"something that begins with {there[0]:02X}H")
         raise ConnectionError(f"no TLS handshake; the peer speaks {what}")
-    await _readable(loop, connection, _RECORD_HEADER)
-    header = connection.recv(_RECORD_HEADER, socket.MSG_PEEK)
-    length = int.from_bytes(header[3:], "big")
+    if len(there) < awaited:  # the peer has closed its half, or there is no waiting for a number of bytes
+        return 0
+    if len(there) < _RECORD_HEADER:
+        return _RECORD_HEADER
+    length = _RECORD_HEADER + int.from_bytes(there[3:_RECORD_HEADER], "big")
     if length > _LONGEST_RECORD:
         raise ConnectionError("no TLS handshake; the first record is too long")
-    await _readable(loop, connection, _RECORD_HEADER + length)
-    _set_low_water(connection, 1)
+    return length if len(there) < length else 0
 
 
 async def _readable(loop: asyncio.AbstractEventLoop, connection: socket.socket, count: int) -> None:
     """Wait until so many bytes can be read, or the peer has closed."""
-    _set_low_water(connection, count)
+    if count > 1:
+        _set_low_water(connection, count)
     ready = loop.create_future()
     loop.add_reader(connection, _set_result, ready)
     try:
         await ready
     finally:
         loop.remove_reader(connection)
+        if count > 1:
+            _set_low_water(connection, 1)
 
 
 def _set_result(future: asyncio.Future[None]) -> None:
