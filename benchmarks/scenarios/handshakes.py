@@ -87,7 +87,7 @@ SCENARIO = Scenario(
     ),
     quick_rounds=1,
     note=lambda bench: (
-        f"{_AT_ONCE} at once, RSA 2048, TLS 1.3, {bench.pick(10, 2)} times a round; waiting for a core, which "
-        "three processes share, is in the first figures, not in what the server computes"
+        f"{_AT_ONCE} at once, RSA 2048, TLS 1.3, {bench.pick(10, 2)} times a round; waiting for a core, "
+        "which three processes share, is in the first figures, not in what the server computes"
     ),
 )
