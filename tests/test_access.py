@@ -20,10 +20,10 @@ from asyncdicom.access import (
     service_of,
 )
 from asyncdicom.dimse.messages import Command, CommandField
-from asyncdicom.uid import MODALITY_WORKLIST_FIND, STORAGE, STUDY_ROOT, VERIFICATION
+from asyncdicom.uid import MODALITY_WORKLIST_FIND, SOP_CLASSES, STORAGE, STUDY_ROOT, VERIFICATION
 from asyncdicom.ul.items import UserInformation
-from asyncdicom.ul.negotiation import Policy
-from asyncdicom.ul.pdu import AAssociateRQ
+from asyncdicom.ul.negotiation import Policy, PresentationContext, answer, propose
+from asyncdicom.ul.pdu import AAssociateRJ, AAssociateRQ
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 PRIVATE = "1.3.6.1.4.1.99999.7"
@@ -222,6 +222,42 @@ def test_an_offer_is_narrowed_not_shortened() -> None:
     storer = permitted(offer._replace(unknown_storage=None), Grant(frozenset({"store"})))
     assert storer.unknown_storage is None
     assert storer.performed[CT] == ("1",)
+
+
+@pytest.mark.parametrize(
+    ("services", "proposed", "result", "roles"),
+    [  # roles: ours, as SCU (C-GET) and as SCP (C-STORE)
+        ("store", (True, False), 0, (False, True)),
+        ("get", (True, False), 1, None),
+        ("store", (False, True), 1, None),
+        ("get", (False, True), 0, (True, False)),
+        ("store", (True, True), 0, (False, True)),
+        ("get", (True, True), 0, (True, False)),
+        ("echo", (True, True), 1, None),
+    ],
+)
+@pytest.mark.parametrize("sop_class", [CT, PRIVATE])
+def test_a_storage_context_is_for_c_store_or_for_c_get(
+    services: str, proposed: tuple[bool, bool], result: int, roles: tuple[bool, bool] | None, sop_class: str
+) -> None:
+    any_syntax = ("*",)
+    offer = Policy(
+        {CT: any_syntax},
+        {CT: any_syntax, PRIVATE: any_syntax},
+        unknown_storage=any_syntax,
+        not_storage=SOP_CLASSES,
+    )
+    asked = propose(
+        [PresentationContext(sop_class, ("1.2.840.10008.1.2",), *proposed)],
+        called_ae_title="SCP",
+        calling_ae_title="SCU",
+    )
+    verdict = answer(asked, permitted(offer, Grant(frozenset({services}))))
+    assert isinstance(verdict, tuple) and not isinstance(verdict, AAssociateRJ)
+    accept, negotiated = verdict
+    assert [context.result for context in accept.presentation_contexts] == [result]
+    found = [(context.as_scu, context.as_scp) for context in negotiated.contexts.values()]
+    assert found == ([roles] if roles else [])
 
 
 def request(field: CommandField, sop_class: str = CT, destination: str | None = None) -> Command:
