@@ -253,7 +253,7 @@ def test_a_storage_context_is_for_c_store_or_for_c_get(
         calling_ae_title="SCU",
     )
     verdict = answer(asked, permitted(offer, Grant(frozenset({services}))))
-    assert isinstance(verdict, tuple) and not isinstance(verdict, AAssociateRJ)
+    assert not isinstance(verdict, AAssociateRJ)
     accept, negotiated = verdict
     assert [context.result for context in accept.presentation_contexts] == [result]
     found = [(context.as_scu, context.as_scp) for context in negotiated.contexts.values()]

@@ -35,7 +35,6 @@ async def server(archive: Archive) -> AsyncIterator[Server]:
     async with serve_archive(
         archive,
         "ARCHIVE@127.0.0.1:0",
-        strict=False,
         artim_timeout=0.2,
         receive_timeout=0.3,
         release_timeout=1.0,
