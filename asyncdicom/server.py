@@ -284,7 +284,10 @@ class Server:
         connecting = self._spawn(self._connect(channel, connection, host))
 
         def unless_connected(task: asyncio.Task[bool]) -> None:
-            if task.cancelled() or task.exception() or not task.result():
+            failure = None if task.cancelled() else task.exception()
+            if failure is not None:
+                log.error("%s: a connection is closed", host, exc_info=failure)
+            if task.cancelled() or failure is not None or not task.result():
                 self._waiting.discard(channel)
                 channel.transport.abort()
                 connection.close()
