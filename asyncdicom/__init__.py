@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from asyncdicom._version import __version__
 
 if TYPE_CHECKING:
+    from asyncdicom.access import AccessPolicy, Peer
     from asyncdicom.address import Address
     from asyncdicom.association import Association
     from asyncdicom.client import associate
@@ -55,6 +56,7 @@ __all__ = [
     "STUDY_ROOT",
     "VERIFICATION",
     "AcceptedContext",
+    "AccessPolicy",
     "Address",
     "Association",
     "AssociationAborted",
@@ -71,6 +73,7 @@ __all__ = [
     "FileSource",
     "InformationModel",
     "LocalProtocolError",
+    "Peer",
     "PresentationContext",
     "PresentationContextError",
     "Progress",
@@ -98,6 +101,7 @@ __all__ = [
 # Where the public names live. They are imported when they are first used: a tool that only prints its
 # help, or only parses an address, does not load the event loop, TLS and all services.
 _MODULES = {
+    "access": "AccessPolicy Peer",
     "address": "Address",
     "association": "Association",
     "client": "associate",

@@ -11,6 +11,7 @@ from asyncdicom.association import Association
 from asyncdicom.exceptions import AssociationClosed, AssociationError, AssociationTimeout
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.settings import Settings
+from asyncdicom.net.tls import explain
 from asyncdicom.opening import Opening
 from asyncdicom.services.contexts import Proposable, expand
 from asyncdicom.services.dispatch import Dispatcher
@@ -160,17 +161,7 @@ async def _connect(
         message = f"{address}: no connection within {timeout:g} s; check host, port and firewall"
         raise AssociationTimeout(message, which="connect") from error
     except OSError as error:
-        raise AssociationClosed(f"{address}: {_why(error)}") from error
-
-
-def _why(error: OSError) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused; is the peer running, and is the port right?"
-    if isinstance(error, ssl_module.SSLCertVerificationError):
-        return f"TLS: the certificate of the peer was not accepted ({error.verify_message})"
-    if isinstance(error, ssl_module.SSLError):
-        return f"TLS handshake failed ({error.reason or error}); does the peer speak TLS on this port?"
-    return error.strerror or str(error)
+        raise AssociationClosed(f"{address}: {explain(error)}") from error
 
 
 async def _leave(association: Association, error: BaseException | None) -> None:

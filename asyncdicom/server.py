@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
+from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address, check_ae_title
+from asyncdicom.admission import Admission, Limits
 from asyncdicom.association import Association
 from asyncdicom.client import associate
-from asyncdicom.exceptions import AssociationRejected
 from asyncdicom.net.channel import Channel, Trace
-from asyncdicom.net.crowd import Crowd, Rates, is_local
+from asyncdicom.net.listener import accept, bind
 from asyncdicom.net.settings import Settings
+from asyncdicom.net.tls import Handshakes, explain
 from asyncdicom.opening import Opening
 from asyncdicom.services.contexts import Proposable
 from asyncdicom.services.dispatch import Dispatcher
@@ -30,47 +31,34 @@ from asyncdicom.services.handlers import (
     StoreHandler,
 )
 from asyncdicom.services.offered import offer
-from asyncdicom.ul.items import UserIdentity, UserInformation
-from asyncdicom.ul.negotiation import Answered, Policy, PresentationContext, answer
-from asyncdicom.ul.pdu import AAssociateRJ, AAssociateRQ
+from asyncdicom.ul.negotiation import Policy, PresentationContext
 from asyncdicom.ul.protocol import Timeouts
 
 __all__ = ["Server", "serve"]
 
 log = logging.getLogger("asyncdicom.server")
 
-# PS3.8 Table 9-21: result, source, reason.
-_REJECTED = AAssociateRJ(1, 1, 1)
-_CALLING_NOT_RECOGNIZED = AAssociateRJ(1, 1, 3)
-_CALLED_NOT_RECOGNIZED = AAssociateRJ(1, 1, 7)
-_LOCAL_LIMIT_EXCEEDED = AAssociateRJ(2, 3, 2)
-
-_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _BACKLOG = 1024
 
 Destinations = Mapping[str, str | Address] | Callable[[Request], Address | None]
-UserIdentityCheck = Callable[[AAssociateRQ, UserIdentity | None], Awaitable[bool | bytes]]
+_T = TypeVar("_T")
+
+Access = AccessPolicy | Peers
 
 
 class _Setup(NamedTuple):
     """What `serve` was asked for."""
 
     handlers: Handlers
-    policy: Policy
+    access: AccessPolicy
+    offer: Policy
+    limits: Limits
     settings: Settings
     ssl: ssl_module.SSLContext | None
-    user_identity: UserIdentityCheck | None
+    maximum_tls_handshakes: int
+    tls_handshake_timeout: float
     trace: Trace | None
     drain_timeout: float
-    maximum_associations: int
-    maximum_associations_per_address: int | None
-    maximum_associations_per_ae_title: int | None
-    maximum_not_associated: int
-    maximum_not_associated_per_address: int | None
-    accept_rate: float | None
-    called_ae_title: str | None
-    calling_ae_titles: Collection[str] | None
-    tls_handshake_timeout: float
 
 
 def serve(
@@ -85,9 +73,7 @@ def serve(
     contexts: Iterable[Proposable] | None = None,
     unknown_storage: bool = False,
     # Who may come.
-    require_called_ae_title: bool = False,
-    calling_ae_titles: Collection[str] | None = None,
-    user_identity: UserIdentityCheck | None = None,
+    access: Access | None = None,
     ssl: ssl_module.SSLContext | None = None,
     sock: socket.socket | None = None,
     reuse_port: bool = False,
@@ -98,6 +84,7 @@ def serve(
     maximum_not_associated: int = 512,
     maximum_not_associated_per_address: int | None = 32,
     accept_rate: float | None = 100.0,
+    maximum_tls_handshakes: int = 2,
     maximum_associate_length: int = 262144,
     maximum_length: int = 262144,
     operations_invoked: int = 1,
@@ -127,12 +114,12 @@ def serve(
     has a handler: `c_store`, `c_get` and `c_move` are coroutine functions, `c_find` is an asynchronous
     generator; C-ECHO is always offered, and `c_echo` is asked if it is given. `destinations`: the AE
     titles that C-MOVE may send to, with their "host:port", or a function that finds the address for a
-    request. `contexts`: the abstract syntaxes to accept, by default whatever the handlers imply;
-    `unknown_storage`: also storage SOP classes that are not in the standard.
+    request; by default the peers of `access` that have an address. `contexts`: the abstract syntaxes to
+    accept, by default whatever the handlers imply; `unknown_storage`: also storage SOP classes that are
+    not in the standard.
 
-    `require_called_ae_title`: refuse associations for another AE title; `calling_ae_titles`: the only
-    ones that may call; `user_identity`: a coroutine function that judges the request's user identity
-    (bytes: the server response to send back). `ssl`: a context for TLS. `sock`: a listening or bound
+    `access`: who may come and do what, an `AccessPolicy`, or just its `peers`, the AE titles that may
+    call; by default anybody may do everything. `ssl`: a context for TLS. `sock`: a listening or bound
     socket to use instead of the address; `reuse_port`: let other processes listen there too.
 
     `maximum_associations`: more are refused with "local limit exceeded"; `..._per_address` and
@@ -142,28 +129,39 @@ def serve(
     host or AE title do not apply to peers on this machine; None switches one off. `maximum_matches`: how
     many Identifiers a C-FIND may give (then 0xA700; None: any number). `artim_timeout`: how long a new
     connection may wait with its A-ASSOCIATE-RQ, after the TLS handshake, which may take
-    `tls_handshake_timeout`. `drain_timeout`: how long `Server.close` waits for operations. The others
+    `tls_handshake_timeout` of the peer's time; `maximum_tls_handshakes` are computed at once, others
+    wait for their turn. `drain_timeout`: how long `Server.close` waits for operations. The others
     are as for `associate`. README.md has a table of all limits, and of what exceeding them leads to.
 
     Leaving the block closes the server (`Server.close`).
     """
     if not isinstance(address, Address):
         address = Address.parse(address)
+    policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
     handlers = Handlers(
         c_echo=c_echo,
         c_store=c_store,
         c_find=c_find,
         c_get=c_get,
         c_move=c_move,
-        destination=_finder(destinations),
+        destination=_finder(destinations if destinations is not None else policy.addresses or None),
         open_association=_opener(address.ae_title),
     )
     setup = _Setup(
         handlers=handlers,
-        policy=offer(handlers, contexts, unknown_storage)._replace(
+        access=policy,
+        offer=offer(handlers, contexts, unknown_storage)._replace(
             maximum_length=maximum_length,
             operations_invoked=operations_invoked,
             operations_performed=operations_performed,
+        ),
+        limits=Limits(
+            maximum_associations=maximum_associations,
+            maximum_associations_per_address=maximum_associations_per_address,
+            maximum_associations_per_ae_title=maximum_associations_per_ae_title,
+            maximum_not_associated=maximum_not_associated,
+            maximum_not_associated_per_address=maximum_not_associated_per_address,
+            accept_rate=accept_rate,
         ),
         settings=Settings(
             maximum_length=maximum_length,
@@ -185,22 +183,14 @@ def serve(
             maximum_discarded=maximum_discarded,
         ),
         ssl=ssl,
-        user_identity=user_identity,
+        maximum_tls_handshakes=maximum_tls_handshakes,
+        tls_handshake_timeout=tls_handshake_timeout,
         trace=trace,
         drain_timeout=drain_timeout,
-        maximum_associations=maximum_associations,
-        maximum_associations_per_address=maximum_associations_per_address,
-        maximum_associations_per_ae_title=maximum_associations_per_ae_title,
-        maximum_not_associated=maximum_not_associated,
-        maximum_not_associated_per_address=maximum_not_associated_per_address,
-        accept_rate=accept_rate,
-        called_ae_title=check_ae_title(address.ae_title) if require_called_ae_title else None,
-        calling_ae_titles=calling_ae_titles,
-        tls_handshake_timeout=tls_handshake_timeout,
     )
 
     async def start() -> Server:
-        return Server(address, [sock] if sock is not None else await _bind(address, reuse_port), setup)
+        return Server(address, [sock] if sock is not None else await bind(address, reuse_port), setup)
 
     return Opening(start, _leave)
 
@@ -224,33 +214,6 @@ def _opener(ae_title: str) -> OpenAssociation:
     return open_association
 
 
-async def _bind(address: Address, reuse_port: bool) -> list[socket.socket]:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(
-        address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
-    sockets: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, where in dict.fromkeys(found):
-            listener = socket.socket(family, kind, protocol)
-            sockets.append(listener)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if reuse_port:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if where[1] == 0 and len(sockets) > 1:  # all families on one free port
-                where = (where[0], sockets[0].getsockname()[1], *where[2:])
-            listener.bind(where)
-    except OSError as error:
-        for listener in sockets:
-            listener.close()
-        raise OSError(
-            error.errno, f"cannot listen on {address.host}:{address.port}: {error.strerror}"
-        ) from None
-    return sockets
-
-
 class Server:
     """A listening application entity and its associations."""
 
@@ -260,17 +223,22 @@ class Server:
         self.port: int = sockets[0].getsockname()[1]
         self._sockets = sockets
         self._setup = setup
-        self._answered: Answered = {}
-        self._waiting: Crowd[Channel] = Crowd()
-        self._associated: Crowd[Channel] = Crowd()
-        self._rates = Rates(setup.accept_rate) if setup.accept_rate is not None else None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._admission = Admission(
+            setup.access, setup.offer, setup.limits, self._spawn, setup.settings.handler_timeout
+        )
+        self._waiting, self._associated = self._admission.waiting, self._admission.associated
+        self._handshakes = (
+            Handshakes(setup.ssl, setup.maximum_tls_handshakes, setup.tls_handshake_timeout)
+            if setup.ssl is not None
+            else None
+        )
         for listener in sockets:
             listener.setblocking(False)
             listener.listen(_BACKLOG)
-            self._spawn(self._accept(listener))
+            self._spawn(accept(listener, self._take))
         log.info("%s listens on %s:%d", self.ae_title, self.host, self.port)
 
     @property
@@ -288,146 +256,55 @@ class Server:
 
     async def close(self) -> None:
         """Stop accepting, let operations end for `drain_timeout` seconds, abort what is left (idempotent)."""
+        self._admission.is_closed = True
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close())
         await asyncio.shield(self._closing)
 
     # accepting
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, address = await loop.sock_accept(listener)
-            except OSError as error:
-                if error.errno not in _NO_DESCRIPTORS:
-                    log.debug("accept: %s", error)  # the peer was gone before it was accepted
-                    await asyncio.sleep(0)
-                    continue
-                log.error("cannot accept connections now: %s", error.strerror)
-                await asyncio.sleep(0.2)
-                continue
-            host = str(address[0]) if isinstance(address, tuple) else "?"
-            crowded = self._crowded(host, loop.time())
-            if crowded:
-                log.warning("%s from %s: a connection is closed", crowded, host)
-                connection.close()
-            else:
-                self._spawn(self._connect(connection, host))
-            await asyncio.sleep(0)  # count this one first; and a flood of them must not hold up the others
-
-    def _crowded(self, host: str, now: float) -> str | None:
-        """Why one more connection from there is too much, or None."""
-        setup, waiting = self._setup, self._waiting
-        if len(waiting) >= setup.maximum_not_associated:
-            return "too many connections without an association, the last"
-        if is_local(host):
-            return None
-        limit = setup.maximum_not_associated_per_address
-        if limit is not None and waiting.count(host) >= limit:
-            return "too many connections without an association"
-        if self._rates is not None and not self._rates.allows(host, now):
-            return "too many connections a second"
-        return None
-
-    async def _connect(self, connection: socket.socket, host: str) -> None:
-        loop = asyncio.get_running_loop()
+    def _take(self, connection: socket.socket, host: str) -> None:
+        refusal = self._admission.refuses_connection(host, asyncio.get_running_loop().time())
+        if refusal is not None:
+            log.warning("%s: a connection is closed: %s", host, refusal)
+            connection.close()
+            return
         dispatcher = Dispatcher(self._setup.handlers)
         channel = Channel(
-            loop,
+            asyncio.get_running_loop(),
             requestor=False,
             settings=self._setup.settings,
             dispatcher=dispatcher,
-            admit=self._admit,
-            on_closed=self._on_closed,
+            admit=self._admission.admit,
+            on_closed=self._admission.forget,
             trace=self._setup.trace,
         )
         Association(channel, dispatcher)
         self._waiting.add(channel, host)
+        connecting = self._spawn(self._connect(channel, connection, host))
+
+        def unless_connected(task: asyncio.Task[bool]) -> None:
+            failure = None if task.cancelled() else task.exception()
+            if failure is not None:
+                log.error("%s: a connection is closed", host, exc_info=failure)
+            if task.cancelled() or failure is not None or not task.result():
+                self._waiting.discard(channel)
+                channel.transport.abort()
+                connection.close()
+
+        connecting.add_done_callback(unless_connected)  # a task cancelled before its first step runs nothing
+
+    async def _connect(self, channel: Channel, connection: socket.socket, host: str) -> bool:
         try:
-            await loop.connect_accepted_socket(
-                lambda: channel.transport,
-                connection,
-                ssl=self._setup.ssl,
-                ssl_handshake_timeout=self._setup.tls_handshake_timeout
-                if self._setup.ssl is not None
-                else None,
-            )
-        except BaseException as error:
-            self._waiting.discard(channel)
-            connection.close()
-            if not isinstance(error, OSError):
-                raise
-            log.info("TLS handshake failed: %s", error)
-
-    def _on_closed(self, channel: Channel) -> None:
-        self._waiting.discard(channel)
-        self._associated.discard(channel)
-
-    def _admit(self, channel: Channel, request: AAssociateRQ) -> None:
-        rejection = self._refusal(channel, request)
-        if rejection is not None:
-            self._reject(channel, rejection)
-        elif self._setup.user_identity is not None:
-            self._spawn(self._identify(channel, request, self._setup.user_identity))
-        else:
-            self._answer(channel, request, None)
-
-    def _refusal(self, channel: Channel, request: AAssociateRQ) -> AAssociateRJ | None:
-        setup = self._setup
-        if setup.called_ae_title is not None and request.called_ae_title != setup.called_ae_title:
-            return _CALLED_NOT_RECOGNIZED
-        if setup.calling_ae_titles is not None and request.calling_ae_title not in setup.calling_ae_titles:
-            return _CALLING_NOT_RECOGNIZED
-        if len(self._associated) >= setup.maximum_associations or self._closing is not None:
-            return _LOCAL_LIMIT_EXCEEDED
-        host = channel.transport.peer[0]
-        limits = (setup.maximum_associations_per_address, setup.maximum_associations_per_ae_title)
-        for limit, key in zip(limits, _keys(host, request), strict=True):
-            if limit is not None and self._associated.count(key) >= limit and not is_local(host):
-                return _LOCAL_LIMIT_EXCEEDED
-        return None
-
-    async def _identify(self, channel: Channel, request: AAssociateRQ, check: UserIdentityCheck) -> None:
-        identity = request.user_information.user_identity
-        verdict: object = False
-        try:
-            async with asyncio.timeout(self._setup.settings.handler_timeout):
-                verdict = await check(request, identity)
-        except Exception:
-            log.exception("the user_identity check failed")
-        if channel.failure is not None:
-            return
-        # Time has passed: meanwhile others have come, or the server is being closed.
-        rejection = None if verdict is True or isinstance(verdict, bytes) else _REJECTED
-        rejection = rejection or self._refusal(channel, request)
-        if rejection is not None:
-            self._reject(channel, rejection)
-        else:
-            wanted = identity is not None and identity.positive_response_requested
-            self._answer(
-                channel, request, (verdict if isinstance(verdict, bytes) else b"") if wanted else None
-            )
-
-    def _answer(self, channel: Channel, request: AAssociateRQ, identity_response: bytes | None) -> None:
-        verdict = answer(
-            request,
-            self._setup.policy,
-            user_identity_response=identity_response,
-            answered=self._answered,
-        )
-        if isinstance(verdict, AAssociateRJ):
-            self._reject(channel, verdict)
-            return
-        self._waiting.discard(channel)
-        self._associated.add(channel, *_keys(channel.transport.peer[0], request))
-        channel.accept(*verdict)
-        channel.request = request._replace(presentation_contexts=(), user_information=UserInformation())
-        log.info("%s: association established", channel)
-
-    def _reject(self, channel: Channel, rejection: AAssociateRJ) -> None:
-        log.info("%s: refused an association: %s", channel, AssociationRejected(*rejection))
-        channel.reject(rejection)
+            if self._handshakes is None:
+                loop = asyncio.get_running_loop()
+                await loop.connect_accepted_socket(lambda: channel.transport, connection)
+            else:
+                await self._handshakes.perform(lambda: channel.transport, connection)
+        except OSError as error:
+            log.info("%s: a connection is closed: %s", host, explain(error))
+            return False
+        return True
 
     # the end
 
@@ -452,15 +329,11 @@ class Server:
         if not self._closed.done():
             self._closed.set_result(None)
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+    def _spawn(self, work: Coroutine[object, object, _T]) -> asyncio.Task[_T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _keys(host: str, request: AAssociateRQ) -> tuple[tuple[str, str], tuple[str, str]]:
-    """What associations are counted by."""
-    return ("address", host), ("AE title", request.calling_ae_title)
+        return task
 
 
 async def _leave(server: Server, error: BaseException | None) -> None:

@@ -156,7 +156,7 @@ async def conversations(files: Sequence[Path], folder: Path) -> dict[str, tuple[
     found: dict[str, tuple[bytes, bytes, bool]] = {}
     front, destination = Recorder(ports["archive"]), Recorder(ports["storescp"])
     address = f"ARCHIVE@127.0.0.1:{ports['archive']}"
-    peers = {"DESTINATION": Address("DESTINATION", "127.0.0.1", ports["destination"])}
+    access = {"*": None, "DESTINATION": Address("DESTINATION", "127.0.0.1", ports["destination"])}
     scps = [
         ("storescp", "-od", folder, "+B", ports["storescp"]),
         (*PYNETDICOM, "storescp", "-ba", "127.0.0.1", "-od", folder, ports["pynetdicom"]),
@@ -170,7 +170,7 @@ async def conversations(files: Sequence[Path], folder: Path) -> dict[str, tuple[
     try:
         async with (
             Archive(str(folder / "archive")) as archive,
-            serve_archive(archive, address, peers=peers),
+            serve_archive(archive, address, access=access),
             await asyncio.start_server(front, "127.0.0.1", ports["front"]),
             await asyncio.start_server(destination, "127.0.0.1", ports["destination"]),
         ):

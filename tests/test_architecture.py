@@ -21,10 +21,10 @@ LEVELS: list[set[str]] = [
     {"exceptions", "status", "uid", "address"},
     {"ul"},
     {"dimse", "data"},
-    {"dataset", "conformance"},
+    {"dataset", "conformance", "access"},
     {"net"},
     {"services"},
-    {"association", "opening"},
+    {"association", "opening", "admission"},
     {"client"},
     {"server", "pool"},
     {"__init__"},
@@ -33,7 +33,8 @@ TOOLS = {"archive", "cli", "__main__"}
 RANK = {name: rank for rank, level in enumerate(LEVELS) for name in level}
 
 SANS_IO = {"_version", "_sop_classes", "exceptions", "status", "uid", "address", "ul", "dimse", "data"} | {
-    "conformance"
+    "conformance",
+    "access",
 }
 IO = {"asyncio", "socket", "ssl", "threading", "time", "os", "logging", "selectors", "concurrent", "pathlib"}
 SLOW = {"pydicom", "numpy", "sqlalchemy", "click", "rich", "alembic", "pynetdicom"}

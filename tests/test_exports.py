@@ -17,6 +17,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 PROMISED = [
     "AcceptedContext",
+    "AccessPolicy",
     "Address",
     "Association",
     "AssociationAborted",
@@ -35,6 +36,7 @@ PROMISED = [
     "LocalProtocolError",
     "PATIENT_ROOT",
     "PATIENT_STUDY_ONLY",
+    "Peer",
     "PresentationContext",
     "PresentationContextError",
     "Progress",

@@ -136,6 +136,7 @@ def test_each_of_them_is_tested() -> None:
 
 
 ELSEWHERE = {
+    "`maximum_tls_handshakes`",  # in net/test_tls_handshakes.py
     # to the second, in net/test_deadlines.py
     *("`acse_timeout`", "`artim_timeout`", "`dimse_timeout`", "`receive_timeout`", "`write_timeout`"),
     *("`handler_timeout`", "`cancel_timeout`", "`release_timeout`", "`idle_timeout`", "`close_timeout`"),

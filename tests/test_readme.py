@@ -11,6 +11,7 @@ import ssl
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -18,6 +19,7 @@ import trustme
 from asyncdicom import Address, Status, associate, open_file, serve, storage_contexts
 from asyncdicom.archive import Archive
 from asyncdicom.archive.scp import serve_archive
+from asyncdicom.cli.config import read_config
 
 README = Path(__file__).parent.parent / "README.md"
 JOBS = dict(re.findall(r"<!-- job: (\w+) -->\n```python\n(.*?)```", README.read_text(), re.DOTALL))
@@ -41,10 +43,10 @@ async def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pydicom_files: Pa
     for name in ("CT_small.dcm", "MR_small.dcm"):
         shutil.copy(pydicom_files / name, tmp_path / "images")
     ports = {port: str(free_port()) for port in ("11113", "11114", "11115", "11116", "2762")}
-    peers = {"WS1": Address("WS1", "127.0.0.1", int(ports["11113"]))}
+    access = {"*": None, "WS1": Address("WS1", "127.0.0.1", int(ports["11113"]))}
     async with (
         Archive(tmp_path / "archive") as archive,
-        serve_archive(archive, "ASYNCDICOM@127.0.0.1:0", peers=peers) as server,
+        serve_archive(archive, "ASYNCDICOM@127.0.0.1:0", access=access) as server,
     ):
         ports["11112"] = str(server.port)
 
@@ -98,6 +100,24 @@ async def test_get(run: Run, pydicom_files: Path) -> None:
     original = (pydicom_files / "CT_small.dcm").read_bytes()
     file = await open_file(received)
     assert received.read_bytes()[file.offset :] == original[-file.length :]
+
+
+def test_the_access_policy() -> None:
+    (text,) = re.findall(r"<!-- access -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(text, names)
+    access = names["access"]
+    assert access.refuses_address("10.0.9.9") is None
+    assert access.peers["CT1"].grant.services == {"echo", "store"}
+    assert set(access.addresses) == {"WS1"}
+
+
+def test_the_configuration_of_the_archive(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
+    (tmp_path / "archive.toml").write_text(text)
+    config = read_config(tmp_path / "archive.toml")
+    assert config["port"] == 104
+    assert set(config["access"]["peers"]) == {"WORKSTATION", "CT1", "CT2", "WS2"}
 
 
 async def test_move(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,7 @@ from wire import (
 from asyncdicom import (
     STUDY_ROOT,
     VERIFICATION,
+    AccessPolicy,
     Association,
     AssociationClosed,
     AssociationError,
@@ -118,7 +119,7 @@ def test_an_impossible_address_is_refused_at_once(wrong: str) -> None:
 
 
 async def test_the_called_ae_title_is_checked_when_asked_for() -> None:
-    async with serve("SCP@127.0.0.1:0", require_called_ae_title=True) as server:
+    async with serve("SCP@127.0.0.1:0", access=AccessPolicy(called_ae_titles="SCP")) as server:
         with pytest.raises(AssociationRejected) as caught:
             await associate(address(server, "OTHER"))
         assert (caught.value.result, caught.value.source, caught.value.reason) == (1, 1, 7)
@@ -129,7 +130,7 @@ async def test_the_called_ae_title_is_checked_when_asked_for() -> None:
 
 
 async def test_the_calling_ae_title_is_checked_when_asked_for() -> None:
-    async with serve("SCP@127.0.0.1:0", calling_ae_titles={"WS1", "WS2"}) as server:
+    async with serve("SCP@127.0.0.1:0", access={"WS1", "WS2"}) as server:
         with pytest.raises(AssociationRejected) as caught:
             await associate(address(server), calling_ae_title="ws1")
         assert (caught.value.result, caught.value.source, caught.value.reason) == (1, 1, 3)
@@ -182,7 +183,7 @@ async def test_the_user_identity_is_judged() -> None:
         await asyncio.sleep(0)
         return identity is not None and identity.secondary == b"secret"
 
-    async with serve("SCP@127.0.0.1:0", user_identity=check) as server:
+    async with serve("SCP@127.0.0.1:0", access=AccessPolicy(user_identity=check)) as server:
         async with associate(address(server), user_identity=USER) as association:
             assert (await association.c_echo()).status == 0
         for wrong in (None, USER._replace(secondary=b"guess")):
@@ -198,7 +199,7 @@ async def test_a_server_response_to_the_identity_can_be_sent() -> None:
     async def check(request: Any, identity: UserIdentity | None) -> bytes:
         return b"ticket"
 
-    async with serve("SCP@127.0.0.1:0", user_identity=check) as server:
+    async with serve("SCP@127.0.0.1:0", access=AccessPolicy(user_identity=check)) as server:
         async with associate(address(server), user_identity=USER) as association:
             negotiated = association._channel.negotiated
             assert negotiated is not None
@@ -217,7 +218,7 @@ async def test_only_a_clear_yes_lets_somebody_in(verdict: Any) -> None:
             raise RuntimeError("the directory is down")
         return verdict
 
-    async with serve("SCP@127.0.0.1:0", user_identity=check) as server:
+    async with serve("SCP@127.0.0.1:0", access=AccessPolicy(user_identity=check)) as server:
         with pytest.raises(AssociationRejected):
             await associate(address(server), user_identity=USER)
 
@@ -229,7 +230,11 @@ async def test_the_limit_holds_also_while_identities_are_judged() -> None:
         await go_on.wait()
         return True
 
-    async with serve("SCP@127.0.0.1:0", user_identity=check, maximum_associations=1) as server:
+    async with serve(
+        "SCP@127.0.0.1:0",
+        access=AccessPolicy(user_identity=check),
+        maximum_associations=1,
+    ) as server:
         asked = [asyncio.ensure_future(associate(address(server))) for _ in range(3)]
         await asyncio.sleep(0.02)
         go_on.set()
@@ -245,7 +250,9 @@ async def test_a_judgement_takes_no_longer_than_a_handler_may() -> None:
         await asyncio.Event().wait()
         return True
 
-    async with serve("SCP@127.0.0.1:0", user_identity=check, handler_timeout=0.05) as server:
+    async with serve(
+        "SCP@127.0.0.1:0", access=AccessPolicy(user_identity=check), handler_timeout=0.05
+    ) as server:
         with pytest.raises(AssociationRejected):
             await associate(address(server), user_identity=USER)
 
@@ -257,7 +264,7 @@ async def test_a_peer_that_leaves_while_it_is_judged_is_forgotten() -> None:
         await go_on.wait()
         return True
 
-    async with serve("SCP@127.0.0.1:0", user_identity=check) as server:
+    async with serve("SCP@127.0.0.1:0", access=AccessPolicy(user_identity=check)) as server:
         task = asyncio.ensure_future(associate(address(server)))
         await asyncio.sleep(0.02)
         task.cancel()

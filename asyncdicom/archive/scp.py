@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
+from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address
 from asyncdicom.archive.archive import PIECE, Archive
 from asyncdicom.archive.matching import IdentifierError
@@ -32,35 +33,28 @@ def serve_archive(
     archive: Archive,
     address: str | Address,
     *,
-    peers: Mapping[str, Address | None] | None = None,
-    strict: bool = False,
+    access: AccessPolicy | Peers | None = None,
     **options: Any,
 ) -> Opening[Server]:
     """Serve an open archive: C-ECHO, C-STORE, C-FIND, C-GET and C-MOVE.
 
-    `peers`: the known AE titles; those with an address are C-MOVE destinations. `strict`: only they may
-    call, and they have to call the archive by its exact AE title; otherwise anybody may, by any title.
-    Other options are those of `serve`.
+    `access`: who may do what, as for `serve`; its peers with an address are the C-MOVE destinations (the
+    archive itself never is one). Other options are those of `serve`.
     """
     if not isinstance(address, Address):
         address = Address.parse(address)
+    policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
     provider = ArchiveProvider(archive, address.ae_title)
-    known = dict(peers or {})
-
-    def destination(request: Request) -> Address | None:
-        found = known.get(request.move_destination)
-        return found if request.move_destination != provider.ae_title else None  # never to ourselves
-
+    destinations = {title: where for title, where in policy.addresses.items() if title != address.ae_title}
     return serve(
         address,
         c_store=provider.store,
         c_find=provider.find,
         c_get=provider.retrieve,
         c_move=provider.retrieve,
-        destinations=destination,
+        destinations=destinations,
         unknown_storage=True,
-        require_called_ae_title=strict,
-        calling_ae_titles=frozenset(known) if strict else None,
+        access=policy,
         **options,
     )
 

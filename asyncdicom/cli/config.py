@@ -4,10 +4,15 @@ ae_title = "ARCHIVE"
 host = "0.0.0.0"
 port = 104
 data = "/var/lib/archive"
+networks = ["10.0.0.0/16"]       # nobody else may connect
 
 [peers]
 WORKSTATION = "10.0.0.7:11112"   # may call, and is a C-MOVE destination
 CT1 = ""                         # may call
+
+[peers.CT2]                      # any of `access.Peer`
+networks = ["10.0.3.0/24"]
+services = ["echo", "store"]
 """
 
 from __future__ import annotations
@@ -16,9 +21,12 @@ import os
 import tomllib
 from typing import Any
 
+from asyncdicom.access import Peer
 from asyncdicom.address import Address, check_ae_title
 
 __all__ = ["ConfigError", "parse_peer", "read_config"]
+
+_LISTS = ("networks", "denied_networks", "certificates")
 
 # Key -> the type of its value.
 _KEYS: dict[str, type] = {
@@ -30,7 +38,15 @@ _KEYS: dict[str, type] = {
     "on_conflict": str,
     "strict": bool,
     "max_associations": int,
+    **dict.fromkeys(_LISTS, list),
     "peers": dict,
+}
+_PEER_KEYS: dict[str, type] = {
+    "address": str,
+    "networks": list,
+    "certificates": list,
+    "services": list,
+    "move_destinations": list,
 }
 
 
@@ -39,42 +55,50 @@ class ConfigError(ValueError):
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a configuration file; ``peers`` becomes a dict of AE title -> `Address` or None.
+    """Read a configuration file; ``access`` holds what `access.AccessPolicy` takes of it.
 
     Raises `ConfigError`.
     """
     try:
         with open(path, "rb") as file:
             config = tomllib.load(file)
+        _check(config, _KEYS)
+        peers = {title: _peer(title, entry) for title, entry in config.pop("peers", {}).items()}
     except OSError as error:
         raise ConfigError(f"{os.fspath(path)}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ConfigError(f"{os.fspath(path)}: {error}") from None
-    for key, value in config.items():
-        if key not in _KEYS:
-            raise ConfigError(f"{os.fspath(path)}: unknown key {key!r}; known are {', '.join(_KEYS)}")
-        if type(value) is not _KEYS[key]:
-            raise ConfigError(f"{os.fspath(path)}: {key} must be of type {_KEYS[key].__name__}")
-    peers = [_peer(os.fspath(path), title, where) for title, where in config.get("peers", {}).items()]
-    config["peers"] = dict(peers)
+    config["access"] = {key: config.pop(key) for key in _LISTS if key in config} | {"peers": peers}
     return config
 
 
-def _peer(path: str, ae_title: str, where: object) -> tuple[str, Address | None]:
-    if not isinstance(where, str):
-        raise ConfigError(f'{path}: peers.{ae_title} must be "host:port", or "" for a peer that only calls')
-    try:
-        title = check_ae_title(ae_title)
-        return title, Address.parse(f"{title}@{where}") if where else None
-    except ValueError as error:
-        raise ConfigError(f"{path}: peers.{ae_title}: {error}") from None
+def _check(table: dict[str, Any], keys: dict[str, type]) -> None:
+    for key, value in table.items():
+        if key not in keys:
+            raise ValueError(f"unknown key {key!r}; known are {', '.join(keys)}")
+        if type(value) is not keys[key]:
+            raise ValueError(f"{key} must be of type {keys[key].__name__}")
+        if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+            raise ValueError(f"{key} must be a list of texts")
 
 
-def parse_peer(text: str) -> tuple[str, Address | None]:
-    """Understand ``AET=host:port`` (``AET`` alone: it may call, but is no destination)."""
-    title, _, where = text.partition("=")
+def _peer(ae_title: str, entry: object) -> Peer:
     try:
-        title = check_ae_title(title)
-        return title, Address.parse(f"{title}@{where}") if where else None
+        if isinstance(entry, str):
+            return parse_peer(ae_title, entry)
+        if not isinstance(entry, dict):
+            raise ValueError('write "host:port", "" for a peer that only calls, or a table')
+        _check(entry, _PEER_KEYS)
+        address = entry.pop("address", "")
+        return parse_peer(ae_title, address, **entry)
     except ValueError as error:
-        raise ConfigError(f"--peer {text}: {error}; write it as AET=host:port") from None
+        raise ValueError(f"peers.{ae_title}: {error}") from None
+
+
+def parse_peer(ae_title: str, where: str, **limits: list[str]) -> Peer:
+    """Make a `Peer` of an AE title and the "host:port" where it listens ("": it is no destination).
+
+    Raises ValueError.
+    """
+    title = check_ae_title(ae_title)
+    return Peer(Address.parse(f"{title}@{where}") if where else None, **limits)

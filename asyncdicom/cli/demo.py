@@ -71,7 +71,7 @@ async def _play(folder: Path) -> int:
         Archive(folder / "archive") as archive,
     ):
         known = {_WORKSTATION: Address(_WORKSTATION, "127.0.0.1", workstation.port)}
-        async with serve_archive(archive, f"{_ARCHIVE}@127.0.0.1:0", peers=known) as server:
+        async with serve_archive(archive, f"{_ARCHIVE}@127.0.0.1:0", access={"*": None, **known}) as server:
             address = Address(_ARCHIVE, "127.0.0.1", server.port)
             _say(
                 "The nodes",

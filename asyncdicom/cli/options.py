@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from asyncdicom.address import ANY_SCP, DEFAULT_PORT, Address, check_ae_title
 from asyncdicom.cli.peer import Peer, Tls
 from asyncdicom.cli.run import EXIT_CODES, set_up_logging
+
+if TYPE_CHECKING:
+    from asyncdicom.ul.items import UserIdentity
 
 __all__ = [
     "AE_TITLE",
@@ -70,6 +73,17 @@ _TLS = [
     ),
     click.option("-ic", "--ignore-peer-cert", is_flag=True, help="Use TLS and trust anybody."),
 ]
+_IDENTITY = [
+    click.option("-usr", "--user", metavar="NAME", help="Tell who asks (User Identity)."),
+    click.option(
+        "-pwd",
+        "--password",
+        envvar="ASYNCDICOM_PASSWORD",
+        metavar="PASSCODE",
+        help="The user's passcode, sent over TLS only; the place for it is $ASYNCDICOM_PASSWORD.",
+    ),
+    click.option("--cleartext-password", is_flag=True, help="Send the passcode without TLS, too."),
+]
 _WORKLIST = [click.option("-W", "model", flag_value="worklist", help="Modality Worklist.")]
 _PDU = click.option(
     "-pdu",
@@ -121,6 +135,7 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
         _timeout("-ta", "--acse-timeout", 30, "the answer to the association request"),
         _timeout("-td", "--dimse-timeout", 120, "each response"),
         _PDU,
+        *_IDENTITY,
         *_TLS,
         click.option("--server-hostname", metavar="NAME", help="The host name in the peer's certificate."),
     ]
@@ -136,6 +151,9 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
             acse_timeout: float,
             dimse_timeout: float,
             max_pdu: int,
+            user: str | None,
+            password: str | None,
+            cleartext_password: bool,
             tls: bool,
             identity: tuple[str, str] | None,
             trusted: tuple[str, ...],
@@ -147,6 +165,7 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
             address, rest = _split_peer(arguments, aec)
             if rest and not more:
                 raise click.UsageError(f"{rest[0]!r} is one argument too many")
+            security = Tls(tls, identity, trusted, ignore_peer_cert)
             peer = Peer(
                 address,
                 aet,
@@ -155,8 +174,11 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
                     "acse_timeout": acse_timeout or None,
                     "dimse_timeout": dimse_timeout or None,
                     "maximum_length": max_pdu,
+                    "user_identity": _user_identity(
+                        user, password, (any(security) and not security.ignore) or cleartext_password
+                    ),
                 },
-                Tls(tls, identity, trusted, ignore_peer_cert),
+                security,
                 server_hostname,
                 debug,
             )
@@ -256,6 +278,20 @@ def directory_options(function: Function) -> Function:
         click.option("--ignore", is_flag=True, help="Receive, but save nothing."),
     ]
     return _apply(options, with_directory)
+
+
+def _user_identity(user: str | None, password: str | None, is_safe: bool) -> UserIdentity | None:
+    if user is None:
+        return None
+    from asyncdicom.ul.items import UserIdentity
+
+    if password is None:
+        return UserIdentity(1, user.encode())
+    if not is_safe:
+        raise click.UsageError(
+            "a passcode is sent over TLS, to a peer that is trusted: add --tls, or --cleartext-password"
+        )
+    return UserIdentity(2, user.encode(), password.encode())
 
 
 def _apply(options: Iterable[Option], function: Function) -> Function:

@@ -2,50 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from asyncdicom.access import ANYBODY, AccessPolicy, Peer
 from asyncdicom.cli.config import ConfigError, parse_peer, read_config
 from asyncdicom.cli.options import PORT, server_options
 from asyncdicom.cli.output import json_line
 from asyncdicom.cli.peer import Tls
 from asyncdicom.cli.run import EXIT_CODES, FAILED, complain, run, serve_until_stopped
 
-if TYPE_CHECKING:
-    from asyncdicom.address import Address
-
 __all__ = ["command"]
 
 _LOOPBACK = ("localhost", "::1")
 
 
-def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> dict[str, Address | None]:
-    """Let the file's values be the defaults of the other options; gives its peers."""
+def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> dict[str, Any]:
+    """Let the file's values be the defaults of the other options; gives what it says about access."""
     if path is None:
-        return {}
+        return {"peers": {}}
     try:
         config = read_config(path)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
-    peers: dict[str, Address | None] = config.pop("peers")
+    access: dict[str, Any] = config.pop("access")
     if "ae_title" in config:
         config["aet"] = config.pop("ae_title")
     ctx.default_map = config
+    return access
+
+
+def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Peer]:
+    peers = {}
+    for text in texts:
+        title, _, where = text.partition("=")
+        try:
+            peers[title] = parse_peer(title, where)
+        except ValueError as error:
+            raise click.UsageError(f"--peer {text}: {error}; write it as AET=host:port") from None
     return peers
-
-
-def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Address | None]:
-    try:
-        return dict(parse_peer(text) for text in texts)
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from None
 
 
 @click.command(epilog=EXIT_CODES)
 @click.option(
     "--config",
-    "known",
+    "configured",
     type=click.Path(dir_okay=False),
     metavar="FILE",
     is_eager=True,
@@ -90,15 +92,16 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
 )
 @server_options("ASYNCDICOM")
 def command(
-    known: dict[str, Address | None],
-    peers: dict[str, Address | None],
+    configured: dict[str, Any],
+    peers: dict[str, Peer],
+    aet: str,
     host: str,
     strict: bool | None,
     as_json: bool,
     **options: Any,
 ) -> int:
     """Run an archive: it receives instances, answers queries and sends what is asked for."""
-    everybody = known | peers
+    everybody: dict[str, Peer] = configured["peers"] | peers
     if strict is None:
         strict = not (host in _LOOPBACK or host.startswith("127."))
     if strict and not everybody:
@@ -106,16 +109,25 @@ def command(
             f"on {host} only known peers may call, and none is known: "
             "name them with --peer AET=HOST:PORT, or let everybody in with --open"
         )
-    return run(lambda: _serve(everybody, host, strict, as_json, **options))
+    who = f"{len(everybody)} known AE titles may call" if strict else "any AE title may call"
+    if not strict:
+        everybody = {ANYBODY: Peer()} | everybody
+    try:
+        access = AccessPolicy(
+            **configured | {"peers": everybody, "called_ae_titles": [aet] if strict else None}
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return run(lambda: _serve(access, who, aet, host, as_json, **options))
 
 
 async def _serve(
-    peers: dict[str, Address | None],
+    access: AccessPolicy,
+    who: str,
+    aet: str,
     host: str,
-    strict: bool,
     as_json: bool,
     *,
-    aet: str,
     port: int,
     data: str,
     durability: str,
@@ -135,8 +147,7 @@ async def _serve(
             serve_archive(
                 archive,
                 Address(aet, host, port),
-                peers=peers,
-                strict=strict,
+                access=access,
                 ssl=tls.server(),
                 maximum_associations=max_associations,
                 maximum_length=max_pdu,
@@ -146,7 +157,6 @@ async def _serve(
             if as_json:
                 json_line(ae_title=aet, host=host, port=server.port, data=archive.directory, counts=counts)
             else:
-                who = f"{len(peers)} known AE titles may call" if strict else "any AE title may call"
                 print(
                     f"{aet} listens on {host}:{server.port}; {who}; durability: {durability}\n"
                     f"{archive.directory}: {counts['study']} studies, {counts['instance']} instances. "

@@ -33,6 +33,7 @@ from asyncdicom.net.operation import IncomingRequest
 from asyncdicom.net.outbox import Outbox
 from asyncdicom.net.performer import Performer
 from asyncdicom.net.settings import Settings
+from asyncdicom.net.tls import explain_loss
 from asyncdicom.net.transport import Transport
 from asyncdicom.ul.decoder import PDataFragment
 from asyncdicom.ul.events import (
@@ -44,7 +45,6 @@ from asyncdicom.ul.events import (
     ReleaseConfirmation,
     ReleaseIndication,
     TimerExpired,
-    TransportClosed,
 )
 from asyncdicom.ul.negotiation import AcceptedContext, Negotiated, confirm
 from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
@@ -141,10 +141,10 @@ class Channel:
         self._settle()
 
     def reject(self, rejection: AAssociateRJ) -> None:
-        """Refuse the indication that `admit` got."""
+        """Refuse the indication that `admit` got, who logs it."""
         self.note("sent", rejection)
         self.upper_layer.reject(rejection, self.time())
-        self._fail(AssociationRejected(*rejection, peer=str(self)))
+        self._fail(AssociationRejected(*rejection, peer=str(self)), is_news=False)
         self._settle()
 
     async def release(self) -> None:
@@ -236,13 +236,14 @@ class Channel:
         if not self.established.done():
             self.established.set_result(negotiated)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception, *, is_news: bool = True) -> None:
         """End everything with `error`; the first one counts."""
         if self.failure is not None:
             return
         self.failure = error
-        # A port scan or a health check is no news, nor is an orderly end.
-        is_news = self.request is not None and not isinstance(error, AssociationReleased)
+        # A health check is no news, nor is an orderly end; a stranger who speaks something else is.
+        if isinstance(error, AssociationReleased) or (self.request is None and error.__cause__ is None):
+            is_news = False
         log.log(logging.INFO if is_news else logging.DEBUG, "%s", error)
         if not self.established.done():
             self.established.set_exception(error)
@@ -289,11 +290,14 @@ class Channel:
 
     def connection_lost(self, error: Exception | None) -> None:
         """See `net.transport.Receiver`."""
+        how = "the connection was closed"
         for event in self.upper_layer.connection_closed(self.time()):
-            self._event(event)
-        failure = AssociationClosed(f"{self}: the connection was closed")
+            self.note("received", event)
+            what = explain_loss(error, is_established=self.established.done())
+            how = f"the peer closed {what}"
+        failure = AssociationClosed(f"{self}: {how}")
         failure.__cause__ = error
-        self._fail(failure)
+        self._fail(failure, is_news=self.request is not None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -435,9 +439,6 @@ class Channel:
     def _on_abort(self, event: AbortIndication) -> None:
         self._fail(AssociationAborted(event.source, event.reason, peer=str(self)))
 
-    def _on_transport_closed(self, event: TransportClosed) -> None:
-        self._fail(AssociationClosed(f"{self}: the peer closed the connection without a release"))
-
     def _on_violation(self, event: ProtocolViolation) -> None:
         error = event.error
         failure = AssociationAborted(
@@ -509,7 +510,6 @@ _EVENTS: dict[type, Callable[[Channel, Any], None]] = {
     ReleaseIndication: Channel._on_release,
     ReleaseConfirmation: Channel._on_released,
     AbortIndication: Channel._on_abort,
-    TransportClosed: Channel._on_transport_closed,
     ProtocolViolation: Channel._on_violation,
     TimerExpired: Channel._on_timer,
 }

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from asyncdicom.access import EVERYTHING, Grant, refused_operation
 from asyncdicom.dimse.messages import Command, CommandField, response_to
 from asyncdicom.exceptions import AssociationError, StatusError
 from asyncdicom.net.operation import IncomingRequest, Interrupted
@@ -35,12 +36,13 @@ _CANNOT_UNDERSTAND = frozenset(
 
 
 class Dispatcher:
-    """Performs the requests of an association with the handlers it was given."""
+    """Performs the requests of an association with the handlers it was given, as far as it may."""
 
-    __slots__ = ("handlers",)
+    __slots__ = ("grant", "handlers")
 
     def __init__(self, handlers: Handlers) -> None:
         self.handlers = handlers
+        self.grant: Grant = EVERYTHING
 
     async def __call__(self, incoming: IncomingRequest) -> None:
         """Perform one request and send its final response."""
@@ -54,6 +56,8 @@ class Dispatcher:
             return None
         if not context.as_scp or command.affected_sop_class_uid not in (None, context.abstract_syntax):
             return None
+        if refused_operation(self.grant, command) is not None:
+            return None
         return response_to(command, Status.SUCCESS)
 
     async def _perform(self, incoming: IncomingRequest) -> Response:
@@ -61,6 +65,12 @@ class Dispatcher:
         provider = _PROVIDERS.get(command.command_field)
         if provider is None:
             return Response(Status.UNRECOGNIZED_OPERATION)
+        refused = refused_operation(self.grant, command)
+        if refused is not None:
+            log.warning(
+                "%s: refused: no permission for this %s (%s)", incoming.channel, command.name, refused
+            )
+            return Response(refused)
         sop_class = command.affected_sop_class_uid
         if not incoming.context.as_scp or sop_class not in (None, incoming.context.abstract_syntax):
             return Response(Status.SOP_CLASS_NOT_SUPPORTED)

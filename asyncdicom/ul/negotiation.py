@@ -80,8 +80,9 @@ class Policy(NamedTuple):
     """What an acceptor takes.
 
     ``performed`` and ``invoked`` map abstract syntaxes to the transfer syntaxes taken where we are the SCP or
-    the SCU; ``("*",)`` takes any. ``unknown_storage`` are the transfer syntaxes taken for abstract syntaxes
-    that are neither in ``performed`` nor in ``not_storage``; None refuses those. ``maximum_length`` in bytes.
+    the SCU; ``("*",)`` takes any, ``()`` is for a peer that must not have it (user rejection).
+    ``unknown_storage`` are those taken for abstract syntaxes that are neither in ``performed`` nor in
+    ``not_storage``; None does not support these. ``maximum_length`` in bytes.
     """
 
     performed: Mapping[str, tuple[str, ...]]
@@ -148,10 +149,13 @@ def _answer_context(
     if performed is None and _is_plausible(abstract_syntax) and abstract_syntax not in policy.not_storage:
         performed = policy.unknown_storage
     invoked = policy.invoked.get(abstract_syntax)
-    as_scp = role.scu_role and performed is not None
-    as_scu = role.scp_role and invoked is not None
+    as_scp = role.scu_role and bool(performed)
+    as_scu = role.scp_role and bool(invoked)
     if not as_scp and not as_scu:
-        return ContextResult(context.context_id, ABSTRACT_SYNTAX_NOT_SUPPORTED), None
+        denied = (role.scu_role and performed == ()) or (role.scp_role and invoked == ())
+        return ContextResult(
+            context.context_id, USER_REJECTION if denied else ABSTRACT_SYNTAX_NOT_SUPPORTED
+        ), None
     taken = (performed if as_scp else invoked) or ()
     for transfer_syntax in context.transfer_syntaxes:
         if transfer_syntax in taken or (taken == ANY_TRANSFER_SYNTAX and _is_plausible(transfer_syntax)):

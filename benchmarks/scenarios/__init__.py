@@ -7,6 +7,7 @@ from benchmarks.scenarios import (
     associations,
     echo,
     find,
+    handshakes,
     idle,
     index,
     ingest,
@@ -29,6 +30,7 @@ SCENARIOS: dict[str, Scenario] = {
         idle.SCENARIO,
         startup.SCENARIO,
         *associations.SCENARIOS,
+        handshakes.SCENARIO,
         ingest.SCENARIO,
         index.SCENARIO,
     )

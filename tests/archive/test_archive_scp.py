@@ -11,6 +11,7 @@ import pytest
 
 from asyncdicom import (
     STUDY_ROOT,
+    AccessPolicy,
     AssociationRejected,
     BytesSource,
     Server,
@@ -87,8 +88,8 @@ async def test_a_retrieval_sends_what_was_stored(archive: Archive) -> None:
         return 0
 
     async with serve("WS@127.0.0.1:0", c_store=keep) as station:
-        peers = {"WS": Address("WS", "127.0.0.1", station.port)}
-        async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", peers=peers) as server:
+        access = {"*": None, "WS": Address("WS", "127.0.0.1", station.port)}
+        async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", access=access) as server:
             contexts = [*storage_contexts(sources), STUDY_ROOT]
             async with associate(address(server), contexts=contexts) as association:
                 for source in sources:
@@ -109,8 +110,8 @@ async def test_a_retrieval_sends_what_was_stored(archive: Archive) -> None:
 @pytest.mark.parametrize("destination", ["NOBODY", "ARCHIVE", "CALLER"])
 async def test_what_is_no_destination_is_unknown(archive: Archive, destination: str) -> None:
     """Also the archive itself, and a peer without an address."""
-    peers = {"ARCHIVE": Address("ARCHIVE", "127.0.0.1", 1), "CALLER": None}
-    async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", peers=peers) as server:
+    access = {"*": None, "ARCHIVE": "127.0.0.1:1", "CALLER": None}
+    async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", access=access) as server:
         async with associate(address(server), contexts=[STUDY_ROOT]) as association:
             with pytest.raises(StatusError) as caught:
                 await association.c_move(STUDY, move_destination=destination)
@@ -130,7 +131,8 @@ async def test_a_wrong_identifier_is_refused_and_the_association_goes_on(archive
 
 
 async def test_a_strict_archive_knows_its_callers(archive: Archive) -> None:
-    async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", peers={"CT1": None}, strict=True) as server:
+    strict = AccessPolicy(called_ae_titles="ARCHIVE", peers="CT1")
+    async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", access=strict) as server:
         where = f"127.0.0.1:{server.port}"
         for called, calling, reason in (("OTHER", "CT1", 7), ("ARCHIVE", "CT2", 3)):
             with pytest.raises(AssociationRejected) as caught:

@@ -5,11 +5,11 @@ import signal
 
 from cli.running import Start, Tool
 
-from asyncdicom import Request, Status, serve
+from asyncdicom import AccessPolicy, Request, Status, serve
 
 
 async def test_text(tool: Tool) -> None:
-    async with serve("SCP@127.0.0.1:0", require_called_ae_title=True) as server:
+    async with serve("SCP@127.0.0.1:0", access=AccessPolicy(called_ae_titles="SCP")) as server:
         for peer in ([f"SCP@127.0.0.1:{server.port}"], ["-aec", "SCP", "127.0.0.1", server.port]):
             result = await tool("echoscu", *peer)
             assert (result.code, result.err) == (0, "")

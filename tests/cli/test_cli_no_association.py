@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from cli.running import Result, Tool
 
-from asyncdicom import Request, serve
+from asyncdicom import AccessPolicy, Request, serve
 from asyncdicom.ul.pdu import AAbort
 
 
@@ -83,9 +83,14 @@ async def test_tls_where_there_is_none(tool: Tool) -> None:
 @pytest.mark.parametrize(
     ("options", "arguments", "reason", "advice"),
     [
-        ({"require_called_ae_title": True}, ["-aec", "WRONG"], "called AE title not recognized", "see -aec"),
         (
-            {"calling_ae_titles": ["FRIEND"]},
+            {"access": AccessPolicy(called_ae_titles="SCP")},
+            ["-aec", "WRONG"],
+            "called AE title not recognized",
+            "see -aec",
+        ),
+        (
+            {"access": ["FRIEND"]},
             ["-aet", "STRANGER"],
             "calling AE title not recognized",
             "see -aet",

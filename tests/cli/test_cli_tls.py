@@ -9,7 +9,7 @@ import trustme
 from cli.nodes import Instance, data_sets, expected
 from cli.running import Start, Tool, write_instance
 
-from asyncdicom import serve
+from asyncdicom import AccessPolicy, UserIdentity, serve
 
 
 class Files(NamedTuple):
@@ -66,3 +66,33 @@ async def test_with_certificates_on_both_sides(
     assert stranger.code == 3
     assert (friend.code, friend.err) == (0, "")
     assert data_sets(tmp_path / "in").keys() == expected([Instance("1", "1", "1.2.3")]).keys()
+
+
+async def test_who_asks(tool: Tool, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    async def check(request: object, identity: UserIdentity | None) -> bool:
+        asked.append(identity and identity[:3])
+        return True
+
+    trust = ("+cf", files.authority)
+    async with serve("SCP@127.0.0.1:0", ssl=files.server, access=AccessPolicy(user_identity=check)) as server:
+        peer = ("127.0.0.1", server.port)
+        assert (await tool("echoscu", *trust, *peer)).code == 0
+        assert (await tool("echoscu", *trust, "-usr", "ana", *peer)).code == 0
+        assert (await tool("echoscu", *trust, "-usr", "ana", "-pwd", "secret", *peer)).code == 0
+        monkeypatch.setenv("ASYNCDICOM_PASSWORD", "häßlich")
+        assert (await tool("echoscu", *trust, "-usr", "ana", "-d", *peer)).code == 0
+    assert asked == [None, (1, b"ana", b""), (2, b"ana", b"secret"), (2, b"ana", "häßlich".encode())]
+
+
+async def test_a_passcode_is_sent_in_the_clear_only_if_told(tool: Tool) -> None:
+    async def check(request: object, identity: UserIdentity | None) -> bool:
+        return identity is not None and identity.secondary == b"secret"
+
+    async with serve("SCP@127.0.0.1:0", access=AccessPolicy(user_identity=check)) as server:
+        options = ("-usr", "ana", "-pwd", "secret", "127.0.0.1", server.port)
+        assert (await tool("echoscu", *options)).code == 2
+        result = await tool("echoscu", "-d", "--cleartext-password", *options)
+        assert result.code == 0
+        assert "secret" not in result.out + result.err

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from wire import eventually
 
-from asyncdicom import associate
+from asyncdicom import AccessPolicy, associate
 from asyncdicom.address import Address
 from asyncdicom.archive import Archive
 from asyncdicom.archive.scp import serve_archive
@@ -35,7 +35,6 @@ async def server(archive: Archive) -> AsyncIterator[Server]:
     async with serve_archive(
         archive,
         "ARCHIVE@127.0.0.1:0",
-        strict=False,
         artim_timeout=0.2,
         receive_timeout=0.3,
         release_timeout=1.0,
@@ -93,9 +92,8 @@ STRICT = {"A-01": "reject 1 1 7", "A-03a": "reject 1 1 7"} | dict.fromkeys(
 
 async def test_a_strict_archive(archive: Archive) -> None:
     """The deviations in AE titles are gone where titles are checked."""
-    async with serve_archive(
-        archive, "ARCHIVE@127.0.0.1:0", strict=True, peers={"CONFORMANCE": None}
-    ) as serving:
+    strict = AccessPolicy(called_ae_titles="ARCHIVE", peers="CONFORMANCE")
+    async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", access=strict) as serving:
         for case_id, rejection in STRICT.items():
             (case,) = select((case_id,))
             verdict = await play_with_acceptor(case, address(serving), patience=PATIENCE)

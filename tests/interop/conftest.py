@@ -250,6 +250,8 @@ async def provider(filled: Path) -> AsyncIterator[Peer]:
     destination = Address("DESTINATION", "127.0.0.1", free_port())
     async with (
         Archive(filled, durability="none") as archive,
-        serve_archive(archive, "ARCHIVE@127.0.0.1:0", peers={"DESTINATION": destination}) as server,
+        serve_archive(
+            archive, "ARCHIVE@127.0.0.1:0", access={"*": None, "DESTINATION": destination}
+        ) as server,
     ):
         yield Peer("provider", server.ae_title, server.port, filled, filled / "log", destination)

@@ -13,6 +13,7 @@ from interop.questions import ONE_SERIES, QUESTIONS, UNIQUE_KEYS, identifier_of
 
 from asyncdicom import (
     STUDY_ROOT,
+    AccessPolicy,
     Address,
     BytesSource,
     Request,
@@ -150,7 +151,9 @@ async def test_move(family: str, provider: Peer, series: list[Path], tmp_path: P
 @pytest.mark.parametrize("peer", ["dcmtk_storescp", "pynetdicom_storescp"], indirect=True)
 async def test_move_to_a_third(peer: Peer, archive: Archive, variety: list[Path]) -> None:
     """We ask our archive to send to a receiver of theirs, in many transfer syntaxes."""
-    async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", peers={peer.ae_title: peer.address}) as server:
+    async with serve_archive(
+        archive, "ARCHIVE@127.0.0.1:0", access={"*": None, peer.ae_title: peer.address}
+    ) as server:
         await store_all(server, variety)
         async with associate(f"ARCHIVE@127.0.0.1:{server.port}", contexts=[STUDY_ROOT]) as association:
             for study in {study_of(path) for path in variety}:
@@ -215,7 +218,9 @@ async def test_move_is_cancelled() -> None:
 
 @pytest.mark.usefixtures("dcmtk")
 async def test_strangers_are_refused(archive: Archive) -> None:
-    async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", peers={"FRIEND": None}, strict=True) as server:
+    async with serve_archive(
+        archive, "ARCHIVE@127.0.0.1:0", access=AccessPolicy(called_ae_titles="ARCHIVE", peers="FRIEND")
+    ) as server:
         await run(tool("dcmtk", "echoscu", server, "-aet", "FRIEND"))
         stranger = await run(tool("dcmtk", "echoscu", server, "-aet", "STRANGER"), fails=True)
         other = Address("OTHER", "127.0.0.1", server.port)
@@ -236,7 +241,7 @@ async def test_user_identity(pydicom_files: Path) -> None:
         return Status.SUCCESS
 
     files = [pydicom_files / "CT_small.dcm"]
-    async with serve("ARCHIVE@127.0.0.1:0", c_store=take, user_identity=check) as server:
+    async with serve("ARCHIVE@127.0.0.1:0", c_store=take, access=AccessPolicy(user_identity=check)) as server:
         await run(tool("dcmtk", "storescu", server, "-usr", "me", "-pwd", "secret", "-rsp", files=files))
         output = await run(
             tool("dcmtk", "storescu", server, "-usr", "me", "-pwd", "guess", files=files), fails=True

@@ -1,0 +1,318 @@
+"""Who may do what: one policy, and the pure functions that apply it.
+
+It is evaluated in this order: the address, at accept; then, when the A-ASSOCIATE-RQ has come, the TLS
+certificate, the called AE title, the calling AE title with its networks and certificates, the user identity;
+the services, context by context and request by request; the destination of a C-MOVE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from asyncdicom.address import Address, check_ae_title
+from asyncdicom.dimse.messages import Command, CommandField
+from asyncdicom.status import Status
+from asyncdicom.uid import (
+    MODALITY_WORKLIST_FIND,
+    PATIENT_ROOT,
+    PATIENT_STUDY_ONLY,
+    SOP_CLASSES,
+    STORAGE,
+    STUDY_ROOT,
+    VERIFICATION,
+)
+from asyncdicom.ul.items import UserIdentity
+from asyncdicom.ul.negotiation import Policy
+from asyncdicom.ul.pdu import AAssociateRJ, AAssociateRQ
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
+    Networks = tuple[IPv4Network | IPv6Network, ...]
+
+__all__ = [
+    "ANYBODY",
+    "EVERYTHING",
+    "SERVICES",
+    "AccessPolicy",
+    "Certificate",
+    "Grant",
+    "Peer",
+    "Refusal",
+    "judge",
+    "permitted",
+    "refused_operation",
+    "service_of",
+]
+
+ANYBODY = "*"
+SERVICES = frozenset({"echo", "store", "find", "worklist", "get", "move"})
+
+# PS3.8 Table 9-21: result, source, reason.
+REJECTED = AAssociateRJ(1, 1, 1)
+CALLING_NOT_RECOGNIZED = AAssociateRJ(1, 1, 3)
+CALLED_NOT_RECOGNIZED = AAssociateRJ(1, 1, 7)
+LOCAL_LIMIT_EXCEEDED = AAssociateRJ(2, 3, 2)
+
+_FINGERPRINT = "sha256:"
+
+UserIdentityCheck = Callable[[AAssociateRQ, UserIdentity | None], Awaitable[bool | bytes]]
+
+# The policy.
+
+
+class Grant(NamedTuple):
+    """What an association may be used for; None is "all"."""
+
+    services: frozenset[str] | None = None
+    move_destinations: frozenset[str] | None = None
+
+    def allows(self, service: str | None) -> bool:
+        """Whether a service is granted; None is one that has no name here, which only "all" includes."""
+        return self.services is None or service in self.services
+
+
+EVERYTHING = Grant()
+
+
+class Certificate(NamedTuple):
+    """A verified certificate of a peer: its SHA-256 fingerprint, and its Subject Alternative Names."""
+
+    fingerprint: str
+    names: frozenset[str] = frozenset()
+
+    def is_one_of(self, known: frozenset[str]) -> bool:
+        """Whether it is meant by one of these fingerprints or names."""
+        names = (name for name in self.names if not name.startswith(_FINGERPRINT))
+        return _FINGERPRINT + self.fingerprint in known or any(name in known for name in names)
+
+
+class Peer:
+    """What one AE title may do here, and how it has to show who it is; what is left out is not limited.
+
+    `address`: "host:port" where it listens, which makes it a C-MOVE destination. `networks`: it calls only
+    from these ("10.0.0.7", "10.1.0.0/16"). `certificates`: it shows one of these, by its SHA-256
+    fingerprint ("sha256:9f86...") or a Subject Alternative Name. `services`: of "echo", "store", "find",
+    "worklist", "get" and "move", those that it may use. `move_destinations`: the AE titles that it may have
+    instances sent to. One text does for a list of one; an empty list allows nothing.
+
+    Raises ValueError for what is not an address, a network, a fingerprint, a service or an AE title.
+    """
+
+    __slots__ = ("address", "certificates", "grant", "networks")
+
+    def __init__(
+        self,
+        address: Address | str | None = None,
+        *,
+        networks: Iterable[str] | None = None,
+        certificates: Iterable[str] | None = None,
+        services: Iterable[str] | None = None,
+        move_destinations: Iterable[str] | None = None,
+    ) -> None:
+        self.address = Address.parse(address) if isinstance(address, str) else address
+        self.networks = _networks(networks)
+        self.certificates = _each(_certificate, certificates)
+        self.grant = Grant(_each(_service, services), _each(check_ae_title, move_destinations))
+
+
+Peers = Mapping[str, Peer | Address | str | None] | Collection[str]
+
+
+class AccessPolicy:
+    """Who may connect, associate and do what; the default lets anybody do everything.
+
+    `networks`: connections come only from these, `denied_networks`: never from these; others are closed
+    without a byte. `certificates`: only peers that show one of these (see `Peer`) may associate; that a
+    certificate is valid is for the ``ssl`` context to require. `called_ae_titles`: the AE titles to be
+    called by. `peers`: who may call: AE titles, each with a `Peer` or just the "host:port" where it is a
+    C-MOVE destination ("" or None: it is none); "*" stands for all that are not named. `user_identity`: a
+    coroutine function that judges the user identity, or its absence: True lets the user in, so do bytes,
+    the server response to send back; anything else, and an exception, refuses.
+
+    Raises ValueError for what cannot be understood.
+    """
+
+    __slots__ = (
+        "addresses",
+        "called_ae_titles",
+        "certificates",
+        "denied_networks",
+        "networks",
+        "peers",
+        "user_identity",
+    )
+
+    def __init__(
+        self,
+        *,
+        networks: Iterable[str] | None = None,
+        denied_networks: Iterable[str] = (),
+        certificates: Iterable[str] | None = None,
+        called_ae_titles: Iterable[str] | None = None,
+        peers: Peers | None = None,
+        user_identity: UserIdentityCheck | None = None,
+    ) -> None:
+        self.networks = _networks(networks)
+        self.denied_networks = _networks(denied_networks) or ()
+        self.certificates = _each(_certificate, certificates)
+        self.called_ae_titles = _each(check_ae_title, called_ae_titles)
+        self.peers = _peers({ANYBODY: None} if peers is None else peers)
+        self.addresses = {
+            title: peer.address._replace(ae_title=title)
+            for title, peer in self.peers.items()
+            if peer.address is not None
+        }
+        self.user_identity = user_identity
+
+    def refuses_address(self, host: str) -> str | None:
+        """Why no connection may come from there, or None."""
+        if _is_within(host, self.denied_networks):
+            return "a denied address"
+        if self.networks is not None and not _is_within(host, self.networks):
+            return "not an allowed address"
+        return None
+
+
+# What is asked of it.
+
+
+class Refusal(NamedTuple):
+    """A refused association: what the peer is told, and why, for us alone."""
+
+    rejection: AAssociateRJ
+    why: str
+
+
+def judge(
+    policy: AccessPolicy, request: AAssociateRQ, host: str, certificate: Certificate | None = None
+) -> Grant | Refusal:
+    """What a request for an association is granted, as far as no user identity is asked for."""
+    if not _shows(certificate, policy.certificates):
+        return Refusal(REJECTED, "not an allowed certificate")
+    if policy.called_ae_titles is not None and request.called_ae_title not in policy.called_ae_titles:
+        return Refusal(CALLED_NOT_RECOGNIZED, "not our AE title")
+    peer = policy.peers.get(request.calling_ae_title) or policy.peers.get(ANYBODY)
+    if peer is None:
+        return Refusal(CALLING_NOT_RECOGNIZED, "not a known AE title")
+    if peer.networks is not None and not _is_within(host, peer.networks):
+        return Refusal(CALLING_NOT_RECOGNIZED, "this AE title does not call from there")
+    if not _shows(certificate, peer.certificates):
+        return Refusal(CALLING_NOT_RECOGNIZED, "not the certificate of this AE title")
+    return peer.grant
+
+
+def service_of(abstract_syntax: str) -> str | None:
+    """The service of an abstract syntax that we perform; one that nobody knows is taken for storage."""
+    service = _SERVICE_OF.get(abstract_syntax)
+    return service or (None if abstract_syntax in SOP_CLASSES else "store")
+
+
+def permitted(offer: Policy, grant: Grant) -> Policy:
+    """What is left of an offer: the rest is refused by the user (PS3.8 Table 9-18), not unknown."""
+    if grant.services is None:
+        return offer
+    unknown = offer.unknown_storage
+    return offer._replace(
+        performed={
+            uid: syntaxes if grant.allows(service_of(uid)) else ()
+            for uid, syntaxes in offer.performed.items()
+        },
+        invoked=offer.invoked if grant.allows("get") else dict.fromkeys(offer.invoked, ()),
+        unknown_storage=unknown if unknown is None or grant.allows("store") else (),
+    )
+
+
+def refused_operation(grant: Grant, command: Command) -> Status | None:
+    """What a request that was not granted is answered with; also one on a context of another service.
+
+    A destination that is not allowed looks like one that does not exist.
+    """
+    service = _SERVICE_OF_COMMAND.get(command.command_field)
+    if service == "find" and command.affected_sop_class_uid == MODALITY_WORKLIST_FIND:
+        service = "worklist"
+    if not grant.allows(service):
+        return Status.NOT_AUTHORIZED
+    destinations = grant.move_destinations
+    if service == "move" and destinations is not None and command.move_destination not in destinations:
+        return Status.MOVE_DESTINATION_UNKNOWN
+    return None
+
+
+_MODELS = (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
+_SERVICE_OF: dict[str, str] = {
+    VERIFICATION: "echo",
+    MODALITY_WORKLIST_FIND: "worklist",
+    **dict.fromkeys((model.find for model in _MODELS), "find"),
+    **dict.fromkeys((model.get for model in _MODELS), "get"),
+    **dict.fromkeys((model.move for model in _MODELS), "move"),
+    **dict.fromkeys(STORAGE, "store"),
+}
+_SERVICE_OF_COMMAND = {
+    CommandField.C_ECHO_RQ: "echo",
+    CommandField.C_STORE_RQ: "store",
+    CommandField.C_FIND_RQ: "find",
+    CommandField.C_GET_RQ: "get",
+    CommandField.C_MOVE_RQ: "move",
+}
+
+# Understanding what users write.
+
+
+def _each(understand: Callable[[str], str], texts: Iterable[str] | None) -> frozenset[str] | None:
+    if texts is None:
+        return None
+    return frozenset(map(understand, [texts] if isinstance(texts, str) else texts))
+
+
+def _service(text: str) -> str:
+    if text not in SERVICES:
+        raise ValueError(f"{text!r} is no service; they are {', '.join(sorted(SERVICES))}")
+    return text
+
+
+def _certificate(text: str) -> str:
+    known = text.strip().lower()
+    digits = known.removeprefix(_FINGERPRINT).replace(":", "")
+    if len(digits) == 64 and set(digits) <= set("0123456789abcdef"):
+        return _FINGERPRINT + digits
+    if known.startswith(_FINGERPRINT):
+        raise ValueError(f"{text!r} is no fingerprint: sha256: and 64 hexadecimal digits")
+    if not known:
+        raise ValueError("a certificate is named by its fingerprint or a Subject Alternative Name")
+    return known
+
+
+def _peers(peers: Peers) -> dict[str, Peer]:
+    if isinstance(peers, str):
+        peers = [peers]
+    named = peers.items() if isinstance(peers, Mapping) else ((title, None) for title in peers)
+    return {
+        check_ae_title(title): peer if isinstance(peer, Peer) else Peer(peer or None) for title, peer in named
+    }
+
+
+def _networks(texts: Iterable[str] | None) -> Networks | None:
+    if texts is None:
+        return None
+    from ipaddress import ip_network  # 2 ms that most do not need
+
+    return tuple(ip_network(text) for text in ([texts] if isinstance(texts, str) else texts))
+
+
+def _is_within(host: str, networks: Networks) -> bool:
+    if not networks:
+        return False
+    from ipaddress import ip_address
+
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:  # an AF_UNIX socket
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return any(address in network for network in networks)
+
+
+def _shows(certificate: Certificate | None, known: frozenset[str] | None) -> bool:
+    return known is None or (certificate is not None and certificate.is_one_of(known))

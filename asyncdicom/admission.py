@@ -1,0 +1,191 @@
+"""Who gets in at a server: its policy and its limits, applied to connections and requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import NamedTuple
+
+from asyncdicom.access import (
+    LOCAL_LIMIT_EXCEEDED,
+    REJECTED,
+    AccessPolicy,
+    Grant,
+    Refusal,
+    UserIdentityCheck,
+    judge,
+    permitted,
+    service_of,
+)
+from asyncdicom.net.channel import Channel
+from asyncdicom.net.crowd import Crowd, Rates, is_local
+from asyncdicom.net.tls import certificate_of
+from asyncdicom.services.dispatch import Dispatcher
+from asyncdicom.ul.items import UserInformation
+from asyncdicom.ul.negotiation import USER_REJECTION, Answered, Policy, answer
+from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
+
+__all__ = ["Admission", "Limits"]
+
+log = logging.getLogger("asyncdicom.server")
+
+
+class Limits(NamedTuple):
+    """How many may come, and how fast; None is "any number". See `server.serve`."""
+
+    maximum_associations: int
+    maximum_associations_per_address: int | None
+    maximum_associations_per_ae_title: int | None
+    maximum_not_associated: int
+    maximum_not_associated_per_address: int | None
+    accept_rate: float | None
+
+
+class Admission:
+    """Judges connections and requests for associations, and knows which of them are there."""
+
+    def __init__(
+        self,
+        access: AccessPolicy,
+        offer: Policy,
+        limits: Limits,
+        spawn: Callable[[Coroutine[object, object, None]], object],
+        identity_timeout: float | None,
+    ) -> None:
+        self.waiting: Crowd[Channel] = Crowd()
+        self.associated: Crowd[Channel] = Crowd()
+        self.is_closed = False
+        self._access = access
+        self._offer = offer
+        self._offers: dict[frozenset[str] | None, tuple[Policy, Answered]] = {}
+        self._limits = limits
+        self._rates = Rates(limits.accept_rate) if limits.accept_rate is not None else None
+        self._spawn = spawn
+        self._identity_timeout = identity_timeout
+
+    # connections
+
+    def refuses_connection(self, host: str, now: float) -> str | None:
+        """Why one more connection from there is closed at once, or None."""
+        return self._access.refuses_address(host) or self._crowded(host, now)
+
+    def _crowded(self, host: str, now: float) -> str | None:
+        if len(self.waiting) >= self._limits.maximum_not_associated:
+            return "too many connections without an association"
+        if is_local(host):
+            return None
+        limit = self._limits.maximum_not_associated_per_address
+        if limit is not None and self.waiting.count(host) >= limit:
+            return "too many connections without an association from there"
+        if self._rates is not None and not self._rates.allows(host, now):
+            return "too many connections a second from there"
+        return None
+
+    def forget(self, channel: Channel) -> None:
+        """The connection is closed."""
+        self.waiting.discard(channel)
+        self.associated.discard(channel)
+
+    # associations
+
+    def admit(self, channel: Channel, request: AAssociateRQ) -> None:
+        """Answer a request for an association, now or when the user identity has been judged."""
+        certificate = certificate_of(channel.transport.get_extra_info("ssl_object"))
+        verdict = judge(self._access, request, channel.transport.peer[0], certificate)
+        if isinstance(verdict, Refusal):
+            self._refuse(channel, verdict)
+        elif self._access.user_identity is not None:
+            self._spawn(self._identify(channel, request, verdict, self._access.user_identity))
+        else:
+            self._answer(channel, request, verdict, None)
+
+    async def _identify(
+        self, channel: Channel, request: AAssociateRQ, grant: Grant, check: UserIdentityCheck
+    ) -> None:
+        identity = request.user_information.user_identity
+        verdict: object = False
+        failure: Exception | None = None
+        try:
+            async with asyncio.timeout(self._identity_timeout):
+                verdict = await check(request, identity)
+        except Exception as error:
+            failure = error
+        if channel.failure is not None:
+            return
+        if verdict is not True and not isinstance(verdict, bytes):
+            why = "the user_identity check failed" if failure else "the user identity was not accepted"
+            self._refuse(channel, Refusal(REJECTED, why), failure)
+            return
+        wanted = identity is not None and identity.positive_response_requested
+        response = verdict if isinstance(verdict, bytes) else b""
+        self._answer(channel, request, grant, response if wanted else None)
+
+    def _exceeded(self, host: str, request: AAssociateRQ) -> str | None:
+        """Which limit one more association would exceed, or None."""
+        limits, associated = self._limits, self.associated
+        if self.is_closed:
+            return "the server is being closed"
+        if len(associated) >= limits.maximum_associations:
+            return "too many associations"
+        if is_local(host):
+            return None
+        wheres = ("address", "AE title")
+        numbers = (limits.maximum_associations_per_address, limits.maximum_associations_per_ae_title)
+        for where, limit, key in zip(wheres, numbers, _keys(host, request), strict=True):
+            if limit is not None and associated.count(key) >= limit:
+                return f"too many associations of this {where}"
+        return None
+
+    def _answer(
+        self, channel: Channel, request: AAssociateRQ, grant: Grant, identity_response: bytes | None
+    ) -> None:
+        host = channel.transport.peer[0]
+        exceeded = self._exceeded(host, request)
+        if exceeded is not None:
+            self._refuse(channel, Refusal(LOCAL_LIMIT_EXCEEDED, exceeded))
+            return
+        policy, answered = self._offered(grant)
+        verdict = answer(request, policy, user_identity_response=identity_response, answered=answered)
+        if isinstance(verdict, AAssociateRJ):
+            self._refuse(channel, Refusal(verdict, "the request cannot be taken"))
+            return
+        self.waiting.discard(channel)
+        self.associated.add(channel, *_keys(host, request))
+        if isinstance(channel.dispatcher, Dispatcher):
+            channel.dispatcher.grant = grant
+        channel.accept(*verdict)
+        channel.request = request._replace(presentation_contexts=(), user_information=UserInformation())
+        log.info("%s: association established", channel)
+        if grant.services is not None:
+            _note_denied(channel, request, verdict[0])
+
+    def _offered(self, grant: Grant) -> tuple[Policy, Answered]:
+        """What those with this grant are offered; they share the answers, too."""
+        found = self._offers.get(grant.services)
+        if found is None:
+            found = self._offers[grant.services] = permitted(self._offer, grant), {}
+        return found
+
+    def _refuse(self, channel: Channel, refusal: Refusal, failure: Exception | None = None) -> None:
+        level = logging.ERROR if failure is not None else logging.WARNING
+        log.log(
+            level, "%s: refused: %s (%d/%d/%d)", channel, refusal.why, *refusal.rejection, exc_info=failure
+        )
+        channel.reject(refusal.rejection)
+
+
+def _note_denied(channel: Channel, request: AAssociateRQ, accept: AAssociateAC) -> None:
+    proposed = {context.context_id: context.abstract_syntax for context in request.presentation_contexts}
+    denied = {
+        service_of(proposed[result.context_id]) or "others"
+        for result in accept.presentation_contexts
+        if result.result == USER_REJECTION
+    }
+    if denied:
+        log.warning("%s: refused contexts: no permission for %s", channel, ", ".join(sorted(denied)))
+
+
+def _keys(host: str, request: AAssociateRQ) -> tuple[tuple[str, str], tuple[str, str]]:
+    """What associations are counted by."""
+    return ("address", host), ("AE title", request.calling_ae_title)

@@ -1,0 +1,135 @@
+"""``asyncdicom qrscp``: whom its configuration lets in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli.running import Start, Tool
+
+from asyncdicom import STUDY_ROOT, VERIFICATION, Address, AssociationRejected, StatusError, associate
+from asyncdicom.cli.config import ConfigError, read_config
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+CONFIG = """
+ae_title = "ARCHIVE"
+port = 0
+strict = true
+networks = ["127.0.0.0/8"]
+
+[peers]
+WORKSTATION = "127.0.0.1:1"
+ROUTER = ""
+
+[peers.CT2]
+networks = ["127.0.0.1"]
+services = ["echo", "store"]
+
+[peers.WS2]
+address = "[::1]:2"
+services = ["find", "move"]
+move_destinations = ["WS2"]
+
+[peers.FAR]
+networks = ["10.0.0.0/8"]
+
+[peers.SECURE]
+certificates = ["ws.example"]
+"""
+
+
+def test_a_peer_is_a_line_or_a_table(tmp_path: Path) -> None:
+    (tmp_path / "archive.toml").write_text(CONFIG)
+    config = read_config(tmp_path / "archive.toml")
+    access = config.pop("access")
+    assert config == {"ae_title": "ARCHIVE", "port": 0, "strict": True}
+    assert access.keys() == {"networks", "peers"}
+    peers = access["peers"]
+    assert {title: peer.address for title, peer in peers.items() if peer.address} == {
+        "WORKSTATION": Address("WORKSTATION", "127.0.0.1", 1),
+        "WS2": Address("WS2", "::1", 2),
+    }
+    assert peers["ROUTER"].grant == (None, None)
+    assert peers["CT2"].grant.services == {"echo", "store"}
+    assert peers["WS2"].grant.move_destinations == {"WS2"}
+    assert peers["SECURE"].certificates == {"ws.example"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[peers", "Expected"),
+        ("speed = 3", "unknown key 'speed'; known are ae_title, "),
+        ("port = '104'", "port must be of type int"),
+        ("networks = '10.0.0.0/8'", "networks must be of type list"),
+        ("networks = [10]", "networks must be a list of texts"),
+        ("peers.CT1 = 104", 'peers.CT1: write "host:port", "" for a peer that only calls, or a table'),
+        ("peers.CT1 = 'host:port'", "peers.CT1: address"),
+        (
+            "peers.CT1.network = ['10.0.0.7']",
+            "peers.CT1: unknown key 'network'; known are address, networks, ",
+        ),
+        ("peers.CT1.networks = ['10.0.0.7/8']", "peers.CT1: 10.0.0.7/8 has host bits set"),
+        ("peers.CT1.services = ['print']", "peers.CT1: 'print' is no service; they are echo, "),
+        ("peers.CT1.certificates = ['sha256:1']", "peers.CT1: 'sha256:1' is no fingerprint"),
+        ("peers.A-VERY-LONG-AE-TITLE = ''", "16 are allowed"),
+    ],
+)
+def test_a_wrong_configuration(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "archive.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_config(tmp_path / "archive.toml")
+    assert says in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+async def test_networks_are_checked_before_it_starts(tool: Tool, tmp_path: Path) -> None:
+    (tmp_path / "archive.toml").write_text("networks = ['10.0.0.7/8']")
+    code, _, err = await tool("qrscp", "--config", tmp_path / "archive.toml")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "10.0.0.7/8 has host bits set" in err
+
+
+async def test_it_is_what_the_archive_does(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "archive.toml").write_text(CONFIG)
+    options = ("--config", tmp_path / "archive.toml", "--data", tmp_path / "data", "--json")
+    async with start("qrscp", *options) as process:
+        port = json.loads(await process.stdout.readline())["port"]
+
+        def call(title: str, called: str = "ARCHIVE") -> Any:
+            contexts = [VERIFICATION, CT, STUDY_ROOT]
+            return associate(f"{called}@127.0.0.1:{port}", calling_ae_title=title, contexts=contexts)
+
+        for title, called, reason in (
+            ("ROUTER", "OTHER", 7),
+            ("STRANGER", "ARCHIVE", 3),
+            ("FAR", "ARCHIVE", 3),
+            ("SECURE", "ARCHIVE", 3),
+        ):
+            with pytest.raises(AssociationRejected) as caught:
+                await call(title, called)
+            assert caught.value.reason == reason
+        async with call("ROUTER") as association:
+            assert len(association.contexts) == 5
+        async with call("CT2") as association:
+            assert {context.abstract_syntax for context in association.contexts.values()} == {
+                VERIFICATION,
+                CT,
+            }
+        async with call("WS2") as association:
+            assert {c.abstract_syntax for c in association.contexts.values()} == {
+                STUDY_ROOT.find,
+                STUDY_ROOT.move,
+            }
+            study = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3"}
+            with pytest.raises(StatusError) as refused:
+                await association.c_move(study, move_destination="WORKSTATION")
+            assert refused.value.status == 0xA801
+            assert (await association.c_move(study, move_destination="WS2")).status == 0
+        process.terminate()
+        lines = (await process.stderr.read()).decode().splitlines()
+    refusals = [line.partition("refused")[2] for line in lines]
+    assert all(refusals), "nothing else is to be told"
+    assert len(refusals) == 4 + 2 + 1, refusals
