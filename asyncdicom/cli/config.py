@@ -30,6 +30,7 @@ _KEYS: dict[str, type] = {
     "on_conflict": str,
     "strict": bool,
     "max_associations": int,
+    "operations": int,
     "peers": dict,
 }
 

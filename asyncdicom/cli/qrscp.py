@@ -121,6 +121,7 @@ async def _serve(
     durability: str,
     on_conflict: str,
     max_associations: int,
+    operations: int,
     max_pdu: int,
     tls: Tls,
     debug: bool,
@@ -139,6 +140,7 @@ async def _serve(
                 strict=strict,
                 ssl=tls.server(),
                 maximum_associations=max_associations,
+                operations_performed=operations,
                 maximum_length=max_pdu,
             ) as server,
         ):
