@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from wire import CT, eventually, instance
 
-from asyncdicom import Request, associate, serve
+from asyncdicom import Association, Request, associate, serve
 from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.disk import Disk
 from asyncdicom.net.payload import Batch
@@ -74,12 +74,18 @@ async def test_a_block_that_is_used_too_early_is_noticed(monkeypatch: pytest.Mon
 
 
 class HeldBack:
-    """`os.writev`, of which the first call waits in its thread until it may go on."""
+    """`os.writev`, of which the first call waits in its thread until the block is left."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.may_go_on, self.ended = threading.Event(), threading.Event(), threading.Event()
         self._writev = os.writev
         monkeypatch.setattr(os, "writev", self)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self.may_go_on.set()
 
     def __call__(self, file: int, buffers: Any) -> int:
         if self.begun.is_set():
@@ -99,26 +105,32 @@ async def files_hit_by_a_cancelled_write(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("asyncdicom.net.payload._written", slow)
     write = HeldBack(monkeypatch)
 
+    receiving: list[Association] = []
+
     async def on_store(request: Request) -> int:
+        receiving.append(request.association)
         await request.data.save(folder / "doomed.dcm")
         return 0
 
     async with serve("SCP@127.0.0.1:0", c_store=on_store) as server:
         doomed = await associate(f"SCP@127.0.0.1:{server.port}", contexts=[CT])
-        storing = asyncio.create_task(doomed.c_store(instance(3_000_000)))
-        await eventually(write.begun.is_set)
-        await doomed.abort()
-        with pytest.raises(AssociationError):
-            await storing
-        for _ in range(30):  # whatever the end of the store has asked the threads to do has been done
-            await asyncio.wrap_future(file_threads().submit(lambda: None))
-        files = [os.open(folder / f"{number}", os.O_WRONLY | os.O_CREAT, 0o600) for number in range(50)]
-        write.may_go_on.set()
+        # Two pieces to be written, and little enough for the A-ABORT behind them to be read.
+        storing = asyncio.create_task(doomed.c_store(instance(600_000)))
+        with write:
+            await eventually(write.begun.is_set)
+            await doomed.abort()
+            with pytest.raises(AssociationError):
+                await storing
+            await eventually(lambda: not receiving[0].is_established)  # and its handler is cancelled
+            for _ in range(30):  # whatever its end has asked the threads to do has been done
+                await asyncio.wrap_future(file_threads().submit(lambda: None))
+            names = [folder / f"{number}" for number in range(50)]
+            files = [os.open(name, os.O_WRONLY | os.O_CREAT, 0o600) for name in names]
         await eventually(write.ended.is_set)
         hit = sum(os.fstat(file).st_size > 0 for file in files)
-        for file in files:
+        for file, name in zip(files, names, strict=True):
             os.close(file)
-            os.unlink(folder / f"{files.index(file)}")
+            name.unlink()
         await eventually(lambda: not list(folder.iterdir()))
     return hit
 
