@@ -65,11 +65,52 @@ def _aligned(rows: list[list[str]]) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
+def summary_lines(document: dict[str, Any]) -> Iterator[str]:
+    """Write all targets with what was measured, for a terminal."""
+    rows = [[name, text, mark, measured] for name, text, measured, mark in _targets(document["scenarios"])]
+    yield from _aligned([["", "asked for", "", "measured"], *rows])
+
+
+def summary_markdown(document: dict[str, Any]) -> str:
+    """Write the same for README: a table of all targets, and where it was measured."""
+    machine = document["machine"]
+    titles = {result["name"]: result["title"] for result in document["scenarios"]}
+    lines = ["| | asked for | measured | |", "|---|---|---|---|"]
+    before = None
+    for name, text, measured, mark in _targets(document["scenarios"]):
+        lines.append(f"| {titles[name] if name != before else ''} | {text} | {measured} | {mark} |")
+        before = name
+    packages = ", ".join(f"{name} {machine['packages'][name]}" for name in ("uvloop", "pynetdicom"))
+    kind = "a quick run, small sizes" if document["quick"] else "medians"
+    lines += [
+        "",
+        f"Measured {machine['date'][:10]} ({kind}): {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['python']}, {packages}, {machine['dcmtk'] or 'no DCMTK'}; one machine, over loopback. "
+        "Every row, what it compares, and what it does not show: `benchmarks/README.md`.",
+    ]
+    return "\n".join(lines)
+
+
+def _targets(scenarios: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, str]]:
+    for result in scenarios:
+        for target in result["targets"]:
+            measured, met = target["measured"], target["met"]
+            if measured is None:
+                yield result["name"], target["text"], "-", "not measured"
+            else:
+                yield result["name"], target["text"], _short(measured), "met" if met else "missed"
+
+
+def _short(value: float) -> str:
+    """Write three digits that count, and no exponent."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def _verdict(target: dict[str, Any]) -> str:
     if target["measured"] is None:
         return f"[      ] {target['text']}: not measured"
     mark = "met   " if target["met"] else "MISSED"
-    return f"[{mark}] {target['text']}: {target['measured']:.3g}"
+    return f"[{mark}] {target['text']}: {_short(target['measured'])}"
 
 
 def sender_and_receiver_lines(result: dict[str, Any]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from benchmarks.harness import Bench, Column, Contender, Measure, Scenario, Target
+from benchmarks.harness import Bench, Column, Contender, Headline, Measure, Scenario, Target
 from benchmarks.peers import dcmtk
 
 _BYTES = "asyncdicom handler, bytes"
@@ -98,6 +98,10 @@ SCENARIO = Scenario(
             lambda medians: medians.ratio("ops_per_s", _ARCHIVE, "DCMTK dcmqrscp"),
             1.0,
         ),
+    ),
+    (
+        Headline("C-FIND, answered", _ARCHIVE, "ops_per_s", ("DCMTK dcmqrscp",)),
+        Headline("C-FIND, a handler of Datasets", _DATASETS, "ops_per_s", ("pynetdicom handler, Datasets",)),
     ),
     rounds=3,
     quick_rounds=1,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import instances
-from benchmarks.harness import Bench, Column, Contender, Measure, Medians, Scenario, Target
+from benchmarks.harness import Bench, Column, Contender, Headline, Measure, Medians, Scenario, Target
 from benchmarks.measure import Sample
 from benchmarks.peers import dcmtk
 
@@ -165,6 +165,11 @@ def _scenario(
     *,
     window: bool = False,
 ) -> Scenario:
+    key, peers = columns[0].key, (DCMTK, "DCMTK as shipped", PYNETDICOM, "raw sockets, sendfile")
+    headlines = [Headline(title, OURS, key, peers)]
+    if window:
+        headlines.append(Headline("the same, 16 operations", "asyncdicom, 16 operations", key, peers))
+
     def note(bench: Bench) -> str:
         amount = load(bench)
         slow = (
@@ -174,7 +179,9 @@ def _scenario(
         )
         return f"{amount.files} x {amount.kind.name} a round{slow}"
 
-    return Scenario(name, title, columns, partial(_contenders, load, window), targets, note=note)
+    return Scenario(
+        name, title, columns, partial(_contenders, load, window), targets, tuple(headlines), note=note
+    )
 
 
 def _large(maximum_length: int, bench: Bench) -> Load:
