@@ -57,7 +57,7 @@ def _ours(bench: Bench, stack: ExitStack) -> Measure:
 
 
 def _pynetdicom(bench: Bench, stack: ExitStack) -> Measure:
-    count = bench.pick(100, 20)
+    count = bench.pick(100, 8)
     receiver, sender = bench.worker(stack, "pynetdicom"), bench.worker(stack, "pynetdicom")
     port = receiver.call("answer_echo")
 
