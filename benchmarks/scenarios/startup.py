@@ -72,8 +72,8 @@ def _contenders(bench: Bench) -> Sequence[Contender]:
 _WITHOUT_NUMPY = "import sys; sys.modules['numpy'] = None; import pynetdicom"
 
 
-def _above_base(medians: Medians) -> float:
-    return medians(_IMPORT, "wall_ms") - medians(_BASE, "wall_ms")
+def _above_base(code: str, medians: Medians) -> float:
+    return medians(code, "cpu_ms") - medians(_BASE, "cpu_ms")  # it waits for nothing
 
 
 SCENARIO = Scenario(
@@ -83,11 +83,15 @@ SCENARIO = Scenario(
     _contenders,
     (
         Target(
-            "import asyncdicom: at most 25 ms above asyncio and ssl",
-            lambda medians: medians(_PACKAGE, "wall_ms") - medians(_BASE, "wall_ms"),
+            "import asyncdicom: at most 25 ms of CPU above asyncio and ssl",
+            partial(_above_base, _PACKAGE),
             at_most=25.0,
         ),
-        Target("with associate and serve: at most 25 ms above them", _above_base, at_most=25.0),
+        Target(
+            "with associate and serve: at most 25 ms of CPU above them",
+            partial(_above_base, _IMPORT),
+            at_most=25.0,
+        ),
         Target(
             "echoscu at least 3 x as fast as pynetdicom's",
             lambda medians: medians.ratio("wall_ms", _PYNETDICOM, _ECHO),
