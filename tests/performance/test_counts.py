@@ -23,6 +23,7 @@ from asyncdicom import (
 )
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.dimse.fragmenter import Fragmenter
+from asyncdicom.net.disk import Disk
 from asyncdicom.net.performer import Performer
 from asyncdicom.ul.decoder import Decoder
 from asyncdicom.ul.encoder import p_data_header
@@ -181,7 +182,9 @@ def test_what_a_message_takes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("asyncdicom.net.disk._SLOW", math.inf)  # a busy machine must not change the way
+    monkeypatch.setattr("asyncdicom.net.disk._SLOW", math.inf)  # a busy machine must not change the way,
+    monkeypatch.setattr("asyncdicom.net.payload._read", Disk())  # nor must what ran before
+    monkeypatch.setattr("asyncdicom.net.payload._written", Disk())
     found, ceiling = measure(work, tmp_path), MESSAGES[what]
     print(f"{what}: {found}")
     too_much = [key for key in Work._fields if getattr(found, key) > getattr(ceiling, key)]
