@@ -36,6 +36,7 @@ class AssociationPool:
             raise ValueError("a pool has at least one association, for at least one operation")
         self._address = address
         self._size = size
+        self._operations = operations
         self._options = options | {"operations_invoked": operations}
         self._room = asyncio.Semaphore(size * operations)
         self._users: dict[Association, int] = {}
@@ -84,9 +85,9 @@ class AssociationPool:
                 return least_used
             if len(usable) + self._opening < self._size:
                 return await self._open()
-            if least_used is not None:
+            if least_used is not None and self._users[least_used] < self._operations:
                 return least_used
-            self._opened.clear()
+            self._opened.clear()  # one is being opened, which has room
             await self._opened.wait()
 
     async def _open(self) -> Association:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness, machine, plots, report
+from benchmarks import harness, machine, plots, publish, report
 from benchmarks.scenarios import SCENARIOS
 
 
@@ -25,7 +25,7 @@ def main() -> int:
     if options.replot is not None:
         document = json.loads(options.replot.read_text("utf-8"))
         _print(document["scenarios"])
-        return _draw(document["scenarios"], options.output)
+        return _finish(document, options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     document = {"machine": machine.describe(), "quick": options.quick, "scenarios": []}
     for line in report.machine_lines(document["machine"]):
@@ -34,14 +34,30 @@ def main() -> int:
     with harness.open_bench(
         quick=options.quick, memory=options.memory, disk=options.disk, report=_Progress()
     ) as bench:
-        for name in options.only or SCENARIOS:
+        names = list(dict.fromkeys(options.only or SCENARIOS))
+        for number, name in enumerate(names, 1):
+            bench.progress = f"{number}/{len(names)} "
             result = harness.run_scenario(SCENARIOS[name], bench, options.rounds)
             document["scenarios"].append(result)
             _Progress.clear()
             _print([result])
             _write(document, options.output)  # what was measured is kept, whatever happens later
     print(f"\n{time.monotonic() - began:.0f} s; everything that was measured: {options.output}/results.json")
-    return 0 if options.no_plots else _draw(document["scenarios"], options.output)
+    return _finish(document, options)
+
+
+def _finish(document: dict[str, Any], options: argparse.Namespace) -> int:
+    """Print all targets once more, draw, and with ``--write-summary`` renew what README shows."""
+    print()
+    for line in report.summary_lines(document):
+        print(line)
+    (options.output / "summary.md").write_text(report.summary_markdown(document) + "\n", "utf-8")
+    if not options.no_plots:
+        _draw(document["scenarios"], options.output)
+    if options.write_summary:
+        publish.publish(document)
+        print(f"README.md shows this run; its figures and plot are in {publish.RESULTS}")
+    return 0
 
 
 def _parse() -> argparse.Namespace:
@@ -63,6 +79,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--replot", type=Path, metavar="JSON", help="print and draw an earlier run; run nothing"
     )
+    parser.add_argument(
+        "--write-summary",
+        action="store_true",
+        help="show this run (or that of --replot) in README.md, and keep it in benchmarks/results",
+    )
     parser.add_argument("--list", action="store_true", help="list the scenarios")
     return parser.parse_args()
 
@@ -79,14 +100,13 @@ def _write(document: dict[str, Any], folder: Path) -> None:
     (folder / "results.json").write_text(json.dumps(document, indent=1), "utf-8")
 
 
-def _draw(results: list[dict[str, Any]], folder: Path) -> int:
+def _draw(results: list[dict[str, Any]], folder: Path) -> None:
     try:
-        drawn = plots.draw(results, folder)
+        drawn = [*plots.draw(results, folder), *plots.draw_summary(results, folder)]
     except plots.NoMatplotlib as error:
         print(error, file=sys.stderr)
-        return 0
-    print(f"{len(drawn)} plots in {folder}")
-    return 0
+    else:
+        print(f"{len(drawn)} plots in {folder}")
 
 
 class _Progress:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,6 +72,25 @@ class Medians:
         return self(one, key) / self(other, key)
 
 
+class Headline(NamedTuple):
+    """A row of the summary plot: ``ours`` beside ``peers``, by their medians of ``key``."""
+
+    label: str
+    ours: str
+    key: str
+    peers: tuple[str, ...]
+    less_is_better: bool = False
+
+    def ratios(self, medians: Medians) -> dict[str, float]:
+        """Tell how many times better ours is than each peer that was measured."""
+        found = {}
+        for peer in self.peers:
+            with suppress(KeyError, ZeroDivisionError):
+                ratio = medians.ratio(self.key, self.ours, peer)
+                found[peer] = 1 / ratio if self.less_is_better else ratio
+        return found
+
+
 class Scenario(NamedTuple):
     """One table."""
 
@@ -80,6 +99,7 @@ class Scenario(NamedTuple):
     columns: tuple[Column, ...]
     contenders: Callable[[Bench], Sequence[Contender]]
     targets: tuple[Target, ...] = ()
+    headlines: tuple[Headline, ...] = ()
     rounds: int = 5
     quick_rounds: int = 2
     note: Callable[[Bench], str] = lambda bench: ""
@@ -93,6 +113,7 @@ class Bench:
         self.memory = memory
         self.disk = disk
         self.report = report
+        self.progress = ""  # which of how many scenarios this is
         self._folders = 0
 
     def pick(self, full: Any, quick: Any) -> Any:
@@ -146,7 +167,7 @@ def run_scenario(scenario: Scenario, bench: Bench, rounds: int | None) -> dict[s
     rounds = rounds or bench.pick(scenario.rounds, scenario.quick_rounds)
     began = time.monotonic()
     with ExitStack() as stack:
-        bench.report(f"{scenario.name}: starting")
+        bench.report(f"{bench.progress}{scenario.name}: starting")
         entries = [_enter(contender, stack) for contender in scenario.contenders(bench)]
         warm_up = 0 if bench.quick or rounds == 1 else 1  # a round that does not count
         for number in range(1 - warm_up, rounds + 1):
@@ -154,7 +175,8 @@ def run_scenario(scenario: Scenario, bench: Bench, rounds: int | None) -> dict[s
             for result, measure in entries[turn:] + entries[:turn]:
                 if measure is None or result["error"] is not None:
                     continue
-                bench.report(f"{scenario.name}: round {number}/{rounds}: {result['name']}")
+                turn_of = f"round {number}/{rounds}" if number else "a round that does not count"
+                bench.report(f"{bench.progress}{scenario.name}: {turn_of}: {result['name']}")
                 try:
                     sample = measure()
                 except (BenchmarkError, OSError) as error:
@@ -167,6 +189,7 @@ def run_scenario(scenario: Scenario, bench: Bench, rounds: int | None) -> dict[s
     results = [result for result, _ in entries]
     for result in results:
         result["summary"] = _summary(result["rounds"])
+    medians = Medians(results)
     return {
         "name": scenario.name,
         "title": scenario.title,
@@ -175,7 +198,10 @@ def run_scenario(scenario: Scenario, bench: Bench, rounds: int | None) -> dict[s
         "seconds": round(time.monotonic() - began, 1),
         "columns": [column._asdict() for column in scenario.columns],
         "contenders": results,
-        "targets": _judge(scenario.targets, Medians(results)),
+        "targets": _judge(scenario.targets, medians),
+        "headlines": [
+            {"label": headline.label, "ratios": headline.ratios(medians)} for headline in scenario.headlines
+        ],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ class NoMatplotlib(Exception):
     """matplotlib is not installed."""
 
 
-def draw(results: list[dict[str, Any]], folder: Path) -> list[Path]:
-    """Draw the first column of each scenario; gives the files."""
+def _pyplot() -> Any:
     try:
         import matplotlib as mpl
     except ImportError:
@@ -22,6 +22,12 @@ def draw(results: list[dict[str, Any]], folder: Path) -> list[Path]:
     from matplotlib import pyplot
 
     mpl.rcParams["svg.hashsalt"] = "asyncdicom"  # the same figures give the same file
+    return pyplot
+
+
+def draw(results: list[dict[str, Any]], folder: Path) -> list[Path]:
+    """Draw the first column of each scenario; gives the files."""
+    pyplot = _pyplot()
     drawn = []
     for result in results:
         bars = [contender for contender in result["contenders"] if _figures(result, contender)]
@@ -35,6 +41,69 @@ def draw(results: list[dict[str, Any]], folder: Path) -> list[Path]:
             drawn.append(path)
         pyplot.close(figure)
     return drawn
+
+
+_CLOSE = 1.8  # times as far to the right
+# The peers of the summary plot: what their names begin with, a colour, and a marker.
+_PEERS = (
+    ("pynetdicom", "pynetdicom", "#d1495b", "o"),
+    ("DCMTK as shipped", "DCMTK as shipped", "#9a7bb0", "s"),
+    ("DCMTK storescp as shipped", "DCMTK as shipped", "#9a7bb0", "s"),
+    ("DCMTK", "DCMTK, TCP_NODELAY=1", "#1f6f8b", "D"),
+    ("raw", "plain sockets, no protocol (the ceiling)", "#8a8a8a", "|"),
+    ("bare", "plain sockets, no protocol (the ceiling)", "#8a8a8a", "|"),
+    ("disk", "plain sockets, no protocol (the ceiling)", "#8a8a8a", "|"),
+)
+
+
+def draw_summary(results: list[dict[str, Any]], folder: Path) -> list[Path]:
+    """Draw how many times better asyncdicom is than each peer, a row a headline; gives the files."""
+    pyplot = _pyplot()
+    rows = [headline for result in results for headline in result["headlines"] if headline["ratios"]]
+    figure, axes = pyplot.subplots(figsize=(9, 1.4 + 0.45 * len(rows)), layout="constrained")
+    for number, row in enumerate(rows):
+        axes.axhline(number, color="#ececec", linewidth=1, zorder=0)
+        _draw_row(axes, number, row["ratios"])
+    axes.axvline(1, color="#404040", linewidth=1.2, zorder=1)
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(low / 1.3, high * 1.3)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} x")
+    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.7)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_title("asyncdicom: so many times as fast (or small) as ...", fontsize=11, loc="left")
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False)
+    drawn = [folder / f"summary.{kind}" for kind in ("png", "svg")]
+    for path in drawn:
+        # Opaque, so that it can be read on a dark page too.
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(path, dpi=110, facecolor="white", metadata=metadata)
+    pyplot.close(figure)
+    return drawn
+
+
+def _draw_row(axes: Any, number: int, ratios: dict[str, float]) -> None:
+    styles = {label: (color, marker) for _, label, color, marker in _PEERS}
+    lowest: dict[str, float] = {}  # of two ways to reach the ceiling the better one counts
+    for peer, ratio in ratios.items():
+        label = next(label for start, label, *_ in _PEERS if peer.startswith(start))
+        lowest[label] = min(ratio, lowest.get(label, ratio))
+    before, above = 0.0, True
+    for label, ratio in sorted(lowest.items(), key=itemgetter(1)):
+        color, marker = styles[label]
+        size, width = (200, 3) if marker == "|" else (60, 0)
+        axes.scatter(ratio, number, s=size, c=color, marker=marker, linewidths=width, label=label, zorder=3)
+        above = not above if ratio < before * _CLOSE else True  # so that figures do not cover each other
+        offset = (0, 7) if above else (0, -14)
+        axes.annotate(_times(ratio), (ratio, number), offset, textcoords="offset points", ha="center", size=8)
+        before = ratio
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 20 else f"{ratio:.2g}"
 
 
 def _figures(result: dict[str, Any], contender: dict[str, Any]) -> dict[str, float] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+_NAMES = 4  # columns of words come before those of figures
+
 
 def machine_lines(machine: dict[str, Any]) -> Iterator[str]:
     """Say in a few lines what was measured and where."""
@@ -21,7 +23,7 @@ def scenario_lines(result: dict[str, Any]) -> Iterator[str]:
     yield f"  {result['note']}{'; ' if result['note'] else ''}files on {result['file_system']}"
     columns = result["columns"]
     headline = columns[0]
-    header = ["", "TCP_NODELAY", "durability", headline["title"], "best", "spread"]
+    header = ["", "sender -> receiver", "TCP_NODELAY", "durability", headline["title"], "best", "spread"]
     rows = [header + [column["title"] for column in columns[1:]]]
     errors = []
     for contender in result["contenders"]:
@@ -37,7 +39,8 @@ def scenario_lines(result: dict[str, Any]) -> Iterator[str]:
 
 def _row(contender: dict[str, Any], columns: list[dict[str, Any]]) -> list[str]:
     headline, summary = columns[0], contender["summary"]
-    cells = [contender["name"], contender["nodelay"], contender["durability"]]
+    pair = f"{contender['sender']} -> {contender['receiver']}"
+    cells = [contender["name"], pair, contender["nodelay"], contender["durability"]]
     figures = summary.get(headline["key"])
     if figures is None:
         cells += ["-", "-", "-"]
@@ -59,20 +62,57 @@ def _aligned(rows: list[list[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
-            cell.ljust(width) if index < 3 else cell.rjust(width)
+            cell.ljust(width) if index < _NAMES else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(cells).rstrip()
+
+
+def summary_lines(document: dict[str, Any]) -> Iterator[str]:
+    """Write all targets with what was measured, for a terminal."""
+    rows = [
+        [name, text, "", mark, measured] for name, text, measured, mark in _targets(document["scenarios"])
+    ]
+    yield from _aligned([["", "asked for", "", "", "measured"], *rows])
+
+
+def summary_markdown(document: dict[str, Any]) -> str:
+    """Write the same for README: a table of all targets, and where it was measured."""
+    machine = document["machine"]
+    titles = {result["name"]: result["title"] for result in document["scenarios"]}
+    lines = ["| | asked for | measured | |", "|---|---|---|---|"]
+    before = None
+    for name, text, measured, mark in _targets(document["scenarios"]):
+        lines.append(f"| {titles[name] if name != before else ''} | {text} | {measured} | {mark} |")
+        before = name
+    packages = ", ".join(f"{name} {machine['packages'][name]}" for name in ("uvloop", "pynetdicom"))
+    kind = "a quick run, small sizes" if document["quick"] else "medians"
+    lines += [
+        "",
+        f"Measured {machine['date'][:10]} ({kind}): {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['python']}, {packages}, {machine['dcmtk'] or 'no DCMTK'}; one machine, over loopback. "
+        "Every row, what it compares, and what it does not show: `benchmarks/README.md`.",
+    ]
+    return "\n".join(lines)
+
+
+def _targets(scenarios: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, str]]:
+    for result in scenarios:
+        for target in result["targets"]:
+            measured, met = target["measured"], target["met"]
+            if measured is None:
+                yield result["name"], target["text"], "-", "not measured"
+            else:
+                yield result["name"], target["text"], _short(measured), "met" if met else "missed"
+
+
+def _short(value: float) -> str:
+    """Write three digits that count, and no exponent."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _verdict(target: dict[str, Any]) -> str:
     if target["measured"] is None:
         return f"[      ] {target['text']}: not measured"
     mark = "met   " if target["met"] else "MISSED"
-    return f"[{mark}] {target['text']}: {target['measured']:.3g}"
-
-
-def sender_and_receiver_lines(result: dict[str, Any]) -> Iterator[str]:
-    """Say who sends to whom in each row."""
-    for contender in result["contenders"]:
-        yield f"  {contender['name']}: {contender['sender']} -> {contender['receiver']}"
+    return f"[{mark}] {target['text']}: {_short(target['measured'])}"

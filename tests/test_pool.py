@@ -76,6 +76,24 @@ async def test_one_that_was_lost_while_idle_is_not_given_out_either() -> None:
             assert (await pool.c_store(instance())).status == 0
 
 
+async def test_operations_are_shared_out_evenly_while_an_association_is_being_opened() -> None:
+    """A task that found its association full would wait for a turn that may never come."""
+    users: dict[int, int] = {}
+    all_there = asyncio.Event()
+
+    async def together(request: Request) -> int:
+        users[id(request.association)] = users.get(id(request.association), 0) + 1
+        if sum(users.values()) == 8:
+            all_there.set()
+        await all_there.wait()
+        return 0
+
+    async with serve("SCP@127.0.0.1:0", c_store=together, operations_performed=4) as server:
+        async with AssociationPool(address(server), size=2, operations=4, contexts=[CT]) as pool:
+            await asyncio.gather(*(pool.c_store(instance()) for _ in range(8)))
+    assert list(users.values()) == [4, 4]
+
+
 async def test_cancelled_while_waiting_nothing_was_taken() -> None:
     async with serve("SCP@127.0.0.1:0", c_store=on_store) as server:
         async with AssociationPool(address(server), size=1, contexts=[CT]) as pool:

@@ -38,6 +38,7 @@ _KEYS: dict[str, type] = {
     "on_conflict": str,
     "strict": bool,
     "max_associations": int,
+    "operations": int,
     **dict.fromkeys(_LISTS, list),
     "peers": dict,
 }

@@ -192,7 +192,7 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
 
 
 def server_options(ae_title: str) -> Option:
-    """What a server has: ``aet``, ``host``, ``max_pdu``, ``max_associations``, ``tls`` (see `Tls`)."""
+    """What a server has: ``aet``, ``host``, ``max_pdu``, ``max_associations``, ``operations``, ``tls``."""
     options: list[Option] = [
         click.option(
             "-aet", type=AE_TITLE, default=ae_title, show_default=True, metavar="AET", help="Our AE title."
@@ -210,6 +210,15 @@ def server_options(ae_title: str) -> Option:
             show_default=True,
             metavar="N",
             help="How many associations may be open; more are rejected.",
+        ),
+        click.option(
+            "--operations",
+            type=click.IntRange(1, 65535),
+            default=16,
+            show_default=True,
+            metavar="N",
+            help="How many operations of an association are performed at a time, for peers that ask for more "
+            "than one.",
         ),
         _PDU,
         *_TLS[1:],

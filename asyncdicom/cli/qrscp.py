@@ -133,6 +133,7 @@ async def _serve(
     durability: str,
     on_conflict: str,
     max_associations: int,
+    operations: int,
     max_pdu: int,
     tls: Tls,
     debug: bool,
@@ -150,6 +151,7 @@ async def _serve(
                 access=access,
                 ssl=tls.server(),
                 maximum_associations=max_associations,
+                operations_performed=operations,
                 maximum_length=max_pdu,
             ) as server,
         ):

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
+from asyncdicom.association import Association
 from asyncdicom.cli.output import Advance, json_line, progress, status_fields
 from asyncdicom.cli.peer import Peer
 from asyncdicom.exceptions import AssociationError, DicomNetworkError
@@ -27,7 +28,7 @@ log = logging.getLogger("asyncdicom.cli")
 class Sending:
     """Sends to one peer and counts."""
 
-    def __init__(self, peer: Peer, associations: int, *, as_json: bool) -> None:
+    def __init__(self, peer: Peer, associations: int, operations: int, *, as_json: bool) -> None:
         self.sent = 0
         self.warned = 0
         self.failed = 0
@@ -35,8 +36,11 @@ class Sending:
         self._not_sent = 0
         self._lost_in_a_row = 0
         self._given_up: AssociationError | None = None
+        self._told = False
+        self._at_once = 1
         self._peer = peer
         self._associations = associations
+        self._operations = operations
         self._as_json = as_json
         self._start = time.perf_counter()
 
@@ -65,10 +69,22 @@ class Sending:
         size = min(self._associations, len(group))
         log.info("%s: sending %d files over %d associations", self._peer.address, len(group), size)
         waiting = iter(group)
-        async with AssociationPool(self._peer.address, size=size, **options) as pool:
-            async with pool.acquire():
-                pass  # if there is no association to be had, no file is to blame
-            await asyncio.gather(*(self._work(pool, waiting, advance) for _ in range(size)))
+        pool = AssociationPool(self._peer.address, size=size, operations=self._operations, **options)
+        async with pool:
+            async with pool.acquire() as association:  # if there is none to be had, no file is to blame
+                self._at_once = size * self._granted(association)
+            await asyncio.gather(*(self._work(pool, waiting, advance) for _ in range(self._at_once)))
+
+    def _granted(self, association: Association) -> int:
+        """How many operations an association may have outstanding; says so if it is less than asked for."""
+        granted = association.operations_invoked or self._operations  # 0: unlimited
+        if granted >= self._operations:
+            return self._operations
+        if not self._told:
+            self._told = True
+            what = f"{self._peer.address} allows {granted} outstanding operation{'s' * (granted > 1)}"
+            print(f"{what} an association, not {self._operations}", file=sys.stderr)
+        return granted
 
     async def _work(self, pool: AssociationPool, waiting: Iterator[Source], advance: Advance | None) -> None:
         for source in waiting:
@@ -78,7 +94,7 @@ class Sending:
             except AssociationError as error:
                 self._failed(_path(source), str(error))
                 self._lost_in_a_row += 1
-                if self._lost_in_a_row > self._associations:  # all of them, and one that was new
+                if self._lost_in_a_row > self._at_once:  # all of them, and one that was new
                     self._given_up = error
             except (DicomNetworkError, OSError) as error:
                 self._failed(_path(source), str(error))

@@ -33,6 +33,7 @@ async def _serve(
     *,
     max_pdu: int,
     max_associations: int,
+    operations: int,
     as_json: bool,
     debug: bool,
 ) -> int:
@@ -48,6 +49,7 @@ async def _serve(
         unknown_storage=True,
         ssl=tls.server(),
         maximum_associations=max_associations,
+        operations_performed=operations,
         maximum_length=max_pdu,
         trace=trace if debug else None,
     ) as server:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import resource
+import statistics
 import struct
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -237,6 +238,27 @@ async def find(port: int, ae_title: str, matches: int, times: int, receiver_pid:
     if count != matches * times:
         raise RuntimeError(f"{count} matches came, not {matches * times}")
     return it.sample(count)
+
+
+async def cancel(port: int, ae_title: str, times: int, receiver_pid: int) -> Sample:
+    """Ask for everything, leave after 100 matches, and time how long it takes until it has ended."""
+    seconds = []
+    address = f"{ae_title}@127.0.0.1:{port}"
+    async with associate(address, contexts=[_FIND]) as association:
+        with Measurement(receiver_pid) as it:
+            for _ in range(times):
+                async with association.c_find(identifiers.query(), raw=True) as found:
+                    left = 100
+                    async for _match in found:
+                        left -= 1
+                        if not left:
+                            break
+                    start = time.perf_counter()
+                seconds.append(time.perf_counter() - start)
+    return it.sample(times) | {
+        "cancel_ms": statistics.median(seconds) * 1e3,
+        "slowest_cancel_ms": max(seconds) * 1e3,
+    }
 
 
 async def find_latency(port: int, identifiers_hex: list[str], receiver_pid: int) -> Sample:

@@ -103,6 +103,9 @@ def answer_find(matches: int) -> int:
 
     def find(event: Any) -> Any:
         for number in range(matches):
+            if event.is_cancelled:
+                yield 0xFE00, None
+                return
             yield 0xFF00, identifiers.dataset(number)
 
     return _serve(STUDY_ROOT.find, [(evt.EVT_C_FIND, find)])

@@ -7,8 +7,10 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from benchmarks.harness import Bench, Column, Contender, Measure, Scenario, Target
+from benchmarks.harness import Bench, Column, Contender, Headline, Measure, Scenario, Target
+from benchmarks.measure import Sample
 from benchmarks.peers import dcmtk
+from benchmarks.processes import PeakMemory
 
 _BYTES = "asyncdicom handler, bytes"
 _DATASETS = "asyncdicom handler, Datasets"
@@ -24,15 +26,20 @@ def _ask(
     bench: Bench, stack: ExitStack, port: int, pid: int, ae_title: str, matches: int, times: int = 1
 ) -> Measure:
     sender = bench.worker(stack, "ours")
-    return partial(
-        sender.call,
-        "find",
-        port=port,
-        ae_title=ae_title,
-        matches=matches,
-        times=times,
-        receiver_pid=pid,
-    )
+    find = partial(sender.call, "find", port=port, ae_title=ae_title, matches=matches, receiver_pid=pid)
+    cancel = partial(sender.call, "cancel", port=port, ae_title=ae_title, times=5, receiver_pid=pid)
+
+    def measure() -> Sample:
+        with PeakMemory(pid, 0.1) as peak, PeakMemory(sender.pid, 0.1) as peak_sender:
+            found: Sample = find(times=times)
+        cancelled = cancel()
+        return found | {
+            "rise_mib": peak.rise / 2**20,
+            "rise_mib_sender": peak_sender.rise / 2**20,
+            "slowest_cancel_ms": cancelled["slowest_cancel_ms"],
+        }
+
+    return measure
 
 
 def _handler(bench: Bench, peer: str, stack: ExitStack, **options: Any) -> Measure:
@@ -80,6 +87,9 @@ SCENARIO = Scenario(
         Column("cpu_us_per_op", "CPU us/response", ".0f", True),
         Column("cpu_us_per_op_sender", "requestor", ".0f", True),
         Column("cpu_us_per_op_receiver", "provider", ".0f", True),
+        Column("rise_mib", "provider's rise MiB", ".1f", True),
+        Column("rise_mib_sender", "requestor's", ".1f", True),
+        Column("slowest_cancel_ms", "C-CANCEL ms", ".1f", True),
     ),
     _contenders,
     (
@@ -98,6 +108,20 @@ SCENARIO = Scenario(
             lambda medians: medians.ratio("ops_per_s", _ARCHIVE, "DCMTK dcmqrscp"),
             1.0,
         ),
+        Target(
+            "flat memory of the archive: at most 16 MiB more for all matches",
+            lambda medians: medians(_ARCHIVE, "rise_mib"),
+            at_most=16.0,
+        ),
+        Target(
+            "C-CANCEL ends it within 100 ms (archive, the slowest of 5)",
+            lambda medians: medians(_ARCHIVE, "slowest_cancel_ms"),
+            at_most=100.0,
+        ),
+    ),
+    (
+        Headline("C-FIND, answered", _ARCHIVE, "ops_per_s", ("DCMTK dcmqrscp",)),
+        Headline("C-FIND, a handler of Datasets", _DATASETS, "ops_per_s", ("pynetdicom handler, Datasets",)),
     ),
     rounds=3,
     quick_rounds=1,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
-from benchmarks.harness import Bench, Column, Contender, Measure, Scenario, Target
+from benchmarks.harness import Bench, Column, Contender, Headline, Measure, Scenario, Target
 from benchmarks.measure import Sample
 from benchmarks.processes import anonymous_memory, cpu_seconds
 
@@ -57,7 +57,7 @@ def _ours(bench: Bench, stack: ExitStack) -> Measure:
 
 
 def _pynetdicom(bench: Bench, stack: ExitStack) -> Measure:
-    count = bench.pick(100, 20)
+    count = bench.pick(100, 8)
     receiver, sender = bench.worker(stack, "pynetdicom"), bench.worker(stack, "pynetdicom")
     port = receiver.call("answer_echo")
 
@@ -93,6 +93,7 @@ SCENARIO = Scenario(
         Target("at most 12 KiB each", lambda medians: medians(_OURS, "kib_each"), at_most=12.0),
         Target("0 % CPU (below 0.5)", lambda medians: medians(_OURS, "cpu_percent"), at_most=0.5),
     ),
+    (Headline("memory of an idle association", _OURS, "kib_each", ("pynetdicom",), True),),
     rounds=1,
     quick_rounds=1,
     note=lambda bench: (

@@ -7,11 +7,12 @@ from contextlib import ExitStack
 from functools import partial
 
 from benchmarks import instances
-from benchmarks.harness import Bench, Column, Contender, Measure, Scenario, Target
+from benchmarks.harness import Bench, Column, Contender, Headline, Measure, Scenario, Target
 from benchmarks.measure import Sample, sample
 from benchmarks.peers import dcmtk
 from benchmarks.processes import cpu_seconds, cpu_seconds_with_children
 
+_EIGHT = "asyncdicom, 8 senders"
 _SENDERS = 8
 _SHARES = {instances.IMAGE: 0.18, instances.SMALL: 0.02}  # of the bytes; the large ones have 0.80
 
@@ -70,7 +71,7 @@ def _to_dcmtk(bench: Bench, at_once: int, stack: ExitStack) -> Measure:
 def _contenders(bench: Bench) -> Sequence[Contender]:
     scp = "storescp +B --fork"
     return [
-        Contender("asyncdicom, 8 senders", "8 asyncdicom", "asyncdicom", partial(_to_ours, bench, 8)),
+        Contender(_EIGHT, "8 asyncdicom", "asyncdicom", partial(_to_ours, bench, 8)),
         Contender("asyncdicom, 1 sender", "asyncdicom", "asyncdicom", partial(_to_ours, bench, 1)),
         Contender("DCMTK, 8 senders", "8 asyncdicom", scp, partial(_to_dcmtk, bench, 8)),
         Contender("DCMTK, 1 sender", "asyncdicom", scp, partial(_to_dcmtk, bench, 1)),
@@ -89,10 +90,17 @@ SCENARIO = Scenario(
     (
         Target(
             "receiver's CPU s/GB at most 1.2 x that with one sender",
-            lambda medians: medians.ratio(
-                "cpu_s_per_gb_receiver", "asyncdicom, 8 senders", "asyncdicom, 1 sender"
-            ),
+            lambda medians: medians.ratio("cpu_s_per_gb_receiver", _EIGHT, "asyncdicom, 1 sender"),
             at_most=1.2,
+        ),
+    ),
+    (
+        Headline(
+            "8 senders (receiver's CPU time)",
+            _EIGHT,
+            "cpu_s_per_gb_receiver",
+            ("DCMTK, 8 senders",),
+            True,
         ),
     ),
     rounds=3,

@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import instances
-from benchmarks.harness import Bench, Column, Contender, Measure, Medians, Scenario, Target
+from benchmarks.harness import Bench, Column, Contender, Headline, Measure, Medians, Scenario, Target
 from benchmarks.measure import Sample
 from benchmarks.peers import dcmtk
 
 OURS = "asyncdicom"
 DCMTK = "DCMTK +B, TCP_NODELAY=1"
 PYNETDICOM = "pynetdicom"
+_RAW = ("raw sockets, sendfile", "raw sockets, sendall")
 
 _BYTES = (
     Column("mb_per_s", "MB/s"),
     Column("cpu_s_per_gb", "CPU s/GB", ".2f", True),
     Column("cpu_s_per_gb_sender", "sender", ".2f", True),
     Column("cpu_s_per_gb_receiver", "receiver", ".2f", True),
+    Column("cpu_us_per_op", "CPU us/object", ".0f", True),
 )
 _OBJECTS = (
     Column("ops_per_s", "objects/s"),
@@ -29,6 +31,7 @@ _OBJECTS = (
     Column("cpu_us_per_op", "CPU us/object", ".0f", True),
     Column("cpu_us_per_op_sender", "sender", ".0f", True),
     Column("cpu_us_per_op_receiver", "receiver", ".0f", True),
+    Column("cpu_s_per_gb", "CPU s/GB", ".2f", True),
 )
 
 
@@ -148,7 +151,7 @@ def _contenders(load: Callable[[Bench], Load], window: bool, bench: Bench) -> Se
 
 
 def _of_ceiling(key: str, medians: Medians) -> float:
-    ceiling = max(medians(name, key) for name in ("raw sockets, sendfile", "raw sockets, sendall"))
+    ceiling = max(medians(name, key) for name in _RAW)
     return medians(OURS, key) / ceiling
 
 
@@ -165,6 +168,18 @@ def _scenario(
     *,
     window: bool = False,
 ) -> Scenario:
+    key, peers = columns[0].key, (DCMTK, "DCMTK as shipped", PYNETDICOM, *_RAW)
+    headlines = [Headline(title.replace(", one association", ""), OURS, key, peers)]
+    if window:
+        headlines.append(
+            Headline(
+                title.partition(",")[0] + ", 16 operations outstanding",
+                "asyncdicom, 16 operations",
+                key,
+                peers,
+            )
+        )
+
     def note(bench: Bench) -> str:
         amount = load(bench)
         slow = (
@@ -174,7 +189,9 @@ def _scenario(
         )
         return f"{amount.files} x {amount.kind.name} a round{slow}"
 
-    return Scenario(name, title, columns, partial(_contenders, load, window), targets, note=note)
+    return Scenario(
+        name, title, columns, partial(_contenders, load, window), targets, tuple(headlines), note=note
+    )
 
 
 def _large(maximum_length: int, bench: Bench) -> Load:
@@ -189,7 +206,7 @@ def _ct(bench: Bench) -> Load:
 
 
 def _small(bench: Bench) -> Load:
-    count, slow = bench.pick((5000, 250), (500, 25))
+    count, slow = bench.pick((5000, 250), (500, 10))
     return Load(instances.SMALL, count, slow, 131072)
 
 

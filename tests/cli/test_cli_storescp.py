@@ -78,9 +78,11 @@ async def test_stopping_while_something_is_received(start: Start) -> None:
 
 
 async def test_verbose_ignore_and_limit(start: Start) -> None:
-    async with start("storescp", 0, "--ignore", "-v", "--max-associations", 1) as process:
+    limits = ("--max-associations", 1, "--operations", 3)
+    async with start("storescp", 0, "--ignore", "-v", *limits) as process:
         port = await listening(process)
-        async with associate(f"ANY@127.0.0.1:{port}"):
+        async with associate(f"ANY@127.0.0.1:{port}", operations_invoked=16) as association:
+            assert association.operations_invoked == 3
             with pytest.raises(AssociationRejected, match="local limit exceeded"):
                 await associate(f"ANY@127.0.0.1:{port}")
         await send(port, INSTANCE)

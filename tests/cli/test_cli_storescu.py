@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -189,3 +190,71 @@ async def test_several_associations(tool: Tool, tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     assert received == expected
     assert len(received.associations) == 3
+
+
+class Window(Received):
+    """Keeps how many operations are performed at a time, and waits until there are enough."""
+
+    def __init__(self, wanted: int) -> None:
+        super().__init__()
+        self._wanted = wanted
+        self._enough = asyncio.Event()
+        self._now = 0
+        self.most = 0
+
+    async def __call__(self, request: Request) -> int:
+        self._now += 1
+        self.most = max(self.most, self._now)
+        if self._now >= self._wanted:
+            self._enough.set()
+        await self._enough.wait()
+        answer = await super().__call__(request)
+        self._now -= 1
+        return answer
+
+
+@pytest.mark.parametrize("associations", [1, 2])
+async def test_several_operations(
+    tool: Tool, tmp_path: Path, folder: dict[str, bytes], associations: int
+) -> None:
+    for number in range(5, 12):
+        folder[f"1.2.{number}"] = write_instance(tmp_path / "in" / f"{number}", CT, f"1.2.{number}")
+    received = Window(4 * associations)
+    many = ("--associations", associations, "--operations", 4)
+    async with serve("SCP@127.0.0.1:0", c_store=received, operations_performed=4) as server:
+        code, out, err = await tool("storescu", *many, "127.0.0.1", server.port, tmp_path / "in")
+    assert (code, err) == (0, "")
+    assert out.startswith("sent 12, warned 0, failed 0 in ")
+    assert received == folder
+    assert received.most == 4 * associations
+    assert len(received.associations) == associations
+
+
+@pytest.mark.parametrize(
+    ("granted", "told"),
+    [(1, "1 outstanding operation an association"), (3, "3 outstanding operations an association")],
+)
+async def test_fewer_operations_than_asked_for(
+    tool: Tool, tmp_path: Path, folder: dict[str, bytes], granted: int, told: str
+) -> None:
+    received = Window(1)
+    many = ("--associations", 2, "--operations", 16)
+    async with serve("SCP@127.0.0.1:0", c_store=received, operations_performed=granted) as server:
+        code, _, err = await tool("storescu", *many, "127.0.0.1", server.port, tmp_path / "in")
+    assert code == 0
+    assert err == f"ANY-SCP@127.0.0.1:{server.port} allows {told}, not 16\n"
+    assert received == folder
+    assert received.most <= 2 * granted
+
+
+async def test_a_lost_association_with_operations_outstanding(
+    tool: Tool, tmp_path: Path, folder: dict[str, bytes]
+) -> None:
+    """All that were outstanding have failed, and the next is sent over a new association."""
+    received = Received({"1.2.0": -1})
+    async with serve("SCP@127.0.0.1:0", c_store=received) as server:
+        code, out, err = await tool("storescu", "--operations", 4, "127.0.0.1", server.port, tmp_path / "in")
+    assert code == 1
+    assert "not sent" not in out
+    assert received["1.2.4"] == folder["1.2.4"]
+    assert 1 <= len(err.splitlines()) <= 4

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from interop.peers import Peer, attempts, call, data_sets, keys, tool
+from interop.peers import Peer, attempts, call, data_sets, keys, run, tool
 from interop.questions import ONE_SERIES
 
 pytestmark = pytest.mark.interop
@@ -33,6 +33,17 @@ def test_storescu(peer: Peer, variety: list[Path], associations: int) -> None:
     output = call(tool("ours", "storescu", peer, "--json", "--associations", associations, files=variety))
     summary = json.loads(output.splitlines()[-1])
     assert (summary["sent"], summary["warned"], summary["failed"]) == (len(variety), 0, 0)
+    assert data_sets(peer.received()) == data_sets(variety)
+
+
+@pytest.mark.parametrize("peer", ["dcmtk_storescp", "pynetdicom_storescp"], indirect=True)
+async def test_storescu_asks_for_operations_that_the_peer_does_not_know(
+    peer: Peer, variety: list[Path]
+) -> None:
+    """Neither answers the Asynchronous Operations Window: one operation at a time (PS3.7 D.3.3.3)."""
+    output = await run(tool("ours", "storescu", peer, "--operations", 16, files=variety))
+    assert "allows 1 outstanding operation an association, not 16" in output
+    assert f"sent {len(variety)}, warned 0, failed 0" in output
     assert data_sets(peer.received()) == data_sets(variety)
 
 

@@ -1,0 +1,1 @@
+from wire import nothing_left  # noqa: F401
