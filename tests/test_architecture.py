@@ -36,7 +36,7 @@ SANS_IO = {"_version", "_sop_classes", "exceptions", "status", "uid", "address",
     "conformance"
 }
 IO = {"asyncio", "socket", "ssl", "threading", "time", "os", "logging", "selectors", "concurrent", "pathlib"}
-SLOW = {"pydicom", "numpy", "sqlalchemy", "click", "rich", "alembic", "pynetdicom"}
+SLOW = {"pydicom", "numpy", "sqlalchemy", "click", "rich", "pynetdicom"}
 
 # What imports pydicom itself, and is therefore only imported inside functions.
 NEED_PYDICOM = {"asyncdicom.cli.text"}

@@ -94,7 +94,7 @@ class Archive:
         await self.close()
 
     async def open(self) -> None:
-        """Open the folder, made on first use; leftovers of a crash are swept in the background.
+        """Open the folder, made on first use; the index is checked and swept for leftovers in the background.
 
         Raises `ArchiveError` if another process has it, or a later version made it.
         """
@@ -107,7 +107,7 @@ class Archive:
             self._readers.shutdown()
             raise
         self._is_open = True
-        self._sweep = asyncio.get_running_loop().run_in_executor(self._readers, self._remove_leftovers)
+        self._sweep = asyncio.get_running_loop().run_in_executor(self._readers, self._look_after)
 
     def _open(self) -> None:
         try:
@@ -347,10 +347,22 @@ class Archive:
         """Count patients, studies, series, instances and what is in quarantine, by table name."""
         return await in_thread(self._readers, self._reader.counts)
 
-    # sweeping
+    # what runs while serving, after a start
+
+    def _look_after(self) -> None:
+        try:
+            damage = self._reader.damage(lambda: self._is_closing)
+        except SQLAlchemyError as error:
+            if not self._is_closing:
+                _LOG.error("the index could not be checked, nothing is swept: %s", type(error).__name__)
+        else:
+            if damage:
+                _LOG.error("the index is damaged: restore a copy; nothing is swept (%s)", damage)
+            else:
+                self._remove_leftovers()
 
     def _remove_leftovers(self) -> None:
-        """Remove the files that a crash has left without a row; runs while serving."""
+        """Remove the files that a crash has left without a row."""
         try:
             leftovers, indexed = self._leftovers()
             if len(leftovers) > indexed:
