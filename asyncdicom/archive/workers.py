@@ -22,18 +22,18 @@ class Workers:
 
     def submit(self, call: Callable[[], None]) -> None:
         """Have a thread make the call, which must not raise."""
-        self._queue.put(call)
         try:
             self._idle.pop()
         except IndexError:
             self._start_another()
+        self._queue.put(call)
 
     def _start_another(self) -> None:
         if len(self._threads) < self._maximum:
             name = f"{self._name}_{len(self._threads)}"
             thread = threading.Thread(target=self._run, name=name, daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def shutdown(self) -> None:
         """Wait until all calls are made, and end the threads; nothing may be submitted any more."""
