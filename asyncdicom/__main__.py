@@ -18,7 +18,7 @@ TOOLS = {
 }
 
 # What a missing package is told to be installed with.
-_EXTRAS = {"click": "cli", "rich": "cli", "sqlalchemy": "archive", "alembic": "archive"}
+_EXTRAS = {"click": "cli", "rich": "cli", "sqlalchemy": "archive"}
 
 
 def main(arguments: list[str] | None = None) -> int:

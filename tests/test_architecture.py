@@ -37,7 +37,7 @@ SANS_IO = {"_version", "_sop_classes", "exceptions", "status", "uid", "address",
     "access",
 }
 IO = {"asyncio", "socket", "ssl", "threading", "time", "os", "logging", "selectors", "concurrent", "pathlib"}
-SLOW = {"pydicom", "numpy", "sqlalchemy", "click", "rich", "alembic", "pynetdicom"}
+SLOW = {"pydicom", "numpy", "sqlalchemy", "click", "rich", "pynetdicom"}
 
 # What imports pydicom itself, and is therefore only imported inside functions.
 NEED_PYDICOM = {"asyncdicom.cli.text"}

@@ -91,6 +91,7 @@ class Turns:
         threads = SimpleNamespace(Thread=self._thread, Lock=lambda: _Lock(self))
         with (
             mock.patch.object(archive, "ThreadPoolExecutor", return_value=_Pool(self)),
+            mock.patch.object(archive, "Workers", return_value=_Pool(self)),
             mock.patch.object(ingest, "threading", threads),
             mock.patch.object(
                 ingest, "queue", SimpleNamespace(SimpleQueue=lambda: _Queue(self), Empty=queue.Empty)

@@ -20,10 +20,12 @@ from asyncdicom.archive.ingest import Arrival, Ingest, OnConflict, Outcome, Unce
 from asyncdicom.archive.matching import IdentifierError
 from asyncdicom.archive.query import QUERY_RETRIEVE_LEVEL, RETRIEVE_AE_TITLE, find_query, retrieve_query
 from asyncdicom.archive.receive import Reception, Refused
-from asyncdicom.archive.record import SPECIFIC_CHARACTER_SET, Record, is_usable_uid
+from asyncdicom.archive.record import SPECIFIC_CHARACTER_SET, is_usable_uid
+from asyncdicom.archive.workers import Workers
 from asyncdicom.data.elements import Element, decode
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.exceptions import DataSetError
+from asyncdicom.net.threads import in_thread
 from asyncdicom.status import Status
 from asyncdicom.uid import InformationModel, transfer_syntax
 
@@ -32,7 +34,7 @@ __all__ = ["PIECE", "Archive"]
 _LOG = logging.getLogger("asyncdicom.archive")
 
 PIECE = 256 * 1024  # bytes gathered before a thread is asked to write them: small objects take one hop
-_WRITERS = 4
+_WRITERS = 8  # as many files are synced at the same time
 _READERS = 3
 
 _INSTANCE_AVAILABILITY = 0x00080056
@@ -92,20 +94,20 @@ class Archive:
         await self.close()
 
     async def open(self) -> None:
-        """Open the folder, made on first use; leftovers of a crash are swept in the background.
+        """Open the folder, made on first use; the index is checked and swept for leftovers in the background.
 
         Raises `ArchiveError` if another process has it, or a later version made it.
         """
-        self._writers = ThreadPoolExecutor(_WRITERS, "asyncdicom-files")
+        self._writers = Workers(_WRITERS, "asyncdicom-files")
         self._readers = ThreadPoolExecutor(_READERS, "asyncdicom-query")
         try:
-            await self._run(self._readers, self._open)
+            await in_thread(self._readers, self._open)
         except BaseException:
             self._writers.shutdown()
             self._readers.shutdown()
             raise
         self._is_open = True
-        self._sweep = asyncio.get_running_loop().run_in_executor(self._readers, self._remove_leftovers)
+        self._sweep = asyncio.get_running_loop().run_in_executor(self._readers, self._look_after)
 
     def _open(self) -> None:
         try:
@@ -184,14 +186,9 @@ class Archive:
         arrival: Arrival | None = None
         storage_failed = False
         try:
-            record = await self._receive(reception, batches)
-            arrival = Arrival(
-                record,
-                reception.file,
-                transfer_syntax_uid=transfer_syntax_uid,
-                calling_ae_title=calling_ae_title or "",
-            )
-            outcome = await self._index(arrival)
+            rest = await self._receive(reception, batches)
+            arrival = Arrival(reception.file, transfer_syntax_uid, calling_ae_title or "")
+            outcome = await self._settle(arrival, reception, rest)
         except Refused as refusal:
             _LOG.warning("%s refused: %s (%s)", sop_instance_uid, refusal.status, refusal)
             return refusal.status
@@ -205,7 +202,10 @@ class Archive:
             _LOG.warning("%s conflicts with another instance: %s", sop_instance_uid, outcome.value)
         return _STATUSES[outcome]
 
-    async def _receive(self, reception: Reception, batches: AsyncIterator[list[memoryview]]) -> Record:
+    async def _receive(
+        self, reception: Reception, batches: AsyncIterator[list[memoryview]]
+    ) -> list[memoryview]:
+        """Write what comes, and give what was not worth a hop to a thread."""
         pending: list[memoryview] = []
         size = total = 0
         async for views in batches:
@@ -217,24 +217,36 @@ class Archive:
                 await self._write(reception.take, pending)
                 total += size
                 pending, size = [], 0
-        return await self._write(reception.finish, pending)
+        return pending
 
     async def _write(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
         self._check_open()
         try:
-            return await self._run(self._writers, call, *arguments)
+            return await in_thread(self._writers, call, *arguments)
         except OSError as error:
             raise _StorageFailed(error.strerror or type(error).__name__) from error
 
-    async def _index(self, arrival: Arrival) -> Outcome:
-        def withdraw() -> None:
-            arrival.withdrawn = True
+    async def _settle(self, arrival: Arrival, reception: Reception, rest: list[memoryview]) -> Outcome:
+        """Have the last bytes written and the instance indexed, in one go from thread to thread."""
+
+        def finish() -> None:
+            try:
+                arrival.record = reception.finish(rest)
+            except BaseException as error:
+                arrival.tell(error)
+            else:
+                self._ingest.submit(arrival)
 
         self._check_open()
+        self._writers.submit(finish)
         try:
-            outcome = await _to_its_end(self._ingest.submit(arrival), withdraw)
+            outcome = await arrival.answer
+        except Refused:
+            raise
         except Uncertain as error:
             raise _StorageFailed("the index could not be written, nor could that be undone") from error
+        except OSError as error:
+            raise _StorageFailed(error.strerror or type(error).__name__) from error
         except Exception as error:
             raise _StorageFailed(f"the index could not be written ({type(error).__name__})") from error
         if outcome is Outcome.UNTRUSTED:
@@ -259,15 +271,11 @@ class Archive:
         """Make a call whose failure changes nothing: what is left over is swept at the next start."""
         try:
             if self._is_open:
-                await self._run(self._writers, call, *arguments)
+                await in_thread(self._writers, call, *arguments)
             else:  # its threads are gone, or going when they are done with this file
                 await asyncio.to_thread(call, *arguments)
         except OSError as error:
             _LOG.error("a file could not be removed: %s", error.strerror)
-
-    @staticmethod
-    async def _run(pool: ThreadPoolExecutor, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
-        return await _to_its_end(asyncio.get_running_loop().run_in_executor(pool, call, *arguments))
 
     # finding
 
@@ -337,12 +345,24 @@ class Archive:
 
     async def counts(self) -> dict[str, int]:
         """Count patients, studies, series, instances and what is in quarantine, by table name."""
-        return await self._run(self._readers, self._reader.counts)
+        return await in_thread(self._readers, self._reader.counts)
 
-    # sweeping
+    # what runs while serving, after a start
+
+    def _look_after(self) -> None:
+        try:
+            damage = self._reader.damage(lambda: self._is_closing)
+        except SQLAlchemyError as error:
+            if not self._is_closing:
+                _LOG.error("the index could not be checked, nothing is swept: %s", type(error).__name__)
+        else:
+            if damage:
+                _LOG.error("the index is damaged: restore a copy; nothing is swept (%s)", damage)
+            else:
+                self._remove_leftovers()
 
     def _remove_leftovers(self) -> None:
-        """Remove the files that a crash has left without a row; runs while serving."""
+        """Remove the files that a crash has left without a row."""
         try:
             leftovers, indexed = self._leftovers()
             if len(leftovers) > indexed:
@@ -385,20 +405,3 @@ def _read(identifier: bytes, transfer_syntax_uid: str) -> tuple[list[Element], b
     except DataSetError:
         raise IdentifierError("the identifier cannot be read", Status.UNABLE_TO_PROCESS) from None
     return elements, transfer_syntax(transfer_syntax_uid).little_endian
-
-
-async def _to_its_end(future: asyncio.Future[_T], on_cancel: Callable[[], None] | None = None) -> _T:
-    """Await what a thread does, to its end even if cancelled: it may be using our descriptor or our views."""
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait((future,))
-        except asyncio.CancelledError as error:
-            cancelled = error
-            if on_cancel is not None:
-                on_cancel()
-    if cancelled is None:
-        return future.result()
-    if not future.cancelled():
-        future.exception()  # nobody else will look at it
-    raise cancelled

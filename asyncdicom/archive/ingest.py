@@ -59,19 +59,40 @@ class Uncertain(Exception):
     """A commit failed, and so did making sure of it: the file must stay until the next commit."""
 
 
-class Arrival:
-    """One finished instance: its file is closed, and durable as far as promised."""
+Answer = Outcome | BaseException
 
-    def __init__(
-        self, record: Record, file: InstanceFile, *, transfer_syntax_uid: str, calling_ae_title: str
-    ) -> None:
-        self.record = record
+
+class _Answer(asyncio.Future[Outcome]):
+    """Comes in any case. Who awaits it and is cancelled gets the CancelledError when it is there.
+
+    Until then a thread may be using the file, or the row may be on its way to the disk.
+    """
+
+    withdrawn = False
+
+    def cancel(self, msg: object = None) -> bool:
+        self.withdrawn = True
+        return False  # so the task goes on waiting
+
+
+class Arrival:
+    """One instance on its way into the index, and the answer to whoever waits for it.
+
+    Its record is there when its file is closed, and durable as far as promised.
+    """
+
+    record: Record
+
+    def __init__(self, file: InstanceFile, transfer_syntax_uid: str, calling_ae_title: str) -> None:
         self.file = file
         self.transfer_syntax_uid = transfer_syntax_uid
         self.calling_ae_title = calling_ae_title
-        self.withdrawn = False
         self.obsolete: str | None = None  # the file that this one has replaced
-        self.answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.answer = _Answer(loop=asyncio.get_running_loop())
+
+    def tell(self, answer: Answer) -> None:
+        """Answer, from any thread."""
+        _deliver([(self, answer)])
 
     @property
     def is_kept(self) -> bool:
@@ -99,9 +120,6 @@ class Arrival:
         }
 
 
-Answer = Outcome | BaseException
-
-
 class Ingest:
     """Owns the writer thread and the only connection that writes."""
 
@@ -127,13 +145,9 @@ class Ingest:
         self._thread.join()
         self._writer.close()
 
-    def submit(self, arrival: Arrival) -> asyncio.Future[Outcome]:
-        """Queue ``arrival``; the future gives its outcome, or the error that kept it out of the index.
-
-        To cancel, set ``arrival.withdrawn`` and await the future all the same.
-        """
+    def submit(self, arrival: Arrival) -> None:
+        """Queue ``arrival``, from any thread; its answer is the outcome, or what kept it out of the index."""
         self._queue.put(arrival)
-        return arrival.answer
 
     def _run(self) -> None:
         waiting: list[Arrival] = []  # second arrivals of a UID that was in the batch already
@@ -237,7 +251,7 @@ class _Round:
         self.folders: set[str] = set()
 
     def place(self, arrival: Arrival) -> Outcome:
-        if arrival.withdrawn:
+        if arrival.answer.withdrawn:
             return Outcome.WITHDRAWN
         if not self._where.is_trusted(arrival.file.name):
             return Outcome.UNTRUSTED

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
-__all__ = ["file_threads", "in_thread"]
+__all__ = ["Threads", "file_threads", "in_thread"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -31,9 +31,14 @@ class _Ending(asyncio.Future[_T]):
         return False  # so the task goes on waiting, and is cancelled when it wakes up
 
 
-async def in_thread(
-    executor: ThreadPoolExecutor, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
-) -> _T:
+class Threads(Protocol):
+    """What has threads to make a call in."""
+
+    def submit(self, call: Callable[[], None], /) -> object:
+        """Have one of them make the call."""
+
+
+async def in_thread(executor: Threads, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """Call a blocking function in a thread and wait for it to *end*, also when cancelled.
 
     A thread that still writes after its file descriptor was closed and used again would write into

@@ -119,13 +119,17 @@ async def test_weaker_durability_syncs_nothing(
 def when_queued(archive: Archive, count: int) -> asyncio.Event:
     """Give an event that is set when ``count`` instances have been given to the writer thread."""
     event, submit, submitted = asyncio.Event(), archive._ingest.submit, 0
+    loop = asyncio.get_running_loop()
 
-    def counting(arrival: Any) -> Any:
+    def note() -> None:
         nonlocal submitted
         submitted += 1
         if submitted == count:
             event.set()
-        return submit(arrival)
+
+    def counting(arrival: Any) -> None:
+        submit(arrival)
+        loop.call_soon_threadsafe(note)
 
     archive._ingest.submit = counting  # type: ignore[method-assign]
     return event

@@ -330,6 +330,31 @@ async def test_the_sweep_goes_on_while_others_are_served(tmp_path: Path, tools: 
         assert len(tools.files_below(tmp_path)) == 3
 
 
+async def test_a_damaged_index_is_told_and_sweeps_nothing(
+    tmp_path: Path, tools: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may have lost rows, and then the files it does not know are not leftovers."""
+    async with Archive(tmp_path) as archive:
+        for number in range(30):
+            data = tools.data_set(SOPInstanceUID=f"1.2.3.{number}")
+            assert await tools.store(archive, data) == 0x0000
+    (kept, *_) = tools.files_below(tmp_path)
+    kept.with_name("leftover.dcm").write_bytes(b"half")
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as connection:
+        (page,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'instance_parent_index'"
+        ).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with (tmp_path / "index.sqlite").open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * 100)
+    async with Archive(tmp_path) as archive:
+        assert archive._sweep is not None
+        await asyncio.wait((archive._sweep,))
+        assert len(tools.files_below(tmp_path)) == 31
+    assert "nothing is swept" in caplog.text
+
+
 def many(folder: Path, count: int) -> None:
     """Make ``count`` instances of one, and as many leftovers: all are the same file."""
     with closing(sqlite3.connect(folder / "index.sqlite")) as connection:
