@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +33,28 @@ from asyncdicom.ul.encoder import p_data_header
 MATCH = bytes.fromhex("0800520006000000") + b"IMAGE "
 
 
-def count_calls(work: Callable[[], object]) -> int:
-    count = 0
+@contextmanager
+def counting() -> Iterator[list[str]]:
+    """Gives a list that has an entry for each call of a function, Python's or C's, made within."""
+    calls: list[str] = []
 
     def profile(frame: Any, event: str, argument: Any) -> None:
-        nonlocal count
         if event in ("call", "c_call"):
-            count += 1
+            calls.append(event)
 
+    gc.disable()  # others may have asked to be called at each collection
     sys.setprofile(profile)
     try:
-        work()
+        yield calls
     finally:
         sys.setprofile(None)
-    return count
+        gc.enable()
+
+
+def count_calls(work: Callable[[], object]) -> int:
+    with counting() as calls:
+        work()
+    return len(calls)
 
 
 # PDUs, without any IO
@@ -158,19 +168,9 @@ def measure(work: Callable[[Association, int, Path], Awaitable[None]], folder: P
 
 
 async def counted(work: Callable[[], Awaitable[None]]) -> int:
-    count = 0
-
-    def profile(frame: Any, event: str, argument: Any) -> None:
-        nonlocal count
-        if event in ("call", "c_call"):
-            count += 1
-
-    sys.setprofile(profile)
-    try:
+    with counting() as calls:
         await work()
-    finally:
-        sys.setprofile(None)
-    return count
+    return len(calls)
 
 
 @pytest.mark.parametrize(
