@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -101,6 +102,11 @@ class FileCalls:
             return sorted(os.listdir(path))
         except FileNotFoundError:
             return []
+
+    def space(self, path: str) -> tuple[int, int]:
+        """Give the size of the disk that a folder is on, and what is free of it, in bytes."""
+        usage = shutil.disk_usage(path)
+        return usage.total, usage.free
 
 
 def _write_all(descriptor: int, views: list[Bytes]) -> None:
