@@ -147,8 +147,8 @@ class Archive:
         if not self._is_open:
             return
         self._is_open, self._is_closing = False, True
-        assert self._sweep is not None
-        await asyncio.wait((self._sweep,))
+        if self._sweep is not None:
+            await asyncio.wait((self._sweep,))
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:

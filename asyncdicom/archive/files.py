@@ -270,16 +270,17 @@ class InstanceFile:
         for view in views:
             self._digest.update(view)
             self.length += len(view)
-        if self._descriptor is None:
-            self._create()
+        descriptor = self._descriptor
+        if descriptor is None:
+            descriptor = self._create()
             views = [memoryview(self._header), *views]
-        assert self._descriptor is not None
-        self._calls.write(self._descriptor, views)
+        self._calls.write(descriptor, views)
 
-    def _create(self) -> None:
+    def _create(self) -> int:
         self.name = self._folders.take_name()
         self.path = self._folders.path(self.name)
         self._descriptor = self._calls.create(self.path)
+        return self._descriptor
 
     def finish(self) -> None:
         """Make the content durable and close the file."""
