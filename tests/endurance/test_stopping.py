@@ -179,7 +179,7 @@ def test_restarts_lose_nothing(tmp_path: Path) -> None:
 
     async def work() -> None:
         enough = asyncio.Event()
-        with opened(tmp_path / "journal") as journal:
+        with opened(tmp_path / "journal", sync=False) as journal:
             senders = [Sender(port, journal, number) for number in range(SENDERS)]
             tasks = [asyncio.ensure_future(sender.work(enough)) for sender in senders]
             for restart in range(RESTARTS + 1):
