@@ -25,6 +25,7 @@ _CREATE = (
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
 )
+_TRIES = 256  # to find a folder among 256 of which no sync has failed
 _IOVECS = 1024  # what Linux and macOS take in one call (IOV_MAX)
 
 Bytes = bytes | memoryview
@@ -196,11 +197,9 @@ class Folders:
             return name
 
     def _open_folder(self) -> None:
-        outer = secrets.token_hex(1)
-        self._folder = f"{outer}/{secrets.token_hex(1)}"
+        outer = self._new_folder("")
+        self._folder = self._new_folder(f"{outer}/")
         for name in (outer, self._folder):
-            if not self.is_trusted(name):
-                raise OSError(errno.EIO, "a sync of this folder has failed", self.path(name))
             self._calls.make_directory(self.path(name))
             try:  # also if it was there: whoever made it may have died before this
                 self.sync(os.path.dirname(self.path(name)))
@@ -208,6 +207,13 @@ class Folders:
                 self._untrusted.add(name)
                 raise
         self._room = self.FILES_PER_FOLDER
+
+    def _new_folder(self, above: str) -> str:
+        for _ in range(_TRIES):
+            name = f"{above}{secrets.token_hex(1)}"
+            if self.is_trusted(name):
+                return name
+        raise OSError(errno.EIO, "syncs of too many folders have failed", self.path(above))
 
     def give_back(self, name: str, *, failed: bool) -> None:
         """Say that ``name`` is not being received any more; after a failure the next file goes elsewhere."""
