@@ -140,6 +140,8 @@ ELSEWHERE = {
     *("`acse_timeout`", "`artim_timeout`", "`dimse_timeout`", "`receive_timeout`", "`write_timeout`"),
     *("`handler_timeout`", "`cancel_timeout`", "`release_timeout`", "`idle_timeout`", "`close_timeout`"),
     "`ul.protocol.MINIMUM_PROGRESS`",
+    # ul/test_ul_timers.py
+    "`ul.protocol.MINIMUM_RATE`",
     # archive/test_archive_room.py
     "`archive.room.MINIMUM_FREE`",
     # dimse/test_operations.py
