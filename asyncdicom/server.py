@@ -47,6 +47,7 @@ _LOCAL_LIMIT_EXCEEDED = AAssociateRJ(2, 3, 2)
 
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _BACKLOG = 1024
+_QUIET = 10.0  # seconds between two log lines about connections that are too many
 
 Destinations = Mapping[str, str | Address] | Callable[[Request], Address | None]
 UserIdentityCheck = Callable[[AAssociateRQ, UserIdentity | None], Awaitable[bool | bytes]]
@@ -137,13 +138,14 @@ def serve(
 
     `maximum_associations`: more are refused with "local limit exceeded"; `..._per_address` and
     `..._per_ae_title`: how many of them one host, or one calling AE title, may have.
-    `maximum_not_associated`: connections without an association, more are closed; `..._per_address`: of
-    one host. `accept_rate`: connections a second of one host, two seconds' worth at once. Limits for each
-    host or AE title do not apply to peers on this machine; None switches one off. `maximum_matches`: how
-    many Identifiers a C-FIND may give (then 0xA700; None: any number). `artim_timeout`: how long a new
-    connection may wait with its A-ASSOCIATE-RQ, after the TLS handshake, which may take
-    `tls_handshake_timeout`. `drain_timeout`: how long `Server.close` waits for operations. The others
-    are as for `associate`. README.md has a table of all limits, and of what exceeding them leads to.
+    `maximum_not_associated`: connections without an association, the oldest makes room for the next;
+    `..._per_address`: of one host, the next is closed. `accept_rate`: connections a second of one host,
+    two seconds' worth at once. Limits for each host or AE title do not apply to peers on this machine;
+    None switches one off. `maximum_matches`: how many Identifiers a C-FIND may give (then 0xA700; None:
+    any number). `artim_timeout`: how long a new connection may wait with its A-ASSOCIATE-RQ, after the
+    TLS handshake, which may take `tls_handshake_timeout`. `drain_timeout`: how long `Server.close` waits
+    for operations. The others are as for `associate`. README.md has a table of all limits, and of what
+    exceeding them leads to.
 
     Leaving the block closes the server (`Server.close`).
     """
@@ -265,6 +267,9 @@ class Server:
         self._associated: Crowd[Channel] = Crowd()
         self._rates = Rates(setup.accept_rate) if setup.accept_rate is not None else None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._connecting: dict[Channel, asyncio.Task[None]] = {}
+        self._complaints = 0
+        self._quiet_until = 0.0
         self._closing: asyncio.Task[None] | None = None
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for listener in sockets:
@@ -308,27 +313,51 @@ class Server:
                 await asyncio.sleep(0.2)
                 continue
             host = str(address[0]) if isinstance(address, tuple) else "?"
-            crowded = self._crowded(host, loop.time())
+            now = loop.time()
+            crowded = self._crowded(host, now)
             if crowded:
-                log.warning("%s from %s: a connection is closed", crowded, host)
+                self._complain(f"too many connections {crowded}, the last from {host}", now)
                 connection.close()
             else:
                 self._spawn(self._connect(connection, host))
             await asyncio.sleep(0)  # count this one first; and a flood of them must not hold up the others
 
     def _crowded(self, host: str, now: float) -> str | None:
-        """Why one more connection from there is too much, or None."""
+        """What of there is too much for one more connection from there, or None."""
         setup, waiting = self._setup, self._waiting
-        if len(waiting) >= setup.maximum_not_associated:
-            return "too many connections without an association, the last"
-        if is_local(host):
-            return None
-        limit = setup.maximum_not_associated_per_address
-        if limit is not None and waiting.count(host) >= limit:
-            return "too many connections without an association"
-        if self._rates is not None and not self._rates.allows(host, now):
-            return "too many connections a second"
+        if not is_local(host):
+            limit = setup.maximum_not_associated_per_address
+            if limit is not None and waiting.count(host) >= limit:
+                return "without an association of one host"
+            if self._rates is not None and not self._rates.allows(host, now):
+                return "a second of one host"
+        if len(waiting) >= setup.maximum_not_associated and not self._make_room(now):
+            return "without an association"
         return None
+
+    def _make_room(self, now: float) -> bool:
+        """Close the connection that has been silent for longest: who means well asks at once.
+
+        Otherwise silent ones could take all the room, and nobody else would get in.
+        """
+        silent = next((channel for channel in self._waiting if channel.request is None), None)
+        if silent is None:
+            return False
+        self._complain("too many connections without an association", now)
+        self._waiting.discard(silent)
+        handshake = self._connecting.get(silent)
+        if handshake is not None:
+            handshake.cancel()
+        else:
+            silent.transport.abort()
+        return True
+
+    def _complain(self, what: str, now: float) -> None:
+        """Log that a connection is closed: once in a while, however many there are."""
+        self._complaints += 1
+        if now >= self._quiet_until:
+            log.warning("%s: %d closed", what, self._complaints)
+            self._complaints, self._quiet_until = 0, now + _QUIET
 
     async def _connect(self, connection: socket.socket, host: str) -> None:
         loop = asyncio.get_running_loop()
@@ -344,6 +373,8 @@ class Server:
         )
         Association(channel, dispatcher)
         self._waiting.add(channel, host)
+        if (task := asyncio.current_task()) is not None:
+            self._connecting[channel] = task
         try:
             await loop.connect_accepted_socket(
                 lambda: channel.transport,
@@ -359,6 +390,8 @@ class Server:
             if not isinstance(error, OSError):
                 raise
             log.info("TLS handshake failed: %s", error)
+        finally:
+            self._connecting.pop(channel, None)
 
     def _on_closed(self, channel: Channel) -> None:
         self._waiting.discard(channel)

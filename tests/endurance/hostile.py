@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from qrscp import CONTEXTS, STUDY
+from qrscp import CONTEXTS, SERIES, STUDY
 from wire import message
 
 from asyncdicom.data.elements import encode
@@ -29,8 +29,13 @@ GET_RQ = Command(
     priority=Priority.MEDIUM,
     has_data_set=True,
 )
-KEYS = [(0x00080052, "CS", b"STUDY"), (0x0020000D, "UI", STUDY.encode())]
-EVERYTHING = encode(KEYS, EXPLICIT_VR_LITTLE_ENDIAN)
+KEYS = {
+    (0x00080018, "UI"): "\\".join(f"{SERIES}.{number}" for number in range(1, 51)),
+    (0x00080052, "CS"): "IMAGE",
+    (0x0020000D, "UI"): STUDY,
+    (0x0020000E, "UI"): SERIES,
+}
+MUCH = encode([(*tag, value.encode()) for tag, value in KEYS.items()], EXPLICIT_VR_LITTLE_ENDIAN)
 CLIENT_HELLO = bytes.fromhex("1603010200010001fc0303") + bytes(100)  # less than it says
 ANSWERS = {2: "accepted", 3: "rejected", 7: "aborted", 0x15: "TLS alert"}
 
@@ -91,9 +96,9 @@ async def stalls_in_tls(connection: Connection) -> None:
 
 
 async def stops_reading(connection: Connection) -> None:
-    """Has everything sent to it (C-GET), and takes nothing of it."""
+    """Has more sent to it (C-GET) than the kernels keep, and takes nothing of it."""
     if await connection.associate("DEAF"):
-        await connection.send(message(5, GET_RQ, EVERYTHING))
+        await connection.send(message(5, GET_RQ, MUCH))
         await asyncio.Event().wait()
 
 
