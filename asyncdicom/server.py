@@ -336,21 +336,27 @@ class Server:
         return None
 
     def _make_room(self, now: float) -> bool:
-        """Close the connection that has been silent for longest: who means well asks at once.
+        """Close the connection that has waited for longest and is not waiting for us.
 
-        Otherwise silent ones could take all the room, and nobody else would get in.
+        Who means well asks at once, and closes when refused; others could take all the room for themselves.
         """
-        silent = next((channel for channel in self._waiting if channel.request is None), None)
-        if silent is None:
+        oldest = next((channel for channel in self._waiting if self._is_waited_for(channel)), None)
+        if oldest is None:
             return False
         self._complain("too many connections without an association", now)
-        self._waiting.discard(silent)
-        handshake = self._connecting.get(silent)
+        self._waiting.discard(oldest)
+        handshake = self._connecting.get(oldest)
         if handshake is not None:
             handshake.cancel()
         else:
-            silent.transport.abort()
+            oldest.transport.abort()
         return True
+
+    def _is_waited_for(self, channel: Channel) -> bool:
+        """Whether it is the peer's turn: to finish the TLS handshake, to ask, or to close."""
+        if channel in self._connecting:
+            return self._setup.ssl is not None
+        return channel.request is None or channel.failure is not None
 
     def _complain(self, what: str, now: float) -> None:
         """Log that a connection is closed: once in a while, however many there are."""
@@ -385,7 +391,7 @@ class Server:
                 else None,
             )
         except BaseException as error:
-            self._waiting.discard(channel)
+            channel.transport.connection_lost(None)  # it may have been made: uvloop does not tell
             connection.close()
             if not isinstance(error, OSError):
                 raise

@@ -1,6 +1,6 @@
 """Bad neighbours: ``python -m endurance.hostile HOST PORT COUNT``, until its input ends; then one JSON line.
 
-COUNT connections at once, in seven ways and from 100 addresses; one that is closed comes again soon.
+COUNT connections at once, in seven ways and from 100 addresses; one that is closed comes again in 5 to 10 s.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ async def neighbour(number: int, where: tuple[str, int]) -> None:
                 counts["closed"] += 1
             except OSError:
                 counts["reset"] += 1
-        await asyncio.sleep(2 + 2 * random.random())
+        await asyncio.sleep(5 + 5 * random.random())
 
 
 async def main(host: str, port: int, count: int) -> None:
