@@ -19,6 +19,7 @@ from qrscp import LONG, long_test
 
 BAD = 5000 if LONG else 210
 SECONDS = 30 if LONG else 1.5
+GROWTH = 384 << 20  # bytes; most of it is what 100 retrievals hold that nobody reads
 PREFIX = ("unshare", "-Urn")
 TESTS = Path(__file__).parent.parent
 
@@ -60,9 +61,8 @@ def test_good_senders_beside_bad_ones(secure: bool, tls: tuple[str, str, str], t
     assert set(found["statuses"]) == {"0x0000"}
     assert min(found[phase]["instances a second"] for phase in ("before", "during", "after")) > 0
     assert found["hostile"]["connections"] >= BAD
-    assert found["hostile"]["accepted"] or secure
-    assert found["growth"] < 128 << 20
+    assert secure or found["hostile"]["accepted"]
+    assert found["growth"] < GROWTH
     assert not found["trace"]
     assert found["exit code"] == 0
-    if not LONG:  # so few of them are below each limit for all
-        assert not found["errors"]
+    assert not found["errors"]
