@@ -30,6 +30,8 @@ __all__ = ["Admission", "Limits"]
 
 log = logging.getLogger("asyncdicom.server")
 
+_QUIET = 10.0  # seconds between two log lines about connections that are too many
+
 
 class Limits(NamedTuple):
     """How many may come, and how fast; None is "any number". See `server.serve`."""
@@ -61,26 +63,74 @@ class Admission:
         self._offers: dict[frozenset[str] | None, tuple[Policy, Answered]] = {}
         self._limits = limits
         self._rates = Rates(limits.accept_rate) if limits.accept_rate is not None else None
+        self._connecting: dict[Channel, asyncio.Task[bool]] = {}
+        self._complaints = 0
+        self._quiet_until = 0.0
         self._spawn = spawn
         self._identity_timeout = identity_timeout
 
     # connections
 
-    def refuses_connection(self, host: str, now: float) -> str | None:
-        """Why one more connection from there is closed at once, or None."""
-        return self._access.refuses_address(host) or self._crowded(host, now)
+    def admits_connection(self, host: str, now: float) -> bool:
+        """Whether one more connection from there may stay; another one may have to make room for it."""
+        refusal = self._access.refuses_address(host)
+        if refusal is not None:
+            log.warning("%s: a connection is closed: %s", host, refusal)
+            return False
+        crowded = self._crowded(host, now)
+        if crowded is not None:
+            self._complain(f"too many connections {crowded}, the last from {host}", now)
+        return crowded is None
 
     def _crowded(self, host: str, now: float) -> str | None:
-        if len(self.waiting) >= self._limits.maximum_not_associated:
-            return "too many connections without an association"
-        if is_local(host):
-            return None
-        limit = self._limits.maximum_not_associated_per_address
-        if limit is not None and self.waiting.count(host) >= limit:
-            return "too many connections without an association from there"
-        if self._rates is not None and not self._rates.allows(host, now):
-            return "too many connections a second from there"
+        """What of there is too much for one more connection from there, or None."""
+        limits = self._limits
+        if not is_local(host):
+            limit = limits.maximum_not_associated_per_address
+            if limit is not None and self.waiting.count(host) >= limit:
+                return "without an association of one host"
+            if self._rates is not None and not self._rates.allows(host, now):
+                return "a second of one host"
+        if len(self.waiting) >= limits.maximum_not_associated and not self._make_room(now):
+            return "without an association"
         return None
+
+    def _make_room(self, now: float) -> bool:
+        """Close the connection that has waited for longest and is not waiting for us.
+
+        Who means well asks at once, and closes when refused; others could take all the room for themselves.
+        """
+        oldest = next((channel for channel in self.waiting if self._is_waited_for(channel)), None)
+        if oldest is None:
+            return False
+        self._complain("too many connections without an association", now)
+        self.waiting.discard(oldest)
+        connecting = self._connecting.get(oldest)
+        if connecting is not None:
+            connecting.cancel()
+        else:
+            oldest.transport.abort()
+        return True
+
+    def _is_waited_for(self, channel: Channel) -> bool:
+        """Whether it is the peer's turn: to finish the TLS handshake, to ask, or to close."""
+        return channel in self._connecting or channel.request is None or channel.failure is not None
+
+    def _complain(self, what: str, now: float) -> None:
+        """Log that a connection is closed: once in a while, however many there are."""
+        self._complaints += 1
+        if now >= self._quiet_until:
+            log.warning("%s: %d closed", what, self._complaints)
+            self._complaints, self._quiet_until = 0, now + _QUIET
+
+    def wait(self, channel: Channel, host: str, connecting: asyncio.Task[bool]) -> None:
+        """A connection has come; `connecting` performs its TLS handshake, if there is one."""
+        self.waiting.add(channel, host)
+        self._connecting[channel] = connecting
+
+    def connected(self, channel: Channel) -> None:
+        """`connecting` has ended."""
+        self._connecting.pop(channel, None)
 
     def forget(self, channel: Channel) -> None:
         """The connection is closed."""
@@ -169,9 +219,8 @@ class Admission:
 
     def _refuse(self, channel: Channel, refusal: Refusal, failure: Exception | None = None) -> None:
         level = logging.ERROR if failure is not None else logging.WARNING
-        log.log(
-            level, "%s: refused: %s (%d/%d/%d)", channel, refusal.why, *refusal.rejection, exc_info=failure
-        )
+        who = str(channel)  # who keeps log records need not keep the channel
+        log.log(level, "%s: refused: %s (%d/%d/%d)", who, refusal.why, *refusal.rejection, exc_info=failure)
         channel.reject(refusal.rejection)
 
 

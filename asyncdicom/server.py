@@ -15,7 +15,7 @@ from asyncdicom.admission import Admission, Limits
 from asyncdicom.association import Association
 from asyncdicom.client import associate
 from asyncdicom.net.channel import Channel, Trace
-from asyncdicom.net.listener import accept, bind
+from asyncdicom.net.listener import Acceptor, bind
 from asyncdicom.net.settings import Settings
 from asyncdicom.net.tls import Handshakes, explain
 from asyncdicom.opening import Opening
@@ -38,7 +38,6 @@ __all__ = ["Server", "serve"]
 
 log = logging.getLogger("asyncdicom.server")
 
-_BACKLOG = 1024
 
 Destinations = Mapping[str, str | Address] | Callable[[Request], Address | None]
 _T = TypeVar("_T")
@@ -124,14 +123,15 @@ def serve(
 
     `maximum_associations`: more are refused with "local limit exceeded"; `..._per_address` and
     `..._per_ae_title`: how many of them one host, or one calling AE title, may have.
-    `maximum_not_associated`: connections without an association, more are closed; `..._per_address`: of
-    one host. `accept_rate`: connections a second of one host, two seconds' worth at once. Limits for each
-    host or AE title do not apply to peers on this machine; None switches one off. `maximum_matches`: how
-    many Identifiers a C-FIND may give (then 0xA700; None: any number). `artim_timeout`: how long a new
-    connection may wait with its A-ASSOCIATE-RQ, after the TLS handshake, which may take
-    `tls_handshake_timeout` of the peer's time; `maximum_tls_handshakes` are computed at once, others
-    wait for their turn. `drain_timeout`: how long `Server.close` waits for operations. The others
-    are as for `associate`. README.md has a table of all limits, and of what exceeding them leads to.
+    `maximum_not_associated`: connections without an association, the oldest silent one makes room for the
+    next; `..._per_address`: of one host, the next is closed. `accept_rate`: connections a second of one
+    host, two seconds' worth at once. Limits for each host or AE title do not apply to peers on this
+    machine; None switches one off. `maximum_tls_handshakes`: computed at once, others wait for their turn.
+    `maximum_matches`: how many Identifiers a C-FIND may give (then 0xA700; None: any number).
+    `artim_timeout`: how long a new connection may wait with its A-ASSOCIATE-RQ, after the TLS handshake,
+    which may take `tls_handshake_timeout`. `drain_timeout`: how long `Server.close` waits for operations.
+    The others are as for `associate`. README.md has a table of all limits, and of what exceeding them
+    leads to.
 
     Leaving the block closes the server (`Server.close`).
     """
@@ -221,7 +221,6 @@ class Server:
         self.ae_title = address.ae_title
         self.host = address.host
         self.port: int = sockets[0].getsockname()[1]
-        self._sockets = sockets
         self._setup = setup
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -235,10 +234,7 @@ class Server:
             if setup.ssl is not None
             else None
         )
-        for listener in sockets:
-            listener.setblocking(False)
-            listener.listen(_BACKLOG)
-            self._spawn(accept(listener, self._take))
+        self._acceptors = [Acceptor(listener, self._take) for listener in sockets]
         log.info("%s listens on %s:%d", self.ae_title, self.host, self.port)
 
     @property
@@ -264,14 +260,13 @@ class Server:
     # accepting
 
     def _take(self, connection: socket.socket, host: str) -> None:
-        refusal = self._admission.refuses_connection(host, asyncio.get_running_loop().time())
-        if refusal is not None:
-            log.warning("%s: a connection is closed: %s", host, refusal)
+        loop = asyncio.get_running_loop()
+        if not self._admission.admits_connection(host, loop.time()):
             connection.close()
             return
         dispatcher = Dispatcher(self._setup.handlers)
         channel = Channel(
-            asyncio.get_running_loop(),
+            loop,
             requestor=False,
             settings=self._setup.settings,
             dispatcher=dispatcher,
@@ -280,19 +275,20 @@ class Server:
             trace=self._setup.trace,
         )
         Association(channel, dispatcher)
-        self._waiting.add(channel, host)
         connecting = self._spawn(self._connect(channel, connection, host))
+        self._admission.wait(channel, host, connecting)
 
-        def unless_connected(task: asyncio.Task[bool]) -> None:
+        def connected(task: asyncio.Task[bool]) -> None:
+            self._admission.connected(channel)
             failure = None if task.cancelled() else task.exception()
             if failure is not None:
                 log.error("%s: a connection is closed", host, exc_info=failure)
             if task.cancelled() or failure is not None or not task.result():
-                self._waiting.discard(channel)
                 channel.transport.abort()
+                channel.transport.connection_lost(None)  # it may have been made: uvloop does not tell
                 connection.close()
 
-        connecting.add_done_callback(unless_connected)  # a task cancelled before its first step runs nothing
+        connecting.add_done_callback(connected)  # a task cancelled before its first step runs nothing
 
     async def _connect(self, channel: Channel, connection: socket.socket, host: str) -> bool:
         try:
@@ -309,13 +305,13 @@ class Server:
     # the end
 
     async def _close(self) -> None:
-        accepting, self._tasks = self._tasks, set()
-        for task in accepting:
+        for acceptor in self._acceptors:
+            acceptor.close()
+        connecting, self._tasks = self._tasks, set()
+        for task in connecting:
             task.cancel()
-        if accepting:
-            await asyncio.wait(accepting)
-        for listener in self._sockets:
-            listener.close()
+        if connecting:
+            await asyncio.wait(connecting)
         for channel in list(self._waiting):
             channel.transport.abort()
         channels = list(self._associated)

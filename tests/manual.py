@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,8 @@ class ManualLoop(asyncio.SelectorEventLoop):
         super().__init__(selector)
         self.set_debug(False)  # with -X dev tens of thousands of associations would take minutes
         self.dialled: list[Wire] = []
-        self._arrived: asyncio.Queue[Wire] = asyncio.Queue()
+        self._arrived: deque[Wire] = deque()
+        self._on_arrival: Callable[..., object] | None = None
 
     def time(self) -> float:
         return self.now
@@ -42,18 +44,33 @@ class ManualLoop(asyncio.SelectorEventLoop):
     def knock(self, host: str = "192.0.2.1") -> Wire:
         """Be a client that has not been noticed yet."""
         wire = Wire(self, host)
-        self._arrived.put_nowait(wire)
+        self._arrived.append(wire)
+        self.call_soon(self._let_in)
         return wire
+
+    def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
+        if not isinstance(fd, Listener):
+            super().add_reader(fd, callback, *args)
+            return
+        fd.arrived, self._on_arrival = self._arrived, callback
+        self.call_soon(self._let_in)
+
+    def remove_reader(self, fd: Any) -> bool:
+        if not isinstance(fd, Listener):
+            return super().remove_reader(fd)
+        self._on_arrival = None
+        return True
+
+    def _let_in(self) -> None:
+        if self._arrived and self._on_arrival is not None:
+            self._on_arrival()
+            self.call_soon(self._let_in)
 
     async def connect(self, host: str = "192.0.2.1") -> Wire:
         """Be a client."""
         wire = self.knock(host)
         await settle()
         return wire
-
-    async def sock_accept(self, sock: Any) -> Any:
-        wire = await self._arrived.get()
-        return wire, (wire.host, 50000)
 
     async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **options: Any) -> Any:
         return sock.attach(protocol_factory)
@@ -70,6 +87,12 @@ async def settle() -> None:
 
 class Listener:
     """Stands for the listening socket that `serve` is given."""
+
+    arrived: deque[Wire]
+
+    def accept(self) -> tuple[Wire, tuple[str, int]]:
+        wire = self.arrived.popleft()
+        return wire, (wire.host, 50000)
 
     def getsockname(self) -> tuple[str, int]:
         return "192.0.2.99", 104
@@ -102,6 +125,8 @@ class Wire(asyncio.Transport):
         self._high = 65536
         self._is_paused = False
         self._protocol: Any = None
+
+    def setblocking(self, flag: bool) -> None: ...
 
     def attach(self, protocol_factory: Callable[[], Any]) -> tuple[Wire, Any]:
         self._protocol = protocol_factory()

@@ -94,17 +94,23 @@ def files_below(folder: Path) -> int:
 
 
 class Journal:
-    """What was sent and what was answered."""
+    """What was sent and what was answered.
 
-    def __init__(self, path: Path) -> None:
+    ``sync``: on disk before anything else happens. ``patience``: seconds for a response.
+    """
+
+    def __init__(self, path: Path, *, sync: bool = True, patience: float = 30) -> None:
         self._file = path.open("a")
+        self._sync = sync
+        self._patience = patience
         self.sent: dict[str, set[str]] = {}
         self.kept: set[tuple[str, str]] = set()
         self.failed = 0
 
     def _write(self, *words: object) -> None:
         print(*words, file=self._file, flush=True)
-        os.fsync(self._file.fileno())
+        if self._sync:
+            os.fsync(self._file.fileno())
 
     def sending(self, uid: str, digest: str) -> None:
         self._write("sending", uid, digest)
@@ -140,7 +146,7 @@ class Journal:
         digest = digest_of(data)
         self.sending(uid, digest)
         source = BytesSource(CT, uid, EXPLICIT_VR_LITTLE_ENDIAN, data)
-        status = int((await association.c_store(source, timeout=30)).status)
+        status = int((await association.c_store(source, timeout=self._patience)).status)
         self.answered(uid, digest, status)
         return status
 
@@ -266,8 +272,8 @@ async def threads_of(archive: Qrscp, journal: Journal, uid: str) -> dict[str, in
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Journal]:
-    journal = Journal(path)
+def opened(path: Path, *, sync: bool = True, patience: float = 30) -> Iterator[Journal]:
+    journal = Journal(path, sync=sync, patience=patience)
     try:
         yield journal
     finally:

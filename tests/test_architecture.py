@@ -190,7 +190,7 @@ async def main(path, target):
     source = file_source(path)
     async with serve("SCP@127.0.0.1:0", c_store=on_store) as server:
         async with associate(f"SCP@127.0.0.1:{server.port}", contexts=storage_contexts([source])) as a:
-            assert (await a.c_store(path)).status == 0
+            (await a.c_store(path)).raise_for_status()
 asyncio.run(main(sys.argv[1], sys.argv[2]))
 print(*sorted({m.split('.')[0] for m in sys.modules}))
 """

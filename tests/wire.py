@@ -128,7 +128,11 @@ class Peer:
         connection.setblocking(False)
         if receive_buffer is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+        except OSError:
+            connection.close()
+            raise
         return cls(*await asyncio.open_connection(sock=connection))
 
     async def __aenter__(self) -> Self:

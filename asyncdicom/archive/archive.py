@@ -21,6 +21,7 @@ from asyncdicom.archive.matching import IdentifierError
 from asyncdicom.archive.query import QUERY_RETRIEVE_LEVEL, RETRIEVE_AE_TITLE, find_query, retrieve_query
 from asyncdicom.archive.receive import Reception, Refused
 from asyncdicom.archive.record import SPECIFIC_CHARACTER_SET, is_usable_uid
+from asyncdicom.archive.room import Room
 from asyncdicom.archive.workers import Workers
 from asyncdicom.data.elements import Element, decode
 from asyncdicom.data.part10 import encode_file_meta
@@ -58,7 +59,8 @@ class Archive:
     ``durability`` says what a Success has survived: "power" (a power cut), "process" (the death of this
     process) or "none". ``on_conflict`` says what becomes of other bytes under a SOP Instance UID that is
     taken: "quarantine" (0xB007; kept aside), "keep" (0x0111; not kept) or "replace" (Success).
-    ``maximum_size`` bounds one data set, in bytes (0xA700).
+    ``maximum_size`` bounds one data set, in bytes; ``minimum_free`` is how much of the disk is kept free, in
+    bytes (None: 2 GiB, or 5 % of a smaller disk; 0: nothing). Beyond either the answer is 0xA700.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Archive:
         on_conflict: str = "quarantine",
         files: FileCalls | None = None,
         maximum_size: int = 16 << 30,
+        minimum_free: int | None = None,
     ) -> None:
         if durability not in SYNCHRONOUS:
             raise ValueError(f"durability must be one of {', '.join(SYNCHRONOUS)}, not {durability!r}")
@@ -79,6 +82,7 @@ class Archive:
         self._sync = durability == "power"
         self._calls = files if files is not None else FileCalls()
         self._folders = Folders(self.directory, self._calls, sync=self._sync)
+        self._room = Room(self.directory, self._calls, minimum_free)
         self._lock = -1
         self._is_open = False
         self._is_closing = False
@@ -145,8 +149,8 @@ class Archive:
         if not self._is_open:
             return
         self._is_open, self._is_closing = False, True
-        assert self._sweep is not None
-        await asyncio.wait((self._sweep,))
+        if self._sweep is not None:
+            await asyncio.wait((self._sweep,))
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -179,6 +183,7 @@ class Archive:
         )
         reception = Reception(
             InstanceFile(self._folders, self._calls, header, sync=self._sync),
+            self._room,
             sop_class_uid=sop_class_uid,
             sop_instance_uid=sop_instance_uid,
             transfer_syntax_uid=transfer_syntax_uid,

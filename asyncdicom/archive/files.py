@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ _CREATE = (
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
 )
+_TRIES = 256  # to find a folder among 256 of which no sync has failed
 _IOVECS = 1024  # what Linux and macOS take in one call (IOV_MAX)
 
 Bytes = bytes | memoryview
@@ -101,6 +103,11 @@ class FileCalls:
             return sorted(os.listdir(path))
         except FileNotFoundError:
             return []
+
+    def space(self, path: str) -> tuple[int, int]:
+        """Give the size of the disk that a folder is on, and what is free of it, in bytes."""
+        usage = shutil.disk_usage(path)
+        return usage.total, usage.free
 
 
 def _write_all(descriptor: int, views: list[Bytes]) -> None:
@@ -190,11 +197,9 @@ class Folders:
             return name
 
     def _open_folder(self) -> None:
-        outer = secrets.token_hex(1)
-        self._folder = f"{outer}/{secrets.token_hex(1)}"
+        outer = self._new_folder("")
+        self._folder = self._new_folder(f"{outer}/")
         for name in (outer, self._folder):
-            if not self.is_trusted(name):
-                raise OSError(errno.EIO, "a sync of this folder has failed", self.path(name))
             self._calls.make_directory(self.path(name))
             try:  # also if it was there: whoever made it may have died before this
                 self.sync(os.path.dirname(self.path(name)))
@@ -202,6 +207,13 @@ class Folders:
                 self._untrusted.add(name)
                 raise
         self._room = self.FILES_PER_FOLDER
+
+    def _new_folder(self, above: str) -> str:
+        for _ in range(_TRIES):
+            name = f"{above}{secrets.token_hex(1)}"
+            if self.is_trusted(name):
+                return name
+        raise OSError(errno.EIO, "syncs of too many folders have failed", self.path(above))
 
     def give_back(self, name: str, *, failed: bool) -> None:
         """Say that ``name`` is not being received any more; after a failure the next file goes elsewhere."""
@@ -264,16 +276,17 @@ class InstanceFile:
         for view in views:
             self._digest.update(view)
             self.length += len(view)
-        if self._descriptor is None:
-            self._create()
+        descriptor = self._descriptor
+        if descriptor is None:
+            descriptor = self._create()
             views = [memoryview(self._header), *views]
-        assert self._descriptor is not None
-        self._calls.write(self._descriptor, views)
+        self._calls.write(descriptor, views)
 
-    def _create(self) -> None:
+    def _create(self) -> int:
         self.name = self._folders.take_name()
         self.path = self._folders.path(self.name)
         self._descriptor = self._calls.create(self.path)
+        return self._descriptor
 
     def finish(self) -> None:
         """Make the content durable and close the file."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from asyncdicom.archive.files import InstanceFile
 from asyncdicom.archive.record import WANTED_TAGS, Record, is_usable_uid
+from asyncdicom.archive.room import Room
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.status import Status
@@ -28,9 +29,16 @@ class Reception:
     """Takes the pieces of one data set; every method may block."""
 
     def __init__(
-        self, file: InstanceFile, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+        self,
+        file: InstanceFile,
+        room: Room,
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
     ) -> None:
         self.file = file
+        self._room = room
         self._expected = (sop_class_uid, sop_instance_uid)
         self._little_endian = transfer_syntax(transfer_syntax_uid).little_endian
         self._scanner = Scanner(transfer_syntax_uid, WANTED_TAGS)
@@ -43,6 +51,7 @@ class Reception:
                     break
         except DataSetError as error:
             raise Refused(Status.CANNOT_UNDERSTAND, str(error)) from None
+        self._room.check()
         self.file.write(views)
 
     def finish(self, views: Sequence[memoryview]) -> Record:

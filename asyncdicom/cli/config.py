@@ -36,6 +36,7 @@ _KEYS: dict[str, type] = {
     "data": str,
     "durability": str,
     "on_conflict": str,
+    "minimum_free": int,
     "strict": bool,
     "max_associations": int,
     "operations": int,

@@ -84,6 +84,13 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     "(0x0111), or put in place of the first.",
 )
 @click.option(
+    "--minimum-free",
+    type=click.IntRange(0),
+    metavar="MIB",
+    help="How much of the disk is kept free, in MiB: with less, C-STORE is answered with 0xA700. The "
+    "default is 2048, or 5 % of a disk smaller than 40 GiB.",
+)
+@click.option(
     "--strict/--open",
     "strict",
     default=None,
@@ -132,6 +139,7 @@ async def _serve(
     data: str,
     durability: str,
     on_conflict: str,
+    minimum_free: int | None,
     max_associations: int,
     operations: int,
     max_pdu: int,
@@ -144,7 +152,12 @@ async def _serve(
 
     try:
         async with (
-            Archive(data, durability=durability, on_conflict=on_conflict) as archive,
+            Archive(
+                data,
+                durability=durability,
+                on_conflict=on_conflict,
+                minimum_free=None if minimum_free is None else minimum_free << 20,
+            ) as archive,
             serve_archive(
                 archive,
                 Address(aet, host, port),

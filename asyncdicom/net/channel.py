@@ -114,6 +114,7 @@ class Channel:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._linger: asyncio.TimerHandle | None = None
         self._shortest_timeout = settings.shortest_timeout()
         self._quiet: asyncio.Future[None] | None = None
         self._half_closed = False
@@ -301,6 +302,8 @@ class Channel:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._linger is not None:
+            self._linger.cancel()  # it would keep all of this in memory
         if not self.closed.done():
             self.closed.set_result(None)
         if self._on_closed is not None:
@@ -334,7 +337,7 @@ class Channel:
             self._is_closing = True
             self.transport.close()
             # A peer that does not take the last bytes must not keep the connection.
-            self._loop.call_later(_CLOSE_LINGER, self.transport.abort)
+            self._linger = self._loop.call_later(_CLOSE_LINGER, self.transport.abort)
         self.arm_timer()
 
     # time: one timer for all deadlines

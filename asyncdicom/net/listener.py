@@ -10,11 +10,13 @@ from collections.abc import Callable
 
 from asyncdicom.address import Address
 
-__all__ = ["accept", "bind"]
+__all__ = ["Acceptor", "bind"]
 
 log = logging.getLogger("asyncdicom.server")
 
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_BACKLOG = 1024
+_PAUSE = 0.2  # seconds until descriptors may be there again
 
 
 async def bind(address: Address, reuse_port: bool) -> list[socket.socket]:
@@ -45,19 +47,44 @@ async def bind(address: Address, reuse_port: bool) -> list[socket.socket]:
     return sockets
 
 
-async def accept(listener: socket.socket, take: Callable[[socket.socket, str], None]) -> None:
-    """Give each connection, and the host that it comes from, to `take`; until cancelled."""
-    loop = asyncio.get_running_loop()
-    while True:
+class Acceptor:
+    """Gives each connection on a listening socket, and the host that it comes from, to `take`.
+
+    Not with ``sock_accept``: who is cancelled while that has just accepted a connection loses it.
+    """
+
+    __slots__ = ("_listener", "_loop", "_pause", "_take")
+
+    def __init__(self, listener: socket.socket, take: Callable[[socket.socket, str], None]) -> None:
+        listener.setblocking(False)
+        listener.listen(_BACKLOG)
+        self._listener = listener
+        self._take = take
+        self._loop = asyncio.get_running_loop()
+        self._pause: asyncio.TimerHandle | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        # One at a time: a flood of them must not hold up the others.
         try:
-            connection, address = await loop.sock_accept(listener)
+            connection, address = self._listener.accept()
         except OSError as error:
-            if error.errno not in _NO_DESCRIPTORS:
+            if error.errno in _NO_DESCRIPTORS:
+                log.error("cannot accept connections now: %s", error.strerror)
+                self._loop.remove_reader(self._listener)
+                self._pause = self._loop.call_later(_PAUSE, self._begin)
+            else:
                 log.debug("accept: %s", error)  # the peer was gone before it was accepted
-                await asyncio.sleep(0)
-                continue
-            log.error("cannot accept connections now: %s", error.strerror)
-            await asyncio.sleep(0.2)
-            continue
-        take(connection, str(address[0]) if isinstance(address, tuple) else "?")
-        await asyncio.sleep(0)  # a flood of them must not hold up the others
+            return
+        connection.setblocking(False)
+        self._take(connection, str(address[0]) if isinstance(address, tuple) else "?")
+
+    def close(self) -> None:
+        """Accept no more, and close the socket."""
+        if self._pause is not None:
+            self._pause.cancel()
+        self._loop.remove_reader(self._listener)
+        self._listener.close()

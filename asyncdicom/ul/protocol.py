@@ -46,6 +46,7 @@ from .statetable import Event as Evt
 
 MAXIMUM_DRAIN = 1024 * 1024  # bytes taken while waiting for the peer to close
 MINIMUM_PROGRESS = 1024  # bytes that earn a peer a new `receive` deadline while something is incomplete
+MINIMUM_RATE = 1024  # bytes a second: what the whole of it may take, besides one `receive` time
 
 _EVENT_OF_PDU = {
     A_ASSOCIATE_RQ: Evt.EVT6,
@@ -83,7 +84,8 @@ class Timeouts(NamedTuple):
 
     ``artim``: for the A-ASSOCIATE-RQ; ``close``: ARTIM while the peer should close; ``association``: for the
     answer to our A-ASSOCIATE-RQ; ``release``: for the A-RELEASE-RP; ``receive``: for the rest of a PDU or a
-    message, while less than 1 KiB of it arrives; ``idle``: with nothing to do in Sta6.
+    message, while less than 1 KiB of it arrives, and for how much the whole may be late at 1 KiB a second;
+    ``idle``: with nothing to do in Sta6.
     """
 
     artim: float | None = 10.0
@@ -113,6 +115,7 @@ class UpperLayer:
         "_busy",
         "_decoder",
         "_drained",
+        "_due",
         "_fault_seen",
         "_idle_since",
         "_outgoing",
@@ -151,6 +154,7 @@ class UpperLayer:
         self._state_deadline: float | None = None
         self._receive_deadline: float | None = None
         self._progress = 0
+        self._due = 0.0  # when what was received of something incomplete should have come
         self._idle_since = 0.0
         self._busy = False
         self._paused_at: float | None = None
@@ -288,8 +292,10 @@ class UpperLayer:
 
     def resume(self, now: float) -> None:
         """We read again."""
-        if self._paused_at is not None and self._receive_deadline is not None:
-            self._receive_deadline += now - self._paused_at
+        if self._paused_at is not None:
+            self._due += now - self._paused_at
+            if self._receive_deadline is not None:
+                self._receive_deadline += now - self._paused_at
         self._paused_at = None
 
     def _state_timer_expired(self, now: float) -> list[Event]:
@@ -309,11 +315,12 @@ class UpperLayer:
         return self.state in _MAY_OWE_A_MESSAGE and (self._decoder.in_message or self.expecting_data)
 
     def _arm_receive(self, now: float, received: int, completed: bool) -> None:
-        """Something begun anew, or enough of it, gives the peer a new deadline."""
+        """Something begun anew, or enough of it, gives the peer a new deadline; less far for a slow one."""
         self._progress += received
+        self._due = now if completed else self._due + received / MINIMUM_RATE
         if completed or self._progress >= MINIMUM_PROGRESS:
             timeout = self._timeouts.receive
-            self._receive_deadline = None if timeout is None else now + timeout
+            self._receive_deadline = None if timeout is None else min(now, self._due) + timeout
             self._progress = 0
 
     def _idle_deadline(self) -> float | None:

@@ -384,6 +384,8 @@ def open_descriptors() -> int:
 async def test_no_descriptor_is_left_open(tmp_path: Path, tools: Any) -> None:
     async with Archive(tmp_path, durability="none") as archive:
         await tools.store(archive, tools.data_set())
+        assert archive._sweep is not None
+        await asyncio.wait((archive._sweep,))  # it opens the index for reading
         before = open_descriptors()
         for number in range(10):
             data = tools.data_set(SOPInstanceUID=f"1.2.3.{number}", PixelData=bytes(300_000))

@@ -70,7 +70,7 @@ async def watchdog(archive: Qrscp) -> AsyncIterator[list[float]]:
 
 
 @asynccontextmanager
-async def on_a_small_disk(tmp_path: Path, size: int) -> AsyncIterator[Qrscp]:
+async def on_a_small_disk(tmp_path: Path, size: int, *options: str) -> AsyncIterator[Qrscp]:
     """An archive in a mount namespace of its own, on a file system of ``size`` bytes."""
     mount = tmp_path / "small"
     mount.mkdir()
@@ -79,7 +79,7 @@ async def on_a_small_disk(tmp_path: Path, size: int) -> AsyncIterator[Qrscp]:
     trial = await asyncio.create_subprocess_exec(*prefix, "true", stderr=subprocess.DEVNULL)
     if await trial.wait():
         pytest.skip("unshare cannot mount a small file system here")
-    async with qrscp(mount / "archive", prefix=prefix) as archive:
+    async with qrscp(mount / "archive", *options, prefix=prefix) as archive:
         yield archive._replace(root=Path(f"/proc/{archive.pid}/root{mount}/archive"))
 
 
@@ -100,7 +100,10 @@ def test_a_full_disk(tmp_path: Path) -> None:
         numbers = map("1.2.3.1.1.{}".format, itertools.count())
         full = again = 0
         with opened(tmp_path / "journal") as journal:
-            async with on_a_small_disk(tmp_path, size_of_disk) as archive, watchdog(archive) as echoes:
+            async with (
+                on_a_small_disk(tmp_path, size_of_disk, "--minimum-free", "0") as archive,
+                watchdog(archive) as echoes,
+            ):
                 ballast = archive.root.parent / "ballast"
                 assert await archive.store(journal, next(numbers), data_set("1.2.3.1.1.0")) == 0
                 for room in rooms:
@@ -126,6 +129,27 @@ def test_a_full_disk(tmp_path: Path) -> None:
             f"{full} stores failed on a full disk, {len(journal.kept)} kept, {again} recoveries, "
             f"{len(echoes)} C-ECHO"
         )
+
+    asyncio.run(work())
+
+
+def test_a_disk_that_is_nearly_full(tmp_path: Path) -> None:
+    """Storing stops in time, and goes on when there is enough room: of 100 MiB, 5 and 7."""
+
+    async def work() -> None:
+        numbers = map("1.2.3.1.1.{}".format, itertools.count())
+        with opened(tmp_path / "journal") as journal:
+            async with on_a_small_disk(tmp_path, 100 * MEGABYTE) as archive:
+                ballast = archive.root.parent / "ballast"
+                for left, expected in ((8, 0), (4, 0xA700), (6, 0xA700), (8, 0), (6, 0)):
+                    ballast.unlink(missing_ok=True)
+                    fill(ballast, left * MEGABYTE)
+                    uid = next(numbers)
+                    status = await archive.store(journal, uid, data_set(uid, 300_000))
+                    assert status == expected, (left, status)
+                    assert await archive.echo()
+                assert "4 MiB of its disk are free; it stores again when 7 MiB are" in archive.log.read_text()
+                assert journal.compare(archive.root) == files_below(archive.root) == 3
 
     asyncio.run(work())
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from asyncdicom.archive import files
 from asyncdicom.archive.files import FileCalls, Folders, InstanceFile
 
 
@@ -96,6 +99,28 @@ def test_after_a_failure_the_next_file_goes_to_another_folder(folders: Folders) 
     os.rmdir(folders.path(first).rpartition("/")[0])
     folders.give_back(first, failed=True)
     assert Path(folders.path(folders.take_name())).parent.is_dir()
+
+
+def test_a_folder_whose_sync_failed_is_not_chosen_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Once(FileCalls):
+        failing = False
+
+        def sync_directory(self, path: str) -> None:
+            if self.failing:
+                self.failing = False
+                raise OSError(errno.EIO, "sync failed")
+
+    calls = Once()
+    folders = Folders(str(tmp_path), calls, sync=True)
+    folders.prepare()
+    chance = iter(["aa", *["aa"] * 5, "bb", "cc", "d" * 32])
+    monkeypatch.setattr(files, "secrets", SimpleNamespace(token_hex=lambda size: next(chance)))
+    calls.failing = True
+    with pytest.raises(OSError, match="sync failed"):
+        folders.take_name()
+    assert folders.take_name() == f"bb/cc/{'d' * 32}.dcm"
 
 
 def test_new_folders_are_synced_from_the_inside_of_their_parents(tmp_path: Path) -> None:

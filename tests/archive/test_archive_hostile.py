@@ -162,6 +162,7 @@ def test_in_data_sets_and_identifiers(tmp_path: Path, tools: Any) -> None:
 
 
 async def attack_in_process(tmp_path: Path, tools: Any) -> None:
+    asyncio.get_running_loop().set_debug(False)  # with -X dev it reads source files
     strings = list(hostile(10_000 if LONG else 400))
     kept = answered = refused = 0
     comments: set[str] = set()

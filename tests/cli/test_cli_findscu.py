@@ -144,7 +144,11 @@ async def test_values_of_all_kinds_reach_the_peer(tool: Tool) -> None:
 
 
 async def test_cancel(tool: Tool) -> None:
-    async with serve("SCP@127.0.0.1:0", c_find=Answers(*[ONE] * 5000)) as server:
+    async def never_ending(request: Request) -> AsyncIterator[dict[str, str]]:
+        while True:
+            yield ONE
+
+    async with serve("SCP@127.0.0.1:0", c_find=never_ending, maximum_matches=None) as server:
         code, out, _ = await tool("findscu", "127.0.0.1", server.port, "--cancel", 3)
     assert code == 0
     assert out.count("Doe^John") == 3

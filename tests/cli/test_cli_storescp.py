@@ -57,7 +57,7 @@ class Endless(BytesSource):
     """A source that stops in the middle of its data set."""
 
     async def open(self) -> AsyncGenerator[Batch, None]:
-        yield [bytes(1000)]
+        yield [bytes(1_000_000)]
         await asyncio.sleep(60)
 
 

@@ -67,6 +67,21 @@ async def test_echo_and_store(server_tls: ssl.SSLContext, client_tls: ssl.SSLCon
     assert got == [source.data]
 
 
+async def test_stalled_handshakes_make_room_for_those_that_go_on(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    hello = bytes.fromhex("1603010200010001fc0303") + bytes(100)  # less than it says
+    async with serve("SCP@127.0.0.1:0", ssl=server_tls, maximum_not_associated=3) as server:
+        stalled = [await Peer.connect(server.port) for _ in range(3)]
+        for peer in stalled:
+            peer.write(hello)
+        async with associate(address(server), ssl=client_tls) as association:
+            assert (await association.c_echo()).status == 0
+        assert await stalled[0].pdu() == EOF
+        for peer in stalled:
+            await peer.close()
+
+
 async def test_the_name_can_differ_from_the_host(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:

@@ -173,8 +173,28 @@ def test_receive_wants_progress_not_just_bytes() -> None:
     for second in range(1, 60):
         receive(core, b"x", second)
     assert core.next_deadline() == 60.0, "one byte a second is not progress"
-    receive(core, bytes(1024), 59.5)
-    assert core.next_deadline() == 119.5
+    receive(core, bytes(8 * 1024), 59.5)
+    assert core.next_deadline() == 60 + 8 + 59 / 1024
+
+
+def test_receive_wants_1_kib_a_second_of_the_whole() -> None:
+    core = established(OFF._replace(receive=60.0))
+    receive(core, MESSAGE, 1000.0)
+    receive(core, p_data_header(1, False, False, 16_000), 2000.0)
+    for second in range(1, 13):
+        receive(core, bytes(1024), 2000.0 + second)
+    assert core.next_deadline() == 2072.0, "just in time: a new deadline with each"
+    receive(core, bytes(1024), 2071.0)
+    expire(core, 2073.0, "receive")
+
+
+def test_nor_does_the_whole_go_on_while_we_do_not_read() -> None:
+    core = established(OFF._replace(receive=60.0))
+    receive(core, p_data_header(1, False, False, 10_000), 0.0)
+    core.pause(10.0)
+    core.resume(1010.0)
+    receive(core, bytes(2048), 1030.0)
+    expire(core, 1062.0, "receive")
 
 
 def test_a_new_message_is_a_new_beginning() -> None:
