@@ -59,7 +59,7 @@ def data_set(uid: str, size: int = 1000, name: str = "DOE^JOHN") -> bytes:
 
 
 def digest_of(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return hashlib.sha256(data).hexdigest()[:32]
 
 
 class Row(NamedTuple):

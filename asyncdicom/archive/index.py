@@ -97,6 +97,8 @@ def _check_schema(connection: Connection) -> None:
     version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
     if version > SCHEMA_VERSION:
         raise ArchiveError(f"the index has schema {version}, this version knows {SCHEMA_VERSION}: upgrade")
+    if 0 < version < SCHEMA_VERSION:
+        raise ArchiveError(f"the index has schema {version}, from before the first release: use a new folder")
     METADATA.create_all(connection)
     # Also if it is the same: this commit syncs what a killed process has left in the WAL. Its rows are
     # visible now, and a sender that tries again is told that the instance is here.

@@ -42,7 +42,7 @@ __all__ = [
     "study",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had other digests
 
 NAME_GROUPS = ("alphabetic", "ideographic", "phonetic")
 """The component groups of a person name, in the order of PS3.5 6.2.1."""
@@ -212,7 +212,7 @@ def _file_columns() -> list[Column[str] | Column[int]]:
         Column("file", Text, nullable=False, unique=True),  # below objects/ or quarantine/
         Column("data_set_offset", Integer, nullable=False),
         Column("data_set_length", Integer, nullable=False),
-        Column("digest", Text, nullable=False),  # of the data set: BLAKE2b, 16 bytes, in hexadecimal
+        Column("digest", Text, nullable=False),  # of the data set: 16 bytes of SHA-256, in hexadecimal
         Column("received", Text, nullable=False),  # UTC, ISO 8601
         Column("calling_ae_title", Text, nullable=False),
     ]

@@ -309,15 +309,16 @@ async def test_an_index_that_is_none(tmp_path: Path) -> None:
         await Archive(tmp_path).open()
 
 
-async def test_an_index_of_a_later_version(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 99])
+async def test_an_index_of_another_version(tmp_path: Path, version: int) -> None:
     import sqlite3
 
     async with Archive(tmp_path):
         pass
     connection = sqlite3.connect(tmp_path / "index.sqlite")
-    connection.execute("PRAGMA user_version = 99")
+    connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
-    with pytest.raises(ArchiveError, match="schema 99"):
+    with pytest.raises(ArchiveError, match=f"schema {version}"):
         await Archive(tmp_path).open()
 
 
