@@ -15,7 +15,7 @@ from fuzz.core import Core
 HEAD = 6
 LAYOUT = "steps"
 MAXIMUM = 1024
-LINES = (60000, 1200)  # a step can send 64 KiB in PDUs of 8 bytes... but no more than that
+LINES = (400_000, 1200)  # a script of 100 bytes can send several data sets of KiB in PDUs of 8 bytes
 MEMORY = (4 << 20, 1 << 13)
 
 _LENGTHS = (16384, 0, 8, 9, 64, 1000, 262144, 12)

@@ -101,7 +101,7 @@ async def attack(archive: Qrscp, senders: Senders, bad: int, seconds: float) -> 
     memory_before = memory(archive)
     before = await measured(archive, senders, seconds)
     hostile = await asyncio.create_subprocess_exec(
-        *("nice", sys.executable, "-m", "endurance.hostile", HOST, str(archive.port), str(bad)),
+        *("nice", "-n", "19", sys.executable, "-m", "endurance.hostile", HOST, str(archive.port), str(bad)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
