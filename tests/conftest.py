@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 # Modules that tests share: with this their assertions hold as well where Python runs with -O.
-pytest.register_assert_rewrite("manual", "qrscp", "turns", "wire", "cli", "data", "endurance", "interop", "performance")
+pytest.register_assert_rewrite(
+    "manual", "qrscp", "turns", "wire", "cli", "data", "endurance", "interop", "performance"
+)
 
 
 def pytest_asyncio_loop_factories(

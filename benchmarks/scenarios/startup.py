@@ -26,7 +26,14 @@ _PYNETDICOM_MAIN = (
 
 def _command(bench: Bench, command: list[str], stack: ExitStack) -> Measure:
     work = bench.folder(stack)
-    env = os.environ | {"PYTHONPATH": str(ROOT), "TCP_NODELAY": "1", "PYTHONWARNINGS": "ignore"}
+    env = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "TCP_NODELAY": "1",
+        "PYTHONWARNINGS": "ignore",
+        # As installed: with all modules compiled, whatever this process was told.
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(bench.folder(stack)),
+    }
     run(command, cwd=work, env=env)  # compiles what has to be compiled
 
     def measure() -> Sample:
