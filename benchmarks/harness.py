@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from benchmarks import instances
 from benchmarks.machine import file_system
 from benchmarks.measure import Sample
-from benchmarks.processes import BenchmarkError, Missing, Worker
+from benchmarks.processes import RECEIVER, SENDER, BenchmarkError, Missing, Worker, on_core
 
 Measure = Callable[[], Sample]
 _TMPFS = Path("/dev/shm")
@@ -144,6 +144,13 @@ class Bench:
     def worker(stack: ExitStack, peer: str, *, loop: str = "uvloop") -> Worker:
         """Start a worker of one peer."""
         return stack.enter_context(Worker(f"benchmarks.peers.{peer}", loop=loop))
+
+    def pair(self, stack: ExitStack, peer: str, *, loop: str = "uvloop") -> tuple[Worker, Worker]:
+        """Start a receiver and a sender of one peer, each on a core of its own."""
+        with on_core(RECEIVER):
+            receiver = self.worker(stack, peer, loop=loop)
+        with on_core(SENDER):
+            return receiver, self.worker(stack, peer, loop=loop)
 
 
 @contextmanager

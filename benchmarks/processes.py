@@ -39,6 +39,25 @@ def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent, **options)
 
 
+@contextmanager
+def on_core(number: int) -> Iterator[None]:
+    """Within: what is started stays on this core (0 or 1), if there are two.
+
+    Two processes that wait for each other are else put on one core or on two, as chance has it, and the
+    rates differ by a factor of two.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) > 1:
+        os.sched_setaffinity(0, {cores[number]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+RECEIVER, SENDER = 0, 1
+
+
 def end(process: subprocess.Popen[bytes], patience: float = 3.0) -> None:
     """End a process and whatever it forked."""
     for number in (signal.SIGTERM, signal.SIGKILL):

@@ -9,7 +9,9 @@ from functools import partial
 from asyncdicom.dimse.messages import Command, CommandField, encode, response_to
 from asyncdicom.uid import VERIFICATION
 from benchmarks.harness import Bench, Column, Contender, Headline, Measure, Medians, Scenario, Target
+from benchmarks.measure import Sample
 from benchmarks.peers import dcmtk
+from benchmarks.processes import RECEIVER, SENDER, on_core
 
 _DCMTK = "DCMTK, TCP_NODELAY=1"
 _BARE = "bare uvloop ping-pong"
@@ -27,7 +29,7 @@ def _sizes() -> tuple[int, int]:
 
 
 def _workers(bench: Bench, peer: str, loop: str, stack: ExitStack) -> Measure:
-    receiver, sender = bench.worker(stack, peer, loop=loop), bench.worker(stack, peer, loop=loop)
+    receiver, sender = bench.pair(stack, peer, loop=loop)
     port = receiver.call("answer_echo")
     echo = partial(sender.call, "echo", port=port, receiver_pid=receiver.pid)
     echo(count=50)
@@ -36,7 +38,7 @@ def _workers(bench: Bench, peer: str, loop: str, stack: ExitStack) -> Measure:
 
 
 def _bare(bench: Bench, stack: ExitStack) -> Measure:
-    receiver, sender = bench.worker(stack, "raw"), bench.worker(stack, "raw")
+    receiver, sender = bench.pair(stack, "raw")
     size, reply_size = _sizes()
     port = receiver.call("answer_pings", size=size, reply_size=reply_size)
     ping = partial(
@@ -48,8 +50,14 @@ def _bare(bench: Bench, stack: ExitStack) -> Measure:
 
 def _dcmtk(bench: Bench, stack: ExitStack) -> Measure:
     work = bench.folder(stack)
-    server = stack.enter_context(dcmtk.storescp(work / "storescp", nodelay=True))
-    return lambda: dcmtk.echo(server.port, _count(bench), server.pid, work / "echoscu")
+    with on_core(RECEIVER):
+        server = stack.enter_context(dcmtk.storescp(work / "storescp", nodelay=True))
+
+    def measure() -> Sample:
+        with on_core(SENDER):
+            return dcmtk.echo(server.port, _count(bench), server.pid, work / "echoscu")
+
+    return measure
 
 
 def _contenders(bench: Bench) -> Sequence[Contender]:

@@ -12,6 +12,7 @@ from benchmarks import instances
 from benchmarks.harness import Bench, Column, Contender, Headline, Measure, Medians, Scenario, Target
 from benchmarks.measure import Sample
 from benchmarks.peers import dcmtk
+from benchmarks.processes import RECEIVER, SENDER, on_core
 
 OURS = "asyncdicom"
 DCMTK = "DCMTK +B, TCP_NODELAY=1"
@@ -48,7 +49,7 @@ def _ours(
     bench: Bench, load: Load, stack: ExitStack, *, operations: int = 1, loop: str = "uvloop"
 ) -> Measure:
     work, files = bench.folder(stack), bench.instances(load.kind, load.files)
-    receiver, sender = bench.worker(stack, "ours", loop=loop), bench.worker(stack, "ours", loop=loop)
+    receiver, sender = bench.pair(stack, "ours", loop=loop)
     port = receiver.call("receive", directory=work, maximum_length=load.maximum_length)
     send = partial(sender.call, "send", port=port, receiver_pid=receiver.pid, operations=operations)
     send(folders=[bench.instances(instances.TINY, 1)])
@@ -58,7 +59,7 @@ def _ours(
 
 def _raw(bench: Bench, load: Load, stack: ExitStack, *, sendfile: bool) -> Measure:
     work, files = bench.folder(stack), bench.instances(load.kind, load.files)
-    receiver, sender = bench.worker(stack, "raw"), bench.worker(stack, "raw")
+    receiver, sender = bench.pair(stack, "raw")
     port = receiver.call("receive", directory=work)
     send = partial(sender.call, "send", port=port, folder=files, receiver_pid=receiver.pid, sendfile=sendfile)
     return partial(_round, send, work, load.files, load)
@@ -66,7 +67,7 @@ def _raw(bench: Bench, load: Load, stack: ExitStack, *, sendfile: bool) -> Measu
 
 def _pynetdicom(bench: Bench, load: Load, stack: ExitStack, *, shipped: bool = False) -> Measure:
     work, files = bench.folder(stack), bench.instances(load.kind, load.slow_files)
-    receiver, sender = bench.worker(stack, "pynetdicom"), bench.worker(stack, "pynetdicom")
+    receiver, sender = bench.pair(stack, "pynetdicom")
     port = receiver.call("receive", directory=work, maximum_length=load.maximum_length, shipped=shipped)
     send = partial(sender.call, "send", port=port, receiver_pid=receiver.pid, shipped=shipped)
     send(folder=bench.instances(instances.TINY, 1))
@@ -82,7 +83,10 @@ def _dcmtk(bench: Bench, load: Load, stack: ExitStack, *, shipped: bool = False)
     receiver_options = () if shipped else ("+B", "-pdu", size)
     sender_options = () if shipped else ("-R", "-pdu", size)
     tiny = bench.instances(instances.TINY, 1)
-    server = stack.enter_context(dcmtk.storescp(work / "storescp", *receiver_options, nodelay=not shipped))
+    with on_core(RECEIVER):
+        server = stack.enter_context(
+            dcmtk.storescp(work / "storescp", *receiver_options, nodelay=not shipped)
+        )
     sender = dcmtk.Sender(work / "storescu", tiny, *sender_options, nodelay=not shipped)
     sender.warm_up(server.port)
     received = work / "storescp" / "received"
@@ -93,8 +97,10 @@ def _dcmtk(bench: Bench, load: Load, stack: ExitStack, *, shipped: bool = False)
 def _ours_to_dcmtk(bench: Bench, load: Load, stack: ExitStack) -> Measure:
     work, files = bench.folder(stack), bench.instances(load.kind, load.files)
     options = ("+B", "-pdu", str(load.maximum_length))
-    server = stack.enter_context(dcmtk.storescp(work / "storescp", *options, nodelay=True))
-    sender = bench.worker(stack, "ours")
+    with on_core(RECEIVER):
+        server = stack.enter_context(dcmtk.storescp(work / "storescp", *options, nodelay=True))
+    with on_core(SENDER):
+        sender = bench.worker(stack, "ours")
     received = work / "storescp" / "received"
     send = partial(sender.call, "send", port=server.port, folders=[files], receiver_pid=server.pid)
     return partial(_round, send, received, load.files, load)
@@ -104,7 +110,8 @@ def _dcmtk_to_ours(bench: Bench, load: Load, stack: ExitStack) -> Measure:
     work, files = bench.folder(stack), bench.instances(load.kind, load.files)
     received = work / "received"
     received.mkdir()
-    receiver = bench.worker(stack, "ours")
+    with on_core(RECEIVER):
+        receiver = bench.worker(stack, "ours")
     port = receiver.call("receive", directory=received, maximum_length=load.maximum_length)
     tiny = bench.instances(instances.TINY, 1)
     sender = dcmtk.Sender(work / "storescu", tiny, "-R", nodelay=True)
@@ -114,7 +121,8 @@ def _dcmtk_to_ours(bench: Bench, load: Load, stack: ExitStack) -> Measure:
 
 
 def _round(send: Callable[[], Sample], received: Path, count: int, load: Load) -> Sample:
-    sample = send()
+    with on_core(SENDER):  # DCMTK's is a new process each time
+        sample = send()
     instances.empty(received, expected=count, at_least=count * load.kind.size)
     return sample
 
