@@ -18,7 +18,9 @@ __all__ = [
     "Read",
     "Write",
     "decode_elements",
+    "encode_element",
     "encode_elements",
+    "join_elements",
     "read_us",
 ]
 
@@ -34,8 +36,17 @@ def encode_elements(elements: Iterable[tuple[int, bytes]]) -> bytes:
 
     The values are encoded already and of even length; the tags are those of group 0000.
     """
-    pack = _HEADER.pack
-    body = b"".join([pack(0, tag, len(value)) + value for tag, value in elements])
+    return join_elements([encode_element(tag, value) for tag, value in elements])
+
+
+def encode_element(tag: int, value: bytes) -> bytes:
+    """Encode one element of group 0000."""
+    return _HEADER.pack(0, tag, len(value)) + value
+
+
+def join_elements(elements: list[bytes]) -> bytes:
+    """Put the Command Group Length before encoded elements."""
+    body = b"".join(elements)
     return _GROUP_LENGTH.pack(0, 0, 4, len(body)) + body
 
 

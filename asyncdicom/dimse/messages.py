@@ -9,9 +9,19 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from asyncdicom.dimse.command import READ_VR, WRITE_VR, Read, Write, decode_elements, encode_elements, read_us
+from asyncdicom.dimse.command import (
+    READ_VR,
+    WRITE_VR,
+    Read,
+    Write,
+    decode_elements,
+    encode_element,
+    join_elements,
+    read_us,
+)
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
 
 __all__ = [
@@ -281,17 +291,34 @@ _READ_FIELD: dict[str, Read] = {
 
 class _Row(NamedTuple):
     name: str
-    tag: int
-    write: Write
+    write: Write  # the whole element, or nothing where the value is empty
     required: bool
+
+
+# What many messages have alike is encoded once.
+_ALIKE = {"command_field", "has_data_set", "priority", "status", "affected_sop_class_uid"}
+
+
+def _element_writer(name: str) -> Write:
+    tag, vr = FIELDS[name]
+    write = _WRITE_FIELD.get(name, WRITE_VR[vr])
+
+    def write_element(value: Any) -> bytes:
+        raw = write(value)
+        return encode_element(tag, raw) if raw else b""
+
+    return lru_cache(1024)(write_element) if name in _ALIKE else write_element
+
+
+_WRITERS = {name: _element_writer(name) for name in FIELDS}
 
 
 def _rows(message: MessageType) -> tuple[_Row, ...]:
     """The fields of a message in the order in which they are encoded."""
     required = {*message.required, "command_field", "has_data_set"}
     return tuple(
-        _Row(name, tag, _WRITE_FIELD.get(name, WRITE_VR[vr]), name in required)
-        for name, (tag, vr) in FIELDS.items()
+        _Row(name, _WRITERS[name], name in required)
+        for name in FIELDS
         if name in required or name in message.optional
     )
 
@@ -332,17 +359,17 @@ def encode(command: Command) -> bytes:
     get = values.get
     elements = []
     found = 0
-    for name, tag, write, required in _ROWS[command.command_field]:
+    for name, write, required in _ROWS[command.command_field]:
         value = get(name)
-        raw = b""
+        element = b""
         if value is not None:
             found += 1
             try:
-                raw = write(value)
+                element = write(value)
             except (struct.error, ValueError, TypeError) as error:
                 raise LocalProtocolError(f"{command.name}: {name} cannot be {value!r}: {error}") from None
-        if raw:
-            elements.append((tag, raw))
+        if element:
+            elements.append(element)
         elif required:
             raise LocalProtocolError(f"{command.name} needs {name}")
     if found != len(values) - list(values.values()).count(None):
@@ -353,7 +380,7 @@ def encode(command: Command) -> bytes:
             raise LocalProtocolError(f"PS3.7 gives {command.name} no Data Set")
     elif data_set == "M":
         raise LocalProtocolError(f"{command.name} needs a Data Set")
-    return encode_elements(elements)
+    return join_elements(elements)
 
 
 def _refuse_others(command: Command) -> None:
