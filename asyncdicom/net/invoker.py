@@ -98,13 +98,12 @@ class Invoker:
 
     def _in_the_way(self, command_field: CommandField) -> list[Operation]:
         """The operations of which one has to end first."""
-        operations = list(self.operations.values())
         if not self.book.has_room:
-            return operations
+            return list(self.operations.values())
         if command_field is not CommandField.C_GET_RQ:
             return []
         # The C-STORE sub-operations of a C-GET do not tell which one they belong to.
-        return [o for o in operations if o.invoked.command_field is command_field]
+        return [o for o in self.operations.values() if o.invoked.command_field is command_field]
 
     @property
     def receiver(self) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
 
 from asyncdicom.exceptions import LocalProtocolError
@@ -22,6 +23,7 @@ def message_control_header(is_command: bool, is_last: bool) -> int:
     return is_command | is_last << 1
 
 
+@lru_cache(1024)
 def p_data_header(context_id: int, is_command: bool, is_last: bool, length: int) -> bytes:
     """The 12 bytes before a fragment of ``length`` bytes that is the one PDV of its P-DATA-TF PDU.
 
