@@ -17,6 +17,7 @@ from typing import NamedTuple, Self
 import pytest
 
 from asyncdicom import BytesSource, PresentationContext
+from asyncdicom.dimse.command import encode_element, join_elements
 from asyncdicom.dimse.messages import Command, CommandField, Priority, decode, encode
 from asyncdicom.uid import (
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -37,6 +38,11 @@ RELEASE_RQ = bytes.fromhex("0500 00000004 00000000")
 RELEASE_RP = bytes.fromhex("0600 00000004 00000000")
 ABORT = bytes.fromhex("0700 00000004 00000000")
 PATIENCE = 5.0  # a test that waits longer has failed
+
+
+def encode_elements(elements: Iterable[tuple[int, bytes]]) -> bytes:
+    """A Command Set of any elements, right or wrong."""
+    return join_elements([encode_element(tag, value) for tag, value in elements])
 
 
 def aborted(source: int, reason: int) -> tuple[int, bytes]:

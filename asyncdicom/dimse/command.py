@@ -6,7 +6,7 @@ Elements on the one hand; on the other the values of the five VRs that occur in 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from asyncdicom.exceptions import RemoteProtocolError
@@ -19,7 +19,6 @@ __all__ = [
     "Write",
     "decode_elements",
     "encode_element",
-    "encode_elements",
     "join_elements",
     "read_us",
 ]
@@ -31,21 +30,13 @@ _HEADER = struct.Struct("<HHL")  # group, element, value length
 _GROUP_LENGTH = struct.Struct("<HHLL")  # (0000,0000), 4 bytes, the length of all that follows
 
 
-def encode_elements(elements: Iterable[tuple[int, bytes]]) -> bytes:
-    """Encode ``(tag, value)`` pairs, in ascending order of tag, behind their Command Group Length.
-
-    The values are encoded already and of even length; the tags are those of group 0000.
-    """
-    return join_elements([encode_element(tag, value) for tag, value in elements])
-
-
 def encode_element(tag: int, value: bytes) -> bytes:
-    """Encode one element of group 0000."""
+    """Encode one element of group 0000; its value is encoded already and of even length."""
     return _HEADER.pack(0, tag, len(value)) + value
 
 
 def join_elements(elements: list[bytes]) -> bytes:
-    """Put the Command Group Length before encoded elements."""
+    """Put the Command Group Length before encoded elements, which are in ascending order of tag."""
     body = b"".join(elements)
     return _GROUP_LENGTH.pack(0, 0, 4, len(body)) + body
 

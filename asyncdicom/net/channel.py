@@ -266,8 +266,7 @@ class Channel:
         """See `net.transport.Receiver`."""
         now = self.time()
         if self.upper_layer.continues(len(view), now):
-            self.inbox.more(view, now)
-            self.transport.acknowledge_now()
+            self._continued(view, now)
             return
         for event in self.upper_layer.receive_data(view, now):
             if type(event) is PDataFragment:
@@ -282,6 +281,14 @@ class Channel:
         if self.upper_layer.is_owed:
             self.transport.acknowledge_now()
         self._settle()
+
+    def _continued(self, view: memoryview, now: float) -> None:
+        try:
+            self.inbox.more(view, now)
+            self.transport.acknowledge_now()
+        except RemoteProtocolError as error:
+            self._violated(error)
+            self._settle()
 
     def eof_received(self) -> bool:
         """See `net.transport.Receiver`: what was wholly asked before is still answered."""

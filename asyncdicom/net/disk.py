@@ -9,7 +9,7 @@ calls go to threads, for a second at first, then for longer, until a call in the
 
 from __future__ import annotations
 
-import resource
+import itertools
 import time
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
@@ -27,9 +27,13 @@ _SHORTEST_BAN = 1.0
 _LONGEST_BAN = 60.0
 
 
-def _sleeps() -> int:
-    """How often this thread gave up the processor by itself, as it does when it waits for a disk."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+def _sleep_counter() -> Callable[[], int]:
+    """What tells how often this thread gave up the processor by itself, as when it waits for a disk."""
+    try:
+        from resource import RUSAGE_THREAD, getrusage
+    except ImportError:  # only Linux knows: elsewhere each call that takes long has slept
+        return itertools.count().__next__
+    return lambda: getrusage(RUSAGE_THREAD).ru_nvcsw
 
 
 class Disk:
@@ -38,10 +42,10 @@ class Disk:
     __slots__ = ("_ban", "_clock", "_quick_from", "_sleeps", "_suspected")
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, sleeps: Callable[[], int] = _sleeps
+        self, clock: Callable[[], float] = time.monotonic, sleeps: Callable[[], int] | None = None
     ) -> None:
         self._clock = clock
-        self._sleeps = sleeps
+        self._sleeps = sleeps or _sleep_counter()
         self._ban = _SHORTEST_BAN
         self._quick_from = 0.0
         self._suspected = 0

@@ -410,13 +410,13 @@ class FileSource:
                 yield [whole]
             return
         blocks = file_blocks(asyncio.get_running_loop())
+        block = blocks.acquire()
         opened: list[int] = []
         ahead: Future[memoryview] | None = None
         try:
             await _read.call(lambda: opened.append(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)))
             [file] = opened
             position, end = self.offset, self.offset + self.length
-            block = blocks.acquire()
             while position < end:
                 if ahead is None:
                     view = await _read.call(self._read, file, block, position, end)
@@ -433,6 +433,7 @@ class FileSource:
         finally:
             if ahead is not None:
                 await in_thread(file_threads(), _wait_for, ahead)
+            blocks.give_back(block)
             for descriptor in opened:
                 os.close(descriptor)
 

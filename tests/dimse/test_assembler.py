@@ -5,9 +5,10 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wire import encode_elements
 
 from asyncdicom.dimse.assembler import MAXIMUM_EMPTY_FRAGMENTS, Assembler, DataReceived, MessageStarted
-from asyncdicom.dimse.command import decode_elements, encode_elements
+from asyncdicom.dimse.command import decode_elements
 from asyncdicom.dimse.messages import FIELDS, Command, CommandField, Priority, encode
 from asyncdicom.exceptions import RemoteProtocolError
 

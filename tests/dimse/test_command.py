@@ -5,8 +5,9 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wire import encode_elements
 
-from asyncdicom.dimse.command import MAXIMUM_ELEMENTS, decode_elements, encode_elements
+from asyncdicom.dimse.command import MAXIMUM_ELEMENTS, decode_elements
 from asyncdicom.exceptions import RemoteProtocolError
 
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.filereader import read_dataset
+from wire import encode_elements
 
-from asyncdicom.dimse.command import decode_elements, encode_elements
+from asyncdicom.dimse.command import decode_elements
 from asyncdicom.dimse.messages import (
     FIELDS,
     MESSAGES,

@@ -40,6 +40,8 @@ def attacked(folder: Path, *options: str) -> dict[str, Any]:
     try:
         subprocess.run([*PREFIX, "true"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
+        if os.environ.get("ASYNCDICOM_REQUIRE_PEERS"):
+            raise
         pytest.skip("unshare cannot make a network here")
     ran = subprocess.run(
         [*PREFIX, sys.executable, "-m", "endurance.neighbours", folder, str(BAD), str(SECONDS), *options],

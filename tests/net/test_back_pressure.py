@@ -20,15 +20,26 @@ from wire import (
     find_rq,
     fragments,
     instance,
+    listening,
     message,
     store_rq,
 )
 
-from asyncdicom import STUDY_ROOT, VERIFICATION, BytesSource, Request, associate, serve
-from asyncdicom.dimse.messages import encode
+from asyncdicom import (
+    STUDY_ROOT,
+    VERIFICATION,
+    Association,
+    AssociationAborted,
+    BytesSource,
+    Request,
+    associate,
+    serve,
+)
+from asyncdicom.dimse.messages import encode, response_to
 from asyncdicom.net.blocks import BLOCK_SIZE
 from asyncdicom.net.settings import Settings
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
+from asyncdicom.ul.encoder import p_data_header
 
 BUDGET = 200_000
 
@@ -136,8 +147,6 @@ async def test_writing_does_not_depend_on_reading() -> None:
     async def on_store(request: Request) -> int:
         await eventually(lambda: request.association._channel.inbox.budget.paused)
         channel = request.association._channel
-        from asyncdicom.dimse.messages import response_to
-
         await channel.outbox.send(request.context.context_id, response_to(request.command, 0xFF00))
         sent.append(True)
         return 0 if len(await request.data.read()) == 1_000_000 else 0xA900
@@ -274,8 +283,6 @@ async def test_a_data_set_of_a_response_has_a_bound(window: int) -> None:
     """What a peer answers is gathered in memory, so it must not be endless."""
     from wire import listening
 
-    from asyncdicom.dimse.messages import response_to
-
     async with listening() as listener:
         task = asyncio.ensure_future(
             associate(f"SCP@127.0.0.1:{listener.port}", contexts=[STUDY_ROOT], operations_invoked=window)
@@ -317,3 +324,31 @@ async def test_who_waits_for_a_whole_piece_does_not_wait_for_what_is_held_back()
             assert (answer.command.message_id_being_responded_to, answer.command.status) == (2, 0)
             gate.open.set()
             assert (await peer.message()).command.status == 0
+
+
+async def test_a_response_that_grows_too_large_within_one_fragment_aborts() -> None:
+    async with listening() as listener:
+        address = f"SCP@127.0.0.1:{listener.port}"
+
+        async def connect() -> Association:
+            return await associate(address, contexts=STUDY_CONTEXTS, maximum_data_set=1000)
+
+        connecting = asyncio.create_task(connect())
+        peer = await listener.peer()
+        await peer.accept()
+        association = await connecting
+
+        async def find() -> object:
+            return await association.c_find(IDENTIFIER, raw=True)
+
+        finding = asyncio.create_task(find())
+        request = await peer.message()
+        pending = response_to(request.command, 0xFF00, has_data_set=True)
+        peer.write(fragments(request.context_id, True, encode(pending)))
+        peer.write(p_data_header(request.context_id, False, True, 8000) + bytes(500))
+        await eventually(lambda: association._channel.upper_layer._decoder._begun)
+        peer.write(bytes(2000))  # not the end of the fragment
+        assert await peer.pdu() == aborted(2, 6)
+        with pytest.raises(AssociationAborted):
+            await finding
+        await association.abort()

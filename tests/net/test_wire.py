@@ -24,6 +24,7 @@ from wire import (
     aborted,
     cancel_rq,
     echo_rq,
+    encode_elements,
     eventually,
     find_rq,
     fragments,
@@ -32,7 +33,6 @@ from wire import (
 )
 
 from asyncdicom import VERIFICATION, Request, Server, associate, serve
-from asyncdicom.dimse.command import encode_elements
 from asyncdicom.dimse.messages import Command, CommandField, encode
 from asyncdicom.uid import IMPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.ul.negotiation import PresentationContext, propose
