@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from asyncdicom.address import Address
     from asyncdicom.association import Association
     from asyncdicom.client import associate
+    from asyncdicom.destination import Destination
     from asyncdicom.exceptions import (
         AssociationAborted,
         AssociationClosed,
@@ -69,6 +70,7 @@ __all__ = [
     "BytesSource",
     "DataSetError",
     "DataStream",
+    "Destination",
     "DicomNetworkError",
     "FileSource",
     "InformationModel",
@@ -105,6 +107,7 @@ _MODULES = {
     "address": "Address",
     "association": "Association",
     "client": "associate",
+    "destination": "Destination",
     "exceptions": (
         "AssociationAborted AssociationClosed AssociationError AssociationRejected "
         "AssociationReleased AssociationTimeout DataSetError DicomNetworkError LocalProtocolError "

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from asyncdicom.address import Address, check_ae_title
+from asyncdicom.destination import Destination, as_destination
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.status import Status
 from asyncdicom.uid import (
@@ -91,7 +92,8 @@ class Certificate(NamedTuple):
 class Peer:
     """What one AE title may do here, and how it has to show who it is; what is left out is not limited.
 
-    `address`: "host:port" where it listens, which makes it a C-MOVE destination. `networks`: it calls only
+    `address`: "host:port" where it listens, which makes it a C-MOVE destination; a `Destination` also says
+    how it is called: by TLS, under which AE titles, how often at once. `networks`: it calls only
     from these ("10.0.0.7", "10.1.0.0/16"). `certificates`: it shows one of these, by its SHA-256
     fingerprint ("sha256:9f86...") or a Subject Alternative Name. `services`: of "echo", "store", "find",
     "worklist", "get" and "move", those that it may use. `move_destinations`: the AE titles that it may have
@@ -100,24 +102,29 @@ class Peer:
     Raises ValueError for what is not an address, a network, a fingerprint, a service or an AE title.
     """
 
-    __slots__ = ("address", "certificates", "grant", "networks")
+    __slots__ = ("certificates", "destination", "grant", "networks")
 
     def __init__(
         self,
-        address: Address | str | None = None,
+        address: Destination | Address | str | None = None,
         *,
         networks: Iterable[str] | None = None,
         certificates: Iterable[str] | None = None,
         services: Iterable[str] | None = None,
         move_destinations: Iterable[str] | None = None,
     ) -> None:
-        self.address = Address.parse(address) if isinstance(address, str) else address
+        self.destination = None if address is None else as_destination(address)
         self.networks = _networks(networks)
         self.certificates = _each(_certificate, certificates)
         self.grant = Grant(_each(_service, services), _each(check_ae_title, move_destinations))
 
+    @property
+    def address(self) -> Address | None:
+        """Where it listens."""
+        return None if self.destination is None else self.destination.where
 
-Peers = Mapping[str, Peer | Address | str | None] | Collection[str]
+
+Peers = Mapping[str, Peer | Destination | Address | str | None] | Collection[str]
 
 
 class AccessPolicy:
@@ -126,19 +133,19 @@ class AccessPolicy:
     `networks`: connections come only from these, `denied_networks`: never from these; others are closed
     without a byte. `certificates`: only peers that show one of these (see `Peer`) may associate; that a
     certificate is valid is for the ``ssl`` context to require. `called_ae_titles`: the AE titles to be
-    called by. `peers`: who may call: AE titles, each with a `Peer` or just the "host:port" where it is a
-    C-MOVE destination ("" or None: it is none); "*" stands for all that are not named. `user_identity`: a
-    coroutine function that judges the user identity, or its absence: True lets the user in, so do bytes,
-    the server response to send back; anything else, and an exception, refuses.
+    called by. `peers`: who may call: AE titles, each with a `Peer` or just the "host:port" (or `Destination`)
+    where it is a C-MOVE destination ("" or None: it is none); "*" stands for all that are not named.
+    `user_identity`: a coroutine function that judges the user identity, or its absence: True lets the user
+    in, so do bytes, the server response to send back; anything else, and an exception, refuses.
 
     Raises ValueError for what cannot be understood.
     """
 
     __slots__ = (
-        "addresses",
         "called_ae_titles",
         "certificates",
         "denied_networks",
+        "destinations",
         "networks",
         "peers",
         "user_identity",
@@ -159,12 +166,19 @@ class AccessPolicy:
         self.certificates = _each(_certificate, certificates)
         self.called_ae_titles = _each(check_ae_title, called_ae_titles)
         self.peers = _peers({ANYBODY: None} if peers is None else peers)
-        self.addresses = {
-            title: peer.address._replace(ae_title=title)
+        self.destinations = {
+            title: peer.destination.named(title)
             for title, peer in self.peers.items()
-            if peer.address is not None
+            if peer.destination is not None and title != ANYBODY
         }
         self.user_identity = user_identity
+
+    @property
+    def asks_for_certificates(self) -> bool:
+        """Whether anybody has to show a certificate, which takes TLS."""
+        return self.certificates is not None or any(
+            peer.certificates is not None for peer in self.peers.values()
+        )
 
     def refuses_address(self, host: str) -> str | None:
         """Why no connection may come from there, or None."""

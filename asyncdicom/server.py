@@ -6,32 +6,32 @@ import asyncio
 import logging
 import socket
 import ssl as ssl_module
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from asyncdicom.access import AccessPolicy, Peers
-from asyncdicom.address import Address, check_ae_title
+from asyncdicom.address import Address
 from asyncdicom.admission import Admission, Limits
 from asyncdicom.association import Association
-from asyncdicom.client import associate
+from asyncdicom.destination import Destination, as_destination
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.listener import Acceptor, bind
 from asyncdicom.net.settings import Settings
 from asyncdicom.net.tls import Handshakes, explain
 from asyncdicom.opening import Opening
+from asyncdicom.outgoing import OutgoingAssociations
 from asyncdicom.services.contexts import Proposable
 from asyncdicom.services.dispatch import Dispatcher
 from asyncdicom.services.handlers import (
     EchoHandler,
     FindHandler,
     Handlers,
-    OpenAssociation,
     Request,
     RetrieveHandler,
     StoreHandler,
 )
 from asyncdicom.services.offered import offer
-from asyncdicom.ul.negotiation import Policy, PresentationContext
+from asyncdicom.ul.negotiation import Policy
 from asyncdicom.ul.protocol import Timeouts
 
 __all__ = ["Server", "serve"]
@@ -39,7 +39,7 @@ __all__ = ["Server", "serve"]
 log = logging.getLogger("asyncdicom.server")
 
 
-Destinations = Mapping[str, str | Address] | Callable[[Request], Address | None]
+Destinations = Mapping[str, str | Address | Destination] | Callable[[Request], Address | Destination | None]
 _T = TypeVar("_T")
 
 Access = AccessPolicy | Peers
@@ -49,6 +49,7 @@ class _Setup(NamedTuple):
     """What `serve` was asked for."""
 
     handlers: Handlers
+    outgoing: OutgoingAssociations
     access: AccessPolicy
     offer: Policy
     limits: Limits
@@ -69,6 +70,7 @@ def serve(
     c_get: RetrieveHandler | None = None,
     c_move: RetrieveHandler | None = None,
     destinations: Destinations | None = None,
+    destination_ssl: ssl_module.SSLContext | None = None,
     contexts: Iterable[Proposable] | None = None,
     unknown_storage: bool = False,
     # Who may come.
@@ -84,6 +86,7 @@ def serve(
     maximum_not_associated_per_address: int | None = 32,
     accept_rate: float | None = 100.0,
     maximum_tls_handshakes: int = 2,
+    maximum_outgoing: int = 100,
     maximum_associate_length: int = 262144,
     maximum_length: int = 262144,
     operations_invoked: int = 1,
@@ -112,8 +115,11 @@ def serve(
     `address`: "AET@host:port"; port 0 takes a free one (`Server.port`). Each service is offered if it
     has a handler: `c_store`, `c_get` and `c_move` are coroutine functions, `c_find` is an asynchronous
     generator; C-ECHO is always offered, and `c_echo` is asked if it is given. `destinations`: the AE
-    titles that C-MOVE may send to, with their "host:port", or a function that finds the address for a
-    request; by default the peers of `access` that have an address. `contexts`: the abstract syntaxes to
+    titles that C-MOVE may send to, each with its "host:port" or a `Destination`, which says how it is called,
+    or a function that finds the one for a request; by default the peers of `access` that have an address.
+    `destination_ssl`: the context for TLS with those that have none of their own. A server that uses TLS, or
+    asks for certificates, sends nothing in the clear: the C-MOVE to a destination that has no context, and
+    does not say ``plain=True``, fails with 0xA702 and an Error Comment. `contexts`: the abstract syntaxes to
     accept, by default whatever the handlers imply; `unknown_storage`: also storage SOP classes that are
     not in the standard.
 
@@ -127,6 +133,7 @@ def serve(
     next; `..._per_address`: of one host, the next is closed. `accept_rate`: connections a second of one
     host, two seconds' worth at once. Limits for each host or AE title do not apply to peers on this
     machine; None switches one off. `maximum_tls_handshakes`: computed at once, others wait for their turn.
+    `maximum_outgoing`: associations to C-MOVE destinations in all, others wait for their turn, 30 s at most.
     `maximum_matches`: how many Identifiers a C-FIND may give (then 0xA700; None: any number).
     `artim_timeout`: how long a new connection may wait with its A-ASSOCIATE-RQ, after the TLS handshake,
     which may take `tls_handshake_timeout`. `drain_timeout`: how long `Server.close` waits for operations.
@@ -138,17 +145,24 @@ def serve(
     if not isinstance(address, Address):
         address = Address.parse(address)
     policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
+    outgoing = OutgoingAssociations(
+        address.ae_title,
+        uses_tls=ssl is not None or policy.asks_for_certificates,
+        ssl=destination_ssl,
+        maximum=maximum_outgoing,
+    )
     handlers = Handlers(
         c_echo=c_echo,
         c_store=c_store,
         c_find=c_find,
         c_get=c_get,
         c_move=c_move,
-        destination=_finder(destinations if destinations is not None else policy.addresses or None),
-        open_association=_opener(address.ae_title),
+        destination=_finder(destinations if destinations is not None else policy.destinations or None),
+        open_association=outgoing.open,
     )
     setup = _Setup(
         handlers=handlers,
+        outgoing=outgoing,
         access=policy,
         offer=offer(handlers, contexts, unknown_storage)._replace(
             maximum_length=maximum_length,
@@ -195,23 +209,19 @@ def serve(
     return Opening(start, _leave)
 
 
-def _finder(destinations: Destinations | None) -> Callable[[Request], Address | None] | None:
-    if destinations is None or callable(destinations):
-        return destinations
-    table = {}
-    for ae_title, where in destinations.items():
-        found = where if isinstance(where, Address) else Address.parse(where)
-        table[ae_title] = found._replace(ae_title=check_ae_title(ae_title))
+def _finder(destinations: Destinations | None) -> Callable[[Request], Destination | None] | None:
+    if destinations is None:
+        return None
+    if callable(destinations):
+        find = destinations
+
+        def found(request: Request) -> Destination | None:
+            where = find(request)
+            return None if where is None else as_destination(where)
+
+        return found
+    table = {title: as_destination(where).named(title) for title, where in destinations.items()}
     return lambda request: table.get(request.move_destination)
-
-
-def _opener(ae_title: str) -> OpenAssociation:
-    def open_association(
-        destination: Address, contexts: Sequence[PresentationContext]
-    ) -> Opening[Association]:
-        return associate(destination, calling_ae_title=ae_title, contexts=contexts)
-
-    return open_association
 
 
 class Server:
@@ -322,6 +332,7 @@ class Server:
         everybody = channels + list(self._waiting)
         if everybody:
             await asyncio.wait([asyncio.ensure_future(channel.wait_closed(1.0)) for channel in everybody])
+        await self._setup.outgoing.close()
         if not self._closed.done():
             self._closed.set_result(None)
 

@@ -129,7 +129,7 @@ def test_a_star_stands_for_those_who_are_not_named() -> None:
 def test_the_peers_with_an_address_are_destinations() -> None:
     ct = Address("ELSE", "10.0.0.9", 104)
     policy = AccessPolicy(peers={"WS1": "10.0.0.7:11112", "WS2": Peer("ws2.example"), "CT": ct, "X": ""})
-    assert policy.addresses == {
+    assert {title: destination.where for title, destination in policy.destinations.items()} == {
         "WS1": Address("WS1", "10.0.0.7", 11112),
         "WS2": Address("WS2", "ws2.example", 11112),
         "CT": Address("CT", "10.0.0.9", 104),

@@ -30,6 +30,7 @@ PROMISED = [
     "BytesSource",
     "DataSetError",
     "DataStream",
+    "Destination",
     "DicomNetworkError",
     "FileSource",
     "InformationModel",

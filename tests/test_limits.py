@@ -148,6 +148,8 @@ ELSEWHERE = {
     "`archive.room.MINIMUM_FREE`",
     # dimse/test_operations.py
     "`operations_invoked`",
+    # test_outgoing.py
+    *("`maximum_outgoing`", "`destination.Destination(maximum_associations)`"),
     # net/test_flow.py, net/test_blocks.py
     *("`net.flow.MAXIMUM_UNDELIVERED`", "`net.blocks.MAXIMUM_HELD`"),
     # below

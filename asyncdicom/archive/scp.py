@@ -45,7 +45,7 @@ def serve_archive(
         address = Address.parse(address)
     policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
     provider = ArchiveProvider(archive, address.ae_title)
-    destinations = {title: where for title, where in policy.addresses.items() if title != address.ae_title}
+    destinations = {title: where for title, where in policy.destinations.items() if title != address.ae_title}
     return serve(
         address,
         c_store=provider.store,
