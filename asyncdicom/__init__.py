@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         StatusError,
     )
     from asyncdicom.net.payload import BytesSource, DataStream, FileSource, Source
+    from asyncdicom.net.tls_files import TlsFiles
     from asyncdicom.pool import AssociationPool
     from asyncdicom.server import Server, serve
     from asyncdicom.services.contexts import retrieval_contexts, storage_contexts
@@ -89,6 +90,7 @@ __all__ = [
     "Source",
     "Status",
     "StatusError",
+    "TlsFiles",
     "UserIdentity",
     "__version__",
     "associate",
@@ -114,6 +116,7 @@ _MODULES = {
         "PresentationContextError ProtocolError RemoteProtocolError StatusError"
     ),
     "net.payload": "BytesSource DataStream FileSource Source",
+    "net.tls_files": "TlsFiles",
     "pool": "AssociationPool",
     "server": "Server serve",
     "services.contexts": "retrieval_contexts storage_contexts",

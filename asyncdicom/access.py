@@ -35,12 +35,14 @@ if TYPE_CHECKING:
 __all__ = [
     "ANYBODY",
     "EVERYTHING",
+    "NAME_KINDS",
     "SERVICES",
     "AccessPolicy",
     "Certificate",
     "Grant",
     "Peer",
     "Refusal",
+    "certificate_name",
     "judge",
     "permitted",
     "refused_operation",
@@ -78,15 +80,17 @@ EVERYTHING = Grant()
 
 
 class Certificate(NamedTuple):
-    """A verified certificate of a peer: its SHA-256 fingerprint, and its Subject Alternative Names."""
+    """A verified certificate of a peer: its SHA-256 fingerprint, and its Subject Alternative Names.
+
+    The names are those that `certificate_name` gives: one of one kind never passes for one of another.
+    """
 
     fingerprint: str
     names: frozenset[str] = frozenset()
 
     def is_one_of(self, known: frozenset[str]) -> bool:
         """Whether it is meant by one of these fingerprints or names."""
-        names = (name for name in self.names if not name.startswith(_FINGERPRINT))
-        return _FINGERPRINT + self.fingerprint in known or any(name in known for name in names)
+        return _FINGERPRINT + self.fingerprint in known or not known.isdisjoint(self.names)
 
 
 class Peer:
@@ -95,9 +99,10 @@ class Peer:
     `address`: "host:port" where it listens, which makes it a C-MOVE destination; a `Destination` also says
     how it is called: by TLS, under which AE titles, how often at once. `networks`: it calls only
     from these ("10.0.0.7", "10.1.0.0/16"). `certificates`: it shows one of these, by its SHA-256
-    fingerprint ("sha256:9f86...") or a Subject Alternative Name. `services`: of "echo", "store", "find",
-    "worklist", "get" and "move", those that it may use. `move_destinations`: the AE titles that it may have
-    instances sent to. One text does for a list of one; an empty list allows nothing.
+    fingerprint ("sha256:9f86...") or a Subject Alternative Name: "ws.example" or an IP address, or with its
+    kind, as in "uri:urn:x:ws", "email:ws@x.example", "dns:ws.example", "ip:10.0.0.7". `services`: of "echo",
+    "store", "find", "worklist", "get" and "move", those that it may use. `move_destinations`: the AE titles
+    that it may have instances sent to. One text does for a list of one; an empty list allows nothing.
 
     Raises ValueError for what is not an address, a network, a fingerprint, a service or an AE title.
     """
@@ -287,15 +292,43 @@ def _service(text: str) -> str:
 
 
 def _certificate(text: str) -> str:
-    known = text.strip().lower()
-    digits = known.removeprefix(_FINGERPRINT).replace(":", "")
+    known = text.strip()
+    digits = known.lower().removeprefix(_FINGERPRINT).replace(":", "")
     if len(digits) == 64 and set(digits) <= set("0123456789abcdef"):
         return _FINGERPRINT + digits
-    if known.startswith(_FINGERPRINT):
+    if known.lower().startswith(_FINGERPRINT):
         raise ValueError(f"{text!r} is no fingerprint: sha256: and 64 hexadecimal digits")
     if not known:
         raise ValueError("a certificate is named by its fingerprint or a Subject Alternative Name")
-    return known
+    kind, colon, name = known.partition(":")
+    if colon and kind.lower() in NAME_KINDS:
+        return certificate_name(kind.lower(), name)
+    if _ip(known) is not None:
+        return certificate_name("ip", known)
+    if set(known) & set(":@/"):
+        raise ValueError(f"{text!r}: say of which kind the name is: {', '.join(f'{k}:' for k in NAME_KINDS)}")
+    return certificate_name("dns", known)
+
+
+NAME_KINDS = ("dns", "ip", "uri", "email")
+
+
+def certificate_name(kind: str, name: str) -> str:
+    """Write a Subject Alternative Name with its kind, so that equal ones are equal texts."""
+    if kind == "ip":
+        name = _ip(name) or name
+    elif kind != "uri":  # which differ by their case
+        name = name.lower()
+    return f"{kind}:{name}"
+
+
+def _ip(text: str) -> str | None:
+    from ipaddress import ip_address
+
+    try:
+        return str(ip_address(text.strip()))
+    except ValueError:
+        return None
 
 
 def _peers(peers: Peers) -> dict[str, Peer]:

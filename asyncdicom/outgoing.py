@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl as ssl_module
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 
 from asyncdicom.address import Address
@@ -15,7 +15,7 @@ from asyncdicom.destination import Destination
 from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.payload import Source
 from asyncdicom.net.reasons import NotAttempted
-from asyncdicom.services.handlers import Response
+from asyncdicom.services.handlers import Request, Response
 from asyncdicom.ul.negotiation import PresentationContext
 
 __all__ = ["OutgoingAssociations"]
@@ -59,13 +59,14 @@ class OutgoingAssociations:
 
     `ae_title`: what we call ourselves unless the destination says otherwise. `uses_tls`: nothing leaves in
     the clear unless the destination says so. `ssl`: the context for destinations that have none of their own.
-    `maximum`: how many associations may be open in all.
+    `maximum`: how many associations may be open in all. `find` gives the destination that a request names.
     """
 
     def __init__(
         self, ae_title: str, *, uses_tls: bool, ssl: ssl_module.SSLContext | None, maximum: int
     ) -> None:
         self.ssl = ssl
+        self.find: Callable[[Request], Destination | None] = lambda request: None
         self._ae_title = ae_title
         self._uses_tls = uses_tls
         self._turns = asyncio.Semaphore(maximum)

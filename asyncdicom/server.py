@@ -17,7 +17,7 @@ from asyncdicom.destination import Destination, as_destination
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.listener import Acceptor, bind
 from asyncdicom.net.settings import Settings
-from asyncdicom.net.tls import Handshakes, explain
+from asyncdicom.net.tls import Handshakes, explain, severity
 from asyncdicom.opening import Opening
 from asyncdicom.outgoing import OutgoingAssociations
 from asyncdicom.services.contexts import Proposable
@@ -151,13 +151,15 @@ def serve(
         ssl=destination_ssl,
         maximum=maximum_outgoing,
     )
+    outgoing.find = _finder(destinations if destinations is not None else policy.destinations)
+    can_move = destinations is not None or policy.destinations
     handlers = Handlers(
         c_echo=c_echo,
         c_store=c_store,
         c_find=c_find,
         c_get=c_get,
         c_move=c_move,
-        destination=_finder(destinations if destinations is not None else policy.destinations or None),
+        destination=(lambda request: outgoing.find(request)) if can_move else None,
         open_association=outgoing.open,
     )
     setup = _Setup(
@@ -209,9 +211,7 @@ def serve(
     return Opening(start, _leave)
 
 
-def _finder(destinations: Destinations | None) -> Callable[[Request], Destination | None] | None:
-    if destinations is None:
-        return None
+def _finder(destinations: Destinations) -> Callable[[Request], Destination | None]:
     if callable(destinations):
         find = destinations
 
@@ -251,6 +251,31 @@ class Server:
     def associations(self) -> int:
         """How many associations are open."""
         return len(self._associated)
+
+    def renew(
+        self,
+        *,
+        ssl: ssl_module.SSLContext | None = None,
+        destination_ssl: ssl_module.SSLContext | None = None,
+        destinations: Destinations | None = None,
+    ) -> None:
+        """Use other certificates, or other destinations, from now on; None leaves what there is.
+
+        `ssl`: for the TLS handshakes that begin after this; associations that stand go on. `destination_ssl`
+        and `destinations`: as for `serve`, for C-MOVE requests that come after this. Made for certificates
+        that were renewed and for revocation lists: make the contexts again (`TlsFiles`), for instance at
+        SIGHUP. Raises ValueError, and changes nothing, for a server without TLS that is given `ssl`, and for
+        destinations that cannot be understood.
+        """
+        if ssl is not None and self._handshakes is None:
+            raise ValueError("this server was started without TLS")
+        find = None if destinations is None else _finder(destinations)
+        if ssl is not None and self._handshakes is not None:
+            self._handshakes.context = ssl
+        if destination_ssl is not None:
+            self._setup.outgoing.ssl = destination_ssl
+        if find is not None:
+            self._setup.outgoing.find = find
 
     async def serve_forever(self) -> None:
         """Wait until the server is closed; cancelled: close it (see `close`) and go on being cancelled."""
@@ -308,7 +333,7 @@ class Server:
             else:
                 await self._handshakes.perform(lambda: channel.transport, connection)
         except OSError as error:
-            log.info("%s: a connection is closed: %s", host, explain(error))
+            log.log(severity(error), "%s: a connection is closed: %s", host, explain(error))
             return False
         return True
 

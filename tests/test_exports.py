@@ -53,6 +53,7 @@ PROMISED = [
     "Source",
     "Status",
     "StatusError",
+    "TlsFiles",
     "UserIdentity",
     "VERIFICATION",
     "associate",
