@@ -125,7 +125,7 @@ def test_the_configuration_of_the_archive(tmp_path: Path) -> None:
     (tmp_path / "archive.toml").write_text(text)
     config = read_config(tmp_path / "archive.toml")
     assert config["port"] == 104
-    assert set(config["access"]["peers"]) == {"WORKSTATION", "CT1", "CT2", "WS2"}
+    assert set(config["access"]["peers"]) == {"WORKSTATION", "CT1", "CT2", "WS2", "OLD"}
 
 
 async def test_move(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

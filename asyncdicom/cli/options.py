@@ -71,6 +71,14 @@ _TLS = [
         metavar="FILE",
         help="Use TLS and trust this certificate.",
     ),
+    click.option(
+        "--crl",
+        "crl",
+        multiple=True,
+        type=_FILE,
+        metavar="FILE",
+        help="A revocation list: certificates on it are refused.",
+    ),
     click.option("-ic", "--ignore-peer-cert", is_flag=True, help="Use TLS and trust anybody."),
 ]
 _IDENTITY = [
@@ -158,6 +166,7 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
             identity: tuple[str, str] | None,
             trusted: tuple[str, ...],
             ignore_peer_cert: bool,
+            crl: tuple[str, ...],
             server_hostname: str | None,
             debug: bool,
             **others: Any,
@@ -165,7 +174,7 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
             address, rest = _split_peer(arguments, aec)
             if rest and not more:
                 raise click.UsageError(f"{rest[0]!r} is one argument too many")
-            security = Tls(tls, identity, trusted, ignore_peer_cert)
+            security = Tls(tls, identity, trusted, ignore_peer_cert, crl)
             peer = Peer(
                 address,
                 aet,
@@ -231,11 +240,12 @@ def server_options(ae_title: str) -> Option:
             identity: tuple[str, str] | None,
             trusted: tuple[str, ...],
             ignore_peer_cert: bool,
+            crl: tuple[str, ...],
             **others: Any,
         ) -> int:
-            if identity is None and (trusted or ignore_peer_cert):
+            if identity is None and (trusted or ignore_peer_cert or crl):
                 raise click.UsageError("a server needs a certificate for TLS: add +tls KEY CERT")
-            return function(tls=Tls(False, identity, trusted, ignore_peer_cert), **others)
+            return function(tls=Tls(False, identity, trusted, ignore_peer_cert, crl), **others)
 
         return output_options(_apply(options, with_tls))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from asyncdicom.access import ANYBODY, AccessPolicy, Peer
-from asyncdicom.cli.config import ConfigError, parse_peer, read_config
+from asyncdicom.cli.config import ConfigError, parse_peer, read_config, secured
 from asyncdicom.cli.options import PORT, server_options
 from asyncdicom.cli.output import json_line
 from asyncdicom.cli.peer import Tls
@@ -21,12 +22,19 @@ _LOOPBACK = ("localhost", "::1")
 def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> dict[str, Any]:
     """Let the file's values be the defaults of the other options; gives what it says about access."""
     if path is None:
-        return {"peers": {}}
+        return {"peers": {}, "peer_tls": {}, "certificates_at": None}
     try:
         config = read_config(path)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
-    access: dict[str, Any] = config.pop("access")
+    access: dict[str, Any] = config.pop("access") | {
+        key: config.pop(key) for key in ("peer_tls", "certificates_at")
+    }
+    tls = config.pop("tls", None)
+    if tls is not None:
+        config["identity"] = (tls.get("key", tls["certificate"]), tls["certificate"])
+        config |= {"trusted": tls.get("trusted", []), "crl": tls.get("crl", [])}
+        config["ignore_peer_cert"] = not tls.get("verify", True)
     if "ae_title" in config:
         config["aet"] = config.pop("ae_title")
     ctx.default_map = config
@@ -35,12 +43,13 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -
 
 def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Peer]:
     peers = {}
+    called = {"plain": True} if param.name == "plain_peers" else {}
     for text in texts:
         title, _, where = text.partition("=")
         try:
-            peers[title] = parse_peer(title, where)
+            peers[title] = parse_peer(title, where, called)
         except ValueError as error:
-            raise click.UsageError(f"--peer {text}: {error}; write it as AET=host:port") from None
+            raise click.UsageError(f"{param.opts[0]} {text}: {error}; write it as AET=host:port") from None
     return peers
 
 
@@ -66,7 +75,16 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     multiple=True,
     metavar="AET=HOST:PORT",
     callback=_peers,
-    help="A known AE title: it may call a strict archive, and with an address it is a C-MOVE destination.",
+    help="A known AE title: it may call a strict archive, and with an address it is a C-MOVE destination "
+    "(by TLS, with +tls).",
+)
+@click.option(
+    "--plain-peer",
+    "plain_peers",
+    multiple=True,
+    metavar="AET=HOST:PORT",
+    callback=_peers,
+    help="The same, but what is sent to it is sent in the clear, with +tls, too.",
 )
 @click.option(
     "--durability",
@@ -101,14 +119,16 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
 def command(
     configured: dict[str, Any],
     peers: dict[str, Peer],
+    plain_peers: dict[str, Peer],
     aet: str,
     host: str,
     strict: bool | None,
     as_json: bool,
+    tls: Tls,
     **options: Any,
 ) -> int:
     """Run an archive: it receives instances, answers queries and sends what is asked for."""
-    everybody: dict[str, Peer] = configured["peers"] | peers
+    everybody: dict[str, Peer] = configured["peers"] | peers | plain_peers
     if strict is None:
         strict = not (host in _LOOPBACK or host.startswith("127."))
     if strict and not everybody:
@@ -120,12 +140,20 @@ def command(
     if not strict:
         everybody = {ANYBODY: Peer()} | everybody
     try:
+        asked_at = configured.pop("certificates_at")
+        secured(everybody, configured.pop("peer_tls"), replace(tls.files(), verify=True))
         access = AccessPolicy(
             **configured | {"peers": everybody, "called_ae_titles": [aet] if strict else None}
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    return run(lambda: _serve(access, who, aet, host, as_json, **options))
+    if access.asks_for_certificates and (tls.identity is None or tls.ignore or not tls.trusted):
+        raise click.UsageError(
+            f"{asked_at}: certificates of callers are asked for, but nobody can show one: use TLS and say "
+            "whom it trusts, with +tls KEY CERT +cf FILE, or in the file with [tls] and its key, certificate "
+            "and trusted"
+        )
+    return run(lambda: _serve(access, who, aet, host, as_json, tls=tls, **options))
 
 
 async def _serve(
@@ -163,6 +191,7 @@ async def _serve(
                 Address(aet, host, port),
                 access=access,
                 ssl=tls.server(),
+                destination_ssl=tls.for_destinations(),
                 maximum_associations=max_associations,
                 operations_performed=operations,
                 maximum_length=max_pdu,
