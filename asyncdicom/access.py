@@ -107,7 +107,7 @@ class Peer:
     Raises ValueError for what is not an address, a network, a fingerprint, a service or an AE title.
     """
 
-    __slots__ = ("certificates", "destination", "grant", "networks")
+    __slots__ = ("certificates", "destination", "grant", "host", "networks")
 
     def __init__(
         self,
@@ -119,6 +119,7 @@ class Peer:
         move_destinations: Iterable[str] | None = None,
     ) -> None:
         self.destination = None if address is None else as_destination(address)
+        self.host = _ip(self.destination.where.host) if self.destination is not None else None
         self.networks = _networks(networks)
         self.certificates = _each(_certificate, certificates)
         self.grant = Grant(_each(_service, services), _each(check_ae_title, move_destinations))
@@ -151,6 +152,7 @@ class AccessPolicy:
         "certificates",
         "denied_networks",
         "destinations",
+        "knows_addresses",
         "networks",
         "peers",
         "user_identity",
@@ -177,6 +179,7 @@ class AccessPolicy:
             if peer.destination is not None and title != ANYBODY
         }
         self.user_identity = user_identity
+        self.knows_addresses = any(peer.networks or peer.host for _, peer in self._named())
 
     @property
     def asks_for_certificates(self) -> bool:
@@ -184,6 +187,30 @@ class AccessPolicy:
         return self.certificates is not None or any(
             peer.certificates is not None for peer in self.peers.values()
         )
+
+    @property
+    def knows_anybody(self) -> bool:
+        """Whether any peer can show that it is known: by its networks, its certificates or its address."""
+        return self.knows_addresses or any(peer.certificates for _, peer in self._named())
+
+    def _named(self) -> Iterable[tuple[str, Peer]]:
+        return ((title, peer) for title, peer in self.peers.items() if title != ANYBODY)
+
+    def knows_address(self, host: str) -> bool:
+        """Whether a named peer calls from there, by its networks or the address where it listens."""
+        return self.knows_addresses and any(_calls_from(peer, host) for _, peer in self._named())
+
+    def knows(self, calling_ae_title: str, host: str, certificate: Certificate | None) -> bool:
+        """Whether the caller is a named peer and has shown it, by where it calls from or by its certificate.
+
+        An AE title is no proof of anything.
+        """
+        peer = self.peers.get(calling_ae_title) if calling_ae_title != ANYBODY else None
+        if peer is None:
+            return False
+        if peer.certificates is not None:
+            return _shows(certificate, peer.certificates)
+        return _calls_from(peer, host)
 
     def refuses_address(self, host: str) -> str | None:
         """Why no connection may come from there, or None."""
@@ -359,6 +386,12 @@ def _is_within(host: str, networks: Networks) -> bool:
         return False
     address = getattr(address, "ipv4_mapped", None) or address
     return any(address in network for network in networks)
+
+
+def _calls_from(peer: Peer, host: str) -> bool:
+    if peer.networks is not None:
+        return _is_within(host, peer.networks)
+    return peer.host is not None and peer.host == _ip(host.removeprefix("::ffff:"))
 
 
 def _shows(certificate: Certificate | None, known: frozenset[str] | None) -> bool:
