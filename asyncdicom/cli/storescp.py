@@ -18,8 +18,8 @@ from asyncdicom.cli.run import run, serve_until_stopped
 def command(port: int, aet: str, host: str, output_directory: str | None, tls: Tls, **options: Any) -> int:
     """Listen on PORT and save what is sent (C-STORE) as DICOM files, byte for byte as received.
 
-    A file is named SOP-INSTANCE-UID.dcm; the same instance sent again replaces it. All storage SOP
-    classes and transfer syntaxes are accepted. Ctrl-C ends it.
+    A file is named SOP-INSTANCE-UID.dcm and never replaced: other data under its UID get a name of their
+    own. All storage SOP classes and transfer syntaxes are accepted. Ctrl-C ends it.
     """
     return run(lambda: _serve(port, aet, host, output_directory, tls, **options))
 
