@@ -121,7 +121,8 @@ async def walk(recorder: Recorder, folder: Path) -> AsyncIterator[tuple[str, tup
             async def move() -> None:
                 before = received
                 await association.c_move(
-                    {"QueryRetrieveLevel": "IMAGE", **STUDY, "SOPInstanceUID": MOVED}, move_destination="STORE"
+                    {"QueryRetrieveLevel": "IMAGE", **STUDY, "SOPInstanceUID": MOVED},
+                    move_destination="STORE",
                 )
                 assert received == before + 3, received
 
