@@ -10,6 +10,7 @@ from asyncdicom.dimse.fragmenter import Fragmenter
 from asyncdicom.dimse.messages import Command, CommandField, encode, response_to
 from asyncdicom.dimse.operations import DuplicateInvocation, InvokedOperations, PerformedOperations
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
+from asyncdicom.options import Timeouts
 from asyncdicom.ul.decoder import PDataFragment
 from asyncdicom.ul.events import (
     AssociateConfirmation,
@@ -22,7 +23,7 @@ from asyncdicom.ul.events import (
 )
 from asyncdicom.ul.negotiation import AcceptedContext, Negotiated, Policy, answer, confirm
 from asyncdicom.ul.pdu import AAssociateRJ, AAssociateRQ
-from asyncdicom.ul.protocol import Timeouts, UpperLayer
+from asyncdicom.ul.protocol import UpperLayer
 from asyncdicom.ul.statetable import State
 from fuzz.check import Finding, check
 

@@ -198,7 +198,7 @@ _SERVER_LIMITS = {
 
 
 def server_options(ae_title: str) -> Option:
-    """What a server has: ``aet``, ``host``, ``tls``, and ``limits``, the fields of `Limits` that are given."""
+    """What a server has: ``aet``, ``host``, ``tls``, and ``limits`` (the fields that are given)."""
     options: list[Option] = [
         click.option(
             "-aet", type=AE_TITLE, default=ae_title, show_default=True, metavar="AET", help="Our AE title."

@@ -32,6 +32,7 @@ from asyncdicom import (
     VERIFICATION,
     AssociationError,
     BytesSource,
+    Limits,
     PresentationContext,
     Request,
     Retrieval,
@@ -236,11 +237,12 @@ async def on_get(request: Request) -> Retrieval:
     return Retrieval([INSTANCE])
 
 
+NO_RATE: dict[str, Any] = {"limits": Limits(accept_rate=None)}
 HANDLERS: dict[str, Any] = {"c_store": on_store, "c_find": on_find, "c_get": on_get}
 
 
 def served(**options: Any) -> Opening[Server]:
-    return serve("SCP@192.0.2.99:104", sock=Listener(), accept_rate=None, **{**HANDLERS, **options})  # type: ignore[arg-type]
+    return serve("SCP@192.0.2.99:104", sock=Listener(), **{**HANDLERS, **NO_RATE, **options})  # type: ignore[arg-type]
 
 
 async def use_a_storage_scp() -> None:
@@ -469,7 +471,7 @@ def test_garbage_behind_the_end_keeps_nobody(loop: ManualLoop, garbage: bytes) -
     [(1024, 1.0, True), (1023, LASTS["receive"] - 0.5, False), (1024, LASTS["receive"] - 0.5, False)],
 )
 def test_the_slowest_sender_that_is_tolerated(loop: ManualLoop, size: int, pause: float, lives: bool) -> None:
-    """A kilobyte a second, and one for each `receive_timeout`."""
+    """A kilobyte a second, and one for each `Timeouts.receive`."""
 
     async def test() -> None:
         async with served():
@@ -527,7 +529,7 @@ def test_the_peers_time_stands_still_while_we_do_not_read(loop: ManualLoop, paus
         return 0
 
     async def test() -> None:
-        async with served(c_store=slow, read_budget=4096):
+        async with served(c_store=slow, limits=Limits(accept_rate=None, read_budget=4096)):
             wire = await associated(loop)
             wire.feed(message(3, store_rq()))
             wire.feed(fragments(3, False, bytes(16000))[:4000])
