@@ -318,7 +318,7 @@ class Limits(_Options):
 def _unknown(options: type[_Options], name: str) -> str:
     from difflib import get_close_matches
 
-    similar = get_close_matches(name, options.__annotations__, 1)
+    similar = get_close_matches(name.removesuffix("_timeout"), options.__annotations__, 1)
     advice = f"did you mean {similar[0]}?" if similar else f"there are {', '.join(options.__annotations__)}"
     return f"{options.__name__} has no {name!r}; {advice}"
 

@@ -177,7 +177,7 @@ class Core:
             for event in self.layer.handle_timer(self.now):
                 self._event(event)
             if self.invoked.expired(self.now):
-                self.expired.append("response")
+                self.expired.append("dimse")
                 self.layer.abort(self.now)
         raise Finding("timers that never end")
 

@@ -82,7 +82,7 @@ async def test_a_peer_that_does_not_answer_the_request() -> None:
         await peer.close()
         with pytest.raises(AssociationTimeout) as caught:
             await task
-        assert caught.value.which == "association"
+        assert caught.value.which == "acse"
 
 
 async def test_a_failure_leaves_nothing_open_even_where_the_peer_does_not_close() -> None:
@@ -192,7 +192,7 @@ async def test_what_is_asked_for_is_what_was_said() -> None:
                 Address("CALLED", "127.0.0.1", listener.port),
                 calling_ae_title=" CALLING ",
                 contexts=[VERIFICATION, CT, VERIFICATION],
-                limits=Limits(maximum_length=12345, operations_invoked=3, operations_performed=2),
+                limits=Limits(maximum_length=12346, operations_invoked=3, operations_performed=2),
                 user_identity=identity,
             )
         )
@@ -201,7 +201,7 @@ async def test_what_is_asked_for_is_what_was_said() -> None:
         association = await task
         assert (request.called_ae_title, request.calling_ae_title) == ("CALLED", "CALLING")
         assert [c.abstract_syntax for c in request.presentation_contexts] == [VERIFICATION, CT]
-        assert request.user_information.maximum_length == 12345
+        assert request.user_information.maximum_length == 12346
         assert request.user_information.operations_window == (3, 2)
         assert request.user_information.user_identity == identity
         peer.reset()

@@ -510,7 +510,7 @@ def printable(text: str) -> str:
 
 _EXPIRED = {
     "artim": "no A-ASSOCIATE-RQ came in time",
-    "association": "the peer did not answer the A-ASSOCIATE-RQ in time",
+    "acse": "the peer did not answer the A-ASSOCIATE-RQ in time",
     "release": "the peer did not answer the A-RELEASE-RQ in time",
     "receive": "the peer stopped in the middle of a message",
 }

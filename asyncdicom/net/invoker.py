@@ -160,7 +160,7 @@ class Invoker:
             operation = self.operations.get(invoked.message_id)
             if operation is not None:
                 what = f"{self._channel}: the response did not come in time"
-                operation.fail(AssociationTimeout(what, which="response"))
+                operation.fail(AssociationTimeout(what, which="dimse"))
         return bool(late)
 
     def fail(self, error: Exception) -> None:

@@ -53,7 +53,7 @@ LEADS_TO = {
 # keep us waiting, a timer of ours, which has the effect of an A-ABORT request.
 TIMEOUTS = Timeouts(artim=10.0, close=5.0, acse=30.0, release=10.0, receive=None, idle=None)
 LASTS = {2: 10.0, 5: 30.0, 7: 10.0, 9: 10.0, 10: 10.0, 11: 10.0, 13: 5.0}
-EXPIRED = {2: "artim", 5: "association", 7: "release", 9: "release", 10: "release", 11: "release"}
+EXPIRED = {2: "artim", 5: "acse", 7: "release", 9: "release", 10: "release", 11: "release"}
 
 REQUEST = AAssociateRQ(
     "SCP", "SCU", (ProposedContext(1, "1.2.840.10008.1.1", ("1.2.840.10008.1.2",)),), UserInformation(16384)

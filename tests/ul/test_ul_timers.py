@@ -94,7 +94,7 @@ def test_association() -> None:
     core.connected(2.0)
     core.data_to_send()
     receive(core, ACCEPT.encode()[:20], 31.0)
-    expire(core, 32.0, "association")
+    expire(core, 32.0, "acse")
     assert core.data_to_send() == [USER_ABORT]
     expire(core, 37.0, None)
     assert core.wants_close
