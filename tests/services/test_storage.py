@@ -48,7 +48,7 @@ def write_part10(path: Path, source: BytesSource) -> Path:
 
 
 @pytest.mark.parametrize("maximum_length", [0, 20, 4094, 16384, 262144])
-@pytest.mark.parametrize("size", [0, 1, 2, 4089, 4090, 100_001])
+@pytest.mark.parametrize("size", [0, 1, 2, 4088, 4089, 100_001])
 async def test_every_size_arrives_whatever_the_maximum_length(size: int, maximum_length: int) -> None:
     if size > 100_000 and maximum_length == 20:
         size = 10_001  # each PDU carries 14 bytes
@@ -327,7 +327,7 @@ async def test_the_move_originator_reaches_the_receiver() -> None:
     assert (second.move_originator_ae_title, second.move_originator_message_id) == (None, None)
 
 
-@pytest.mark.parametrize("uid", ["1.2.../../../etc/passwd", "1..2", "01.2.a", "1." + "2" * 64])
+@pytest.mark.parametrize("uid", ["1.2.../../../etc/passwd", "1.2 3", "1.2*", "1." + "2" * 64])
 async def test_an_invalid_instance_uid_never_reaches_the_handler(uid: str) -> None:
     received = Received()
     async with (
