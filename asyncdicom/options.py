@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast, dataclass_transform, final
 
 __all__ = ["SHORTEST_MAXIMUM_LENGTH", "ByRole", "Limits", "Timeouts", "explains_options", "of_role"]
 
@@ -108,6 +108,7 @@ class _Options:
         return f"{type(self).__name__}({', '.join(own)})"
 
 
+@final
 class Timeouts(_Options):
     """How long to wait, in seconds; None is for ever.
 
@@ -214,6 +215,7 @@ class Timeouts(_Options):
         return min(time for time in times if time is not None)
 
 
+@final
 class Limits(_Options):
     """How much is taken; sizes in bytes, None is any number.
 

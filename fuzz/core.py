@@ -59,7 +59,7 @@ class Core:
             maximum_length=policy.maximum_length
             if request is None
             else request.user_information.maximum_length,
-            timeouts=Timeouts(),
+            timeouts=Timeouts(idle=None),
         )
         self.contexts: dict[int, AcceptedContext] = {}
         self.invoked, self.performed = InvokedOperations(1), PerformedOperations(1)

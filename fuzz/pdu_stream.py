@@ -81,7 +81,7 @@ def _begin(path: str, maximum_length: int, maximum_associate_length: int) -> Upp
     layer = UpperLayer(
         requestor=path[0] == "+",
         maximum_length=maximum_length,
-        timeouts=Timeouts(),
+        timeouts=Timeouts(idle=None),
         maximum_associate_length=max(maximum_associate_length, 4096),  # the way there needs some
     )
     for letter in path[1:]:

@@ -753,6 +753,27 @@ def test_a_server_that_is_closed_waits_for_operations_so_long(loop: ManualLoop) 
     loop.run_until_complete(test())
 
 
+def test_a_server_that_is_closed_need_not_wait(loop: ManualLoop) -> None:
+    async def waits(request: Request) -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    async def test() -> None:
+        async with served(c_echo=waits, timeouts=Timeouts(drain=0)) as server:
+            wire = await associated(loop)
+            assert wire is not None
+            wire.feed(message(1, echo_rq()))
+            await settle()
+            begun = loop.now
+            closing = asyncio.ensure_future(server.close())
+            await settle()
+            assert wire.sent == ABORT
+            assert loop.now - begun < 0.01
+            await closing
+
+    loop.run_until_complete(test())
+
+
 async def test_a_tls_handshake_that_does_not_come() -> None:
     secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(secure)

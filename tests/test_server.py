@@ -490,7 +490,7 @@ async def test_closing_aborts_what_does_not_end_in_time() -> None:
 
 
 async def test_closing_under_load_does_not_wait_for_a_pause() -> None:
-    """A busy peer must not hold up the end until `drain_timeout`."""
+    """A busy peer must not hold up the end until `Timeouts.drain`."""
     async with serve("SCP@127.0.0.1:0", c_store=on_store, timeouts=Timeouts(drain=20)) as server:
         association = await associate(address(server), contexts=[CT])
         stored = 0
