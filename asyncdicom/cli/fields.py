@@ -53,13 +53,11 @@ class FieldOption(click.Option):
 def documentation(of: type) -> dict[str, str]:
     """What is written below each field of a class; nothing if the source is not there."""
     try:
-        (defined,) = ast.parse(inspect.getsource(of)).body
+        statements = ast.parse(inspect.getsource(of)).body[0].body  # type: ignore[attr-defined]
     except OSError:
         return {}
-    assert isinstance(defined, ast.ClassDef)
     found = {}
-    for field, text in zip(defined.body, defined.body[1:], strict=False):
+    for field, text in zip(statements, statements[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-            assert isinstance(field.target, ast.Name)
-            found[field.target.id] = inspect.cleandoc(str(ast.literal_eval(text.value)))
+            found[ast.unparse(field.target)] = inspect.cleandoc(str(ast.literal_eval(text.value)))
     return found
