@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from asyncdicom.net.payload import BytesSource, DataStream, FileSource, Source
     from asyncdicom.net.tls_files import TlsFiles
+    from asyncdicom.options import ByRole, Limits, Timeouts
     from asyncdicom.pool import AssociationPool
     from asyncdicom.server import Server, serve
     from asyncdicom.services.contexts import retrieval_contexts, storage_contexts
@@ -68,6 +69,7 @@ __all__ = [
     "AssociationRejected",
     "AssociationReleased",
     "AssociationTimeout",
+    "ByRole",
     "BytesSource",
     "DataSetError",
     "DataStream",
@@ -75,6 +77,7 @@ __all__ = [
     "DicomNetworkError",
     "FileSource",
     "InformationModel",
+    "Limits",
     "LocalProtocolError",
     "Peer",
     "PresentationContext",
@@ -90,6 +93,7 @@ __all__ = [
     "Source",
     "Status",
     "StatusError",
+    "Timeouts",
     "TlsFiles",
     "UserIdentity",
     "__version__",
@@ -117,6 +121,7 @@ _MODULES = {
     ),
     "net.payload": "BytesSource DataStream FileSource Source",
     "net.tls_files": "TlsFiles",
+    "options": "ByRole Limits Timeouts",
     "pool": "AssociationPool",
     "server": "Server serve",
     "services.contexts": "retrieval_contexts storage_contexts",

@@ -15,6 +15,7 @@ from asyncdicom.destination import Destination
 from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.payload import Source
 from asyncdicom.net.reasons import NotAttempted
+from asyncdicom.options import Limits, Timeouts
 from asyncdicom.services.handlers import Request, Response
 from asyncdicom.ul.negotiation import PresentationContext
 
@@ -129,11 +130,13 @@ class OutgoingAssociations:
                 contexts=contexts,
                 ssl=context,
                 server_hostname=destination.server_hostname if context is not None else None,
-                operations_invoked=destination.operations_invoked,
-                connect_timeout=destination.connect_timeout,
-                acse_timeout=destination.acse_timeout,
-                dimse_timeout=destination.dimse_timeout,
-                release_timeout=destination.release_timeout,
+                limits=Limits(operations_invoked=destination.operations_invoked),
+                timeouts=Timeouts(
+                    connect=destination.connect_timeout,
+                    acse=destination.acse_timeout,
+                    dimse=destination.dimse_timeout,
+                    release=destination.release_timeout,
+                ),
             )
         except AssociationError:
             breaker.failed(attempt, _now())
@@ -164,7 +167,7 @@ class OutgoingAssociations:
                 full = "to it" if not taken else "to all destinations"
                 raise NotAttempted(
                     f"{destination.where}: too many associations are open {full}; see maximum_associations "
-                    "of Destination and maximum_outgoing of serve",
+                    "of Destination and maximum_outgoing of Limits",
                     f"too many associations are open {full}",
                 ) from None
             raise

@@ -20,6 +20,7 @@ from asyncdicom import (
     Address,
     Destination,
     FileSource,
+    Limits,
     Request,
     Response,
     Retrieval,
@@ -336,9 +337,9 @@ async def test_so_many_associations_at_once_and_no_more(limit: str) -> None:
     async with serve("WS@127.0.0.1:0", c_store=slow) as ws:
         where = f"127.0.0.1:{ws.port}"
         destination = Destination(where, maximum_associations=2 if limit == "destination" else 100)
-        options = {} if limit == "destination" else {"maximum_outgoing": 2}
+        limits = Limits() if limit == "destination" else Limits(maximum_outgoing=2)
         async with serve(
-            "SCP@127.0.0.1:0", c_move=giving(), destinations={"WS": destination}, **options
+            "SCP@127.0.0.1:0", c_move=giving(), destinations={"WS": destination}, limits=limits
         ) as server:
             moves = [asyncio.ensure_future(move(server)) for _ in range(8)]
             await eventually(lambda: len(together) == 2)

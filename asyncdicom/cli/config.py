@@ -23,6 +23,12 @@ services = ["echo", "store"]
 [peers.OLD]
 address = "10.0.0.9:104"
 tls = false                      # in the clear; true or a table like [tls]: by TLS, also if we have none
+
+[limits]                         # any of `Limits`; "off" is None
+maximum_associations = 500
+
+[timeouts]                       # any of `Timeouts`
+idle = "off"
 """
 
 from __future__ import annotations
@@ -31,12 +37,13 @@ import difflib
 import os
 import tomllib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asyncdicom.access import Peer
 from asyncdicom.address import Address, check_ae_title
 from asyncdicom.cli.toml_lines import line_of
 from asyncdicom.destination import Destination
+from asyncdicom.options import Limits, Timeouts
 
 if TYPE_CHECKING:
     from asyncdicom.net.tls_files import TlsFiles
@@ -56,11 +63,11 @@ _KEYS: dict[str, type] = {
     "on_conflict": str,
     "minimum_free": int,
     "strict": bool,
-    "max_associations": int,
-    "operations": int,
     **dict.fromkeys(_LISTS, list),
     "tls": dict,
     "peers": dict,
+    "limits": dict,
+    "timeouts": dict,
 }
 _OF_PEER = ("networks", "certificates", "services", "move_destinations")
 _SECONDS = ("connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout")
@@ -75,6 +82,9 @@ _PEER_KEYS: dict[str, type | tuple[type, ...]] = {
     "operations_invoked": int,
     **dict.fromkeys(_SECONDS, (int, float)),
 }
+
+
+_T = TypeVar("_T")
 
 
 class ConfigError(ValueError):
@@ -93,7 +103,8 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a configuration file; ``access`` holds what `access.AccessPolicy` takes of it.
 
     ``tls`` is the table of that name, ``peer_tls`` what peers say of TLS (see `secured`), ``certificates_at``
-    where certificates of callers are asked for. Raises `ConfigError`, which names file and line.
+    where certificates of callers are asked for; ``limits`` and ``timeouts`` are `Limits` and `Timeouts`.
+    Raises `ConfigError`, which names file and line.
     """
     where = os.fspath(path)
     try:
@@ -117,6 +128,8 @@ def _understood(config: dict[str, Any]) -> dict[str, Any]:
     _check_tls(config.get("tls", {}), ("tls",))
     if "tls" in config and "certificate" not in config["tls"]:
         raise _WrongError('tls: a server needs a certificate: certificate = "FILE", key = "FILE"', ("tls",))
+    config["limits"] = _options(Limits, config, "limits")
+    config["timeouts"] = _options(Timeouts, config, "timeouts")
     peers, peer_tls = {}, {}
     for title, entry in config.pop("peers", {}).items():
         if isinstance(entry, dict) and "tls" in entry:
@@ -150,10 +163,23 @@ def _check(table: dict[str, Any], keys: dict[str, Any], where: tuple[str, ...]) 
             raise _WrongError(f"{start}{key} must be a list of texts", (*where, key))
 
 
+def _options(kind: type[_T], config: dict[str, Any], name: str) -> _T:
+    table = config.get(name, {})
+    try:
+        return kind(**{key: None if value == "off" else value for key, value in table.items()})
+    except (TypeError, ValueError) as error:
+        key = next((key for key in table if key in str(error)), "")
+        raise _WrongError(str(error), (name, key)) from None
+
+
 def _check_tls(table: dict[str, Any], where: tuple[str, ...]) -> None:
     _check(table, _TLS, where)
     if "key" in table and "certificate" not in table:
         raise _WrongError(f"{'.'.join(where)}: a key needs its certificate", (*where, "key"))
+
+
+def _fields(table: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if value == "off" else value for name, value in table.items()}
 
 
 def _peer(ae_title: str, entry: object) -> Peer:

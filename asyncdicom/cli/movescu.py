@@ -114,7 +114,7 @@ async def _move(
                 unknown_storage=True,
                 access=await _only(peer),
                 ssl=peer.tls.server(),
-                maximum_length=options["maximum_length"],
+                limits=peer.limits,
                 trace=options.get("trace"),
             )
             await stack.enter_async_context(receiving)

@@ -13,6 +13,7 @@ from asyncdicom.cli.options import PORT, server_options
 from asyncdicom.cli.output import json_line
 from asyncdicom.cli.peer import Tls
 from asyncdicom.cli.run import EXIT_CODES, FAILED, complain, run, serve_until_stopped
+from asyncdicom.options import Limits, Timeouts
 
 __all__ = ["command"]
 
@@ -20,16 +21,15 @@ _LOOPBACK = ("localhost", "::1")
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> dict[str, Any]:
-    """Let the file's values be the defaults of the other options; gives what it says about access."""
+    """Let the file's values be the defaults of the other options; gives those that are no options."""
     if path is None:
-        return {"peers": {}, "peer_tls": {}, "certificates_at": None}
+        nothing: dict[str, Any] = {"access": {"peers": {}}, "peer_tls": {}, "certificates_at": None}
+        return nothing | {"limits": Limits(), "timeouts": Timeouts()}
     try:
         config = read_config(path)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
-    access: dict[str, Any] = config.pop("access") | {
-        key: config.pop(key) for key in ("peer_tls", "certificates_at")
-    }
+    others = {key: config.pop(key) for key in ("access", "limits", "timeouts", "peer_tls", "certificates_at")}
     tls = config.pop("tls", None)
     if tls is not None:
         config["identity"] = (tls.get("key", tls["certificate"]), tls["certificate"])
@@ -38,7 +38,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -
     if "ae_title" in config:
         config["aet"] = config.pop("ae_title")
     ctx.default_map = config
-    return access
+    return others
 
 
 def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Peer]:
@@ -125,10 +125,11 @@ def command(
     strict: bool | None,
     as_json: bool,
     tls: Tls,
+    limits: dict[str, int],
     **options: Any,
 ) -> int:
     """Run an archive: it receives instances, answers queries and sends what is asked for."""
-    everybody: dict[str, Peer] = configured["peers"] | peers | plain_peers
+    everybody: dict[str, Peer] = configured["access"]["peers"] | peers | plain_peers
     if strict is None:
         strict = not (host in _LOOPBACK or host.startswith("127."))
     if strict and not everybody:
@@ -143,7 +144,7 @@ def command(
         asked_at = configured.pop("certificates_at")
         secured(everybody, configured.pop("peer_tls"), replace(tls.files(), verify=True))
         access = AccessPolicy(
-            **configured | {"peers": everybody, "called_ae_titles": [aet] if strict else None}
+            **configured["access"] | {"peers": everybody, "called_ae_titles": [aet] if strict else None}
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -153,7 +154,19 @@ def command(
             "whom it trusts, with +tls KEY CERT +cf FILE, or in the file with [tls] and its key, certificate "
             "and trusted"
         )
-    return run(lambda: _serve(access, who, aet, host, as_json, tls=tls, **options))
+    return run(
+        lambda: _serve(
+            access,
+            who,
+            aet,
+            host,
+            as_json,
+            tls=tls,
+            limits=replace(configured["limits"], **limits),
+            timeouts=configured["timeouts"],
+            **options,
+        )
+    )
 
 
 async def _serve(
@@ -168,9 +181,8 @@ async def _serve(
     durability: str,
     on_conflict: str,
     minimum_free: int | None,
-    max_associations: int,
-    operations: int,
-    max_pdu: int,
+    limits: Limits,
+    timeouts: Timeouts,
     tls: Tls,
     debug: bool,
 ) -> int:
@@ -192,9 +204,8 @@ async def _serve(
                 access=access,
                 ssl=tls.server(),
                 destination_ssl=tls.for_destinations(),
-                maximum_associations=max_associations,
-                operations_performed=operations,
-                maximum_length=max_pdu,
+                timeouts=timeouts,
+                limits=limits,
             ) as server,
         ):
             counts = await archive.counts()

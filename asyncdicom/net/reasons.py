@@ -16,8 +16,8 @@ __all__ = ["NotAttempted", "in_short"]
 
 _TIMEOUTS = {
     "connect": "no connection in time",
-    "association": "no answer to the association request in time",
-    "response": "no response in time",
+    "acse": "no answer to the association request in time",
+    "dimse": "no response in time",
     "write": "it does not take what is sent",
     "release": "no answer to the release request in time",
 }
