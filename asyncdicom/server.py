@@ -179,7 +179,7 @@ class Server:
             else None
         )
         self._acceptors = [Acceptor(listener, self._take) for listener in sockets]
-        log.info("%s listens on %s:%d", self.ae_title, self.host, self.port)
+        log.info("%s listens on %s", self.ae_title, address._replace(port=self.port).place)
 
     @property
     def associations(self) -> int:

@@ -216,7 +216,7 @@ def server_options(ae_title: str) -> Option:
             "--host",
             default="127.0.0.1",
             show_default=True,
-            help="The address to listen on; 0.0.0.0 is every one.",
+            help="The address to listen on; 0.0.0.0 is every one of IPv4, :: of IPv6 and IPv4.",
         ),
         _limit("--max-associations", field="maximum_associations", least=1),
         _limit("--operations", field="operations_performed", least=1, most=65535),

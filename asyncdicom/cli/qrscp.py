@@ -212,8 +212,9 @@ async def _serve(
             if as_json:
                 json_line(ae_title=aet, host=host, port=server.port, data=archive.directory, counts=counts)
             else:
+                where = Address(aet, host, server.port).place
                 print(
-                    f"{aet} listens on {host}:{server.port}; {who}; durability: {durability}\n"
+                    f"{aet} listens on {where}; {who}; durability: {durability}\n"
                     f"{archive.directory}: {counts['study']} studies, {counts['instance']} instances. "
                     "Ctrl-C stops.",
                     flush=True,

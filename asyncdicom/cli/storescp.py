@@ -52,5 +52,5 @@ async def _serve(
     ) as server:
         if not as_json:
             where = "nothing is saved" if directory is None else f"saving in {directory}"
-            print(f"{aet} listens on {host}:{server.port}, {where}", flush=True)
+            print(f"{aet} listens on {Address(aet, host, server.port).place}, {where}", flush=True)
         return await serve_until_stopped(server)
