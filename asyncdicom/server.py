@@ -15,6 +15,7 @@ from asyncdicom.admission import Admission
 from asyncdicom.association import Association
 from asyncdicom.destination import Destination, as_destination
 from asyncdicom.net.channel import Channel, Trace
+from asyncdicom.net.descriptors import missing_descriptors
 from asyncdicom.net.listener import Acceptor, bind
 from asyncdicom.net.tls import Handshakes, explain, severity
 from asyncdicom.opening import Opening
@@ -178,6 +179,9 @@ class Server:
             if setup.ssl is not None
             else None
         )
+        too_few = missing_descriptors(setup.limits)
+        if too_few is not None:
+            log.warning("%s", too_few)
         self._acceptors = [Acceptor(listener, self._take) for listener in sockets]
         log.info("%s listens on %s", self.ae_title, address._replace(port=self.port).place)
 

@@ -12,7 +12,7 @@ from asyncdicom.cli.config import ConfigError, parse_peer, read_config, secured
 from asyncdicom.cli.options import PORT, server_options
 from asyncdicom.cli.output import json_line
 from asyncdicom.cli.peer import Tls
-from asyncdicom.cli.run import EXIT_CODES, FAILED, complain, run, serve_until_stopped
+from asyncdicom.cli.run import EXIT_CODES, FAILED, complain, run, serve_until_stopped, with_descriptors
 from asyncdicom.options import Limits, Timeouts
 
 __all__ = ["command"]
@@ -162,7 +162,7 @@ def command(
             host,
             as_json,
             tls=tls,
-            limits=replace(configured["limits"], **limits),
+            limits=with_descriptors(replace(configured["limits"], **limits)),
             timeouts=configured["timeouts"],
             **options,
         )

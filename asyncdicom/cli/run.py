@@ -16,6 +16,7 @@ import click
 from asyncdicom.exceptions import AssociationError, AssociationRejected, AssociationTimeout, DicomNetworkError
 
 if TYPE_CHECKING:
+    from asyncdicom.options import Limits
     from asyncdicom.server import Server
 
 __all__ = [
@@ -27,7 +28,10 @@ __all__ = [
     "run",
     "run_tool",
     "serve_until_stopped",
+    "with_descriptors",
 ]
+
+log = logging.getLogger("asyncdicom.cli")
 
 OK, FAILED, USAGE, NO_ASSOCIATION, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -105,6 +109,18 @@ def run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
             return runner.run(work())
         except asyncio.CancelledError:  # by a signal handler of ours
             return INTERRUPTED
+
+
+def with_descriptors(limits: Limits) -> Limits:
+    """Make room for the files and sockets of a server; else lower its limits and say so."""
+    from asyncdicom.net.descriptors import fitting, raise_limit
+
+    raise_limit(limits)
+    fitted = fitting(limits)
+    if fitted != limits:
+        told = "RLIMIT_NOFILE is too low: %d associations instead of %d; see ulimit -Hn"
+        log.warning(told, fitted.maximum_associations, limits.maximum_associations)
+    return fitted
 
 
 async def serve_until_stopped(server: Server) -> int:

@@ -8,7 +8,7 @@ import click
 
 from asyncdicom.cli.options import EXIT_CODES, PORT, directory_options, server_options
 from asyncdicom.cli.peer import Tls
-from asyncdicom.cli.run import run, serve_until_stopped
+from asyncdicom.cli.run import run, serve_until_stopped, with_descriptors
 
 
 @click.command(epilog=EXIT_CODES)
@@ -47,7 +47,7 @@ async def _serve(
         c_store=receiver,
         unknown_storage=True,
         ssl=tls.server(),
-        limits=Limits(**limits),
+        limits=with_descriptors(Limits(**limits)),
         trace=trace if debug else None,
     ) as server:
         if not as_json:
