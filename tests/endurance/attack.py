@@ -17,6 +17,7 @@ Counts = dict[str, float]
 
 MEASURED = Path(__file__).parent / "measured.json"
 RECORD = os.environ.get("ASYNCDICOM_RECORD", "")  # "before" or "now": the column that this run fills
+GOALS_MISSED = "goals missed"  # only counted in the long form; always 0 at most
 PATIENCE = 5.0  # seconds; who is not served within them is counted as not served
 
 
@@ -36,9 +37,12 @@ class Attack(NamedTuple):
 
 def judge(attack: Attack, counts: Counts) -> list[str]:
     """What exceeds its bound; everything that has one must have been counted."""
+    bounds = dict(attack.bounds)
+    if GOALS_MISSED in counts:
+        bounds[GOALS_MISSED] = 0
     return [
         f"{what}: {counts[what]:g}, at most {bound:g}"
-        for what, bound in attack.bounds.items()
+        for what, bound in bounds.items()
         if counts[what] > bound
     ]
 

@@ -66,11 +66,9 @@ class Served(Node):
         return images
 
     async def found(self) -> set[str]:
-        """The SOP Instance UIDs that C-FIND gives; none if it fails."""
+        """The SOP Instance UIDs that C-FIND gives. Raises `StatusError`."""
         async with self.associate() as association:
-            with contextlib.suppress(StatusError):
-                return {str(match.SOPInstanceUID) for match in await association.c_find(IMAGE_KEYS)}
-        return set()
+            return {str(match.SOPInstanceUID) for match in await association.c_find(IMAGE_KEYS)}
 
 
 @asynccontextmanager
@@ -148,8 +146,8 @@ async def after_a_start(folder: Path, kept: Kept) -> Counts:
         try:
             async with served(folder) as node:
                 lost = await missing(node, kept, folder)
-        except ArchiveError:
-            pass
+        except (ArchiveError, StatusError):
+            pass  # it does not start, or cannot answer
         if not lost:
             break
         await asyncio.to_thread(tool, "archive", folder, "reindex")
