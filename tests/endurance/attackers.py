@@ -45,8 +45,13 @@ IMAGE_LEVEL = [
 
 
 async def opened(port: int, number: int = 0, **options: int) -> Peer:
+    """A peer with an association; raises what `Peer.associate` raises, and leaves no connection then."""
     peer = await Peer.connect(port)
-    await peer.associate(CONTEXTS, called="ARCHIVE", calling=f"BAD{number}", **options)
+    try:
+        await peer.associate(CONTEXTS, called="ARCHIVE", calling=f"BAD{number}", **options)
+    except BaseException:
+        await ended(peer)
+        raise
     return peer
 
 
@@ -329,13 +334,17 @@ async def new_texts(port: int, count: int) -> Counts:
 # the index
 
 
-async def patterns(port: int, count: int) -> Counts:
-    """So many C-FINDs for the worst patterns, 64 of them, by one peer that leaves after 2 seconds."""
+def worst_pattern_keys() -> bytes:
+    """An identifier with 64 of the patterns that take longest."""
     value = b"\\".join(b"*" + b"a" * 240 + b"%02d" % number for number in range(64))
-    keys = identifier((0x00080052, b"STUDY "), (0x0020000D, b""), (0x00081030, build.even(value, b" ")))
+    return identifier((0x00080052, b"STUDY "), (0x0020000D, b""), (0x00081030, build.even(value, b" ")))
+
+
+async def patterns(port: int, count: int) -> Counts:
+    """So many C-FINDs for the worst patterns by one peer that leaves after 2 seconds."""
     peer = await opened(port, window=16)
     for message_id in range(1, count + 1):
-        peer.send(FIND, find_rq(message_id), keys)
+        peer.send(FIND, find_rq(message_id), worst_pattern_keys())
     finals = await until_the_end(peer, of=count, patience=2)
     await ended(peer)
     return {"answered": finals}

@@ -100,12 +100,12 @@ def source(uid: str, data: bytes) -> BytesSource:
     return BytesSource(CT, uid, EXPLICIT_VR_LITTLE_ENDIAN, data)
 
 
-async def send(node: Node, kept: Kept) -> list[int]:
+async def send(node: Node, kept: Kept, patience: float = PATIENCE) -> list[int]:
     """Store over one association; the statuses, -1 for each without an answer in time."""
     statuses: list[int] = []
     for uid, data in kept.items():
         try:
-            async with asyncio.timeout(PATIENCE), node.associate() as association:
+            async with asyncio.timeout(patience), node.associate() as association:
                 statuses.append(int((await association.c_store(source(uid, data))).status))
         except (AssociationError, TimeoutError):
             statuses.append(-1)

@@ -24,6 +24,7 @@ from asyncdicom import Association
 
 SLICE = {"calls from beat to beat": 100_000}
 """About 10 ms of Python: work of more than 2 ms goes in slices, or elsewhere."""
+TURN = {"messages in a turn": 256}
 WEIGHT = {"objects": 60_000}
 SERVED = {"neighbour not served": 0}
 
@@ -116,14 +117,15 @@ COUNTED = {"counted": True}
 
 ATTACKS = (
     Attack("pipelined C-ECHO", "5,000 C-ECHO-RQs in one go, on uvloop",
-           Siege("echoes", (5000, 500_000), counted=True), SERVED | {"messages in a turn": 256} | SLICE, AT_ONCE),
+           Siege("echoes", (5000, 500_000), counted=True), SERVED | TURN | SLICE, AT_ONCE),
     Attack("pipelined C-ECHO, asyncio", "the same, on asyncio's own loop",
            Siege("echoes", (5000, 500_000), settings={"loop": "asyncio"}, counted=True),
-           SERVED | {"messages in a turn": 256} | SLICE, AT_ONCE),
+           SERVED | TURN | SLICE, AT_ONCE),
     Attack("C-STORE of one-byte fragments", "100,000 fragments of one byte, to a handler that reads nothing",
            Siege("one_byte_store", (100_000, 3_000_000), counted=True), SERVED | SLICE | WEIGHT, VIEWS),
     Attack("identifier of one-byte fragments", "an identifier of 100,000 fragments of one byte",
-           Siege("one_byte_find", (100_000, 4_000_000), settings=READ, counted=True), SERVED | SLICE | WEIGHT, VIEWS),
+           Siege("one_byte_find", (100_000, 4_000_000), settings=READ, counted=True),
+           SERVED | SLICE | WEIGHT, VIEWS),
     Attack("unknown keys", "a C-FIND with 5,000 unknown keys, answered with a page of 1,000 matches",
            Siege("unknown_keys", (5000, 30_000), prepare=PAGE), SERVED | {"MiB": 24},
            "a page of matches is encoded, with every unknown key, before one is sent"),
@@ -143,8 +145,8 @@ ATTACKS = (
            Siege("unread_queries", (16, 256), ("C-FIND",), MANY_STUDIES), SERVED,
            "readers are shared by who comes first", only_long=True),
     Attack("deflated identifier", "an identifier of 131,072 empty elements in 10 KiB",
-           Siege("deflated_identifier", (1 << 17, 30 << 17), prepare=SOME, counted=True), SERVED | SLICE | WEIGHT,
-           "inflated up to 1,100 times, and decoded in the loop"),
+           Siege("deflated_identifier", (1 << 17, 30 << 17), prepare=SOME, counted=True),
+           SERVED | SLICE | WEIGHT, "inflated up to 1,100 times, and decoded in the loop"),
     Attack("deflated identifier, handler", "the same, of 32,768 elements, for `request.identifier()`",
            Siege("deflated_identifier", (1 << 15, 90 << 17), settings=READ, counted=True), SERVED | SLICE,
            "inflated up to 1,100 times, and decoded in the loop"),
@@ -166,7 +168,8 @@ ATTACKS = (
            moves_to(ABORT, (4, 60)), SERVED | {"outgoing associations": 32},
            "an association each, without a breaker"),
     Attack("empty items", "5 A-ASSOCIATE-RQs of 200 KiB of empty items, by a stranger",
-           Siege("empty_items", (5, 1000), counted=True), SERVED | SLICE, "items are read before they are counted"),
+           Siege("empty_items", (5, 1000), counted=True), SERVED | SLICE,
+           "items are read before they are counted"),
     Attack("new texts", "5 rejected A-ASSOCIATE-RQs of 127 UIDs that nobody has seen before",
            Siege("new_texts", (5, 1000), settings=COUNTED), SERVED | {"strings interned": 100},
            "received text is interned (Python 3.12 keeps it for good)"),

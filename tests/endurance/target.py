@@ -162,8 +162,18 @@ async def reads_the_whole(request: Request) -> Response:
     return Response(0)
 
 
+class OfALibrary(BaseException):
+    """What a library may raise that wants not to be caught."""
+
+
+async def raises(request: Request) -> int:
+    """A handler that raises what is no `Exception`, by Message ID."""
+    raise (GeneratorExit(), OfALibrary(), asyncio.CancelledError())[request.message_id - 1]
+
+
 HANDLERS: dict[str, dict[str, Any]] = {
     "stuck": {"c_store": never, "c_find": no_match},
+    "raise": {"c_store": raises},
     "read": {"c_store": reads_the_whole, "c_find": reads_the_identifier},
 }
 
