@@ -102,10 +102,8 @@ async def queries_cancelled(folder: Path) -> Counts:
         finals = await until_the_end(peer, of=8, patience=SOON)
         found: list[object] = []
         with suppress(TimeoutError, AssociationError):
-            async with asyncio.timeout(PATIENCE), archive.associate() as association:
-                found = await association.c_find(
-                    {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.5.1"}
-                )
+            async with asyncio.timeout(SOON), archive.associate() as association:
+                found = await association.c_find(ONE_STUDY)
         await ended(peer)
     return {"cancels without an answer": 8 - finals, "good queries without an answer": not found}
 
