@@ -22,7 +22,7 @@ from pathlib import Path
 from endurance.attack import PATIENCE, Attack, Counts
 from qrscp import CT, SERIES, STUDY, Node
 
-from asyncdicom import PATIENT_ROOT, Association, BytesSource, StatusError
+from asyncdicom import PATIENT_ROOT, Association, BytesSource, Limits, StatusError
 from asyncdicom.__main__ import main
 from asyncdicom.archive import Archive, ArchiveError
 from asyncdicom.archive.scp import serve_archive
@@ -37,6 +37,7 @@ IMAGE_KEYS = {
     "SeriesInstanceUID": SERIES,
     "SOPInstanceUID": "",
 }
+SIXTEEN = Limits(operations_invoked=16)
 Kept = dict[str, bytes]
 """What was acknowledged: SOP Instance UID -> data set."""
 
@@ -372,7 +373,7 @@ async def quarantine_missing(folder: Path) -> Counts:
         async def store(association: Association, uid: str, data: bytes) -> bool:
             return (await association.c_store(source(uid, data))).status.is_success
 
-        async with node.associate(operations_invoked=16) as association:
+        async with node.associate(limits=SIXTEEN) as association:
             for number in range(5):
                 start = 200 + 20 * number
                 others = [store(association, *image(each)) for each in range(start, start + 15)]

@@ -275,6 +275,7 @@ async def client_of_maximum_length_8(folder: Path) -> Counts:
         most = sys.getallocatedblocks() - base
         storing.cancel()
         await asyncio.wait([storing])
+        raise TimeoutError  # so that the association is aborted, not released
 
     await against(play, ask)
     return {"objects": most}
@@ -307,7 +308,7 @@ async def large_matches(folder: Path) -> Counts:
         return {}
 
     async def ask(association: Any) -> None:
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(1):
             await association.c_find(IDENTIFIER, raw=True)
 
     await against(play, ask)
@@ -331,7 +332,7 @@ async def pending_for_ever(folder: Path) -> Counts:
         return {}
 
     async def ask(association: Any) -> None:
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(1):
             await association.c_move(STUDY_KEYS, move_destination="DEST")
 
     await against(play, ask)

@@ -22,7 +22,7 @@ from endurance.siege import target
 from qrscp import Qrscp, qrscp
 from wire import Peer, cancel_rq, find_rq, store_rq
 
-from asyncdicom import Request, serve
+from asyncdicom import Request, Timeouts, serve
 from asyncdicom.exceptions import AssociationError
 
 SOON = 3.0  # seconds; what takes milliseconds and is not there then, is not coming
@@ -187,7 +187,7 @@ async def handler_that_hangs(folder: Path) -> Counts:
 
 def deadline(seconds: float) -> dict[str, Any]:
     """How `serve` is told how long a handler may take."""
-    return {"handler_deadline": seconds}
+    return {"timeouts": Timeouts(handler_deadline=seconds)}  # type: ignore[call-arg]
 
 
 IN_THE_LOOP = "log lines are written where the work is done"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from endurance.attack import Attack, Counts
-from endurance.attacks_kept import image, served, source
+from endurance.attacks_kept import SIXTEEN, image, served, source
 from endurance.siege import Siege
 from qrscp import SERIES, data_set
 from wire import ABORT
@@ -37,7 +37,7 @@ def prepared(name: str, images: Callable[[], Filled]) -> Callable[[Path], Awaita
     async def prepare(folder: Path) -> None:
         cache = folder.parent.parent / name
         if not cache.exists():
-            async with served(cache) as node, node.associate(operations_invoked=16) as association:
+            async with served(cache) as node, node.associate(limits=SIXTEEN) as association:
                 each = iter(images().items())
                 await asyncio.gather(*(store(association, each) for _ in range(16)))
         shutil.copytree(cache, folder)
@@ -126,8 +126,8 @@ ATTACKS = (
     Attack("identifier of one-byte fragments", "an identifier of 100,000 fragments of one byte",
            Siege("one_byte_find", (100_000, 4_000_000), settings=READ, counted=True),
            SERVED | SLICE | WEIGHT, VIEWS),
-    Attack("unknown keys", "a C-FIND with 5,000 unknown keys, answered with a page of 1,000 matches",
-           Siege("unknown_keys", (5000, 30_000), prepare=PAGE), SERVED | {"MiB": 24},
+    Attack("unknown keys", "a C-FIND with 3,000 unknown keys, answered with a page of 1,000 matches",
+           Siege("unknown_keys", (3000, 30_000), prepare=PAGE), SERVED | {"MiB": 16},
            "a page of matches is encoded, with every unknown key, before one is sent"),
     Attack("Message ID in use", "2,000 C-FINDs under one Message ID",
            Siege("same_message_id", (2000, 200_000)), SERVED | {"tasks": 64, "log lines": 10},

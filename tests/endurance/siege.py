@@ -59,7 +59,7 @@ class Neighbour:
         times = self._times.setdefault(name, [])
         begun = time.perf_counter()
         try:
-            async with self._node.associate("NEIGHBOUR", operations_invoked=1) as association:
+            async with self._node.associate("NEIGHBOUR") as association:
                 while not self._enough:
                     begun = time.perf_counter()
                     async with asyncio.timeout(PATIENCE):

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from asyncdicom import AccessPolicy, Request, Response, serve
+from asyncdicom import AccessPolicy, Limits, Request, Response, serve
 from asyncdicom.archive import Archive
 from asyncdicom.archive.scp import serve_archive
 
@@ -41,7 +41,7 @@ ADDRESS = "ARCHIVE@127.0.0.1:0"
 
 def server_options(limits: dict[str, Any], trace: Callable[[str, object], None] | None) -> dict[str, Any]:
     """The one place that knows how `serve` is given limits and time-outs."""
-    return {**limits, "trace": trace}
+    return {"limits": Limits(**limits), "trace": trace}
 
 
 class Log(logging.Handler):
