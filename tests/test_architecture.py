@@ -22,6 +22,7 @@ LEVELS: list[set[str]] = [
     {"ul"},
     {"dimse", "data"},
     {"dataset", "conformance", "access"},
+    {"telemetry"},
     {"net"},
     {"services"},
     {"association", "opening", "admission"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,11 +15,12 @@ from asyncdicom.opening import Opening
 from asyncdicom.server import Server, serve
 from asyncdicom.services.handlers import Request, Response, Retrieval
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, InformationModel
 
 __all__ = ["ArchiveProvider", "serve_archive"]
 
-log = logging.getLogger("asyncdicom.archive")
+log = Log("asyncdicom.archive")
 
 _MODELS: dict[str, InformationModel] = {
     uid: model

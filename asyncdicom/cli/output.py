@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asyncdicom.status import Status
 
-__all__ = ["Advance", "json_line", "printable", "progress", "status_fields"]
+__all__ = ["Advance", "json_line", "progress", "status_fields"]
 
 Advance = Callable[..., None]
 """Called with how much was done, and the new total where it became known."""
@@ -25,11 +25,6 @@ def json_line(**fields: Any) -> None:
 def status_fields(status: Status) -> dict[str, Any]:
     """Give the fields that show a DIMSE Status in JSON."""
     return {"status": int(status), "category": status.category, "meaning": str(status)}
-
-
-def printable(text: str) -> str:
-    """Give received text as it can be shown: no control characters, which a terminal would obey."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @contextmanager

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import click
 
 from asyncdicom.cli.naming import file_name
-from asyncdicom.cli.output import json_line, printable
+from asyncdicom.cli.output import json_line
 from asyncdicom.services.handlers import Request, Response
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import name_of
 
 __all__ = ["Receiver"]
 
-log = logging.getLogger("asyncdicom.cli")
+log = Log("asyncdicom.cli")
 
 
 class Receiver:
@@ -52,7 +52,7 @@ class Receiver:
         self.received += 1
         self.bytes += size
         what = name_of(request.affected_sop_class_uid)
-        log.info("received %s %s, %d bytes, from %s", what, uid, size, printable(request.calling_ae_title))
+        log.info("received %s %s, %d bytes, from %s", what, uid, size, request.calling_ae_title)
         if self._as_json:
             json_line(
                 sop_class_uid=request.affected_sop_class_uid,
@@ -65,7 +65,7 @@ class Receiver:
         return Response(Status.SUCCESS)
 
     def _refused(self, request: Request, status: Status, why: str) -> Response:
-        log.error("refused an instance from %s: %s", printable(request.calling_ae_title), why)
+        log.error("refused an instance from %s: %s", request.calling_ae_title, why)
         return Response(status)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -18,11 +17,12 @@ from asyncdicom.net.payload import Batch, Source
 from asyncdicom.pool import AssociationPool
 from asyncdicom.services.contexts import storage_contexts
 from asyncdicom.services.handlers import Response
+from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import name_of
 
 __all__ = ["Sending"]
 
-log = logging.getLogger("asyncdicom.cli")
+log = Log("asyncdicom.cli")
 
 
 class Sending:

@@ -9,7 +9,7 @@ from typing import Any
 from pydicom import Dataset, config
 from pydicom.datadict import keyword_for_tag
 
-from asyncdicom.cli.output import printable
+from asyncdicom.telemetry.text import printable
 
 __all__ = ["as_json_model", "as_text"]
 

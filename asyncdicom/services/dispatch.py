@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 
 from asyncdicom.access import EVERYTHING, Grant, refused_operation
@@ -13,11 +12,12 @@ from asyncdicom.net.operation import IncomingRequest, Interrupted
 from asyncdicom.services import query, retrieve, storage, verification
 from asyncdicom.services.handlers import Handlers, Request, Response
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.negotiation import AcceptedContext
 
 __all__ = ["Dispatcher"]
 
-log = logging.getLogger("asyncdicom.services")
+log = Log("asyncdicom.services")
 
 Provider = Callable[[IncomingRequest, Request, Handlers], Awaitable[Response]]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
@@ -16,10 +15,11 @@ from asyncdicom.services.contexts import find_context
 from asyncdicom.services.handlers import Handlers, Identifier, Request, Response
 from asyncdicom.services.streams import ResponseStream
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 
 __all__ = ["Query", "encode_identifier", "find", "provide"]
 
-log = logging.getLogger("asyncdicom.services")
+log = Log("asyncdicom.services")
 
 _MAXIMUM_MATCHES = 100_000
 # Where neither handler nor socket ever waits, others (and a C-CANCEL) have to get their turn all the same.

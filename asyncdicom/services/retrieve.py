@@ -6,7 +6,6 @@ another one, to a destination that the provider knows.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -25,10 +24,11 @@ from asyncdicom.services.query import encode_identifier
 from asyncdicom.services.single import outcome
 from asyncdicom.services.streams import ResponseStream
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 
 __all__ = ["Progress", "RetrieveOperation", "RetrieveResult", "provide_get", "provide_move", "retrieve"]
 
-log = logging.getLogger("asyncdicom.services")
+log = Log("asyncdicom.services")
 
 _FAILED_SOP_INSTANCE_UID_LIST = 0x00080058
 
