@@ -15,12 +15,9 @@ from asyncdicom.opening import Opening
 from asyncdicom.server import Server, serve
 from asyncdicom.services.handlers import Request, Response, Retrieval
 from asyncdicom.status import Status
-from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, InformationModel
 
 __all__ = ["ArchiveProvider", "serve_archive"]
-
-log = Log("asyncdicom.archive")
 
 _MODELS: dict[str, InformationModel] = {
     uid: model
@@ -113,5 +110,4 @@ class ArchiveProvider:
 
 def _refusal(error: IdentifierError | DataSetError) -> StatusError:
     status = error.status if isinstance(error, IdentifierError) else Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
-    log.info("an identifier was refused: %s", error)
     return StatusError(Response(status, error_comment=str(error)))

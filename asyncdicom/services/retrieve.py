@@ -24,11 +24,8 @@ from asyncdicom.services.query import encode_identifier
 from asyncdicom.services.single import outcome
 from asyncdicom.services.streams import ResponseStream
 from asyncdicom.status import Status
-from asyncdicom.telemetry.log import Log
 
 __all__ = ["Progress", "RetrieveOperation", "RetrieveResult", "provide_get", "provide_move", "retrieve"]
-
-log = Log("asyncdicom.services")
 
 _FAILED_SOP_INSTANCE_UID_LIST = 0x00080058
 
@@ -162,7 +159,7 @@ async def provide_move(incoming: IncomingRequest, request: Request, handlers: Ha
         return Response(Status.SOP_CLASS_NOT_SUPPORTED)
     destination = handlers.destination(request)
     if destination is None:
-        log.warning("%s: refused: C-MOVE-RQ to an unknown destination", incoming.channel)
+        incoming.remark = "refused: an unknown destination"
         return Response(Status.MOVE_DESTINATION_UNKNOWN)
     retrieval = await incoming.guard(handlers.c_move(request))
     if not isinstance(retrieval, Retrieval):

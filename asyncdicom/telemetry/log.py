@@ -14,7 +14,7 @@ from typing import Any
 from asyncdicom.telemetry import counters
 from asyncdicom.telemetry.text import printable
 
-__all__ = ["Log"]
+__all__ = ["Log", "fields_of"]
 
 _NUMBERS = frozenset({int, float, bool, type(None)})
 _CALLER = 3  # frames between the caller and `logging`: the method, `_write`, `Logger.log`
@@ -34,6 +34,10 @@ class Log:
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
+
+    def is_enabled_for(self, level: int) -> bool:
+        """Whether a line of this level would be written."""
+        return self._logger.isEnabledFor(level)
 
     def debug(self, message: str, *args: object, fields: Mapping[str, object] | None = None) -> None:
         """Log at level DEBUG."""
@@ -88,7 +92,7 @@ class Log:
                 message,
                 *map(_plain, args),
                 exc_info=exc_info,
-                extra={"fields": {**_fields_of(args), **(fields or {})}},
+                extra={"fields": {**_fields_in(args), **(fields or {})}},
                 stacklevel=_CALLER,
             )
         except BaseException:  # SystemExit and the like, too: a handler does not decide that a peer waits
@@ -105,7 +109,13 @@ def _plain(argument: object) -> Any:
         return f"<{type(argument).__name__} that cannot be shown: {type(error).__name__}>"
 
 
-def _fields_of(args: tuple[object, ...]) -> Mapping[str, object]:
+def fields_of(record: logging.LogRecord) -> Mapping[str, object]:
+    """Give what a record says about whom it is about: `address`, `calling_ae_title` and the like."""
+    fields = getattr(record, "fields", None)
+    return fields if isinstance(fields, Mapping) else {}
+
+
+def _fields_in(args: tuple[object, ...]) -> Mapping[str, object]:
     for argument in args:
         fields = getattr(argument, "log_fields", None)
         if fields is not None:
