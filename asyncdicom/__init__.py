@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from asyncdicom.net.payload import BytesSource, DataStream, FileSource, Source
     from asyncdicom.pool import AssociationPool
+    from asyncdicom.running import run, serve_until_stopped
     from asyncdicom.server import Server, serve
     from asyncdicom.services.contexts import retrieval_contexts, storage_contexts
     from asyncdicom.services.handlers import Request, Response, Retrieval
@@ -94,7 +95,9 @@ __all__ = [
     "new_uid",
     "open_file",
     "retrieval_contexts",
+    "run",
     "serve",
+    "serve_until_stopped",
     "storage_contexts",
 ]
 
@@ -112,6 +115,7 @@ _MODULES = {
     ),
     "net.payload": "BytesSource DataStream FileSource Source",
     "pool": "AssociationPool",
+    "running": "run serve_until_stopped",
     "server": "Server serve",
     "services.contexts": "retrieval_contexts storage_contexts",
     "services.handlers": "Request Response Retrieval",

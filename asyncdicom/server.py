@@ -242,6 +242,11 @@ class Server:
         """How many associations are open."""
         return len(self._associated)
 
+    @property
+    def drain_timeout(self) -> float:
+        """How long `close` waits for operations, in seconds."""
+        return self._setup.drain_timeout
+
     async def serve_forever(self) -> None:
         """Wait until the server is closed; cancelled: close it (see `close`) and go on being cancelled."""
         try:

@@ -27,7 +27,7 @@ LEVELS: list[set[str]] = [
     {"services"},
     {"association", "opening", "admission"},
     {"client"},
-    {"server", "pool"},
+    {"server", "pool", "running"},
     {"__init__"},
 ]
 TOOLS = {"archive", "cli", "__main__"}

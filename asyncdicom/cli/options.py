@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asyncdicom.address import ANY_SCP, DEFAULT_PORT, Address, check_ae_title
+from asyncdicom.cli.logs import LOG_OPTIONS, set_up_logging
 from asyncdicom.cli.peer import Peer, Tls
-from asyncdicom.cli.run import EXIT_CODES, set_up_logging
+from asyncdicom.cli.run import EXIT_CODES
 
 if TYPE_CHECKING:
+    from asyncdicom.telemetry.log_output import LogFormat
     from asyncdicom.ul.items import UserIdentity
 
 __all__ = [
@@ -112,8 +114,15 @@ def output_options(function: Function) -> Function:
     """``--json``, ``-v`` and ``-d``; sets up logging. The function gets ``as_json`` and ``debug``."""
 
     @functools.wraps(function)
-    def logged(*, verbose: bool, debug: bool, **options: Any) -> int:
-        set_up_logging(verbose=verbose, debug=debug)
+    def logged(
+        *,
+        verbose: bool,
+        debug: bool,
+        log_file: str | None = None,
+        log_format: LogFormat = "short",
+        **options: Any,
+    ) -> int:
+        set_up_logging(verbose, debug, log_file, log_format)
         return function(debug=debug, **options)
 
     return _apply(_LOGGING, logged)
@@ -220,8 +229,18 @@ def server_options(ae_title: str) -> Option:
             help="How many operations of an association are performed at a time, for peers that ask for more "
             "than one.",
         ),
+        click.option(
+            "--drain-timeout",
+            type=click.FloatRange(0),
+            default=30,
+            show_default=True,
+            metavar="S",
+            help="Seconds that what is under way may take to end after SIGTERM or Ctrl-C; a second signal "
+            "ends it at once.",
+        ),
         _PDU,
         *_TLS[1:],
+        *LOG_OPTIONS,
     ]
 
     def decorate(function: Function) -> Function:

@@ -11,7 +11,7 @@ from asyncdicom.cli.config import ConfigError, parse_peer, read_config
 from asyncdicom.cli.options import PORT, server_options
 from asyncdicom.cli.output import json_line
 from asyncdicom.cli.peer import Tls
-from asyncdicom.cli.run import EXIT_CODES, FAILED, complain, run, serve_until_stopped
+from asyncdicom.cli.run import EXIT_CODES, FAILED, complain, run
 
 __all__ = ["command"]
 
@@ -142,6 +142,7 @@ async def _serve(
     minimum_free: int | None,
     max_associations: int,
     operations: int,
+    drain_timeout: float,
     max_pdu: int,
     tls: Tls,
     debug: bool,
@@ -149,6 +150,8 @@ async def _serve(
     from asyncdicom.address import Address
     from asyncdicom.archive import Archive, ArchiveError
     from asyncdicom.archive.scp import serve_archive
+    from asyncdicom.cli.dump import trace
+    from asyncdicom.running import serve_until_stopped
 
     try:
         async with (
@@ -166,6 +169,8 @@ async def _serve(
                 maximum_associations=max_associations,
                 operations_performed=operations,
                 maximum_length=max_pdu,
+                drain_timeout=drain_timeout,
+                trace=trace if debug else None,
             ) as server,
         ):
             counts = await archive.counts()
