@@ -55,7 +55,7 @@ class LogQueue(logging.Handler):
 
     def _begin(self) -> None:
         """Start with an empty queue; its thread is started by the first line."""
-        self._queue: SimpleQueue[bytes | threading.Event] = SimpleQueue()
+        self._queue: SimpleQueue[bytes | threading.Event | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._put = 0  # bytes, counted by those who log
         self._taken = 0  # bytes, counted by the thread: neither needs a lock
@@ -120,22 +120,24 @@ class LogQueue(logging.Handler):
 
     def close(self) -> None:
         """Tell what was left out, write what is queued (for a second at most), and take no more lines."""
-        if not self._is_closed:
-            try:
+        self.acquire()
+        try:
+            if not self._is_closed:
                 self._sum_up(all_of_them=True)
-                self.flush()
-            except BaseException:
-                counters.log_errors += 1
+        except BaseException:
+            counters.log_errors += 1
+        finally:
             self._is_closed = True
+            self.release()
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            self._queue.put(None)
+            thread.join(_PATIENCE)
         super().close()
 
     def _sum_up(self, *, all_of_them: bool = False) -> None:
-        self.acquire()
-        try:
-            for line in self._repeats.summaries(time.monotonic(), all_of_them=all_of_them):
-                self._add(self._summary(line))
-        finally:
-            self.release()
+        for line in self._repeats.summaries(time.monotonic(), all_of_them=all_of_them):
+            self._add(self._summary(line))
 
     def _summary(self, text: str) -> str:
         return self.format(
@@ -147,15 +149,27 @@ class LogQueue(logging.Handler):
     def _run(self) -> None:
         while True:
             try:
-                self._write_next(self._queue.get(timeout=_TICK if self._repeats.is_counting else None))
+                item = self._queue.get(timeout=_TICK if self._repeats.is_counting else None)
+                if item is None:
+                    return
+                self._write_next(item)
             except Empty:
                 pass
             except BaseException:
                 counters.log_errors += 1
-            try:
-                self._sum_up()
-            except BaseException:
-                counters.log_errors += 1
+            self._sum_up_if_free()
+
+    def _sum_up_if_free(self) -> None:
+        # A thread that the end of the interpreter stops keeps what it has locked: so it never waits for the
+        # lock, and does not take it any more once the queue is closed.
+        if self._is_closed or self.lock is None or not self.lock.acquire(blocking=False):
+            return
+        try:
+            self._sum_up()
+        except BaseException:
+            counters.log_errors += 1
+        finally:
+            self.lock.release()
 
     def _write_next(self, item: bytes | threading.Event) -> None:
         if isinstance(item, threading.Event):
