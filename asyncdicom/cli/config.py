@@ -40,6 +40,8 @@ _KEYS: dict[str, type] = {
     "strict": bool,
     "max_associations": int,
     "operations": int,
+    "log_file": str,
+    "log_format": str,
     **dict.fromkeys(_LISTS, list),
     "peers": dict,
 }
