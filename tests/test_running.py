@@ -51,7 +51,7 @@ async def on_store(request):
 
 @asynccontextmanager
 async def serving():
-    async with asyncdicom.serve("SCP@127.0.0.1:0", c_store=on_store, drain_timeout={drain}) as server:
+    async with asyncdicom.serve("SCP@127.0.0.1:0", c_store=on_store, timeouts=asyncdicom.Timeouts(drain={drain})) as server:
         print(server.port, flush=True)
         yield server
     print("closed", flush=True)
@@ -240,7 +240,7 @@ class Hanging(FileCalls):
 @asynccontextmanager
 async def serving():
     async with Archive({str(tmp_path / "archive")!r}, files=Hanging()) as archive:
-        async with serve_archive(archive, "SCP@127.0.0.1:0", drain_timeout=0.05) as server:
+        async with serve_archive(archive, "SCP@127.0.0.1:0", timeouts=asyncdicom.Timeouts(drain=0.05)) as server:
             print(server.port, flush=True)
             yield server
 

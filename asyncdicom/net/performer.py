@@ -126,7 +126,7 @@ class Performer:
     def _interrupt(self, request: IncomingRequest, *, stalled: bool = False) -> None:
         request.interrupt(stalled=stalled)
         loop = asyncio.get_running_loop()
-        loop.call_later(self._channel.settings.cancel_timeout, self._give_up, request)
+        loop.call_later(self._channel.timeouts.cancel, self._give_up, request)
 
     def _give_up(self, request: IncomingRequest) -> None:
         if request.answered or self._channel.failure is not None or request not in self.performing:

@@ -95,7 +95,7 @@ async def provide(incoming: IncomingRequest, request: Request, handlers: Handler
     if incoming.data is None:
         return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, error_comment="no identifier")
     pending = response_to(incoming.command, Status.PENDING, has_data_set=True)
-    maximum = incoming.channel.settings.maximum_matches
+    maximum = incoming.channel.limits.maximum_matches
     matches = cast("Any", handlers.c_find(request))
     async with aclosing(_Closable(matches)):
         iterator: AsyncIterator[Identifier] = aiter(matches)
