@@ -51,7 +51,8 @@ async def on_store(request):
 
 @asynccontextmanager
 async def serving():
-    async with asyncdicom.serve("SCP@127.0.0.1:0", c_store=on_store, timeouts=asyncdicom.Timeouts(drain={drain})) as server:
+    timeouts = asyncdicom.Timeouts(drain={drain})
+    async with asyncdicom.serve("SCP@127.0.0.1:0", c_store=on_store, timeouts=timeouts) as server:
         print(server.port, flush=True)
         yield server
     print("closed", flush=True)
@@ -239,8 +240,9 @@ class Hanging(FileCalls):
 
 @asynccontextmanager
 async def serving():
+    timeouts = asyncdicom.Timeouts(drain=0.05)
     async with Archive({str(tmp_path / "archive")!r}, files=Hanging()) as archive:
-        async with serve_archive(archive, "SCP@127.0.0.1:0", timeouts=asyncdicom.Timeouts(drain=0.05)) as server:
+        async with serve_archive(archive, "SCP@127.0.0.1:0", timeouts=timeouts) as server:
             print(server.port, flush=True)
             yield server
 
