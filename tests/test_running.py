@@ -53,7 +53,8 @@ async def on_store(request):
 async def serving():
     timeouts = asyncdicom.Timeouts(drain={drain})
     async with asyncdicom.serve("SCP@127.0.0.1:0", c_store=on_store, timeouts=timeouts) as server:
-        print(server.port, flush=True)
+        # When the signals are taken: nothing waits between here and there.
+        asyncio.get_running_loop().call_soon(lambda: print(server.port, flush=True))
         yield server
     print("closed", flush=True)
 
