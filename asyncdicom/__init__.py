@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from asyncdicom.net.payload import BytesSource, DataStream, FileSource, Source
     from asyncdicom.options import ByRole, Limits, Timeouts
     from asyncdicom.pool import AssociationPool
+    from asyncdicom.running import run, serve_until_stopped
     from asyncdicom.server import Server, serve
     from asyncdicom.services.contexts import retrieval_contexts, storage_contexts
     from asyncdicom.services.handlers import Request, Response, Retrieval
@@ -98,7 +99,9 @@ __all__ = [
     "new_uid",
     "open_file",
     "retrieval_contexts",
+    "run",
     "serve",
+    "serve_until_stopped",
     "storage_contexts",
 ]
 
@@ -117,6 +120,7 @@ _MODULES = {
     "net.payload": "BytesSource DataStream FileSource Source",
     "options": "ByRole Limits Timeouts",
     "pool": "AssociationPool",
+    "running": "run serve_until_stopped",
     "server": "Server serve",
     "services.contexts": "retrieval_contexts storage_contexts",
     "services.handlers": "Request Response Retrieval",
