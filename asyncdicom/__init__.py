@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from asyncdicom.net.tls_files import TlsFiles
     from asyncdicom.options import ByRole, Limits, Timeouts
     from asyncdicom.pool import AssociationPool
+    from asyncdicom.running import run, serve_until_stopped
     from asyncdicom.server import Server, serve
     from asyncdicom.services.contexts import retrieval_contexts, storage_contexts
     from asyncdicom.services.handlers import Request, Response, Retrieval
@@ -102,7 +103,9 @@ __all__ = [
     "new_uid",
     "open_file",
     "retrieval_contexts",
+    "run",
     "serve",
+    "serve_until_stopped",
     "storage_contexts",
 ]
 
@@ -123,6 +126,7 @@ _MODULES = {
     "net.tls_files": "TlsFiles",
     "options": "ByRole Limits Timeouts",
     "pool": "AssociationPool",
+    "running": "run serve_until_stopped",
     "server": "Server serve",
     "services.contexts": "retrieval_contexts storage_contexts",
     "services.handlers": "Request Response Retrieval",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import ssl as ssl_module
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -32,11 +31,12 @@ from asyncdicom.services.handlers import (
     StoreHandler,
 )
 from asyncdicom.services.offered import offer
+from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.negotiation import Policy
 
 __all__ = ["Server", "serve"]
 
-log = logging.getLogger("asyncdicom.server")
+log = Log("asyncdicom.server")
 
 
 Destinations = Mapping[str, str | Address | Destination] | Callable[[Request], Address | Destination | None]
@@ -215,6 +215,11 @@ class Server:
         if find is not None:
             self._setup.outgoing.find = find
 
+    @property
+    def drain_timeout(self) -> float:
+        """How long `close` waits for operations, in seconds."""
+        return self._setup.timeouts.drain
+
     async def serve_forever(self) -> None:
         """Wait until the server is closed; cancelled: close it (see `close`) and go on being cancelled."""
         try:
@@ -256,7 +261,7 @@ class Server:
             self._admission.connected(channel)
             failure = None if task.cancelled() else task.exception()
             if failure is not None:
-                log.error("%s: a connection is closed", host, exc_info=failure)
+                log.error("%s: a connection is closed", host, fields={"address": host}, exc_info=failure)
             if task.cancelled() or failure is not None or not task.result():
                 channel.transport.abort()
                 channel.transport.connection_lost(None)  # it may have been made: uvloop does not tell
@@ -272,7 +277,8 @@ class Server:
             else:
                 await self._handshakes.perform(lambda: channel.transport, connection)
         except OSError as error:
-            log.log(severity(error), "%s: a connection is closed: %s", host, explain(error))
+            told = "%s: a connection is closed: %s"
+            log.log(severity(error), told, host, explain(error), fields={"address": host})
             return False
         return True
 

@@ -22,12 +22,13 @@ LEVELS: list[set[str]] = [
     {"ul", "destination", "breaker"},
     {"dimse", "data"},
     {"dataset", "conformance", "access"},
+    {"telemetry"},
     {"net"},
     {"services"},
     {"association", "opening", "admission"},
     {"client"},
     {"outgoing", "pool"},
-    {"server"},
+    {"server", "running"},
     {"__init__"},
 ]
 TOOLS = {"archive", "cli", "__main__"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import logging
 import ssl
 from pathlib import Path
 from typing import Any
@@ -120,7 +119,7 @@ async def test_a_server_with_tls_sends_nothing_in_the_clear(
             comment = await in_the_clear(server, ssl=certificates.client())
         assert comment == "destination: not sent in the clear by this server; configure TLS"
         assert not listener.peers, "not even a connection"
-    (told,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    (told,) = [r.getMessage() for r in caplog.records if "C-MOVE to WS@" in r.getMessage()]
     assert f"WS@{where}" in told
     assert "plain=True" in told
 
@@ -241,7 +240,7 @@ async def test_a_destination_that_is_not_there(
         result, response = await move(server)
     assert result.status == 0xA702
     assert says in str(response.error_comment)
-    assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 1
+    assert len([r for r in caplog.records if "C-MOVE to WS@" in r.getMessage()]) == 1
 
 
 async def test_a_destination_that_refuses(caplog: pytest.LogCaptureFixture) -> None:

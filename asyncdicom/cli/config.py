@@ -63,6 +63,8 @@ _KEYS: dict[str, type] = {
     "on_conflict": str,
     "minimum_free": int,
     "strict": bool,
+    "log_file": str,
+    "log_format": str,
     **dict.fromkeys(_LISTS, list),
     "tls": dict,
     "peers": dict,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from asyncdicom.address import Address
+from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Peer", "Tls"]
 
-log = logging.getLogger("asyncdicom.cli")
+log = Log("asyncdicom.cli")
 
 
 class Tls(NamedTuple):

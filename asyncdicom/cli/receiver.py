@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,19 +12,19 @@ from typing import TYPE_CHECKING
 import click
 
 from asyncdicom.cli.naming import file_name
-from asyncdicom.cli.output import json_line, printable
+from asyncdicom.cli.output import json_line
 from asyncdicom.cli.placing import UIDS, Placed, differs, place
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.services.handlers import Request, Response
 from asyncdicom.status import Status
-from asyncdicom.uid import name_of
+from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 __all__ = ["Receiver"]
 
-log = logging.getLogger("asyncdicom.cli")
+log = Log("asyncdicom.cli")
 
 _numbers = itertools.count()
 _MAXIMUM_SIZE = 16 << 30  # bytes of a data set, as for the archive
@@ -91,8 +90,6 @@ class Receiver:
             )
         self.received += 1
         self.bytes += size
-        what = name_of(request.affected_sop_class_uid)
-        log.info("received %s %s, %d bytes, from %s", what, uid, size, printable(request.calling_ae_title))
         if self._as_json:
             json_line(
                 sop_class_uid=request.affected_sop_class_uid,
@@ -126,7 +123,7 @@ class Receiver:
     def _refused(self, request: Request, status: Status, why: str) -> Response:
         uid = request.affected_sop_instance_uid
         self.refused[uid] = why
-        log.error("refused %s from %s: %s", printable(uid), printable(request.calling_ae_title), why)
+        log.error("refused %s from %s: %s", uid, request.calling_ae_title, why)
         return Response(status, error_comment=why.partition(": ")[0])
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from asyncdicom.cli.output import json_line, printable, progress, status_fields
+from asyncdicom.cli.output import json_line, progress, status_fields
 from asyncdicom.cli.run import FAILED, OK
 from asyncdicom.services.retrieve import RetrieveOperation, RetrieveResult
+from asyncdicom.telemetry.text import printable
 
 if TYPE_CHECKING:
     from asyncdicom.cli.receiver import Receiver
@@ -58,7 +59,7 @@ def report(results: Sequence[RetrieveResult], receiver: Receiver | None, as_json
         )
     else:
         for uid in uids:
-            print(f"failed: {uid}")
+            print(f"failed: {printable(uid)}")
         received = (
             "" if receiver is None else f", received {receiver.received} ({receiver.bytes / 1e6:.1f} MB)"
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from asyncdicom.telemetry.log import Log
+
 __all__ = ["Failures"]
 
-log = logging.getLogger("asyncdicom.services")
+log = Log("asyncdicom.services")
 
 _MAXIMUM_KINDS = 8  # the peer can choose what it answers
 

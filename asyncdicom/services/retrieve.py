@@ -6,7 +6,6 @@ another one, to a destination that the provider knows.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import NamedTuple
@@ -31,8 +30,6 @@ from asyncdicom.services.streams import ResponseStream
 from asyncdicom.status import Status
 
 __all__ = ["Progress", "RetrieveOperation", "RetrieveResult", "provide_get", "provide_move", "retrieve"]
-
-log = logging.getLogger("asyncdicom.services")
 
 _FAILED_SOP_INSTANCE_UID_LIST = 0x00080058
 _MAXIMUM_LOSSES = 10  # associations to a destination that one C-MOVE loses before it gives up
@@ -168,7 +165,7 @@ async def provide_move(incoming: IncomingRequest, request: Request, handlers: Ha
         return Response(Status.SOP_CLASS_NOT_SUPPORTED)
     destination = handlers.destination(request)
     if destination is None:
-        log.warning("%s: refused: C-MOVE-RQ to an unknown destination", incoming.channel)
+        incoming.remark = "refused: an unknown destination"
         return Response(Status.MOVE_DESTINATION_UNKNOWN)
     retrieval = await incoming.guard(handlers.c_move(request))
     if not isinstance(retrieval, Retrieval):
