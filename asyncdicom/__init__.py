@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         RemoteProtocolError,
         StatusError,
     )
+    from asyncdicom.naming import safe_name
     from asyncdicom.net.payload import BytesSource, DataStream, FileSource, Source
     from asyncdicom.net.tls_files import TlsFiles
     from asyncdicom.options import ByRole, Limits, Timeouts
@@ -104,6 +105,7 @@ __all__ = [
     "open_file",
     "retrieval_contexts",
     "run",
+    "safe_name",
     "serve",
     "serve_until_stopped",
     "storage_contexts",
@@ -133,6 +135,7 @@ _MODULES = {
     "services.retrieve": "Progress RetrieveResult",
     "services.storage": "file_source open_file",
     "status": "Status",
+    "naming": "safe_name",
     "uid": "PATIENT_ROOT PATIENT_STUDY_ONLY STORAGE STUDY_ROOT VERIFICATION InformationModel new_uid",
     "ul.items": "UserIdentity",
     "ul.negotiation": "AcceptedContext PresentationContext",

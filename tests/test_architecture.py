@@ -18,7 +18,7 @@ PACKAGE = Path(asyncdicom.__file__).parent
 LEVELS: list[set[str]] = [
     {"_version"},
     {"_sop_classes"},
-    {"exceptions", "status", "uid", "address", "options"},
+    {"exceptions", "status", "uid", "address", "options", "naming"},
     {"ul", "destination", "breaker"},
     {"dimse", "data"},
     {"dataset", "conformance", "access"},
@@ -34,7 +34,7 @@ LEVELS: list[set[str]] = [
 TOOLS = {"archive", "cli", "__main__"}
 RANK = {name: rank for rank, level in enumerate(LEVELS) for name in level}
 
-SANS_IO = {"_version", "_sop_classes", "exceptions", "status", "uid", "address", "options"} | {
+SANS_IO = {"_version", "_sop_classes", "exceptions", "status", "uid", "address", "options", "naming"} | {
     "breaker",
     "ul",
     "dimse",

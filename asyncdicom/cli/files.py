@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 
 from asyncdicom.exceptions import DataSetError
@@ -27,14 +27,16 @@ def find_files(arguments: Iterable[str]) -> Iterator[Path]:
             yield Path(argument)
 
 
-async def read_heads(paths: Iterable[Path], unreadable: Callable[[Path, str], None]) -> list[Source]:
+async def read_heads(
+    paths: Iterable[Path], unreadable: Callable[[Path, str], Awaitable[None]]
+) -> list[Source]:
     """Read the head of each file (in a thread); calls `unreadable` for what is not a DICOM file."""
     paths = list(await in_thread(file_threads(), list, paths))
     sources: list[Source] = []
     for start in range(0, len(paths), _AT_ONCE):
         for path, found in await in_thread(file_threads(), _read, paths[start : start + _AT_ONCE]):
             if isinstance(found, str):
-                unreadable(path, found)
+                await unreadable(path, found)
             else:
                 sources.append(found)
     return sources

@@ -65,10 +65,11 @@ def command(
 
 
 async def _find(peer: Peer, query: Wanted, cancel: int | None, as_json: bool) -> int:
+    from asyncdicom.cli.printing import show
     from asyncdicom.cli.text import as_json_model, as_text
 
     sop_class = query.sop_class("find")
-    show = as_json_model if as_json else as_text
+    render = as_json_model if as_json else as_text
     count = 0
     async with (
         peer.associate([sop_class]) as association,
@@ -76,7 +77,7 @@ async def _find(peer: Peer, query: Wanted, cancel: int | None, as_json: bool) ->
     ):
         async for match in matches:
             count += 1
-            print(show(match), flush=True)
+            await show(render(match))
             if count == cancel:
                 break
     if not matches.optional_keys_supported:

@@ -253,6 +253,9 @@ def server_options(ae_title: str) -> Option:
             }
             if identity is None and (trusted or ignore_peer_cert or crl):
                 raise click.UsageError("a server needs a certificate for TLS: add +tls KEY CERT")
+            from asyncdicom.running import hold_reloads  # with asyncio, which --help does not need
+
+            hold_reloads()
             tls = Tls(False, identity, trusted, ignore_peer_cert, crl)
             return function(tls=tls, limits=limits, **others)
 

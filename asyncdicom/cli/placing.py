@@ -6,6 +6,7 @@ import errno
 import filecmp
 import hashlib
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -37,11 +38,17 @@ def place(received: Path, target: Path) -> Placed:
     if _is_same(received, target):
         received.unlink()
         return Placed(target, "same")
-    other = target.with_name(f"{target.stem}-{_digest(received)[:16]}{target.suffix}")
-    if _named(received, other):
-        return Placed(other, "other")
-    received.unlink()  # a name made of its bytes: it came before
-    return Placed(other, "same")
+    digest = _digest(received)[:16]
+    end, number = digest, 1
+    while True:  # who knows the digest may have sent another instance whose UID makes this name
+        other = target.with_name(f"{target.stem}-{end}{target.suffix}")
+        if _named(received, other):
+            return Placed(other, "other")
+        if _is_same(received, other):
+            received.unlink()
+            return Placed(other, "same")
+        number += 1
+        end = f"{digest}-{number}"
 
 
 def _named(received: Path, target: Path) -> bool:
@@ -66,6 +73,8 @@ def _named(received: Path, target: Path) -> bool:
 def _is_same(received: Path, target: Path) -> bool:
     """Whether the data sets are equal, byte for byte; who sent them is in the meta information."""
     try:
+        if not stat.S_ISREG(os.lstat(target).st_mode):  # a link, or a pipe that reading would wait for
+            return False
         if filecmp.cmp(received, target, shallow=False):
             return True
         return _digest(received) == _digest(target)

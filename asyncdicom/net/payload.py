@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -220,11 +221,19 @@ class DataStream:
 
         return decode(await self.read(maximum), self.transfer_syntax_uid)
 
-    async def save(self, path: str | os.PathLike[str], *, source_ae_title: str | None = None) -> int:
+    async def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        source_ae_title: str | None = None,
+        maximum: int | None = None,
+    ) -> int:
         """Write a DICOM Part 10 file, byte for byte as received, and give its data set's length.
 
         The file appears under its name when it is complete; an existing one is replaced. After an
-        error or a cancellation nothing is left. It is not synced to the disk (the archive does that).
+        error or a cancellation nothing is left. It is not synced to the disk (the archive does that). A
+        data set of more than `maximum` bytes is an OSError (EFBIG) as soon as it has come that far. `path` is
+        taken as it is: of received text it is made by `safe_name`.
         """
         if not self.sop_class_uid or not self.sop_instance_uid:
             raise LocalProtocolError("only an instance received with C-STORE can be saved as a file")
@@ -234,7 +243,7 @@ class DataStream:
             self.transfer_syntax_uid,
             source_ae_title=source_ae_title,
         )
-        file = _PartFile(os.fspath(path), head)
+        file = _PartFile(os.fspath(path), head, maximum)
         last: Batch = ()
         try:
             self._sink = file.offer
@@ -255,10 +264,11 @@ class DataStream:
 class _PartFile:
     """A file that gets its name when it is complete. All methods block."""
 
-    __slots__ = ("_descriptor", "_error", "_head", "_part", "_target")
+    __slots__ = ("_descriptor", "_error", "_head", "_part", "_room", "_target")
 
-    def __init__(self, target: str, head: bytes) -> None:
+    def __init__(self, target: str, head: bytes, maximum: int | None) -> None:
         self._target = target
+        self._room = maximum
         self._head = head
         self._part = f"{target}.{_PROCESS}-{next(_part_numbers)}.part"
         self._descriptor: int | None = None
@@ -277,6 +287,10 @@ class _PartFile:
     def write(self, batch: Batch) -> None:
         if self._error is not None:
             raise self._error
+        if self._room is not None:
+            self._room -= sum(map(len, batch))
+            if self._room < 0:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         if self._descriptor is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor = os.open(self._part, flags, 0o640)
