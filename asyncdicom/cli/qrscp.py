@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from asyncdicom.access import ANYBODY, AccessPolicy, Peer
 from asyncdicom.cli.config import ConfigError, parse_peer, read_config, secured
@@ -27,6 +28,14 @@ __all__ = ["command"]
 
 log = Log("asyncdicom.cli")
 
+_PLACE_OF = "asyncdicom.place_of"
+# Parameter -> the key of the file that it has another name in.
+_KEYS = {
+    "aet": ("ae_title",),
+    "identity": ("tls", "certificate"),
+    "trusted": ("tls", "trusted"),
+    "crl": ("tls", "crl"),
+}
 _LOOPBACK = ("localhost", "::1")
 # The parameters that SIGHUP reads again; what else has changed takes a restart.
 _RELOADED = {"configured", "peers", "plain_peers", "strict", "identity", "trusted", "crl", "ignore_peer_cert"}
@@ -41,6 +50,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -
         config = read_config(path)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
+    ctx.meta[_PLACE_OF] = config.pop("place_of")
     others = {key: config.pop(key) for key in ("access", "limits", "timeouts", "peer_tls", "certificates_at")}
     tls = config.pop("tls", None)
     if tls is not None:
@@ -51,6 +61,26 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -
         config["aet"] = config.pop("ae_title")
     ctx.default_map = config
     return others
+
+
+class _Configured(Rereadable):
+    """A command with a configuration file: what is wrong in it is told with its line."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the command line, and the file that it names."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.BadParameter as error:
+            name = None if error.param is None else error.param.name
+            if error.ctx is None or name is None:
+                raise
+            if error.ctx.get_parameter_source(name) is not ParameterSource.DEFAULT_MAP:
+                raise
+            key = _KEYS.get(name, (name,))
+            place = error.ctx.meta[_PLACE_OF](key)
+            raise click.UsageError(f"{place}: {'.'.join(key)}: {error.message}") from None
 
 
 def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Peer]:
@@ -65,7 +95,7 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     return peers
 
 
-@click.command(cls=Rereadable, epilog=EXIT_CODES)
+@click.command(cls=_Configured, epilog=EXIT_CODES)
 @click.option(
     "--config",
     "configured",

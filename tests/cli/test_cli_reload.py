@@ -108,7 +108,7 @@ async def test_a_new_configuration_of_qrscp(start: Start, authority: trustme.CA,
             (f"{CONFIG}{tls}[peers]\nOTHER = 5\n", "archive.toml:8: peers.OTHER: write"),
             (f"{CONFIG}{tls}[peers.OTHER]\nadress = 'h:1'\n", "archive.toml:8: peers.OTHER: unknown key"),
             (f"{CONFIG}[peers]\nOTHER = ''\n", "TLS cannot begin or end"),
-            ("[peers", "archive.toml: Expected"),
+            ("[peers", "archive.toml:1: Expected"),
         ):
             config.write_text(text)
             assert why in await hang_up(process, "what was read before stays in force")
