@@ -186,8 +186,10 @@ def _set(answers: Iterable[tuple[Arrival, Answer]]) -> None:
         future = arrival.answer
         if future.done():
             continue
-        if isinstance(answer, StopIteration):  # a future does not take it
-            answer = RuntimeError("StopIteration")
+        if isinstance(answer, BaseException) and (
+            isinstance(answer, StopIteration) or not isinstance(answer, Exception)
+        ):  # a future does not take the first, and the others would end the loop
+            answer = RuntimeError(type(answer).__name__)
         if isinstance(answer, BaseException):
             future.set_exception(answer)
         else:

@@ -191,9 +191,13 @@ class FileCalls:
             pass
 
     def list(self, path: str) -> list[str]:
-        """Give the names in a folder; none if it is not there."""
+        """Give the names in a folder, sorted; none if it is not there."""
+        return sorted(self.names(path))
+
+    def names(self, path: str) -> Sequence[str]:
+        """Give the names in a folder as they come; none if it is not there."""
         try:
-            return sorted(os.listdir(path))
+            return os.listdir(path)
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -360,7 +364,10 @@ class Folders:
 
     def has_objects(self) -> bool:
         """Tell whether there is any folder ``objects/ab``: the first instance makes one, and it stays."""
-        return self.is_folder(self.objects) and any(self._our_folders("objects"))
+        return self.is_folder(self.objects) and any(
+            _OUR_FOLDER.fullmatch(name) and self.is_folder(os.path.join(self.objects, name))
+            for name in self._calls.names(self.objects)
+        )
 
     def is_folder(self, path: str) -> bool:
         """Tell whether ``path`` is a folder, and no link to one."""

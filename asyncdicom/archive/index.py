@@ -150,7 +150,8 @@ def read_identity(engine: Engine) -> tuple[tuple[str, int] | None, bool]:
     """Give the archive's ID and generation that the index knows, and whether it knows any instance."""
     with engine.connect() as connection:
         row = connection.execute(select(archive.c.archive_id, archive.c.generation)).first()
-        has_rows = connection.execute(select(instance.c.id).limit(1)).first() is not None
+        # of the table itself, which is what counts: an index of it may be damaged
+        has_rows = connection.execute(text("SELECT 1 FROM instance NOT INDEXED LIMIT 1")).first() is not None
     return (None if row is None else (row[0], row[1])), has_rows
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from asyncdicom.archive.files import FileCalls, Folders
@@ -73,7 +74,7 @@ def check_place(folders: Folders, calls: FileCalls, marker: Marker | None, *, ex
                 f"{path} is a link or no folder: the archive keeps its files on one disk; put "
                 "the folder there, or mount its disk there"
             )
-    names = set(calls.list(root))
+    names = set(calls.names(root))
     has_index, has_objects = "index.sqlite" in names, folders.has_objects()
     if marker is None and not has_index and not has_objects:
         if existing:
@@ -113,9 +114,9 @@ def _some_files(root: str, names: list[str], calls: FileCalls) -> list[str]:
     return files
 
 
-def _list(path: str, calls: FileCalls) -> list[str]:
+def _list(path: str, calls: FileCalls) -> Sequence[str]:
     try:
-        return calls.list(path)
+        return calls.names(path)
     except OSError:
         return []
 

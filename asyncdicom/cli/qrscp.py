@@ -91,6 +91,11 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     "default is 2048, or 5 % of a disk smaller than 40 GiB.",
 )
 @click.option(
+    "--existing",
+    is_flag=True,
+    help="Refuse to start a new archive: a disk that is not mounted looks like a new folder.",
+)
+@click.option(
     "--strict/--open",
     "strict",
     default=None,
@@ -140,6 +145,7 @@ async def _serve(
     durability: str,
     on_conflict: str,
     minimum_free: int | None,
+    existing: bool,
     max_associations: int,
     operations: int,
     max_pdu: int,
@@ -157,6 +163,7 @@ async def _serve(
                 durability=durability,
                 on_conflict=on_conflict,
                 minimum_free=None if minimum_free is None else minimum_free << 20,
+                existing=existing,
             ) as archive,
             serve_archive(
                 archive,

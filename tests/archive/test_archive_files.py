@@ -14,7 +14,6 @@ import pytest
 from asyncdicom.archive import files
 from asyncdicom.archive.files import FileCalls, Folders, InstanceFile
 
-
 HEADER = b"HEADER" + bytes(16)  # the place of the digest
 
 
