@@ -422,12 +422,15 @@ class Folders:
         return target
 
     def set_aside(self, path: str) -> str:
-        """Move a file that belongs to no row into ``lost``, replacing nothing, and give its new path."""
+        """Move a file that belongs to no row into ``lost``, replacing nothing, and give its new path.
+
+        It loses its ending: nobody takes for an image what is cut off or damaged.
+        """
         if self._calls.make_directory(self.lost):
             self.sync(self._root)
-        name = os.path.basename(path)
+        name = os.path.basename(path).removesuffix(".dcm")
         while self._calls.look(os.path.join(self.lost, name)) is not None:
-            name = f"{secrets.token_hex(16)}.dcm"
+            name = secrets.token_hex(16)
         target = os.path.join(self.lost, name)
         self._calls.move(path, target)
         return target
