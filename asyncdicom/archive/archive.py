@@ -12,7 +12,6 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from asyncdicom.archive import telling
 from asyncdicom.archive.answer import Answers
 from asyncdicom.archive.arrival import Arrival, OnConflict, Outcome, Uncertain
 from asyncdicom.archive.files import FileCalls, Folders, InstanceFile, header_of
@@ -33,16 +32,19 @@ from asyncdicom.archive.marker import Marker, check_place, next_marker, read_mar
 from asyncdicom.archive.matching import IdentifierError
 from asyncdicom.archive.query import QUERY_RETRIEVE_LEVEL, RETRIEVE_AE_TITLE, find_query, retrieve_query
 from asyncdicom.archive.receive import Reception, Refused
-from asyncdicom.archive.record import SPECIFIC_CHARACTER_SET, is_usable_uid
+from asyncdicom.archive.record import SPECIFIC_CHARACTER_SET
 from asyncdicom.archive.room import Room
 from asyncdicom.archive.workers import Workers
 from asyncdicom.data.elements import Element, decode
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.threads import in_thread
 from asyncdicom.status import Status
-from asyncdicom.uid import InformationModel, transfer_syntax
+from asyncdicom.telemetry.log import Log
+from asyncdicom.uid import InformationModel, is_usable_uid, transfer_syntax
 
 __all__ = ["PIECE", "Archive"]
+
+_LOG = Log("asyncdicom.archive")
 
 PIECE = 256 * 1024  # bytes gathered before a thread is asked to write them: small objects take one hop
 _WRITERS = 8  # as many files are synced at the same time
@@ -174,7 +176,7 @@ class Archive:
             self._folders.sync_root()
             self.is_new = new.generation == 1 and not has_rows and not had_objects
             if told or more:
-                telling.warning("%s", told or more)
+                _LOG.warning("%s", told or more)
             self._reader = Reader(self._engine)
             self._ingest = Ingest(
                 self._engine,
@@ -243,21 +245,19 @@ class Archive:
             arrival = Arrival(reception.file, transfer_syntax_uid, calling_ae_title or "")
             outcome = await self._settle(arrival, reception, rest)
         except Refused as refusal:
-            telling.warning("%s refused: %s (%s)", sop_instance_uid, refusal.status, refusal)
+            _LOG.warning("%s refused: %s (%s)", sop_instance_uid, refusal.status, refusal)
             return refusal.status
         except _StorageFailed as failure:
             storage_failed = True
-            telling.error("%s not stored: %s", sop_instance_uid, failure)
+            _LOG.error("%s not stored: %s", sop_instance_uid, failure)
             return Status.OUT_OF_RESOURCES
         finally:
             await self._tidy_up(reception.file, arrival, storage_failed)
         if outcome.heals:
             self._healed += 1
-            telling.warning(
-                "%s was missing or damaged on the disk: the same bytes came again", sop_instance_uid
-            )
+            _LOG.warning("%s was missing or damaged on the disk: the same bytes came again", sop_instance_uid)
         elif outcome not in (Outcome.STORED, Outcome.ALREADY_HERE):
-            telling.warning("%s conflicts with another instance: %s", sop_instance_uid, outcome.value)
+            _LOG.warning("%s conflicts with another instance: %s", sop_instance_uid, outcome.value)
         return _STATUSES[outcome]
 
     async def _receive(
@@ -335,7 +335,7 @@ class Archive:
             else:  # its threads are gone, or going when they are done with this file
                 await asyncio.to_thread(call, *arguments)
         except OSError as error:
-            telling.error("a file could not be removed: %s", error.strerror)
+            _LOG.error("a file could not be removed: %s", error.strerror)
 
     def _set_aside(self, path: str) -> None:
         if self._calls.look(path) is not None:
@@ -440,7 +440,7 @@ class Archive:
         try:
             damage = self._reader.damage(lambda: self._is_closing)
             if damage:
-                telling.error(
+                _LOG.error(
                     "the index is damaged, nothing is swept: stop, put a copy of it back or have it built "
                     "again: asyncdicom archive %s reindex (%s)",
                     self.directory,
@@ -452,7 +452,7 @@ class Archive:
             return None
         except (OSError, SQLAlchemyError) as error:
             if not self._is_closing:
-                telling.error("the sweep for files without a row ended early: %s", _reason(error))
+                _LOG.error("the sweep for files without a row ended early: %s", _reason(error))
             return None
 
     def _sweep_leftovers(self) -> Swept:
@@ -465,9 +465,9 @@ class Archive:
             is_closing=lambda: self._is_closing,
         ).sweep()
         if told := swept.told():
-            telling.warning("files and index of %s compared: %s", self.directory, told)
+            _LOG.warning("files and index of %s compared: %s", self.directory, told)
         if swept.missing:
-            telling.error(
+            _LOG.error(
                 "%d indexed files are missing: put them back from a copy, or have them sent again; "
                 "asyncdicom archive %s verify names them",
                 swept.missing,

@@ -33,7 +33,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import sqlite
 
-from asyncdicom.archive import telling
 from asyncdicom.archive.files import FileCalls
 from asyncdicom.archive.migrations import STEPS, migrate
 from asyncdicom.archive.query import TABLES, Query, key_at
@@ -49,6 +48,7 @@ from asyncdicom.archive.schema import (
     study,
 )
 from asyncdicom.exceptions import DicomNetworkError
+from asyncdicom.telemetry.log import Log
 
 __all__ = [
     "PAGE",
@@ -62,6 +62,8 @@ __all__ = [
     "read_identity",
     "write_identity",
 ]
+
+_LOG = Log("asyncdicom.archive")
 
 PAGE = 1000
 """No read transaction sees more rows."""
@@ -137,7 +139,7 @@ def _check_schema(connection: Connection, path: str, calls: FileCalls) -> None:
     if version in STEPS:
         driver: Any = connection.connection.driver_connection
         copy = migrate(driver, path, calls, version, SCHEMA_VERSION)
-        telling.warning(
+        _LOG.warning(
             "the index was brought from schema %d to %d; %s is what it was", version, SCHEMA_VERSION, copy
         )
     METADATA.create_all(connection)

@@ -18,14 +18,16 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from asyncdicom.archive import telling
 from asyncdicom.archive.arrival import Answer, Arrival, OnConflict, Uncertain, deliver
 from asyncdicom.archive.files import FileCalls, Folders, InstanceFile
 from asyncdicom.archive.index import Existing, Writer
 from asyncdicom.archive.look import look_at
 from asyncdicom.archive.round import LookFirst, Round
+from asyncdicom.telemetry.log import Log
 
 __all__ = ["Ingest"]
+
+_LOG = Log("asyncdicom.archive")
 
 BATCH = 256
 """At most so many instances a transaction."""
@@ -104,7 +106,7 @@ class Ingest:
         for arrival in in_hand:
             arrival.tell(Uncertain(type(error).__name__))
         self._writer.renew()
-        telling.error("the index writer broke off and goes on: %s", type(error).__name__)
+        _LOG.error("the index writer broke off and goes on: %s", type(error).__name__)
 
     def _take(self, *, block: bool) -> None:
         try:
@@ -161,9 +163,9 @@ class Ingest:
         errors = [error for error in errors if not isinstance(error, LookFirst)]
         if errors:
             names = ", ".join(sorted({type(error).__name__ for error in errors}))
-            telling.error("%d instance(s) could not be indexed: %s", len(errors), names)
+            _LOG.error("%d instance(s) could not be indexed: %s", len(errors), names)
         if self._failures in _LOUD:
-            telling.error(
+            _LOG.error(
                 "the index could not be written %d times in a row: NOTHING IS STORED; look at its disk, its "
                 "room and its permissions",
                 self._failures,
@@ -212,7 +214,7 @@ class Ingest:
                 else:
                     file.discard()
             except BaseException as error:  # this round is committed: nothing may make it look failed
-                telling.error("a file could not be removed: %s", type(error).__name__)
+                _LOG.error("a file could not be removed: %s", type(error).__name__)
 
     def _has_row(self, arrival: Arrival) -> bool:
         uid, file = arrival.record.sop_instance_uid, arrival.file

@@ -11,15 +11,17 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from asyncdicom.archive import telling
 from asyncdicom.archive.arrival import Found, Outcome
 from asyncdicom.archive.examine import Unusable, examine
 from asyncdicom.archive.files import FileCalls, Folders
 from asyncdicom.archive.index import Reader
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.look import Ended
+from asyncdicom.telemetry.log import Log
 
 __all__ = ["Leftovers", "Swept"]
+
+_LOG = Log("asyncdicom.archive")
 
 _GROUP = 64  # files that are on their way into the index at a time
 _NAMES = 1000  # asked for in one query
@@ -213,7 +215,7 @@ class Leftovers:
                 self._folders.set_aside(path)
                 self._swept.set_aside += 1
                 if self._swept.set_aside <= _NAMED:
-                    telling.warning("%s was set aside in lost/: %s", os.path.basename(path), why)
+                    _LOG.warning("%s was set aside in lost/: %s", os.path.basename(path), why)
             else:
                 self._calls.remove(path)
                 self._swept.unfinished += 1
@@ -223,7 +225,7 @@ class Leftovers:
     def _fail(self, path: str, error: object) -> None:
         self._swept.failed += 1
         if self._swept.failed <= _NAMED:
-            telling.error("%s has no row and could not be indexed: %s", path, _reason(error))
+            _LOG.error("%s has no row and could not be indexed: %s", path, _reason(error))
 
 
 def _reason(error: object) -> str:

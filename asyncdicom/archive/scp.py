@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING
 
 from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address
 from asyncdicom.archive.archive import PIECE, Archive
 from asyncdicom.archive.matching import IdentifierError
 from asyncdicom.exceptions import DataSetError, StatusError
+from asyncdicom.net.channel import Trace
 from asyncdicom.net.payload import FileSource
 from asyncdicom.opening import Opening
+from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import Server, serve
-from asyncdicom.services.handlers import Request, Response, Retrieval
+from asyncdicom.services.contexts import Proposable
+from asyncdicom.services.handlers import EchoHandler, Request, Response, Retrieval
 from asyncdicom.status import Status
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, InformationModel
 
-__all__ = ["ArchiveProvider", "serve_archive"]
+if TYPE_CHECKING:
+    from socket import socket
+    from ssl import SSLContext
 
-log = logging.getLogger("asyncdicom.archive")
+__all__ = ["ArchiveProvider", "serve_archive"]
 
 _MODELS: dict[str, InformationModel] = {
     uid: model
@@ -29,33 +33,52 @@ _MODELS: dict[str, InformationModel] = {
 }
 
 
+@explains_options
 def serve_archive(
     archive: Archive,
     address: str | Address,
     *,
+    c_echo: EchoHandler | None = None,
+    contexts: Iterable[Proposable] | None = None,
     access: AccessPolicy | Peers | None = None,
-    **options: Any,
+    ssl: SSLContext | None = None,
+    destination_ssl: SSLContext | None = None,
+    sock: socket | None = None,
+    reuse_port: bool = False,
+    timeouts: Timeouts = Timeouts(),
+    limits: Limits = Limits(),
+    trace: Trace | None = None,
 ) -> Opening[Server]:
     """Serve an open archive: C-ECHO, C-STORE, C-FIND, C-GET and C-MOVE.
 
     `access`: who may do what, as for `serve`; its peers with an address are the C-MOVE destinations (the
-    archive itself never is one). Other options are those of `serve`.
+    archive itself never is one). The other arguments are those of `serve`.
+
+    Raises what `serve` raises. Leaving the block closes the server, and leaves the archive open.
     """
     if not isinstance(address, Address):
         address = Address.parse(address)
     policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
     provider = ArchiveProvider(archive, address.ae_title)
-    destinations = {title: where for title, where in policy.addresses.items() if title != address.ae_title}
+    destinations = {title: where for title, where in policy.destinations.items() if title != address.ae_title}
     return serve(
         address,
+        c_echo=c_echo,
         c_store=provider.store,
         c_find=provider.find,
         c_get=provider.retrieve,
         c_move=provider.retrieve,
         destinations=destinations,
+        contexts=contexts,
         unknown_storage=True,
         access=policy,
-        **options,
+        ssl=ssl,
+        destination_ssl=destination_ssl,
+        sock=sock,
+        reuse_port=reuse_port,
+        timeouts=timeouts,
+        limits=limits,
+        trace=trace,
     )
 
 
@@ -113,5 +136,4 @@ class ArchiveProvider:
 
 def _refusal(error: IdentifierError | DataSetError) -> StatusError:
     status = error.status if isinstance(error, IdentifierError) else Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
-    log.info("an identifier was refused: %s", error)
     return StatusError(Response(status, error_comment=str(error)))

@@ -7,9 +7,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from asyncdicom.archive import telling
+from asyncdicom.telemetry.log import Log
 
 __all__ = ["Workers"]
+
+_LOG = Log("asyncdicom.archive")
 
 
 class Workers:
@@ -61,6 +63,6 @@ class Workers:
             try:
                 call()
             except BaseException as error:
-                telling.error("a call in a thread failed: %s", type(error).__name__)
+                _LOG.error("a call in a thread failed: %s", type(error).__name__)
             del call  # what it holds on to is not kept until the next one comes
             self._idle.append(None)
