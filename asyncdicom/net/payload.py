@@ -9,14 +9,16 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from asyncdicom.data.part10 import encode_file_meta
+from asyncdicom.data.steps import finish
 from asyncdicom.exceptions import DataSetError, LocalProtocolError
 from asyncdicom.net.blocks import FILE_BLOCK_SIZE, file_blocks
 from asyncdicom.net.disk import Disk
+from asyncdicom.net.lane import lane
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.uid import transfer_syntax
 
@@ -31,7 +33,6 @@ __all__ = [
     "FileSource",
     "Source",
     "at_hand",
-    "reading_ahead",
 ]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -39,6 +40,7 @@ Batch: TypeAlias = Sequence[Buffer]
 
 _READ_AHEAD = 1 << 20  # the largest file that is read whole before its turn
 _MAXIMUM_IN_MEMORY = 16 << 20
+_AT_ONCE = 8192  # bytes: a thousand elements at most
 _IOV_MAX = 1024
 _PIECE = 1 << 18  # what is gathered before a thread is asked to write it
 
@@ -215,10 +217,19 @@ class DataStream:
         return b"".join(views)
 
     async def dataset(self, maximum: int = _MAXIMUM_IN_MEMORY) -> Dataset:
-        """Give the data set as a pydicom Dataset; `DataSetError` if it is unreadable or too large."""
-        from asyncdicom.dataset import decode
+        """Give the data set as a pydicom Dataset.
 
-        return decode(await self.read(maximum), self.transfer_syntax_uid)
+        A long one is decoded in steps, beside the event loop. Raises `DataSetError` if it is unreadable, has
+        more than `maximum` bytes, or more than 32 MiB or 262,144 elements when inflated.
+        """
+        from asyncdicom.dataset import decoding
+
+        data = await self.read(maximum)
+        if len(data) <= _AT_ONCE and not transfer_syntax(self.transfer_syntax_uid).deflated:
+            return finish(decoding(data, self.transfer_syntax_uid))
+        # Who asks is known by where its bytes are counted: associations take turns.
+        peer = getattr(self._taken, "__self__", self)
+        return await lane().run(peer, decoding(data, self.transfer_syntax_uid))
 
     async def save(self, path: str | os.PathLike[str], *, source_ae_title: str | None = None) -> int:
         """Write a DICOM Part 10 file, byte for byte as received, and give its data set's length.
@@ -468,19 +479,6 @@ def at_hand(source: Source) -> Buffer | None:
     if type(source) is FileSource:  # what is derived from it may open otherwise
         return source.read_at_once()
     return source.data if type(source) is BytesSource else None
-
-
-def reading_ahead(sources: Iterable[Source]) -> Iterator[Source]:
-    """Iterate over sources while the next one is being read, if it is a small file."""
-    previous: Source | None = None
-    for source in sources:
-        if isinstance(source, FileSource):
-            source.read_ahead()
-        if previous is not None:
-            yield previous
-        previous = source
-    if previous is not None:
-        yield previous
 
 
 def _wait_for(reading: Future[memoryview]) -> None:
