@@ -159,6 +159,7 @@ def _source(instance: StoredInstance) -> FileSource:
         transfer_syntax_uid=instance.transfer_syntax_uid,
         offset=instance.data_set_offset,
         length=instance.data_set_length,
+        in_threads=True,
     )
 
 

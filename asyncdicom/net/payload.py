@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
@@ -50,6 +51,7 @@ _part_numbers = itertools.count()
 
 # What is read and what is written are often on different disks.
 _read, _written = Disk(), Disk()
+_in_threads = Disk(lambda: -math.inf)  # it is never the time for a call in the event loop
 
 
 class DataStream:
@@ -369,10 +371,15 @@ class BytesSource:
 
 
 class FileSource:
-    """The data set of a DICOM Part 10 file, read while it is sent and never decoded."""
+    """The data set of a DICOM Part 10 file, read while it is sent and never decoded.
+
+    `in_threads`: nothing of it is read in the event loop, however quick the disk is: a server has others to
+    serve when a disk does not answer any more.
+    """
 
     __slots__ = (
         "_ahead",
+        "_disk",
         "length",
         "offset",
         "path",
@@ -390,6 +397,7 @@ class FileSource:
         transfer_syntax_uid: str,
         offset: int,
         length: int,
+        in_threads: bool = False,
     ) -> None:
         self.path = path
         self.sop_class_uid = sop_class_uid
@@ -398,24 +406,25 @@ class FileSource:
         self.offset = offset
         self.length = length
         self._ahead: Future[bytes] | None = None
+        self._disk = _in_threads if in_threads else _read
 
     def read_ahead(self) -> None:
         """Begin to read now what will be sent soon, if it is small and the disk is slow."""
-        if self._ahead is None and self.length <= _READ_AHEAD and not _read.is_quick:
+        if self._ahead is None and self.length <= _READ_AHEAD and not self._disk.is_quick:
             self._ahead = file_threads().submit(self._read_whole)
 
     def read_at_once(self) -> bytes | None:
         """Give the data set if it is small, the disk is quick and it was not read ahead; blocks."""
-        if self._ahead is not None or self.length > FILE_BLOCK_SIZE or not _read.is_quick:
+        if self._ahead is not None or self.length > FILE_BLOCK_SIZE or not self._disk.is_quick:
             return None
-        return _read.at_once(self._read_whole)
+        return self._disk.at_once(self._read_whole)
 
     async def open(self) -> AsyncGenerator[Batch, None]:
         """See `Source`. A file that changed its length meanwhile raises `DataSetError`."""
         ahead_of_time, self._ahead = self._ahead, None
         if ahead_of_time is not None or self.length <= FILE_BLOCK_SIZE:
             if ahead_of_time is None:
-                yield [await _read.call(self._read_whole)]
+                yield [await self._disk.call(self._read_whole)]
             else:
                 whole = await asyncio.wrap_future(ahead_of_time)
                 yield [whole]
@@ -425,18 +434,18 @@ class FileSource:
         opened: list[int] = []
         ahead: Future[memoryview] | None = None
         try:
-            await _read.call(lambda: opened.append(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)))
+            await self._disk.call(lambda: opened.append(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)))
             [file] = opened
             position, end = self.offset, self.offset + self.length
             while position < end:
                 if ahead is None:
-                    view = await _read.call(self._read, file, block, position, end)
+                    view = await self._disk.call(self._read, file, block, position, end)
                 else:
                     view, ahead = await asyncio.wrap_future(ahead), None
                 blocks.give_back(block)
                 block = blocks.acquire()
                 position += len(view)
-                if position < end and not _read.is_quick:
+                if position < end and not self._disk.is_quick:
                     # The next block is read while this one is on the wire.
                     ahead = file_threads().submit(self._read, file, block, position, end)
                 yield [view]
