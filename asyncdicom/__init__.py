@@ -30,7 +30,9 @@ if TYPE_CHECKING:
         StatusError,
     )
     from asyncdicom.net.payload import BytesSource, DataStream, FileSource, Source
+    from asyncdicom.options import ByRole, Limits, Timeouts
     from asyncdicom.pool import AssociationPool
+    from asyncdicom.running import run, serve_until_stopped
     from asyncdicom.server import Server, serve
     from asyncdicom.services.contexts import retrieval_contexts, storage_contexts
     from asyncdicom.services.handlers import Request, Response, Retrieval
@@ -66,12 +68,14 @@ __all__ = [
     "AssociationRejected",
     "AssociationReleased",
     "AssociationTimeout",
+    "ByRole",
     "BytesSource",
     "DataSetError",
     "DataStream",
     "DicomNetworkError",
     "FileSource",
     "InformationModel",
+    "Limits",
     "LocalProtocolError",
     "Peer",
     "PresentationContext",
@@ -87,6 +91,7 @@ __all__ = [
     "Source",
     "Status",
     "StatusError",
+    "Timeouts",
     "UserIdentity",
     "__version__",
     "associate",
@@ -94,7 +99,9 @@ __all__ = [
     "new_uid",
     "open_file",
     "retrieval_contexts",
+    "run",
     "serve",
+    "serve_until_stopped",
     "storage_contexts",
 ]
 
@@ -111,7 +118,9 @@ _MODULES = {
         "PresentationContextError ProtocolError RemoteProtocolError StatusError"
     ),
     "net.payload": "BytesSource DataStream FileSource Source",
+    "options": "ByRole Limits Timeouts",
     "pool": "AssociationPool",
+    "running": "run serve_until_stopped",
     "server": "Server serve",
     "services.contexts": "retrieval_contexts storage_contexts",
     "services.handlers": "Request Response Retrieval",

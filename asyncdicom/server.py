@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import ssl as ssl_module
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -11,14 +10,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address, check_ae_title
-from asyncdicom.admission import Admission, Limits
+from asyncdicom.admission import Admission
 from asyncdicom.association import Association
 from asyncdicom.client import associate
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.listener import Acceptor, bind
-from asyncdicom.net.settings import Settings
 from asyncdicom.net.tls import Handshakes, explain
 from asyncdicom.opening import Opening
+from asyncdicom.options import Limits, Timeouts, explains_options, of_role
 from asyncdicom.services.contexts import Proposable
 from asyncdicom.services.dispatch import Dispatcher
 from asyncdicom.services.handlers import (
@@ -31,12 +30,12 @@ from asyncdicom.services.handlers import (
     StoreHandler,
 )
 from asyncdicom.services.offered import offer
+from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.negotiation import Policy, PresentationContext
-from asyncdicom.ul.protocol import Timeouts
 
 __all__ = ["Server", "serve"]
 
-log = logging.getLogger("asyncdicom.server")
+log = Log("asyncdicom.server")
 
 
 Destinations = Mapping[str, str | Address] | Callable[[Request], Address | None]
@@ -51,15 +50,13 @@ class _Setup(NamedTuple):
     handlers: Handlers
     access: AccessPolicy
     offer: Policy
+    timeouts: Timeouts
     limits: Limits
-    settings: Settings
     ssl: ssl_module.SSLContext | None
-    maximum_tls_handshakes: int
-    tls_handshake_timeout: float
     trace: Trace | None
-    drain_timeout: float
 
 
+@explains_options
 def serve(
     address: str | Address,
     *,
@@ -71,40 +68,12 @@ def serve(
     destinations: Destinations | None = None,
     contexts: Iterable[Proposable] | None = None,
     unknown_storage: bool = False,
-    # Who may come.
     access: Access | None = None,
     ssl: ssl_module.SSLContext | None = None,
     sock: socket.socket | None = None,
     reuse_port: bool = False,
-    # Sizes, in bytes, and numbers.
-    maximum_associations: int = 2000,
-    maximum_associations_per_address: int | None = 200,
-    maximum_associations_per_ae_title: int | None = 100,
-    maximum_not_associated: int = 512,
-    maximum_not_associated_per_address: int | None = 32,
-    accept_rate: float | None = 100.0,
-    maximum_tls_handshakes: int = 2,
-    maximum_associate_length: int = 262144,
-    maximum_length: int = 262144,
-    operations_invoked: int = 1,
-    operations_performed: int = 16,
-    read_budget: int = 1 << 20,
-    maximum_matches: int | None = 100_000,
-    maximum_data_set: int = 16 << 20,
-    maximum_discarded: int = 1 << 30,
-    # Deadlines, in seconds; None is "never".
-    artim_timeout: float | None = 10.0,
-    close_timeout: float | None = 5.0,
-    tls_handshake_timeout: float = 10.0,
-    dimse_timeout: float | None = 120.0,
-    release_timeout: float | None = 10.0,
-    cancel_timeout: float = 10.0,
-    receive_timeout: float | None = 60.0,
-    write_timeout: float | None = 30.0,
-    handler_timeout: float | None = 120.0,
-    idle_timeout: float | None = 300.0,
-    drain_timeout: float = 30.0,
-    # To look inside.
+    timeouts: Timeouts = Timeouts(),
+    limits: Limits = Limits(),
     trace: Trace | None = None,
 ) -> Opening[Server]:
     """Serve DICOM: ``async with serve(...) as server`` or ``server = await serve(...)``.
@@ -121,17 +90,12 @@ def serve(
     call; by default anybody may do everything. `ssl`: a context for TLS. `sock`: a listening or bound
     socket to use instead of the address; `reuse_port`: let other processes listen there too.
 
-    `maximum_associations`: more are refused with "local limit exceeded"; `..._per_address` and
-    `..._per_ae_title`: how many of them one host, or one calling AE title, may have.
-    `maximum_not_associated`: connections without an association, the oldest silent one makes room for the
-    next; `..._per_address`: of one host, the next is closed. `accept_rate`: connections a second of one
-    host, two seconds' worth at once. Limits for each host or AE title do not apply to peers on this
-    machine; None switches one off. `maximum_tls_handshakes`: computed at once, others wait for their turn.
-    `maximum_matches`: how many Identifiers a C-FIND may give (then 0xA700; None: any number).
-    `artim_timeout`: how long a new connection may wait with its A-ASSOCIATE-RQ, after the TLS handshake,
-    which may take `tls_handshake_timeout`. `drain_timeout`: how long `Server.close` waits for operations.
-    The others are as for `associate`. README.md has a table of all limits, and of what exceeding them
-    leads to.
+    `timeouts`: how long to wait for what, in seconds, and `limits`: how many may come, and how much is
+    taken of them; each field of `Timeouts` and `Limits` says what exceeding it leads to. `trace`: is called
+    with ("sent" | "received", command or event) for each message.
+
+    Raises ValueError (an impossible address or AE title) and OSError (the address cannot be
+    listened on). Cancelled while it is opened: nothing listens.
 
     Leaving the block closes the server (`Server.close`).
     """
@@ -151,42 +115,14 @@ def serve(
         handlers=handlers,
         access=policy,
         offer=offer(handlers, contexts, unknown_storage)._replace(
-            maximum_length=maximum_length,
-            operations_invoked=operations_invoked,
-            operations_performed=operations_performed,
+            maximum_length=limits.maximum_length,
+            operations_invoked=limits.operations_invoked,
+            operations_performed=of_role(limits.operations_performed, requestor=False),
         ),
-        limits=Limits(
-            maximum_associations=maximum_associations,
-            maximum_associations_per_address=maximum_associations_per_address,
-            maximum_associations_per_ae_title=maximum_associations_per_ae_title,
-            maximum_not_associated=maximum_not_associated,
-            maximum_not_associated_per_address=maximum_not_associated_per_address,
-            accept_rate=accept_rate,
-        ),
-        settings=Settings(
-            maximum_length=maximum_length,
-            maximum_associate_length=maximum_associate_length,
-            timeouts=Timeouts(
-                artim=artim_timeout,
-                close=close_timeout,
-                release=release_timeout,
-                receive=receive_timeout,
-                idle=idle_timeout,
-            ),
-            dimse_timeout=dimse_timeout,
-            cancel_timeout=cancel_timeout,
-            write_timeout=write_timeout,
-            handler_timeout=handler_timeout,
-            read_budget=read_budget,
-            maximum_matches=maximum_matches,
-            maximum_data_set=maximum_data_set,
-            maximum_discarded=maximum_discarded,
-        ),
+        timeouts=timeouts,
+        limits=limits,
         ssl=ssl,
-        maximum_tls_handshakes=maximum_tls_handshakes,
-        tls_handshake_timeout=tls_handshake_timeout,
         trace=trace,
-        drain_timeout=drain_timeout,
     )
 
     async def start() -> Server:
@@ -226,11 +162,11 @@ class Server:
         self._closing: asyncio.Task[None] | None = None
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._admission = Admission(
-            setup.access, setup.offer, setup.limits, self._spawn, setup.settings.handler_timeout
+            setup.access, setup.offer, setup.limits, self._spawn, setup.timeouts.handler
         )
         self._waiting, self._associated = self._admission.waiting, self._admission.associated
         self._handshakes = (
-            Handshakes(setup.ssl, setup.maximum_tls_handshakes, setup.tls_handshake_timeout)
+            Handshakes(setup.ssl, setup.limits.maximum_tls_handshakes, setup.timeouts.tls_handshake)
             if setup.ssl is not None
             else None
         )
@@ -242,6 +178,11 @@ class Server:
         """How many associations are open."""
         return len(self._associated)
 
+    @property
+    def drain_timeout(self) -> float:
+        """How long `close` waits for operations, in seconds."""
+        return self._setup.timeouts.drain
+
     async def serve_forever(self) -> None:
         """Wait until the server is closed; cancelled: close it (see `close`) and go on being cancelled."""
         try:
@@ -251,7 +192,7 @@ class Server:
             raise
 
     async def close(self) -> None:
-        """Stop accepting, let operations end for `drain_timeout` seconds, abort what is left (idempotent)."""
+        """Stop accepting, let operations end within `Timeouts.drain`, abort what is left (idempotent)."""
         self._admission.is_closed = True
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close())
@@ -268,7 +209,8 @@ class Server:
         channel = Channel(
             loop,
             requestor=False,
-            settings=self._setup.settings,
+            timeouts=self._setup.timeouts,
+            limits=self._setup.limits,
             dispatcher=dispatcher,
             admit=self._admission.admit,
             on_closed=self._admission.forget,
@@ -282,7 +224,7 @@ class Server:
             self._admission.connected(channel)
             failure = None if task.cancelled() else task.exception()
             if failure is not None:
-                log.error("%s: a connection is closed", host, exc_info=failure)
+                log.error("%s: a connection is closed", host, fields={"address": host}, exc_info=failure)
             if task.cancelled() or failure is not None or not task.result():
                 channel.transport.abort()
                 channel.transport.connection_lost(None)  # it may have been made: uvloop does not tell
@@ -298,7 +240,7 @@ class Server:
             else:
                 await self._handshakes.perform(lambda: channel.transport, connection)
         except OSError as error:
-            log.info("%s: a connection is closed: %s", host, explain(error))
+            log.info("%s: a connection is closed: %s", host, explain(error), fields={"address": host})
             return False
         return True
 
@@ -317,7 +259,7 @@ class Server:
         channels = list(self._associated)
         if channels:
             await asyncio.wait(
-                [asyncio.ensure_future(channel.stop(self._setup.drain_timeout)) for channel in channels]
+                [asyncio.ensure_future(channel.stop(self._setup.timeouts.drain)) for channel in channels]
             )
         everybody = channels + list(self._waiting)
         if everybody:

@@ -59,7 +59,9 @@ PROMISED = [
     "new_uid",
     "open_file",
     "retrieval_contexts",
+    "run",
     "serve",
+    "serve_until_stopped",
     "storage_contexts",
     "__version__",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Hashable
@@ -19,18 +18,18 @@ from asyncdicom.archive.index import SYNCHRONOUS, ArchiveError, Reader, open_ind
 from asyncdicom.archive.ingest import Arrival, Ingest, OnConflict, Outcome, Uncertain
 from asyncdicom.archive.queries import Queries
 from asyncdicom.archive.receive import Reception, Refused
-from asyncdicom.archive.record import is_usable_uid
 from asyncdicom.archive.room import Room
 from asyncdicom.archive.workers import Workers
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.net.lane import lane
 from asyncdicom.net.threads import in_thread
 from asyncdicom.status import Status
-from asyncdicom.uid import InformationModel
+from asyncdicom.telemetry.log import Log
+from asyncdicom.uid import InformationModel, is_usable_uid
 
 __all__ = ["PIECE", "Archive"]
 
-_LOG = logging.getLogger("asyncdicom.archive")
+_LOG = Log("asyncdicom.archive")
 
 PIECE = 256 * 1024  # bytes gathered before a thread is asked to write them: small objects take one hop
 _WRITERS = 8  # as many files are synced at the same time

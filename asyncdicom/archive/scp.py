@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Hashable, Iterable
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address
@@ -17,16 +16,21 @@ from asyncdicom.archive.matching import IdentifierError
 from asyncdicom.archive.queries import QueriesClosed
 from asyncdicom.archive.query import MAXIMUM_IDENTIFIER
 from asyncdicom.exceptions import DataSetError, StatusError
+from asyncdicom.net.channel import Trace
 from asyncdicom.net.payload import FileSource
 from asyncdicom.opening import Opening
+from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import Server, serve
-from asyncdicom.services.handlers import Request, Response, Retrieval
+from asyncdicom.services.contexts import Proposable
+from asyncdicom.services.handlers import EchoHandler, Request, Response, Retrieval
 from asyncdicom.status import Status
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, InformationModel
 
-__all__ = ["ArchiveProvider", "serve_archive"]
+if TYPE_CHECKING:
+    from socket import socket
+    from ssl import SSLContext
 
-log = logging.getLogger("asyncdicom.archive")
+__all__ = ["ArchiveProvider", "serve_archive"]
 
 _MODELS: dict[str, InformationModel] = {
     uid: model
@@ -35,20 +39,30 @@ _MODELS: dict[str, InformationModel] = {
 }
 
 
+@explains_options
 def serve_archive(
     archive: Archive,
     address: str | Address,
     *,
+    c_echo: EchoHandler | None = None,
+    contexts: Iterable[Proposable] | None = None,
     access: AccessPolicy | Peers | None = None,
     maximum_retrievals: int = 32,
-    **options: Any,
+    ssl: SSLContext | None = None,
+    sock: socket | None = None,
+    reuse_port: bool = False,
+    timeouts: Timeouts = Timeouts(),
+    limits: Limits = Limits(),
+    trace: Trace | None = None,
 ) -> Opening[Server]:
     """Serve an open archive: C-ECHO, C-STORE, C-FIND, C-GET and C-MOVE.
 
     `access`: who may do what, as for `serve`; its peers with an address are the C-MOVE destinations (the
     archive itself never is one). `maximum_retrievals`: C-GETs and C-MOVEs at the same time, a quarter of
-    them for one peer (its AE title and address); others are refused with 0xA702. Other options are
+    them for one peer (its AE title and address); others are refused with 0xA702. The other arguments are
     those of `serve`.
+
+    Raises what `serve` raises. Leaving the block closes the server, and leaves the archive open.
     """
     if not isinstance(address, Address):
         address = Address.parse(address)
@@ -57,14 +71,21 @@ def serve_archive(
     destinations = {title: where for title, where in policy.addresses.items() if title != address.ae_title}
     return serve(
         address,
+        c_echo=c_echo,
         c_store=provider.store,
         c_find=provider.find,
         c_get=provider.retrieve,
         c_move=provider.retrieve,
         destinations=destinations,
+        contexts=contexts,
         unknown_storage=True,
         access=policy,
-        **options,
+        ssl=ssl,
+        sock=sock,
+        reuse_port=reuse_port,
+        timeouts=timeouts,
+        limits=limits,
+        trace=trace,
     )
 
 
@@ -102,7 +123,7 @@ class ArchiveProvider:
             async for match in matches:
                 yield match
         except (IdentifierError, DataSetError, QueriesClosed) as error:
-            raise _refusal(request, error) from None
+            raise _refusal(error) from None
 
     async def retrieve(self, request: Request) -> Retrieval:
         """C-GET and C-MOVE: the files that match, to be sent as they are."""
@@ -112,7 +133,7 @@ class ArchiveProvider:
                 "too many retrievals at the same time: try again later",
                 Status.UNABLE_TO_PERFORM_SUB_OPERATIONS,
             )
-            raise _refusal(request, busy)
+            raise _refusal(busy)
         self._retrievals[peer] += 1
         try:
             identifier = await request.data.read(MAXIMUM_IDENTIFIER)
@@ -122,7 +143,7 @@ class ArchiveProvider:
         except BaseException as error:
             self._ended(peer)
             if isinstance(error, (IdentifierError, DataSetError, QueriesClosed)):
-                raise _refusal(request, error) from None
+                raise _refusal(error) from None
             raise
         return Retrieval(_Files(found), partial(self._ended, peer))
 
@@ -168,12 +189,10 @@ def _peer(request: Request) -> Hashable:
     return request.calling_ae_title, request.association.peer[0]
 
 
-def _refusal(request: Request, error: IdentifierError | DataSetError | QueriesClosed) -> StatusError:
+def _refusal(error: IdentifierError | DataSetError | QueriesClosed) -> StatusError:
     status = Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
     if isinstance(error, IdentifierError):
         status = error.status
     elif isinstance(error, QueriesClosed):
         status = Status.OUT_OF_RESOURCES
-    host = request.association.peer[0]
-    log.warning("%s@%s: %s refused: %s", request.calling_ae_title, host, request.command.name, error)
     return StatusError(Response(status, error_comment=str(error)[:64]))

@@ -32,9 +32,11 @@ from asyncdicom.net.invoker import Invoker
 from asyncdicom.net.operation import IncomingRequest
 from asyncdicom.net.outbox import Outbox
 from asyncdicom.net.performer import Performer
-from asyncdicom.net.settings import Settings
 from asyncdicom.net.tls import explain_loss
 from asyncdicom.net.transport import Transport
+from asyncdicom.options import Limits, Timeouts
+from asyncdicom.telemetry.log import Log
+from asyncdicom.telemetry.text import printable
 from asyncdicom.ul.decoder import PDataFragment
 from asyncdicom.ul.events import (
     AbortIndication,
@@ -53,7 +55,7 @@ from asyncdicom.ul.statetable import State
 
 __all__ = ["Channel", "Trace"]
 
-log = logging.getLogger("asyncdicom.association")
+log = Log("asyncdicom.association")
 
 Trace = Callable[[str, object], None]
 
@@ -79,13 +81,15 @@ class Channel:
         loop: asyncio.AbstractEventLoop,
         *,
         requestor: bool,
-        settings: Settings,
+        timeouts: Timeouts,
+        limits: Limits,
         dispatcher: Dispatch,
         admit: Callable[[Channel, AAssociateRQ], None] | None = None,
         on_closed: Callable[[Channel], None] | None = None,
         trace: Trace | None = None,
     ) -> None:
-        self.settings = settings
+        self.timeouts = timeouts
+        self.limits = limits
         self.dispatcher = dispatcher
         self.owner: Any = None  # the `Association` that stands for this channel
         self.request: AAssociateRQ | None = None
@@ -95,16 +99,16 @@ class Channel:
         self.established: asyncio.Future[Negotiated] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self.time = loop.time
-        self.transport = Transport(self, loop, settings.timeouts.close)
+        self.transport = Transport(self, loop, timeouts.close)
         self.upper_layer = UpperLayer(
             requestor=requestor,
-            maximum_length=settings.maximum_length,
-            timeouts=settings.timeouts,
-            maximum_associate_length=settings.maximum_associate_length,
+            maximum_length=limits.maximum_length,
+            timeouts=timeouts,
+            maximum_associate_length=limits.maximum_associate_length,
         )
-        budget = ReadBudget(settings.read_budget, settings.handler_timeout, undelivered(loop))
+        budget = ReadBudget(limits.read_budget, timeouts.handler, undelivered(loop))
         self.inbox = Inbox(self, budget)
-        self.outbox = Outbox(self, settings.write_timeout)
+        self.outbox = Outbox(self, timeouts.write)
         self.invoker = Invoker(self)
         self.performer = Performer(self)
         self._loop = loop
@@ -115,7 +119,7 @@ class Channel:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._linger: asyncio.TimerHandle | None = None
-        self._shortest_timeout = settings.shortest_timeout()
+        self._shortest_timeout = timeouts.shortest(requestor=requestor)
         self._quiet: asyncio.Future[None] | None = None
         self._half_closed = False
         self._stopping = False
@@ -150,7 +154,7 @@ class Channel:
 
     async def release(self) -> None:
         """Let what is under way end, then A-RELEASE; A-ABORT when that takes too long (PS3.8 7.2)."""
-        timeout = self.settings.timeouts.release
+        timeout = self.timeouts.release
         try:
             if not await self._becomes_quiet(timeout):
                 log.warning("%s: operations did not end within %s s; aborting", self, timeout)
@@ -183,7 +187,7 @@ class Channel:
             await asyncio.wait([self.closed])
         tasks = self._tasks | self.performer.tasks
         if tasks:  # all were cancelled; one that does not care is left behind
-            await asyncio.wait(tasks, timeout=self.settings.cancel_timeout)
+            await asyncio.wait(tasks, timeout=self.timeouts.cancel)
 
     def check_open(self) -> None:
         """Raise what ended the association, if it has ended."""
@@ -245,7 +249,7 @@ class Channel:
         # A health check is no news, nor is an orderly end; a stranger who speaks something else is.
         if isinstance(error, AssociationReleased) or (self.request is None and error.__cause__ is None):
             is_news = False
-        log.log(logging.INFO if is_news else logging.DEBUG, "%s", error)
+        log.log(logging.INFO if is_news else logging.DEBUG, "%s", error, fields=self.log_fields())
         if not self.established.done():
             self.established.set_exception(error)
             self.established.exception()  # raised to whoever waits for it, if anybody does
@@ -433,7 +437,7 @@ class Channel:
     async def _answer_release(self) -> None:
         # PS3.8 AR-7: responses may still be sent before the A-RELEASE-RP.
         if tasks := self.performer.tasks:
-            await asyncio.wait(tasks, timeout=self.settings.timeouts.release)
+            await asyncio.wait(tasks, timeout=self.timeouts.release)
         self._finish_release()
         self._settle()
 
@@ -500,15 +504,19 @@ class Channel:
         calling, called = printable(self.request.calling_ae_title), printable(self.request.called_ae_title)
         return f"{calling} -> {called} ({host}:{port})"
 
-
-def printable(text: str) -> str:
-    """Show received text in a log line: whatever is not plain is escaped."""
-    return text if text.isascii() and text.isprintable() else ascii(text)[1:-1]
+    def log_fields(self) -> dict[str, object]:
+        """Say whom a log line about this association is about (`telemetry.log.Log`)."""
+        host, port = self.transport.peer
+        fields: dict[str, object] = {"address": host, "port": port}
+        if self.request is not None:
+            fields["calling_ae_title"] = self.request.calling_ae_title
+            fields["called_ae_title"] = self.request.called_ae_title
+        return fields
 
 
 _EXPIRED = {
     "artim": "no A-ASSOCIATE-RQ came in time",
-    "association": "the peer did not answer the A-ASSOCIATE-RQ in time",
+    "acse": "the peer did not answer the A-ASSOCIATE-RQ in time",
     "release": "the peer did not answer the A-RELEASE-RQ in time",
     "receive": "the peer stopped in the middle of a message",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from asyncdicom.dimse.assembler import Assembler, DataReceived, MessageStarted
@@ -12,6 +11,7 @@ from asyncdicom.net.flow import ReadBudget
 from asyncdicom.net.operation import Operation, Reply
 from asyncdicom.net.payload import DataStream
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.decoder import PDataFragment
 from asyncdicom.ul.statetable import State
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Inbox"]
 
-log = logging.getLogger("asyncdicom.association")
+log = Log("asyncdicom.association")
 
 # A request that comes after our A-RELEASE-RQ (AR-6), or together with the end of it all, is dropped.
 _ANSWERABLE = (State.STA6, State.STA8)
@@ -94,7 +94,7 @@ class Inbox:
         if is_last:
             self._incoming = None
             self._channel.invoker.book.progressed(now)
-        elif incoming.discarded > self._channel.settings.maximum_discarded:
+        elif incoming.discarded > self._channel.limits.maximum_discarded:
             log.warning("%s: more than %d bytes to discard; aborting", self._channel, incoming.discarded)
             self._channel.abort()
 
@@ -148,7 +148,7 @@ class _ReplyCollector:
         if self._operation is None:
             self.discarded += length
             return
-        if self._length > inbox._channel.settings.maximum_data_set:
+        if self._length > inbox._channel.limits.maximum_data_set:
             raise RemoteProtocolError(f"the data set of a {self._command.name} is larger than allowed")
         self._views += views
         if is_last:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.operation import IncomingRequest
 from asyncdicom.net.payload import DataStream
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
     from asyncdicom.net.channel import Channel
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Performer"]
 
-log = logging.getLogger("asyncdicom.association")
+log = Log("asyncdicom.association")
 
 
 class Performer:
@@ -126,7 +126,7 @@ class Performer:
     def _interrupt(self, request: IncomingRequest, *, stalled: bool = False) -> None:
         request.interrupt(stalled=stalled)
         loop = asyncio.get_running_loop()
-        loop.call_later(self._channel.settings.cancel_timeout, self._give_up, request)
+        loop.call_later(self._channel.timeouts.cancel, self._give_up, request)
 
     def _give_up(self, request: IncomingRequest) -> None:
         if request.answered or self._channel.failure is not None or request not in self.performing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
@@ -18,8 +17,6 @@ from asyncdicom.services.streams import ResponseStream
 from asyncdicom.status import Status
 
 __all__ = ["Query", "encode_identifier", "find", "provide"]
-
-log = logging.getLogger("asyncdicom.services")
 
 _MAXIMUM_MATCHES = 100_000
 _MAXIMUM_ELEMENTS = 16_384  # of one match, those in sequences included
@@ -99,11 +96,10 @@ async def provide(incoming: IncomingRequest, request: Request, handlers: Handler
     if incoming.data is None:
         return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, error_comment="no identifier")
     pending = response_to(incoming.command, Status.PENDING, has_data_set=True)
-    maximum = incoming.channel.settings.maximum_matches
+    maximum = incoming.channel.limits.maximum_matches
     matches = cast("Any", handlers.c_find(request))
     async with aclosing(_Closable(matches)):
         iterator: AsyncIterator[Identifier] = aiter(matches)
-        sent = 0
         while True:
             try:
                 match = await incoming.guard(anext(iterator))
@@ -111,13 +107,12 @@ async def provide(incoming: IncomingRequest, request: Request, handlers: Handler
                 return Response(Status.SUCCESS)
             if incoming.is_interrupted:
                 raise Interrupted  # the handler swallowed its cancellation
-            if sent == maximum:
-                log.warning("%s: a C-FIND gave more than %d matches", incoming.channel, maximum)
+            if incoming.matches == maximum:
                 return Response(Status.OUT_OF_RESOURCES, error_comment=f"more than {maximum} matches")
             data = encode_identifier(match, incoming.context.transfer_syntax)
             await incoming.channel.performer.respond(incoming, pending, data)
-            sent += 1
-            if sent % _RESPONSES_IN_A_ROW == 0:
+            incoming.matches += 1
+            if incoming.matches % _RESPONSES_IN_A_ROW == 0:
                 await asyncio.sleep(0)
 
 

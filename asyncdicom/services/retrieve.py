@@ -7,7 +7,6 @@ another one, to a destination that the provider knows.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
@@ -39,8 +38,6 @@ from asyncdicom.status import Status
 from asyncdicom.ul.negotiation import PresentationContext
 
 __all__ = ["Progress", "RetrieveOperation", "RetrieveResult", "provide_get", "provide_move", "retrieve"]
-
-log = logging.getLogger("asyncdicom.services")
 
 _FAILED_SOP_INSTANCE_UID_LIST = 0x00080058
 
@@ -185,7 +182,7 @@ async def provide_move(incoming: IncomingRequest, request: Request, handlers: Ha
         return Response(Status.SOP_CLASS_NOT_SUPPORTED)
     destination = handlers.destination(request)
     if destination is None:
-        log.warning("%s: refused: C-MOVE-RQ to an unknown destination", incoming.channel)
+        incoming.remark = "refused: an unknown destination"
         return Response(Status.MOVE_DESTINATION_UNKNOWN)
     retrieval = await incoming.guard(handlers.c_move(request))
     if not isinstance(retrieval, Retrieval):
@@ -320,7 +317,7 @@ class _Retrieving:
     def _failed(self, uid: str, reason: str) -> None:
         if not self._reason:  # the first of each retrieval: there may be thousands
             self._reason = reason
-            log.warning("%s: a sub-operation failed: %s %s", self._incoming.channel, uid, reason)
+            self._incoming.remark = f"the first that failed is {uid}" if uid else ""
         self._operations.failed(uid)
 
     def final(self) -> Response:
