@@ -1,4 +1,4 @@
-"""The index in SQLite: opening it, reading pages of it, writing to it.
+"""The index in SQLite: opening it, looking at it as a whole, writing to it.
 
 Statements are SQLAlchemy Core. The writer's are compiled once and then go straight to the driver: building
 them anew for every instance would cost more than SQLite takes to run them.

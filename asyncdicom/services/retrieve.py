@@ -17,7 +17,7 @@ from asyncdicom.dimse.messages import Command, CommandField, Priority, response_
 from asyncdicom.dimse.suboperations import SubOperations
 from asyncdicom.exceptions import AssociationError, DicomNetworkError
 from asyncdicom.net.channel import Channel
-from asyncdicom.net.operation import IncomingRequest, Reply
+from asyncdicom.net.operation import IncomingRequest, Interrupted, Reply
 from asyncdicom.net.payload import FileSource, Source
 from asyncdicom.services import storage
 from asyncdicom.services.contexts import find_context, groups_of_kinds
@@ -268,8 +268,8 @@ class _Retrieving:
         while not self._incoming.is_interrupted:
             try:
                 source = await self._incoming.guard(anext(sources))
-            except StopAsyncIteration:
-                return False
+            except (StopAsyncIteration, Interrupted):
+                return False  # what was done until then is told in the final response
             in_a_row += 1
             if in_a_row % _IN_A_ROW == 0:
                 await asyncio.sleep(0)

@@ -419,3 +419,32 @@ async def test_without_contexts_a_c_get_fails_without_a_message_for_each_instanc
     assert 0 < sum(len(uid) + 1 for uid in result.failed_sop_instance_uids) <= 65535
     assert retrieval.response is not None
     assert retrieval.response.error_comment == "no presentation context for an instance"
+
+
+async def test_a_cancel_while_the_next_source_is_looked_up_tells_what_was_done() -> None:
+    looking, store = asyncio.Event(), Store()
+
+    class Slow(Lazy):
+        async def __aiter__(self) -> AsyncGenerator[BytesSource | None, None]:
+            yield instance(1)
+            yield instance(1)
+            looking.set()
+            await asyncio.Event().wait()
+
+    async def give(request: Request) -> Retrieval:
+        return Retrieval(Slow(instance(1), number=10))
+
+    async with (
+        serve("SCP@127.0.0.1:0", c_get=give) as server,
+        associate(address(server), contexts=CONTEXTS) as association,
+    ):
+        async with association.c_get(IDENTIFIER, c_store=store) as retrieval:
+            await looking.wait()
+            await retrieval.cancel()
+            async for _ in retrieval:
+                pass
+        assert retrieval.status == Status.CANCEL
+        assert retrieval.response is not None
+        assert retrieval.response.command is not None
+        assert retrieval.response.command.number_of_completed_sub_operations == len(store.data)
+        assert (await association.c_echo()).status == 0
