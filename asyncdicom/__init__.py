@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from asyncdicom.address import Address
     from asyncdicom.association import Association
     from asyncdicom.client import associate
+    from asyncdicom.destination import Destination
     from asyncdicom.exceptions import (
         AssociationAborted,
         AssociationClosed,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         StatusError,
     )
     from asyncdicom.net.payload import BytesSource, DataStream, FileSource, Source
+    from asyncdicom.net.tls_files import TlsFiles
     from asyncdicom.options import ByRole, Limits, Timeouts
     from asyncdicom.pool import AssociationPool
     from asyncdicom.running import run, serve_until_stopped
@@ -72,6 +74,7 @@ __all__ = [
     "BytesSource",
     "DataSetError",
     "DataStream",
+    "Destination",
     "DicomNetworkError",
     "FileSource",
     "InformationModel",
@@ -92,6 +95,7 @@ __all__ = [
     "Status",
     "StatusError",
     "Timeouts",
+    "TlsFiles",
     "UserIdentity",
     "__version__",
     "associate",
@@ -112,12 +116,14 @@ _MODULES = {
     "address": "Address",
     "association": "Association",
     "client": "associate",
+    "destination": "Destination",
     "exceptions": (
         "AssociationAborted AssociationClosed AssociationError AssociationRejected "
         "AssociationReleased AssociationTimeout DataSetError DicomNetworkError LocalProtocolError "
         "PresentationContextError ProtocolError RemoteProtocolError StatusError"
     ),
     "net.payload": "BytesSource DataStream FileSource Source",
+    "net.tls_files": "TlsFiles",
     "options": "ByRole Limits Timeouts",
     "pool": "AssociationPool",
     "running": "run serve_until_stopped",

@@ -5,40 +5,41 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl as ssl_module
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from asyncdicom.access import AccessPolicy, Peers
-from asyncdicom.address import Address, check_ae_title
+from asyncdicom.address import Address
 from asyncdicom.admission import Admission
 from asyncdicom.association import Association
-from asyncdicom.client import associate
+from asyncdicom.destination import Destination, as_destination
 from asyncdicom.net.channel import Channel, Trace
+from asyncdicom.net.descriptors import missing_descriptors
 from asyncdicom.net.listener import Acceptor, bind
-from asyncdicom.net.tls import Handshakes, explain
+from asyncdicom.net.tls import Handshakes, explain, severity
 from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options, of_role
+from asyncdicom.outgoing import OutgoingAssociations
 from asyncdicom.services.contexts import Proposable
 from asyncdicom.services.dispatch import Dispatcher
 from asyncdicom.services.handlers import (
     EchoHandler,
     FindHandler,
     Handlers,
-    OpenAssociation,
     Request,
     RetrieveHandler,
     StoreHandler,
 )
 from asyncdicom.services.offered import offer
 from asyncdicom.telemetry.log import Log
-from asyncdicom.ul.negotiation import Policy, PresentationContext
+from asyncdicom.ul.negotiation import Policy
 
 __all__ = ["Server", "serve"]
 
 log = Log("asyncdicom.server")
 
 
-Destinations = Mapping[str, str | Address] | Callable[[Request], Address | None]
+Destinations = Mapping[str, str | Address | Destination] | Callable[[Request], Address | Destination | None]
 _T = TypeVar("_T")
 
 Access = AccessPolicy | Peers
@@ -48,6 +49,7 @@ class _Setup(NamedTuple):
     """What `serve` was asked for."""
 
     handlers: Handlers
+    outgoing: OutgoingAssociations
     access: AccessPolicy
     offer: Policy
     timeouts: Timeouts
@@ -66,6 +68,7 @@ def serve(
     c_get: RetrieveHandler | None = None,
     c_move: RetrieveHandler | None = None,
     destinations: Destinations | None = None,
+    destination_ssl: ssl_module.SSLContext | None = None,
     contexts: Iterable[Proposable] | None = None,
     unknown_storage: bool = False,
     access: Access | None = None,
@@ -81,8 +84,11 @@ def serve(
     `address`: "AET@host:port"; port 0 takes a free one (`Server.port`). Each service is offered if it
     has a handler: `c_store`, `c_get` and `c_move` are coroutine functions, `c_find` is an asynchronous
     generator; C-ECHO is always offered, and `c_echo` is asked if it is given. `destinations`: the AE
-    titles that C-MOVE may send to, with their "host:port", or a function that finds the address for a
-    request; by default the peers of `access` that have an address. `contexts`: the abstract syntaxes to
+    titles that C-MOVE may send to, each with its "host:port" or a `Destination`, which says how it is called,
+    or a function that finds the one for a request; by default the peers of `access` that have an address.
+    `destination_ssl`: the context for TLS with those that have none of their own. A server that uses TLS, or
+    asks for certificates, sends nothing in the clear: the C-MOVE to a destination that has no context, and
+    does not say ``plain=True``, fails with 0xA702 and an Error Comment. `contexts`: the abstract syntaxes to
     accept, by default whatever the handlers imply; `unknown_storage`: also storage SOP classes that are
     not in the standard.
 
@@ -102,17 +108,26 @@ def serve(
     if not isinstance(address, Address):
         address = Address.parse(address)
     policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
+    outgoing = OutgoingAssociations(
+        address.ae_title,
+        uses_tls=ssl is not None or policy.asks_for_certificates,
+        ssl=destination_ssl,
+        maximum=limits.maximum_outgoing,
+    )
+    outgoing.find = _finder(destinations if destinations is not None else policy.destinations)
+    can_move = destinations is not None or policy.destinations
     handlers = Handlers(
         c_echo=c_echo,
         c_store=c_store,
         c_find=c_find,
         c_get=c_get,
         c_move=c_move,
-        destination=_finder(destinations if destinations is not None else policy.addresses or None),
-        open_association=_opener(address.ae_title),
+        destination=(lambda request: outgoing.find(request)) if can_move else None,
+        open_association=outgoing.open,
     )
     setup = _Setup(
         handlers=handlers,
+        outgoing=outgoing,
         access=policy,
         offer=offer(handlers, contexts, unknown_storage)._replace(
             maximum_length=limits.maximum_length,
@@ -131,23 +146,17 @@ def serve(
     return Opening(start, _leave)
 
 
-def _finder(destinations: Destinations | None) -> Callable[[Request], Address | None] | None:
-    if destinations is None or callable(destinations):
-        return destinations
-    table = {}
-    for ae_title, where in destinations.items():
-        found = where if isinstance(where, Address) else Address.parse(where)
-        table[ae_title] = found._replace(ae_title=check_ae_title(ae_title))
+def _finder(destinations: Destinations) -> Callable[[Request], Destination | None]:
+    if callable(destinations):
+        find = destinations
+
+        def found(request: Request) -> Destination | None:
+            where = find(request)
+            return None if where is None else as_destination(where)
+
+        return found
+    table = {title: as_destination(where).named(title) for title, where in destinations.items()}
     return lambda request: table.get(request.move_destination)
-
-
-def _opener(ae_title: str) -> OpenAssociation:
-    def open_association(
-        destination: Address, contexts: Sequence[PresentationContext]
-    ) -> Opening[Association]:
-        return associate(destination, calling_ae_title=ae_title, contexts=contexts)
-
-    return open_association
 
 
 class Server:
@@ -170,13 +179,41 @@ class Server:
             if setup.ssl is not None
             else None
         )
+        too_few = missing_descriptors(setup.limits)
+        if too_few is not None:
+            log.warning("%s", too_few)
         self._acceptors = [Acceptor(listener, self._take) for listener in sockets]
-        log.info("%s listens on %s:%d", self.ae_title, self.host, self.port)
+        log.info("%s listens on %s", self.ae_title, address._replace(port=self.port).place)
 
     @property
     def associations(self) -> int:
         """How many associations are open."""
         return len(self._associated)
+
+    def renew(
+        self,
+        *,
+        ssl: ssl_module.SSLContext | None = None,
+        destination_ssl: ssl_module.SSLContext | None = None,
+        destinations: Destinations | None = None,
+    ) -> None:
+        """Use other certificates, or other destinations, from now on; None leaves what there is.
+
+        `ssl`: for the TLS handshakes that begin after this; associations that stand go on. `destination_ssl`
+        and `destinations`: as for `serve`, for C-MOVE requests that come after this. Made for certificates
+        that were renewed and for revocation lists: make the contexts again (`TlsFiles`), for instance at
+        SIGHUP. Raises ValueError, and changes nothing, for a server without TLS that is given `ssl`, and for
+        destinations that cannot be understood.
+        """
+        if ssl is not None and self._handshakes is None:
+            raise ValueError("this server was started without TLS")
+        find = None if destinations is None else _finder(destinations)
+        if ssl is not None and self._handshakes is not None:
+            self._handshakes.context = ssl
+        if destination_ssl is not None:
+            self._setup.outgoing.ssl = destination_ssl
+        if find is not None:
+            self._setup.outgoing.find = find
 
     @property
     def drain_timeout(self) -> float:
@@ -240,7 +277,8 @@ class Server:
             else:
                 await self._handshakes.perform(lambda: channel.transport, connection)
         except OSError as error:
-            log.info("%s: a connection is closed: %s", host, explain(error), fields={"address": host})
+            told = "%s: a connection is closed: %s"
+            log.log(severity(error), told, host, explain(error), fields={"address": host})
             return False
         return True
 
@@ -264,6 +302,7 @@ class Server:
         everybody = channels + list(self._waiting)
         if everybody:
             await asyncio.wait([asyncio.ensure_future(channel.wait_closed(1.0)) for channel in everybody])
+        await self._setup.outgoing.close()
         if not self._closed.done():
             self._closed.set_result(None)
 

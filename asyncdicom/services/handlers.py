@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
-from asyncdicom.address import Address
+from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Command
 from asyncdicom.exceptions import StatusError
 from asyncdicom.net.payload import DataStream, Source
@@ -208,15 +208,15 @@ StoreHandler: TypeAlias = Callable[[Request], Awaitable["Outcome"]]
 FindHandler: TypeAlias = Callable[[Request], AsyncIterator["Identifier"]]
 RetrieveHandler: TypeAlias = Callable[[Request], Awaitable["Retrieval | Outcome"]]
 OpenAssociation: TypeAlias = Callable[
-    [Address, Sequence[PresentationContext]], AbstractAsyncContextManager[Storer]
+    [Destination, Sequence[PresentationContext]], AbstractAsyncContextManager[Storer]
 ]
 
 
 class Handlers(NamedTuple):
     """One handler a service; a service without a handler is not offered (C-ECHO always is).
 
-    ``destination`` finds the address of a C-MOVE destination for the request that names it (None:
-    unknown), ``open_association`` opens the association that the instances are sent on.
+    ``destination`` finds the C-MOVE destination for the request that names it (None: unknown),
+    ``open_association`` opens the association that the instances are sent on.
     """
 
     c_echo: EchoHandler | None = None
@@ -224,5 +224,5 @@ class Handlers(NamedTuple):
     c_find: FindHandler | None = None
     c_get: RetrieveHandler | None = None
     c_move: RetrieveHandler | None = None
-    destination: Callable[[Request], Address | None] | None = None
+    destination: Callable[[Request], Destination | None] | None = None
     open_association: OpenAssociation | None = None

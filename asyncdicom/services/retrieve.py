@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import NamedTuple
 
 from asyncdicom.data.elements import decode as decode_elements
 from asyncdicom.data.elements import encode as encode_elements
+from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Command, CommandField, Priority, response_to
 from asyncdicom.dimse.suboperations import SubOperations
 from asyncdicom.exceptions import AssociationError, DicomNetworkError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.operation import IncomingRequest, Interrupted, Reply
 from asyncdicom.net.payload import FileSource, Source
+from asyncdicom.net.reasons import in_short
 from asyncdicom.services import storage
 from asyncdicom.services.contexts import find_context, groups_of_kinds
+from asyncdicom.services.failures import Failures
 from asyncdicom.services.handlers import (
     Handlers,
     Identifier,
@@ -29,7 +32,6 @@ from asyncdicom.services.handlers import (
     Response,
     Retrieval,
     StoreHandler,
-    Storer,
 )
 from asyncdicom.services.query import encode_identifier
 from asyncdicom.services.single import outcome
@@ -40,6 +42,7 @@ from asyncdicom.ul.negotiation import PresentationContext
 __all__ = ["Progress", "RetrieveOperation", "RetrieveResult", "provide_get", "provide_move", "retrieve"]
 
 _FAILED_SOP_INSTANCE_UID_LIST = 0x00080058
+_MAXIMUM_LOSSES = 10  # associations to a destination that one C-MOVE loses before it gives up
 
 
 class Progress(NamedTuple):
@@ -164,7 +167,7 @@ async def provide_get(incoming: IncomingRequest, request: Request, handlers: Han
     async def store(source: Source) -> Response:
         return await storage.store(incoming.channel, source, priority=priority)
 
-    work = _Retrieving(incoming, len(retrieval.sources))
+    work = _Retrieving(incoming, len(retrieval.sources), "C-GET")
     accepted = {
         (c.abstract_syntax, c.transfer_syntax) for c in incoming.channel.contexts.values() if c.as_scu
     }
@@ -187,33 +190,51 @@ async def provide_move(incoming: IncomingRequest, request: Request, handlers: Ha
     retrieval = await incoming.guard(handlers.c_move(request))
     if not isinstance(retrieval, Retrieval):
         return outcome(retrieval)
-    originator = (request.calling_ae_title, request.message_id)
-    priority = incoming.command.priority or Priority.MEDIUM
-    work = _Retrieving(incoming, len(retrieval.sources))
+    work = _Retrieving(incoming, len(retrieval.sources), f"C-MOVE to {destination.where}")
     try:
         for kinds in groups_of_kinds(_kinds(retrieval.sources)):
             # One pass over the sources for each group: one, unless more than 128 contexts are needed.
             async with aclosing(_each(retrieval.sources, kinds)) as sources:
                 is_lost = True
                 while is_lost and not incoming.is_interrupted:
-                    contexts = [PresentationContext(sop_class, (syntax,)) for sop_class, syntax in kinds]
-                    try:
-                        async with handlers.open_association(destination, contexts) as association:
-
-                            async def store(source: Source, via: Storer = association) -> Response:
-                                return await via.c_store(
-                                    source, priority=priority, move_originator=originator
-                                )
-
-                            is_lost = await work.perform(sources, store, kinds)
-                    except AssociationError as error:
-                        if incoming.channel.failure is not None:
-                            raise
-                        await work.fail(sources, f"the destination cannot be reached: {type(error).__name__}")
-                        is_lost = False
+                    is_lost = await _move(incoming, request, handlers, destination, sources, kinds, work)
     finally:
         retrieval.ended()
     return work.final()
+
+
+async def _move(
+    incoming: IncomingRequest,
+    request: Request,
+    handlers: Handlers,
+    destination: Destination,
+    sources: AsyncIterator[Source | None],
+    kinds: Collection[Kind],
+    work: _Retrieving,
+) -> bool:
+    """Send over one association to the destination; True if it was lost and may be tried again."""
+    assert handlers.open_association is not None
+    originator = (request.calling_ae_title, request.message_id)
+    priority = incoming.command.priority or Priority.MEDIUM
+    contexts = [PresentationContext(sop_class, (syntax,)) for sop_class, syntax in kinds]
+    if work.losses >= _MAXIMUM_LOSSES:
+        await work.fail(sources, f"destination: {work.losses} associations were lost")
+        return False
+    try:
+        async with AsyncExitStack() as stack:
+            opening = handlers.open_association(destination, contexts)
+            association = await incoming.guard(stack.enter_async_context(opening))
+
+            async def store(source: Source) -> Response:
+                return await association.c_store(source, priority=priority, move_originator=originator)
+
+            return await work.perform(sources, store, kinds)
+    except Interrupted:
+        return False
+    except AssociationError as error:  # that it could not be opened
+        incoming.channel.check_open()
+        await work.fail(sources, f"destination: {in_short(error)}", str(error))
+        return False
 
 
 def _kinds(sources: Sequence[Source] | LazySources) -> list[Kind]:
@@ -252,10 +273,12 @@ async def _one_by_one(sources: Sequence[Source] | LazySources) -> AsyncGenerator
 class _Retrieving:
     """The sub-operations of one C-GET or C-MOVE that is being performed."""
 
-    def __init__(self, incoming: IncomingRequest, total: int) -> None:
+    def __init__(self, incoming: IncomingRequest, total: int, what: str) -> None:
         self._incoming = incoming
         self._operations = SubOperations(total)
-        self._reason = ""  # why the first one failed
+        self._failures = Failures(f"{incoming.channel}: {what}")
+        self.losses = 0
+        """How many associations were lost on the way."""
 
     async def perform(
         self, sources: AsyncIterator[Source | None], store: StoreOne, kinds: Collection[Kind]
@@ -274,9 +297,9 @@ class _Retrieving:
             if in_a_row % _IN_A_ROW == 0:
                 await asyncio.sleep(0)
             if source is None:
-                self._failed("", "an instance is not there any more")
+                self._failed("", "an instance is not there any more", is_ours=True)
             elif (source.sop_class_uid, source.transfer_syntax_uid) not in kinds:
-                self._failed(source.sop_instance_uid, "no presentation context for an instance")
+                self._failed(source.sop_instance_uid, "an instance has no presentation context")
             else:
                 is_lost = await self._store_one(source, store)
                 if operations.number_of_remaining:
@@ -286,39 +309,39 @@ class _Retrieving:
                     return True
         return False
 
-    async def fail(self, sources: AsyncIterator[Source | None], reason: str) -> None:
+    async def fail(self, sources: AsyncIterator[Source | None], kind: str, detail: str = "") -> None:
         """Count all that is left as failed."""
+        self._failures.add(kind, detail)
         async for source in sources:
-            self._failed("" if source is None else source.sop_instance_uid, reason)
+            self._operations.failed("" if source is None else source.sop_instance_uid)
 
     async def _store_one(self, source: Source, store: StoreOne) -> bool:
         """Do one sub-operation and count it; True if its association was lost."""
         uid, channel = source.sop_instance_uid, self._incoming.channel
         try:
-            response = await store(source)
+            status = (await store(source)).status
         except AssociationError as error:
             channel.check_open()
-            self._failed(uid, f"association lost: {type(error).__name__}")
+            self.losses += 1
+            self._failed(uid, f"destination: {in_short(error)}", f"{uid}: {error}")
             return True
         except (DicomNetworkError, OSError) as error:
             channel.check_open()
-            what = error.strerror if isinstance(error, OSError) else type(error).__name__
-            self._failed(uid, f"an instance cannot be read or sent: {what}")
+            self._operations.failed(uid)
+            _explain(self._failures, uid, error)
             return False
-        status = response.status
         if status.is_success:
             self._operations.completed()
         elif status.is_warning:
             self._operations.warned(uid)
         else:
-            self._failed(uid, f"refused by the receiver with {int(status):#06x}")
+            kind = f"an instance was refused with 0x{status:04X}"
+            self._failed(uid, kind, f"{uid} was refused with {status}")
         return False
 
-    def _failed(self, uid: str, reason: str) -> None:
-        if not self._reason:  # the first of each retrieval: there may be thousands
-            self._reason = reason
-            self._incoming.remark = f"the first that failed is {uid}" if uid else ""
+    def _failed(self, uid: str, kind: str, detail: str = "", *, is_ours: bool = False) -> None:
         self._operations.failed(uid)
+        self._failures.add(kind, detail or f"{uid}: {kind}" if uid else kind, is_ours=is_ours)
 
     def final(self) -> Response:
         """Give the final response."""
@@ -333,5 +356,14 @@ class _Retrieving:
             status,
             counters=operations.counters(remaining=incoming.is_cancelled),
             data=data,
-            error_comment=self._reason[:64] or None if not status.is_success else None,
+            error_comment=self._failures.comment,
         )
+
+
+def _explain(failures: Failures, uid: str, error: DicomNetworkError | OSError) -> None:
+    if isinstance(error, PresentationContextError):
+        failures.add("an instance has no presentation context", f"{uid}: {error}")
+    elif isinstance(error, OSError):
+        failures.add(f"an instance cannot be read: {in_short(error)}", f"{uid}: {error}", is_ours=True)
+    else:
+        failures.add("an instance cannot be sent", f"{uid}: {error}", is_ours=True)

@@ -418,7 +418,7 @@ async def test_without_contexts_a_c_get_fails_without_a_message_for_each_instanc
     assert (result.status, result.completed, result.failed) == (0xA702, 0, 2000)
     assert 0 < sum(len(uid) + 1 for uid in result.failed_sop_instance_uids) <= 65535
     assert retrieval.response is not None
-    assert retrieval.response.error_comment == "no presentation context for an instance"
+    assert retrieval.response.error_comment == "an instance has no presentation context"
 
 
 async def test_a_cancel_while_the_next_source_is_looked_up_tells_what_was_done() -> None:
