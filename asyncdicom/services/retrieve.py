@@ -16,7 +16,7 @@ from asyncdicom.data.elements import encode as encode_elements
 from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Command, CommandField, Priority, response_to
 from asyncdicom.dimse.suboperations import SubOperations
-from asyncdicom.exceptions import AssociationError, DicomNetworkError
+from asyncdicom.exceptions import AssociationError, DicomNetworkError, PresentationContextError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.operation import IncomingRequest, Interrupted, Reply
 from asyncdicom.net.payload import FileSource, Source
