@@ -101,7 +101,7 @@ class Arrival:
         self.transfer_syntax_uid = transfer_syntax_uid
         self.calling_ae_title = calling_ae_title
         self.obsolete: str | None = None  # the file that this one has replaced
-        self.looked: tuple[str, State] | None = None  # at which file, and what was found there
+        self.looked: dict[str, State] = {}  # what was found where the files of rows were looked at
         self.answer = _Answer(loop=asyncio.get_running_loop())
 
     @property
@@ -154,7 +154,7 @@ class Found(Arrival):
         self.record = record
         self.in_quarantine = in_quarantine
         self.obsolete = None
-        self.looked = None
+        self.looked = {}
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
 
     def tell(self, answer: Answer) -> None:

@@ -1,4 +1,4 @@
-"""The index in SQLite: opening it, reading pages of it, writing to it.
+"""The index in SQLite: opening it, looking at it as a whole, writing to it.
 
 Statements are SQLAlchemy Core. The writer's are compiled once and then go straight to the driver: building
 them anew for every instance would cost more than SQLite takes to run them.
@@ -16,8 +16,6 @@ from sqlalchemy import (
     ClauseElement,
     Connection,
     Engine,
-    FromClause,
-    Select,
     Table,
     bindparam,
     create_engine,
@@ -35,11 +33,11 @@ from sqlalchemy.dialects import sqlite
 
 from asyncdicom.archive.files import FileCalls
 from asyncdicom.archive.migrations import STEPS, migrate
-from asyncdicom.archive.query import TABLES, Query, key_at
 from asyncdicom.archive.record import Identity, Record
 from asyncdicom.archive.schema import (
     METADATA,
     SCHEMA_VERSION,
+    SPARSE_INDEXES,
     archive,
     instance,
     patient,
@@ -51,12 +49,11 @@ from asyncdicom.exceptions import DicomNetworkError
 from asyncdicom.telemetry.log import Log
 
 __all__ = [
-    "PAGE",
     "ArchiveError",
     "Existing",
     "FileRow",
+    "Prepared",
     "Reader",
-    "StoredInstance",
     "Writer",
     "open_index",
     "read_identity",
@@ -66,7 +63,7 @@ __all__ = [
 _LOG = Log("asyncdicom.archive")
 
 PAGE = 1000
-"""No read transaction sees more rows."""
+"""No read transaction of the upkeep sees more rows."""
 
 SYNCHRONOUS = {"power": "FULL", "process": "NORMAL", "none": "OFF"}
 """SQLite's synchronous by durability; with WAL, NORMAL survives the process but not the power."""
@@ -76,15 +73,8 @@ class ArchiveError(DicomNetworkError):
     """The archive's folder cannot be used: what is wrong and what to do, in one line."""
 
 
-class StoredInstance(NamedTuple):
-    """Where an instance lies: a Part 10 file with the data set from an offset on (bytes)."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    path: str
-    data_set_offset: int
-    data_set_length: int
+_CACHED_STATEMENTS = 24
+"""For each connection: all that the writer has; a prepared query is up to 100 KB."""
 
 
 class FileRow(NamedTuple):
@@ -108,7 +98,12 @@ def open_index(path: str, *, durability: str, readers: int, calls: FileCalls | N
         calls.restrict(name, make=name == path)
     # hide_parameters: what was asked for or stored must not get into a log with an error message
     engine = create_engine(
-        URL.create("sqlite", database=path), pool_size=readers + 1, max_overflow=1, hide_parameters=True
+        URL.create("sqlite", database=path),
+        pool_size=readers + 1,
+        max_overflow=1,
+        hide_parameters=True,
+        connect_args={"cached_statements": _CACHED_STATEMENTS},
+        query_cache_size=0,  # what is compiled is kept where it is used: this cache knows no bytes
     )
 
     @event.listens_for(engine, "connect")
@@ -143,6 +138,8 @@ def _check_schema(connection: Connection, path: str, calls: FileCalls) -> None:
             "the index was brought from schema %d to %d; %s is what it was", version, SCHEMA_VERSION, copy
         )
     METADATA.create_all(connection)
+    for index in SPARSE_INDEXES:
+        index.create(connection, checkfirst=True)
     # Also if it is the same: this commit syncs what a killed process has left in the WAL. Its rows are
     # visible now, and a sender that tries again is told that the instance is here.
     connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -172,46 +169,11 @@ def write_identity(engine: Engine, archive_id: str, generation: int) -> None:
 # reading
 
 
-def _joined(level: str) -> FromClause:
-    levels = list(TABLES)
-    joined: FromClause = TABLES[level]
-    for name in reversed(levels[: levels.index(level)]):
-        below = TABLES[levels[levels.index(name) + 1]]
-        joined = joined.join(TABLES[name], TABLES[name].c.id == below.c.parent)
-    return joined
-
-
-_AFTER: Any = bindparam("after", type_=instance.c.id.type)
-
-
 class Reader:
-    """Reads pages by key. Every method is one short transaction, for a reader thread."""
+    """Looks at the index as a whole. Every method is one short transaction, for a thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-
-    def matches(self, query: Query) -> Callable[[int], Sequence[Any]]:
-        """Give a function from an id to the next rows after it: id, then the values of the requested keys."""
-        table = TABLES[query.level]
-        keys = [key for tag, _ in query.requested if (key := key_at(query.level, tag)) is not None]
-        columns = [key.value.label(f"key_{position}") for position, key in enumerate(keys)]
-        return self._pages(table, select(table.c.id, *columns).select_from(_joined(query.level)), query)
-
-    def instances(self, query: Query) -> Callable[[int], Sequence[Any]]:
-        """Give a function from an id to the next instances after it: id, then `StoredInstance`'s columns."""
-        c = instance.c
-        columns = (c.id, c.sop_class_uid, c.sop_instance_uid, c.transfer_syntax_uid)
-        where = (c.file, c.data_set_offset, c.data_set_length)
-        return self._pages(instance, select(*columns, *where).select_from(_joined("IMAGE")), query)
-
-    def _pages(self, table: Table, statement: Select[Any], query: Query) -> Callable[[int], Sequence[Any]]:
-        statement = statement.where(*query.conditions, table.c.id > _AFTER).order_by(table.c.id).limit(PAGE)
-
-        def page(after: int) -> Sequence[Any]:
-            with self._engine.connect() as connection:
-                return connection.execute(statement, {"after": after}).all()
-
-        return page
 
     def known(self, folder: str, names: Iterable[str]) -> set[str]:
         """Give those of ``names`` that are indexed in ``quarantine``, or in one folder ``objects/ab/cd``."""
@@ -273,22 +235,24 @@ class Reader:
 # writing
 
 
-class _Prepared:
+class Prepared:
     """A statement compiled once, with the order of its parameters."""
 
     def __init__(self, statement: ClauseElement) -> None:
         compiled: Any = statement.compile(dialect=sqlite.dialect())
         self.sql = str(compiled)
+        self._constants = {name: value for name, value in compiled.params.items() if value is not None}
         self._names = compiled.positiontup
-        self._pick = operator.itemgetter(*self._names)
+        self._pick = operator.itemgetter(*self._names) if self._names else lambda row: ()
 
     def bind(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        values = self._pick(row)
-        return values if len(self._names) > 1 else (values,)
+        """Give the values of the parameters in their order."""
+        values = self._pick({**self._constants, **row} if self._constants else row)
+        return (values,) if len(self._names) == 1 else values
 
 
-def _insertion(table: Table) -> _Prepared:
-    return _Prepared(insert(table).values({c.name: bindparam(c.name) for c in table.c if c.name != "id"}))
+def _insertion(table: Table) -> Prepared:
+    return Prepared(insert(table).values({c.name: bindparam(c.name) for c in table.c if c.name != "id"}))
 
 
 def _equal(table: Table, *names: str) -> list[Any]:
@@ -296,18 +260,18 @@ def _equal(table: Table, *names: str) -> list[Any]:
 
 
 _FILE = ("transfer_syntax_uid", "digest", "file", "data_set_offset", "data_set_length")
-_FIND_INSTANCE = _Prepared(
+_FIND_INSTANCE = Prepared(
     select(instance.c.id, instance.c.parent, *(instance.c[name] for name in _FILE)).where(
         *_equal(instance, "sop_instance_uid")
     )
 )
-_FIND_QUARANTINED = _Prepared(
+_FIND_QUARANTINED = Prepared(
     select(quarantine.c.id, literal_column("0"), *(quarantine.c[name] for name in _FILE)).where(
         *_equal(quarantine, "sop_instance_uid", "digest")
     )
 )
 _SET_FILE = {
-    table: _Prepared(
+    table: Prepared(
         update(table)
         .where(table.c.id == bindparam("row"))
         .values({name: bindparam(name) for name in ("file", "data_set_offset", "data_set_length")})
@@ -315,17 +279,17 @@ _SET_FILE = {
     for table in (instance, quarantine)
 }
 _FIND = {
-    patient: _Prepared(
+    patient: Prepared(
         select(patient.c.id).where(*_equal(patient, "patient_id", "issuer_of_patient_id", "only_study"))
     ),
-    study: _Prepared(select(study.c.id).where(*_equal(study, "parent", "study_instance_uid"))),
-    series: _Prepared(select(series.c.id).where(*_equal(series, "parent", "series_instance_uid"))),
+    study: Prepared(select(study.c.id).where(*_equal(study, "parent", "study_instance_uid"))),
+    series: Prepared(select(series.c.id).where(*_equal(series, "parent", "series_instance_uid"))),
 }
 _INSERT = {table: _insertion(table) for table in (patient, study, series, instance, quarantine)}
-_PARENT = {table: _Prepared(select(table.c.parent).where(*_equal(table, "id"))) for table in (series, study)}
-_DELETE_INSTANCE = _Prepared(delete(instance).where(*_equal(instance, "id")))
+_PARENT = {table: Prepared(select(table.c.parent).where(*_equal(table, "id"))) for table in (series, study)}
+_DELETE_INSTANCE = Prepared(delete(instance).where(*_equal(instance, "id")))
 _DELETE_IF_EMPTY = {
-    table: _Prepared(
+    table: Prepared(
         delete(table).where(*_equal(table, "id"), ~exists(select(1).where(below.c.parent == table.c.id)))
     )
     for table, below in ((series, instance), (study, series), (patient, study))

@@ -142,7 +142,7 @@ class Ingest:
         folders = self._folders
         name = existing.file
         path = folders.quarantine_path(name) if existing.is_quarantined else folders.path(name)
-        arrival.looked = (name, look_at(self._calls, path, existing))
+        arrival.looked[name] = look_at(self._calls, path, existing)
 
     def _settle(self, batch: list[Arrival]) -> list[tuple[Arrival, Answer]]:
         try:

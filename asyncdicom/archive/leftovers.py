@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from asyncdicom.archive.arrival import Found, Outcome
+from asyncdicom.archive.arrival import Found, Outcome, State
 from asyncdicom.archive.examine import Unusable, examine
 from asyncdicom.archive.files import FileCalls, Folders
 from asyncdicom.archive.index import Reader
@@ -191,10 +191,11 @@ class Leftovers:
 
     def _remove_copy(self, found: Found) -> None:
         """Remove a file whose bytes are in another one, which has a row and was compared with it just now."""
-        file, looked = found.file, found.looked
-        if looked is None:
+        file = found.file
+        sound = [name for name, state in found.looked.items() if state is State.SOUND]
+        if not sound:
             return  # the row is its own, by now
-        kept = [self._folders.path(looked[0]), self._folders.quarantine_path(looked[0])]
+        kept = [path(name) for name in sound for path in (self._folders.path, self._folders.quarantine_path)]
         if self._is_same_file(file.path, kept):
             self._swept.foreign += 1  # seen twice, by a mount: there is only one
             return

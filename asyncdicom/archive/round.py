@@ -127,9 +127,10 @@ class Round:
 
     @staticmethod
     def _look(arrival: Arrival, existing: Existing) -> State:
-        if arrival.looked is None or arrival.looked[0] != existing.file:
+        state = arrival.looked.get(existing.file)
+        if state is None:
             raise LookFirst(existing)
-        return arrival.looked[1]
+        return state
 
     def _plan_quarantine(self, arrival: Arrival) -> _Plan:
         existing = self._writer.find_quarantined(arrival.record.sop_instance_uid, arrival.file.digest)
@@ -155,8 +156,7 @@ class Round:
         quarantined: list[Mapping[str, Any]],
     ) -> None:
         outcome, existing = plan
-        if outcome in (Outcome.HEALED, Outcome.HEALED_IN_QUARANTINE):
-            assert existing is not None
+        if outcome.heals and existing is not None:
             self._writer.set_file(existing, self._file_row(arrival, outcome))
             arrival.obsolete = self._path(existing)
         elif outcome in (Outcome.STORED, Outcome.REPLACED):
