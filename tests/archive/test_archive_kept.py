@@ -313,3 +313,28 @@ async def test_an_index_of_schema_2_is_brought_up(tmp_path: Path, tools: Any) ->
         assert connection.execute("PRAGMA user_version").fetchone() == (2,)
         assert connection.execute("SELECT count(*) FROM instance").fetchone() == (3,)
     assert json.loads((tmp_path / "archive.json").read_text())["generation"] == 1
+
+
+class Synced(FileCalls):
+    """Notes which folders were synced."""
+
+    def __init__(self) -> None:
+        self.folders: set[str] = set()
+
+    def sync_directory(self, path: str) -> None:
+        self.folders.add(path)
+        super().sync_directory(path)
+
+
+async def test_folders_that_nobody_has_synced_are_synced_before_their_files_count(
+    tmp_path: Path, tools: Any
+) -> None:
+    """An archive without durability has made them, or somebody has copied them there."""
+    await keep(tmp_path, tools, range(3))
+    (tmp_path / "index.sqlite").unlink()
+    inner = {str(path.parent) for path in (tmp_path / "objects").rglob("*.dcm")}
+    calls = Synced()
+    async with Archive(tmp_path, files=calls) as archive:
+        assert (await swept(archive)).indexed == 3
+    assert inner
+    assert calls.folders >= inner | {os.path.dirname(path) for path in inner} | {str(tmp_path / "objects")}

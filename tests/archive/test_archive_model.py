@@ -501,6 +501,9 @@ def test_a_sync_left_out_is_found_out(tools: Any) -> None:
     """Proof that these tests can fail: each place that syncs is needed, and each is missed when left out."""
     places = {place for case in itertools.islice(corpus(), 30) for place in run_lives(tools, **case).syncs}
     places.discard(ELSEWHERE)  # the model begins below it
+    # Each life of the model has synced a folder before it made a file there. Folders that others have copied,
+    # or that an archive without durability has made, are in test_archive_kept.py.
+    places -= {place for place in places if place.endswith("_sweep_folder()")}
     assert len(places) >= 8
     for place in sorted(places):
         for case in itertools.islice(corpus(), 300):
