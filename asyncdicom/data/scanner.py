@@ -6,16 +6,14 @@ wanted tag nothing is looked at any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from struct import Struct
 
 from asyncdicom.data.elements import (
     IMPLICIT_VRS,
     UNDEFINED_LENGTH,
     VRS,
-    Buffer,
     Element,
-    Inflater,
     Nesting,
     check_group,
     check_start,
@@ -23,6 +21,7 @@ from asyncdicom.data.elements import (
     read_header_of,
     show,
 )
+from asyncdicom.data.inflation import MAXIMUM_INFLATED, MAXIMUM_RATIO, Buffer, Inflater
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import transfer_syntax
 
@@ -30,6 +29,7 @@ from asyncdicom.uid import transfer_syntax
 # within the data. This is nearly all there is, so it is the loop that counts. Takes the data, where to begin,
 # its end, the tag before, the last wanted tag and the wanted ones; gives where it stopped and the tag before.
 Skim = Callable[[Buffer, int, int, int, int, frozenset[int]], tuple[int, int]]
+_STEP = 8192
 _SHORT_VRS = frozenset(vr for vr, (_, long) in VRS.items() if not long)
 
 
@@ -66,6 +66,7 @@ def _skim_implicit(
     return position, previous
 
 
+_ZEROS = bytes(8)
 _UNPACK_IMPLICIT = Struct("<HHL").unpack_from
 _SKIM_EXPLICIT = {True: _skim_explicit("<"), False: _skim_explicit(">")}
 
@@ -77,6 +78,9 @@ class Scanner:
     its beginning is kept and the tag noted in ``truncated``. It is ``done`` at the first tag behind the last
     wanted one (when the tags ascended so far, as PS3.5 7.1 asks) or at Pixel Data. A deflated data set is
     inflated up to ``maximum_inflated`` bytes and ``maximum_ratio`` to one.
+
+    With ``whole`` it goes on to the end and is never ``done``: then ``finish`` also tells whether the last
+    element ends where the data set does. Bytes of zero behind the last element are no element.
     """
 
     __slots__ = (
@@ -93,6 +97,8 @@ class Scanner:
         "_skim",
         "_skip",
         "_wanted",
+        "_whole",
+        "_zeros",
         "done",
         "found",
         "truncated",
@@ -104,15 +110,18 @@ class Scanner:
         tags: frozenset[int],
         *,
         maximum_value: int = 65536,
-        maximum_inflated: int = 32 << 20,
-        maximum_ratio: int = 200,
+        maximum_inflated: int = MAXIMUM_INFLATED,
+        maximum_ratio: int = MAXIMUM_RATIO,
         maximum_depth: int = 64,
+        whole: bool = False,
     ) -> None:
         self.done = False
         self.found: dict[int, Element] = {}
         self.truncated: set[int] = set()
         self._wanted = tags
-        self._last = max(tags, default=0)
+        self._whole = whole
+        self._zeros = False  # behind the last element
+        self._last = 0xFFFDFFFF if whole else max(tags, default=0)
         self._maximum_value = maximum_value
         self._nesting = Nesting(read_header_of(transfer_syntax_uid), maximum_depth)
         syntax = transfer_syntax(transfer_syntax_uid)
@@ -130,25 +139,29 @@ class Scanner:
 
     def feed(self, view: Buffer) -> bool:
         """Look at the next piece; True when nothing more is needed. Raises ``DataSetError``."""
+        for _ in self.feeding(view):
+            pass
+        return self.done
+
+    def feeding(self, view: Buffer) -> Iterator[None]:
+        """As `feed`, in steps of 8 KiB, which hold a thousand elements at most."""
         if self.done:
-            return True
+            return
         if self._error is not None:
             raise self._error
         try:
-            if self._inflater is None:
-                self._consume(view)
-            else:
-                for piece in self._inflater.feed(view):
-                    self._consume(piece)
+            for piece in (view,) if self._inflater is None else self._inflater.feed(view):
+                for start in range(0, len(piece), _STEP):
                     if self.done:
-                        break
+                        return
+                    self._consume(piece[start : start + _STEP])
+                    yield
         except DataSetError as error:
             self._error = error
             raise
         finally:
             if self.done:
                 self._carry.clear()
-        return self.done
 
     def finish(self) -> dict[int, Element]:
         """The wanted elements that were there. Raises ``DataSetError`` where the data set ends too early."""
@@ -158,6 +171,8 @@ class Scanner:
             if not self._checked and not self._carry:
                 raise DataSetError("the data set is empty")
             deflated_open = self._inflater is not None and not self._inflater.done
+            if self._whole and self._checked and not any(self._carry):
+                self._carry.clear()
             if self._carry or self._skip or self._nesting.depth or deflated_open:
                 raise DataSetError("the data set is truncated")
         return self.found
@@ -179,8 +194,10 @@ class Scanner:
     def _parse(self, data: Buffer) -> int:
         """Go through the whole elements in ``data``; how many bytes they took."""
         position, end = 0, len(data)
+        if self._zeros:
+            return self._pass_zeros(data, 0)
         nesting, skim, wanted, last = self._nesting, self._skim, self._wanted, self._last
-        previous, skip = self._previous, self._skip
+        previous, skip, whole = self._previous, self._skip, self._whole
         if not self._checked and end >= 8:
             check_start(data, nesting.read)
             self._checked = True
@@ -194,6 +211,14 @@ class Scanner:
             available = end - position
             if available < 8:
                 self._need = 8
+                break
+            if (
+                whole
+                and not nesting.depth
+                and previous > 0x0002FFFF
+                and data[position : position + 8] == _ZEROS
+            ):
+                position = self._pass_zeros(data, position)
                 break
             header = nesting.read(data, position, available)
             if header is None:
@@ -231,6 +256,12 @@ class Scanner:
                 skip = length
         self._previous, self._skip = previous, skip
         return position
+
+    def _pass_zeros(self, data: Buffer, position: int) -> int:
+        self._zeros = True
+        if bytes(data[position:]).strip(b"\0"):
+            raise DataSetError("there is something behind the end of the data set")
+        return len(data)
 
     def _keep(self, tag: int, vr: str, value: bytes, length: int) -> None:
         if vr in ("", "UN"):
