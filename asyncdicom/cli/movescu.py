@@ -37,6 +37,7 @@ def command(
     port: int | None,
     host: str,
     output_directory: str | None,
+    keep_incomplete: bool,
     as_json: bool,
 ) -> int:
     """Have PEER send instances to a destination (C-MOVE).
@@ -62,7 +63,14 @@ def command(
         )
     ours = peer.calling_ae_title
     receiver = (
-        None if port is None else Receiver(output_directory, asked=query.identifier, move_originator=ours)
+        None
+        if port is None
+        else Receiver(
+            output_directory,
+            keep_incomplete=keep_incomplete,
+            asked=query.identifier,
+            move_originator=ours,
+        )
     )
     return run(lambda: _move(peer, query, destination, host, port, receiver, as_json))
 

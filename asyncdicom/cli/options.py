@@ -290,11 +290,12 @@ def key_options(*, worklist: bool = False) -> Option:
 
 
 def directory_options(function: Function) -> Function:
-    """Where to put what is received: ``output_directory``, None for nowhere."""
+    """Where to put what is received: ``output_directory``, None for nowhere; ``keep_incomplete``."""
 
     @functools.wraps(function)
-    def with_directory(*, output_directory: str, ignore: bool, **others: Any) -> int:
-        return function(output_directory=None if ignore else output_directory, **others)
+    def with_directory(*, output_directory: str, ignore: bool, incomplete: str, **others: Any) -> int:
+        directory = None if ignore else output_directory
+        return function(output_directory=directory, keep_incomplete=incomplete == "store", **others)
 
     options: list[Option] = [
         click.option(
@@ -307,6 +308,14 @@ def directory_options(function: Function) -> Function:
             help="The folder to save files in.",
         ),
         click.option("--ignore", is_flag=True, help="Receive, but save nothing."),
+        click.option(
+            "--incomplete",
+            type=click.Choice(["refuse", "store"]),
+            default="refuse",
+            show_default=True,
+            help="What becomes of a data set that ends within an element: refused (0xC000), or kept as "
+            "NAME.dcm.incomplete (0xB007).",
+        ),
     ]
     return _apply(options, with_directory)
 

@@ -7,28 +7,36 @@ import filecmp
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+import time
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from asyncdicom.data.part10 import read_file_meta
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError
+from asyncdicom.uid import transfer_syntax
 
-__all__ = ["UIDS", "Placed", "differs", "place"]
+__all__ = ["UIDS", "Placed", "differs", "missing_end", "place"]
 
 # What a retrieval can ask for, by the attributes of the instances.
 UIDS = {"StudyInstanceUID": 0x0020000D, "SeriesInstanceUID": 0x0020000E, "SOPInstanceUID": 0x00080018}
 _HEAD = 1 << 20  # these come early in every data set
 _PIECE = 1 << 20
+_PATIENCE = 2.0  # seconds of CPU to find the end of a data set: a peer can make it of 100 million elements
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
 
 
 class Placed(NamedTuple):
-    """Where a received file is now; `what`: "new", "same" (the file was there) or "other" (its UID was)."""
+    """Where a received file is now; `what`: "new", "same" (the file was there) or "other" (its UID was).
+
+    `missing`: why it is known to be incomplete.
+    """
 
     path: Path
     what: str
+    missing: str = ""
 
 
 def place(received: Path, target: Path) -> Placed:
@@ -91,6 +99,49 @@ def _digest(path: Path) -> str:
         while piece := file.read(_PIECE):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def missing_end(received: Path) -> str | None:
+    """Say why the data set of a file is not whole, if its elements do not end where it does; else None.
+
+    What cannot be read is not judged, nor is what takes more than two seconds: nothing is refused for that.
+    """
+    start = time.thread_time()
+    with received.open("rb") as file:
+        meta = read_file_meta(file.read(_HEAD))
+        file.seek(meta.offset)
+        pieces = iter(lambda: file.read(_PIECE), b"")
+        if transfer_syntax(meta.transfer_syntax_uid).deflated:
+            return _missing_end_of_deflated(pieces, start)
+        scanner = Scanner(meta.transfer_syntax_uid, frozenset(), whole=True)
+        try:
+            for piece in pieces:
+                scanner.feed(piece)
+                if time.thread_time() - start > _PATIENCE:
+                    return None
+        except DataSetError:
+            return None
+    try:
+        scanner.finish()
+    except DataSetError as error:
+        return str(error)
+    return None
+
+
+def _missing_end_of_deflated(pieces: Iterator[bytes], start: float) -> str | None:
+    """Its own end is enough: to go through all that comes out of it is for nobody."""
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        for piece in pieces:
+            rest = piece
+            while rest and not inflate.eof:
+                inflate.decompress(rest, _PIECE)
+                rest = inflate.unconsumed_tail
+                if time.thread_time() - start > _PATIENCE:
+                    return None
+    except zlib.error:  # it may have a header of zlib
+        return None
+    return None if inflate.eof else "the deflated data set is truncated"
 
 
 def differs(received: Path, asked: Mapping[int, frozenset[str]]) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from asyncdicom.cli.output import json_text
-from asyncdicom.cli.placing import UIDS, Placed, differs, place
+from asyncdicom.cli.placing import UIDS, Placed, differs, missing_end, place
 from asyncdicom.naming import safe_name
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.services.handlers import Request, Response
@@ -43,7 +43,9 @@ class Receiver:
     replaced: the same data set received again is kept once, another one under this UID gets a name of its
     own, which is told. `printer`: gets a line of JSON for each. `maximum_size`, of a data set, and
     `minimum_free`, what stays free of the disk (by default 2 GiB, or a twentieth of it), are bytes: what
-    exceeds them is refused with 0xA700 as soon as it does.
+    exceeds them is refused with 0xA700 as soon as it does. A data set that ends before its last element does
+    is refused with 0xC000, or, with `keep_incomplete`, kept with ".incomplete" at the end of its name and
+    answered with the Warning 0xB007.
     `asked`: takes only what a retrieval with this identifier asks for, by its UIDs.
     `move_originator`: takes nothing that a C-MOVE of another AE title has led to.
     """
@@ -55,6 +57,7 @@ class Receiver:
         printer: Printer | None = None,
         maximum_size: int = _MAXIMUM_SIZE,
         minimum_free: int | None = None,
+        keep_incomplete: bool = False,
         asked: Dataset | None = None,
         move_originator: str | None = None,
     ) -> None:
@@ -68,6 +71,7 @@ class Receiver:
         self._printer = printer
         self._maximum_size = maximum_size
         self._minimum_free = minimum_free
+        self._keep_incomplete = keep_incomplete
         self._left = self._free = 0  # how much may be written, and is free, when it was last looked at
 
     async def __call__(self, request: Request) -> Response:
@@ -91,8 +95,8 @@ class Receiver:
                 size, placed = await self._save(request, self._directory / f"{safe_name(uid)}.dcm")
         except OSError as error:
             return self._refused(request, Status.OUT_OF_RESOURCES, f"{self._why(error)}: {self._directory}")
-        except _NotWantedError as error:
-            return self._refused(request, Status.NOT_AUTHORIZED, str(error))
+        except _RefusedError as error:
+            return self._refused(request, error.status, str(error))
         path = None if placed is None else placed.path
         if placed is not None and placed.what == "other":
             log.warning(
@@ -110,10 +114,13 @@ class Receiver:
                 "file": None if path is None else str(path),
             }
             self._printer.line(json_text(fields))
+        if placed is not None and placed.missing:
+            log.warning("%s: %s; kept as %s", uid, placed.missing, placed.path.name)
+            return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING, error_comment=placed.missing)
         return Response(Status.SUCCESS)
 
     async def _save(self, request: Request, target: Path) -> tuple[int, Placed]:
-        """Save under a name of its own first; raises OSError, `_NotWantedError`."""
+        """Save under a name of its own first; raises OSError, `_RefusedError`."""
         if self._left <= 0:
             await in_thread(file_threads(), self._look, target.parent)
         if self._left <= 0:
@@ -132,8 +139,13 @@ class Receiver:
         try:
             why = differs(part, self._asked) if self._asked else None
             if why is not None:
-                raise _NotWantedError(why)
-            return place(part, target)
+                raise _RefusedError(Status.NOT_AUTHORIZED, why)
+            missing = missing_end(part)
+            if missing is None:
+                return place(part, target)
+            if not self._keep_incomplete:
+                raise _RefusedError(Status.CANNOT_UNDERSTAND, missing)
+            return place(part, target.with_name(f"{target.name}.incomplete"))._replace(missing=missing)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
@@ -167,8 +179,12 @@ class Receiver:
         return Response(status, error_comment=why.partition(": ")[0])
 
 
-class _NotWantedError(Exception):
-    """An instance that was not asked for."""
+class _RefusedError(Exception):
+    """An instance that was not asked for, or is not whole."""
+
+    def __init__(self, status: Status, why: str) -> None:
+        super().__init__(why)
+        self.status = status
 
 
 def _uids_of(identifier: Dataset | None) -> Mapping[int, frozenset[str]]:

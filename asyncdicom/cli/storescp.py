@@ -33,6 +33,7 @@ async def _serve(
     tls: Tls,
     *,
     limits: dict[str, int],
+    keep_incomplete: bool,
     as_json: bool,
     debug: bool,
 ) -> int:
@@ -46,7 +47,7 @@ async def _serve(
     from asyncdicom.server import serve
 
     with Printer(as_json=as_json) as printer:
-        receiver = Receiver(directory, printer=printer if as_json else None)
+        receiver = Receiver(directory, printer=printer if as_json else None, keep_incomplete=keep_incomplete)
         async with serve(
             Address(aet, host, port),
             c_store=receiver,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
@@ -98,3 +99,53 @@ def test_a_uid_that_looks_like_the_name_of_another_one_costs_nobody_a_file(tmp_p
 def test_a_pipe_of_that_name_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "1.2.3.dcm")
     assert place(written(tmp_path / "part"), tmp_path / "1.2.3.dcm").what == "other"
+
+
+WHOLE = bytes(Instance("1", "1.1", "1.2.3").source().data)
+DEFLATED = "1.2.840.10008.1.2.1.99"
+
+
+def deflated(data: bytes) -> bytes:
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return deflate.compress(data) + deflate.flush()
+
+
+ENCODED = deflated(WHOLE)
+STRANGE = b"\x08\x00\x05\x00--\x04\x00abcd"  # no such VR: it cannot be told where it ends
+
+
+@pytest.mark.parametrize(
+    ("data", "syntax", "why"),
+    [
+        (WHOLE, PLAIN, None),
+        (WHOLE + bytes(20), PLAIN, None),
+        (STRANGE + WHOLE[:-1], PLAIN, None),
+        (WHOLE[:-1], PLAIN, "the data set is truncated"),
+        (WHOLE[:20], PLAIN, "the data set is truncated"),
+        (WHOLE[:4], PLAIN, "the data set is truncated"),
+        (b"", PLAIN, "the data set is empty"),
+        (ENCODED, DEFLATED, None),
+        (ENCODED + b"\0", DEFLATED, None),
+        (ENCODED[:-9], DEFLATED, "the deflated data set is truncated"),
+        (zlib.compress(WHOLE)[:-9], DEFLATED, None),
+    ],
+)
+async def test_what_ends_within_an_element(tmp_path: Path, data: bytes, syntax: str, why: str | None) -> None:
+    (tmp_path / "1.2.3.dcm").write_bytes(b"a good one")
+    source = BytesSource(CT, "1.2.3", syntax, data)
+    answers = await store(Receiver(str(tmp_path)), source)
+    assert answers == [(0, None) if why is None else (0xC000, why)]
+    assert len(list(tmp_path.iterdir())) == (2 if why is None else 1)
+    assert (tmp_path / "1.2.3.dcm").read_bytes() == b"a good one"
+
+    answers = await store(Receiver(str(tmp_path), keep_incomplete=True), source)
+    assert answers == [(0, None) if why is None else (0xB007, why)]
+    kept = [path for path in tmp_path.iterdir() if path.name == "1.2.3.dcm.incomplete"]
+    assert [path.read_bytes().endswith(data) for path in kept] == ([] if why is None else [True])
+
+
+async def test_finding_the_end_takes_a_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes too long is not judged, so it is kept; here everything takes too long."""
+    monkeypatch.setattr("asyncdicom.cli.placing._PATIENCE", -1.0)
+    sources = [BytesSource(CT, "1", PLAIN, WHOLE[:-1]), BytesSource(CT, "2", DEFLATED, ENCODED[:-9])]
+    assert await store(Receiver(str(tmp_path)), *sources) == [(0, None)] * 2
