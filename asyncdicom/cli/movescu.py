@@ -24,7 +24,7 @@ log = Log("asyncdicom.cli")
 @click.command(epilog=EPILOG)
 @key_options()
 @click.option("-aem", type=AE_TITLE, metavar="AET", help="The destination: an AE title that PEER knows.")
-@click.option("--port", type=PORT, help="Receive here, on this port; -aem is then -aet by default.")
+@click.option("+P", "--port", type=PORT, help="Receive here, on this port; -aem is then -aet by default.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="With --port: the address to listen on.")
 @directory_options
 @peer_options("MOVESCU")
@@ -127,9 +127,9 @@ async def _move(
             )
             await stack.enter_async_context(receiving)
         association = await stack.enter_async_context(peer.associate([query.sop_class("move")]))
-        result = await retrieve(
+        retrieved = await retrieve(
             association.c_move(query.identifier, information_model=query.model, move_destination=destination)
         )
-    if result.status == Status.MOVE_DESTINATION_UNKNOWN:
+    if retrieved.result.status == Status.MOVE_DESTINATION_UNKNOWN:
         log.warning("%s has no address for the AE title %s: it has to be told", peer.address, destination)
-    return report([result], receiver, as_json)
+    return report([retrieved], receiver, as_json)

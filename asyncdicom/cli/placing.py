@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from asyncdicom.data.part10 import read_file_meta
+from asyncdicom.data.part10 import HEAD_SIZE, read_file_meta
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import transfer_syntax
@@ -107,8 +107,8 @@ def missing_end(received: Path) -> str | None:
     What cannot be read is not judged, nor is what takes more than two seconds: nothing is refused for that.
     """
     start = time.thread_time()
-    with received.open("rb") as file:
-        meta = read_file_meta(file.read(_HEAD))
+    with received.open("rb", buffering=0) as file:
+        meta = read_file_meta(file.read(HEAD_SIZE))
         file.seek(meta.offset)
         pieces = iter(lambda: file.read(_PIECE), b"")
         if transfer_syntax(meta.transfer_syntax_uid).deflated:

@@ -12,7 +12,9 @@ import asyncio
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from queue import SimpleQueue
 
 from asyncdicom.cli.output import json_text
 from asyncdicom.telemetry.log import Log
@@ -25,7 +27,6 @@ __all__ = ["Printer", "show", "tell"]
 log = Log("asyncdicom.cli")
 
 _OURS = "asyncdicom.stdout"
-_stdout, _stderr = StreamSink("stdout"), StreamSink("stderr")
 
 
 class _Line(logging.Formatter):
@@ -46,7 +47,7 @@ class Printer(LogQueue):
     """Lines for stdout, never waited for. Leaving the ``with`` block waits for them, a second at most."""
 
     def __init__(self, *, as_json: bool = False) -> None:
-        super().__init__(_stdout, encoding=_encoding, what="lines", where="stdout")
+        super().__init__(StreamSink("stdout"), encoding=_encoding, what="lines", where="stdout")
         self.setFormatter(_Line(as_json=as_json))
         self._is_told = False
 
@@ -67,46 +68,64 @@ class Printer(LogQueue):
             log.error("stdout takes nothing, or too little: lines are lost there from now on")
 
 
+class _Writer:
+    """Writes lines to a stream one after another, in a thread of its own."""
+
+    def __init__(self, sink: StreamSink) -> None:
+        self._sink = sink
+        self._queue: SimpleQueue[tuple[bytes, Callable[[BaseException | None], None]]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def write(self, data: bytes) -> None:
+        """Have it written, and wait until it is. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        taken: asyncio.Future[None] = loop.create_future()
+
+        def settle(error: BaseException | None) -> None:
+            if taken.done():  # cancelled
+                return
+            if error is None:
+                taken.set_result(None)
+            else:
+                taken.set_exception(error)
+
+        def told(error: BaseException | None) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(settle, error)
+
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="asyncdicom-print", daemon=True)
+            self._thread.start()
+        self._queue.put((data, told))
+        await taken
+
+    def _run(self) -> None:
+        while True:
+            data, told = self._queue.get()
+            try:
+                self._sink.write(data)
+            except BaseException as error:
+                told(error)
+            else:
+                told(None)
+
+
+_stdout, _stderr = _Writer(StreamSink("stdout")), _Writer(StreamSink("stderr"))
+
+
 async def show(text: str) -> None:
     """Print a line and wait until stdout has taken it, outside the event loop. Raises OSError.
 
     Cancelled: does not wait for it any more.
     """
-    await _written(_stdout, text.encode(_encoding(), "backslashreplace") + b"\n")
+    await _stdout.write(text.encode(_encoding(), "backslashreplace") + b"\n")
 
 
 async def tell(text: str) -> None:
     """Print a line on stderr, escaped, as `show` does; a stderr that is closed changes nothing."""
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     with suppress(OSError):
-        await _written(_stderr, printable(text).encode(encoding, "backslashreplace") + b"\n")
-
-
-async def _written(sink: StreamSink, data: bytes) -> None:
-    loop = asyncio.get_running_loop()
-    taken: asyncio.Future[None] = loop.create_future()
-
-    def settle(error: BaseException | None) -> None:
-        if taken.done():  # cancelled
-            return
-        if error is None:
-            taken.set_result(None)
-        else:
-            taken.set_exception(error)
-
-    def write() -> None:
-        problem: BaseException | None = None
-        try:
-            sink.write(data)
-        except BaseException as error:
-            problem = error
-        try:
-            loop.call_soon_threadsafe(settle, problem)
-        except RuntimeError:  # the loop is closed: nobody waits
-            pass
-
-    threading.Thread(target=write, name="asyncdicom-print", daemon=True).start()
-    await taken
+        await _stderr.write(printable(text).encode(encoding, "backslashreplace") + b"\n")
 
 
 def _encoding() -> str:

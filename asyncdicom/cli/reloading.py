@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import click
 
-from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.telemetry.log import Log
 
 __all__ = ["Rereadable", "parameters_again", "reload_with"]
@@ -43,6 +42,8 @@ def reload_with(load: Callable[[], _T], use: Callable[[_T], object]) -> Callable
     If either raises `click.UsageError`, ValueError or OSError, one line tells why, and nothing has changed:
     `use` has to look at everything before it changes anything.
     """
+
+    from asyncdicom.net.threads import file_threads, in_thread  # with asyncio, which --help does not need
 
     async def reload() -> None:
         try:

@@ -33,6 +33,7 @@ class Sending:
         self.sent = 0
         self.warned = 0
         self.failed = 0
+        self.skipped = 0
         self._bytes = 0
         self._not_sent = 0
         self._lost_in_a_row = 0
@@ -141,11 +142,13 @@ class Sending:
                 warned=self.warned,
                 failed=self.failed,
                 not_sent=self._not_sent,
+                skipped=self.skipped,
                 bytes=self._bytes,
                 seconds=round(seconds, 6),
             )
             return
         not_sent = f" ({self._not_sent} not sent)" if self._not_sent else ""
+        not_sent += f", skipped {self.skipped}" if self.skipped else ""
         speed = f"{seconds:.2f} s ({self._bytes / seconds / 1e6:.1f} MB/s)"
         print(f"sent {self.sent}, warned {self.warned}, failed {self.failed}{not_sent} in {speed}")
 

@@ -25,7 +25,9 @@ def test_nothing_is_replaced(tmp_path: Path) -> None:
     target, part = tmp_path / "1.2.3.dcm", tmp_path / "part"
     assert place(written(part), target).what == "new"
     first = target.read_bytes()
-    assert place(written(part, sender="CT2"), target)[:2] == (target, "same"), "who sent it makes no difference"
+    assert place(written(part, sender="CT2"), target)[:2] == (target, "same"), (
+        "who sent it makes no difference"
+    )
     other = place(written(part, b"34"), target)
     assert other.what == "other"
     assert place(written(part, b"34"), target).what == "same", "also kept once"
