@@ -153,7 +153,7 @@ ELSEWHERE = {
     # ul/test_ul_timers.py
     "`ul.protocol.MINIMUM_RATE`",
     # archive/test_archive_room.py
-    "`archive.room.MINIMUM_FREE`",
+    "`archive.blobs.room.MINIMUM_FREE`",
     # dimse/test_operations.py
     "`operations_invoked`",
     # test_outgoing.py

@@ -12,9 +12,9 @@ from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address
 from asyncdicom.archive.archive import PIECE, Archive
 from asyncdicom.archive.find import MatchingInstances, StoredInstance
-from asyncdicom.archive.matching import IdentifierError
-from asyncdicom.archive.queries import QueriesClosed
-from asyncdicom.archive.query import MAXIMUM_IDENTIFIER
+from asyncdicom.archive.index.matching import IdentifierError
+from asyncdicom.archive.index.queries import QueriesClosed
+from asyncdicom.archive.index.query import MAXIMUM_IDENTIFIER
 from asyncdicom.exceptions import DataSetError, StatusError
 from asyncdicom.net.channel import Trace
 from asyncdicom.net.payload import FileSource
