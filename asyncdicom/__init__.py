@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from asyncdicom.pool import AssociationPool
     from asyncdicom.server import Server, serve
     from asyncdicom.services.contexts import retrieval_contexts, storage_contexts
-    from asyncdicom.services.handlers import Request, Response, Retrieval
+    from asyncdicom.services.request import Request, Retrieval
+    from asyncdicom.services.responses import Response
     from asyncdicom.services.retrieve import Progress, RetrieveResult
     from asyncdicom.services.storage import file_source, open_file
     from asyncdicom.status import Status
@@ -114,7 +115,8 @@ _MODULES = {
     "pool": "AssociationPool",
     "server": "Server serve",
     "services.contexts": "retrieval_contexts storage_contexts",
-    "services.handlers": "Request Response Retrieval",
+    "services.request": "Request Retrieval",
+    "services.responses": "Response",
     "services.retrieve": "Progress RetrieveResult",
     "services.storage": "file_source open_file",
     "status": "Status",

@@ -14,7 +14,7 @@ from asyncdicom.association import Association
 from asyncdicom.client import associate
 from asyncdicom.exceptions import LocalProtocolError
 from asyncdicom.net.payload import Source
-from asyncdicom.services.handlers import Response
+from asyncdicom.services.responses import Response
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -9,7 +9,7 @@ import ssl as ssl_module
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from asyncdicom.access import AccessPolicy, Peers
+from asyncdicom.access import AccessPolicy, Grant, Peers, check_services
 from asyncdicom.address import Address, check_ae_title
 from asyncdicom.admission import Admission, Limits
 from asyncdicom.association import Association
@@ -17,21 +17,24 @@ from asyncdicom.client import associate
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.listener import Acceptor, bind
 from asyncdicom.net.settings import Settings
-from asyncdicom.net.tls import Handshakes, explain
+from asyncdicom.net.tls import Handshakes, check_context, explain
 from asyncdicom.opening import Opening
-from asyncdicom.services.contexts import Proposable
+from asyncdicom.services.builtin import services_for
+from asyncdicom.services.contexts import Proposable, expand
 from asyncdicom.services.dispatch import Dispatcher
-from asyncdicom.services.handlers import (
+from asyncdicom.services.node import Node, OpenTo, ReportQueue
+from asyncdicom.services.request import (
     EchoHandler,
     FindHandler,
-    Handlers,
+    NormalizedHandler,
     OpenAssociation,
     Request,
     RetrieveHandler,
     StoreHandler,
 )
-from asyncdicom.services.offered import offer
-from asyncdicom.ul.negotiation import Policy, PresentationContext
+from asyncdicom.services.service import Contexts, Service, Services
+from asyncdicom.uid import SOP_CLASSES, STORAGE
+from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, Policy, PresentationContext
 from asyncdicom.ul.protocol import Timeouts
 
 __all__ = ["Server", "serve"]
@@ -48,9 +51,11 @@ Access = AccessPolicy | Peers
 class _Setup(NamedTuple):
     """What `serve` was asked for."""
 
-    handlers: Handlers
+    services: Services
+    open_to: OpenTo
     access: AccessPolicy
     offer: Policy
+    contexts: Contexts
     limits: Limits
     settings: Settings
     ssl: ssl_module.SSLContext | None
@@ -68,8 +73,15 @@ def serve(
     c_find: FindHandler | None = None,
     c_get: RetrieveHandler | None = None,
     c_move: RetrieveHandler | None = None,
+    n_create: NormalizedHandler | None = None,
+    n_set: NormalizedHandler | None = None,
+    n_get: NormalizedHandler | None = None,
+    n_action: NormalizedHandler | None = None,
+    n_delete: NormalizedHandler | None = None,
+    n_event_report: NormalizedHandler | None = None,
+    services: Iterable[Service] = (),
     destinations: Destinations | None = None,
-    contexts: Iterable[Proposable] | None = None,
+    contexts: Proposable | Iterable[Proposable] | None = None,
     unknown_storage: bool = False,
     # Who may come.
     access: Access | None = None,
@@ -109,13 +121,16 @@ def serve(
 ) -> Opening[Server]:
     """Serve DICOM: ``async with serve(...) as server`` or ``server = await serve(...)``.
 
-    `address`: "AET@host:port"; port 0 takes a free one (`Server.port`). Each service is offered if it
-    has a handler: `c_store`, `c_get` and `c_move` are coroutine functions, `c_find` is an asynchronous
-    generator; C-ECHO is always offered, and `c_echo` is asked if it is given. `destinations`: the AE
-    titles that C-MOVE may send to, with their "host:port", or a function that finds the address for a
-    request; by default the peers of `access` that have an address. `contexts`: the abstract syntaxes to
-    accept, by default whatever the handlers imply; `unknown_storage`: also storage SOP classes that are
-    not in the standard.
+    `address`: "AET@host:port"; port 0 takes a free one (`Server.port`). Each service is offered if it has a
+    handler: `c_store`, `c_get` and `c_move` are coroutine functions, `c_find` is an asynchronous generator;
+    C-ECHO is always offered, and `c_echo` is asked if it is given. `n_create`, `n_set`, `n_get`, `n_action`,
+    `n_delete` and `n_event_report` are coroutine functions for the SOP classes that `contexts` names (see
+    `NormalizedService`). `services`: `Service` objects, beside what the handlers stand for; each offers its
+    own SOP classes. `destinations`: the AE titles that C-MOVE may send to, with their "host:port", or a
+    function that finds the address for a request; by default the peers of `access` that have an address.
+    `contexts`: the abstract syntaxes to accept for the handlers, by default whatever they imply (see
+    `Proposable`; the roles of a `PresentationContext` are those that a peer may take); `unknown_storage`:
+    also storage SOP classes that are not in the standard.
 
     `access`: who may come and do what, an `AccessPolicy`, or just its `peers`, the AE titles that may
     call; by default anybody may do everything. `ssl`: a context for TLS. `sock`: a listening or bound
@@ -138,23 +153,46 @@ def serve(
     if not isinstance(address, Address):
         address = Address.parse(address)
     policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
-    handlers = Handlers(
-        c_echo=c_echo,
-        c_store=c_store,
-        c_find=c_find,
-        c_get=c_get,
-        c_move=c_move,
+    check_context(ssl)
+    own = list(services)
+    wanted = expand(contexts) if contexts is not None else None
+    handlers = {
+        "c_echo": c_echo,
+        "c_store": c_store,
+        "c_find": c_find,
+        "c_get": c_get,
+        "c_move": c_move,
+        "n_create": n_create,
+        "n_set": n_set,
+        "n_get": n_get,
+        "n_action": n_action,
+        "n_delete": n_delete,
+        "n_event_report": n_event_report,
+    }
+    implied = services_for(
+        handlers,
+        [context.abstract_syntax for context in wanted or ()],
         destination=_finder(destinations if destinations is not None else policy.addresses or None),
         open_association=_opener(address.ae_title),
+        beside=own,
     )
+    performing = Services([*own, *implied])
+    check_services(policy, performing.names)
+    offered = performing.contexts(wanted, implied)
     setup = _Setup(
-        handlers=handlers,
+        services=performing,
+        open_to=_opener_to(address.ae_title, policy.addresses if destinations is None else destinations),
         access=policy,
-        offer=offer(handlers, contexts, unknown_storage)._replace(
+        offer=Policy(
+            performed=offered.performed,
+            invoked=offered.invoked,
+            unknown_storage=ANY_TRANSFER_SYNTAX if unknown_storage and c_store is not None else None,
+            not_storage=frozenset(SOP_CLASSES) - frozenset(STORAGE),
             maximum_length=maximum_length,
             operations_invoked=operations_invoked,
             operations_performed=operations_performed,
         ),
+        contexts=offered,
         limits=Limits(
             maximum_associations=maximum_associations,
             maximum_associations_per_address=maximum_associations_per_address,
@@ -190,7 +228,9 @@ def serve(
     )
 
     async def start() -> Server:
-        return Server(address, [sock] if sock is not None else await bind(address, reuse_port), setup)
+        server = Server(address, [sock] if sock is not None else await bind(address, reuse_port), setup)
+        await server._start()
+        return server
 
     return Opening(start, _leave)
 
@@ -214,6 +254,21 @@ def _opener(ae_title: str) -> OpenAssociation:
     return open_association
 
 
+def _opener_to(ae_title: str, addresses: Destinations) -> OpenTo:
+    """What a service opens associations with: to the AE titles that are listed, not to those that are
+    found."""
+    known = addresses if not callable(addresses) else {}
+
+    def open_to(destination: str, contexts: Sequence[PresentationContext]) -> Opening[Association] | None:
+        where = known.get(destination)
+        if where is None:
+            return None
+        address = where if isinstance(where, Address) else Address.parse(where)
+        return associate(address._replace(ae_title=destination), calling_ae_title=ae_title, contexts=contexts)
+
+    return open_to
+
+
 class Server:
     """A listening application entity and its associations."""
 
@@ -225,8 +280,15 @@ class Server:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reports = ReportQueue(setup.open_to)
         self._admission = Admission(
-            setup.access, setup.offer, setup.limits, self._spawn, setup.settings.handler_timeout
+            setup.access,
+            setup.offer,
+            setup.contexts,
+            setup.limits,
+            self._dispatcher,
+            self._spawn,
+            setup.settings.handler_timeout,
         )
         self._waiting, self._associated = self._admission.waiting, self._admission.associated
         self._handshakes = (
@@ -234,8 +296,33 @@ class Server:
             if setup.ssl is not None
             else None
         )
-        self._acceptors = [Acceptor(listener, self._take) for listener in sockets]
+        self._sockets = sockets
+        self._acceptors: list[Acceptor] = []
+        self._started: list[Service] = []
+
+    async def _start(self) -> None:
+        """Start the services, then accept. What keeps one from serving is raised, and nothing stays open."""
+        loop = asyncio.get_running_loop()
+        node = Node(self.ae_title, self._setup.open_to, self._reports, loop.time)
+        try:
+            for service in self._setup.services:
+                await service.start(node)
+                self._started.append(service)
+        except BaseException:
+            await self._stop_services()
+            for listener in self._sockets:
+                listener.close()
+            raise
+        self._acceptors = [Acceptor(listener, self._take) for listener in self._sockets]
         log.info("%s listens on %s:%d", self.ae_title, self.host, self.port)
+
+    async def _stop_services(self) -> None:
+        started, self._started = self._started, []
+        for service in reversed(started):
+            try:
+                await service.stop()
+            except Exception:
+                log.exception("%s: the service %s cannot be stopped", self.ae_title, service.name)
 
     @property
     def associations(self) -> int:
@@ -259,22 +346,23 @@ class Server:
 
     # accepting
 
+    def _dispatcher(self, channel: Channel, grant: Grant) -> Dispatcher:
+        services = self._setup.services
+        return Dispatcher(Association(channel, services), grant, services)
+
     def _take(self, connection: socket.socket, host: str) -> None:
         loop = asyncio.get_running_loop()
         if not self._admission.admits_connection(host, loop.time()):
             connection.close()
             return
-        dispatcher = Dispatcher(self._setup.handlers)
         channel = Channel(
             loop,
             requestor=False,
             settings=self._setup.settings,
-            dispatcher=dispatcher,
             admit=self._admission.admit,
             on_closed=self._admission.forget,
             trace=self._setup.trace,
         )
-        Association(channel, dispatcher)
         connecting = self._spawn(self._connect(channel, connection, host))
         self._admission.wait(channel, host, connecting)
 
@@ -322,6 +410,8 @@ class Server:
         everybody = channels + list(self._waiting)
         if everybody:
             await asyncio.wait([asyncio.ensure_future(channel.wait_closed(1.0)) for channel in everybody])
+        await self._reports.close()
+        await self._stop_services()
         if not self._closed.done():
             self._closed.set_result(None)
 

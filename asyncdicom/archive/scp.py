@@ -14,7 +14,8 @@ from asyncdicom.exceptions import DataSetError, StatusError
 from asyncdicom.net.payload import FileSource
 from asyncdicom.opening import Opening
 from asyncdicom.server import Server, serve
-from asyncdicom.services.handlers import Request, Response, Retrieval
+from asyncdicom.services.request import Request, Retrieval
+from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, InformationModel
 

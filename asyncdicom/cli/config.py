@@ -21,7 +21,7 @@ import os
 import tomllib
 from typing import Any
 
-from asyncdicom.access import Peer
+from asyncdicom.access import Peer, check_grant
 from asyncdicom.address import Address, check_ae_title
 
 __all__ = ["ConfigError", "parse_peer", "read_config"]
@@ -92,7 +92,9 @@ def _peer(ae_title: str, entry: object) -> Peer:
             raise ValueError('write "host:port", "" for a peer that only calls, or a table')
         _check(entry, _PEER_KEYS)
         address = entry.pop("address", "")
-        return parse_peer(ae_title, address, **entry)
+        peer = parse_peer(ae_title, address, **entry)
+        check_grant(peer.grant)
+        return peer
     except ValueError as error:
         raise ValueError(f"peers.{ae_title}: {error}") from None
 

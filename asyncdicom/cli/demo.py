@@ -14,7 +14,7 @@ from asyncdicom.cli.run import OK, run
 if TYPE_CHECKING:
     from asyncdicom import Address, Association, FileSource, Request, Status
     from asyncdicom.services.contexts import Proposable
-    from asyncdicom.services.handlers import StoreHandler
+    from asyncdicom.services.request import StoreHandler
 
 __all__ = ["command"]
 

@@ -9,7 +9,8 @@ import click
 
 from asyncdicom.cli.naming import file_name
 from asyncdicom.cli.output import json_line, printable
-from asyncdicom.services.handlers import Request, Response
+from asyncdicom.services.request import Request
+from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
 from asyncdicom.uid import name_of
 

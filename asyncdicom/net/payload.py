@@ -73,6 +73,7 @@ class DataStream:
         "sop_class_uid",
         "sop_instance_uid",
         "transfer_syntax_uid",
+        "unreadable",
         "waiting",
     )
 
@@ -93,6 +94,7 @@ class DataStream:
         self.waiting = 0
         self.discarded = 0
         self.discarding = False
+        self.unreadable: DataSetError | None = None  # why it could not be read: the sender's fault
         self._taken = taken
         self._sink: Callable[[Batch], bool] | None = None  # takes what comes, or says that it cannot now
         self._views: list[memoryview] = []
@@ -211,14 +213,20 @@ class DataStream:
             views += batch
             length += sum(map(len, batch))
             if length > maximum:
-                raise DataSetError(f"the data set has more than {maximum} bytes")
+                self.unreadable = DataSetError(f"the data set has more than {maximum} bytes")
+                raise self.unreadable
         return b"".join(views)
 
     async def dataset(self, maximum: int = _MAXIMUM_IN_MEMORY) -> Dataset:
         """Give the data set as a pydicom Dataset; `DataSetError` if it is unreadable or too large."""
         from asyncdicom.dataset import decode
 
-        return decode(await self.read(maximum), self.transfer_syntax_uid)
+        data = await self.read(maximum)
+        try:
+            return decode(data, self.transfer_syntax_uid)
+        except DataSetError as error:
+            self.unreadable = error
+            raise
 
     async def save(self, path: str | os.PathLike[str], *, source_ae_title: str | None = None) -> int:
         """Write a DICOM Part 10 file, byte for byte as received, and give its data set's length.

@@ -71,13 +71,15 @@ class Performer:
         # A C-ECHO that no handler asked for costs no task.
         if command.has_data_set or self.book.is_open(command.message_id or 0):
             return False
-        answer = self._channel.dispatcher.at_once(context, command)
+        dispatcher = self._channel.dispatcher
+        answer = dispatcher.at_once(context, command) if dispatcher is not None else None
         return answer is not None and self._channel.outbox.send_at_once(context.context_id, answer)
 
     async def _perform(self, request: IncomingRequest) -> None:
         channel = self._channel
         try:
-            await channel.dispatcher(request)
+            if channel.dispatcher is not None:
+                await channel.dispatcher(request)
         except AssociationError as error:
             log.debug("%s: message %s was not answered: %s", channel, request.command.message_id, error)
         except Exception:

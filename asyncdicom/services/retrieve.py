@@ -7,9 +7,10 @@ another one, to a destination that the provider knows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from asyncdicom.address import Address
 from asyncdicom.data.elements import decode as decode_elements
 from asyncdicom.data.elements import encode as encode_elements
 from asyncdicom.dimse.messages import Command, CommandField, Priority, response_to
@@ -19,14 +20,23 @@ from asyncdicom.net.channel import Channel
 from asyncdicom.net.operation import IncomingRequest, Reply
 from asyncdicom.net.payload import Source, reading_ahead
 from asyncdicom.services import storage
+from asyncdicom.services.classes import C_GET_CLASSES, C_MOVE_CLASSES
 from asyncdicom.services.contexts import find_context, groups_for_contexts, storage_contexts
-from asyncdicom.services.handlers import Handlers, Identifier, Request, Response, Retrieval, StoreHandler
-from asyncdicom.services.query import encode_identifier
-from asyncdicom.services.single import outcome
-from asyncdicom.services.streams import ResponseStream
+from asyncdicom.services.request import OpenAssociation, Request, Retrieval, RetrieveHandler, StoreHandler
+from asyncdicom.services.responses import (
+    Answer,
+    Identifier,
+    Response,
+    ResponseStream,
+    encode_identifier,
+    response_of,
+)
+from asyncdicom.services.service import Service
 from asyncdicom.status import Status
+from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STORAGE, STUDY_ROOT
+from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX
 
-__all__ = ["Progress", "RetrieveOperation", "RetrieveResult", "provide_get", "provide_move", "retrieve"]
+__all__ = ["GetService", "MoveService", "Progress", "RetrieveOperation", "RetrieveResult", "retrieve"]
 
 log = logging.getLogger("asyncdicom.services")
 
@@ -137,15 +147,67 @@ def retrieve(
 # As SCP.
 
 StoreOne = Callable[[Source], Awaitable[Response]]
+FindDestination = Callable[[Request], Address | None]
+_MODELS = (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
 
 
-async def provide_get(incoming: IncomingRequest, request: Request, handlers: Handlers) -> Response:
+class GetService(Service):
+    """Performs C-GET: `handler`, a coroutine function, says what is sent on the same association."""
+
+    name = "retrieval by C-GET"
+    permission = "get"
+    sop_classes = tuple(model.get for model in _MODELS)
+    commands = frozenset({CommandField.C_GET_RQ})
+
+    def __init__(self, handler: RetrieveHandler) -> None:
+        self.c_get = handler
+
+    def invoked(self) -> Mapping[str, tuple[str, ...]]:
+        """The C-STOREs go the other way: we are their SCU."""
+        return dict.fromkeys(STORAGE, ANY_TRANSFER_SYNTAX)
+
+    def takes(self, abstract_syntax: str) -> bool:
+        """Every SOP class that has C-GET, and what the standard does not know."""
+        return abstract_syntax in C_GET_CLASSES or abstract_syntax not in SOP_CLASSES
+
+    async def perform(self, request: Request) -> Answer:
+        """Send what the handler wants sent (PS3.4 C.4.3.3)."""
+        return await provide_get(request.incoming, request, self)
+
+
+class MoveService(Service):
+    """Performs C-MOVE: `handler`, a coroutine function, says what is sent to the Move Destination.
+
+    `destination` finds the address for the request that names it (None: unknown), `open_association` opens
+    the association that the instances are sent on.
+    """
+
+    name = "retrieval by C-MOVE"
+    permission = "move"
+    sop_classes = tuple(model.move for model in _MODELS)
+    commands = frozenset({CommandField.C_MOVE_RQ})
+
+    def __init__(
+        self, handler: RetrieveHandler, destination: FindDestination, open_association: OpenAssociation
+    ) -> None:
+        self.c_move = handler
+        self.destination = destination
+        self.open_association = open_association
+
+    def takes(self, abstract_syntax: str) -> bool:
+        """Every SOP class that has C-MOVE, and what the standard does not know."""
+        return abstract_syntax in C_MOVE_CLASSES or abstract_syntax not in SOP_CLASSES
+
+    async def perform(self, request: Request) -> Answer:
+        """Send what the handler wants sent (PS3.4 C.4.2.3)."""
+        return await provide_move(request.incoming, request, self)
+
+
+async def provide_get(incoming: IncomingRequest, request: Request, handlers: GetService) -> Response:
     """Send what the handler wants sent on this association (PS3.4 C.4.3.3)."""
-    if handlers.c_get is None:
-        return Response(Status.SOP_CLASS_NOT_SUPPORTED)
     retrieval = await incoming.guard(handlers.c_get(request))
     if not isinstance(retrieval, Retrieval):
-        return outcome(retrieval)
+        return response_of(retrieval)
     priority = incoming.command.priority or Priority.MEDIUM
 
     async def store(source: Source) -> Response:
@@ -156,17 +218,15 @@ async def provide_get(incoming: IncomingRequest, request: Request, handlers: Han
     return _final(incoming, operations)
 
 
-async def provide_move(incoming: IncomingRequest, request: Request, handlers: Handlers) -> Response:
+async def provide_move(incoming: IncomingRequest, request: Request, handlers: MoveService) -> Response:
     """Send what the handler wants sent to the Move Destination (PS3.4 C.4.2.3)."""
-    if handlers.c_move is None or handlers.destination is None or handlers.open_association is None:
-        return Response(Status.SOP_CLASS_NOT_SUPPORTED)
     destination = handlers.destination(request)
     if destination is None:
         log.warning("%s: refused: C-MOVE-RQ to an unknown destination", incoming.channel)
         return Response(Status.MOVE_DESTINATION_UNKNOWN)
     retrieval = await incoming.guard(handlers.c_move(request))
     if not isinstance(retrieval, Retrieval):
-        return outcome(retrieval)
+        return response_of(retrieval)
     operations = SubOperations(len(retrieval.sources))
     originator = (request.calling_ae_title, request.message_id)
     priority = incoming.command.priority or Priority.MEDIUM

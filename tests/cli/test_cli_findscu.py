@@ -7,7 +7,7 @@ import pytest
 from cli.running import Tool
 
 from asyncdicom import PATIENT_ROOT, Request, Status, StatusError, serve
-from asyncdicom.services.handlers import Response
+from asyncdicom.services.responses import Response
 from asyncdicom.uid import MODALITY_WORKLIST_FIND
 
 
