@@ -20,7 +20,7 @@ from asyncdicom.archive.ingest import Arrival, Ingest, OnConflict, Outcome, Unce
 from asyncdicom.archive.matching import IdentifierError
 from asyncdicom.archive.query import QUERY_RETRIEVE_LEVEL, RETRIEVE_AE_TITLE, find_query, retrieve_query
 from asyncdicom.archive.receive import Reception, Refused
-from asyncdicom.archive.record import SPECIFIC_CHARACTER_SET, is_usable_uid
+from asyncdicom.archive.record import SPECIFIC_CHARACTER_SET
 from asyncdicom.archive.room import Room
 from asyncdicom.archive.workers import Workers
 from asyncdicom.data.elements import Element, decode
@@ -28,7 +28,7 @@ from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.threads import in_thread
 from asyncdicom.status import Status
-from asyncdicom.uid import InformationModel, transfer_syntax
+from asyncdicom.uid import InformationModel, is_usable_uid, transfer_syntax
 
 __all__ = ["PIECE", "Archive"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from asyncdicom.archive.files import InstanceFile
-from asyncdicom.archive.record import WANTED_TAGS, Record, is_usable_uid
+from asyncdicom.archive.record import WANTED_TAGS, Record
 from asyncdicom.archive.room import Room
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.status import Status
-from asyncdicom.uid import transfer_syntax
+from asyncdicom.uid import is_usable_uid, transfer_syntax
 
 __all__ = ["Reception", "Refused"]
 

@@ -29,7 +29,7 @@ from asyncdicom.services.responses import (
 )
 from asyncdicom.services.service import Service
 from asyncdicom.status import Status
-from asyncdicom.uid import is_valid_uid, new_uid
+from asyncdicom.uid import is_usable_uid, new_uid
 from asyncdicom.ul.negotiation import AcceptedContext
 
 __all__ = ["NORMALIZED_HANDLERS", "NormalizedService", "as_tags", "invoke"]
@@ -190,7 +190,7 @@ def _what_is_missing(command: Command) -> Response | None:
         uid, is_needed = command.requested_sop_instance_uid, True
     if uid is None and is_needed:
         return Response(Status.INVALID_SOP_INSTANCE, error_comment="no SOP Instance UID")
-    if uid is not None and not is_valid_uid(uid):
+    if uid is not None and not is_usable_uid(uid):
         return Response(Status.INVALID_SOP_INSTANCE, error_comment="invalid SOP Instance UID")
     if field is CommandField.N_ACTION_RQ and command.action_type_id is None:
         return Response(Status.NO_SUCH_ACTION, error_comment="no Action Type ID")

@@ -23,7 +23,7 @@ from asyncdicom.uid import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     SOP_CLASSES,
     STORAGE,
-    is_valid_uid,
+    is_usable_uid,
     transfer_syntax,
 )
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX
@@ -90,7 +90,7 @@ class Storage(Service):
         handler = incoming.channel.invoker.receiver or self.handler
         if handler is None:
             return Status.SOP_CLASS_NOT_SUPPORTED
-        if not is_valid_uid(request.affected_sop_instance_uid):
+        if not is_usable_uid(request.affected_sop_instance_uid):
             return Response(Status.INVALID_SOP_INSTANCE, error_comment="invalid Affected SOP Instance UID")
         if incoming.data is None:
             return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, error_comment="no data set")

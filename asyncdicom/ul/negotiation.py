@@ -10,7 +10,12 @@ from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
-from asyncdicom.uid import APPLICATION_CONTEXT_NAME, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from asyncdicom.uid import (
+    APPLICATION_CONTEXT_NAME,
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    is_usable_uid,
+)
 
 from .items import (
     CommonExtendedNegotiation,
@@ -98,11 +103,6 @@ def _too_short(maximum_length: int) -> bool:
     return 0 < maximum_length < SHORTEST_MAXIMUM_LENGTH
 
 
-def _is_plausible(uid: str) -> bool:
-    """Digits and dots; more is not asked of peers, some of which send leading zeros."""
-    return 0 < len(uid) <= 64 and uid.isascii() and uid.replace(".", "").isdigit()
-
-
 def _smaller(one: int, other: int) -> int:
     """The smaller of two limits of which 0 is none."""
     return min(one, other) if one and other else one or other
@@ -146,7 +146,7 @@ def _answer_context(
 ) -> tuple[ContextResult, AcceptedContext | None]:
     abstract_syntax = context.abstract_syntax
     performed = policy.performed.get(abstract_syntax)
-    if performed is None and _is_plausible(abstract_syntax) and abstract_syntax not in policy.not_storage:
+    if performed is None and is_usable_uid(abstract_syntax) and abstract_syntax not in policy.not_storage:
         performed = policy.unknown_storage
     invoked = policy.invoked.get(abstract_syntax)
     as_scp = role.scu_role and bool(performed)
@@ -158,7 +158,7 @@ def _answer_context(
         ), None
     taken = (performed if as_scp else invoked) or ()
     for transfer_syntax in context.transfer_syntaxes:
-        if transfer_syntax in taken or (taken == ANY_TRANSFER_SYNTAX and _is_plausible(transfer_syntax)):
+        if transfer_syntax in taken or (taken == ANY_TRANSFER_SYNTAX and is_usable_uid(transfer_syntax)):
             accepted = AcceptedContext(context.context_id, abstract_syntax, transfer_syntax, as_scu, as_scp)
             return ContextResult(context.context_id, ACCEPTANCE, transfer_syntax), accepted
     return ContextResult(context.context_id, TRANSFER_SYNTAXES_NOT_SUPPORTED), None

@@ -252,7 +252,7 @@ async def test_c_19_a_few_more_operations_than_negotiated_wait_their_turn_more_a
         assert await peer.pdu() == aborted(2, 5)
 
 
-@pytest.mark.parametrize("uid", ["", "1..2", "../../etc/passwd", "1." + "2" * 63])
+@pytest.mark.parametrize("uid", ["", "1.2 3", "../../etc/passwd", "1.2*", "1\\2", "1." + "2" * 63])
 async def test_c_10_an_instance_that_cannot_be_named(peer: Peer, uid: str) -> None:
     elements: list[tuple[int, bytes]] = [
         (0x00000002, CT.encode() + b"\0"),
@@ -266,6 +266,14 @@ async def test_c_10_an_instance_that_cannot_be_named(peer: Peer, uid: str) -> No
     response = await peer.message()
     assert response.command.status == 0x0117
     peer.send(1, echo_rq(1))
+    assert (await peer.message()).command.status == 0
+
+
+@pytest.mark.parametrize("uid", ["1..2", "1.2.03.4", "1.2.a-b", "2" * 64])
+async def test_an_instance_whose_uid_breaks_the_rules_is_taken(peer: Peer, uid: str) -> None:
+    command = store_rq()
+    command.affected_sop_instance_uid = uid
+    peer.write(fragments(STORE, True, encode(command)), fragments(STORE, False, bytes(100)))
     assert (await peer.message()).command.status == 0
 
 
