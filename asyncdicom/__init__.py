@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         StatusError,
     )
     from asyncdicom.net.payload import BytesSource, DataStream, FileSource, Source
+    from asyncdicom.options import ByRole, Limits, Timeouts
     from asyncdicom.pool import AssociationPool
     from asyncdicom.server import Server, serve
     from asyncdicom.services.contexts import retrieval_contexts, storage_contexts
@@ -67,12 +68,14 @@ __all__ = [
     "AssociationRejected",
     "AssociationReleased",
     "AssociationTimeout",
+    "ByRole",
     "BytesSource",
     "DataSetError",
     "DataStream",
     "DicomNetworkError",
     "FileSource",
     "InformationModel",
+    "Limits",
     "LocalProtocolError",
     "Peer",
     "PresentationContext",
@@ -88,6 +91,7 @@ __all__ = [
     "Source",
     "Status",
     "StatusError",
+    "Timeouts",
     "UserIdentity",
     "__version__",
     "associate",
@@ -112,6 +116,7 @@ _MODULES = {
         "PresentationContextError ProtocolError RemoteProtocolError StatusError"
     ),
     "net.payload": "BytesSource DataStream FileSource Source",
+    "options": "ByRole Limits Timeouts",
     "pool": "AssociationPool",
     "server": "Server serve",
     "services.contexts": "retrieval_contexts storage_contexts",

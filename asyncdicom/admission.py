@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import NamedTuple
 
 from asyncdicom.access import (
     LOCAL_LIMIT_EXCEEDED,
@@ -20,27 +19,17 @@ from asyncdicom.access import (
 from asyncdicom.net.channel import Channel, Dispatch
 from asyncdicom.net.crowd import Crowd, Rates, is_local
 from asyncdicom.net.tls import certificate_of
+from asyncdicom.options import Limits
 from asyncdicom.services.service import Contexts
 from asyncdicom.ul.items import UserInformation
 from asyncdicom.ul.negotiation import USER_REJECTION, Answered, Policy, answer
 from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
 
-__all__ = ["Admission", "Limits"]
+__all__ = ["Admission"]
 
 log = logging.getLogger("asyncdicom.server")
 
 _QUIET = 10.0  # seconds between two log lines about connections that are too many
-
-
-class Limits(NamedTuple):
-    """How many may come, and how fast; None is "any number". See `server.serve`."""
-
-    maximum_associations: int
-    maximum_associations_per_address: int | None
-    maximum_associations_per_ae_title: int | None
-    maximum_not_associated: int
-    maximum_not_associated_per_address: int | None
-    accept_rate: float | None
 
 
 class Admission:

@@ -7,18 +7,18 @@ import logging
 import socket
 import ssl as ssl_module
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, Unpack
 
 from asyncdicom.access import AccessPolicy, Grant, Peers, check_services
 from asyncdicom.address import Address, check_ae_title
-from asyncdicom.admission import Admission, Limits
+from asyncdicom.admission import Admission
 from asyncdicom.association import Association
 from asyncdicom.client import associate
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.listener import Acceptor, bind
-from asyncdicom.net.settings import Settings
 from asyncdicom.net.tls import Handshakes, check_context, explain
 from asyncdicom.opening import Opening
+from asyncdicom.options import Limits, Timeouts, explains_options, of_role
 from asyncdicom.services.builtin import services_for
 from asyncdicom.services.contexts import Proposable, expand
 from asyncdicom.services.dispatch import Dispatcher
@@ -26,7 +26,7 @@ from asyncdicom.services.node import Node, OpenTo, ReportQueue
 from asyncdicom.services.request import (
     EchoHandler,
     FindHandler,
-    NormalizedHandler,
+    NormalizedHandlers,
     OpenAssociation,
     Request,
     RetrieveHandler,
@@ -35,7 +35,6 @@ from asyncdicom.services.request import (
 from asyncdicom.services.service import Contexts, Service, Services
 from asyncdicom.uid import SOP_CLASSES, STORAGE
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, Policy, PresentationContext
-from asyncdicom.ul.protocol import Timeouts
 
 __all__ = ["Server", "serve"]
 
@@ -56,15 +55,13 @@ class _Setup(NamedTuple):
     access: AccessPolicy
     offer: Policy
     contexts: Contexts
+    timeouts: Timeouts
     limits: Limits
-    settings: Settings
     ssl: ssl_module.SSLContext | None
-    maximum_tls_handshakes: int
-    tls_handshake_timeout: float
     trace: Trace | None
-    drain_timeout: float
 
 
+@explains_options
 def serve(
     address: str | Address,
     *,
@@ -73,51 +70,18 @@ def serve(
     c_find: FindHandler | None = None,
     c_get: RetrieveHandler | None = None,
     c_move: RetrieveHandler | None = None,
-    n_create: NormalizedHandler | None = None,
-    n_set: NormalizedHandler | None = None,
-    n_get: NormalizedHandler | None = None,
-    n_action: NormalizedHandler | None = None,
-    n_delete: NormalizedHandler | None = None,
-    n_event_report: NormalizedHandler | None = None,
     services: Iterable[Service] = (),
     destinations: Destinations | None = None,
     contexts: Proposable | Iterable[Proposable] | None = None,
     unknown_storage: bool = False,
-    # Who may come.
     access: Access | None = None,
     ssl: ssl_module.SSLContext | None = None,
     sock: socket.socket | None = None,
     reuse_port: bool = False,
-    # Sizes, in bytes, and numbers.
-    maximum_associations: int = 2000,
-    maximum_associations_per_address: int | None = 200,
-    maximum_associations_per_ae_title: int | None = 100,
-    maximum_not_associated: int = 512,
-    maximum_not_associated_per_address: int | None = 32,
-    accept_rate: float | None = 100.0,
-    maximum_tls_handshakes: int = 2,
-    maximum_associate_length: int = 262144,
-    maximum_length: int = 262144,
-    operations_invoked: int = 1,
-    operations_performed: int = 16,
-    read_budget: int = 1 << 20,
-    maximum_matches: int | None = 100_000,
-    maximum_data_set: int = 16 << 20,
-    maximum_discarded: int = 1 << 30,
-    # Deadlines, in seconds; None is "never".
-    artim_timeout: float | None = 10.0,
-    close_timeout: float | None = 5.0,
-    tls_handshake_timeout: float = 10.0,
-    dimse_timeout: float | None = 120.0,
-    release_timeout: float | None = 10.0,
-    cancel_timeout: float = 10.0,
-    receive_timeout: float | None = 60.0,
-    write_timeout: float | None = 30.0,
-    handler_timeout: float | None = 120.0,
-    idle_timeout: float | None = 300.0,
-    drain_timeout: float = 30.0,
-    # To look inside.
+    timeouts: Timeouts = Timeouts(),
+    limits: Limits = Limits(),
     trace: Trace | None = None,
+    **normalized: Unpack[NormalizedHandlers],
 ) -> Opening[Server]:
     """Serve DICOM: ``async with serve(...) as server`` or ``server = await serve(...)``.
 
@@ -136,17 +100,13 @@ def serve(
     call; by default anybody may do everything. `ssl`: a context for TLS. `sock`: a listening or bound
     socket to use instead of the address; `reuse_port`: let other processes listen there too.
 
-    `maximum_associations`: more are refused with "local limit exceeded"; `..._per_address` and
-    `..._per_ae_title`: how many of them one host, or one calling AE title, may have.
-    `maximum_not_associated`: connections without an association, the oldest silent one makes room for the
-    next; `..._per_address`: of one host, the next is closed. `accept_rate`: connections a second of one
-    host, two seconds' worth at once. Limits for each host or AE title do not apply to peers on this
-    machine; None switches one off. `maximum_tls_handshakes`: computed at once, others wait for their turn.
-    `maximum_matches`: how many Identifiers a C-FIND may give (then 0xA700; None: any number).
-    `artim_timeout`: how long a new connection may wait with its A-ASSOCIATE-RQ, after the TLS handshake,
-    which may take `tls_handshake_timeout`. `drain_timeout`: how long `Server.close` waits for operations.
-    The others are as for `associate`. README.md has a table of all limits, and of what exceeding them
-    leads to.
+    `timeouts`: how long to wait for what, in seconds, and `limits`: how many may come, and how much is
+    taken of them; each field of `Timeouts` and `Limits` says what exceeding it leads to. `trace`: is called
+    with ("sent" | "received", command or event) for each message.
+
+    Raises ValueError (an impossible address, AE title, context or name of a service), TypeError (a handler of
+    the wrong kind) and OSError (the address cannot be listened on). Cancelled while it is opened: nothing
+    listens.
 
     Leaving the block closes the server (`Server.close`).
     """
@@ -162,12 +122,7 @@ def serve(
         "c_find": c_find,
         "c_get": c_get,
         "c_move": c_move,
-        "n_create": n_create,
-        "n_set": n_set,
-        "n_get": n_get,
-        "n_action": n_action,
-        "n_delete": n_delete,
-        "n_event_report": n_event_report,
+        **normalized,
     }
     implied = services_for(
         handlers,
@@ -188,43 +143,15 @@ def serve(
             invoked=offered.invoked,
             unknown_storage=ANY_TRANSFER_SYNTAX if unknown_storage and c_store is not None else None,
             not_storage=frozenset(SOP_CLASSES) - frozenset(STORAGE),
-            maximum_length=maximum_length,
-            operations_invoked=operations_invoked,
-            operations_performed=operations_performed,
+            maximum_length=limits.maximum_length,
+            operations_invoked=limits.operations_invoked,
+            operations_performed=of_role(limits.operations_performed, requestor=False),
         ),
         contexts=offered,
-        limits=Limits(
-            maximum_associations=maximum_associations,
-            maximum_associations_per_address=maximum_associations_per_address,
-            maximum_associations_per_ae_title=maximum_associations_per_ae_title,
-            maximum_not_associated=maximum_not_associated,
-            maximum_not_associated_per_address=maximum_not_associated_per_address,
-            accept_rate=accept_rate,
-        ),
-        settings=Settings(
-            maximum_length=maximum_length,
-            maximum_associate_length=maximum_associate_length,
-            timeouts=Timeouts(
-                artim=artim_timeout,
-                close=close_timeout,
-                release=release_timeout,
-                receive=receive_timeout,
-                idle=idle_timeout,
-            ),
-            dimse_timeout=dimse_timeout,
-            cancel_timeout=cancel_timeout,
-            write_timeout=write_timeout,
-            handler_timeout=handler_timeout,
-            read_budget=read_budget,
-            maximum_matches=maximum_matches,
-            maximum_data_set=maximum_data_set,
-            maximum_discarded=maximum_discarded,
-        ),
+        timeouts=timeouts,
+        limits=limits,
         ssl=ssl,
-        maximum_tls_handshakes=maximum_tls_handshakes,
-        tls_handshake_timeout=tls_handshake_timeout,
         trace=trace,
-        drain_timeout=drain_timeout,
     )
 
     async def start() -> Server:
@@ -288,11 +215,11 @@ class Server:
             setup.limits,
             self._dispatcher,
             self._spawn,
-            setup.settings.handler_timeout,
+            setup.timeouts.handler,
         )
         self._waiting, self._associated = self._admission.waiting, self._admission.associated
         self._handshakes = (
-            Handshakes(setup.ssl, setup.maximum_tls_handshakes, setup.tls_handshake_timeout)
+            Handshakes(setup.ssl, setup.limits.maximum_tls_handshakes, setup.timeouts.tls_handshake)
             if setup.ssl is not None
             else None
         )
@@ -338,7 +265,7 @@ class Server:
             raise
 
     async def close(self) -> None:
-        """Stop accepting, let operations end for `drain_timeout` seconds, abort what is left (idempotent)."""
+        """Stop accepting, let operations end within `Timeouts.drain`, abort what is left (idempotent)."""
         self._admission.is_closed = True
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close())
@@ -358,7 +285,8 @@ class Server:
         channel = Channel(
             loop,
             requestor=False,
-            settings=self._setup.settings,
+            timeouts=self._setup.timeouts,
+            limits=self._setup.limits,
             admit=self._admission.admit,
             on_closed=self._admission.forget,
             trace=self._setup.trace,
@@ -405,7 +333,7 @@ class Server:
         channels = list(self._associated)
         if channels:
             await asyncio.wait(
-                [asyncio.ensure_future(channel.stop(self._setup.drain_timeout)) for channel in channels]
+                [asyncio.ensure_future(channel.stop(self._setup.timeouts.drain)) for channel in channels]
             )
         everybody = channels + list(self._waiting)
         if everybody:

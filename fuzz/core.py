@@ -10,6 +10,7 @@ from asyncdicom.dimse.fragmenter import Fragmenter
 from asyncdicom.dimse.messages import Command, CommandField, encode, response_to
 from asyncdicom.dimse.operations import DuplicateInvocation, InvokedOperations, PerformedOperations
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
+from asyncdicom.options import Timeouts
 from asyncdicom.ul.decoder import PDataFragment
 from asyncdicom.ul.events import (
     AssociateConfirmation,
@@ -22,7 +23,7 @@ from asyncdicom.ul.events import (
 )
 from asyncdicom.ul.negotiation import AcceptedContext, Negotiated, Policy, answer, confirm
 from asyncdicom.ul.pdu import AAssociateRJ, AAssociateRQ
-from asyncdicom.ul.protocol import Timeouts, UpperLayer
+from asyncdicom.ul.protocol import UpperLayer
 from asyncdicom.ul.statetable import State
 from fuzz.check import Finding, check
 
@@ -58,7 +59,7 @@ class Core:
             maximum_length=policy.maximum_length
             if request is None
             else request.user_information.maximum_length,
-            timeouts=Timeouts(),
+            timeouts=Timeouts(idle=None),
         )
         self.contexts: dict[int, AcceptedContext] = {}
         self.invoked, self.performed = InvokedOperations(1), PerformedOperations(1)
@@ -176,7 +177,7 @@ class Core:
             for event in self.layer.handle_timer(self.now):
                 self._event(event)
             if self.invoked.expired(self.now):
-                self.expired.append("response")
+                self.expired.append("dimse")
                 self.layer.abort(self.now)
         raise Finding("timers that never end")
 

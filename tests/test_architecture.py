@@ -18,7 +18,7 @@ PACKAGE = Path(asyncdicom.__file__).parent
 LEVELS: list[set[str]] = [
     {"_version"},
     {"_sop_classes"},
-    {"exceptions", "status", "uid", "address"},
+    {"exceptions", "status", "uid", "address", "options"},
     {"ul"},
     {"dimse", "data"},
     {"dataset", "conformance", "access"},
@@ -32,7 +32,10 @@ LEVELS: list[set[str]] = [
 TOOLS = {"archive", "cli", "__main__"}
 RANK = {name: rank for rank, level in enumerate(LEVELS) for name in level}
 
-SANS_IO = {"_version", "_sop_classes", "exceptions", "status", "uid", "address", "ul", "dimse", "data"} | {
+SANS_IO = {"_version", "_sop_classes", "exceptions", "status", "uid", "address", "options"} | {
+    "ul",
+    "dimse",
+    "data",
     "conformance",
     "access",
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import asyncdicom
+from asyncdicom.services.normalized import NORMALIZED_HANDLERS
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -124,7 +125,8 @@ def test_every_public_method_is_explained(cls: type) -> None:
 def test_options_are_keyword_only() -> None:
     for function in (asyncdicom.associate, asyncdicom.serve):
         parameters = list(inspect.signature(function).parameters.values())
-        assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == ["address"]
+        positional = [p.name for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
+        assert positional == ["address"]
 
 
 @pytest.mark.parametrize("function", [asyncdicom.associate, asyncdicom.serve])
@@ -132,9 +134,8 @@ def test_every_option_is_explained(function: object) -> None:
     assert callable(function)
     documentation = inspect.getdoc(function) or ""
     elsewhere = (inspect.getdoc(asyncdicom.associate) or "") + README.read_text()
-    for name in inspect.signature(function).parameters:
-        if name == "address":
-            continue
+    parameters = inspect.signature(function).parameters.values()
+    for name in (*(p.name for p in parameters if p.kind is p.KEYWORD_ONLY), *NORMALIZED_HANDLERS):
         abbreviated = f"`...{name[name.index('_per_') :]}`" if "_per_" in name else f"`{name}`"
         assert {f"`{name}`", abbreviated} & set(re.findall(r"`[^`\n]+`", documentation + elsewhere)), name
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trustme
 
-from asyncdicom import Address, Status, associate, open_file, serve, storage_contexts
+from asyncdicom import Address, Limits, Status, associate, open_file, serve, storage_contexts
 from asyncdicom.archive import Archive
 from asyncdicom.archive.scp import serve_archive
 from asyncdicom.cli.config import read_config
@@ -200,6 +200,6 @@ async def test_errors(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     async with serve(f"PACS@127.0.0.1:{port}", ssl=secure, c_echo=failing):
         await run("errors", stored=False)
         assert capsys.readouterr().out == "failed: 0x0110 (Failure: processing failure)\n"
-    async with serve(f"PACS@127.0.0.1:{port}", ssl=secure, maximum_associations=0):
+    async with serve(f"PACS@127.0.0.1:{port}", ssl=secure, limits=Limits(maximum_associations=0)):
         await run("errors", stored=False)
         assert capsys.readouterr().out == "refused: 2 3 2\n"

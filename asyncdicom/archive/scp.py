@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING, Unpack
 
 from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address
 from asyncdicom.archive.archive import PIECE, Archive
 from asyncdicom.archive.matching import IdentifierError
 from asyncdicom.exceptions import DataSetError, StatusError
+from asyncdicom.net.channel import Trace
 from asyncdicom.net.payload import FileSource
 from asyncdicom.opening import Opening
+from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import Server, serve
-from asyncdicom.services.request import Request, Retrieval
+from asyncdicom.services.contexts import Proposable
+from asyncdicom.services.request import EchoHandler, NormalizedHandlers, Request, Retrieval
 from asyncdicom.services.responses import Response
+from asyncdicom.services.service import Service
 from asyncdicom.status import Status
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, InformationModel
+
+if TYPE_CHECKING:
+    from socket import socket
+    from ssl import SSLContext
 
 __all__ = ["ArchiveProvider", "serve_archive"]
 
@@ -30,17 +38,29 @@ _MODELS: dict[str, InformationModel] = {
 }
 
 
+@explains_options
 def serve_archive(
     archive: Archive,
     address: str | Address,
     *,
+    c_echo: EchoHandler | None = None,
+    services: Iterable[Service] = (),
+    contexts: Proposable | Iterable[Proposable] | None = None,
     access: AccessPolicy | Peers | None = None,
-    **options: Any,
+    ssl: SSLContext | None = None,
+    sock: socket | None = None,
+    reuse_port: bool = False,
+    timeouts: Timeouts = Timeouts(),
+    limits: Limits = Limits(),
+    trace: Trace | None = None,
+    **normalized: Unpack[NormalizedHandlers],
 ) -> Opening[Server]:
     """Serve an open archive: C-ECHO, C-STORE, C-FIND, C-GET and C-MOVE.
 
     `access`: who may do what, as for `serve`; its peers with an address are the C-MOVE destinations (the
-    archive itself never is one). Other options are those of `serve`.
+    archive itself never is one). The other arguments are those of `serve`.
+
+    Raises what `serve` raises. Leaving the block closes the server, and leaves the archive open.
     """
     if not isinstance(address, Address):
         address = Address.parse(address)
@@ -49,14 +69,23 @@ def serve_archive(
     destinations = {title: where for title, where in policy.addresses.items() if title != address.ae_title}
     return serve(
         address,
+        c_echo=c_echo,
         c_store=provider.store,
         c_find=provider.find,
         c_get=provider.retrieve,
         c_move=provider.retrieve,
+        services=services,
         destinations=destinations,
+        contexts=contexts,
         unknown_storage=True,
         access=policy,
-        **options,
+        ssl=ssl,
+        sock=sock,
+        reuse_port=reuse_port,
+        timeouts=timeouts,
+        limits=limits,
+        trace=trace,
+        **normalized,
     )
 
 
@@ -79,7 +108,7 @@ class ArchiveProvider:
 
     async def find(self, request: Request) -> AsyncIterator[bytes]:
         """C-FIND: encoded identifiers, page by page."""
-        model = _MODELS[request.affected_sop_class_uid]
+        model = _model_of(request)
         try:
             identifier = await request.data.read()
             async for match in self.archive.find(
@@ -91,7 +120,7 @@ class ArchiveProvider:
 
     async def retrieve(self, request: Request) -> Retrieval:
         """C-GET and C-MOVE: the files that match, to be sent as they are."""
-        model = _MODELS[request.affected_sop_class_uid]
+        model = _model_of(request)
         try:
             identifier = await request.data.read()
             found = await self.archive.matching_instances(identifier, request.transfer_syntax_uid, model)
@@ -110,6 +139,13 @@ class ArchiveProvider:
                 for instance in found
             ]
         )
+
+
+def _model_of(request: Request) -> InformationModel:
+    model = _MODELS.get(request.affected_sop_class_uid)
+    if model is None:  # it was asked for by `contexts`, and no service was given for it
+        raise StatusError(Response(Status.SOP_CLASS_NOT_SUPPORTED))
+    return model
 
 
 def _refusal(error: IdentifierError | DataSetError) -> StatusError:

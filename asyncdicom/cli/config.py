@@ -13,6 +13,12 @@ CT1 = ""                         # may call
 [peers.CT2]                      # any of `access.Peer`
 networks = ["10.0.3.0/24"]
 services = ["echo", "store"]
+
+[limits]                         # any of `Limits`; "off" is None
+maximum_associations = 500
+
+[timeouts]                       # any of `Timeouts`
+idle = "off"
 """
 
 from __future__ import annotations
@@ -23,6 +29,7 @@ from typing import Any
 
 from asyncdicom.access import Peer, check_grant
 from asyncdicom.address import Address, check_ae_title
+from asyncdicom.options import Limits, Timeouts
 
 __all__ = ["ConfigError", "parse_peer", "read_config"]
 
@@ -38,10 +45,10 @@ _KEYS: dict[str, type] = {
     "on_conflict": str,
     "minimum_free": int,
     "strict": bool,
-    "max_associations": int,
-    "operations": int,
     **dict.fromkeys(_LISTS, list),
     "peers": dict,
+    "limits": dict,
+    "timeouts": dict,
 }
 _PEER_KEYS: dict[str, type] = {
     "address": str,
@@ -59,16 +66,18 @@ class ConfigError(ValueError):
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a configuration file; ``access`` holds what `access.AccessPolicy` takes of it.
 
-    Raises `ConfigError`.
+    ``limits`` and ``timeouts`` are `Limits` and `Timeouts`. Raises `ConfigError`.
     """
     try:
         with open(path, "rb") as file:
             config = tomllib.load(file)
         _check(config, _KEYS)
+        config["limits"] = Limits(**_fields(config.get("limits", {})))
+        config["timeouts"] = Timeouts(**_fields(config.get("timeouts", {})))
         peers = {title: _peer(title, entry) for title, entry in config.pop("peers", {}).items()}
     except OSError as error:
         raise ConfigError(f"{os.fspath(path)}: {error.strerror}") from None
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"{os.fspath(path)}: {error}") from None
     config["access"] = {key: config.pop(key) for key in _LISTS if key in config} | {"peers": peers}
     return config
@@ -82,6 +91,10 @@ def _check(table: dict[str, Any], keys: dict[str, type]) -> None:
             raise ValueError(f"{key} must be of type {keys[key].__name__}")
         if isinstance(value, list) and not all(isinstance(item, str) for item in value):
             raise ValueError(f"{key} must be a list of texts")
+
+
+def _fields(table: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if value == "off" else value for name, value in table.items()}
 
 
 def _peer(ae_title: str, entry: object) -> Peer:

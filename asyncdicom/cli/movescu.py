@@ -86,7 +86,7 @@ async def _move(
                 ours,
                 c_store=receiver,
                 unknown_storage=True,
-                maximum_length=options["maximum_length"],
+                limits=peer.limits,
                 trace=options.get("trace"),
             )
             await stack.enter_async_context(receiving)

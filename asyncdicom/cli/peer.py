@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import ssl as ssl_module
 
     from asyncdicom.association import Association
+    from asyncdicom.options import Limits, Timeouts
     from asyncdicom.services.contexts import Proposable
+    from asyncdicom.ul.items import UserIdentity
 
 __all__ = ["Peer", "Tls"]
 
@@ -71,14 +73,19 @@ class Peer(NamedTuple):
 
     address: Address
     calling_ae_title: str
-    settings: dict[str, Any]
+    timeouts: Timeouts
+    limits: Limits
+    user_identity: UserIdentity | None
     tls: Tls
     server_hostname: str | None
     debug: bool
 
     def options(self) -> dict[str, Any]:
         """Give the options for `associate`."""
-        options = self.settings | {
+        options: dict[str, Any] = {
+            "timeouts": self.timeouts,
+            "limits": self.limits,
+            "user_identity": self.user_identity,
             "calling_ae_title": self.calling_ae_title,
             "ssl": self.tls.client(),
             "server_hostname": self.server_hostname,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from asyncdicom.cli.options import PORT, server_options
 from asyncdicom.cli.output import json_line
 from asyncdicom.cli.peer import Tls
 from asyncdicom.cli.run import EXIT_CODES, FAILED, complain, run, serve_until_stopped
+from asyncdicom.options import Limits, Timeouts
 
 __all__ = ["command"]
 
@@ -19,18 +21,18 @@ _LOOPBACK = ("localhost", "::1")
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> dict[str, Any]:
-    """Let the file's values be the defaults of the other options; gives what it says about access."""
+    """Let the file's values be the defaults of the other options; gives those that are no options."""
     if path is None:
-        return {"peers": {}}
+        return {"access": {"peers": {}}, "limits": Limits(), "timeouts": Timeouts()}
     try:
         config = read_config(path)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
-    access: dict[str, Any] = config.pop("access")
+    others = {key: config.pop(key) for key in ("access", "limits", "timeouts")}
     if "ae_title" in config:
         config["aet"] = config.pop("ae_title")
     ctx.default_map = config
-    return access
+    return others
 
 
 def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Peer]:
@@ -105,10 +107,11 @@ def command(
     host: str,
     strict: bool | None,
     as_json: bool,
+    limits: dict[str, int],
     **options: Any,
 ) -> int:
     """Run an archive: it receives instances, answers queries and sends what is asked for."""
-    everybody: dict[str, Peer] = configured["peers"] | peers
+    everybody: dict[str, Peer] = configured["access"]["peers"] | peers
     if strict is None:
         strict = not (host in _LOOPBACK or host.startswith("127."))
     if strict and not everybody:
@@ -121,11 +124,22 @@ def command(
         everybody = {ANYBODY: Peer()} | everybody
     try:
         access = AccessPolicy(
-            **configured | {"peers": everybody, "called_ae_titles": [aet] if strict else None}
+            **configured["access"] | {"peers": everybody, "called_ae_titles": [aet] if strict else None}
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    return run(lambda: _serve(access, who, aet, host, as_json, **options))
+    return run(
+        lambda: _serve(
+            access,
+            who,
+            aet,
+            host,
+            as_json,
+            limits=replace(configured["limits"], **limits),
+            timeouts=configured["timeouts"],
+            **options,
+        )
+    )
 
 
 async def _serve(
@@ -140,9 +154,8 @@ async def _serve(
     durability: str,
     on_conflict: str,
     minimum_free: int | None,
-    max_associations: int,
-    operations: int,
-    max_pdu: int,
+    limits: Limits,
+    timeouts: Timeouts,
     tls: Tls,
     debug: bool,
 ) -> int:
@@ -163,9 +176,8 @@ async def _serve(
                 Address(aet, host, port),
                 access=access,
                 ssl=tls.server(),
-                maximum_associations=max_associations,
-                operations_performed=operations,
-                maximum_length=max_pdu,
+                timeouts=timeouts,
+                limits=limits,
             ) as server,
         ):
             counts = await archive.counts()

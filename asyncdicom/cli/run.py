@@ -84,7 +84,7 @@ def _advice(error: AssociationError) -> str | None:
     """What to check."""
     if isinstance(error, AssociationRejected):
         return _ADVICE.get((error.source, error.reason))
-    if isinstance(error, AssociationTimeout) and error.which == "association":
+    if isinstance(error, AssociationTimeout) and error.which == "acse":
         return _CHECK_PORT
     return _BY_CAUSE.get(type(error.__cause__).__name__)
 

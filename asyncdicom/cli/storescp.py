@@ -31,15 +31,14 @@ async def _serve(
     directory: str | None,
     tls: Tls,
     *,
-    max_pdu: int,
-    max_associations: int,
-    operations: int,
+    limits: dict[str, int],
     as_json: bool,
     debug: bool,
 ) -> int:
     from asyncdicom.address import Address
     from asyncdicom.cli.dump import trace
     from asyncdicom.cli.receiver import Receiver
+    from asyncdicom.options import Limits
     from asyncdicom.server import serve
 
     receiver = Receiver(directory, as_json=as_json)
@@ -48,9 +47,7 @@ async def _serve(
         c_store=receiver,
         unknown_storage=True,
         ssl=tls.server(),
-        maximum_associations=max_associations,
-        operations_performed=operations,
-        maximum_length=max_pdu,
+        limits=Limits(**limits),
         trace=trace if debug else None,
     ) as server:
         if not as_json:

@@ -32,9 +32,9 @@ from asyncdicom.net.invoker import Invoker
 from asyncdicom.net.operation import IncomingRequest
 from asyncdicom.net.outbox import Outbox
 from asyncdicom.net.performer import Performer
-from asyncdicom.net.settings import Settings
 from asyncdicom.net.tls import explain_loss
 from asyncdicom.net.transport import Transport
+from asyncdicom.options import Limits, Timeouts
 from asyncdicom.ul.decoder import PDataFragment
 from asyncdicom.ul.events import (
     AbortIndication,
@@ -82,12 +82,14 @@ class Channel:
         loop: asyncio.AbstractEventLoop,
         *,
         requestor: bool,
-        settings: Settings,
+        timeouts: Timeouts,
+        limits: Limits,
         admit: Callable[[Channel, AAssociateRQ], None] | None = None,
         on_closed: Callable[[Channel], None] | None = None,
         trace: Trace | None = None,
     ) -> None:
-        self.settings = settings
+        self.timeouts = timeouts
+        self.limits = limits
         self.dispatcher: Dispatch | None = None  # until it is known who the peer is, nothing is performed
         self.request: AAssociateRQ | None = None
         self.negotiated: Negotiated | None = None
@@ -96,16 +98,16 @@ class Channel:
         self.established: asyncio.Future[Negotiated] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self.time = loop.time
-        self.transport = Transport(self, loop, settings.timeouts.close)
+        self.transport = Transport(self, loop, timeouts.close)
         self.upper_layer = UpperLayer(
             requestor=requestor,
-            maximum_length=settings.maximum_length,
-            timeouts=settings.timeouts,
-            maximum_associate_length=settings.maximum_associate_length,
+            maximum_length=limits.maximum_length,
+            timeouts=timeouts,
+            maximum_associate_length=limits.maximum_associate_length,
         )
-        budget = ReadBudget(settings.read_budget, settings.handler_timeout, undelivered(loop))
+        budget = ReadBudget(limits.read_budget, timeouts.handler, undelivered(loop))
         self.inbox = Inbox(self, budget)
-        self.outbox = Outbox(self, settings.write_timeout)
+        self.outbox = Outbox(self, timeouts.write)
         self.invoker = Invoker(self)
         self.performer = Performer(self)
         self._loop = loop
@@ -116,7 +118,7 @@ class Channel:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._linger: asyncio.TimerHandle | None = None
-        self._shortest_timeout = settings.shortest_timeout()
+        self._shortest_timeout = timeouts.shortest(requestor=requestor)
         self._quiet: asyncio.Future[None] | None = None
         self._half_closed = False
         self._stopping = False
@@ -153,7 +155,7 @@ class Channel:
 
     async def release(self) -> None:
         """Let what is under way end, then A-RELEASE; A-ABORT when that takes too long (PS3.8 7.2)."""
-        timeout = self.settings.timeouts.release
+        timeout = self.timeouts.release
         try:
             if not await self._becomes_quiet(timeout):
                 log.warning("%s: operations did not end within %s s; aborting", self, timeout)
@@ -186,7 +188,7 @@ class Channel:
             await asyncio.wait([self.closed])
         tasks = self._tasks | self.performer.tasks
         if tasks:  # all were cancelled; one that does not care is left behind
-            await asyncio.wait(tasks, timeout=self.settings.cancel_timeout)
+            await asyncio.wait(tasks, timeout=self.timeouts.cancel)
 
     def check_open(self) -> None:
         """Raise what ended the association, if it has ended."""
@@ -438,7 +440,7 @@ class Channel:
     async def _answer_release(self) -> None:
         # PS3.8 AR-7: responses may still be sent before the A-RELEASE-RP.
         if tasks := self.performer.tasks:
-            await asyncio.wait(tasks, timeout=self.settings.timeouts.release)
+            await asyncio.wait(tasks, timeout=self.timeouts.release)
         self._finish_release()
         self._settle()
 
@@ -513,7 +515,7 @@ def printable(text: str) -> str:
 
 _EXPIRED = {
     "artim": "no A-ASSOCIATE-RQ came in time",
-    "association": "the peer did not answer the A-ASSOCIATE-RQ in time",
+    "acse": "the peer did not answer the A-ASSOCIATE-RQ in time",
     "release": "the peer did not answer the A-RELEASE-RQ in time",
     "receive": "the peer stopped in the middle of a message",
 }

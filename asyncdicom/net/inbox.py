@@ -94,7 +94,7 @@ class Inbox:
         if is_last:
             self._incoming = None
             self._channel.invoker.book.progressed(now)
-        elif incoming.discarded > self._channel.settings.maximum_discarded:
+        elif incoming.discarded > self._channel.limits.maximum_discarded:
             log.warning("%s: more than %d bytes to discard; aborting", self._channel, incoming.discarded)
             self._channel.abort()
 
@@ -148,7 +148,7 @@ class _ReplyCollector:
         if self._operation is None:
             self.discarded += length
             return
-        if self._length > inbox._channel.settings.maximum_data_set:
+        if self._length > inbox._channel.limits.maximum_data_set:
             raise RemoteProtocolError(f"the data set of a {self._command.name} is larger than allowed")
         self._views += views
         if is_last:

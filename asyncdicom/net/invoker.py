@@ -54,7 +54,7 @@ class Invoker:
         invoked = self.book.open(
             context.context_id,
             command.command_field,
-            timeout=channel.settings.dimse_timeout if timeout is None else timeout,
+            timeout=channel.timeouts.dimse if timeout is None else timeout,
             now=channel.time(),
         )
         command.message_id = invoked.message_id
@@ -140,7 +140,7 @@ class Invoker:
         channel = self._channel
         if operation.is_final or channel.failure is not None:
             return
-        self.book.cancel(operation.message_id, channel.settings.cancel_timeout, channel.time())
+        self.book.cancel(operation.message_id, channel.timeouts.cancel, channel.time())
         channel.arm_timer()
         command = Command(CommandField.C_CANCEL_RQ, message_id_being_responded_to=operation.message_id)
         await channel.outbox.send(operation.context.context_id, command)
@@ -160,7 +160,7 @@ class Invoker:
             operation = self.operations.get(invoked.message_id)
             if operation is not None:
                 what = f"{self._channel}: the response did not come in time"
-                operation.fail(AssociationTimeout(what, which="response"))
+                operation.fail(AssociationTimeout(what, which="dimse"))
         return bool(late)
 
     def fail(self, error: Exception) -> None:

@@ -128,15 +128,21 @@ class Performer:
     def _interrupt(self, request: IncomingRequest, *, stalled: bool = False) -> None:
         request.interrupt(stalled=stalled)
         loop = asyncio.get_running_loop()
-        loop.call_later(self._channel.settings.cancel_timeout, self._give_up, request)
+        loop.call_later(self._channel.timeouts.cancel, self._give_up, request)
 
     def _give_up(self, request: IncomingRequest) -> None:
         if request.answered or self._channel.failure is not None or request not in self.performing:
             return
         message_id = request.command.message_id
         log.warning("%s: the handler of message %s ignores its cancellation", self._channel, message_id)
-        status = Status.OUT_OF_RESOURCES if request.is_stalled else Status.CANCEL
-        self._channel.spawn(self.respond(request, response_to(request.command, status)))
+        response = response_to(request.command, request.given_up_status)
+        self._channel.spawn(self.respond(request, response))
+
+    def give_up(self, request: IncomingRequest) -> None:
+        """A handler has worked for too long: stop it, and answer for it."""
+        message_id = request.command.message_id
+        log.warning("%s: the handler of message %s took too long", self._channel, message_id)
+        self._interrupt(request, stalled=True)
 
     def unstick(self) -> bool:
         """Give up the handlers that have left data waiting for too long; False if there is none."""

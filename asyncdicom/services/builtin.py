@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from asyncdicom.services.normalized import NORMALIZED_HANDLERS, NormalizedService
@@ -16,11 +16,13 @@ from asyncdicom.services.verification import Verification
 from asyncdicom.services.worklist import Worklist
 from asyncdicom.uid import MODALITY_WORKLIST_FIND
 
+_NAMES = frozenset({"c_echo", "c_store", "c_find", "c_get", "c_move", *NORMALIZED_HANDLERS})
+
 __all__ = ["check_handlers", "services_for"]
 
 
 def services_for(
-    handlers: dict[str, Any],
+    handlers: Mapping[str, Any],
     abstract_syntaxes: Collection[str] = (),
     *,
     destination: FindDestination | None = None,
@@ -59,9 +61,11 @@ def _unknown(request: object) -> None:
     return None
 
 
-def check_handlers(handlers: dict[str, Any]) -> None:
+def check_handlers(handlers: Mapping[str, Any]) -> None:
     """Raise TypeError for what can never work as a handler, before anybody calls it."""
     for name, handler in handlers.items():
+        if name not in _NAMES:
+            raise TypeError(f"unexpected keyword argument {name!r}")
         if handler is not None:
             wrong = _what_is_wrong(handler, is_generator=name == "c_find")
             if wrong:

@@ -16,7 +16,7 @@ from asyncdicom.exceptions import (
     PresentationContextError,
     StatusError,
 )
-from asyncdicom.net.operation import IncomingRequest, Interrupted
+from asyncdicom.net.operation import IncomingRequest, Interrupted, permanent_failure, transient_failure
 from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Response, response_of
 from asyncdicom.services.service import Service, Services
@@ -30,9 +30,7 @@ __all__ = ["Dispatcher"]
 
 log = logging.getLogger("asyncdicom.services")
 
-_COMPOSITE = frozenset(
-    {CommandField.C_STORE_RQ, CommandField.C_FIND_RQ, CommandField.C_GET_RQ, CommandField.C_MOVE_RQ}
-)
+_WITH_IDENTIFIER = (CommandField.C_FIND_RQ, CommandField.C_GET_RQ, CommandField.C_MOVE_RQ)
 # Requests that name their SOP class as the Requested one (PS3.7 10.1).
 _REQUESTED = frozenset(
     field for field, message in MESSAGES.items() if "requested_sop_class_uid" in message.required
@@ -157,15 +155,16 @@ class Dispatcher:
             return self._failed(incoming)
 
     def _interrupted(self, incoming: IncomingRequest) -> Response:
-        if incoming.is_cancelled and not incoming.is_stalled:
-            return Response(Status.CANCEL)
-        return Response(_transient(incoming.command), error_comment="the handler makes no progress")
+        comment = None
+        if incoming.is_stalled:
+            comment = "it took too long" if incoming.is_late else "the data set was not taken in time"
+        return Response(incoming.given_up_status, error_comment=comment)
 
     def _failed(self, incoming: IncomingRequest) -> Response:
         """Answer for a bug in a handler: only the log tells what it was."""
         command = incoming.command
         log.exception("%s: the handler of %s %s failed", incoming.channel, command.name, command.message_id)
-        return Response(_permanent(command), error_comment="internal error")
+        return Response(permanent_failure(command), error_comment="internal error")
 
     def _known(
         self,
@@ -179,8 +178,8 @@ class Dispatcher:
         """Answer for what is no bug: one line in the log, and a reason for who asked."""
         command = incoming.command
         log.warning("%s: %s %s failed: %s", incoming.channel, command.name, command.message_id, error)
-        status = _transient(command) if transient else _permanent(command)
-        if identifier and command.command_field in _COMPOSITE - {CommandField.C_STORE_RQ}:
+        status = transient_failure(command) if transient else permanent_failure(command)
+        if identifier and command.command_field in _WITH_IDENTIFIER:
             status = Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
         return Response(status, error_comment=comment)
 
@@ -190,22 +189,6 @@ def _is_running(task: asyncio.Task[None] | None) -> bool:
         return asyncio.current_task() is task
     except RuntimeError:  # no event loop runs
         return False
-
-
-def _permanent(command: Command) -> Status:
-    """The failure that PS3.4 and PS3.7 Annex C have for "cannot be done"."""
-    if command.command_field in _COMPOSITE:
-        return Status.CANNOT_UNDERSTAND
-    return Status.PROCESSING_FAILURE
-
-
-def _transient(command: Command) -> Status:
-    """The failure for "cannot be done now": the peer may try again."""
-    if command.command_field in _COMPOSITE:
-        return Status.OUT_OF_RESOURCES
-    if command.command_field is CommandField.C_ECHO_RQ:
-        return Status.PROCESSING_FAILURE
-    return Status.RESOURCE_LIMITATION
 
 
 def _is_or_comes_from(error: BaseException | None, cause: BaseException | None) -> bool:

@@ -119,7 +119,7 @@ async def provide(request: Request, handler: FindHandler) -> Response:
     if incoming.data is None:
         return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, error_comment="no identifier")
     pending = response_to(incoming.command, Status.PENDING, has_data_set=True)
-    maximum = incoming.channel.settings.maximum_matches
+    maximum = incoming.channel.limits.maximum_matches
     matches = cast("Any", handler(request))
     async with aclosing(_Closable(matches)):
         iterator: AsyncIterator[Identifier] = aiter(matches)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar
 
 from asyncdicom.address import Address
 from asyncdicom.dimse.messages import Command
@@ -22,6 +22,7 @@ __all__ = [
     "EchoHandler",
     "FindHandler",
     "NormalizedHandler",
+    "NormalizedHandlers",
     "OpenAssociation",
     "Request",
     "Retrieval",
@@ -186,3 +187,14 @@ NormalizedHandler: TypeAlias = Callable[[Request], Awaitable["Answer | Identifie
 OpenAssociation: TypeAlias = Callable[
     [Address, Sequence[PresentationContext]], AbstractAsyncContextManager[Storer]
 ]
+
+
+class NormalizedHandlers(TypedDict, total=False):
+    """The handlers of DIMSE-N that `serve`, `associate` and their like take (see `NormalizedService`)."""
+
+    n_create: NormalizedHandler | None
+    n_set: NormalizedHandler | None
+    n_get: NormalizedHandler | None
+    n_action: NormalizedHandler | None
+    n_delete: NormalizedHandler | None
+    n_event_report: NormalizedHandler | None

@@ -10,6 +10,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
+from asyncdicom.options import SHORTEST_MAXIMUM_LENGTH, Limits
 from asyncdicom.uid import (
     APPLICATION_CONTEXT_NAME,
     IMPLEMENTATION_CLASS_UID,
@@ -42,7 +43,6 @@ PROVIDER_NO_REASON = AAssociateRJ(1, 2, 1)
 PROTOCOL_VERSION_NOT_SUPPORTED = AAssociateRJ(1, 2, 2)
 
 ANY_TRANSFER_SYNTAX = ("*",)
-SHORTEST_MAXIMUM_LENGTH = 8  # a PDV of two bytes of data; 0 means no limit
 LONGEST_USER_IDENTITY = 16384  # of both fields together
 
 
@@ -94,7 +94,7 @@ class Policy(NamedTuple):
     invoked: Mapping[str, tuple[str, ...]] = {}
     unknown_storage: tuple[str, ...] | None = None
     not_storage: Container[str] = ()
-    maximum_length: int = 262144
+    maximum_length: int = Limits.maximum_length
     operations_invoked: int = 1
     operations_performed: int = 1
 
@@ -266,7 +266,7 @@ def propose(
     *,
     called_ae_title: str,
     calling_ae_title: str,
-    maximum_length: int = 262144,
+    maximum_length: int = Limits.maximum_length,
     operations_invoked: int = 1,
     operations_performed: int = 1,
     user_identity: UserIdentity | None = None,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from cli.running import Tool
 
-from asyncdicom import PATIENT_ROOT, Request, Status, StatusError, serve
+from asyncdicom import PATIENT_ROOT, Limits, Request, Status, StatusError, serve
 from asyncdicom.services.responses import Response
 from asyncdicom.uid import MODALITY_WORKLIST_FIND
 
@@ -148,7 +148,7 @@ async def test_cancel(tool: Tool) -> None:
         while True:
             yield ONE
 
-    async with serve("SCP@127.0.0.1:0", c_find=never_ending, maximum_matches=None) as server:
+    async with serve("SCP@127.0.0.1:0", c_find=never_ending, limits=Limits(maximum_matches=None)) as server:
         code, out, _ = await tool("findscu", "127.0.0.1", server.port, "--cancel", 3)
     assert code == 0
     assert out.count("Doe^John") == 3

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 from cli.running import Start, Tool
 
-from asyncdicom import STUDY_ROOT, VERIFICATION, Address, AssociationRejected, StatusError, associate
+from asyncdicom import (
+    STUDY_ROOT,
+    VERIFICATION,
+    Address,
+    AssociationRejected,
+    Limits,
+    StatusError,
+    Timeouts,
+    associate,
+)
 from asyncdicom.cli.config import ConfigError, read_config
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -44,7 +53,13 @@ def test_a_peer_is_a_line_or_a_table(tmp_path: Path) -> None:
     (tmp_path / "archive.toml").write_text(CONFIG)
     config = read_config(tmp_path / "archive.toml")
     access = config.pop("access")
-    assert config == {"ae_title": "ARCHIVE", "port": 0, "strict": True}
+    assert config == {
+        "ae_title": "ARCHIVE",
+        "port": 0,
+        "strict": True,
+        "limits": Limits(),
+        "timeouts": Timeouts(),
+    }
     assert access.keys() == {"networks", "peers"}
     peers = access["peers"]
     assert {title: peer.address for title, peer in peers.items() if peer.address} == {
@@ -75,6 +90,12 @@ def test_a_peer_is_a_line_or_a_table(tmp_path: Path) -> None:
         ("peers.CT1.services = ['prints']", "peers.CT1: 'prints' is no service; they are commitment, echo, "),
         ("peers.CT1.certificates = ['sha256:1']", "peers.CT1: 'sha256:1' is no fingerprint"),
         ("peers.A-VERY-LONG-AE-TITLE = ''", "16 are allowed"),
+        ("limits = 5", "limits must be of type dict"),
+        ("limits.maximum_length = 7", "Limits.maximum_length must be even, and 0 or at least 8, not 7"),
+        ("limits.maximum_length = 'off'", "Limits.maximum_length must be a whole number, not None"),
+        ("limits.max_pdu = 16384", "Limits has no 'max_pdu'; "),
+        ("timeouts.dimse = 'never'", "Timeouts.dimse must be a number or None, not 'never'"),
+        ("timeouts.dimse_timeout = 5", "Timeouts has no 'dimse_timeout'; did you mean dimse?"),
     ],
 )
 def test_a_wrong_configuration(tmp_path: Path, text: str, says: str) -> None:
@@ -83,6 +104,30 @@ def test_a_wrong_configuration(tmp_path: Path, text: str, says: str) -> None:
         read_config(tmp_path / "archive.toml")
     assert says in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_limits_and_time_outs(tmp_path: Path) -> None:
+    (tmp_path / "archive.toml").write_text(
+        "[limits]\nmaximum_length = 16384\naccept_rate = 'off'\n[timeouts]\nidle = 'off'\ndimse = 5\n"
+    )
+    config = read_config(tmp_path / "archive.toml")
+    assert config["limits"] == Limits(maximum_length=16384, accept_rate=None)
+    assert config["timeouts"] == Timeouts(idle=None, dimse=5)
+
+
+async def test_what_is_said_on_the_command_line_wins(start: Start, tmp_path: Path) -> None:
+    """What the file says may be anything; an option that was not given does not take it back."""
+    (tmp_path / "archive.toml").write_text("[limits]\nmaximum_length = 1000\nmaximum_associations = 1\n")
+    options = ("--config", tmp_path / "archive.toml", "--data", tmp_path / "data", "--port", 0, "--json")
+    async with start("qrscp", *options, "--max-associations", 2) as process:
+        port = json.loads(await process.stdout.readline())["port"]
+        address = f"ANY@127.0.0.1:{port}"
+        async with associate(address) as first, associate(address):
+            negotiated = first._channel.negotiated
+            assert negotiated is not None
+            assert negotiated.maximum_length == 1000
+            with pytest.raises(AssociationRejected):
+                await associate(address)
 
 
 async def test_networks_are_checked_before_it_starts(tool: Tool, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from cli.nodes import Instance, data_sets, expected
 from cli.running import Start, Tool
 
-from asyncdicom import AssociationRejected, BytesSource, associate, storage_contexts
+from asyncdicom import AssociationRejected, BytesSource, Limits, associate, storage_contexts
 from asyncdicom.net.payload import Batch
 
 INSTANCE = Instance("1", "1.1", "1.1.1")
@@ -81,7 +81,7 @@ async def test_verbose_ignore_and_limit(start: Start) -> None:
     limits = ("--max-associations", 1, "--operations", 3)
     async with start("storescp", 0, "--ignore", "-v", *limits) as process:
         port = await listening(process)
-        async with associate(f"ANY@127.0.0.1:{port}", operations_invoked=16) as association:
+        async with associate(f"ANY@127.0.0.1:{port}", limits=Limits(operations_invoked=16)) as association:
             assert association.operations_invoked == 3
             with pytest.raises(AssociationRejected, match="local limit exceeded"):
                 await associate(f"ANY@127.0.0.1:{port}")

@@ -20,6 +20,7 @@ from asyncdicom import (
     Request,
     Server,
     Status,
+    Timeouts,
     associate,
     file_source,
     serve,
@@ -173,4 +174,4 @@ async def test_we_do_not_trust_dcmtk(
 
 async def test_dcmtk_does_not_speak_tls(dcmtk_storescp: Peer, as_client: ssl.SSLContext) -> None:
     with pytest.raises(AssociationError):
-        await associate(dcmtk_storescp.address, ssl=as_client, connect_timeout=5)
+        await associate(dcmtk_storescp.address, ssl=as_client, timeouts=Timeouts(connect=5))

@@ -32,7 +32,7 @@ from wire import (
     store_rq,
 )
 
-from asyncdicom import VERIFICATION, Request, Server, associate, serve
+from asyncdicom import VERIFICATION, Limits, Request, Server, associate, serve
 from asyncdicom.dimse.messages import Command, CommandField, encode
 from asyncdicom.uid import IMPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.ul.negotiation import PresentationContext, propose
@@ -54,7 +54,9 @@ async def server(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Server]:
         yield IDENTIFIER
         await asyncio.Event().wait()
 
-    async with serve("SCP@127.0.0.1:0", c_store=on_store, c_find=on_find, maximum_length=MAXIMUM) as server:
+    async with serve(
+        "SCP@127.0.0.1:0", c_store=on_store, c_find=on_find, limits=Limits(maximum_length=MAXIMUM)
+    ) as server:
         yield server
         async with associate(f"SCP@127.0.0.1:{server.port}") as association:
             assert (await association.c_echo()).status == 0, "the server lives on"
