@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -57,7 +58,7 @@ def documentation(of: type) -> dict[str, str]:
     except OSError:
         return {}
     found = {}
-    for field, text in zip(statements, statements[1:], strict=False):
+    for field, text in pairwise(statements):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
             found[ast.unparse(field.target)] = inspect.cleandoc(str(ast.literal_eval(text.value)))
     return found

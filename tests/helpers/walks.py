@@ -114,7 +114,8 @@ async def walk(recorder: Recorder, folder: Path) -> AsyncIterator[tuple[str, tup
                 identifier = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "", "PatientName": ""}
                 async with association.c_find(identifier) as matches:
                     count = [match async for match in matches]
-                assert len(count) == 2, count
+                if len(count) != 2:
+                    raise RuntimeError(f"{len(count)} matches, not 2")
 
             yield "C-FIND with 2 matches", await recorder.count(find)
 
@@ -124,7 +125,8 @@ async def walk(recorder: Recorder, folder: Path) -> AsyncIterator[tuple[str, tup
                     {"QueryRetrieveLevel": "IMAGE", **STUDY, "SOPInstanceUID": MOVED},
                     move_destination="STORE",
                 )
-                assert received == before + 3, received
+                if received != before + 3:
+                    raise RuntimeError(f"{received - before} instances came, not 3")
 
             yield "C-MOVE of 3 instances", await recorder.count(move)
 
