@@ -8,12 +8,13 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
-from asyncdicom.dimse.messages import Command, response_to
+from asyncdicom.dimse.messages import Command, CommandField, response_to
 from asyncdicom.dimse.operations import DuplicateInvocation, PerformedOperations
 from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.operation import IncomingRequest
 from asyncdicom.net.payload import DataStream
 from asyncdicom.status import Status
+from asyncdicom.ul.statetable import State
 
 if TYPE_CHECKING:
     from asyncdicom.net.channel import Channel
@@ -115,6 +116,9 @@ class Performer:
         if request.data is not None and not request.data.is_complete:
             request.data.discard()
             await request.data.finished()
+        is_report = request.command.command_field is CommandField.N_EVENT_REPORT_RQ
+        if is_report and self._channel.upper_layer.state is State.STA7:
+            return  # our A-RELEASE-RQ has left: nothing may follow it (PS3.8 9.2.1)
         others = not request.answered or len(self.performing) > 1
         await self._channel.outbox.send(request.context.context_id, command, data, soon=others)
 

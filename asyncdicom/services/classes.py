@@ -12,6 +12,7 @@ from asyncdicom.dimse.messages import CommandField
 from asyncdicom.uid import SOP_CLASSES
 
 __all__ = [
+    "COMPOSITE_ONLY",
     "C_FIND_CLASSES",
     "C_GET_CLASSES",
     "C_MOVE_CLASSES",
@@ -116,6 +117,15 @@ C_FIND_CLASSES = (
 )
 C_MOVE_CLASSES = _named("MOVE")
 C_GET_CLASSES = _named("GET")
+
+COMPOSITE_ONLY = (C_FIND_CLASSES | C_MOVE_CLASSES | C_GET_CLASSES) - {
+    UPS_PULL,
+    UPS_WATCH,
+    _UPS_TRIAL + "2",
+    _UPS_TRIAL + "3",
+    _P + "5.1.4.32",
+}
+"""Queries and retrievals that have no DIMSE-N."""
 
 # What an access policy calls the service classes of PS3.4.
 

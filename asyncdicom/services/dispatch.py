@@ -17,6 +17,7 @@ from asyncdicom.exceptions import (
     StatusError,
 )
 from asyncdicom.net.operation import IncomingRequest, Interrupted, permanent_failure, transient_failure
+from asyncdicom.services.classes import may_name
 from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Response, response_of
 from asyncdicom.services.service import Service, Services
@@ -104,12 +105,10 @@ class Dispatcher:
         is_requested = field in _REQUESTED
         named = command.requested_sop_class_uid if is_requested else command.affected_sop_class_uid
         abstract_syntax = context.abstract_syntax
-        if (
-            named is not None
-            and named != abstract_syntax
-            and (service is None or not service.may_name(abstract_syntax, named))
-        ):
-            return Status.SOP_CLASS_NOT_SUPPORTED
+        if named is not None and named != abstract_syntax:
+            belongs = may_name if service is None else service.may_name
+            if not belongs(abstract_syntax, named):
+                return Status.SOP_CLASS_NOT_SUPPORTED
         # Event reports go from the SCP to the SCU; many SCPs do not negotiate roles for it.
         if not context.as_scp and field is not CommandField.N_EVENT_REPORT_RQ:
             return Status.SOP_CLASS_NOT_SUPPORTED

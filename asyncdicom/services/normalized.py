@@ -8,12 +8,8 @@ from typing import Any
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.net.channel import Channel
 from asyncdicom.services.classes import (
-    C_FIND_CLASSES,
-    C_GET_CLASSES,
-    C_MOVE_CLASSES,
+    COMPOSITE_ONLY,
     SPEAKS_FOR,
-    UPS_PULL,
-    UPS_WATCH,
     permission_of,
     service_class_of,
 )
@@ -149,7 +145,7 @@ class NormalizedService(Service):
 
     def takes(self, abstract_syntax: str) -> bool:
         """Every SOP class that is not of Verification, storage, query and retrieval alone."""
-        return abstract_syntax not in _COMPOSITE_ONLY and service_class_of(abstract_syntax) not in _COMPOSITE
+        return abstract_syntax not in COMPOSITE_ONLY and service_class_of(abstract_syntax) not in _COMPOSITE
 
     def permission_for(self, abstract_syntax: str) -> str:
         """Give the name of the service class, where it has one."""
@@ -178,7 +174,6 @@ _COMPOSITE = (
     "media-storage",
     "real-time-communication",
 )
-_COMPOSITE_ONLY = (C_FIND_CLASSES | C_MOVE_CLASSES | C_GET_CLASSES) - {UPS_PULL, UPS_WATCH}
 
 
 def _what_is_missing(command: Command) -> Response | None:

@@ -147,6 +147,10 @@ class Request:
 
         It is empty where the request has none (PS3.7 10.3). Raises `DataSetError` if it is unreadable.
         """
+        if self.incoming.data is None:
+            from pydicom import Dataset
+
+            return Dataset()
         return await self.data.dataset()
 
     async def guard(self, work: Awaitable[_T]) -> _T:
