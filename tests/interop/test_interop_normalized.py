@@ -1,5 +1,4 @@
-"""DIMSE-N and storage commitment with pynetdicom, in both roles; its handlers are those of its
-documentation."""
+"""DIMSE-N and storage commitment with pynetdicom, in both roles, with handlers as it documents them."""
 
 from __future__ import annotations
 
