@@ -21,13 +21,14 @@ from asyncdicom.net.crowd import Crowd, Rates, is_local
 from asyncdicom.net.tls import certificate_of
 from asyncdicom.options import Limits
 from asyncdicom.services.service import Contexts
+from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.items import UserInformation
 from asyncdicom.ul.negotiation import USER_REJECTION, Answered, Policy, answer
 from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
 
 __all__ = ["Admission"]
 
-log = logging.getLogger("asyncdicom.server")
+log = Log("asyncdicom.server")
 
 _QUIET = 10.0  # seconds between two log lines about connections that are too many
 
@@ -67,7 +68,7 @@ class Admission:
         """Whether one more connection from there may stay; another one may have to make room for it."""
         refusal = self._access.refuses_address(host)
         if refusal is not None:
-            log.warning("%s: a connection is closed: %s", host, refusal)
+            log.warning("%s: a connection is closed: %s", host, refusal, fields={"address": host})
             return False
         crowded = self._crowded(host, now)
         if crowded is not None:
@@ -211,10 +212,10 @@ class Admission:
         return permitted(self._offer, grant, self._contexts.performed_by, self._contexts.invoked_by)
 
     def _refuse(self, channel: Channel, refusal: Refusal, failure: Exception | None = None) -> None:
-        level = logging.ERROR if failure is not None else logging.WARNING
-        who = str(channel)  # who keeps log records need not keep the channel
-        log.log(level, "%s: refused: %s (%d/%d/%d)", who, refusal.why, *refusal.rejection, exc_info=failure)
         channel.reject(refusal.rejection)
+        level = logging.ERROR if failure is not None else logging.WARNING
+        rejection = "/".join(map(str, refusal.rejection))
+        log.log(level, "%s: refused: %s (%s)", channel, refusal.why, rejection, exc_info=failure)
 
 
 def _note_denied(channel: Channel, request: AAssociateRQ, accept: AAssociateAC, contexts: Contexts) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import ssl as ssl_module
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -33,12 +32,13 @@ from asyncdicom.services.request import (
     StoreHandler,
 )
 from asyncdicom.services.service import Contexts, Service, Services
+from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import SOP_CLASSES, STORAGE
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, Policy, PresentationContext
 
 __all__ = ["Server", "serve"]
 
-log = logging.getLogger("asyncdicom.server")
+log = Log("asyncdicom.server")
 
 
 Destinations = Mapping[str, str | Address] | Callable[[Request], Address | None]
@@ -256,6 +256,11 @@ class Server:
         """How many associations are open."""
         return len(self._associated)
 
+    @property
+    def drain_timeout(self) -> float:
+        """How long `close` waits for operations, in seconds."""
+        return self._setup.timeouts.drain
+
     async def serve_forever(self) -> None:
         """Wait until the server is closed; cancelled: close it (see `close`) and go on being cancelled."""
         try:
@@ -298,7 +303,7 @@ class Server:
             self._admission.connected(channel)
             failure = None if task.cancelled() else task.exception()
             if failure is not None:
-                log.error("%s: a connection is closed", host, exc_info=failure)
+                log.error("%s: a connection is closed", host, fields={"address": host}, exc_info=failure)
             if task.cancelled() or failure is not None or not task.result():
                 channel.transport.abort()
                 channel.transport.connection_lost(None)  # it may have been made: uvloop does not tell
@@ -314,7 +319,7 @@ class Server:
             else:
                 await self._handshakes.perform(lambda: channel.transport, connection)
         except OSError as error:
-            log.info("%s: a connection is closed: %s", host, explain(error))
+            log.info("%s: a connection is closed: %s", host, explain(error), fields={"address": host})
             return False
         return True
 

@@ -22,11 +22,12 @@ LEVELS: list[set[str]] = [
     {"ul"},
     {"dimse", "data"},
     {"dataset", "conformance", "access"},
+    {"telemetry"},
     {"net"},
     {"services"},
     {"association", "opening", "admission"},
     {"client"},
-    {"server", "pool"},
+    {"server", "pool", "running"},
     {"__init__"},
 ]
 TOOLS = {"archive", "cli", "__main__"}

@@ -14,7 +14,15 @@ from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("asyncdicom", "tests", "benchmarks", "fuzz")
-FILES = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", ".gitignore")
+FILES = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "LICENSE",
+    "README.md",
+    "pyproject.toml",
+    ".gitignore",
+)
 
 # What people leave behind, in places where it would be found by a pattern that is too wide.
 STRAY = (

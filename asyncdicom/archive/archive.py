@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -28,11 +27,12 @@ from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.threads import in_thread
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import InformationModel, is_usable_uid, transfer_syntax
 
 __all__ = ["PIECE", "Archive"]
 
-_LOG = logging.getLogger("asyncdicom.archive")
+_LOG = Log("asyncdicom.archive")
 
 PIECE = 256 * 1024  # bytes gathered before a thread is asked to write them: small objects take one hop
 _WRITERS = 8  # as many files are synced at the same time

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Unpack
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 __all__ = ["ArchiveProvider", "serve_archive"]
-
-log = logging.getLogger("asyncdicom.archive")
 
 _MODELS: dict[str, InformationModel] = {
     uid: model
@@ -150,5 +147,4 @@ def _model_of(request: Request) -> InformationModel:
 
 def _refusal(error: IdentifierError | DataSetError) -> StatusError:
     status = error.status if isinstance(error, IdentifierError) else Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
-    log.info("an identifier was refused: %s", error)
     return StatusError(Response(status, error_comment=str(error)))

@@ -45,6 +45,8 @@ _KEYS: dict[str, type] = {
     "on_conflict": str,
     "minimum_free": int,
     "strict": bool,
+    "log_file": str,
+    "log_format": str,
     **dict.fromkeys(_LISTS, list),
     "peers": dict,
     "limits": dict,

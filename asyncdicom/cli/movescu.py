@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -11,13 +10,14 @@ import click
 from asyncdicom.cli.options import AE_TITLE, EPILOG, PORT, directory_options, key_options, peer_options
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import run
+from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
     from asyncdicom.cli.keys import Wanted
     from asyncdicom.cli.receiver import Receiver
 
 
-log = logging.getLogger("asyncdicom.cli")
+log = Log("asyncdicom.cli")
 
 
 @click.command(epilog=EPILOG)

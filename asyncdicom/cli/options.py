@@ -11,11 +11,13 @@ from click.core import ParameterSource
 
 from asyncdicom.address import ANY_SCP, DEFAULT_PORT, Address, check_ae_title
 from asyncdicom.cli.fields import FieldOption
+from asyncdicom.cli.logs import LOG_OPTIONS, set_up_logging
 from asyncdicom.cli.peer import Peer, Tls
-from asyncdicom.cli.run import EXIT_CODES, set_up_logging
+from asyncdicom.cli.run import EXIT_CODES
 from asyncdicom.options import Limits, Timeouts
 
 if TYPE_CHECKING:
+    from asyncdicom.telemetry.log_output import LogFormat
     from asyncdicom.ul.items import UserIdentity
 
 __all__ = [
@@ -115,8 +117,15 @@ def output_options(function: Function) -> Function:
     """``--json``, ``-v`` and ``-d``; sets up logging. The function gets ``as_json`` and ``debug``."""
 
     @functools.wraps(function)
-    def logged(*, verbose: bool, debug: bool, **options: Any) -> int:
-        set_up_logging(verbose=verbose, debug=debug)
+    def logged(
+        *,
+        verbose: bool,
+        debug: bool,
+        log_file: str | None = None,
+        log_format: LogFormat = "short",
+        **options: Any,
+    ) -> int:
+        set_up_logging(verbose, debug, log_file, log_format)
         return function(debug=debug, **options)
 
     return _apply(_LOGGING, logged)
@@ -213,6 +222,7 @@ def server_options(ae_title: str) -> Option:
         _limit("--operations", field="operations_performed", least=1, most=65535),
         _PDU,
         *_TLS[1:],
+        *LOG_OPTIONS,
     ]
 
     def decorate(function: Function) -> Function:

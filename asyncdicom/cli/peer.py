@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from asyncdicom.address import Address
+from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Peer", "Tls"]
 
-log = logging.getLogger("asyncdicom.cli")
+log = Log("asyncdicom.cli")
 
 
 class Tls(NamedTuple):

@@ -12,7 +12,7 @@ from asyncdicom.cli.config import ConfigError, parse_peer, read_config
 from asyncdicom.cli.options import PORT, server_options
 from asyncdicom.cli.output import json_line
 from asyncdicom.cli.peer import Tls
-from asyncdicom.cli.run import EXIT_CODES, FAILED, complain, run, serve_until_stopped
+from asyncdicom.cli.run import EXIT_CODES, FAILED, complain, run
 from asyncdicom.options import Limits, Timeouts
 
 __all__ = ["command"]
@@ -162,6 +162,8 @@ async def _serve(
     from asyncdicom.address import Address
     from asyncdicom.archive import Archive, ArchiveError
     from asyncdicom.archive.scp import serve_archive
+    from asyncdicom.cli.dump import trace
+    from asyncdicom.running import serve_until_stopped
 
     try:
         async with (
@@ -178,6 +180,7 @@ async def _serve(
                 ssl=tls.server(),
                 timeouts=timeouts,
                 limits=limits,
+                trace=trace if debug else None,
             ) as server,
         ):
             counts = await archive.counts()

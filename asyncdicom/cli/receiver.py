@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import click
 
 from asyncdicom.cli.naming import file_name
-from asyncdicom.cli.output import json_line, printable
+from asyncdicom.cli.output import json_line
 from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
-from asyncdicom.uid import name_of
+from asyncdicom.telemetry.log import Log
 
 __all__ = ["Receiver"]
 
-log = logging.getLogger("asyncdicom.cli")
+log = Log("asyncdicom.cli")
 
 
 class Receiver:
@@ -39,7 +38,7 @@ class Receiver:
         try:
             name = file_name(uid)
         except ValueError as error:
-            return self._refused(request, Status.INVALID_SOP_INSTANCE, str(error))
+            return Response(Status.INVALID_SOP_INSTANCE, error_comment=str(error))
         try:
             if self._directory is None:
                 size = 0
@@ -49,11 +48,10 @@ class Receiver:
                 path = self._directory / name
                 size = await request.data.save(path, source_ae_title=request.calling_ae_title)
         except OSError as error:
-            return self._refused(request, Status.OUT_OF_RESOURCES, f"{error.strerror}: {path}")
+            log.error("%s: %s", path, error.strerror)
+            return Response(Status.OUT_OF_RESOURCES, error_comment=error.strerror)
         self.received += 1
         self.bytes += size
-        what = name_of(request.affected_sop_class_uid)
-        log.info("received %s %s, %d bytes, from %s", what, uid, size, printable(request.calling_ae_title))
         if self._as_json:
             json_line(
                 sop_class_uid=request.affected_sop_class_uid,
@@ -64,10 +62,6 @@ class Receiver:
                 file=None if path is None else str(path),
             )
         return Response(Status.SUCCESS)
-
-    def _refused(self, request: Request, status: Status, why: str) -> Response:
-        log.error("refused an instance from %s: %s", printable(request.calling_ae_title), why)
-        return Response(status)
 
 
 def _made(directory: str) -> Path:

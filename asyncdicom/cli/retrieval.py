@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from asyncdicom.cli.output import json_line, progress, status_fields
 from asyncdicom.cli.run import FAILED, OK
 from asyncdicom.services.retrieve import RetrieveOperation, RetrieveResult
+from asyncdicom.telemetry.text import printable
 
 if TYPE_CHECKING:
     from asyncdicom.cli.receiver import Receiver
@@ -54,7 +55,7 @@ def report(results: Sequence[RetrieveResult], receiver: Receiver | None, as_json
         )
     else:
         for uid in uids:
-            print(f"failed: {uid}")
+            print(f"failed: {printable(uid)}")
         received = (
             "" if receiver is None else f", received {receiver.received} ({receiver.bytes / 1e6:.1f} MB)"
         )

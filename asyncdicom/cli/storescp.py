@@ -8,7 +8,7 @@ import click
 
 from asyncdicom.cli.options import EXIT_CODES, PORT, directory_options, server_options
 from asyncdicom.cli.peer import Tls
-from asyncdicom.cli.run import run, serve_until_stopped
+from asyncdicom.cli.run import run
 
 
 @click.command(epilog=EXIT_CODES)
@@ -39,6 +39,7 @@ async def _serve(
     from asyncdicom.cli.dump import trace
     from asyncdicom.cli.receiver import Receiver
     from asyncdicom.options import Limits
+    from asyncdicom.running import serve_until_stopped
     from asyncdicom.server import serve
 
     receiver = Receiver(directory, as_json=as_json)

@@ -35,6 +35,8 @@ from asyncdicom.net.performer import Performer
 from asyncdicom.net.tls import explain_loss
 from asyncdicom.net.transport import Transport
 from asyncdicom.options import Limits, Timeouts
+from asyncdicom.telemetry.log import Log
+from asyncdicom.telemetry.text import printable
 from asyncdicom.ul.decoder import PDataFragment
 from asyncdicom.ul.events import (
     AbortIndication,
@@ -53,7 +55,7 @@ from asyncdicom.ul.statetable import State
 
 __all__ = ["Channel", "Trace"]
 
-log = logging.getLogger("asyncdicom.association")
+log = Log("asyncdicom.association")
 
 Trace = Callable[[str, object], None]
 
@@ -250,7 +252,7 @@ class Channel:
         # A health check is no news, nor is an orderly end; a stranger who speaks something else is.
         if isinstance(error, AssociationReleased) or (self.request is None and error.__cause__ is None):
             is_news = False
-        log.log(logging.INFO if is_news else logging.DEBUG, "%s", error)
+        log.log(logging.INFO if is_news else logging.DEBUG, "%s", error, fields=self.log_fields())
         if not self.established.done():
             self.established.set_exception(error)
             self.established.exception()  # raised to whoever waits for it, if anybody does
@@ -507,10 +509,14 @@ class Channel:
         calling, called = printable(self.request.calling_ae_title), printable(self.request.called_ae_title)
         return f"{calling} -> {called} ({host}:{port})"
 
-
-def printable(text: str) -> str:
-    """Show received text in a log line: whatever is not plain is escaped."""
-    return text if text.isascii() and text.isprintable() else ascii(text)[1:-1]
+    def log_fields(self) -> dict[str, object]:
+        """Say whom a log line about this association is about (`telemetry.log.Log`)."""
+        host, port = self.transport.peer
+        fields: dict[str, object] = {"address": host, "port": port}
+        if self.request is not None:
+            fields["calling_ae_title"] = self.request.calling_ae_title
+            fields["called_ae_title"] = self.request.called_ae_title
+        return fields
 
 
 _EXPIRED = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from asyncdicom.dimse.assembler import Assembler, DataReceived, MessageStarted
@@ -12,6 +11,7 @@ from asyncdicom.net.flow import ReadBudget
 from asyncdicom.net.operation import Operation, Reply
 from asyncdicom.net.payload import DataStream
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.decoder import PDataFragment
 from asyncdicom.ul.statetable import State
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Inbox"]
 
-log = logging.getLogger("asyncdicom.association")
+log = Log("asyncdicom.association")
 
 # A request that comes after our A-RELEASE-RQ (AR-6), or together with the end of it all, is dropped.
 _ANSWERABLE = (State.STA6, State.STA8)

@@ -181,6 +181,8 @@ class IncomingRequest:
         "is_cancelled",
         "is_late",
         "is_stalled",
+        "matches",
+        "remark",
         "task",
     )
 
@@ -196,6 +198,8 @@ class IncomingRequest:
         self.is_stalled = False
         self.is_late = False
         self.answered = False
+        self.matches = 0  # sent so far, of a C-FIND
+        self.remark = ""  # what the log says about it beside the status; the peer is not told
         self._guarding = False
 
     def interrupt(self, *, stalled: bool = False) -> None:

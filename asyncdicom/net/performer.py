@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.operation import IncomingRequest
 from asyncdicom.net.payload import DataStream
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.statetable import State
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Performer"]
 
-log = logging.getLogger("asyncdicom.association")
+log = Log("asyncdicom.association")
 
 
 class Performer:

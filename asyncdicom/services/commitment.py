@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -14,6 +13,7 @@ from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Answer, Response
 from asyncdicom.services.service import Service
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import STORAGE_COMMITMENT_PUSH_MODEL, new_uid
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ __all__ = [
     "StorageCommitmentUser",
 ]
 
-log = logging.getLogger("asyncdicom.services")
+log = Log("asyncdicom.services")
 
 COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 """The well-known SOP Instance that every request and report is about (PS3.4 J.3.5)."""

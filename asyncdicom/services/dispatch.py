@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 from typing import TYPE_CHECKING
 
 from asyncdicom.access import Grant, refused_operation
@@ -17,11 +16,13 @@ from asyncdicom.exceptions import (
     StatusError,
 )
 from asyncdicom.net.operation import IncomingRequest, Interrupted, permanent_failure, transient_failure
+from asyncdicom.services import account
 from asyncdicom.services.classes import may_name
 from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Response, response_of
 from asyncdicom.services.service import Service, Services
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.negotiation import AcceptedContext
 
 if TYPE_CHECKING:
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Dispatcher"]
 
-log = logging.getLogger("asyncdicom.services")
+log = Log("asyncdicom.services")
 
 _WITH_IDENTIFIER = (CommandField.C_FIND_RQ, CommandField.C_GET_RQ, CommandField.C_MOVE_RQ)
 # Requests that name their SOP class as the Requested one (PS3.7 10.1).
 _REQUESTED = frozenset(
     field for field, message in MESSAGES.items() if "requested_sop_class_uid" in message.required
 )
+_NOT_GRANTED = (Status.NOT_AUTHORIZED, Status.MOVE_DESTINATION_UNKNOWN)
 # Errors of the operating system that mean: not now.
 _SHORT_OF = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -62,7 +64,10 @@ class Dispatcher:
         except (DataSetError, LocalProtocolError, TypeError, ValueError):
             response = self._failed(incoming)
             final = self._final(incoming, response)
-        await incoming.channel.performer.respond(incoming, final, response.data)
+        try:
+            await incoming.channel.performer.respond(incoming, final, response.data)
+        finally:
+            account.tell(incoming, response)
 
     def _final(self, incoming: IncomingRequest, response: Response) -> Command:
         """Make the command set of a response. Raises if the request cannot be answered with it."""
@@ -97,9 +102,6 @@ class Dispatcher:
             permission = service.permission_for(context.abstract_syntax) if service is not None else None
             refused = refused_operation(grant, permission, command)
             if refused is not None:
-                log.warning(
-                    "%s: refused: no permission for this %s (%s)", self.association, command.name, refused
-                )
                 return refused
         field = command.command_field
         is_requested = field in _REQUESTED
@@ -119,6 +121,8 @@ class Dispatcher:
         service = self.services.find(command.command_field, context.abstract_syntax)
         refused = self._refused(service, context, command)
         if service is None or refused is not None:
+            if refused in _NOT_GRANTED:
+                incoming.remark = "refused: no permission"
             return Response(Status.UNRECOGNIZED_OPERATION if refused is None else refused)
         try:
             return response_of(await service.perform(Request(incoming, self.association)))
@@ -174,9 +178,10 @@ class Dispatcher:
         transient: bool = False,
         identifier: bool = False,
     ) -> Response:
-        """Answer for what is no bug: one line in the log, and a reason for who asked."""
+        """Answer for what is no bug: the one line in the log has the reason, and so has who asked."""
         command = incoming.command
-        log.warning("%s: %s %s failed: %s", incoming.channel, command.name, command.message_id, error)
+        if str(error) not in comment:
+            incoming.remark = str(error)
         status = transient_failure(command) if transient else permanent_failure(command)
         if identifier and command.command_field in _WITH_IDENTIFIER:
             status = Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS

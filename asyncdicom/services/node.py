@@ -4,7 +4,6 @@ sent."""
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +13,7 @@ from asyncdicom.services.contexts import DEFAULT_TRANSFER_SYNTAXES
 from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Identifier, Response
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.negotiation import PresentationContext
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Delivery", "Node", "OpenTo", "ReportQueue"]
 
-log = logging.getLogger("asyncdicom.services")
+log = Log("asyncdicom.services")
 
 OpenTo = Callable[[str, Sequence[PresentationContext]], "AbstractAsyncContextManager[Association] | None"]
 """Opens an association to an AE title; None if nobody knows where it is."""

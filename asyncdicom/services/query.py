@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
@@ -21,8 +20,6 @@ from asyncdicom.status import Status
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STUDY_ROOT
 
 __all__ = ["Query", "QueryService", "find"]
-
-log = logging.getLogger("asyncdicom.services")
 
 _MAXIMUM_MATCHES = 100_000
 # Where neither handler nor socket ever waits, others (and a C-CANCEL) have to get their turn all the same.
@@ -123,7 +120,6 @@ async def provide(request: Request, handler: FindHandler) -> Response:
     matches = cast("Any", handler(request))
     async with aclosing(_Closable(matches)):
         iterator: AsyncIterator[Identifier] = aiter(matches)
-        sent = 0
         while True:
             try:
                 match = await incoming.guard(anext(iterator))
@@ -131,13 +127,12 @@ async def provide(request: Request, handler: FindHandler) -> Response:
                 return Response(Status.SUCCESS)
             if incoming.is_interrupted:
                 raise Interrupted  # the handler swallowed its cancellation
-            if sent == maximum:
-                log.warning("%s: a C-FIND gave more than %d matches", incoming.channel, maximum)
+            if incoming.matches == maximum:
                 return Response(Status.OUT_OF_RESOURCES, error_comment=f"more than {maximum} matches")
             data = encode_identifier(match, incoming.context.transfer_syntax)
             await incoming.channel.performer.respond(incoming, pending, data)
-            sent += 1
-            if sent % _RESPONSES_IN_A_ROW == 0:
+            incoming.matches += 1
+            if incoming.matches % _RESPONSES_IN_A_ROW == 0:
                 await asyncio.sleep(0)
 
 

@@ -6,7 +6,6 @@ another one, to a destination that the provider knows.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -37,8 +36,6 @@ from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STORAG
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX
 
 __all__ = ["GetService", "MoveService", "Progress", "RetrieveOperation", "RetrieveResult", "retrieve"]
-
-log = logging.getLogger("asyncdicom.services")
 
 _FAILED_SOP_INSTANCE_UID_LIST = 0x00080058
 
@@ -222,7 +219,7 @@ async def provide_move(incoming: IncomingRequest, request: Request, handlers: Mo
     """Send what the handler wants sent to the Move Destination (PS3.4 C.4.2.3)."""
     destination = handlers.destination(request)
     if destination is None:
-        log.warning("%s: refused: C-MOVE-RQ to an unknown destination", incoming.channel)
+        incoming.remark = "refused: an unknown destination"
         return Response(Status.MOVE_DESTINATION_UNKNOWN)
     retrieval = await incoming.guard(handlers.c_move(request))
     if not isinstance(retrieval, Retrieval):
