@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from asyncdicom.address import Address
     from asyncdicom.association import Association
     from asyncdicom.client import associate
+    from asyncdicom.destination import Destination
     from asyncdicom.dimse.messages import Command, CommandField
     from asyncdicom.exceptions import (
         AssociationAborted,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     )
     from asyncdicom.net.channel import Trace
     from asyncdicom.net.payload import BytesSource, DataStream, FileSource, Source
+    from asyncdicom.net.tls_files import TlsFiles
     from asyncdicom.opening import Opening
     from asyncdicom.options import ByRole, Limits, Timeouts
     from asyncdicom.pool import AssociationPool
@@ -114,6 +116,7 @@ __all__ = [
     "DataSetError",
     "DataStream",
     "Delivery",
+    "Destination",
     "DicomNetworkError",
     "EchoHandler",
     "FileSource",
@@ -156,6 +159,7 @@ __all__ = [
     "StorageCommitmentUser",
     "StoreHandler",
     "Timeouts",
+    "TlsFiles",
     "Trace",
     "UserIdentity",
     "UserIdentityCheck",
@@ -180,6 +184,7 @@ _MODULES = {
     "address": "Address",
     "association": "Association",
     "client": "associate",
+    "destination": "Destination",
     "dimse.messages": "Command CommandField",
     "exceptions": (
         "AssociationAborted AssociationClosed AssociationError AssociationRejected "
@@ -189,6 +194,7 @@ _MODULES = {
     ),
     "net.channel": "Trace",
     "net.payload": "BytesSource DataStream FileSource Source",
+    "net.tls_files": "TlsFiles",
     "opening": "Opening",
     "options": "ByRole Limits Timeouts",
     "pool": "AssociationPool",

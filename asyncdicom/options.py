@@ -272,6 +272,12 @@ class Limits(_Options):
     `serve` only. Beyond it: others wait for their turn, and their time does not run meanwhile.
     """
 
+    maximum_outgoing: int = 100
+    """How many associations a server opens to C-MOVE destinations in all.
+
+    `serve` only. Beyond it: others wait for their turn, 30 s at most, then the C-MOVE gets 0xA702.
+    """
+
     maximum_associate_length: int = 262144
     """The longest A-ASSOCIATE PDU to receive, in bytes, without its header (PS3.8 9.3.2).
 

@@ -6,27 +6,29 @@ import asyncio
 import socket
 import ssl as ssl_module
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, TypeVar, Unpack
 
 from asyncdicom.access import AccessPolicy, Grant, Peers, check_services
-from asyncdicom.address import Address, check_ae_title
+from asyncdicom.address import Address
 from asyncdicom.admission import Admission
 from asyncdicom.association import Association
-from asyncdicom.client import associate
+from asyncdicom.destination import Destination, as_destination
 from asyncdicom.net.channel import Channel, Trace
+from asyncdicom.net.descriptors import missing_descriptors
 from asyncdicom.net.listener import Acceptor, bind
-from asyncdicom.net.tls import Handshakes, check_context, explain
+from asyncdicom.net.tls import Handshakes, check_context, explain, severity
 from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options, of_role
+from asyncdicom.outgoing import OutgoingAssociations
 from asyncdicom.services.builtin import services_for
 from asyncdicom.services.contexts import Proposable, expand
 from asyncdicom.services.dispatch import Dispatcher
-from asyncdicom.services.node import Node, OpenTo, ReportQueue
+from asyncdicom.services.node import Node, ReportQueue
 from asyncdicom.services.request import (
     EchoHandler,
     FindHandler,
     NormalizedHandlers,
-    OpenAssociation,
     Request,
     RetrieveHandler,
     StoreHandler,
@@ -41,7 +43,7 @@ __all__ = ["Server", "serve"]
 log = Log("asyncdicom.server")
 
 
-Destinations = Mapping[str, str | Address] | Callable[[Request], Address | None]
+Destinations = Mapping[str, str | Address | Destination] | Callable[[Request], Address | Destination | None]
 _T = TypeVar("_T")
 
 Access = AccessPolicy | Peers
@@ -51,7 +53,7 @@ class _Setup(NamedTuple):
     """What `serve` was asked for."""
 
     services: Services
-    open_to: OpenTo
+    outgoing: OutgoingAssociations
     access: AccessPolicy
     offer: Policy
     contexts: Contexts
@@ -72,6 +74,7 @@ def serve(
     c_move: RetrieveHandler | None = None,
     services: Iterable[Service] = (),
     destinations: Destinations | None = None,
+    destination_ssl: ssl_module.SSLContext | None = None,
     contexts: Proposable | Iterable[Proposable] | None = None,
     unknown_storage: bool = False,
     access: Access | None = None,
@@ -90,9 +93,12 @@ def serve(
     C-ECHO is always offered, and `c_echo` is asked if it is given. `n_create`, `n_set`, `n_get`, `n_action`,
     `n_delete` and `n_event_report` are coroutine functions for the SOP classes that `contexts` names (see
     `NormalizedService`). `services`: `Service` objects, beside what the handlers stand for; each offers its
-    own SOP classes. `destinations`: the AE titles that C-MOVE may send to, with their "host:port", or a
-    function that finds the address for a request; by default the peers of `access` that have an address.
-    `contexts`: the abstract syntaxes to accept for the handlers, by default whatever they imply (see
+    own SOP classes. `destinations`: the AE titles that C-MOVE may send to, each with its "host:port" or a
+    `Destination`, which says how it is called, or a function that finds the one for a request; by default the
+    peers of `access` that have an address. `destination_ssl`: the context for TLS with those that have none
+    of their own. A server that uses TLS, or asks for certificates, sends nothing in the clear: the C-MOVE to
+    a destination that has no context, and does not say ``plain=True``, fails with 0xA702 and an Error
+    Comment. `contexts`: the abstract syntaxes to accept for the handlers, by default whatever they imply (see
     `Proposable`; the roles of a `PresentationContext` are those that a peer may take); `unknown_storage`:
     also storage SOP classes that are not in the standard.
 
@@ -113,7 +119,15 @@ def serve(
     if not isinstance(address, Address):
         address = Address.parse(address)
     policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
+    outgoing = OutgoingAssociations(
+        address.ae_title,
+        uses_tls=ssl is not None or policy.asks_for_certificates,
+        ssl=destination_ssl,
+        maximum=limits.maximum_outgoing,
+    )
+    outgoing.find = _finder(destinations if destinations is not None else policy.destinations)
     check_context(ssl)
+    check_context(destination_ssl)
     own = list(services)
     wanted = expand(contexts) if contexts is not None else None
     handlers = {
@@ -127,8 +141,8 @@ def serve(
     implied = services_for(
         handlers,
         [context.abstract_syntax for context in wanted or ()],
-        destination=_finder(destinations if destinations is not None else policy.addresses or None),
-        open_association=_opener(address.ae_title),
+        destination=lambda request: outgoing.find(request),
+        open_association=outgoing.open,
         beside=own,
     )
     performing = Services([*own, *implied])
@@ -136,7 +150,7 @@ def serve(
     offered = performing.contexts(wanted, implied)
     setup = _Setup(
         services=performing,
-        open_to=_opener_to(address.ae_title, policy.addresses if destinations is None else destinations),
+        outgoing=outgoing,
         access=policy,
         offer=Policy(
             performed=offered.performed,
@@ -162,38 +176,24 @@ def serve(
     return Opening(start, _leave)
 
 
-def _finder(destinations: Destinations | None) -> Callable[[Request], Address | None] | None:
-    if destinations is None or callable(destinations):
-        return destinations
-    table = {}
-    for ae_title, where in destinations.items():
-        found = where if isinstance(where, Address) else Address.parse(where)
-        table[ae_title] = found._replace(ae_title=check_ae_title(ae_title))
-    return lambda request: table.get(request.move_destination)
+def _finder(destinations: Destinations) -> Callable[[Request], Destination | None]:
+    if callable(destinations):
+        find = destinations
+
+        def found(request: Request) -> Destination | None:
+            where = find(request)
+            return None if where is None else as_destination(where)
+
+        return found
+    known = ((title, as_destination(where).named(title)) for title, where in destinations.items())
+    return _KnownDestinations(known)
 
 
-def _opener(ae_title: str) -> OpenAssociation:
-    def open_association(
-        destination: Address, contexts: Sequence[PresentationContext]
-    ) -> Opening[Association]:
-        return associate(destination, calling_ae_title=ae_title, contexts=contexts)
+class _KnownDestinations(dict[str, Destination]):
+    """Destinations by their AE titles: what finds the one for a request."""
 
-    return open_association
-
-
-def _opener_to(ae_title: str, addresses: Destinations) -> OpenTo:
-    """What a service opens associations with: to the AE titles that are listed, not to those that are
-    found."""
-    known = addresses if not callable(addresses) else {}
-
-    def open_to(destination: str, contexts: Sequence[PresentationContext]) -> Opening[Association] | None:
-        where = known.get(destination)
-        if where is None:
-            return None
-        address = where if isinstance(where, Address) else Address.parse(where)
-        return associate(address._replace(ae_title=destination), calling_ae_title=ae_title, contexts=contexts)
-
-    return open_to
+    def __call__(self, request: Request) -> Destination | None:
+        return self.get(request.move_destination)
 
 
 class Server:
@@ -207,7 +207,7 @@ class Server:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._reports = ReportQueue(setup.open_to)
+        self._reports = ReportQueue(self._open_to)
         self._admission = Admission(
             setup.access,
             setup.offer,
@@ -223,6 +223,10 @@ class Server:
             if setup.ssl is not None
             else None
         )
+        too_few = missing_descriptors(setup.limits)
+        if too_few is not None:
+            log.warning("%s", too_few)
+        self._address = address
         self._sockets = sockets
         self._acceptors: list[Acceptor] = []
         self._started: list[Service] = []
@@ -230,7 +234,7 @@ class Server:
     async def _start(self) -> None:
         """Start the services, then accept. What keeps one from serving is raised, and nothing stays open."""
         loop = asyncio.get_running_loop()
-        node = Node(self.ae_title, self._setup.open_to, self._reports, loop.time)
+        node = Node(self.ae_title, self._open_to, self._reports, loop.time)
         try:
             for service in self._setup.services:
                 await service.start(node)
@@ -241,7 +245,17 @@ class Server:
                 listener.close()
             raise
         self._acceptors = [Acceptor(listener, self._take) for listener in self._sockets]
-        log.info("%s listens on %s:%d", self.ae_title, self.host, self.port)
+        log.info("%s listens on %s", self.ae_title, self._address._replace(port=self.port).place)
+
+    def _open_to(
+        self, ae_title: str, contexts: Sequence[PresentationContext]
+    ) -> AbstractAsyncContextManager[Association] | None:
+        """What a service opens associations with: to AE titles that are listed, not to those that are
+        found."""
+        outgoing = self._setup.outgoing
+        known = outgoing.find
+        destination = known.get(ae_title) if isinstance(known, _KnownDestinations) else None
+        return None if destination is None else outgoing.lend(destination, contexts)
 
     async def _stop_services(self) -> None:
         started, self._started = self._started, []
@@ -255,6 +269,31 @@ class Server:
     def associations(self) -> int:
         """How many associations are open."""
         return len(self._associated)
+
+    def renew(
+        self,
+        *,
+        ssl: ssl_module.SSLContext | None = None,
+        destination_ssl: ssl_module.SSLContext | None = None,
+        destinations: Destinations | None = None,
+    ) -> None:
+        """Use other certificates, or other destinations, from now on; None leaves what there is.
+
+        `ssl`: for the TLS handshakes that begin after this; associations that stand go on. `destination_ssl`
+        and `destinations`: as for `serve`, for C-MOVE requests that come after this. Made for certificates
+        that were renewed and for revocation lists: make the contexts again (`TlsFiles`), for instance at
+        SIGHUP. Raises ValueError, and changes nothing, for a server without TLS that is given `ssl`, and for
+        destinations that cannot be understood.
+        """
+        if ssl is not None and self._handshakes is None:
+            raise ValueError("this server was started without TLS")
+        find = None if destinations is None else _finder(destinations)
+        if ssl is not None and self._handshakes is not None:
+            self._handshakes.context = ssl
+        if destination_ssl is not None:
+            self._setup.outgoing.ssl = destination_ssl
+        if find is not None:
+            self._setup.outgoing.find = find
 
     @property
     def drain_timeout(self) -> float:
@@ -319,7 +358,8 @@ class Server:
             else:
                 await self._handshakes.perform(lambda: channel.transport, connection)
         except OSError as error:
-            log.info("%s: a connection is closed: %s", host, explain(error), fields={"address": host})
+            told = "%s: a connection is closed: %s"
+            log.log(severity(error), told, host, explain(error), fields={"address": host})
             return False
         return True
 
@@ -345,6 +385,7 @@ class Server:
             await asyncio.wait([asyncio.ensure_future(channel.wait_closed(1.0)) for channel in everybody])
         await self._reports.close()
         await self._stop_services()
+        await self._setup.outgoing.close()
         if not self._closed.done():
             self._closed.set_result(None)
 

@@ -49,6 +49,7 @@ from asyncdicom import (
     associate,
     serve,
 )
+from asyncdicom.access import Peer as KnownPeer
 from asyncdicom.archive import Archive
 from asyncdicom.cli.fields import documentation
 from asyncdicom.data.elements import decode as decode_data_set
@@ -60,7 +61,7 @@ from asyncdicom.dimse.fragmenter import MAXIMUM_PDU, Fragmenter
 from asyncdicom.dimse.messages import Command, CommandField, decode, encode, response_to
 from asyncdicom.dimse.operations import MAXIMUM_STRAYS, InvokedOperations, PerformedOperations
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
-from asyncdicom.net.crowd import Crowd, Rates, is_local
+from asyncdicom.net.counting import ConnectionRates, CountedSet, is_local, origin_of
 from asyncdicom.net.payload import DataStream
 from asyncdicom.opening import Opening
 from asyncdicom.options import of_role
@@ -156,6 +157,8 @@ ELSEWHERE = {
     "`archive.room.MINIMUM_FREE`",
     # dimse/test_operations.py
     "`operations_invoked`",
+    # test_outgoing.py
+    *("`maximum_outgoing`", "`destination.Destination(maximum_associations)`"),
     # net/test_flow.py, net/test_blocks.py
     *("`net.flow.MAXIMUM_UNDELIVERED`", "`net.blocks.MAXIMUM_HELD`"),
     # below
@@ -573,7 +576,7 @@ SERVER: dict[str, tuple[int, Probe]] = {
     ),
     "maximum_associations_per_ae_title": (
         5,
-        associations("maximum_associations_per_ae_title", lambda i: (hosts(i), "SCU")),
+        associations("maximum_associations_per_ae_title", lambda i: (THERE, "SCU")),
     ),
     "maximum_not_associated": (5, connections_of_all),
     "maximum_not_associated_per_address": (
@@ -823,31 +826,31 @@ async def test_a_data_set_in_the_archive(tmp_path: Path, over: int) -> None:
 # the bookkeeping
 
 
-def test_a_crowd() -> None:
-    crowd: Crowd[int] = Crowd()
-    crowd.add(1, "a", "x")
-    crowd.add(2, "a", "y")
-    assert (len(crowd), list(crowd)) == (2, [1, 2])
-    assert [crowd.count(key) for key in "axyz"] == [2, 1, 1, 0]
-    crowd.discard(1)
-    crowd.discard(1)
-    assert [crowd.count(key) for key in "axyz"] == [1, 0, 1, 0]
-    crowd.discard(2)
-    assert not crowd._counts, "nothing is kept of who has left"
+def test_a_counted_set() -> None:
+    members: CountedSet[int] = CountedSet()
+    members.add(1, "a", "x")
+    members.add(2, "a", "y")
+    assert (len(members), list(members)) == (2, [1, 2])
+    assert [members.count(key) for key in "axyz"] == [2, 1, 1, 0]
+    members.discard(1)
+    members.discard(1)
+    assert [members.count(key) for key in "axyz"] == [1, 0, 1, 0]
+    members.discard(2)
+    assert not members._counts, "nothing is kept of who has left"
 
 
 def test_rates_forget() -> None:
-    rates = Rates(2.0)
+    rates = ConnectionRates(2.0)
     for index in range(30_000):
         assert rates.allows(f"2001:db8::{index:x}", index / 100_000)
-    assert len(rates._addresses) <= 10_000, "an attacker with many addresses costs no memory"
+    assert len(rates._origins) <= 10_000, "an attacker with many addresses costs no memory"
     for index in range(30_000):
         rates.allows("192.0.2.1", 1000 + index / 10)
-    assert len(rates._addresses) < 10_000
+    assert len(rates._origins) < 10_000
 
 
 def test_rates_allow_a_burst_and_then_the_rate() -> None:
-    rates = Rates(2.0)
+    rates = ConnectionRates(2.0)
     assert [rates.allows("a", 0.0) for _ in range(5)] == [True] * 4 + [False]
     assert [rates.allows("a", at / 4) for at in range(1, 9)] == [False, True] * 4
     assert [rates.allows("a", 100.0) for _ in range(5)] == [True] * 4 + [False]
@@ -867,3 +870,74 @@ async def test_a_peer_without_power_is_noticed() -> None:
         if None not in options:
             found = [connection.getsockopt(socket.IPPROTO_TCP, option) for option in options]
             assert found == [60, 20, 3]
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("?", "?"),
+    ],
+)
+def test_what_connections_are_counted_by(host: str, origin: str) -> None:
+    assert origin_of(host) == origin
+
+
+def test_one_network_of_ipv6_is_one_host(loop: ManualLoop) -> None:
+    async def test() -> None:
+        async with served(
+            limits=Limits(maximum_associations_per_address=2, maximum_associations_per_ae_title=None)
+        ):
+            taken = [await associated(loop, f"2001:db8::{number:x}", f"SCU{number}") for number in range(5)]
+            assert [wire is not None for wire in taken] == [True, True, False, False, False]
+            assert await associated(loop, "2001:db8:0:1::1")
+        async with served(limits=Limits(accept_rate=1.0)):
+            wires = [await loop.connect(f"2001:db8::{number:x}") for number in range(5)]
+            assert [wire.is_open for wire in wires] == [True, True, False, False, False]
+
+    loop.run_until_complete(test())
+
+
+def test_a_stranger_under_the_name_of_a_modality_does_not_lock_it_out(loop: ManualLoop) -> None:
+    async def test() -> None:
+        async with served(limits=Limits(maximum_associations_per_ae_title=3)):
+            taken = [await associated(loop, "198.51.100.1", "CT1") for _ in range(5)]
+            assert [wire is not None for wire in taken] == [True] * 3 + [False] * 2
+            assert await associated(loop, THERE, "CT1")
+
+    loop.run_until_complete(test())
+
+
+KNOWN = {"CT1": KnownPeer(networks=THERE), "WS1": "192.0.2.2:104", "*": None}
+
+
+@pytest.mark.parametrize(("title", "host"), [("CT1", THERE), ("WS1", "192.0.2.2")])
+def test_strangers_leave_a_share_to_known_peers(loop: ManualLoop, title: str, host: str) -> None:
+    async def test() -> None:
+        async with served(access=KNOWN, limits=Limits(maximum_associations=10)):
+            # The AE title of WS1, whose networks are not limited, can be taken by anybody.
+            strangers = [await associated(loop, hosts(100 + n), "WS1") for n in range(5)]
+            strangers += [await associated(loop, hosts(200 + n), f"X{n}") for n in range(5)]
+            assert sum(wire is not None for wire in strangers) == 8
+            assert await associated(loop, host, title)
+            assert await associated(loop, host, title)
+            assert await associated(loop, host, title) is None
+
+    loop.run_until_complete(test())
+
+
+def test_strangers_leave_connections_to_known_peers(loop: ManualLoop) -> None:
+    async def test() -> None:
+        async with served(access=KNOWN, limits=Limits(maximum_not_associated=10)):
+            known = [await loop.connect(THERE) for _ in range(2)]
+            strangers = [await loop.connect(hosts(100 + n)) for n in range(50)]
+            assert all(wire.is_open for wire in known)
+            assert sum(wire.is_open for wire in strangers) == 8
+            assert strangers[-1].is_open, "the oldest stranger made room"
+
+    loop.run_until_complete(test())

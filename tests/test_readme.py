@@ -111,7 +111,15 @@ def test_the_access_policy() -> None:
     access = names["access"]
     assert access.refuses_address("10.0.9.9") is None
     assert access.peers["CT1"].grant.services == {"echo", "store"}
-    assert set(access.addresses) == {"WS1"}
+    assert set(access.destinations) == {"WS1"}
+
+
+def test_the_destinations() -> None:
+    (text,) = re.findall(r"<!-- destinations -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(text, names)
+    assert names["destinations"]["WS1"].ssl is names["secure"]
+    assert names["destinations"]["OLD"].plain
 
 
 def test_the_configuration_of_the_archive(tmp_path: Path) -> None:
@@ -119,7 +127,7 @@ def test_the_configuration_of_the_archive(tmp_path: Path) -> None:
     (tmp_path / "archive.toml").write_text(text)
     config = read_config(tmp_path / "archive.toml")
     assert config["port"] == 104
-    assert set(config["access"]["peers"]) == {"WORKSTATION", "CT1", "CT2", "WS2"}
+    assert set(config["access"]["peers"]) == {"WORKSTATION", "CT1", "CT2", "WS2", "OLD"}
 
 
 async def test_move(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -800,3 +800,14 @@ async def test_a_request_and_the_end_in_one_segment(last: bytes, caplog: pytest.
                     assert await peer.pdu() == EOF
         await eventually(lambda: server.associations == 0)
     assert not caplog.records
+
+
+async def test_every_address_of_ipv6_is_also_every_one_of_ipv4() -> None:
+    try:
+        server = await serve("SCP@[::]:0")
+    except OSError:
+        pytest.skip("no IPv6 here")
+    for host in ("127.0.0.1", "[::1]"):
+        async with associate(f"SCP@{host}:{server.port}") as association:
+            assert (await association.c_echo()).status == 0
+    await server.close()

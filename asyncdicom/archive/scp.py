@@ -45,6 +45,7 @@ def serve_archive(
     contexts: Proposable | Iterable[Proposable] | None = None,
     access: AccessPolicy | Peers | None = None,
     ssl: SSLContext | None = None,
+    destination_ssl: SSLContext | None = None,
     sock: socket | None = None,
     reuse_port: bool = False,
     timeouts: Timeouts = Timeouts(),
@@ -63,7 +64,7 @@ def serve_archive(
         address = Address.parse(address)
     policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
     provider = ArchiveProvider(archive, address.ae_title)
-    destinations = {title: where for title, where in policy.addresses.items() if title != address.ae_title}
+    destinations = {title: where for title, where in policy.destinations.items() if title != address.ae_title}
     return serve(
         address,
         c_echo=c_echo,
@@ -77,6 +78,7 @@ def serve_archive(
         unknown_storage=True,
         access=policy,
         ssl=ssl,
+        destination_ssl=destination_ssl,
         sock=sock,
         reuse_port=reuse_port,
         timeouts=timeouts,

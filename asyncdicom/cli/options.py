@@ -76,6 +76,14 @@ _TLS = [
         metavar="FILE",
         help="Use TLS and trust this certificate.",
     ),
+    click.option(
+        "--crl",
+        "crl",
+        multiple=True,
+        type=_FILE,
+        metavar="FILE",
+        help="A revocation list: certificates on it are refused.",
+    ),
     click.option("-ic", "--ignore-peer-cert", is_flag=True, help="Use TLS and trust anybody."),
 ]
 _IDENTITY = [
@@ -170,6 +178,7 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
             identity: tuple[str, str] | None,
             trusted: tuple[str, ...],
             ignore_peer_cert: bool,
+            crl: tuple[str, ...],
             server_hostname: str | None,
             debug: bool,
             **others: Any,
@@ -177,7 +186,7 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
             address, rest = _split_peer(arguments, aec)
             if rest and not more:
                 raise click.UsageError(f"{rest[0]!r} is one argument too many")
-            security = Tls(tls, identity, trusted, ignore_peer_cert)
+            security = Tls(tls, identity, trusted, ignore_peer_cert, crl)
             is_safe = (any(security) and not security.ignore) or cleartext_password
             peer = Peer(
                 address,
@@ -216,7 +225,7 @@ def server_options(ae_title: str) -> Option:
             "--host",
             default="127.0.0.1",
             show_default=True,
-            help="The address to listen on; 0.0.0.0 is every one.",
+            help="The address to listen on; 0.0.0.0 is every one of IPv4, :: of IPv6 and IPv4.",
         ),
         _limit("--max-associations", field="maximum_associations", least=1),
         _limit("--operations", field="operations_performed", least=1, most=65535),
@@ -232,6 +241,7 @@ def server_options(ae_title: str) -> Option:
             identity: tuple[str, str] | None,
             trusted: tuple[str, ...],
             ignore_peer_cert: bool,
+            crl: tuple[str, ...],
             **others: Any,
         ) -> int:
             given = {name: others.pop(name) for name in _SERVER_LIMITS}
@@ -241,9 +251,10 @@ def server_options(ae_title: str) -> Option:
                 for name, value in given.items()
                 if source_of(name) is not ParameterSource.DEFAULT
             }
-            if identity is None and (trusted or ignore_peer_cert):
+            if identity is None and (trusted or ignore_peer_cert or crl):
                 raise click.UsageError("a server needs a certificate for TLS: add +tls KEY CERT")
-            return function(tls=Tls(False, identity, trusted, ignore_peer_cert), limits=limits, **others)
+            tls = Tls(False, identity, trusted, ignore_peer_cert, crl)
+            return function(tls=tls, limits=limits, **others)
 
         return output_options(_apply(options, with_tls))
 

@@ -8,13 +8,17 @@ import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from asyncdicom.cli.output import prepare_streams, warn
 from asyncdicom.exceptions import AssociationError, AssociationRejected, AssociationTimeout, DicomNetworkError
+from asyncdicom.telemetry.log import Log
 from asyncdicom.telemetry.log_output import close_logs
+
+if TYPE_CHECKING:
+    from asyncdicom.options import Limits
 
 __all__ = [
     "EXIT_CODES",
@@ -24,7 +28,10 @@ __all__ = [
     "complain",
     "run",
     "run_tool",
+    "with_descriptors",
 ]
+
+log = Log("asyncdicom.cli")
 
 OK, FAILED, USAGE, NO_ASSOCIATION, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -106,3 +113,15 @@ def run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
     from asyncdicom.running import run_coroutine  # with asyncio, which --help does not need
 
     return run_coroutine(work)
+
+
+def with_descriptors(limits: Limits) -> Limits:
+    """Make room for the files and sockets of a server; else lower its limits and say so."""
+    from asyncdicom.net.descriptors import fitting, raise_limit
+
+    raise_limit(limits)
+    fitted = fitting(limits)
+    if fitted != limits:
+        told = "RLIMIT_NOFILE is too low: %d associations instead of %d; see ulimit -Hn"
+        log.warning(told, fitted.maximum_associations, limits.maximum_associations)
+    return fitted

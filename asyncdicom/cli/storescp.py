@@ -8,7 +8,7 @@ import click
 
 from asyncdicom.cli.options import EXIT_CODES, PORT, directory_options, server_options
 from asyncdicom.cli.peer import Tls
-from asyncdicom.cli.run import run
+from asyncdicom.cli.run import run, with_descriptors
 
 
 @click.command(epilog=EXIT_CODES)
@@ -18,8 +18,8 @@ from asyncdicom.cli.run import run
 def command(port: int, aet: str, host: str, output_directory: str | None, tls: Tls, **options: Any) -> int:
     """Listen on PORT and save what is sent (C-STORE) as DICOM files, byte for byte as received.
 
-    A file is named SOP-INSTANCE-UID.dcm; the same instance sent again replaces it. All storage SOP
-    classes and transfer syntaxes are accepted. Ctrl-C ends it.
+    A file is named SOP-INSTANCE-UID.dcm and never replaced: other data under its UID get a name of their
+    own. All storage SOP classes and transfer syntaxes are accepted. Ctrl-C ends it.
     """
     return run(lambda: _serve(port, aet, host, output_directory, tls, **options))
 
@@ -48,10 +48,10 @@ async def _serve(
         c_store=receiver,
         unknown_storage=True,
         ssl=tls.server(),
-        limits=Limits(**limits),
+        limits=with_descriptors(Limits(**limits)),
         trace=trace if debug else None,
     ) as server:
         if not as_json:
             where = "nothing is saved" if directory is None else f"saving in {directory}"
-            print(f"{aet} listens on {host}:{server.port}, {where}", flush=True)
+            print(f"{aet} listens on {Address(aet, host, server.port).place}, {where}", flush=True)
         return await serve_until_stopped(server)

@@ -308,7 +308,7 @@ class Channel:
         how = "the connection was closed"
         for event in self.upper_layer.connection_closed(self.time()):
             self.note("received", event)
-            what = explain_loss(error, is_established=self.established.done())
+            what = explain_loss(error, is_established=self.established.done(), is_tls=self.transport.is_tls)
             how = f"the peer closed {what}"
         failure = AssociationClosed(f"{self}: {how}")
         failure.__cause__ = error

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar
 
-from asyncdicom.address import Address
+from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Command
 from asyncdicom.net.operation import IncomingRequest
 from asyncdicom.net.payload import DataStream, Source
@@ -189,7 +189,7 @@ FindHandler: TypeAlias = Callable[[Request], AsyncIterator["Identifier"]]
 RetrieveHandler: TypeAlias = Callable[[Request], Awaitable["Retrieval | Answer"]]
 NormalizedHandler: TypeAlias = Callable[[Request], Awaitable["Answer | Identifier"]]
 OpenAssociation: TypeAlias = Callable[
-    [Address, Sequence[PresentationContext]], AbstractAsyncContextManager[Storer]
+    [Destination, Sequence[PresentationContext]], AbstractAsyncContextManager[Storer]
 ]
 
 

@@ -7,20 +7,23 @@ another one, to a destination that the provider knows.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import NamedTuple
 
-from asyncdicom.address import Address
 from asyncdicom.data.elements import decode as decode_elements
 from asyncdicom.data.elements import encode as encode_elements
+from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Command, CommandField, Priority, response_to
 from asyncdicom.dimse.suboperations import SubOperations
-from asyncdicom.exceptions import AssociationError, DicomNetworkError
+from asyncdicom.exceptions import AssociationError, DicomNetworkError, PresentationContextError
 from asyncdicom.net.channel import Channel
-from asyncdicom.net.operation import IncomingRequest, Reply
+from asyncdicom.net.operation import IncomingRequest, Interrupted, Reply
 from asyncdicom.net.payload import Source, reading_ahead
+from asyncdicom.net.reasons import in_short
 from asyncdicom.services import storage
 from asyncdicom.services.classes import C_GET_CLASSES, C_MOVE_CLASSES
 from asyncdicom.services.contexts import find_context, groups_for_contexts, storage_contexts
+from asyncdicom.services.failures import Failures
 from asyncdicom.services.request import OpenAssociation, Request, Retrieval, RetrieveHandler, StoreHandler
 from asyncdicom.services.responses import (
     Answer,
@@ -38,6 +41,7 @@ from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX
 __all__ = ["GetService", "MoveService", "Progress", "RetrieveOperation", "RetrieveResult", "retrieve"]
 
 _FAILED_SOP_INSTANCE_UID_LIST = 0x00080058
+_MAXIMUM_LOSSES = 10  # associations to a destination that one C-MOVE loses before it gives up
 
 
 class Progress(NamedTuple):
@@ -144,7 +148,7 @@ def retrieve(
 # As SCP.
 
 StoreOne = Callable[[Source], Awaitable[Response]]
-FindDestination = Callable[[Request], Address | None]
+FindDestination = Callable[[Request], Destination | None]
 _MODELS = (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
 
 
@@ -175,8 +179,8 @@ class GetService(Service):
 class MoveService(Service):
     """Performs C-MOVE: `handler`, a coroutine function, says what is sent to the Move Destination.
 
-    `destination` finds the address for the request that names it (None: unknown), `open_association` opens
-    the association that the instances are sent on.
+    `destination` finds the `Destination` for the request that names it (None: unknown), `open_association`
+    opens the association that the instances are sent on.
     """
 
     name = "retrieval by C-MOVE"
@@ -211,8 +215,9 @@ async def provide_get(incoming: IncomingRequest, request: Request, handlers: Get
         return await storage.store(incoming.channel, source, priority=priority)
 
     operations = SubOperations(len(retrieval.sources))
-    await _perform(incoming, operations, retrieval.sources, store)
-    return _final(incoming, operations)
+    failures = Failures(f"{incoming.channel}: C-GET")
+    await _perform(incoming, operations, retrieval.sources, store, failures)
+    return _final(incoming, operations, failures)
 
 
 async def provide_move(incoming: IncomingRequest, request: Request, handlers: MoveService) -> Response:
@@ -225,37 +230,74 @@ async def provide_move(incoming: IncomingRequest, request: Request, handlers: Mo
     if not isinstance(retrieval, Retrieval):
         return response_of(retrieval)
     operations = SubOperations(len(retrieval.sources))
+    failures = Failures(f"{incoming.channel}: C-MOVE to {destination.where}")
+    groups = groups_for_contexts(retrieval.sources)
+    losses = 0
+    while groups and not incoming.is_interrupted:
+        try:
+            left = await _move(incoming, request, handlers, destination, groups[0], operations, failures)
+        except Interrupted:
+            break
+        except AssociationError as error:  # that it could not be opened
+            incoming.channel.check_open()
+            failures.add(f"destination: {in_short(error)}", str(error))
+            _give_up(operations, groups)
+            break
+        if not left:
+            del groups[0]
+            continue
+        groups[0] = left
+        losses += 1
+        if losses == _MAXIMUM_LOSSES:
+            failures.add(f"destination: {losses} associations were lost")
+            _give_up(operations, groups)
+            break
+    return _final(incoming, operations, failures)
+
+
+def _give_up(operations: SubOperations, groups: Sequence[Sequence[Source]]) -> None:
+    for group in groups:
+        for source in group:
+            operations.failed(source.sop_instance_uid)
+
+
+async def _move(
+    incoming: IncomingRequest,
+    request: Request,
+    handlers: MoveService,
+    destination: Destination,
+    sources: Sequence[Source],
+    operations: SubOperations,
+    failures: Failures,
+) -> list[Source]:
+    """Send over one association to the destination; gives what is left when that is lost.
+
+    Raises `AssociationError` if it cannot be opened, `Interrupted` if that is not wanted any more.
+    """
     originator = (request.calling_ae_title, request.message_id)
     priority = incoming.command.priority or Priority.MEDIUM
-    for group in groups_for_contexts(retrieval.sources):
-        left = list(group)
-        while left and not incoming.is_interrupted:
-            try:
-                async with handlers.open_association(destination, storage_contexts(left)) as association:
+    async with AsyncExitStack() as stack:
+        opening = handlers.open_association(destination, storage_contexts(sources))
+        association = await incoming.guard(stack.enter_async_context(opening))
 
-                    async def store(source: Source, via: object = association) -> Response:
-                        return await association.c_store(
-                            source, priority=priority, move_originator=originator
-                        )
+        async def store(source: Source) -> Response:
+            return await association.c_store(source, priority=priority, move_originator=originator)
 
-                    left = await _perform(incoming, operations, left, store)
-            except AssociationError:
-                if incoming.channel.failure is not None:
-                    raise
-                for source in left:
-                    operations.failed(source.sop_instance_uid)
-                left = []
-    return _final(incoming, operations)
+        return await _perform(incoming, operations, sources, store, failures)
 
 
 async def _perform(
-    incoming: IncomingRequest, operations: SubOperations, sources: Sequence[Source], store: StoreOne
+    incoming: IncomingRequest,
+    operations: SubOperations,
+    sources: Sequence[Source],
+    store: StoreOne,
+    failures: Failures,
 ) -> list[Source]:
     """Send one after another, telling the peer after each; gives what a lost association left over."""
     for index, source in enumerate(reading_ahead(sources)):
         if incoming.is_interrupted:
             break
-        lost = await _store_one(incoming, operations, source, store)
+        lost = await _store_one(incoming, operations, source, store, failures)
         pending = response_to(incoming.command, Status.PENDING, **operations.counters())
         if operations.number_of_remaining:
             await incoming.channel.performer.respond(incoming, pending)
@@ -265,19 +307,25 @@ async def _perform(
 
 
 async def _store_one(
-    incoming: IncomingRequest, operations: SubOperations, source: Source, store: StoreOne
+    incoming: IncomingRequest,
+    operations: SubOperations,
+    source: Source,
+    store: StoreOne,
+    failures: Failures,
 ) -> bool:
     """Do one sub-operation and count it; True if its association was lost."""
     uid = source.sop_instance_uid
     try:
         status = (await store(source)).status
-    except AssociationError:
+    except AssociationError as error:
         incoming.channel.check_open()
         operations.failed(uid)
+        failures.add(f"destination: {in_short(error)}", f"{uid}: {error}")
         return True
-    except (DicomNetworkError, OSError):
+    except (DicomNetworkError, OSError) as error:
         incoming.channel.check_open()
         operations.failed(uid)
+        _explain(failures, uid, error)
         return False
     if status.is_success:
         operations.completed()
@@ -285,17 +333,32 @@ async def _store_one(
         operations.warned(uid)
     else:
         operations.failed(uid)
+        failures.add(f"an instance was refused with 0x{status:04X}", f"{uid} was refused with {status}")
     return False
 
 
-def _final(incoming: IncomingRequest, operations: SubOperations) -> Response:
+def _explain(failures: Failures, uid: str, error: DicomNetworkError | OSError) -> None:
+    if isinstance(error, PresentationContextError):
+        failures.add("an instance has no presentation context", f"{uid}: {error}")
+    elif isinstance(error, OSError):
+        failures.add(f"an instance cannot be read: {in_short(error)}", f"{uid}: {error}", is_ours=True)
+    else:
+        failures.add("an instance cannot be sent", f"{uid}: {error}", is_ours=True)
+
+
+def _final(incoming: IncomingRequest, operations: SubOperations, failures: Failures) -> Response:
     status = Status(operations.final_status(incoming.is_cancelled))
     data = None
     if operations.failed_uids and not status.is_success:
         value = _backslashed(operations.failed_uids)
         element = (_FAILED_SOP_INSTANCE_UID_LIST, "UI", value)
         data = encode_elements([element], incoming.context.transfer_syntax)
-    return Response(status, counters=operations.counters(remaining=incoming.is_cancelled), data=data)
+    return Response(
+        status,
+        error_comment=failures.comment,
+        counters=operations.counters(remaining=incoming.is_cancelled),
+        data=data,
+    )
 
 
 def _backslashed(uids: list[str]) -> bytes:

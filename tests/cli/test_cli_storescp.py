@@ -122,3 +122,16 @@ async def test_a_port_that_is_taken(tool: Tool) -> None:
         f"asyncdicom storescp: cannot listen on 127.0.0.1:{server.port}: "
         "Address already in use; choose another port\n"
     )
+
+
+async def test_other_data_under_a_uid_is_told_and_both_are_kept(start: Start, tmp_path: Path) -> None:
+    other = Instance("2", "2.1", INSTANCE.SOPInstanceUID)
+    async with start("storescp", 0, "-od", tmp_path) as process:
+        port = await listening(process)
+        assert await send(port, INSTANCE, other, other) == [0, 0, 0]
+        process.terminate()
+        _, err = await process.communicate()
+    assert err.count(b"other data under this SOP Instance UID are there; kept as 1.1.1-") == 1
+    kept = data_sets(tmp_path)
+    assert kept.pop("1.1.1.dcm") == INSTANCE.source().data
+    assert list(kept.values()) == [other.source().data]

@@ -31,7 +31,7 @@ UID = "StudyInstanceUID=1.2"
         (f"echoscu -pdu 16383 {PEER}", "Limits.maximum_length must be even"),
         (f"echoscu --nonsense {PEER}", "No such option"),
         (f"echoscu +cf missing.pem {PEER}", "'missing.pem' does not exist"),
-        (f"echoscu +tls {__file__} {__file__} {PEER}", "no usable key and certificates in"),
+        (f"echoscu +tls {__file__} {__file__} {PEER}", "no usable key and certificate in"),
         (f"echoscu -usr ana -pwd secret {PEER}", "a passcode is sent over TLS, to a peer that is trusted"),
         (
             f"echoscu -usr ana -pwd secret -ic {PEER}",

@@ -14,10 +14,13 @@ import pytest
 from interop.peers import PYNETDICOM_DIMSE_TIMEOUT, Peer, attempts, data_sets, run, tool
 
 from asyncdicom import (
+    STUDY_ROOT,
     VERIFICATION,
     AssociationClosed,
     AssociationError,
+    Destination,
     Request,
+    Retrieval,
     Server,
     Status,
     Timeouts,
@@ -145,6 +148,25 @@ def call_with_pynetdicom(server: Server, context: ssl.SSLContext, file: Path) ->
             association.release()
             break
     assert [status.Status for status in statuses] == [0, 0]
+
+
+async def test_we_send_to_dcmtk_for_a_c_move(
+    dcmtk_tls_storescp: Peer, as_server: ssl.SSLContext, as_client: ssl.SSLContext, file: Path
+) -> None:
+    dcmtk_tls_storescp.forget()
+    where = f"127.0.0.1:{dcmtk_tls_storescp.port}"
+
+    async def give(request: Request) -> Retrieval:
+        await request.data.read()
+        return Retrieval([file_source(file)])
+
+    destinations = {"STORESCP": Destination(where, ssl=as_client)}
+    keys = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2"}
+    async with serve("OURS@127.0.0.1:0", c_move=give, ssl=as_server, destinations=destinations) as server:
+        address = f"OURS@127.0.0.1:{server.port}"
+        async with associate(address, ssl=as_client, contexts=[STUDY_ROOT]) as association:
+            assert (await association.c_move(keys, move_destination="STORESCP")).completed == 1
+    assert data_sets(dcmtk_tls_storescp.received()) == data_sets([file])
 
 
 # Who must not get through

@@ -150,7 +150,7 @@ def shown(context: ssl.SSLContext) -> Any:
 async def test_an_ae_title_is_bound_to_its_certificate(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "asyncdicom.server")
     ws2 = client_context(AUTHORITY.issue_cert("ws2.example", "ws2@hospital.example"))
-    assert "ws2@hospital.example" in shown(ws2).names
+    assert "email:ws2@hospital.example" in shown(ws2).names
     access = {"WS1": Peer(certificates="ws1.example"), "WS2": Peer(certificates=shown(ws2).fingerprint)}
     async with serve("SCP@127.0.0.1:0", ssl=SERVER, access=access) as server:
         for title, context, fits in (
