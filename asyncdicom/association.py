@@ -13,7 +13,7 @@ from asyncdicom.net.channel import Channel
 from asyncdicom.net.payload import Source
 from asyncdicom.services import query, retrieve, storage, verification
 from asyncdicom.services.builtin import check_handlers
-from asyncdicom.services.contexts import check_storage_contexts
+from asyncdicom.services.contexts import check_storage_contexts, find_normalized_context
 from asyncdicom.services.normalized import as_tags, invoke
 from asyncdicom.services.request import StoreHandler
 from asyncdicom.services.responses import Identifier, Response
@@ -228,6 +228,11 @@ class Association:
         )
 
     # DIMSE-N
+
+    def context_for(self, sop_class: str, command_field: CommandField) -> AcceptedContext:
+        """The context that a DIMSE-N request about a SOP class is sent on; `PresentationContextError` for
+        none."""
+        return find_normalized_context(self._channel, sop_class, command_field)
 
     async def n_create(
         self,

@@ -160,6 +160,7 @@ def serve(
             maximum_length=limits.maximum_length,
             operations_invoked=limits.operations_invoked,
             operations_performed=of_role(limits.operations_performed, requestor=False),
+            negotiate=performing.negotiate,
         ),
         contexts=offered,
         timeouts=timeouts,

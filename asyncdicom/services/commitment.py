@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from asyncdicom.dimse.messages import CommandField
-from asyncdicom.exceptions import AssociationTimeout
+from asyncdicom.exceptions import AssociationTimeout, DataSetError
 from asyncdicom.services.node import Delivery, Node
+from asyncdicom.services.references import (
+    REFERENCED_SOP_SEQUENCE,
+    TRANSACTION_UID,
+    Commitment,
+    Reference,
+    off_the_loop,
+    read,
+    write,
+)
 from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Answer, Response
 from asyncdicom.services.service import Service
@@ -17,8 +27,6 @@ from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import STORAGE_COMMITMENT_PUSH_MODEL, new_uid
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
-
     from asyncdicom.association import Association
 
 __all__ = [
@@ -37,14 +45,8 @@ COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 
 _REQUEST_COMMITMENT = 1  # Action Type ID (PS3.4 J.3.2)
 _ALL_COMMITTED, _FAILURES_EXIST = 1, 2  # Event Type IDs (PS3.4 J.3.3)
+_SIZE = 120  # bytes of one reference, about
 _NOT_HERE = int(Status.NO_SUCH_OBJECT_INSTANCE)
-
-
-class Reference(NamedTuple):
-    """An instance whose safekeeping is asked for."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
 
 
 class CommitmentResult(NamedTuple):
@@ -107,11 +109,9 @@ class StorageCommitment(Service):
             return Status.NO_SUCH_OBJECT_INSTANCE
         if request.action_type_id != _REQUEST_COMMITMENT:
             return Status.NO_SUCH_ACTION
-        information = await request.guard(request.attributes())
-        transaction_uid = _text(information, "TransactionUID")
-        references = _references(information, "ReferencedSOPSequence")
+        transaction_uid, references, _ = await request.guard(_read(request))
         if not transaction_uid or not references:
-            tag = 0x00081199 if transaction_uid else 0x00081195
+            tag = REFERENCED_SOP_SEQUENCE if transaction_uid else TRANSACTION_UID
             return Response(Status.INVALID_ARGUMENT_VALUE, offending_elements=[tag])
         if len(references) > self._maximum:
             comment = f"more than {self._maximum} references"
@@ -123,7 +123,8 @@ class StorageCommitment(Service):
                 sop_class_uid=STORAGE_COMMITMENT_PUSH_MODEL,
                 sop_instance_uid=COMMITMENT_INSTANCE,
                 event_type_id=_FAILURES_EXIST if failed else _ALL_COMMITTED,
-                information=_report(transaction_uid, references, failed),
+                information=partial(write, _report(transaction_uid, references, failed)),
+                size=_SIZE * len(references),
                 request=request,
             )
         )
@@ -189,11 +190,17 @@ class StorageCommitmentUser(Service):
         report: asyncio.Future[CommitmentResult] = asyncio.get_running_loop().create_future()
         self._waiting[uid] = asked, report
         try:
+            context = association.context_for(STORAGE_COMMITMENT_PUSH_MODEL, CommandField.N_ACTION_RQ)
+            request = Commitment(uid, tuple(sorted(asked)), {})
+            information = await off_the_loop(
+                _SIZE * len(asked), lambda: write(request, context.transfer_syntax)
+            )
             response = await association.n_action(
                 STORAGE_COMMITMENT_PUSH_MODEL,
                 COMMITMENT_INSTANCE,
                 _REQUEST_COMMITMENT,
-                {"TransactionUID": uid, "ReferencedSOPSequence": _items(sorted(asked))},
+                information,
+                context=context,
             )
             response.raise_for_status()
             async with asyncio.timeout(timeout):
@@ -212,12 +219,12 @@ class StorageCommitmentUser(Service):
             return Status.NO_SUCH_OBJECT_INSTANCE
         if request.event_type_id not in (_ALL_COMMITTED, _FAILURES_EXIST):
             return Status.NO_SUCH_EVENT_TYPE
-        information = await request.guard(request.attributes())
-        uid = _text(information, "TransactionUID")
+        reported = await request.guard(_read(request))
+        uid = reported.transaction_uid
         if not uid:
-            return Response(Status.INVALID_ARGUMENT_VALUE, offending_elements=[0x00081195])
+            return Response(Status.INVALID_ARGUMENT_VALUE, offending_elements=[TRANSACTION_UID])
         asked, report = self._waiting.get(uid, (frozenset(), None))
-        result = _result(uid, information, asked)
+        result = _result(reported, asked)
         if report is not None and not report.done():
             report.set_result(result)
         elif self._on_result is not None:
@@ -230,28 +237,14 @@ class StorageCommitmentUser(Service):
         return Status.SUCCESS
 
 
-# What requests and reports consist of (PS3.3 C.14).
-
-
-def _items(references: Iterable[Reference]) -> list[dict[str, Any]]:
-    return [
-        {"ReferencedSOPClassUID": sop_class, "ReferencedSOPInstanceUID": instance}
-        for sop_class, instance in references
-    ]
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
-    return str(dataset.get(keyword) or "")
-
-
-def _references(dataset: Dataset, keyword: str) -> tuple[Reference, ...]:
-    items = dataset.get(keyword) or ()
-    found = dict.fromkeys(_reference(item) for item in items)
-    return tuple(reference for reference in found if reference.sop_instance_uid)
-
-
-def _reference(item: Dataset) -> Reference:
-    return Reference(_text(item, "ReferencedSOPClassUID"), _text(item, "ReferencedSOPInstanceUID"))
+async def _read(request: Request) -> Commitment:
+    """Read what a request or a report says."""
+    data = await request.data.read()
+    try:
+        return await off_the_loop(len(data), lambda: read(data, request.transfer_syntax_uid))
+    except DataSetError as error:
+        request.data.unreadable = error
+        raise
 
 
 def _failures(references: tuple[Reference, ...], verdict: Any) -> dict[Reference, int]:
@@ -266,25 +259,14 @@ def _failures(references: tuple[Reference, ...], verdict: Any) -> dict[Reference
 
 
 def _report(
-    transaction_uid: str, references: tuple[Reference, ...], failed: dict[Reference, int]
-) -> dict[str, Any]:
-    report: dict[str, Any] = {"TransactionUID": transaction_uid}
-    kept = [reference for reference in references if reference not in failed]
-    if kept:
-        report["ReferencedSOPSequence"] = _items(kept)
-    if failed:
-        report["FailedSOPSequence"] = [
-            item | {"FailureReason": reason}
-            for item, reason in zip(_items(failed), failed.values(), strict=True)
-        ]
-    return report
+    transaction_uid: str, references: tuple[Reference, ...], failed: Mapping[Reference, int]
+) -> Commitment:
+    kept = tuple(reference for reference in references if reference not in failed)
+    return Commitment(transaction_uid, kept, failed)
 
 
-def _result(transaction_uid: str, information: Dataset, asked: frozenset[Reference]) -> CommitmentResult:
-    failed: dict[Reference, int] = {}
-    for item in information.get("FailedSOPSequence") or ():
-        failed[_reference(item)] = int(item.get("FailureReason") or Status.PROCESSING_FAILURE)
+def _result(reported: Commitment, asked: frozenset[Reference]) -> CommitmentResult:
     # What stands in both is not kept: nobody deletes what may be the only copy.
-    committed = frozenset(_references(information, "ReferencedSOPSequence")) - failed.keys()
-    missing = asked - committed - failed.keys()
-    return CommitmentResult(transaction_uid, committed, failed, missing)
+    committed = frozenset(reported.referenced) - reported.failed.keys()
+    missing = asked - committed - reported.failed.keys()
+    return CommitmentResult(reported.transaction_uid, committed, reported.failed, missing)

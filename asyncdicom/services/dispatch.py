@@ -90,10 +90,7 @@ class Dispatcher:
 
     def association_ended(self) -> None:
         """Tell the services that the association is over."""
-        self.services.ended(self.association, self._ending_failed)
-
-    def _ending_failed(self, service: Service) -> None:
-        log.exception("%s: association_ended of %s failed", self.association, service.name)
+        self.services.ended(self.association)
 
     def _refused(self, service: Service | None, context: AcceptedContext, command: Command) -> Status | None:
         """Why a request is not performed, as a status; None if it is."""

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, NamedTuple
 
+from asyncdicom.dimse.messages import CommandField
 from asyncdicom.exceptions import AssociationError, DicomNetworkError, PresentationContextError, StatusError
 from asyncdicom.services.contexts import DEFAULT_TRANSFER_SYNTAXES
+from asyncdicom.services.references import off_the_loop
 from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Identifier, Response
 from asyncdicom.status import Status
@@ -30,15 +32,17 @@ OpenTo = Callable[[str, Sequence[PresentationContext]], "AbstractAsyncContextMan
 class Delivery(NamedTuple):
     """An N-EVENT-REPORT that is owed to somebody (PS3.7 10.1.1).
 
-    `destination`: the AE title it is for. `request`: the one that it answers; its association is tried first,
-    once the response has left.
+    `destination`: the AE title it is for. `information`: the Event Information, as a data set or as a
+    function that encodes it for a transfer syntax; `size`: about how many bytes that is. `request`: the one
+    that it answers; its association is tried first, once the response has left.
     """
 
     destination: str
     sop_class_uid: str
     sop_instance_uid: str
     event_type_id: int
-    information: Identifier
+    information: Identifier | Callable[[str], bytes]
+    size: int = 1000
     request: Request | None = None
 
 
@@ -73,8 +77,8 @@ class Node:
 class ReportQueue:
     """Event reports in memory: each is tried on the association of its request, then on new ones.
 
-    `maximum`: how many may wait. `delays`: seconds before each further attempt; after the last one a report
-    is given up, with an error in the log.
+    `maximum`, `maximum_size`: how many may wait, and how many bytes of them. `delays`: seconds before each
+    further attempt; after the last one a report is given up, with an error in the log.
     """
 
     def __init__(
@@ -82,10 +86,13 @@ class ReportQueue:
         open_to: OpenTo,
         *,
         maximum: int = 1000,
+        maximum_size: int = 16 << 20,
         delays: Sequence[float] = (0.0, 1.0, 5.0, 30.0, 120.0, 600.0),
     ) -> None:
         self._open = open_to
         self._maximum = maximum
+        self._maximum_size = maximum_size
+        self._size = 0
         self._delays = tuple(delays)
         self._tasks: dict[asyncio.Task[None], Delivery] = {}
 
@@ -94,12 +101,16 @@ class ReportQueue:
 
     def add(self, delivery: Delivery) -> None:
         """Take a report; `StatusError` if too many wait."""
-        if len(self._tasks) >= self._maximum:
+        if len(self._tasks) >= self._maximum or self._size + delivery.size > self._maximum_size:
             log.warning("%d reports wait: one more for %s is refused", len(self._tasks), delivery.destination)
             raise StatusError(Response(Status.RESOURCE_LIMITATION, error_comment="too many reports wait"))
         task = asyncio.get_running_loop().create_task(self._deliver(delivery))
-        self._tasks[task] = delivery
-        task.add_done_callback(self._tasks.pop)
+        self._tasks[task] = delivery._replace(request=None)  # the association may be over long before
+        self._size += delivery.size
+        task.add_done_callback(self._settled)
+
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        self._size -= self._tasks.pop(task).size
 
     async def close(self) -> None:
         """Give up what has not been sent, and say so."""
@@ -113,6 +124,7 @@ class ReportQueue:
         reason = await self._on_same_association(delivery)
         if reason is None:
             return
+        delivery = delivery._replace(request=None)
         for delay in self._delays:
             await asyncio.sleep(delay)
             reason = await self._on_new_association(delivery)
@@ -150,9 +162,18 @@ _NO_ADDRESS = "its address is not known here"
 
 
 async def _send(association: Association, delivery: Delivery) -> object | None:
+    context, information = None, delivery.information
     try:
+        if callable(information):
+            context = association.context_for(delivery.sop_class_uid, CommandField.N_EVENT_REPORT_RQ)
+            encode, syntax = information, context.transfer_syntax
+            information = await off_the_loop(delivery.size, lambda: encode(syntax))
         response = await association.n_event_report(
-            delivery.sop_class_uid, delivery.sop_instance_uid, delivery.event_type_id, delivery.information
+            delivery.sop_class_uid,
+            delivery.sop_instance_uid,
+            delivery.event_type_id,
+            information,
+            context=context,
         )
     except (AssociationError, PresentationContextError) as error:
         return error

@@ -106,6 +106,12 @@ class Request:
         return self.command.attribute_identifier_list or ()
 
     @property
+    def extended_negotiation(self) -> bytes | None:
+        """What was agreed for the SOP class of the context (PS3.7 D.3.3.5); None if nothing was."""
+        negotiated = self.incoming.channel.negotiated
+        return negotiated.extended.get(self.context.abstract_syntax) if negotiated is not None else None
+
+    @property
     def transfer_syntax_uid(self) -> str:
         """The transfer syntax of the data set."""
         return self.context.transfer_syntax

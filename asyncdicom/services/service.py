@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from asyncdicom.dimse.messages import CommandField
@@ -10,6 +10,7 @@ from asyncdicom.services.classes import may_name
 from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Answer
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from asyncdicom.services.node import Node
 
 __all__ = ["UNCOMPRESSED", "Contexts", "Service", "Services"]
+
+log = Log("asyncdicom.services")
 
 UNCOMPRESSED = (
     IMPLICIT_VR_LITTLE_ENDIAN,
@@ -136,7 +139,7 @@ class Services:
     Raises TypeError for what is no service, ValueError for two that would perform the same requests.
     """
 
-    __slots__ = ("_all", "_ending", "_found")
+    __slots__ = ("_all", "_ending", "_found", "_negotiating")
 
     def __init__(self, services: Iterable[Service] = ()) -> None:
         self._all = tuple(services)
@@ -148,6 +151,7 @@ class Services:
             if not service.permission_for(""):
                 raise ValueError(f"{type(service).__name__} has no name")
         self._refuse_rivals()
+        self._negotiating = tuple(service for service in self._all if _has_own(service, "negotiate"))
         self._ending = tuple(service for service in self._all if _has_own(service, "association_ended"))
 
     def _refuse_rivals(self) -> None:
@@ -206,19 +210,23 @@ class Services:
                 invoked.add(uid, syntaxes, names)
         return Contexts(performed.syntaxes, invoked.syntaxes, performed.names, invoked.names)
 
-    def ended(self, association: Association, failed: Callable[[Service], None]) -> None:
-        """Tell the services that an association is over; `failed` is called while an exception is handled."""
+    def ended(self, association: Association) -> None:
+        """Tell the services that an association is over."""
         for service in self._ending:
             try:
                 service.association_ended(association)
             except Exception:
-                failed(service)
+                log.exception("%s: association_ended of %s failed", association, service.name)
 
     def negotiate(self, sop_class_uid: str, requested: bytes) -> bytes | None:
         """The answer to a SOP Class Extended Negotiation item; None if no service has one."""
-        for service in self._all:
+        for service in self._negotiating:
             if sop_class_uid in service.sop_classes or service.takes(sop_class_uid):
-                answer = service.negotiate(sop_class_uid, requested)
+                try:
+                    answer = service.negotiate(sop_class_uid, requested)
+                except Exception:
+                    log.exception("the service %s cannot negotiate %s", service.name, sop_class_uid)
+                    continue
                 if answer is not None:
                     return answer
         return None

@@ -30,6 +30,9 @@ from asyncdicom.services.service import Service, Services
 from asyncdicom.services.storage import Storage
 from asyncdicom.services.worklist import Worklist
 from asyncdicom.uid import IMPLICIT_VR_LITTLE_ENDIAN, MODALITY_WORKLIST, MODALITY_WORKLIST_FIND
+from asyncdicom.ul.items import ExtendedNegotiation
+from asyncdicom.ul.negotiation import confirm, propose
+from asyncdicom.ul.pdu import AAssociateAC, decode_pdu
 
 TOY = "1.2.826.0.1.3680043.8.498.1"
 
@@ -216,6 +219,67 @@ async def test_what_goes_wrong_at_the_end_of_one_service_is_not_the_matter_of_th
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(errors) == 4
     assert all("broken" in record.getMessage() for record in errors)
+
+
+class Negotiating(Toy):
+    def __init__(self) -> None:
+        self.agreed: list[bytes | None] = []
+
+    def negotiate(self, sop_class_uid: str, requested: bytes) -> bytes | None:
+        if requested == b"fail":
+            raise RuntimeError("cannot be")
+        return requested[:1] if requested else None
+
+    async def perform(self, request: Request) -> Response:
+        self.agreed.append(request.extended_negotiation)
+        return Response(0)
+
+
+@pytest.mark.parametrize(
+    ("proposed", "answered"),
+    [
+        ([(TOY, b"\1\1")], {TOY: b"\1"}),
+        ([(TOY, b"\2"), (TOY, b"\3")], {TOY: b"\2"}),
+        ([(TOY, b"")], {}),
+        ([(TOY, b"fail")], {}),
+        ([(VERIFICATION, b"\1")], {}),
+        ([(CT, b"\1")], {}),
+        ([], {}),
+    ],
+)
+async def test_a_service_answers_the_extended_negotiation(
+    proposed: list[tuple[str, bytes]], answered: dict[str, bytes]
+) -> None:
+    service = Negotiating()
+    async with (
+        serve("SCP@127.0.0.1:0", services=[service]) as server,
+        await Peer.connect(server.port) as peer,
+    ):
+        request = propose(
+            [PresentationContext(uid, (IMPLICIT_VR_LITTLE_ENDIAN,)) for uid in (TOY, VERIFICATION, CT)],
+            called_ae_title="SCP",
+            calling_ae_title="PEER",
+            extended_negotiations=[ExtendedNegotiation(*each) for each in proposed],
+        )
+        peer.write(request.encode())
+        accept = decode_pdu(*await peer.pdu())
+        assert isinstance(accept, AAssociateAC)
+        assert {
+            each.sop_class_uid: each.information for each in accept.user_information.extended_negotiations
+        } == (answered)
+        peer.send(
+            1,
+            Command(
+                CommandField.N_GET_RQ,
+                message_id=1,
+                requested_sop_class_uid=TOY,
+                requested_sop_instance_uid="1.2",
+            ),
+        )
+        assert (await peer.message()).command.status == 0
+        assert service.agreed == [answered.get(TOY)]
+        negotiated = confirm(request, accept)
+        assert negotiated.extended == answered
 
 
 # what cannot be served
