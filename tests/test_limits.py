@@ -54,7 +54,7 @@ from asyncdicom.archive import Archive
 from asyncdicom.cli.fields import documentation
 from asyncdicom.data.elements import decode as decode_data_set
 from asyncdicom.data.elements import encode as encode_data_set
-from asyncdicom.data.elements import inflate
+from asyncdicom.data.inflation import inflate
 from asyncdicom.dimse.assembler import Assembler
 from asyncdicom.dimse.command import MAXIMUM_ELEMENTS, decode_elements
 from asyncdicom.dimse.fragmenter import MAXIMUM_PDU, Fragmenter

@@ -22,8 +22,9 @@ from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STUDY_
 __all__ = ["Query", "QueryService", "find"]
 
 _MAXIMUM_MATCHES = 100_000
+_MAXIMUM_ELEMENTS = 16_384  # of one match, those in sequences included
 # Where neither handler nor socket ever waits, others (and a C-CANCEL) have to get their turn all the same.
-_RESPONSES_IN_A_ROW = 32
+_RESPONSES_IN_A_ROW = 16
 
 
 _Match = TypeVar("_Match")  # Dataset, or bytes with raw=True
@@ -47,7 +48,7 @@ class Query(ResponseStream[_Match, list[_Match]]):
             return cast("_Match", data)
         from asyncdicom.dataset import decode
 
-        match = decode(data, self._context.transfer_syntax)
+        match = decode(data, self._context.transfer_syntax, maximum_elements=_MAXIMUM_ELEMENTS)
         del match.file_meta  # an Identifier is no file
         return cast("_Match", match)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EchoHandler",
     "FindHandler",
+    "LazySources",
     "NormalizedHandler",
     "NormalizedHandlers",
     "OpenAssociation",
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+
+MAXIMUM_IDENTIFIER = 1 << 20
+"""Bytes of an Identifier that is decoded: a list of 10,000 UIDs has 650,000."""
 
 
 class Request:
@@ -145,7 +149,7 @@ class Request:
 
     async def identifier(self) -> Dataset:
         """Give the Identifier of a C-FIND, C-GET or C-MOVE request; `DataSetError` if it is unreadable."""
-        return await self.data.dataset()
+        return await self.data.dataset(MAXIMUM_IDENTIFIER)
 
     async def attributes(self) -> Dataset:
         """Give the data set of a DIMSE-N request: Attribute List, Modification List, Action or Event
@@ -174,10 +178,31 @@ def _no_data(transfer_syntax_uid: str) -> DataStream:
     return data
 
 
-class Retrieval(NamedTuple):
-    """What a C-GET or C-MOVE handler wants sent: the sources, opened one after another."""
+class LazySources(Protocol):
+    """Sources that are made while they are sent: their number is known, and what contexts they need.
 
-    sources: Sequence[Source]
+    Iterating (`async for`) gives a `Source` each, or None for one that cannot be sent any more.
+    """
+
+    @property
+    def kinds(self) -> Collection[tuple[str, str]]:
+        """Every pair of SOP Class UID and Transfer Syntax UID that occurs."""
+
+    def __len__(self) -> int:
+        """Tell how many there are."""
+
+    def __aiter__(self) -> AsyncIterator[Source | None]:
+        """Give one after another, from the beginning."""
+
+
+class Retrieval(NamedTuple):
+    """What a C-GET or C-MOVE handler wants sent: the sources, opened one after another.
+
+    `ended` is called when nothing of it is sent any more, however it ended.
+    """
+
+    sources: Sequence[Source] | LazySources
+    ended: Callable[[], None] = lambda: None
 
 
 class Storer(Protocol):
