@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from asyncdicom.services.request import (
         EchoHandler,
         FindHandler,
+        LazySources,
         NormalizedHandler,
         NormalizedHandlers,
         Request,
@@ -124,6 +125,7 @@ __all__ = [
     "GetService",
     "Identifier",
     "InformationModel",
+    "LazySources",
     "Limits",
     "LocalProtocolError",
     "MoveService",
@@ -208,7 +210,7 @@ _MODULES = {
     "services.normalized": "NormalizedService",
     "services.query": "Query QueryService",
     "services.request": (
-        "EchoHandler FindHandler NormalizedHandler NormalizedHandlers Request Retrieval "
+        "EchoHandler FindHandler LazySources NormalizedHandler NormalizedHandlers Request Retrieval "
         "RetrieveHandler StoreHandler"
     ),
     "services.responses": "Answer Identifier Response",

@@ -60,6 +60,8 @@ class Dispatcher:
         """Perform one request and send its final response."""
         response = await self._perform(incoming)
         try:
+            if response.command is not None:
+                response = _passed_on(incoming, response)
             final = self._final(incoming, response)
         except (DataSetError, LocalProtocolError, TypeError, ValueError):
             response = self._failed(incoming)
@@ -126,7 +128,7 @@ class Dispatcher:
         except Interrupted:
             return self._interrupted(incoming)
         except StatusError as error:
-            return error.response if isinstance(error.response, Response) else Response(error.status)
+            return self._raised(incoming, error)
         except asyncio.CancelledError:
             if asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 raise  # the association is lost
@@ -152,6 +154,13 @@ class Dispatcher:
                 raise  # the task itself is thrown away
             return self._failed(incoming)
         except BaseException:  # also SystemExit: one handler does not decide over all the others
+            return self._failed(incoming)
+
+    def _raised(self, incoming: IncomingRequest, error: StatusError) -> Response:
+        """Answer with the response that a handler has raised."""
+        try:
+            return response_of(error.response if isinstance(error.response, Response) else error.status)
+        except (TypeError, ValueError):
             return self._failed(incoming)
 
     def _interrupted(self, incoming: IncomingRequest) -> Response:
@@ -183,6 +192,26 @@ class Dispatcher:
         if identifier and command.command_field in _WITH_IDENTIFIER:
             status = Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
         return Response(status, error_comment=comment)
+
+
+def _passed_on(incoming: IncomingRequest, response: Response) -> Response:
+    """Make an answer of a response that another system gave: of what it has, what this request can be told.
+
+    Raises `DataSetError` for a data set that cannot be encoded for this context.
+    """
+    field = incoming.command.command_field
+    message = MESSAGES[CommandField(field | 0x8000)]
+    is_normalized = "attribute_identifier_list" in message.optional
+    has_data = message.may_have_data and is_normalized and response.data is not None
+    return Response(
+        response.status,
+        error_comment=response.error_comment,
+        offending_elements=response.offending_elements,
+        error_id=response.error_id,
+        attribute_identifier_list=response.attribute_identifier_list if is_normalized else (),
+        sop_instance_uid=response.sop_instance_uid if field is CommandField.N_CREATE_RQ else None,
+        attributes=response.attributes if has_data else None,
+    )
 
 
 def _is_running(task: asyncio.Task[None] | None) -> bool:

@@ -19,6 +19,7 @@ from asyncdicom import (
     AssociationClosed,
     AssociationRejected,
     AssociationTimeout,
+    PresentationContext,
     PresentationContextError,
     Request,
     Response,
@@ -30,7 +31,7 @@ from asyncdicom import (
     serve,
 )
 from asyncdicom.services.normalized import NORMALIZED_HANDLERS
-from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 PRINTER = "1.2.840.10008.5.1.1.16"
 CONTEXTS = [
@@ -305,6 +306,58 @@ async def test_what_another_system_does_is_one_line(
     assert len(lines) == len(responses)
     assert all(record.levelno == logging.WARNING and record.exc_info is None for record in lines)
     assert all(str(error) in record.getMessage() for record in lines)
+
+
+# what another system has answered
+
+
+@pytest.mark.parametrize("how", ["return", "raise"])
+async def test_the_answer_of_another_system_is_passed_on(how: str) -> None:
+    """In another transfer syntax, with all that the request can be told, and no more."""
+
+    async def farther(request: Request) -> Response:
+        return Response(
+            0x0120,
+            error_comment="no name",
+            error_id=7,
+            attribute_identifier_list=[0x00100010],
+            attributes={"PatientID": "1"},
+        )
+
+    async def store_farther(request: Request) -> Response:
+        return Response(0xA701, error_comment="full", offending_elements=[0x00100010])
+
+    async with (
+        serve("FAR@127.0.0.1:0", contexts=[PRINTER, CT], n_get=farther, c_store=store_farther) as far,
+        associate(f"FAR@127.0.0.1:{far.port}", contexts=[PRINTER, CT]) as behind,
+    ):
+
+        async def gateway(request: Request) -> Response:
+            stored = request.command.name == "C-STORE-RQ"
+            answer = await (behind.c_store(instance()) if stored else behind.n_get(PRINTER, "1.2"))
+            return answer if how == "return" else answer.raise_for_status()
+
+        implicit = PresentationContext(PRINTER, (IMPLICIT_VR_LITTLE_ENDIAN,))
+        async with (
+            serve("SCP@127.0.0.1:0", contexts=[PRINTER, CT], n_get=gateway, c_store=gateway) as server,
+            associate(address(server), contexts=[implicit, CT]) as association,
+        ):
+            response = await association.n_get(PRINTER, "1.2")
+            assert (response.status, response.error_comment, response.error_id) == (0x0120, "no name", 7)
+            assert response.attribute_identifier_list == (0x00100010,)
+            assert response.attributes.PatientID == "1"
+            response = await association.c_store(instance())
+            assert (response.status, response.error_comment) == (0xA701, "full")
+            assert response.offending_elements == (0x00100010,)
+
+
+@pytest.mark.parametrize("status", [0xFF00, 0xFF01, 70000, -1])
+async def test_a_status_that_ends_nothing_cannot_be_raised_either(status: int) -> None:
+    async def handler(request: Request) -> Any:
+        raise StatusError(Response(status))
+
+    async with served(handler) as server, associate(address(server), contexts=CONTEXTS) as association:
+        assert {name: int(r.status) for name, r in (await ask_everything(association)).items()} == INTERNAL
 
 
 # a deadline
