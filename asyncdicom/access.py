@@ -136,7 +136,7 @@ class AccessPolicy:
 
     `networks`: connections come only from these, `denied_networks`: never from these; others are closed
     without a byte. `certificates`: only peers that show one of these (see `Peer`) may associate; that a
-    certificate is valid is for the ``ssl`` context to require. `called_ae_titles`: the AE titles to be
+    certificate is valid is for the `ssl` context to require. `called_ae_titles`: the AE titles to be
     called by. `peers`: who may call: AE titles, each with a `Peer` or just the "host:port" (or `Destination`)
     where it is a C-MOVE destination ("" or None: it is none); "*" stands for all that are not named.
     `user_identity`: a coroutine function that judges the user identity, or its absence: True lets the user

@@ -153,10 +153,10 @@ class Association:
         maximum_matches: int = 100_000,
         timeout: float | None = None,
     ) -> query.Query[Any]:
-        """Query (PS3.7 9.1.2): ``await`` gives a list, ``async with`` something to iterate over.
+        """Query (PS3.7 9.1.2): `await` gives a list, `async with` something to iterate over.
 
         `identifier`: a pydicom Dataset, a mapping of keywords, or encoded bytes. `raw`: give matches
-        as encoded bytes. `maximum_matches`: the longest list that ``await`` gives. `timeout`: seconds
+        as encoded bytes. `maximum_matches`: the longest list that `await` gives. `timeout`: seconds
         to wait for each response. Leaving the block early sends C-CANCEL; see `ResponseStream`.
         """
         sop_class = information_model if isinstance(information_model, str) else information_model.find
@@ -181,7 +181,7 @@ class Association:
     ) -> RetrieveOperation:
         """Have the peer send instances to `move_destination`, an AE title that it knows (PS3.7 9.1.4).
 
-        ``await`` gives a `RetrieveResult`, ``async with`` something to iterate over for `Progress`.
+        `await` gives a `RetrieveResult`, `async with` something to iterate over for `Progress`.
         Leaving the block early sends C-CANCEL. `timeout`: seconds to wait for each response.
         """
         sop_class = information_model if isinstance(information_model, str) else information_model.move

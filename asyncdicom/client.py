@@ -47,7 +47,7 @@ def associate(
     trace: Trace | None = None,
     **normalized: Unpack[NormalizedHandlers],
 ) -> Opening[Association]:
-    """Open an association (PS3.8 7.1): ``async with associate(...)`` or ``await associate(...)``.
+    """Open an association (PS3.8 7.1): `async with associate(...)` or `await associate(...)`.
 
     Leaving the block normally releases it; leaving it by an exception or a cancellation aborts it.
 

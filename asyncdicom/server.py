@@ -86,7 +86,7 @@ def serve(
     trace: Trace | None = None,
     **normalized: Unpack[NormalizedHandlers],
 ) -> Opening[Server]:
-    """Serve DICOM: ``async with serve(...) as server`` or ``server = await serve(...)``.
+    """Serve DICOM: `async with serve(...) as server` or `server = await serve(...)`.
 
     `address`: "AET@host:port"; port 0 takes a free one (`Server.port`). Each service is offered if it has a
     handler: `c_store`, `c_get` and `c_move` are coroutine functions, `c_find` is an asynchronous generator;
@@ -97,7 +97,7 @@ def serve(
     `Destination`, which says how it is called, or a function that finds the one for a request; by default the
     peers of `access` that have an address. `destination_ssl`: the context for TLS with those that have none
     of their own. A server that uses TLS, or asks for certificates, sends nothing in the clear: the C-MOVE to
-    a destination that has no context, and does not say ``plain=True``, fails with 0xA702 and an Error
+    a destination that has no context, and does not say `plain=True`, fails with 0xA702 and an Error
     Comment. `contexts`: the abstract syntaxes to accept for the handlers, by default whatever they imply (see
     `Proposable`; the roles of a `PresentationContext` are those that a peer may take); `unknown_storage`:
     also storage SOP classes that are not in the standard.
@@ -251,8 +251,7 @@ class Server:
     def _open_to(
         self, ae_title: str, contexts: Sequence[PresentationContext]
     ) -> AbstractAsyncContextManager[Association] | None:
-        """What a service opens associations with: to AE titles that are listed, not to those that are
-        found."""
+        """What a service opens associations with: to AE titles that are listed in `destinations`."""
         outgoing = self._setup.outgoing
         known = outgoing.find
         destination = known.get(ae_title) if isinstance(known, _KnownDestinations) else None

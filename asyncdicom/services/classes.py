@@ -1,5 +1,4 @@
-"""What PS3.4 says of its SOP classes: which a context may name, which operations they have, how they are
-called.
+"""What PS3.4 says of its SOP classes: which a context may name, their operations, their permissions.
 
 A presentation context is negotiated for one abstract syntax. Most messages on it name that SOP class; those
 of a *family* name another: a context of Basic Grayscale Print Management Meta carries messages about Film
@@ -92,8 +91,7 @@ _OPERATIONS: dict[str, frozenset[CommandField | int]] = {
 def has_operation(
     abstract_syntax: str, command_field: CommandField, action_type_id: int | None = None
 ) -> bool:
-    """Whether the operation is one of this SOP class of a family; other SOP classes have all that are
-    asked."""
+    """Whether a SOP class of a family has this operation; other SOP classes have all."""
     operations = _OPERATIONS.get(abstract_syntax)
     if operations is None:
         return True

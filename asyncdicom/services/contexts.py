@@ -88,8 +88,7 @@ def _contexts_of(item: Any) -> list[PresentationContext]:
 
 
 def _abstract_syntax(text: str) -> str:
-    """The UID that is meant by a UID, or by the name of a SOP class in PS3.6 as it stands or without its
-    spaces."""
+    """The UID that is meant: by itself, or by the name of a SOP class in PS3.6."""
     plain = text.strip("\0 ")
     if plain and not plain.strip(".0123456789"):
         return str(plain)

@@ -1,5 +1,4 @@
-"""`Node`: what a service may use of the server it runs in; and the queue of reports that have yet to be
-sent."""
+"""`Node`: what a service may use of its server; and the queue of reports that have yet to be sent."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _Match = TypeVar("_Match")  # Dataset, or bytes with raw=True
 
 
 class Query(ResponseStream[_Match, list[_Match]]):
-    """A C-FIND: gives one Identifier a match, a pydicom Dataset, or its bytes with ``raw=True``."""
+    """A C-FIND: gives one Identifier a match, a pydicom Dataset, or its bytes with `raw=True`."""
 
     def __init__(self, *args: Any, raw: bool, maximum_matches: int) -> None:
         super().__init__(*args)
@@ -74,7 +74,7 @@ def find(
     maximum_matches: int = _MAXIMUM_MATCHES,
     timeout: float | None = None,
 ) -> Query[Any]:
-    """Prepare a C-FIND; it starts with ``async with`` or ``await``."""
+    """Prepare a C-FIND; it starts with `async with` or `await`."""
     context = find_context(channel, sop_class_uid)
     command = Command(
         CommandField.C_FIND_RQ, affected_sop_class_uid=sop_class_uid, priority=Priority(priority)

@@ -149,7 +149,7 @@ def retrieve(
     timeout: float | None = None,
     receiver: StoreHandler | None = None,
 ) -> RetrieveOperation:
-    """Prepare a C-GET or C-MOVE; it starts with ``async with`` or ``await``."""
+    """Prepare a C-GET or C-MOVE; it starts with `async with` or `await`."""
     context = find_context(channel, sop_class_uid)
     command = Command(
         command_field,
@@ -349,7 +349,7 @@ class _Retrieving:
     ) -> bool:
         """Send one after another, telling the peer after each; True if the association was lost on the way.
 
-        What there is no context for (``kinds``) is counted as failed; it costs no message.
+        What there is no context for (`kinds`) is counted as failed; it costs no message.
         """
         operations, in_a_row = self._operations, 0
         while not self._incoming.is_interrupted:

@@ -78,8 +78,7 @@ class Service:
     """What every request is answered with, if that takes no work."""
 
     def takes(self, abstract_syntax: str) -> bool:
-        """Whether it also performs for this abstract syntax, which is not one of its own, where it was
-        accepted."""
+        """Whether it also performs for this abstract syntax, which is not one of its own."""
         return False
 
     def performed(self) -> Mapping[str, tuple[str, ...]]:
@@ -143,7 +142,7 @@ class Services:
 
     def __init__(self, services: Iterable[Service] = ()) -> None:
         self._all = tuple(services)
-        self._found: dict[CommandField, dict[str, Service | None]] = {field: {} for field in CommandField}
+        self._found: dict[CommandField, dict[str, Service | None]] = {}
         for service in self._all:
             if not isinstance(service, Service):
                 what = f"the class {service.__name__}" if isinstance(service, type) else repr(service)
@@ -167,11 +166,11 @@ class Services:
 
     def find(self, command_field: CommandField, abstract_syntax: str) -> Service | None:
         """The service that performs such requests on contexts of this abstract syntax."""
-        known = self._found[command_field]
         try:
-            return known[abstract_syntax]
+            return self._found[command_field][abstract_syntax]
         except KeyError:
             service = self._look_up(command_field, abstract_syntax)
+            known = self._found.setdefault(command_field, {})
             if len(known) < _MOST_REMEMBERED:
                 known[abstract_syntax] = service
             return service

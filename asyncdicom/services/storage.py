@@ -64,8 +64,7 @@ async def store(
 
 
 class Storage(Service):
-    """Gives received instances to `handler`, a coroutine function: the command first, the data while it
-    comes.
+    """Gives received instances to `handler`, a coroutine function: first the command, then the data.
 
     Without a handler it performs only the C-STORE sub-operations of a C-GET of ours that brought its own.
     """

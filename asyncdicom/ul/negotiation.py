@@ -268,13 +268,16 @@ def answer(
     return accept, negotiated
 
 
+_NOTHING: Mapping[str, bytes] = {}
+
+
 def _extended(
     theirs: UserInformation, contexts: Mapping[int, AcceptedContext], policy: Policy
-) -> dict[str, bytes]:
+) -> Mapping[str, bytes]:
     """Answer the first item of each SOP class that has an accepted context."""
-    found: dict[str, bytes] = {}
     if policy.negotiate is None or not theirs.extended_negotiations:
-        return found
+        return _NOTHING  # the same for all associations
+    found: dict[str, bytes] = {}
     accepted = {context.abstract_syntax for context in contexts.values()}
     for uid, information in theirs.extended_negotiations:
         if uid in accepted:
