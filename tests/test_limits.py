@@ -146,6 +146,7 @@ def test_each_of_them_is_tested() -> None:
 
 ELSEWHERE = {
     "`maximum_tls_handshakes`",  # in net/test_tls_handshakes.py
+    "`handler_deadline`",  # in services/test_answers.py
     # to the second, in net/test_deadlines.py
     *("`acse`", "`artim`", "`dimse`", "`receive`", "`write`"),
     *("`handler`", "`cancel`", "`release`", "`idle`", "`close`"),

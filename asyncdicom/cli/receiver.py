@@ -15,7 +15,8 @@ from asyncdicom.cli.naming import file_name
 from asyncdicom.cli.output import json_line
 from asyncdicom.cli.placing import UIDS, Placed, differs, place
 from asyncdicom.net.threads import file_threads, in_thread
-from asyncdicom.services.handlers import Request, Response
+from asyncdicom.services.request import Request
+from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 

@@ -77,6 +77,7 @@ class DataStream:
         "sop_class_uid",
         "sop_instance_uid",
         "transfer_syntax_uid",
+        "unreadable",
         "waiting",
     )
 
@@ -97,6 +98,7 @@ class DataStream:
         self.waiting = 0
         self.discarded = 0
         self.discarding = False
+        self.unreadable: DataSetError | None = None  # why it could not be read: the sender's fault
         self._taken = taken
         self._sink: Callable[[Batch], bool] | None = None  # takes what comes, or says that it cannot now
         self._views: list[memoryview] = []
@@ -215,7 +217,8 @@ class DataStream:
             views += batch
             length += sum(map(len, batch))
             if length > maximum:
-                raise DataSetError(f"the data set has more than {maximum} bytes")
+                self.unreadable = DataSetError(f"the data set has more than {maximum} bytes")
+                raise self.unreadable
         return b"".join(views)
 
     async def dataset(self, maximum: int = _MAXIMUM_IN_MEMORY) -> Dataset:
@@ -227,11 +230,15 @@ class DataStream:
         from asyncdicom.dataset import decoding
 
         data = await self.read(maximum)
-        if len(data) <= _AT_ONCE and not transfer_syntax(self.transfer_syntax_uid).deflated:
-            return finish(decoding(data, self.transfer_syntax_uid))
-        # Who asks is known by where its bytes are counted: associations take turns.
-        peer = getattr(self._taken, "__self__", self)
-        return await lane().run(peer, decoding(data, self.transfer_syntax_uid))
+        try:
+            if len(data) <= _AT_ONCE and not transfer_syntax(self.transfer_syntax_uid).deflated:
+                return finish(decoding(data, self.transfer_syntax_uid))
+            # Who asks is known by where its bytes are counted: associations take turns.
+            peer = getattr(self._taken, "__self__", self)
+            return await lane().run(peer, decoding(data, self.transfer_syntax_uid))
+        except DataSetError as error:
+            self.unreadable = error
+            raise
 
     async def save(self, path: str | os.PathLike[str], *, source_ae_title: str | None = None) -> int:
         """Write a DICOM Part 10 file, byte for byte as received, and give its data set's length.
