@@ -41,7 +41,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from asyncdicom.access import AccessPolicy, Peer
+from asyncdicom.access import AccessPolicy, Peer, check_grant
 from asyncdicom.address import Address, check_ae_title
 from asyncdicom.cli.toml_lines import line_of
 from asyncdicom.destination import Destination
@@ -264,7 +264,9 @@ def _made(ae_title: str, table: dict[str, Any]) -> Peer:
         called["plain"] = True
     if not table.get("address") and (called or "tls" in table):
         raise ValueError(f"{', '.join(called) or 'tls'} is for C-MOVE to it, which needs its address")
-    return parse_peer(ae_title, table.get("address", ""), called, **limits)
+    peer = parse_peer(ae_title, table.get("address", ""), called, **limits)
+    check_grant(peer.grant)
+    return peer
 
 
 def parse_peer(ae_title: str, where: str, called: dict[str, Any] | None = None, **limits: list[str]) -> Peer:

@@ -15,7 +15,7 @@ from asyncdicom.telemetry.text import printable
 
 if TYPE_CHECKING:
     from asyncdicom.cli.keys import Wanted
-    from asyncdicom.services.handlers import Response
+    from asyncdicom.services.responses import Response
 
 log = Log("asyncdicom.cli")
 
@@ -94,7 +94,7 @@ async def _find(peer: Peer, query: Wanted, cancel: int | None, as_json: bool) ->
 
 
 def _report(response: Response | None, count: int, as_json: bool, *, was_cancelled: bool) -> int:
-    from asyncdicom.services.handlers import Response
+    from asyncdicom.services.responses import Response
     from asyncdicom.status import Status
 
     if response is None:  # there is one: the operation has ended

@@ -17,7 +17,7 @@ from asyncdicom.exceptions import AssociationError, DicomNetworkError
 from asyncdicom.net.payload import Batch, Source
 from asyncdicom.pool import AssociationPool
 from asyncdicom.services.contexts import storage_contexts
-from asyncdicom.services.handlers import Response
+from asyncdicom.services.responses import Response
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import name_of
 

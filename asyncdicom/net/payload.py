@@ -78,6 +78,7 @@ class DataStream:
         "sop_class_uid",
         "sop_instance_uid",
         "transfer_syntax_uid",
+        "unreadable",
         "waiting",
     )
 
@@ -98,6 +99,7 @@ class DataStream:
         self.waiting = 0
         self.discarded = 0
         self.discarding = False
+        self.unreadable: DataSetError | None = None  # why it could not be read: the sender's fault
         self._taken = taken
         self._sink: Callable[[Batch], bool] | None = None  # takes what comes, or says that it cannot now
         self._views: list[memoryview] = []
@@ -216,7 +218,8 @@ class DataStream:
             views += batch
             length += sum(map(len, batch))
             if length > maximum:
-                raise DataSetError(f"the data set has more than {maximum} bytes")
+                self.unreadable = DataSetError(f"the data set has more than {maximum} bytes")
+                raise self.unreadable
         return b"".join(views)
 
     async def dataset(self, maximum: int = _MAXIMUM_IN_MEMORY) -> Dataset:
@@ -228,11 +231,15 @@ class DataStream:
         from asyncdicom.dataset import decoding
 
         data = await self.read(maximum)
-        if len(data) <= _AT_ONCE and not transfer_syntax(self.transfer_syntax_uid).deflated:
-            return finish(decoding(data, self.transfer_syntax_uid))
-        # Who asks is known by where its bytes are counted: associations take turns.
-        peer = getattr(self._taken, "__self__", self)
-        return await lane().run(peer, decoding(data, self.transfer_syntax_uid))
+        try:
+            if len(data) <= _AT_ONCE and not transfer_syntax(self.transfer_syntax_uid).deflated:
+                return finish(decoding(data, self.transfer_syntax_uid))
+            # Who asks is known by where its bytes are counted: associations take turns.
+            peer = getattr(self._taken, "__self__", self)
+            return await lane().run(peer, decoding(data, self.transfer_syntax_uid))
+        except DataSetError as error:
+            self.unreadable = error
+            raise
 
     async def save(
         self,
