@@ -30,7 +30,8 @@ if TYPE_CHECKING:
         RemoteProtocolError,
         StatusError,
     )
-    from asyncdicom.net.payload import BytesSource, DataStream, FileSource, Source
+    from asyncdicom.net.sources import BytesSource, FileSource, Source
+    from asyncdicom.net.stream import DataStream
     from asyncdicom.net.tls_files import TlsFiles
     from asyncdicom.options import ByRole, Limits, Timeouts
     from asyncdicom.pool import AssociationPool
@@ -122,7 +123,8 @@ _MODULES = {
         "AssociationReleased AssociationTimeout DataSetError DicomNetworkError LocalProtocolError "
         "PresentationContextError ProtocolError RemoteProtocolError StatusError"
     ),
-    "net.payload": "BytesSource DataStream FileSource Source",
+    "net.sources": "BytesSource FileSource Source",
+    "net.stream": "DataStream",
     "net.tls_files": "TlsFiles",
     "options": "ByRole Limits Timeouts",
     "pool": "AssociationPool",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from asyncdicom.exceptions import DataSetError
-from asyncdicom.net.payload import FileSource, Source
+from asyncdicom.net.sources import FileSource, Source
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.services.storage import file_source
 

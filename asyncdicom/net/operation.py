@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from asyncdicom.dimse.messages import Command
     from asyncdicom.dimse.operations import Invoked
     from asyncdicom.net.channel import Channel
-    from asyncdicom.net.payload import DataStream
+    from asyncdicom.net.stream import DataStream
     from asyncdicom.ul.negotiation import AcceptedContext
 
 __all__ = ["IncomingRequest", "Interrupted", "Operation", "Reply"]

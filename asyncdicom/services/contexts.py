@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from asyncdicom.exceptions import PresentationContextError
 from asyncdicom.net.channel import Channel
-from asyncdicom.net.payload import Source
+from asyncdicom.net.sources import Source
 from asyncdicom.uid import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,

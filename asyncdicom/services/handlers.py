@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Command
 from asyncdicom.exceptions import StatusError
-from asyncdicom.net.payload import DataStream, Source
+from asyncdicom.net.sources import Source
+from asyncdicom.net.stream import DataStream
 from asyncdicom.status import Status
 from asyncdicom.ul.negotiation import AcceptedContext, PresentationContext
 

@@ -12,7 +12,7 @@ from asyncdicom.dimse.messages import Command, CommandField, Priority
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.operation import IncomingRequest
-from asyncdicom.net.payload import BytesSource, FileSource, Source
+from asyncdicom.net.sources import BytesSource, FileSource, Source
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.services.contexts import find_context
 from asyncdicom.services.handlers import Handlers, Request, Response
