@@ -185,30 +185,42 @@ class DataStream:
                 yield view
 
     async def read(self, maximum: int = _MAXIMUM_IN_MEMORY) -> bytes:
-        """Give the encoded data set whole; `DataSetError` if it has more than `maximum` bytes."""
+        """Give the encoded data set whole, if it has at most `maximum` bytes (by default 16 MiB).
+
+        A longer one raises `DataSetError`; `save` and `batches` take any length.
+        """
         views: list[memoryview] = []
         length = 0
         async for batch in self.batches():
             views += batch
             length += sum(map(len, batch))
             if length > maximum:
-                raise DataSetError(f"the data set has more than {maximum} bytes")
+                raise DataSetError(
+                    f"the data set has more than {maximum} bytes, which is the maximum in memory: "
+                    "give a larger maximum=, or take it by save() or batches()"
+                )
         return b"".join(views)
 
     async def dataset(self, maximum: int = _MAXIMUM_IN_MEMORY) -> Dataset:
-        """Give the data set as a pydicom Dataset.
+        """Give the data set as a pydicom Dataset, if it has at most `maximum` bytes (by default 16 MiB).
 
-        A long one is decoded in steps, beside the event loop. Raises `DataSetError` if it is unreadable, has
-        more than `maximum` bytes, or more than 32 MiB or 262,144 elements when inflated.
+        A long one is decoded in steps, beside the event loop. `save_as` of the Dataset writes a DICOM file.
+        Raises `DataSetError` if the data set is unreadable, has more than `maximum` bytes (`save` takes any
+        length), or more than 32 MiB or 262,144 elements when inflated.
         """
         from asyncdicom.dataset import decoding
 
         data = await self.read(maximum)
+        steps = decoding(
+            data,
+            self.transfer_syntax_uid,
+            sop_class_uid=self.sop_class_uid,
+            sop_instance_uid=self.sop_instance_uid,
+        )
         if len(data) <= _AT_ONCE and not transfer_syntax(self.transfer_syntax_uid).deflated:
-            return finish(decoding(data, self.transfer_syntax_uid))
+            return finish(steps)
         # Who asks is known by where its bytes are counted: associations take turns.
-        peer = getattr(self._taken, "__self__", self)
-        return await lane().run(peer, decoding(data, self.transfer_syntax_uid))
+        return await lane().run(getattr(self._taken, "__self__", self), steps)
 
     async def save(self, path: str | os.PathLike[str], *, source_ae_title: str | None = None) -> int:
         """Write a DICOM Part 10 file, byte for byte as received, and give its data set's length.
