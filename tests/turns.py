@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest import mock
 
-from asyncdicom.archive import archive, files, ingest
+from asyncdicom.archive import archive, arrival, files, ingest
 
 T = TypeVar("T")
 
@@ -95,6 +95,9 @@ class Turns:
             mock.patch.object(ingest, "threading", threads),
             mock.patch.object(
                 ingest, "queue", SimpleNamespace(SimpleQueue=lambda: _Queue(self), Empty=queue.Empty)
+            ),
+            mock.patch.object(
+                arrival, "queue", SimpleNamespace(SimpleQueue=lambda: _Queue(self), Empty=queue.Empty)
             ),
             mock.patch.object(files, "threading", threads),
             mock.patch.object(files, "secrets", SimpleNamespace(token_hex=token_hex)),

@@ -7,7 +7,7 @@ them anew for every instance would cost more than SQLite takes to run them.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -24,15 +24,21 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal_column,
     select,
+    text,
+    update,
 )
 from sqlalchemy.dialects import sqlite
 
+from asyncdicom.archive.files import FileCalls
+from asyncdicom.archive.migrations import STEPS, migrate
 from asyncdicom.archive.record import Identity, Record
 from asyncdicom.archive.schema import (
     METADATA,
     SCHEMA_VERSION,
     SPARSE_INDEXES,
+    archive,
     instance,
     patient,
     quarantine,
@@ -40,8 +46,24 @@ from asyncdicom.archive.schema import (
     study,
 )
 from asyncdicom.exceptions import DicomNetworkError
+from asyncdicom.telemetry.log import Log
 
-__all__ = ["ArchiveError", "Existing", "Prepared", "Reader", "Writer", "open_index"]
+__all__ = [
+    "ArchiveError",
+    "Existing",
+    "FileRow",
+    "Prepared",
+    "Reader",
+    "Writer",
+    "open_index",
+    "read_identity",
+    "write_identity",
+]
+
+_LOG = Log("asyncdicom.archive")
+
+PAGE = 1000
+"""No read transaction of the upkeep sees more rows."""
 
 SYNCHRONOUS = {"power": "FULL", "process": "NORMAL", "none": "OFF"}
 """SQLite's synchronous by durability; with WAL, NORMAL survives the process but not the power."""
@@ -55,8 +77,25 @@ _CACHED_STATEMENTS = 24
 """For each connection: all that the writer has; a prepared query is up to 100 KB."""
 
 
-def open_index(path: str, *, durability: str, readers: int) -> Engine:
-    """Open the index, made on first use. Raises `ArchiveError` for one that a later version has made."""
+class FileRow(NamedTuple):
+    """What a row says of its file; offset and length in bytes."""
+
+    id: int
+    sop_instance_uid: str
+    file: str
+    data_set_offset: int
+    data_set_length: int
+    digest: str
+
+
+def open_index(path: str, *, durability: str, readers: int, calls: FileCalls | None = None) -> Engine:
+    """Open the index, made on first use; one of an earlier version is brought to this one.
+
+    Raises `ArchiveError` for one that a later version has made, and what SQLite or the disk say.
+    """
+    calls = calls if calls is not None else FileCalls()
+    for name in (path, f"{path}-wal", f"{path}-shm"):  # SQLite gives those it makes the mode of the first
+        calls.restrict(name, make=name == path)
     # hide_parameters: what was asked for or stored must not get into a log with an error message
     engine = create_engine(
         URL.create("sqlite", database=path),
@@ -79,25 +118,52 @@ def open_index(path: str, *, durability: str, readers: int) -> Engine:
 
     try:
         with engine.connect() as connection:
-            _check_schema(connection)
+            _check_schema(connection, path, calls)
     except BaseException:
         engine.dispose()
         raise
     return engine
 
 
-def _check_schema(connection: Connection) -> None:
+def _check_schema(connection: Connection, path: str, calls: FileCalls) -> None:
     version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
     if version > SCHEMA_VERSION:
         raise ArchiveError(f"the index has schema {version}, this version knows {SCHEMA_VERSION}: upgrade")
-    if 0 < version < SCHEMA_VERSION:
+    if 0 < version < min(STEPS):
         raise ArchiveError(f"the index has schema {version}, from before the first release: use a new folder")
+    if version in STEPS:
+        driver: Any = connection.connection.driver_connection
+        copy = migrate(driver, path, calls, version, SCHEMA_VERSION)
+        _LOG.warning(
+            "the index was brought from schema %d to %d; %s is what it was", version, SCHEMA_VERSION, copy
+        )
     METADATA.create_all(connection)
     for index in SPARSE_INDEXES:
         index.create(connection, checkfirst=True)
     # Also if it is the same: this commit syncs what a killed process has left in the WAL. Its rows are
     # visible now, and a sender that tries again is told that the instance is here.
     connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def read_identity(engine: Engine) -> tuple[tuple[str, int] | None, bool]:
+    """Give the archive's ID and generation that the index knows, and whether it knows any instance."""
+    with engine.connect() as connection:
+        row = connection.execute(select(archive.c.archive_id, archive.c.generation)).first()
+        # of the table itself, which is what counts: an index of it may be damaged
+        has_rows = connection.execute(text("SELECT 1 FROM instance NOT INDEXED LIMIT 1")).first() is not None
+    return (None if row is None else (row[0], row[1])), has_rows
+
+
+def write_identity(engine: Engine, archive_id: str, generation: int) -> None:
+    """Note the archive's ID and generation in the index."""
+    with engine.connect() as connection:
+        connection.execute(
+            text(
+                "INSERT OR REPLACE INTO archive (id, archive_id, generation) "
+                "VALUES (1, :archive_id, :generation)"
+            ),
+            {"archive_id": archive_id, "generation": generation},
+        )
 
 
 # reading
@@ -109,13 +175,39 @@ class Reader:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def files_in(self, folder: str) -> set[str]:
-        """Give the names of the indexed files in ``quarantine``, or in one folder ``objects/ab/cd``."""
+    def known(self, folder: str, names: Iterable[str]) -> set[str]:
+        """Give those of ``names`` that are indexed in ``quarantine``, or in one folder ``objects/ab/cd``."""
         _, _, below = folder.partition("/")
-        file = instance.c.file
-        names = select(func.substr(file, len(below) + 2)).where(file > f"{below}/", file < f"{below}0")
+        prefix = f"{below}/" if below else ""
+        file = instance.c.file if below else quarantine.c.file
         with self._engine.connect() as connection:
-            return set(connection.scalars(names if below else select(quarantine.c.file)))
+            found = connection.scalars(select(file).where(file.in_([prefix + name for name in names])))
+            return {name.removeprefix(prefix) for name in found}
+
+    def files_in(self, folder: str, after: str = "") -> list[str]:
+        """Give the next names of indexed files after one: in ``quarantine`` or ``objects/ab/cd``."""
+        _, _, below = folder.partition("/")
+        prefix = f"{below}/" if below else ""
+        file = instance.c.file if below else quarantine.c.file
+        names = select(file).where(file > prefix + after).order_by(file).limit(PAGE)
+        if below:
+            names = names.where(file < f"{below}0")  # "0" comes after "/"
+        with self._engine.connect() as connection:
+            return [name.removeprefix(prefix) for name in connection.scalars(names)]
+
+    def folders(self) -> list[str]:
+        """Give the folders ``objects/ab/cd`` that indexed files are in."""
+        below = func.substr(instance.c.file, 1, 5)
+        with self._engine.connect() as connection:
+            return [f"objects/{name}" for name in connection.scalars(select(below).distinct())]
+
+    def file_rows(self, name: str, after: int = 0) -> Sequence[Any]:
+        """Give the next rows of ``instance`` or ``quarantine`` after an id: what `FileRow` has."""
+        table = instance if name == "instance" else quarantine
+        columns = [table.c[column] for column in FileRow._fields]
+        statement = select(*columns).where(table.c.id > after).order_by(table.c.id).limit(PAGE)
+        with self._engine.connect() as connection:
+            return [FileRow(*row) for row in connection.execute(statement)]
 
     def counts(self) -> dict[str, int]:
         """Count the rows of every table."""
@@ -167,16 +259,25 @@ def _equal(table: Table, *names: str) -> list[Any]:
     return [table.c[name] == bindparam(name) for name in names]
 
 
+_FILE = ("transfer_syntax_uid", "digest", "file", "data_set_offset", "data_set_length")
 _FIND_INSTANCE = Prepared(
-    select(
-        instance.c.id,
-        instance.c.parent,
-        instance.c.transfer_syntax_uid,
-        instance.c.digest,
-        instance.c.file,
-    ).where(*_equal(instance, "sop_instance_uid"))
+    select(instance.c.id, instance.c.parent, *(instance.c[name] for name in _FILE)).where(
+        *_equal(instance, "sop_instance_uid")
+    )
 )
-_FIND_QUARANTINED = Prepared(select(quarantine.c.id).where(*_equal(quarantine, "sop_instance_uid", "digest")))
+_FIND_QUARANTINED = Prepared(
+    select(quarantine.c.id, literal_column("0"), *(quarantine.c[name] for name in _FILE)).where(
+        *_equal(quarantine, "sop_instance_uid", "digest")
+    )
+)
+_SET_FILE = {
+    table: Prepared(
+        update(table)
+        .where(table.c.id == bindparam("row"))
+        .values({name: bindparam(name) for name in ("file", "data_set_offset", "data_set_length")})
+    )
+    for table in (instance, quarantine)
+}
 _FIND = {
     patient: Prepared(
         select(patient.c.id).where(*_equal(patient, "patient_id", "issuer_of_patient_id", "only_study"))
@@ -203,6 +304,9 @@ class Existing(NamedTuple):
     transfer_syntax_uid: str
     digest: str
     file: str
+    data_set_offset: int
+    data_set_length: int
+    is_quarantined: bool = False
 
 
 class Writer:
@@ -212,14 +316,17 @@ class Writer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._fairy: Any = engine.raw_connection()
-        self._cursor: Any = self._fairy.cursor()
+        self._fairy: Any = None
+        self._cursor: Any = None
+        self._reopen()
         self._series: dict[Identity, int] = {}  # those that are committed
         self._new_series: dict[Identity, int] = {}
         self._now = ""
 
     def begin(self) -> None:
         """Begin a transaction."""
+        if self._cursor is None:
+            self._reopen()
         self._cursor.execute("BEGIN IMMEDIATE")
         self._now = datetime.now(UTC).isoformat(timespec="milliseconds")
 
@@ -235,32 +342,53 @@ class Writer:
         """Undo what was written since `begin`; never raises."""
         self._new_series.clear()
         try:
-            if self._fairy.driver_connection.in_transaction:
+            if self._cursor is not None and self._fairy.driver_connection.in_transaction:
                 self._cursor.execute("ROLLBACK")
-        except Exception:
-            self._reopen()
+        except BaseException:
+            self.renew()
+
+    def renew(self) -> None:
+        """Give the connection up with what it was doing; `begin` opens another. Never raises."""
+        self._series.clear()
+        self._new_series.clear()
+        self._cursor = None
+        try:
+            self._fairy.invalidate()
+        except BaseException:
+            return  # it was no good
 
     def _reopen(self) -> None:
-        self._fairy.invalidate()
         self._fairy = self._engine.raw_connection()
         self._cursor = self._fairy.cursor()
 
     def overwrite_tail(self) -> None:
         """Commit a transaction without content, over whatever a failed COMMIT may have left in the WAL."""
+        if self._cursor is None:
+            self._reopen()
         self._cursor.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
         """Give the connection back."""
-        self._fairy.close()
+        if self._cursor is not None:
+            self._fairy.close()
 
     def find(self, sop_instance_uid: str) -> Existing | None:
         """Look an instance up."""
         row = self._cursor.execute(_FIND_INSTANCE.sql, (sop_instance_uid,)).fetchone()
         return None if row is None else Existing(*row)
 
-    def is_quarantined(self, sop_instance_uid: str, digest: str) -> bool:
-        """Tell whether the same bytes are in quarantine under the same UID."""
-        return self._cursor.execute(_FIND_QUARANTINED.sql, (sop_instance_uid, digest)).fetchone() is not None
+    def find_quarantined(self, sop_instance_uid: str, digest: str) -> Existing | None:
+        """Look for the same bytes in quarantine under the same UID."""
+        row = self._cursor.execute(
+            _FIND_QUARANTINED.sql,
+            _FIND_QUARANTINED.bind({"sop_instance_uid": sop_instance_uid, "digest": digest}),
+        ).fetchone()
+        return None if row is None else Existing._make((*row, True))
+
+    def set_file(self, existing: Existing, file: Mapping[str, Any]) -> None:
+        """Let a row have another file with the same bytes."""
+        statement = _SET_FILE[quarantine if existing.is_quarantined else instance]
+        self._cursor.execute(statement.sql, statement.bind({**file, "row": existing.id}))
 
     def series_of(self, record: Record) -> int:
         """Give the id of the series of ``record``; rows that are not there yet are inserted."""

@@ -9,8 +9,17 @@ from typing import NamedTuple
 from asyncdicom.archive.schema import BY_TAG, LEVELS, NAME_GROUPS, UNIQUE_KEYS, Attribute
 from asyncdicom.archive.text import fold_name, normalise, text_of, values_of
 from asyncdicom.data.elements import Element
+from asyncdicom.exceptions import DataSetError
+from asyncdicom.uid import is_usable_uid
 
-__all__ = ["SPECIFIC_CHARACTER_SET", "WANTED_TAGS", "Identity", "Record", "character_set_of"]
+__all__ = [
+    "SPECIFIC_CHARACTER_SET",
+    "WANTED_TAGS",
+    "Identity",
+    "Record",
+    "character_set_of",
+    "usable_record",
+]
 
 SPECIFIC_CHARACTER_SET = 0x00080005
 WANTED_TAGS = frozenset(BY_TAG) | {SPECIFIC_CHARACTER_SET}
@@ -73,6 +82,21 @@ class Record:
                 text = text_of(element, attribute.vr, self._character_set, little_endian=self._little_endian)
                 _fill(row, attribute, text)
         return row
+
+
+def usable_record(elements: Mapping[int, Element], *, little_endian: bool) -> Record:
+    """Give the record of an instance. Raises `DataSetError` if a UID that places it is not usable."""
+    record = Record(elements, little_endian=little_endian)
+    identity = record.identity
+    for name, uid in (
+        ("SOP Class UID", record.sop_class_uid),
+        ("SOP Instance UID", record.sop_instance_uid),
+        ("Study Instance UID", identity.study_instance_uid),
+        ("Series Instance UID", identity.series_instance_uid),
+    ):
+        if not is_usable_uid(uid):
+            raise DataSetError(f"no usable {name} in the data set")
+    return record
 
 
 def character_set_of(elements: Mapping[int, Element]) -> str:

@@ -39,6 +39,7 @@ __all__ = [
     "SPARSE_INDEXES",
     "UNIQUE_KEYS",
     "Attribute",
+    "archive",
     "has_backslash",
     "instance",
     "patient",
@@ -47,7 +48,7 @@ __all__ = [
     "study",
 ]
 
-SCHEMA_VERSION = 2  # 1 had other digests
+SCHEMA_VERSION = 3  # 1 had other digests; `migrations` knows the way from 2
 
 NAME_GROUPS = ("alphabetic", "ideographic", "phonetic")
 """The component groups of a person name, in the order of PS3.5 6.2.1."""
@@ -173,6 +174,15 @@ def _columns(level: str) -> list[Column[str]]:
 def _parent(table: str) -> Column[int]:
     return Column("parent", ForeignKey(f"{table}.id"), nullable=False)
 
+
+# Which archive this is, and how many times it was started: one row, the same as in `archive.json`.
+archive = Table(
+    "archive",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("archive_id", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+)
 
 # A patient without Patient ID is known by the study alone: two unnamed patients are never taken for one.
 patient = Table(

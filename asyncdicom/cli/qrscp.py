@@ -109,6 +109,11 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     "default is 2048, or 5 % of a disk smaller than 40 GiB.",
 )
 @click.option(
+    "--existing",
+    is_flag=True,
+    help="Refuse to start a new archive: a disk that is not mounted looks like a new folder.",
+)
+@click.option(
     "--strict/--open",
     "strict",
     default=None,
@@ -181,6 +186,7 @@ async def _serve(
     durability: str,
     on_conflict: str,
     minimum_free: int | None,
+    existing: bool,
     limits: Limits,
     timeouts: Timeouts,
     tls: Tls,
@@ -199,6 +205,7 @@ async def _serve(
                 durability=durability,
                 on_conflict=on_conflict,
                 minimum_free=None if minimum_free is None else minimum_free << 20,
+                existing=existing,
             ) as archive,
             serve_archive(
                 archive,
