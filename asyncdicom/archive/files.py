@@ -57,7 +57,7 @@ class FileCalls:
 
     def open_to_read(self, path: str) -> int:
         """Open a regular file, no link, and give its descriptor. A FIFO of that name holds nobody up."""
-        descriptor = os.open(path, disk.READ | disk.NO_LINK | disk.AT_ONCE)
+        descriptor = os.open(path, disk.READ | disk.NO_LINK)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise OSError(errno.EINVAL, "not a regular file", path)

@@ -40,9 +40,9 @@ Batch: TypeAlias = Sequence[Buffer]
 
 # How a file is opened (`os.open`): 0 stands for a flag that the platform does not have.
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # a FIFO does not wait for its other end
+AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO does not wait for its other end
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows changes line ends without it
-READ = os.O_RDONLY | _BINARY
+READ = os.O_RDONLY | AT_ONCE | _BINARY
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK | _BINARY  # a file that must not exist
 
 _HAS_WRITEV = hasattr(os, "writev")

@@ -126,16 +126,21 @@ def test_write_all_goes_on_after_a_short_write() -> None:
 
 # what a platform may lack
 
-NEEDED = ("writev", "pread", "pwrite", "preadv")
+PLATFORMS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Linux": {},
+    "macOS before 11": {"_HAS_PREADV": ("preadv",)},
+    "Windows": {"_HAS_WRITEV": ("writev",), "_HAS_PREAD": ("pread", "pwrite"), "_HAS_PREADV": ("preadv",)},
+}
+CALLS = ("write", "writev", "pwrite", "read", "pread", "preadv")
 
 
-@pytest.fixture(params=["all", "no preadv", "nothing"])
+@pytest.fixture(params=PLATFORMS)
 def platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A system that has all calls, one that has no `preadv` (macOS), one that has none of them (Windows)."""
-    missing = {"all": (), "no preadv": ("preadv",), "nothing": NEEDED}[request.param]
-    for name in missing:
-        monkeypatch.delattr(os, name)
-        monkeypatch.setattr(disk, f"_HAS_{name.upper()}", False, raising=name != "pwrite")
+    """A system that lacks some calls."""
+    for flag, names in PLATFORMS[request.param].items():
+        monkeypatch.setattr(disk, flag, False)
+        for name in names:
+            monkeypatch.delattr(os, name)
     return str(request.param)
 
 
@@ -184,7 +189,7 @@ def test_writing_over_something_does_not_move_where_it_goes_on(file: int) -> Non
 
 @pytest.mark.usefixtures("platform")
 def test_a_system_that_takes_and_gives_little_at_once(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = {name: getattr(os, name) for name in ("write", "read", *NEEDED) if hasattr(os, name)}
+    calls = {name: getattr(os, name) for name in CALLS if hasattr(os, name)}
     little = {
         "write": lambda fd, data: calls["write"](fd, bytes(data)[:3]),
         "pwrite": lambda fd, data, position: calls["pwrite"](fd, bytes(data)[:3], position),

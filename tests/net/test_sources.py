@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import os
 import threading
@@ -93,6 +94,18 @@ async def test_the_views_of_a_file_source_do_not_change_afterwards(tmp_path: Pat
     source = await open_file(part10(tmp_path / "one.dcm", data))
     kept = [buffer async for batch in source.open() for buffer in batch]
     assert b"".join(kept) == data
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
+@pytest.mark.parametrize("length", [10, 5 << 20])
+async def test_a_file_that_became_a_fifo_holds_nobody_up(tmp_path: Path, length: int) -> None:
+    path = part10(tmp_path / "one.dcm", bytes(length))
+    source = await open_file(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        [batch async for batch in source.open()]
+    assert caught.value.errno == errno.ESPIPE
 
 
 async def test_bytes_can_be_sent_again(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import threading
 import pytest
 from wire import eventually
 
-from asyncdicom.net.threads import file_threads, in_thread
+from asyncdicom.net.threads import Ending, file_threads, in_thread
 
 
 async def test_a_call_in_a_thread_is_waited_for_also_when_cancelled() -> None:
@@ -36,3 +36,21 @@ async def test_what_a_thread_raises_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         await in_thread(file_threads(), lambda: 1 // 0)
     assert await in_thread(file_threads(), pow, 2, 10) == 1024
+
+
+async def test_an_ending_knows_that_nobody_waits_for_it_any_more() -> None:
+    ending: Ending[int] = Ending()
+
+    async def wait() -> int:
+        return await ending
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    assert not ending.is_withdrawn
+    task.cancel()
+    await asyncio.sleep(0)
+    assert ending.is_withdrawn
+    assert not task.done()
+    ending.set_result(1)
+    with pytest.raises(asyncio.CancelledError):
+        await task
