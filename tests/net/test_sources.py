@@ -103,7 +103,7 @@ async def test_a_file_that_became_a_fifo_holds_nobody_up(tmp_path: Path, length:
     source = await open_file(path)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(OSError) as caught:  # noqa: PT011
+    with pytest.raises(OSError) as caught:
         [batch async for batch in source.open()]
     assert caught.value.errno == errno.ESPIPE
 
