@@ -230,7 +230,7 @@ import asyncio, sys, time
 import asyncdicom
 from contextlib import asynccontextmanager
 from asyncdicom.archive import Archive
-from asyncdicom.archive.files import FileCalls
+from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.scp import serve_archive
 
 class Hanging(FileCalls):

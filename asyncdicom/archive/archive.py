@@ -13,23 +13,21 @@ from typing import TypeVar, TypeVarTuple
 from sqlalchemy.exc import SQLAlchemyError
 
 from asyncdicom.archive.arrival import Arrival, OnConflict, Outcome, Uncertain
-from asyncdicom.archive.files import FileCalls, Folders, InstanceFile, header_of
+from asyncdicom.archive.blobs.files import InstanceFile
+from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.blobs.header import header_of
+from asyncdicom.archive.blobs.look import Ended
+from asyncdicom.archive.blobs.room import Room
+from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
-from asyncdicom.archive.index import (
-    SYNCHRONOUS,
-    ArchiveError,
-    Reader,
-    open_index,
-    read_identity,
-    write_identity,
-)
+from asyncdicom.archive.index.opening import SYNCHRONOUS, open_index, read_identity, write_identity
+from asyncdicom.archive.index.queries import Queries
+from asyncdicom.archive.index.upkeep import Reader
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.leftovers import Leftovers, Swept
-from asyncdicom.archive.look import Ended
 from asyncdicom.archive.marker import Marker, check_place, next_marker, read_marker, write_marker
-from asyncdicom.archive.queries import Queries
 from asyncdicom.archive.receive import Reception, Refused
-from asyncdicom.archive.room import Room
 from asyncdicom.archive.workers import Workers
 from asyncdicom.net.lane import lane
 from asyncdicom.net.threads import in_thread

@@ -8,8 +8,8 @@ import queue
 from collections.abc import Iterable
 from typing import Any
 
-from asyncdicom.archive.files import InstanceFile, StoredFile
-from asyncdicom.archive.record import Record
+from asyncdicom.archive.blobs.files import InstanceFile, StoredFile
+from asyncdicom.archive.index.record import Record
 from asyncdicom.net.threads import Ending
 
 __all__ = ["Answer", "Arrival", "Found", "OnConflict", "Outcome", "State", "Uncertain", "deliver"]

@@ -7,9 +7,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from asyncdicom.archive.files import DIGEST_SIZE, FileCalls, StoredFile, digest_in
-from asyncdicom.archive.look import Ended
-from asyncdicom.archive.record import WANTED_TAGS, Record, usable_record
+from asyncdicom.archive.blobs.files import StoredFile
+from asyncdicom.archive.blobs.header import DIGEST_SIZE, digest_in
+from asyncdicom.archive.blobs.look import Ended
+from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.record import WANTED_TAGS, Record, usable_record
 from asyncdicom.data.part10 import HEAD_SIZE, read_file_meta
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError

@@ -19,9 +19,11 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from asyncdicom.archive.arrival import Answer, Arrival, OnConflict, Uncertain, deliver
-from asyncdicom.archive.files import FileCalls, Folders, InstanceFile
-from asyncdicom.archive.index import Existing, Writer
-from asyncdicom.archive.look import look_at
+from asyncdicom.archive.blobs.files import InstanceFile
+from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.blobs.look import look_at
+from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.writer import Existing, Writer
 from asyncdicom.archive.round import LookFirst, Round
 from asyncdicom.telemetry.log import Log
 

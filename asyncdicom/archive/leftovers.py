@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from asyncdicom.archive.arrival import Found, Outcome, State
+from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.blobs.look import Ended
 from asyncdicom.archive.examine import Unusable, examine
-from asyncdicom.archive.files import FileCalls, Folders
-from asyncdicom.archive.index import Reader
+from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.upkeep import Reader
 from asyncdicom.archive.ingest import Ingest
-from asyncdicom.archive.look import Ended
 from asyncdicom.telemetry.log import Log
 
 __all__ = ["Leftovers", "Swept"]

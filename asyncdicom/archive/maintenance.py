@@ -12,9 +12,12 @@ from typing import NamedTuple
 from sqlalchemy.exc import SQLAlchemyError
 
 from asyncdicom.archive.arrival import State
-from asyncdicom.archive.files import FileCalls, Folders
-from asyncdicom.archive.index import ArchiveError, FileRow, Reader, open_index
-from asyncdicom.archive.look import look_at
+from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.blobs.look import look_at
+from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.opening import open_index
+from asyncdicom.archive.index.upkeep import FileRow, Reader
 from asyncdicom.archive.marker import read_marker
 
 __all__ = ["Verified", "set_damaged_index_aside", "verify"]

@@ -13,8 +13,9 @@ import uuid
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from asyncdicom.archive.files import FileCalls, Folders
-from asyncdicom.archive.index import ArchiveError
+from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.archive.file_calls import FileCalls
 
 __all__ = ["MARKER", "Marker", "check_place", "next_marker", "read_marker", "write_marker"]
 

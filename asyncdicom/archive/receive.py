@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from asyncdicom.archive.files import InstanceFile
-from asyncdicom.archive.record import WANTED_TAGS, Record, usable_record
-from asyncdicom.archive.room import Room
+from asyncdicom.archive.blobs.files import InstanceFile
+from asyncdicom.archive.blobs.room import Room
+from asyncdicom.archive.index.record import WANTED_TAGS, Record, usable_record
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError

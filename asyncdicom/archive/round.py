@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, Outcome, State
-from asyncdicom.archive.files import FileCalls, Folders
-from asyncdicom.archive.index import Existing, Writer
+from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.writer import Existing, Writer
 
 __all__ = ["LookFirst", "Round"]
 

@@ -39,7 +39,7 @@ import tomllib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from asyncdicom.access import Peer
+from asyncdicom.access import Peer, check_grant
 from asyncdicom.address import Address, check_ae_title
 from asyncdicom.cli.toml_lines import line_of
 from asyncdicom.destination import Destination
@@ -203,7 +203,9 @@ def _peer(ae_title: str, entry: object) -> Peer:
             called["plain"] = True
         if not entry.get("address") and (called or "tls" in entry):
             raise ValueError(f"{', '.join(called) or 'tls'} is for C-MOVE to it, which needs its address")
-        return parse_peer(ae_title, entry.get("address", ""), called, **limits)
+        peer = parse_peer(ae_title, entry.get("address", ""), called, **limits)
+        check_grant(peer.grant)
+        return peer
     except _WrongError:
         raise
     except ValueError as error:

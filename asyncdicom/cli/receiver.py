@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ from asyncdicom.cli.naming import file_name
 from asyncdicom.cli.output import json_line
 from asyncdicom.cli.placing import UIDS, Placed, differs, place
 from asyncdicom.net.threads import file_threads, in_thread
-from asyncdicom.services.handlers import Request, Response
+from asyncdicom.services.request import Request
+from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 
@@ -37,7 +38,7 @@ class Receiver:
     A file is named after its SOP Instance UID and appears when it is complete. None is replaced: the same
     data set received again is kept once, another one under this UID gets a name of its own, which is told.
     `asked`: takes only what a retrieval with this identifier asks for, by its UIDs.
-    `move_originator`: takes nothing that a C-MOVE of another AE title has led to.
+    `move_originators`: takes nothing that says it was led to by a C-MOVE of another AE title.
     """
 
     def __init__(
@@ -46,14 +47,14 @@ class Receiver:
         *,
         as_json: bool = False,
         asked: Dataset | None = None,
-        move_originator: str | None = None,
+        move_originators: Collection[str] | None = None,
     ) -> None:
         self.received = 0
         self.bytes = 0
         self.refused: dict[str, str] = {}
         """Why instances were refused, by their UIDs."""
         self._asked = _uids_of(asked)
-        self._move_originator = move_originator
+        self._move_originators = move_originators
         self._directory = None if directory is None else _made(directory)
         self._as_json = as_json
 
@@ -66,7 +67,11 @@ class Receiver:
         except ValueError as error:
             return self._refused(request, Status.INVALID_SOP_INSTANCE, str(error))
         originator = request.command.move_originator_ae_title
-        if self._move_originator is not None and originator not in (None, self._move_originator):
+        if (
+            originator is not None
+            and self._move_originators is not None
+            and (originator not in self._move_originators)
+        ):
             return self._refused(request, Status.NOT_AUTHORIZED, "sent for a C-MOVE of somebody else")
         asked = self._asked.get(UIDS["SOPInstanceUID"])
         if asked is not None and uid not in asked:

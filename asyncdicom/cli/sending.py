@@ -16,7 +16,7 @@ from asyncdicom.net.disk import Batch, Buffer
 from asyncdicom.net.sources import Source
 from asyncdicom.pool import AssociationPool
 from asyncdicom.services.contexts import storage_contexts
-from asyncdicom.services.handlers import Response
+from asyncdicom.services.responses import Response
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import name_of
 

@@ -69,6 +69,9 @@ class Dispatch(Protocol):
     async def __call__(self, incoming: IncomingRequest) -> None:
         """Perform a request and respond to it."""
 
+    def association_ended(self) -> None:
+        """The association, which was established, is over."""
+
 
 _CLOSE_LINGER = 1.0  # seconds for the last bytes to leave once the connection is to be closed
 
@@ -83,15 +86,13 @@ class Channel:
         requestor: bool,
         timeouts: Timeouts,
         limits: Limits,
-        dispatcher: Dispatch,
         admit: Callable[[Channel, AAssociateRQ], None] | None = None,
         on_closed: Callable[[Channel], None] | None = None,
         trace: Trace | None = None,
     ) -> None:
         self.timeouts = timeouts
         self.limits = limits
-        self.dispatcher = dispatcher
-        self.owner: Any = None  # the `Association` that stands for this channel
+        self.dispatcher: Dispatch | None = None  # until it is known who the peer is, nothing is performed
         self.request: AAssociateRQ | None = None
         self.negotiated: Negotiated | None = None
         self.contexts: dict[int, AcceptedContext] = {}
@@ -132,14 +133,16 @@ class Channel:
         """Whether operations can be invoked."""
         return self.failure is None and self.upper_layer.state is State.STA6
 
-    def associate(self, request: AAssociateRQ) -> None:
+    def associate(self, request: AAssociateRQ, dispatcher: Dispatch) -> None:
         """Have the A-ASSOCIATE-RQ sent as soon as the transport connection stands."""
+        self.dispatcher = dispatcher
         self.request = request
         self.note("sent", request)
         self.upper_layer.associate(request, self.time())
 
-    def accept(self, accept: AAssociateAC, negotiated: Negotiated) -> None:
+    def accept(self, accept: AAssociateAC, negotiated: Negotiated, dispatcher: Dispatch) -> None:
         """Answer the indication that `admit` got (PS3.8 7.1)."""
+        self.dispatcher = dispatcher
         self._adopt(negotiated)
         self.note("sent", accept)
         self.upper_layer.accept(accept, self.time())
@@ -317,6 +320,8 @@ class Channel:
             self._linger.cancel()  # it would keep all of this in memory
         if not self.closed.done():
             self.closed.set_result(None)
+        if self.dispatcher is not None and self.negotiated is not None:
+            self.dispatcher.association_ended()
         if self._on_closed is not None:
             self._on_closed(self)
 

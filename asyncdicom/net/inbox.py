@@ -26,6 +26,13 @@ log = Log("asyncdicom.association")
 _ANSWERABLE = (State.STA6, State.STA8)
 
 
+def _takes(state: State, command: Command) -> bool:
+    # An event report in answer to what we have asked may cross our A-RELEASE-RQ: it is not answered, but
+    # told.
+    is_report = command.command_field is CommandField.N_EVENT_REPORT_RQ
+    return state in _ANSWERABLE or (is_report and state is State.STA7)
+
+
 class Inbox:
     """Messages come strictly one after another; whatever is behind an unread data set waits with it."""
 
@@ -60,7 +67,7 @@ class Inbox:
         channel.note("received", command)
         if command.is_response:
             self._response(command, now)
-        elif channel.upper_layer.state not in _ANSWERABLE:
+        elif not _takes(channel.upper_layer.state, command):
             self._incoming = None
         elif command.command_field == CommandField.C_CANCEL_RQ:
             channel.performer.cancel(command)

@@ -7,13 +7,14 @@ import copy
 from functools import partial
 from typing import TYPE_CHECKING
 
-from asyncdicom.dimse.messages import Command, response_to
+from asyncdicom.dimse.messages import Command, CommandField, response_to
 from asyncdicom.dimse.operations import DuplicateInvocation, PerformedOperations
 from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.operation import IncomingRequest
 from asyncdicom.net.stream import DataStream
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
+from asyncdicom.ul.statetable import State
 
 if TYPE_CHECKING:
     from asyncdicom.net.channel import Channel
@@ -71,13 +72,15 @@ class Performer:
         # A C-ECHO that no handler asked for costs no task.
         if command.has_data_set or self.book.is_open(command.message_id or 0):
             return False
-        answer = self._channel.dispatcher.at_once(context, command)
+        dispatcher = self._channel.dispatcher
+        answer = dispatcher.at_once(context, command) if dispatcher is not None else None
         return answer is not None and self._channel.outbox.send_at_once(context.context_id, answer)
 
     async def _perform(self, request: IncomingRequest) -> None:
         channel = self._channel
         try:
-            await channel.dispatcher(request)
+            if channel.dispatcher is not None:
+                await channel.dispatcher(request)
         except AssociationError as error:
             log.debug("%s: message %s was not answered: %s", channel, request.command.message_id, error)
         except Exception:
@@ -113,6 +116,9 @@ class Performer:
         if request.data is not None and not request.data.is_complete:
             request.data.discard()
             await request.data.finished()
+        is_report = request.command.command_field is CommandField.N_EVENT_REPORT_RQ
+        if is_report and self._channel.upper_layer.state is State.STA7:
+            return  # our A-RELEASE-RQ has left: nothing may follow it (PS3.8 9.2.1)
         others = not request.answered or len(self.performing) > 1
         await self._channel.outbox.send(request.context.context_id, command, data, soon=others)
 
@@ -133,8 +139,14 @@ class Performer:
             return
         message_id = request.command.message_id
         log.warning("%s: the handler of message %s ignores its cancellation", self._channel, message_id)
-        status = Status.OUT_OF_RESOURCES if request.is_stalled else Status.CANCEL
-        self._channel.spawn(self.respond(request, response_to(request.command, status)))
+        response = response_to(request.command, request.given_up_status)
+        self._channel.spawn(self.respond(request, response))
+
+    def give_up(self, request: IncomingRequest) -> None:
+        """A handler has worked for too long: stop it, and answer for it."""
+        message_id = request.command.message_id
+        log.warning("%s: the handler of message %s took too long", self._channel, message_id)
+        self._interrupt(request, stalled=True)
 
     def unstick(self) -> bool:
         """Give up the handlers that have left data waiting for too long; False if there is none."""

@@ -51,6 +51,7 @@ class DataStream:
         "sop_class_uid",
         "sop_instance_uid",
         "transfer_syntax_uid",
+        "unreadable",
         "waiting",
     )
 
@@ -71,6 +72,7 @@ class DataStream:
         self.waiting = 0
         self.discarded = 0
         self.discarding = False
+        self.unreadable: DataSetError | None = None  # why it could not be read: the sender's fault
         self._taken = taken
         self._sink: Callable[[Batch], bool] | None = None  # takes what comes, or says that it cannot now
         self._views: list[memoryview] = []
@@ -195,10 +197,11 @@ class DataStream:
             views += batch
             length += sum(map(len, batch))
             if length > maximum:
-                raise DataSetError(
+                self.unreadable = DataSetError(
                     f"the data set has more than {maximum} bytes, which is the maximum in memory: "
                     "give a larger maximum=, or take it by save() or batches()"
                 )
+                raise self.unreadable
         return b"".join(views)
 
     async def dataset(self, maximum: int = _MAXIMUM_IN_MEMORY) -> Dataset:
@@ -217,10 +220,14 @@ class DataStream:
             sop_class_uid=self.sop_class_uid,
             sop_instance_uid=self.sop_instance_uid,
         )
-        if len(data) <= _AT_ONCE and not transfer_syntax(self.transfer_syntax_uid).deflated:
-            return finish(steps)
-        # Who asks is known by where its bytes are counted: associations take turns.
-        return await lane().run(getattr(self._taken, "__self__", self), steps)
+        try:
+            if len(data) <= _AT_ONCE and not transfer_syntax(self.transfer_syntax_uid).deflated:
+                return finish(steps)
+            # Who asks is known by where its bytes are counted: associations take turns.
+            return await lane().run(getattr(self._taken, "__self__", self), steps)
+        except DataSetError as error:
+            self.unreadable = error
+            raise
 
     async def save(self, path: str | os.PathLike[str], *, source_ae_title: str | None = None) -> int:
         """Write a DICOM Part 10 file, byte for byte as received, and give its data set's length.

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from asyncdicom.archive import files
-from asyncdicom.archive.files import FileCalls, Folders, InstanceFile
+from asyncdicom.archive.blobs import folders as folders_module
+from asyncdicom.archive.blobs.files import InstanceFile
+from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.file_calls import FileCalls
 
 HEADER = b"HEADER" + bytes(16)  # the place of the digest
 
@@ -121,7 +123,7 @@ def test_a_folder_whose_sync_failed_is_not_chosen_again(
     folders = Folders(str(tmp_path), calls, sync=True)
     folders.prepare()
     chance = iter(["aa", *["aa"] * 5, "bb", "cc", "d" * 32])
-    monkeypatch.setattr(files, "secrets", SimpleNamespace(token_hex=lambda size: next(chance)))
+    monkeypatch.setattr(folders_module, "secrets", SimpleNamespace(token_hex=lambda size: next(chance)))
     calls.failing = True
     with pytest.raises(OSError, match="sync failed"):
         folders.take_name()

@@ -24,11 +24,11 @@ from sqlalchemy.pool import StaticPool
 from wire import Peer, find_rq, fragments, message, store_rq
 
 from asyncdicom.archive import Archive, IdentifierError
-from asyncdicom.archive.matching import MAXIMUM_CHARACTERS
-from asyncdicom.archive.query import find_query
-from asyncdicom.archive.reader import FREE_COST, Statements, matches
-from asyncdicom.archive.schema import LEVELS, METADATA, patient, study
-from asyncdicom.archive.text import fold_name, normalise, values_of
+from asyncdicom.archive.index.matching import MAXIMUM_CHARACTERS
+from asyncdicom.archive.index.query import find_query
+from asyncdicom.archive.index.reader import FREE_COST, Statements, matches
+from asyncdicom.archive.index.schema import LEVELS, METADATA, patient, study
+from asyncdicom.archive.index.text import fold_name, normalise, values_of
 from asyncdicom.data.elements import Element, encode
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.dimse.messages import encode as encode_command

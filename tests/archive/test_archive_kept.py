@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from asyncdicom.archive import Archive, ArchiveError, FileCalls
+from asyncdicom.archive.index.schema import SCHEMA_VERSION
 from asyncdicom.archive.maintenance import set_damaged_index_aside, verify
-from asyncdicom.archive.schema import SCHEMA_VERSION
 
 Damage = Callable[[Path, Path], None]
 

@@ -11,7 +11,7 @@ from cli.running import ENVIRONMENT, Tool
 
 from asyncdicom import PATIENT_ROOT, Limits, Request, Status, StatusError, serve
 from asyncdicom.cli.run import complain
-from asyncdicom.services.handlers import Response
+from asyncdicom.services.responses import Response
 from asyncdicom.uid import MODALITY_WORKLIST_FIND
 
 

@@ -111,7 +111,7 @@ def test_a_peer_is_a_line_or_a_table(tmp_path: Path) -> None:
             "peers.CT1: unknown key 'network'; did you mean networks? Known are address, networks, ",
         ),
         ("peers.CT1.networks = ['10.0.0.7/8']", "peers.CT1: 10.0.0.7/8 has host bits set"),
-        ("peers.CT1.services = ['print']", "peers.CT1: 'print' is no service; they are echo, "),
+        ("peers.CT1.services = ['prints']", "peers.CT1: 'prints' is no service; they are commitment, echo, "),
         ("peers.CT1.certificates = ['sha256:1']", "peers.CT1: 'sha256:1' is no fingerprint"),
         ("peers.A-VERY-LONG-AE-TITLE = ''", "16 are allowed"),
         ("limits = 5", "limits must be of type dict"),

@@ -27,10 +27,9 @@ from sqlalchemy import (
     true,
 )
 
-from asyncdicom.archive.index import Prepared
-from asyncdicom.archive.matching import Alternatives, Comparison, IdentifierError, Kind, cost_of
-from asyncdicom.archive.query import Condition, Form, Key, Query
-from asyncdicom.archive.schema import (
+from asyncdicom.archive.index.matching import Alternatives, Comparison, IdentifierError, Kind, cost_of
+from asyncdicom.archive.index.query import Condition, Form, Key, Query
+from asyncdicom.archive.index.schema import (
     LEVELS,
     NAME_GROUPS,
     SPARSE_INDEXES,
@@ -40,6 +39,7 @@ from asyncdicom.archive.schema import (
     series,
     study,
 )
+from asyncdicom.archive.index.writer import Prepared
 from asyncdicom.status import Status
 
 __all__ = [

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from asyncdicom.archive.schema import BY_TAG, LEVELS, NAME_GROUPS, UNIQUE_KEYS, Attribute
-from asyncdicom.archive.text import fold_name, normalise, text_of, values_of
+from asyncdicom.archive.index.schema import BY_TAG, LEVELS, NAME_GROUPS, UNIQUE_KEYS, Attribute
+from asyncdicom.archive.index.text import fold_name, normalise, text_of, values_of
 from asyncdicom.data.elements import Element
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import is_usable_uid

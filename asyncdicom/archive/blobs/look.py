@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from asyncdicom.archive.arrival import State
-from asyncdicom.archive.files import FileCalls
+from asyncdicom.archive.file_calls import FileCalls
 
 __all__ = ["Ended", "Row", "look_at"]
 

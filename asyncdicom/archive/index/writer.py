@@ -1,238 +1,41 @@
-"""The index in SQLite: opening it, looking at it as a whole, writing to it.
+"""The index is written to, by one thread.
 
-Statements are SQLAlchemy Core. The writer's are compiled once and then go straight to the driver: building
-them anew for every instance would cost more than SQLite takes to run them.
+Statements are SQLAlchemy Core, compiled once; then they go straight to the driver: building them anew for
+every instance would cost more than SQLite takes to run them.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
-    URL,
     ClauseElement,
-    Connection,
     Engine,
     Table,
     bindparam,
-    create_engine,
     delete,
-    event,
     exists,
-    func,
     insert,
     literal_column,
     select,
-    text,
     update,
 )
 from sqlalchemy.dialects import sqlite
 
-from asyncdicom.archive.files import FileCalls
-from asyncdicom.archive.migrations import STEPS, migrate
-from asyncdicom.archive.record import Identity, Record
-from asyncdicom.archive.schema import (
-    METADATA,
+from asyncdicom.archive.index.record import Identity, Record
+from asyncdicom.archive.index.schema import (
     SCHEMA_VERSION,
-    SPARSE_INDEXES,
-    archive,
     instance,
     patient,
     quarantine,
     series,
     study,
 )
-from asyncdicom.exceptions import DicomNetworkError
-from asyncdicom.telemetry.log import Log
 
-__all__ = [
-    "ArchiveError",
-    "Existing",
-    "FileRow",
-    "Prepared",
-    "Reader",
-    "Writer",
-    "open_index",
-    "read_identity",
-    "write_identity",
-]
-
-_LOG = Log("asyncdicom.archive")
-
-PAGE = 1000
-"""No read transaction of the upkeep sees more rows."""
-
-SYNCHRONOUS = {"power": "FULL", "process": "NORMAL", "none": "OFF"}
-"""SQLite's synchronous by durability; with WAL, NORMAL survives the process but not the power."""
-
-
-class ArchiveError(DicomNetworkError):
-    """The archive's folder cannot be used: what is wrong and what to do, in one line."""
-
-
-_CACHED_STATEMENTS = 24
-"""For each connection: all that the writer has; a prepared query is up to 100 KB."""
-
-
-class FileRow(NamedTuple):
-    """What a row says of its file; offset and length in bytes."""
-
-    id: int
-    sop_instance_uid: str
-    file: str
-    data_set_offset: int
-    data_set_length: int
-    digest: str
-
-
-def open_index(path: str, *, durability: str, readers: int, calls: FileCalls | None = None) -> Engine:
-    """Open the index, made on first use; one of an earlier version is brought to this one.
-
-    Raises `ArchiveError` for one that a later version has made, and what SQLite or the disk say.
-    """
-    calls = calls if calls is not None else FileCalls()
-    for name in (path, f"{path}-wal", f"{path}-shm"):  # SQLite gives those it makes the mode of the first
-        calls.restrict(name, make=name == path)
-    # hide_parameters: what was asked for or stored must not get into a log with an error message
-    engine = create_engine(
-        URL.create("sqlite", database=path),
-        pool_size=readers + 1,
-        max_overflow=1,
-        hide_parameters=True,
-        connect_args={"cached_statements": _CACHED_STATEMENTS},
-        query_cache_size=0,  # what is compiled is kept where it is used: this cache knows no bytes
-    )
-
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves; a SELECT alone is its own transaction
-        for pragma in (
-            "journal_mode = WAL",
-            f"synchronous = {SYNCHRONOUS[durability]}",
-            "busy_timeout = 5000",
-        ):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    try:
-        with engine.connect() as connection:
-            _check_schema(connection, path, calls)
-    except BaseException:
-        engine.dispose()
-        raise
-    return engine
-
-
-def _check_schema(connection: Connection, path: str, calls: FileCalls) -> None:
-    version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-    if version > SCHEMA_VERSION:
-        raise ArchiveError(f"the index has schema {version}, this version knows {SCHEMA_VERSION}: upgrade")
-    if 0 < version < min(STEPS):
-        raise ArchiveError(f"the index has schema {version}, from before the first release: use a new folder")
-    if version in STEPS:
-        driver: Any = connection.connection.driver_connection
-        copy = migrate(driver, path, calls, version, SCHEMA_VERSION)
-        _LOG.warning(
-            "the index was brought from schema %d to %d; %s is what it was", version, SCHEMA_VERSION, copy
-        )
-    METADATA.create_all(connection)
-    for index in SPARSE_INDEXES:
-        index.create(connection, checkfirst=True)
-    # Also if it is the same: this commit syncs what a killed process has left in the WAL. Its rows are
-    # visible now, and a sender that tries again is told that the instance is here.
-    connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def read_identity(engine: Engine) -> tuple[tuple[str, int] | None, bool]:
-    """Give the archive's ID and generation that the index knows, and whether it knows any instance."""
-    with engine.connect() as connection:
-        row = connection.execute(select(archive.c.archive_id, archive.c.generation)).first()
-        # of the table itself, which is what counts: an index of it may be damaged
-        has_rows = connection.execute(text("SELECT 1 FROM instance NOT INDEXED LIMIT 1")).first() is not None
-    return (None if row is None else (row[0], row[1])), has_rows
-
-
-def write_identity(engine: Engine, archive_id: str, generation: int) -> None:
-    """Note the archive's ID and generation in the index."""
-    with engine.connect() as connection:
-        connection.execute(
-            text(
-                "INSERT OR REPLACE INTO archive (id, archive_id, generation) "
-                "VALUES (1, :archive_id, :generation)"
-            ),
-            {"archive_id": archive_id, "generation": generation},
-        )
-
-
-# reading
-
-
-class Reader:
-    """Looks at the index as a whole. Every method is one short transaction, for a thread."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def known(self, folder: str, names: Iterable[str]) -> set[str]:
-        """Give those of ``names`` that are indexed in ``quarantine``, or in one folder ``objects/ab/cd``."""
-        _, _, below = folder.partition("/")
-        prefix = f"{below}/" if below else ""
-        file = instance.c.file if below else quarantine.c.file
-        with self._engine.connect() as connection:
-            found = connection.scalars(select(file).where(file.in_([prefix + name for name in names])))
-            return {name.removeprefix(prefix) for name in found}
-
-    def files_in(self, folder: str, after: str = "") -> list[str]:
-        """Give the next names of indexed files after one: in ``quarantine`` or ``objects/ab/cd``."""
-        _, _, below = folder.partition("/")
-        prefix = f"{below}/" if below else ""
-        file = instance.c.file if below else quarantine.c.file
-        names = select(file).where(file > prefix + after).order_by(file).limit(PAGE)
-        if below:
-            names = names.where(file < f"{below}0")  # "0" comes after "/"
-        with self._engine.connect() as connection:
-            return [name.removeprefix(prefix) for name in connection.scalars(names)]
-
-    def folders(self) -> list[str]:
-        """Give the folders ``objects/ab/cd`` that indexed files are in."""
-        below = func.substr(instance.c.file, 1, 5)
-        with self._engine.connect() as connection:
-            return [f"objects/{name}" for name in connection.scalars(select(below).distinct())]
-
-    def file_rows(self, name: str, after: int = 0) -> Sequence[Any]:
-        """Give the next rows of ``instance`` or ``quarantine`` after an id: what `FileRow` has."""
-        table = instance if name == "instance" else quarantine
-        columns = [table.c[column] for column in FileRow._fields]
-        statement = select(*columns).where(table.c.id > after).order_by(table.c.id).limit(PAGE)
-        with self._engine.connect() as connection:
-            return [FileRow(*row) for row in connection.execute(statement)]
-
-    def counts(self) -> dict[str, int]:
-        """Count the rows of every table."""
-        with self._engine.connect() as connection:
-            return {
-                table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
-                for table in (patient, study, series, instance, quarantine)
-            }
-
-    def damage(self, is_enough: Callable[[], bool]) -> str:
-        """Look through all pages of the index, and tell the first thing that is wrong; empty if it is sound.
-
-        Takes seconds for a million instances. Raises an ``SQLAlchemyError`` when ``is_enough()``.
-        """
-        with self._engine.connect() as connection:
-            driver: Any = connection.connection.driver_connection
-            driver.set_progress_handler(is_enough, 100_000)
-            try:
-                found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
-            finally:
-                driver.set_progress_handler(None, 0)
-        return "" if found == "ok" else " ".join(found.split())
-
-
-# writing
+__all__ = ["Existing", "Prepared", "Writer"]
 
 
 class Prepared:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from asyncdicom.archive.files import FileCalls
+from asyncdicom.archive.file_calls import FileCalls
 
 __all__ = ["MINIMUM_FREE", "Room"]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from asyncdicom.archive import schema
-from asyncdicom.archive.matching import (
+from asyncdicom.archive.index import schema
+from asyncdicom.archive.index.matching import (
     ANYTHING,
     Alternatives,
     IdentifierError,
@@ -17,9 +17,9 @@ from asyncdicom.archive.matching import (
     match_integer,
     match_name,
 )
-from asyncdicom.archive.record import SPECIFIC_CHARACTER_SET, character_set_of
-from asyncdicom.archive.schema import LEVELS, UNIQUE_KEYS
-from asyncdicom.archive.text import text_of, values_of
+from asyncdicom.archive.index.record import SPECIFIC_CHARACTER_SET, character_set_of
+from asyncdicom.archive.index.schema import LEVELS, UNIQUE_KEYS
+from asyncdicom.archive.index.text import text_of, values_of
 from asyncdicom.data.elements import Element, decoding
 from asyncdicom.data.steps import Steps
 from asyncdicom.exceptions import DataSetError

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
-from asyncdicom.archive.files import FileCalls
+from asyncdicom.archive.file_calls import FileCalls
 
 __all__ = ["STEPS", "migrate"]
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 
-from asyncdicom.archive.reader import Execute
+from asyncdicom.archive.index.reader import Execute
 from asyncdicom.exceptions import DicomNetworkError
 from asyncdicom.net.fair import FairQueue
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from asyncdicom.archive.text import fold_name, normalise
+from asyncdicom.archive.index.text import fold_name, normalise
 from asyncdicom.exceptions import DicomNetworkError
 from asyncdicom.status import Status
 
