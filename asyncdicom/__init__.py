@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     )
     from asyncdicom.naming import safe_name
     from asyncdicom.net.channel import Trace
-    from asyncdicom.net.payload import BytesSource, DataStream, FileSource, Source
+    from asyncdicom.net.sources import BytesSource, FileSource, Source
+    from asyncdicom.net.stream import DataStream
     from asyncdicom.net.tls_files import TlsFiles
     from asyncdicom.opening import Opening
     from asyncdicom.options import ByRole, Limits, Timeouts
@@ -197,7 +198,8 @@ _MODULES = {
         "StatusError"
     ),
     "net.channel": "Trace",
-    "net.payload": "BytesSource DataStream FileSource Source",
+    "net.sources": "BytesSource FileSource Source",
+    "net.stream": "DataStream",
     "net.tls_files": "TlsFiles",
     "opening": "Opening",
     "options": "ByRole Limits Timeouts",

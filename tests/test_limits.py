@@ -62,7 +62,7 @@ from asyncdicom.dimse.messages import Command, CommandField, decode, encode, res
 from asyncdicom.dimse.operations import MAXIMUM_STRAYS, InvokedOperations, PerformedOperations
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
 from asyncdicom.net.counting import ConnectionRates, CountedSet, is_local, origin_of
-from asyncdicom.net.payload import DataStream
+from asyncdicom.net.stream import DataStream
 from asyncdicom.opening import Opening
 from asyncdicom.options import of_role
 from asyncdicom.server import Server
@@ -164,7 +164,7 @@ ELSEWHERE = {
     # below
     *("`connect`", "`tls_handshake`", "`drain`"),
     "`dimse.fragmenter.MAXIMUM_PDU`",
-    *("`net.payload.DataStream.read(maximum)`", "`archive.archive.Archive(maximum_size)`"),
+    *("`net.stream.DataStream.read(maximum)`", "`archive.archive.Archive(maximum_size)`"),
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from asyncdicom.exceptions import DataSetError
-from asyncdicom.net.payload import FileSource, Source
+from asyncdicom.net.sources import FileSource, Source
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.services.storage import file_source
 from asyncdicom.telemetry.log import Log

@@ -61,7 +61,8 @@ def command(
         raise click.UsageError(
             "PEER is asked by TLS, so what it sends is received by TLS, too: add +tls KEY CERT"
         )
-    ours = peer.calling_ae_title
+    # It should be our AE title (PS3.7 9.1.1.1.8); pynetdicom, for one, names that of the C-MOVE SCP.
+    originators = (peer.calling_ae_title, peer.address.ae_title)
     receiver = (
         None
         if port is None
@@ -69,7 +70,7 @@ def command(
             output_directory,
             keep_incomplete=keep_incomplete,
             asked=query.identifier,
-            move_originator=ours,
+            move_originators=originators,
         )
     )
     return run(lambda: _move(peer, query, destination, host, port, receiver, as_json))

@@ -6,7 +6,7 @@ import errno
 import itertools
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,7 @@ class Receiver:
     is refused with 0xC000, or, with `keep_incomplete`, kept with ".incomplete" at the end of its name and
     answered with the Warning 0xB007.
     `asked`: takes only what a retrieval with this identifier asks for, by its UIDs.
-    `move_originator`: takes nothing that a C-MOVE of another AE title has led to.
+    `move_originators`: takes nothing that says it was led to by a C-MOVE of another AE title.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class Receiver:
         minimum_free: int | None = None,
         keep_incomplete: bool = False,
         asked: Dataset | None = None,
-        move_originator: str | None = None,
+        move_originators: Collection[str] | None = None,
     ) -> None:
         self.received = 0
         self.bytes = 0
         self.refused: dict[str, str] = {}
         """Why instances were refused, by their UIDs (the first of many)."""
         self._asked = _uids_of(asked)
-        self._move_originator = move_originator
+        self._move_originators = move_originators
         self._directory = None if directory is None else _made(directory)
         self._printer = printer
         self._maximum_size = maximum_size
@@ -82,7 +82,11 @@ class Receiver:
         if not is_usable_uid(uid):
             return self._refused(request, Status.INVALID_SOP_INSTANCE, f"{uid!r} is not a UID")
         originator = request.command.move_originator_ae_title
-        if self._move_originator is not None and originator not in (None, self._move_originator):
+        if (
+            originator is not None
+            and self._move_originators is not None
+            and (originator not in self._move_originators)
+        ):
             return self._refused(request, Status.NOT_AUTHORIZED, "sent for a C-MOVE of somebody else")
         asked = self._asked.get(UIDS["SOPInstanceUID"])
         if asked is not None and uid not in asked:

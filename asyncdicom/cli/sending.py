@@ -14,14 +14,15 @@ from asyncdicom.cli.output import Advance, json_line, json_text, progress, statu
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.printing import show, tell
 from asyncdicom.exceptions import AssociationError, DicomNetworkError
-from asyncdicom.net.payload import Batch, Source
+from asyncdicom.net.disk import Batch, Buffer
+from asyncdicom.net.sources import Source
 from asyncdicom.pool import AssociationPool
 from asyncdicom.services.contexts import storage_contexts
 from asyncdicom.services.responses import Response
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import name_of
 
-__all__ = ["Sending"]
+__all__ = ["Sending", "Watched"]
 
 log = Log("asyncdicom.cli")
 
@@ -90,7 +91,7 @@ class Sending:
 
     async def _work(self, pool: AssociationPool, waiting: Iterator[Source], advance: Advance | None) -> None:
         for source in waiting:
-            watched = source if advance is None else _Watched(source, advance)
+            watched = source if advance is None else Watched(source, advance)
             try:
                 response = await pool.c_store(watched)
             except AssociationError as error:
@@ -168,7 +169,7 @@ def _path(source: Source) -> Path:
     return Path(getattr(source, "path", source.sop_instance_uid))
 
 
-class _Watched:
+class Watched:
     """A source that tells how much of it was read."""
 
     def __init__(self, source: Source, advance: Advance) -> None:
@@ -184,3 +185,10 @@ class _Watched:
             async for batch in batches:
                 yield batch
                 self._advance(sum(map(len, batch)))
+
+    def at_hand(self) -> Buffer | None:
+        """See `Source`."""
+        whole = self._source.at_hand()
+        if whole is not None:
+            self._advance(len(whole))
+        return whole

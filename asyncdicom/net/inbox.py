@@ -9,7 +9,7 @@ from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.exceptions import RemoteProtocolError
 from asyncdicom.net.flow import ReadBudget
 from asyncdicom.net.operation import Operation, Reply
-from asyncdicom.net.payload import DataStream
+from asyncdicom.net.stream import DataStream
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.decoder import PDataFragment

@@ -11,7 +11,7 @@ from asyncdicom.dimse.messages import MESSAGES, Command, CommandField
 from asyncdicom.dimse.operations import InvokedOperations
 from asyncdicom.exceptions import AssociationTimeout, LocalProtocolError
 from asyncdicom.net.operation import Operation
-from asyncdicom.net.payload import Source
+from asyncdicom.net.sources import Source
 
 if TYPE_CHECKING:
     from asyncdicom.net.channel import Channel

@@ -13,7 +13,7 @@ from asyncdicom.status import Status
 if TYPE_CHECKING:
     from asyncdicom.dimse.operations import Invoked
     from asyncdicom.net.channel import Channel
-    from asyncdicom.net.payload import DataStream
+    from asyncdicom.net.stream import DataStream
     from asyncdicom.ul.negotiation import AcceptedContext
 
 __all__ = [

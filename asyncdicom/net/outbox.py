@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from asyncdicom.dimse.fragmenter import Fragmenter
 from asyncdicom.dimse.messages import Command, encode
 from asyncdicom.exceptions import AssociationAborted
+from asyncdicom.net.disk import Batch
 from asyncdicom.net.flow import WriteGate
-from asyncdicom.net.payload import Batch, Source, at_hand
+from asyncdicom.net.sources import Source
 from asyncdicom.ul.protocol import MINIMUM_PROGRESS
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Outbox:
     async def _stream(self, fragmenter: Fragmenter, out: list[bytes | memoryview], source: Source) -> None:
         begun = False
         try:
-            whole = at_hand(source)
+            whole = source.at_hand() if hasattr(source, "at_hand") else None
             if whole is not None:
                 out += fragmenter.data([whole], final=True)
             else:

@@ -11,7 +11,7 @@ from asyncdicom.dimse.messages import Command, CommandField, response_to
 from asyncdicom.dimse.operations import DuplicateInvocation, PerformedOperations
 from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.operation import IncomingRequest
-from asyncdicom.net.payload import DataStream
+from asyncdicom.net.stream import DataStream
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.statetable import State

@@ -15,7 +15,7 @@ from cli.placed import written
 from asyncdicom import AssociationError, BytesSource, associate, safe_name, serve, storage_contexts
 from asyncdicom.cli.placing import place
 from asyncdicom.cli.receiver import Receiver
-from asyncdicom.net.payload import Batch
+from asyncdicom.net.disk import Batch
 
 UIDS = ["CON", "nul.1", "..", "C:1", "1.A", "1.a", "-rf", ".hidden", "1.2.3"]
 
