@@ -124,7 +124,7 @@ async def show(text: str) -> None:
 async def tell(text: str) -> None:
     """Print a line on stderr, escaped, as `show` does; a stderr that is closed changes nothing."""
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         await _stderr.write(printable(text).encode(encoding, "backslashreplace") + b"\n")
 
 

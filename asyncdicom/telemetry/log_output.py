@@ -5,13 +5,14 @@ The library itself installs no handler.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import select
 import sys
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TextIO
 
 from asyncdicom.telemetry.log import fields_of
 from asyncdicom.telemetry.log_queue import LogQueue, Sink
@@ -57,7 +58,7 @@ class StreamSink:
         stream = getattr(sys, self._name)
         if stream is None:  # closed before we began: its number may be another file's by now
             raise OSError(f"there is no {self._name}")
-        if stream.isatty():
+        if stream.isatty() or not _has_descriptor(stream):
             stream.write(data.decode(stream.encoding or "utf-8", "replace"))
             stream.flush()
         else:
@@ -65,6 +66,15 @@ class StreamSink:
 
     def reopen(self) -> None:
         """See `log_queue.Sink`."""
+
+
+def _has_descriptor(stream: TextIO) -> bool:
+    """Whether it is a file of the system's: a program may have put anything in its place."""
+    try:
+        stream.fileno()
+    except io.UnsupportedOperation:
+        return False
+    return True
 
 
 class FileSink:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from cli.nodes import Instance, Node
 from cli.running import ENVIRONMENT
 
 from asyncdicom import DicomNetworkError, associate, serve, storage_contexts
-from asyncdicom.cli.printing import Printer
+from asyncdicom.cli.printing import Printer, show, tell
 
 
 @pytest.fixture
@@ -107,3 +108,13 @@ def test_lines_that_are_lost_are_told_in_json(monkeypatch: pytest.MonkeyPatch) -
     (warning,) = (line["warning"] for line in lines if "warning" in line)
     assert warning == f"{20_000 - len(numbers)} lines are lost: stdout did not take them"
     assert last == {"last": True}
+
+
+async def test_a_stream_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As programs put them in the place of stdout and stderr, to look at what is printed."""
+    streams = {name: io.StringIO() for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    await show("shown")
+    await tell("told \x1b[31m")
+    assert [stream.getvalue() for stream in streams.values()] == ["shown\n", "told \\x1b[31m\n"]
