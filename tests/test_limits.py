@@ -9,6 +9,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
@@ -54,7 +55,13 @@ from asyncdicom.dimse.assembler import Assembler
 from asyncdicom.dimse.command import MAXIMUM_ELEMENTS, decode_elements
 from asyncdicom.dimse.fragmenter import MAXIMUM_PDU, Fragmenter
 from asyncdicom.dimse.messages import Command, CommandField, decode, encode, response_to
-from asyncdicom.dimse.operations import MAXIMUM_STRAYS, InvokedOperations, PerformedOperations
+from asyncdicom.dimse.operations import (
+    MAXIMUM_DUPLICATES,
+    MAXIMUM_STRAYS,
+    DuplicateInvocation,
+    InvokedOperations,
+    PerformedOperations,
+)
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
 from asyncdicom.net.crowd import Crowd, Rates, is_local
 from asyncdicom.net.payload import DataStream
@@ -147,7 +154,7 @@ ELSEWHERE = {
     # archive/test_archive_room.py
     "`archive.room.MINIMUM_FREE`",
     # dimse/test_operations.py
-    "`operations_invoked`",
+    *("`operations_invoked`", "`dimse.operations.MAXIMUM_PENDING`"),
     # net/test_flow.py, net/test_blocks.py
     *("`net.flow.MAXIMUM_UNDELIVERED`", "`net.blocks.MAXIMUM_HELD`"),
     # below
@@ -292,6 +299,18 @@ def stray_cancels(n: int) -> bool:
     return True
 
 
+def duplicates(n: int) -> bool:
+    book = PerformedOperations(2)
+    book.open(echo_rq(7))
+    try:
+        for _ in range(n):
+            with suppress(DuplicateInvocation):
+                book.open(echo_rq(7))
+    except RemoteProtocolError:
+        return False
+    return True
+
+
 def nested(n: int) -> bool:
     data = bytes.fromhex("08001111 ffffffff feff00e0 ffffffff") * n
     data += bytes.fromhex("feff0de0 00000000 feffdde0 00000000") * n
@@ -335,6 +354,7 @@ CORE: dict[str, list[tuple[int, Callable[[int], bool]]]] = {
         (MAXIMUM_STRAYS, stray_responses),
         (MAXIMUM_STRAYS, stray_cancels),
     ],
+    "dimse.operations.MAXIMUM_DUPLICATES": [(MAXIMUM_DUPLICATES, duplicates)],
     "data.elements.decode(maximum_depth)": [(64, nested)],
     "data.elements.decode(maximum_inflated)": [(65536, inflated)],
 }

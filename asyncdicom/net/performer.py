@@ -69,7 +69,7 @@ class Performer:
 
     def _answer_at_once(self, context: AcceptedContext, command: Command) -> bool:
         # A C-ECHO that no handler asked for costs no task.
-        if command.has_data_set or self.book.is_open(command.message_id or 0):
+        if command.has_data_set or command.message_id in self._open:
             return False
         answer = self._channel.dispatcher.at_once(context, command)
         return answer is not None and self._channel.outbox.send_at_once(context.context_id, answer)
@@ -98,7 +98,7 @@ class Performer:
         message_id = request.command.message_id or 0
         if self._open.get(message_id) is request:
             del self._open[message_id]
-            self.book.close(message_id)
+            self.book.close(request.command)
 
     async def respond(self, request: IncomingRequest, command: Command, data: bytes | None = None) -> None:
         """Send a response to a request; what follows a final one is ignored.
@@ -119,7 +119,7 @@ class Performer:
     def cancel(self, command: Command) -> None:
         """A C-CANCEL-RQ came: stop the handler, or answer without it if it does not stop."""
         message_id = command.message_id_being_responded_to or 0
-        if not self.book.cancel(message_id):
+        if self.book.cancel(message_id) is None:
             return  # it has ended meanwhile (PS3.7 9.3.2.3)
         self._interrupt(self._open[message_id])
 

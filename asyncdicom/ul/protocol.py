@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
 
-from .decoder import ControlPDU, Decoder, PDataFragment
+from .decoder import WITHOUT_END, ControlPDU, Decoder, PDataFragment
 from .events import (
     AbortIndication,
     AssociateConfirmation,
@@ -125,6 +125,7 @@ class UpperLayer:
         "_request",
         "_state_deadline",
         "_timeouts",
+        "_waiting",
         "expecting_data",
         "requestor",
         "state",
@@ -145,6 +146,7 @@ class UpperLayer:
         self.expecting_data = False
         self._timeouts = timeouts or Timeouts()
         self._decoder = Decoder(maximum_length, maximum_associate_length)
+        self._waiting: list[memoryview] = []  # received, and not handled yet
         self._request = b""
         self._accepted = 0  # one bit for each accepted presentation context ID
         self._outgoing: list[bytes] = []
@@ -214,35 +216,53 @@ class UpperLayer:
 
     # The transport.
 
-    def receive_data(self, data: memoryview, now: float) -> list[Event]:
-        """Bytes have arrived. Never raises; the views in the events are slices of ``data`` itself."""
+    def receive_data(self, data: memoryview, now: float, budget: int = WITHOUT_END) -> list[Event]:
+        """Bytes have arrived. Never raises; the views in the events are slices of ``data`` itself.
+
+        Stops behind ``budget`` fragments and PDUs (1 at least). What is left is kept, not copied: while
+        ``has_more``, call again, with no bytes if none have arrived.
+        """
         events: list[Event] = []
-        if self.state is State.STA1 or (self.state is State.STA13 and self._overflows(len(data), now)):
+        received = len(data)
+        if self.state is State.STA1 or (self.state is State.STA13 and self._overflows(received, now)):
+            self._waiting.clear()
             return events
+        if self._waiting:
+            if received:
+                self._waiting.append(data)
+            data = self._waiting.pop(0)
         completed = not self.is_owed
-        for item in self._decoder.feed(data):
-            if isinstance(item, PDataFragment):
+        decoder = self._decoder
+        for item in decoder.feed(data, budget):
+            if type(item) is PDataFragment:
                 completed |= item.is_last
                 self._fragment(item, now, events)
-            elif isinstance(item, ControlPDU):
+            elif type(item) is ControlPDU:
                 completed = True
                 self._control(item, now, events)
             elif self.state not in _MAY_OWE_A_MESSAGE:  # there DT-2 and AR-6 only hand on what comes
                 self._received(Evt.EVT10, "P-DATA-TF", now, events)
-        error = self._decoder.error
+        if decoder.consumed < len(data):
+            self._waiting.insert(0, data[decoder.consumed :])
+        error = decoder.error
         if error is not None and not self._fault_seen:
             self._fault_seen = True
             self._fault(Evt.EVT19, error, now, events)
         self._idle_since = now
-        self._arm_receive(now, len(data), completed)
+        self._arm_receive(now, received, completed)
         return events
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something that was received waits to be handled: call ``receive_data`` again."""
+        return bool(self._waiting)
 
     def continues(self, length: int, now: float) -> bool:
         """Whether the ``length`` bytes that have arrived only go on with a fragment of a data set.
 
         Then they are accounted for, and go on with the last ``PDataFragment``; if not, ``receive_data`` them.
         """
-        if self.state not in _MAY_OWE_A_MESSAGE or not self._decoder.continues(length):
+        if self._waiting or self.state not in _MAY_OWE_A_MESSAGE or not self._decoder.continues(length):
             return False
         self._idle_since = now
         self._arm_receive(now, length, False)

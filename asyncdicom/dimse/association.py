@@ -1,0 +1,685 @@
+"""One association without IO: bytes and time go in, what has happened and what is to be sent comes out.
+
+Whoever drives it (`net.channel`, a test, a fuzzer) hands in what arrives with `receive_data`, calls the local
+primitives, and after each call carries out three things: the `events`, `data_to_send`, and `wants_close`. It
+calls `handle_timer` at `next_deadline`. Time is in seconds of any one clock that does not go back.
+
+    bytes  ->  UpperLayer  ->  Assembler  ->  PerformedOperations (their requests)
+                                              InvokedOperations (responses to ours)
+
+Every decision about the end of an association stands here: who may still speak during a release (PS3.8 7.2),
+what an operation without an answer leads to, and which exception tells it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from asyncdicom.dimse.assembler import Assembler, DataReceived, MessageStarted, joined
+from asyncdicom.dimse.events import (
+    CancelReceived,
+    CommandDropped,
+    DuplicateRefused,
+    Ended,
+    Established,
+    Event,
+    OperationFailed,
+    OperationsFailed,
+    ResponseReceived,
+)
+from asyncdicom.dimse.fragmenter import Fragmenter
+from asyncdicom.dimse.messages import Command, CommandField, encode, response_to
+from asyncdicom.dimse.operations import (
+    DuplicateInvocation,
+    Invoked,
+    InvokedOperations,
+    PerformedOperations,
+)
+from asyncdicom.exceptions import (
+    AssociationAborted,
+    AssociationClosed,
+    AssociationError,
+    AssociationRejected,
+    AssociationReleased,
+    AssociationTimeout,
+    RemoteProtocolError,
+)
+from asyncdicom.status import Status
+from asyncdicom.ul.decoder import WITHOUT_END, PDataFragment
+from asyncdicom.ul.events import (
+    AbortIndication,
+    AssociateConfirmation,
+    AssociateIndication,
+    AssociateRejection,
+    ProtocolViolation,
+    ReleaseConfirmation,
+    ReleaseIndication,
+    TimerExpired,
+)
+from asyncdicom.ul.negotiation import AcceptedContext, Negotiated, confirm
+from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
+from asyncdicom.ul.protocol import Timeouts, UpperLayer
+from asyncdicom.ul.statetable import State
+
+__all__ = ["AssociationCore"]
+
+# A request that comes after our A-RELEASE-RQ (AR-6), or together with the end of it all, is dropped.
+_TAKES_REQUESTS = (State.STA6, State.STA8)
+
+_EXPIRED = {
+    "artim": "no A-ASSOCIATE-RQ came in time",
+    "association": "the peer did not answer the A-ASSOCIATE-RQ in time",
+    "release": "the peer did not answer the A-RELEASE-RQ in time",
+    "receive": "the peer stopped in the middle of a message",
+}
+
+
+class _Gathering:
+    """A data set that is kept until it is whole (that of a response), or thrown away.
+
+    `then`: the event that is due when it has ended; `operation` is None if it is thrown away.
+    """
+
+    __slots__ = ("command", "length", "operation", "then", "views")
+
+    def __init__(
+        self, command: Command, operation: Invoked | None = None, then: DuplicateRefused | None = None
+    ) -> None:
+        self.command = command
+        self.operation = operation
+        self.then = then
+        self.views: list[memoryview] = []
+        self.length = 0
+
+
+# What the data set that comes now belongs to, if it is not gathered.
+_NOTHING, _A_REQUEST = None, True
+
+
+class AssociationCore:
+    """The state of one association, on either side.
+
+    `requestor`: we opened the connection. `maximum_length`: what we announce for P-DATA-TF, and
+    `maximum_associate_length` the longest A-ASSOCIATE PDU taken, in bytes. `timeouts`: those of the upper
+    layer. `dimse_timeout`: for each response to our operations, where none is given; `cancel_timeout`: for
+    what was cancelled to end; both in seconds, None for ever. `maximum_data_set`: of a response;
+    `maximum_discarded`: how much of one unwanted data set is waited for; both in bytes. `name` tells which
+    association this is, for the texts of exceptions.
+
+    Attributes: `request` and `negotiated`, once they are known; `contexts`, the accepted presentation
+    contexts by their ID; `failure`, what has ended the association; `queued`, set by the driver: how many
+    wait for room in the operations window, and will use it before a release.
+    """
+
+    __slots__ = (
+        "_answer_by",
+        "_assembler",
+        "_encoded",
+        "_encoded_command",
+        "_events",
+        "_half_closed",
+        "_incoming",
+        "_invoked",
+        "_layer",
+        "_maximum_data_set",
+        "_maximum_discarded",
+        "_name",
+        "_performed",
+        "_performing",
+        "_quiet_by",
+        "_release_timeout",
+        "_sending",
+        "_wants_release",
+        "cancel_timeout",
+        "contexts",
+        "dimse_timeout",
+        "failure",
+        "negotiated",
+        "queued",
+        "request",
+    )
+
+    def __init__(
+        self,
+        *,
+        requestor: bool,
+        maximum_length: int,
+        maximum_associate_length: int = 262144,
+        timeouts: Timeouts | None = None,
+        dimse_timeout: float | None = 120.0,
+        cancel_timeout: float | None = 10.0,
+        maximum_data_set: int = 16 << 20,
+        maximum_discarded: int = 1 << 30,
+        name: Callable[[], str] = lambda: "association",
+    ) -> None:
+        timeouts = timeouts or Timeouts()
+        self._layer = UpperLayer(
+            requestor=requestor,
+            maximum_length=maximum_length,
+            timeouts=timeouts,
+            maximum_associate_length=maximum_associate_length,
+        )
+        self._assembler = Assembler()
+        self._invoked = InvokedOperations(1)
+        self._performed = PerformedOperations(1)
+        self._incoming: _Gathering | bool | None = _NOTHING
+        self._events: list[Event] = []
+        self._performing = 0  # requests that the driver is not done with
+        self._sending = 0  # requests of ours whose last byte has not left
+        self._half_closed = False
+        self._wants_release: bool | None = None  # once quiet: True to release, False to abort
+        self._quiet_by: float | None = None  # until when that has to be
+        self._answer_by: float | None = None  # until when we may put off the A-RELEASE-RP
+        self._release_timeout = timeouts.release
+        self._maximum_data_set = maximum_data_set
+        self._maximum_discarded = maximum_discarded
+        self._name = name
+        self._encoded_command: Command | None = None
+        self._encoded = b""
+        self.dimse_timeout = dimse_timeout
+        self.cancel_timeout = cancel_timeout
+        self.request: AAssociateRQ | None = None
+        self.negotiated: Negotiated | None = None
+        self.contexts: dict[int, AcceptedContext] = {}
+        self.failure: AssociationError | None = None
+        self.queued = 0
+
+    # what can be seen
+
+    @property
+    def state(self) -> State:
+        """The state of PS3.8 9.2.1."""
+        return self._layer.state
+
+    @property
+    def is_requestor(self) -> bool:
+        """Whether we have asked for the association."""
+        return self._layer.requestor
+
+    @property
+    def is_established(self) -> bool:
+        """Whether operations can be invoked."""
+        return self.failure is None and self._layer.state is State.STA6
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something that was received waits to be handled: call `receive_data` again, with b""."""
+        return self._layer.has_more
+
+    @property
+    def expecting_data(self) -> bool:
+        """Whether a command has announced a data set that has not ended."""
+        return self._assembler.expecting_data
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether the peer has to send more before we do: the rest of a message, or the next response."""
+        return self._layer.is_owed or len(self._invoked) > 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the operations window lets us invoke one more now (PS3.7 D.3.3.3)."""
+        return self._invoked.has_room
+
+    @property
+    def operations(self) -> list[Invoked]:
+        """The operations that we have invoked and that await their final response."""
+        return list(self._invoked)
+
+    @property
+    def performing(self) -> int:
+        """How many requests of the peer are being performed."""
+        return self._performing
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no operation is under way in either direction."""
+        return not (self._performing or self._sending or len(self._invoked)) and (
+            self._incoming is _NOTHING or self._incoming is _A_REQUEST
+        )
+
+    @property
+    def wants_close(self) -> bool:
+        """Whether the connection is to be closed now, once what is in `data_to_send` has left."""
+        return self._layer.wants_close or (
+            self._half_closed and self.failure is None and self.is_quiet and self.state is not State.STA8
+        )
+
+    def check_open(self) -> None:
+        """Raise what has ended the association, if it has ended."""
+        if self.failure is not None:
+            raise copy.copy(self.failure) from self.failure.__cause__
+
+    def check_invocable(self) -> None:
+        """Raise why no operation can be invoked any more, if that is so."""
+        self.check_open()
+        if self._layer.state is State.STA8:
+            raise AssociationReleased(f"{self._name()}: the peer has asked for the release")
+        if self._half_closed:
+            raise AssociationClosed(f"{self._name()}: the peer has closed its half of the connection")
+
+    # out
+
+    def events(self) -> list[Event]:
+        """What has happened since this was last asked, in its order."""
+        events, self._events = self._events, []
+        return events
+
+    def data_to_send(self) -> list[bytes]:
+        """The PDUs to be sent now, each given once; those of messages are not among them (`begin`)."""
+        return self._layer.data_to_send()
+
+    def begin(self, context_id: int, command: Command) -> tuple[Fragmenter, list[bytes | memoryview]]:
+        """Begin a message: its encoded command, and what cuts its data set.
+
+        Messages are sent one after another: the next may begin when the last fragment of this one is on its
+        way. Raises what has ended the association, and LocalProtocolError if no message may be sent now or if
+        this one cannot be encoded.
+        """
+        self.check_open()
+        self._layer.check_p_data()
+        negotiated = self.negotiated
+        fragmenter = Fragmenter(context_id, negotiated.maximum_length if negotiated is not None else 0)
+        # A C-FIND provider sends one and the same Pending response with each match.
+        if command is not self._encoded_command:
+            self._encoded_command, self._encoded = command, encode(command)
+        return fragmenter, [*fragmenter.command(self._encoded)]
+
+    # the life of the association
+
+    def associate(self, request: AAssociateRQ, now: float) -> None:
+        """A-ASSOCIATE request: it is sent as soon as the connection stands (PS3.8 7.1)."""
+        self.request = request
+        self._layer.associate(request, now)
+
+    def connected(self, now: float) -> None:
+        """The transport connection stands."""
+        self._layer.connected(now)
+
+    def accept(self, accept: AAssociateAC, negotiated: Negotiated, now: float) -> None:
+        """Answer an AssociateIndication (PS3.8 7.1)."""
+        if self._layer.accept(accept, now):
+            self._adopt(negotiated)
+
+    def reject(self, rejection: AAssociateRJ, now: float) -> None:
+        """Refuse an AssociateIndication."""
+        if self._layer.reject(rejection, now):
+            self._end(AssociationRejected(*rejection, peer=self._name()), now)
+
+    def release(self, now: float) -> None:
+        """Let what is under way end, then A-RELEASE; A-ABORT when that takes too long (PS3.8 7.2)."""
+        self._end_when_quiet(True, self._release_timeout, now)
+
+    def stop(self, timeout: float | None, now: float) -> None:
+        """A-ABORT when no operation is under way, or in `timeout` seconds: how an acceptor shuts down."""
+        self._end_when_quiet(False, timeout, now)
+
+    def reconsider(self, now: float) -> None:
+        """An operation has ended, or nobody waits in `queued` any more: what waited for quiet may be due."""
+        if self.failure is not None:
+            return
+        if self._layer.state is State.STA8:
+            if not self._performing:
+                self._agree_to_release(now)
+        elif self.is_quiet:
+            self._layer.set_busy(False, now)
+            if self._wants_release is False:
+                self.abort(now)  # before a busy peer asks for more
+            elif self._wants_release and not self.queued:
+                self._wants_release = self._quiet_by = None
+                self._layer.release(now)
+
+    def abort(self, now: float, why: str = "") -> None:
+        """A-ABORT request (PS3.8 7.3)."""
+        if self.failure is None:
+            self._layer.abort(now)
+            what = f"the association was aborted by this side{': ' if why else ''}{why}"
+            self._end(AssociationAborted(0, 0, f"{self._name()}: {what}"), now)
+
+    def fail(self, error: AssociationError, now: float) -> None:
+        """The driver has lost the connection, or gives it up."""
+        self._end(error, now)
+
+    # operations that we invoke
+
+    def invoke(
+        self, context_id: int, command: Command, now: float, *, timeout: float | None = None
+    ) -> Invoked:
+        """Open an operation and give the command its Message ID; then send it, and tell when it has left.
+
+        `timeout`: seconds for each response (None: `dimse_timeout`). Raises LocalProtocolError without room
+        in the window, and what makes operations impossible (`check_invocable`).
+        """
+        self.check_invocable()
+        if timeout is None:
+            timeout = self.dimse_timeout
+        invoked = self._invoked.open(context_id, command.command_field, timeout=timeout, now=now)
+        command.message_id = invoked.message_id
+        self._sending += 1
+        self._layer.set_busy(True, now)
+        return invoked
+
+    def sent(self, operation: Invoked, now: float) -> None:
+        """The last byte of the request has left: the peer's time runs."""
+        self._sending -= 1
+        self._invoked.sent(operation.message_id, now)
+        operation.sending = False
+        if operation.closed:
+            self.reconsider(now)
+
+    def unsent(self, operation: Invoked, now: float) -> None:
+        """The request never left: it is forgotten."""
+        self._sending -= 1
+        operation.sending = False
+        if not operation.closed:
+            self._invoked.close(operation.message_id)
+        self.reconsider(now)
+
+    def cancel(self, operation: Invoked, now: float) -> Command | None:
+        """Give the C-CANCEL-RQ to be sent for an operation; None if it has ended (PS3.7 9.3.2.3)."""
+        if operation.closed or self.failure is not None:
+            return None
+        self._invoked.cancel(operation.message_id, self.cancel_timeout, now)
+        return Command(CommandField.C_CANCEL_RQ, message_id_being_responded_to=operation.message_id)
+
+    def abandon(self, operation: Invoked) -> None:
+        """Nobody waits for the responses any more: they are dropped when they come."""
+        if not operation.closed:
+            self._invoked.abandon(operation.message_id)
+
+    # operations that we perform
+
+    def responding(self, request: Command) -> None:
+        """The final response is about to be sent: the peer may use the Message ID again when it sees it."""
+        self._performed.close(request)
+
+    def performed(self, request: Command, now: float) -> None:
+        """The driver is done with a request: its final response was sent, or never will be."""
+        self._performed.close(request)
+        self._performing -= 1
+        if not self._performing:
+            self.reconsider(now)
+
+    # the transport
+
+    def receive_data(self, view: memoryview, now: float, budget: int = WITHOUT_END) -> list[Event]:
+        """Bytes have arrived; gives `events`. The views in them are slices of `view` itself.
+
+        Handles at most `budget` messages or fragments (1 at least) and keeps the place: while `has_more`,
+        call again, with an empty view if nothing has arrived.
+        """
+        layer = self._layer
+        for event in layer.receive_data(view, now, budget):
+            if type(event) is PDataFragment:
+                if self.failure is not None:
+                    continue
+                try:
+                    self._fragment(event, now)
+                except RemoteProtocolError as error:
+                    self._violated(error, now)
+                    break
+            else:
+                self._happened(event, now)
+        layer.expecting_data = self._assembler.expecting_data
+        return self.events()
+
+    def continues(self, length: int, now: float) -> bool:
+        """Whether the `length` bytes that have arrived only go on with the data set of a request.
+
+        Then they are accounted for, and belong behind the last `DataReceived`; if not, `receive_data` them.
+        """
+        return self._incoming is _A_REQUEST and self._layer.continues(length, now)
+
+    def eof(self) -> bool:
+        """The peer sends no more: whether the connection stays open, because what it asked is answered."""
+        awaited = self._assembler.expecting_data or len(self._invoked)  # what can never come now
+        self._half_closed = bool(self._performing) and not awaited
+        return self._half_closed
+
+    def connection_closed(self, now: float, why: str = "", cause: Exception | None = None) -> None:
+        """The transport connection is gone; `why` completes "the peer closed ..." where it was too early."""
+        how = "the connection was closed"
+        for event in self._layer.connection_closed(now):
+            self._events.append(event)
+            how = f"the peer closed {why or 'the connection'}"
+        error = AssociationClosed(f"{self._name()}: {how}")
+        error.__cause__ = cause
+        self._end(error, now)
+
+    # time
+
+    def pause(self, now: float) -> None:
+        """Reading is paused: the peer's deadlines are suspended."""
+        self._layer.pause(now)
+        self._invoked.pause(now)
+
+    def resume(self, now: float) -> None:
+        """Reading goes on, and so do the deadlines."""
+        self._layer.resume(now)
+        self._invoked.resume(now)
+
+    def next_deadline(self) -> float | None:
+        """When `handle_timer` has something to do; None for not before something else happens."""
+        deadlines = [self._layer.next_deadline()]
+        if self.failure is None:
+            deadlines += (self._invoked.next_deadline(), self._quiet_by, self._answer_by)
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def handle_timer(self, now: float) -> list[Event]:
+        """Do what is due, and give `events`; calling it too early or twice does nothing."""
+        for event in self._layer.handle_timer(now):
+            self._happened(event, now)
+        if self.failure is None:
+            self._expire(now)
+        if self._quiet_by is not None and now >= self._quiet_by:
+            self._quiet_by = None
+            self.abort(now, "operations did not end in time")
+        if self._answer_by is not None and now >= self._answer_by:
+            self._agree_to_release(now)
+        return self.events()
+
+    def _expire(self, now: float) -> None:
+        """Fail the operations whose response did not come in time, and the association with them."""
+        if self._assembler.expecting_data:
+            self._invoked.progressed(now)
+        late = self._invoked.expired(now)
+        for operation in late:
+            error = AssociationTimeout(f"{self._name()}: the response did not come in time", which="response")
+            self._events.append(OperationFailed(operation, error))
+        if late:
+            self.abort(now)
+
+    # what is received
+
+    def _fragment(self, fragment: PDataFragment, now: float) -> None:
+        for part in self._assembler.feed(
+            fragment.context_id, fragment.is_command, fragment.views, fragment.is_last
+        ):
+            if type(part) is DataReceived:
+                self._data(part, now)
+            elif type(part) is MessageStarted:
+                self._message(part, now)
+
+    def _message(self, started: MessageStarted, now: float) -> None:
+        command = started.command
+        if started.context_id not in self.contexts:
+            raise RemoteProtocolError(f"presentation context {started.context_id} was not accepted")
+        if command.is_response:
+            self._response(command, now)
+        elif self._layer.state not in _TAKES_REQUESTS:
+            self._drop(command)
+        elif command.command_field is CommandField.C_CANCEL_RQ:
+            request = self._performed.cancel(command.message_id_being_responded_to or 0)
+            if request is None:  # it has ended meanwhile (PS3.7 9.3.2.3)
+                self._drop(command)
+            else:
+                self._events.append(CancelReceived(request))
+        else:
+            self._requested(started, command, now)
+
+    def _drop(self, command: Command) -> None:
+        self._events.append(CommandDropped(command))
+        self._incoming = _Gathering(command) if command.has_data_set else _NOTHING
+
+    def _requested(self, started: MessageStarted, command: Command, now: float) -> None:
+        try:
+            self._performed.open(command)
+        except DuplicateInvocation:
+            refused = DuplicateRefused(started.context_id, response_to(command, Status.DUPLICATE_INVOCATION))
+            if command.has_data_set:  # a peer that still sends does not read
+                self._incoming = _Gathering(command, then=refused)
+            else:
+                self._events.append(refused)
+            return
+        self._performing += 1
+        if self._performing == 1:
+            self._layer.set_busy(True, now)
+        self._incoming = _A_REQUEST if command.has_data_set else _NOTHING
+        self._events.append(started)
+
+    def _response(self, command: Command, now: float) -> None:
+        operation = self._invoked.receive(command, now)
+        if operation is None:
+            self._drop(command)
+        elif command.has_data_set:
+            self._incoming = _Gathering(command, operation)
+            return
+        else:
+            self._events.append(ResponseReceived(operation, command, None))
+        self.reconsider(now)
+
+    def _data(self, part: DataReceived, now: float) -> None:
+        incoming = self._incoming
+        if incoming is _A_REQUEST:
+            self._events.append(part)
+        elif type(incoming) is _Gathering:
+            self._gather(incoming, part, now)
+        if part.is_last:
+            self._incoming = _NOTHING
+            self._invoked.progressed(now)
+            if type(incoming) is _Gathering:
+                self.reconsider(now)
+
+    def _gather(self, incoming: _Gathering, part: DataReceived, now: float) -> None:
+        incoming.length += part.length
+        if incoming.operation is None:
+            if incoming.length > self._maximum_discarded:
+                self.abort(now, f"more than {self._maximum_discarded} bytes to discard")
+            elif part.is_last and incoming.then is not None:
+                self._events.append(incoming.then)
+            return
+        if incoming.length > self._maximum_data_set:
+            raise RemoteProtocolError(f"the data set of a {incoming.command.name} is larger than allowed")
+        incoming.views = joined(incoming.views + part.views, incoming.length)
+        if part.is_last:
+            data = b"".join(incoming.views)
+            self._events.append(ResponseReceived(incoming.operation, incoming.command, data))
+
+    # what the upper layer reports
+
+    def _happened(self, event: Any, now: float) -> None:
+        self._events.append(event)
+        react = _REACTIONS.get(type(event))
+        if react is not None:
+            react(self, event, now)
+
+    def _on_indication(self, event: AssociateIndication, now: float) -> None:
+        self.request = event.request
+
+    def _on_confirmation(self, event: AssociateConfirmation, now: float) -> None:
+        try:
+            if self.request is not None:
+                self._adopt(confirm(self.request, event.accept))
+        except RemoteProtocolError as error:
+            self._violated(error, now)
+
+    def _on_rejection(self, event: AssociateRejection, now: float) -> None:
+        self._end(AssociationRejected(*event.rejection, peer=self._name()), now)
+
+    def _on_release(self, event: ReleaseIndication, now: float) -> None:
+        if event.collision:
+            if self._layer.requestor:  # AR-9; the acceptor waits for ours first (PS3.8 9.2.2)
+                self._layer.release_response(now)
+            return
+        error = AssociationReleased(f"{self._name()}: released by the peer before it answered")
+        self._events.append(OperationsFailed(error))
+        if self._performing and not self._assembler.expecting_data:
+            # AR-7: responses may still be sent before the A-RELEASE-RP.
+            timeout = self._release_timeout
+            self._answer_by = None if timeout is None else now + timeout
+            self._wants_release = self._quiet_by = None
+        else:  # also inside a message, whose end can come no more
+            self._agree_to_release(now)
+
+    def _agree_to_release(self, now: float) -> None:
+        self._answer_by = None
+        self._layer.release_response(now)
+        self._end(AssociationReleased(f"{self._name()}: the association was released"), now)
+
+    def _on_released(self, event: ReleaseConfirmation, now: float) -> None:
+        if self._layer.state is State.STA12:
+            self._layer.release_response(now)  # a collision, and we are the acceptor: AR-4
+        self._end(AssociationReleased(f"{self._name()}: the association was released"), now)
+
+    def _on_abort(self, event: AbortIndication, now: float) -> None:
+        self._end(AssociationAborted(event.source, event.reason, peer=self._name()), now)
+
+    def _on_violation(self, event: ProtocolViolation, now: float) -> None:
+        what = f"{self._name()}: aborted, the peer broke the protocol: {event.error}"
+        error = AssociationAborted(2, event.error.reason, what)
+        error.__cause__ = event.error
+        self._end(error, now)
+
+    def _on_timer(self, event: TimerExpired, now: float) -> None:
+        if event.which != "idle":
+            what = _EXPIRED.get(event.which, event.which)
+            self._end(AssociationTimeout(f"{self._name()}: {what}", which=event.which), now)
+        elif self._layer.requestor:
+            self.release(now)
+        else:
+            self.abort(now, "it was idle for too long")
+
+    def _violated(self, error: RemoteProtocolError, now: float) -> None:
+        for event in self._layer.violation(error, now):
+            self._happened(event, now)
+
+    # beginning, quiet and end
+
+    def _adopt(self, negotiated: Negotiated) -> None:
+        self.negotiated = negotiated
+        self.contexts = negotiated.contexts
+        self._invoked = InvokedOperations(negotiated.operations_invoked)
+        self._performed = PerformedOperations(negotiated.operations_performed)
+        self._events.append(Established(negotiated))
+
+    def _end_when_quiet(self, wants_release: bool, timeout: float | None, now: float) -> None:
+        if self.failure is not None or self._wants_release is False:
+            return
+        if self._layer.state < State.STA6:  # there is no association that could be released
+            self.abort(now)
+            return
+        self._wants_release = wants_release
+        self._quiet_by = None if timeout is None else now + timeout
+        self.reconsider(now)
+
+    def _end(self, error: AssociationError, now: float) -> None:
+        """End everything with `error`; the first one counts."""
+        if self.failure is None:
+            self.failure = error
+            self._incoming = _NOTHING
+            self._quiet_by = self._answer_by = None
+            self._events.append(Ended(error))
+
+
+_REACTIONS: dict[type, Callable[[AssociationCore, Any, float], None]] = {
+    AssociateIndication: AssociationCore._on_indication,
+    AssociateConfirmation: AssociationCore._on_confirmation,
+    AssociateRejection: AssociationCore._on_rejection,
+    ReleaseIndication: AssociationCore._on_release,
+    ReleaseConfirmation: AssociationCore._on_released,
+    AbortIndication: AssociationCore._on_abort,
+    ProtocolViolation: AssociationCore._on_violation,
+    TimerExpired: AssociationCore._on_timer,
+}
