@@ -22,7 +22,6 @@ from asyncdicom.net.channel import Channel
 from asyncdicom.net.crowd import Crowd, Rates, is_local
 from asyncdicom.net.tls import certificate_of
 from asyncdicom.services.dispatch import Dispatcher
-from asyncdicom.ul.items import UserInformation
 from asyncdicom.ul.negotiation import USER_REJECTION, Answered, Policy, answer
 from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
 
@@ -205,7 +204,6 @@ class Admission:
         if isinstance(channel.dispatcher, Dispatcher):
             channel.dispatcher.grant = grant
         channel.accept(*verdict)
-        channel.request = request._replace(presentation_contexts=(), user_information=UserInformation())
         log.info("%s: association established", channel)
         if grant.services is not None:
             _note_denied(channel, request, verdict[0])

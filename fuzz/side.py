@@ -230,12 +230,9 @@ class Side:
             case CommandDropped():
                 self.got.append(message(event.command, None, dropped=True))
             case DuplicateRefused():
-                self.send(*event)
+                self.send(event.context_id, event.response)
             case CancelReceived():
-                number = event.request.message_id
-                self.got.append(
-                    message(Command(CommandField.C_CANCEL_RQ, message_id_being_responded_to=number), None)
-                )
+                self.got.append(message(event.command, None))
             case ProtocolViolation():
                 self.violations.append(str(event.error))
             case TimerExpired():

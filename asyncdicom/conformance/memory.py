@@ -98,8 +98,8 @@ class _User:
                 case DataReceived() if event.is_last:
                     self._requested()
                 case DuplicateRefused():
-                    self._send(*event)
-                case ResponseReceived() if event.operation.closed:
+                    self._send(event.context_id, event.response)
+                case ResponseReceived() if event.is_final:
                     self.core.release(self.now)
 
     def _requested(self) -> None:

@@ -58,6 +58,7 @@ from asyncdicom.ul.events import (
     ReleaseIndication,
     TimerExpired,
 )
+from asyncdicom.ul.items import UserInformation
 from asyncdicom.ul.negotiation import AcceptedContext, Negotiated, confirm
 from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
 from asyncdicom.ul.protocol import Timeouts, UpperLayer
@@ -109,8 +110,8 @@ class AssociationCore:
     association this is, for the texts of exceptions.
 
     Attributes: `request` and `negotiated`, once they are known; `contexts`, the accepted presentation
-    contexts by their ID; `failure`, what has ended the association; `queued`, set by the driver: how many
-    wait for room in the operations window, and will use it before a release.
+    contexts by their ID; `failure`, what has ended the association; `news`, what `events` will give;
+    `queued`, set by the driver: how many wait for room in the operations window, and use it before a release.
     """
 
     __slots__ = (
@@ -118,7 +119,6 @@ class AssociationCore:
         "_assembler",
         "_encoded",
         "_encoded_command",
-        "_events",
         "_half_closed",
         "_incoming",
         "_invoked",
@@ -137,6 +137,7 @@ class AssociationCore:
         "dimse_timeout",
         "failure",
         "negotiated",
+        "news",
         "queued",
         "request",
     )
@@ -165,7 +166,7 @@ class AssociationCore:
         self._invoked = InvokedOperations(1)
         self._performed = PerformedOperations(1)
         self._incoming: _Gathering | bool | None = _NOTHING
-        self._events: list[Event] = []
+        self.news: list[Event] = []
         self._performing = 0  # requests that the driver is not done with
         self._sending = 0  # requests of ours whose last byte has not left
         self._half_closed = False
@@ -206,7 +207,7 @@ class AssociationCore:
     @property
     def has_more(self) -> bool:
         """Whether something that was received waits to be handled: call `receive_data` again, with b""."""
-        return self._layer.has_more
+        return bool(self._layer.waiting)
 
     @property
     def expecting_data(self) -> bool:
@@ -216,7 +217,7 @@ class AssociationCore:
     @property
     def is_owed(self) -> bool:
         """Whether the peer has to send more before we do: the rest of a message, or the next response."""
-        return self._layer.is_owed or len(self._invoked) > 0
+        return self._layer.is_owed or bool(self._invoked.opened)
 
     @property
     def has_room(self) -> bool:
@@ -236,7 +237,7 @@ class AssociationCore:
     @property
     def is_quiet(self) -> bool:
         """Whether no operation is under way in either direction."""
-        return not (self._performing or self._sending or len(self._invoked)) and (
+        return not (self._performing or self._sending or self._invoked.opened) and (
             self._incoming is _NOTHING or self._incoming is _A_REQUEST
         )
 
@@ -244,17 +245,21 @@ class AssociationCore:
     def wants_close(self) -> bool:
         """Whether the connection is to be closed now, once what is in `data_to_send` has left."""
         return self._layer.wants_close or (
-            self._half_closed and self.failure is None and self.is_quiet and self.state is not State.STA8
+            self._half_closed
+            and self._layer.state is not State.STA8
+            and (self.failure is not None or self.is_quiet)
         )
 
     def check_open(self) -> None:
         """Raise what has ended the association, if it has ended."""
-        if self.failure is not None:
-            raise copy.copy(self.failure) from self.failure.__cause__
+        failure = self.failure
+        if failure is not None:
+            raise copy.copy(failure) from failure.__cause__
 
     def check_invocable(self) -> None:
         """Raise why no operation can be invoked any more, if that is so."""
-        self.check_open()
+        if self.failure is not None:
+            self.check_open()
         if self._layer.state is State.STA8:
             raise AssociationReleased(f"{self._name()}: the peer has asked for the release")
         if self._half_closed:
@@ -264,7 +269,7 @@ class AssociationCore:
 
     def events(self) -> list[Event]:
         """What has happened since this was last asked, in its order."""
-        events, self._events = self._events, []
+        events, self.news = self.news, []
         return events
 
     def data_to_send(self) -> list[bytes]:
@@ -278,7 +283,8 @@ class AssociationCore:
         way. Raises what has ended the association, and LocalProtocolError if no message may be sent now or if
         this one cannot be encoded.
         """
-        self.check_open()
+        if self.failure is not None:
+            self.check_open()
         self._layer.check_p_data()
         negotiated = self.negotiated
         fragmenter = Fragmenter(context_id, negotiated.maximum_length if negotiated is not None else 0)
@@ -301,12 +307,16 @@ class AssociationCore:
     def accept(self, accept: AAssociateAC, negotiated: Negotiated, now: float) -> None:
         """Answer an AssociateIndication (PS3.8 7.1)."""
         if self._layer.accept(accept, now):
+            if self.request is not None:  # what was proposed is kept no longer
+                self.request = self.request._replace(
+                    presentation_contexts=(), user_information=UserInformation()
+                )
             self._adopt(negotiated)
 
     def reject(self, rejection: AAssociateRJ, now: float) -> None:
         """Refuse an AssociateIndication."""
         if self._layer.reject(rejection, now):
-            self._end(AssociationRejected(*rejection, peer=self._name()), now)
+            self.fail(AssociationRejected(*rejection, peer=self._name()))
 
     def release(self, now: float) -> None:
         """Let what is under way end, then A-RELEASE; A-ABORT when that takes too long (PS3.8 7.2)."""
@@ -336,11 +346,15 @@ class AssociationCore:
         if self.failure is None:
             self._layer.abort(now)
             what = f"the association was aborted by this side{': ' if why else ''}{why}"
-            self._end(AssociationAborted(0, 0, f"{self._name()}: {what}"), now)
+            self.fail(AssociationAborted(0, 0, f"{self._name()}: {what}"))
 
-    def fail(self, error: AssociationError, now: float) -> None:
-        """The driver has lost the connection, or gives it up."""
-        self._end(error, now)
+    def fail(self, error: AssociationError) -> None:
+        """The driver gives the connection up; the first failure counts."""
+        if self.failure is None:
+            self.failure = error
+            self._incoming = _NOTHING
+            self._quiet_by = self._answer_by = None
+            self.news.append(Ended(error))
 
     # operations that we invoke
 
@@ -434,19 +448,19 @@ class AssociationCore:
 
     def eof(self) -> bool:
         """The peer sends no more: whether the connection stays open, because what it asked is answered."""
-        awaited = self._assembler.expecting_data or len(self._invoked)  # what can never come now
-        self._half_closed = bool(self._performing) and not awaited
+        awaited = self._assembler.expecting_data or self._invoked.opened  # what can never come now
+        self._half_closed = self.failure is None and self._performing > 0 and not awaited
         return self._half_closed
 
     def connection_closed(self, now: float, why: str = "", cause: Exception | None = None) -> None:
         """The transport connection is gone; `why` completes "the peer closed ..." where it was too early."""
         how = "the connection was closed"
         for event in self._layer.connection_closed(now):
-            self._events.append(event)
+            self.news.append(event)
             how = f"the peer closed {why or 'the connection'}"
         error = AssociationClosed(f"{self._name()}: {how}")
         error.__cause__ = cause
-        self._end(error, now)
+        self.fail(error)
 
     # time
 
@@ -462,10 +476,13 @@ class AssociationCore:
 
     def next_deadline(self) -> float | None:
         """When `handle_timer` has something to do; None for not before something else happens."""
-        deadlines = [self._layer.next_deadline()]
+        soonest = self._layer.next_deadline()
         if self.failure is None:
-            deadlines += (self._invoked.next_deadline(), self._quiet_by, self._answer_by)
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+            response = self._invoked.next_deadline() if self._invoked.opened else None
+            for deadline in (response, self._quiet_by, self._answer_by):
+                if deadline is not None and (soonest is None or deadline < soonest):
+                    soonest = deadline
+        return soonest
 
     def handle_timer(self, now: float) -> list[Event]:
         """Do what is due, and give `events`; calling it too early or twice does nothing."""
@@ -487,7 +504,7 @@ class AssociationCore:
         late = self._invoked.expired(now)
         for operation in late:
             error = AssociationTimeout(f"{self._name()}: the response did not come in time", which="response")
-            self._events.append(OperationFailed(operation, error))
+            self.news.append(OperationFailed(operation, error))
         if late:
             self.abort(now)
 
@@ -515,29 +532,30 @@ class AssociationCore:
             if request is None:  # it has ended meanwhile (PS3.7 9.3.2.3)
                 self._drop(command)
             else:
-                self._events.append(CancelReceived(request))
+                self.news.append(CancelReceived(command, request))
         else:
             self._requested(started, command, now)
 
     def _drop(self, command: Command) -> None:
-        self._events.append(CommandDropped(command))
+        self.news.append(CommandDropped(command))
         self._incoming = _Gathering(command) if command.has_data_set else _NOTHING
 
     def _requested(self, started: MessageStarted, command: Command, now: float) -> None:
         try:
             self._performed.open(command)
         except DuplicateInvocation:
-            refused = DuplicateRefused(started.context_id, response_to(command, Status.DUPLICATE_INVOCATION))
+            response = response_to(command, Status.DUPLICATE_INVOCATION)
+            refused = DuplicateRefused(started.context_id, command, response)
             if command.has_data_set:  # a peer that still sends does not read
                 self._incoming = _Gathering(command, then=refused)
             else:
-                self._events.append(refused)
+                self.news.append(refused)
             return
         self._performing += 1
         if self._performing == 1:
             self._layer.set_busy(True, now)
         self._incoming = _A_REQUEST if command.has_data_set else _NOTHING
-        self._events.append(started)
+        self.news.append(started)
 
     def _response(self, command: Command, now: float) -> None:
         operation = self._invoked.receive(command, now)
@@ -547,13 +565,13 @@ class AssociationCore:
             self._incoming = _Gathering(command, operation)
             return
         else:
-            self._events.append(ResponseReceived(operation, command, None))
+            self.news.append(ResponseReceived(operation, command, None, operation.closed))
         self.reconsider(now)
 
     def _data(self, part: DataReceived, now: float) -> None:
         incoming = self._incoming
         if incoming is _A_REQUEST:
-            self._events.append(part)
+            self.news.append(part)
         elif type(incoming) is _Gathering:
             self._gather(incoming, part, now)
         if part.is_last:
@@ -568,19 +586,20 @@ class AssociationCore:
             if incoming.length > self._maximum_discarded:
                 self.abort(now, f"more than {self._maximum_discarded} bytes to discard")
             elif part.is_last and incoming.then is not None:
-                self._events.append(incoming.then)
+                self.news.append(incoming.then)
             return
         if incoming.length > self._maximum_data_set:
             raise RemoteProtocolError(f"the data set of a {incoming.command.name} is larger than allowed")
         incoming.views = joined(incoming.views + part.views, incoming.length)
         if part.is_last:
             data = b"".join(incoming.views)
-            self._events.append(ResponseReceived(incoming.operation, incoming.command, data))
+            operation = incoming.operation
+            self.news.append(ResponseReceived(operation, incoming.command, data, operation.closed))
 
     # what the upper layer reports
 
     def _happened(self, event: Any, now: float) -> None:
-        self._events.append(event)
+        self.news.append(event)
         react = _REACTIONS.get(type(event))
         if react is not None:
             react(self, event, now)
@@ -596,7 +615,7 @@ class AssociationCore:
             self._violated(error, now)
 
     def _on_rejection(self, event: AssociateRejection, now: float) -> None:
-        self._end(AssociationRejected(*event.rejection, peer=self._name()), now)
+        self.fail(AssociationRejected(*event.rejection, peer=self._name()))
 
     def _on_release(self, event: ReleaseIndication, now: float) -> None:
         if event.collision:
@@ -604,7 +623,7 @@ class AssociationCore:
                 self._layer.release_response(now)
             return
         error = AssociationReleased(f"{self._name()}: released by the peer before it answered")
-        self._events.append(OperationsFailed(error))
+        self.news.append(OperationsFailed(error))
         if self._performing and not self._assembler.expecting_data:
             # AR-7: responses may still be sent before the A-RELEASE-RP.
             timeout = self._release_timeout
@@ -616,26 +635,26 @@ class AssociationCore:
     def _agree_to_release(self, now: float) -> None:
         self._answer_by = None
         self._layer.release_response(now)
-        self._end(AssociationReleased(f"{self._name()}: the association was released"), now)
+        self.fail(AssociationReleased(f"{self._name()}: the association was released"))
 
     def _on_released(self, event: ReleaseConfirmation, now: float) -> None:
         if self._layer.state is State.STA12:
             self._layer.release_response(now)  # a collision, and we are the acceptor: AR-4
-        self._end(AssociationReleased(f"{self._name()}: the association was released"), now)
+        self.fail(AssociationReleased(f"{self._name()}: the association was released"))
 
     def _on_abort(self, event: AbortIndication, now: float) -> None:
-        self._end(AssociationAborted(event.source, event.reason, peer=self._name()), now)
+        self.fail(AssociationAborted(event.source, event.reason, peer=self._name()))
 
     def _on_violation(self, event: ProtocolViolation, now: float) -> None:
         what = f"{self._name()}: aborted, the peer broke the protocol: {event.error}"
         error = AssociationAborted(2, event.error.reason, what)
         error.__cause__ = event.error
-        self._end(error, now)
+        self.fail(error)
 
     def _on_timer(self, event: TimerExpired, now: float) -> None:
         if event.which != "idle":
             what = _EXPIRED.get(event.which, event.which)
-            self._end(AssociationTimeout(f"{self._name()}: {what}", which=event.which), now)
+            self.fail(AssociationTimeout(f"{self._name()}: {what}", which=event.which))
         elif self._layer.requestor:
             self.release(now)
         else:
@@ -652,7 +671,7 @@ class AssociationCore:
         self.contexts = negotiated.contexts
         self._invoked = InvokedOperations(negotiated.operations_invoked)
         self._performed = PerformedOperations(negotiated.operations_performed)
-        self._events.append(Established(negotiated))
+        self.news.append(Established(negotiated))
 
     def _end_when_quiet(self, wants_release: bool, timeout: float | None, now: float) -> None:
         if self.failure is not None or self._wants_release is False:
@@ -663,14 +682,6 @@ class AssociationCore:
         self._wants_release = wants_release
         self._quiet_by = None if timeout is None else now + timeout
         self.reconsider(now)
-
-    def _end(self, error: AssociationError, now: float) -> None:
-        """End everything with `error`; the first one counts."""
-        if self.failure is None:
-            self.failure = error
-            self._incoming = _NOTHING
-            self._quiet_by = self._answer_by = None
-            self._events.append(Ended(error))
 
 
 _REACTIONS: dict[type, Callable[[AssociationCore, Any, float], None]] = {

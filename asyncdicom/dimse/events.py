@@ -36,11 +36,12 @@ class Established(NamedTuple):
 
 
 class ResponseReceived(NamedTuple):
-    """A response to one of our operations, with its whole data set; the final one if `operation.closed`."""
+    """A response to one of our operations, with its whole data set."""
 
     operation: Invoked
     command: Command
     data: bytes | None
+    is_final: bool
 
 
 class CommandDropped(NamedTuple):
@@ -53,12 +54,14 @@ class DuplicateRefused(NamedTuple):
     """A request came under a Message ID that is in use: send this response (0210H); nothing is performed."""
 
     context_id: int
+    command: Command
     response: Command
 
 
 class CancelReceived(NamedTuple):
     """C-CANCEL came for this request, which has no final response yet."""
 
+    command: Command
     request: Command
 
 

@@ -81,11 +81,14 @@ class Invoked:
 
 
 class InvokedOperations:
-    """The operations that this side has invoked; ``window`` is the negotiated number, 0 for any."""
+    """The operations that this side has invoked; ``window`` is the negotiated number, 0 for any.
+
+    ``opened``: those that await their final response, by Message ID.
+    """
 
     def __init__(self, window: int = 1) -> None:
         self.window = window
-        self._open: dict[int, Invoked] = {}
+        self.opened: dict[int, Invoked] = {}
         self._last_message_id = 0
         self._strays = 0
         # Deadlines are kept in a time of their own, which stands still while reading is paused: what
@@ -94,19 +97,19 @@ class InvokedOperations:
         self._stood_still = 0.0
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self.opened)
 
     def __iter__(self) -> Iterator[Invoked]:
-        return iter(list(self._open.values()))
+        return iter(list(self.opened.values()))
 
     def is_open(self, message_id: int) -> bool:
         """Whether this operation still awaits its final response, abandoned or not."""
-        return message_id in self._open
+        return message_id in self.opened
 
     @property
     def has_room(self) -> bool:
         """Whether one more may be invoked now."""
-        return len(self._open) < (self.window or _LARGEST_MESSAGE_ID)
+        return len(self.opened) < (self.window or _LARGEST_MESSAGE_ID)
 
     def open(
         self, context_id: int, command_field: CommandField, *, timeout: float | None, now: float
@@ -117,19 +120,19 @@ class InvokedOperations:
         Raises LocalProtocolError if there is no room.
         """
         if not self.has_room:
-            raise LocalProtocolError(f"{len(self._open)} operations are open, and the peer allows no more")
+            raise LocalProtocolError(f"{len(self.opened)} operations are open, and the peer allows no more")
         message_id = self._last_message_id
         while True:
             message_id = message_id % _LARGEST_MESSAGE_ID + 1
-            if message_id not in self._open:
+            if message_id not in self.opened:
                 break
         self._last_message_id = message_id
-        invoked = self._open[message_id] = Invoked(message_id, context_id, command_field, timeout)
+        invoked = self.opened[message_id] = Invoked(message_id, context_id, command_field, timeout)
         return invoked
 
     def sent(self, message_id: int, now: float) -> None:
         """The last byte of the request has left: the peer's time runs."""
-        invoked = self._open.get(message_id)
+        invoked = self.opened.get(message_id)
         if invoked is not None:
             invoked.sending = False
             if not invoked.cancelled:
@@ -142,7 +145,7 @@ class InvokedOperations:
         RemoteProtocolError).
         """
         message_id = command.message_id_being_responded_to or 0
-        invoked = self._open.get(message_id)
+        invoked = self.opened.get(message_id)
         if invoked is None or command.command_field != invoked.command_field | 0x8000:
             self._strays += 1
             if self._strays > MAXIMUM_STRAYS:
@@ -151,7 +154,7 @@ class InvokedOperations:
         if command.status not in _PENDING:
             invoked.closed = True
             invoked.deadline = None
-            del self._open[message_id]
+            del self.opened[message_id]
         elif invoked.command_field in _SEVERAL_RESPONSES:  # elsewhere Pending means nothing: no progress
             invoked.pending += 1
             if invoked.pending > MAXIMUM_PENDING and invoked.command_field is not CommandField.C_FIND_RQ:
@@ -162,7 +165,7 @@ class InvokedOperations:
 
     def cancel(self, message_id: int, timeout: float | None, now: float) -> None:
         """C-CANCEL was sent: from now the final response has ``timeout``, whatever comes before it."""
-        invoked = self._open.get(message_id)
+        invoked = self.opened.get(message_id)
         if invoked is not None:
             invoked.cancelled = True
             invoked.timeout = timeout
@@ -170,20 +173,20 @@ class InvokedOperations:
 
     def progressed(self, now: float) -> None:
         """A C-STORE sub-operation goes on or has ended: the C-GET that it belongs to need not respond yet."""
-        for invoked in self._open.values():
+        for invoked in self.opened.values():
             is_get = invoked.command_field is CommandField.C_GET_RQ
             if is_get and invoked.deadline is not None and not invoked.cancelled:
                 self._restart(invoked, now)
 
     def abandon(self, message_id: int) -> None:
         """Nobody waits for the response any more; the operation stays open until it comes."""
-        invoked = self._open.get(message_id)
+        invoked = self.opened.get(message_id)
         if invoked is not None:
             invoked.abandoned = True
 
     def close(self, message_id: int) -> None:
         """Forget an operation: its request never left."""
-        invoked = self._open.pop(message_id, None)
+        invoked = self.opened.pop(message_id, None)
         if invoked is not None:
             invoked.closed = True
             invoked.deadline = None
@@ -203,7 +206,7 @@ class InvokedOperations:
         """When ``expired`` has to be asked next; None for not before something else happens."""
         if self._paused_at is not None:
             return None
-        deadlines = [invoked.deadline for invoked in self._open.values() if invoked.deadline is not None]
+        deadlines = [invoked.deadline for invoked in self.opened.values() if invoked.deadline is not None]
         return min(deadlines) + self._stood_still if deadlines else None
 
     def expired(self, now: float) -> list[Invoked]:
@@ -211,7 +214,7 @@ class InvokedOperations:
         if self._paused_at is not None:
             return []
         expired = []
-        for invoked in self._open.values():
+        for invoked in self.opened.values():
             # Compared as next_deadline() gave it, lest rounding makes a timer fire in vain.
             if invoked.deadline is not None and invoked.deadline + self._stood_still <= now:
                 invoked.deadline = None
@@ -289,4 +292,5 @@ class PerformedOperations:
         message_id = command.message_id or 0
         if self._open.get(message_id) is command:
             del self._open[message_id]
-            self._cancelled -= {message_id}
+            if message_id in self._cancelled:
+                self._cancelled -= {message_id}

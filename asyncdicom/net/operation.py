@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-if TYPE_CHECKING:
-    from asyncdicom.dimse.messages import Command
-    from asyncdicom.dimse.operations import Invoked
-    from asyncdicom.net.channel import Channel
-    from asyncdicom.net.payload import DataStream
-    from asyncdicom.ul.negotiation import AcceptedContext
+from asyncdicom.dimse.messages import Command
+from asyncdicom.dimse.operations import Invoked
+from asyncdicom.net.payload import DataStream
+from asyncdicom.ul.negotiation import AcceptedContext
 
 __all__ = ["IncomingRequest", "Interrupted", "Operation", "Reply"]
 
@@ -47,7 +45,6 @@ class Operation:
         "held_by",
         "invoked",
         "is_final",
-        "is_sending",
         "receiver",
     )
 
@@ -56,7 +53,6 @@ class Operation:
         self.invoked = invoked
         self.held_by: asyncio.Task[object] | None = None
         self.receiver: Any = None
-        self.is_sending = True
         self.is_final = False
         self._taken = taken
         self._replies: deque[Reply] = deque()
@@ -117,8 +113,9 @@ class Interrupted(Exception):
 class IncomingRequest:
     """A request that the peer invoked and that we perform.
 
-    Its handler runs in one task. C-CANCEL, and lack of progress, cancel that task only where it runs
-    the handler's own code (`guard`), never in the middle of a message that we send.
+    `channel` is the `net.channel.Channel` that it came on. Its handler runs in one task. C-CANCEL, and lack
+    of progress, cancel that task only where it runs the handler's own code (`guard`), never in the middle of
+    a message that we send.
     """
 
     __slots__ = (
@@ -134,7 +131,7 @@ class IncomingRequest:
     )
 
     def __init__(
-        self, channel: Channel, context: AcceptedContext, command: Command, data: DataStream | None
+        self, channel: Any, context: AcceptedContext, command: Command, data: DataStream | None
     ) -> None:
         self.channel = channel
         self.context = context

@@ -5,84 +5,123 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
+from asyncdicom.dimse.association import AssociationCore
 from asyncdicom.dimse.messages import Command, response_to
-from asyncdicom.dimse.operations import DuplicateInvocation, PerformedOperations
 from asyncdicom.exceptions import AssociationError
+from asyncdicom.net.inbox import Inbox
 from asyncdicom.net.operation import IncomingRequest
+from asyncdicom.net.outbox import Outbox
 from asyncdicom.net.payload import DataStream
 from asyncdicom.status import Status
+from asyncdicom.ul.negotiation import AcceptedContext
 
-if TYPE_CHECKING:
-    from asyncdicom.net.channel import Channel
-    from asyncdicom.ul.negotiation import AcceptedContext
-
-__all__ = ["Performer"]
+__all__ = ["Dispatch", "Performer"]
 
 log = logging.getLogger("asyncdicom.association")
 
 
+class Dispatch(Protocol):
+    """What is done with requests (`services.dispatch.Dispatcher`)."""
+
+    def at_once(self, context: AcceptedContext, command: Command) -> Command | None:
+        """Give the response to a request that needs no work."""
+
+    async def __call__(self, incoming: IncomingRequest) -> None:
+        """Perform a request and respond to it."""
+
+
 class Performer:
-    """Runs the dispatcher for each request, and sends what it answers."""
+    """Runs the dispatcher for each request, and sends what it answers.
 
-    __slots__ = ("_channel", "_open", "book", "performing")
+    `make` makes the request that the dispatcher gets; `carry_out` is called when the core may have something
+    to be done; `spawn` runs something that ends with the association; `abort` aborts it for a reason.
+    """
 
-    def __init__(self, channel: Channel) -> None:
-        self.book = PerformedOperations(1)
+    __slots__ = (
+        "_abort",
+        "_cancel_timeout",
+        "_carry_out",
+        "_core",
+        "_dispatcher",
+        "_inbox",
+        "_make",
+        "_name",
+        "_outbox",
+        "_spawn",
+        "_time",
+        "performing",
+    )
+
+    def __init__(
+        self,
+        core: AssociationCore,
+        inbox: Inbox,
+        outbox: Outbox,
+        dispatcher: Dispatch,
+        *,
+        make: Callable[[AcceptedContext, Command, DataStream | None], IncomingRequest],
+        name: object,
+        cancel_timeout: float,
+        time: Callable[[], float],
+        carry_out: Callable[[], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        abort: Callable[[str], None],
+    ) -> None:
         self.performing: set[IncomingRequest] = set()  # until their task has ended
-        self._open: dict[int, IncomingRequest] = {}  # until their final response, by Message ID
-        self._channel = channel
+        self._core = core
+        self._inbox = inbox
+        self._outbox = outbox
+        self._dispatcher = dispatcher
+        self._make = make
+        self._name = name
+        self._cancel_timeout = cancel_timeout
+        self._time = time
+        self._carry_out = carry_out
+        self._spawn = spawn
+        self._abort = abort
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
         """What performs the requests that are under way."""
         return {request.task for request in self.performing if request.task is not None}
 
-    def start(self, context: AcceptedContext, command: Command) -> DataStream | None:
-        """Begin to perform a request; gives the stream that its data set has to be fed to."""
-        channel = self._channel
-        if self._answer_at_once(context, command):
-            return None
+    def start(self, context: AcceptedContext, command: Command, now: float) -> None:
+        """Begin to perform a request; its data set is fed to the inbox."""
         data = None
         if command.has_data_set:
-            data = DataStream(
+            inbox = self._inbox
+            data = inbox.stream = DataStream(
                 context.transfer_syntax,
                 command.affected_sop_class_uid or context.abstract_syntax,
                 command.affected_sop_instance_uid or "",
-                taken=channel.inbox.taken,
-                is_held_back=channel.inbox.is_held_back,
+                taken=inbox.taken,
+                is_held_back=inbox.is_held_back,
             )
-        request = IncomingRequest(channel, context, command, data)
-        try:
-            self.book.open(command)
-        except DuplicateInvocation:
-            log.warning("%s: message ID %s is already in use", channel, command.message_id)
-            channel.spawn(self.respond(request, response_to(command, Status.DUPLICATE_INVOCATION)))
-            return data
-        self._open[command.message_id or 0] = request
+        elif self._answer_at_once(context, command):
+            self._core.performed(command, now)
+            return
+        request = self._make(context, command, data)
         self.performing.add(request)
-        channel.operations_changed()
         request.task = asyncio.create_task(self._perform(request))
-        return data
 
     def _answer_at_once(self, context: AcceptedContext, command: Command) -> bool:
         # A C-ECHO that no handler asked for costs no task.
-        if command.has_data_set or command.message_id in self._open:
-            return False
-        answer = self._channel.dispatcher.at_once(context, command)
-        return answer is not None and self._channel.outbox.send_at_once(context.context_id, answer)
+        answer = self._dispatcher.at_once(context, command)
+        return answer is not None and self._outbox.send_at_once(context.context_id, answer)
 
     async def _perform(self, request: IncomingRequest) -> None:
-        channel = self._channel
         try:
-            await channel.dispatcher(request)
+            await self._dispatcher(request)
         except AssociationError as error:
-            log.debug("%s: message %s was not answered: %s", channel, request.command.message_id, error)
+            log.debug("%s: message %s was not answered: %s", self._name, request.command.message_id, error)
         except Exception:
-            log.exception("%s: message %s cannot be answered; aborting", channel, request.command.message_id)
-            channel.abort()
+            message_id = request.command.message_id
+            log.exception("%s: message %s cannot be answered; aborting", self._name, message_id)
+            self._abort("a request could not be answered")
         finally:
             self._end(request)
 
@@ -90,15 +129,9 @@ class Performer:
         if request in self.performing:
             if request.data is not None:
                 request.data.discard()
-            self._close(request)
             self.performing.discard(request)
-            self._channel.operations_changed()
-
-    def _close(self, request: IncomingRequest) -> None:
-        message_id = request.command.message_id or 0
-        if self._open.get(message_id) is request:
-            del self._open[message_id]
-            self.book.close(request.command)
+            self._core.performed(request.command, self._time())
+            self._carry_out()
 
     async def respond(self, request: IncomingRequest, command: Command, data: bytes | None = None) -> None:
         """Send a response to a request; what follows a final one is ignored.
@@ -109,45 +142,43 @@ class Performer:
             return
         request.answered = not Status(command.status or 0).is_pending
         if request.answered:
-            self._close(request)  # the peer may use the Message ID again as soon as it sees the response
+            self._core.responding(request.command)
         if request.data is not None and not request.data.is_complete:
             request.data.discard()
             await request.data.finished()
         others = not request.answered or len(self.performing) > 1
-        await self._channel.outbox.send(request.context.context_id, command, data, soon=others)
+        await self._outbox.send(request.context.context_id, command, data, soon=others)
 
     def cancel(self, command: Command) -> None:
-        """A C-CANCEL-RQ came: stop the handler, or answer without it if it does not stop."""
-        message_id = command.message_id_being_responded_to or 0
-        if self.book.cancel(message_id) is None:
-            return  # it has ended meanwhile (PS3.7 9.3.2.3)
-        self._interrupt(self._open[message_id])
+        """C-CANCEL came for this request: stop the handler, or answer without it if it does not stop."""
+        for request in self.performing:
+            if request.command is command and not request.answered:
+                self._interrupt(request)
 
     def _interrupt(self, request: IncomingRequest, *, stalled: bool = False) -> None:
         request.interrupt(stalled=stalled)
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._channel.settings.cancel_timeout, self._give_up, request)
+        asyncio.get_running_loop().call_later(self._cancel_timeout, self._give_up, request)
 
     def _give_up(self, request: IncomingRequest) -> None:
-        if request.answered or self._channel.failure is not None or request not in self.performing:
+        if request.answered or self._core.failure is not None or request not in self.performing:
             return
         message_id = request.command.message_id
-        log.warning("%s: the handler of message %s ignores its cancellation", self._channel, message_id)
+        log.warning("%s: the handler of message %s ignores its cancellation", self._name, message_id)
         status = Status.OUT_OF_RESOURCES if request.is_stalled else Status.CANCEL
-        self._channel.spawn(self.respond(request, response_to(request.command, status)))
+        self._spawn(self.respond(request, response_to(request.command, status)))
 
     def unstick(self) -> bool:
         """Give up the handlers that have left data waiting for too long; False if there is none."""
         stuck = [request for request in self.performing if request.data is not None and request.data.waiting]
         for request in stuck:
             message_id = request.command.message_id
-            log.warning("%s: the handler of message %s makes no progress", self._channel, message_id)
+            log.warning("%s: the handler of message %s makes no progress", self._name, message_id)
             self._interrupt(request, stalled=True)
             if request.data is not None:
                 request.data.discard()
         return bool(stuck)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: AssociationError) -> None:
         """The association has ended: tell whoever reads a data set, and cancel the handlers."""
         for request in self.performing:
             if request.data is not None:

@@ -103,8 +103,8 @@ class UpperLayer:
     (0: no limit). ``maximum_associate_length``: the longest A-ASSOCIATE PDU taken, in bytes.
 
     Attributes: ``state``; ``wants_close``: the transport connection is to be closed now, once what is in
-    ``data_to_send`` has left; ``expecting_data``: set by the caller while a message it knows to be incomplete
-    has no open fragment.
+    ``data_to_send`` has left; ``waiting``: what was received and not handled yet; ``expecting_data``: set by
+    the caller while a message it knows to be incomplete has no open fragment.
 
     The local primitives return whether they did anything: one that comes too late is dropped.
     """
@@ -125,10 +125,10 @@ class UpperLayer:
         "_request",
         "_state_deadline",
         "_timeouts",
-        "_waiting",
         "expecting_data",
         "requestor",
         "state",
+        "waiting",
         "wants_close",
     )
 
@@ -146,7 +146,7 @@ class UpperLayer:
         self.expecting_data = False
         self._timeouts = timeouts or Timeouts()
         self._decoder = Decoder(maximum_length, maximum_associate_length)
-        self._waiting: list[memoryview] = []  # received, and not handled yet
+        self.waiting: list[memoryview] = []
         self._request = b""
         self._accepted = 0  # one bit for each accepted presentation context ID
         self._outgoing: list[bytes] = []
@@ -220,17 +220,17 @@ class UpperLayer:
         """Bytes have arrived. Never raises; the views in the events are slices of ``data`` itself.
 
         Stops behind ``budget`` fragments and PDUs (1 at least). What is left is kept, not copied: while
-        ``has_more``, call again, with no bytes if none have arrived.
+        there is something in ``waiting``, call again, with no bytes if none have arrived.
         """
         events: list[Event] = []
         received = len(data)
         if self.state is State.STA1 or (self.state is State.STA13 and self._overflows(received, now)):
-            self._waiting.clear()
+            self.waiting.clear()
             return events
-        if self._waiting:
+        if self.waiting:
             if received:
-                self._waiting.append(data)
-            data = self._waiting.pop(0)
+                self.waiting.append(data)
+            data = self.waiting.pop(0)
         completed = not self.is_owed
         decoder = self._decoder
         for item in decoder.feed(data, budget):
@@ -243,7 +243,7 @@ class UpperLayer:
             elif self.state not in _MAY_OWE_A_MESSAGE:  # there DT-2 and AR-6 only hand on what comes
                 self._received(Evt.EVT10, "P-DATA-TF", now, events)
         if decoder.consumed < len(data):
-            self._waiting.insert(0, data[decoder.consumed :])
+            self.waiting.insert(0, data[decoder.consumed :])
         error = decoder.error
         if error is not None and not self._fault_seen:
             self._fault_seen = True
@@ -252,17 +252,12 @@ class UpperLayer:
         self._arm_receive(now, received, completed)
         return events
 
-    @property
-    def has_more(self) -> bool:
-        """Whether something that was received waits to be handled: call ``receive_data`` again."""
-        return bool(self._waiting)
-
     def continues(self, length: int, now: float) -> bool:
         """Whether the ``length`` bytes that have arrived only go on with a fragment of a data set.
 
         Then they are accounted for, and go on with the last ``PDataFragment``; if not, ``receive_data`` them.
         """
-        if self._waiting or self.state not in _MAY_OWE_A_MESSAGE or not self._decoder.continues(length):
+        if self.waiting or self.state not in _MAY_OWE_A_MESSAGE or not self._decoder.continues(length):
             return False
         self._idle_since = now
         self._arm_receive(now, length, False)

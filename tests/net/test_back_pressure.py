@@ -285,13 +285,16 @@ async def test_a_data_set_of_a_response_has_a_bound(window: int) -> None:
 
     async with listening() as listener:
         task = asyncio.ensure_future(
-            associate(f"SCP@127.0.0.1:{listener.port}", contexts=[STUDY_ROOT], operations_invoked=window)
+            associate(
+                f"SCP@127.0.0.1:{listener.port}",
+                contexts=[STUDY_ROOT],
+                operations_invoked=window,
+                maximum_data_set=100_000,
+            )
         )
         peer = await listener.peer()
         await peer.accept(window=window)
         association = await task
-        channel = association._channel
-        channel.settings = channel.settings._replace(maximum_data_set=100_000)
         asking = asyncio.ensure_future(association.c_find(IDENTIFIER, raw=True))
         request = await peer.message()
         pending = response_to(request.command, 0xFF00, has_data_set=True)
@@ -346,7 +349,7 @@ async def test_a_response_that_grows_too_large_within_one_fragment_aborts() -> N
         pending = response_to(request.command, 0xFF00, has_data_set=True)
         peer.write(fragments(request.context_id, True, encode(pending)))
         peer.write(p_data_header(request.context_id, False, True, 8000) + bytes(500))
-        await eventually(lambda: association._channel.upper_layer._decoder._begun)
+        await eventually(lambda: association._channel.core._layer._decoder._begun)
         peer.write(bytes(2000))  # not the end of the fragment
         assert await peer.pdu() == aborted(2, 6)
         with pytest.raises(AssociationAborted):
