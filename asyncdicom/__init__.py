@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from asyncdicom.address import Address
     from asyncdicom.association import Association
     from asyncdicom.client import associate
+    from asyncdicom.destination import Destination
     from asyncdicom.exceptions import (
         AssociationAborted,
         AssociationClosed,
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
         StatusError,
     )
     from asyncdicom.net.payload import BytesSource, DataStream, FileSource, Source
+    from asyncdicom.net.tls_files import TlsFiles
+    from asyncdicom.options import ByRole, Limits, Timeouts
     from asyncdicom.pool import AssociationPool
+    from asyncdicom.running import run, serve_until_stopped
     from asyncdicom.server import Server, serve
     from asyncdicom.services.contexts import retrieval_contexts, storage_contexts
     from asyncdicom.services.handlers import Request, Response, Retrieval
@@ -66,12 +70,15 @@ __all__ = [
     "AssociationRejected",
     "AssociationReleased",
     "AssociationTimeout",
+    "ByRole",
     "BytesSource",
     "DataSetError",
     "DataStream",
+    "Destination",
     "DicomNetworkError",
     "FileSource",
     "InformationModel",
+    "Limits",
     "LocalProtocolError",
     "Peer",
     "PresentationContext",
@@ -87,6 +94,8 @@ __all__ = [
     "Source",
     "Status",
     "StatusError",
+    "Timeouts",
+    "TlsFiles",
     "UserIdentity",
     "__version__",
     "associate",
@@ -94,7 +103,9 @@ __all__ = [
     "new_uid",
     "open_file",
     "retrieval_contexts",
+    "run",
     "serve",
+    "serve_until_stopped",
     "storage_contexts",
 ]
 
@@ -105,13 +116,17 @@ _MODULES = {
     "address": "Address",
     "association": "Association",
     "client": "associate",
+    "destination": "Destination",
     "exceptions": (
         "AssociationAborted AssociationClosed AssociationError AssociationRejected "
         "AssociationReleased AssociationTimeout DataSetError DicomNetworkError LocalProtocolError "
         "PresentationContextError ProtocolError RemoteProtocolError StatusError"
     ),
     "net.payload": "BytesSource DataStream FileSource Source",
+    "net.tls_files": "TlsFiles",
+    "options": "ByRole Limits Timeouts",
     "pool": "AssociationPool",
+    "running": "run serve_until_stopped",
     "server": "Server serve",
     "services.contexts": "retrieval_contexts storage_contexts",
     "services.handlers": "Request Response Retrieval",

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from asyncdicom.address import Address, check_ae_title
+from asyncdicom.destination import Destination, as_destination
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.status import Status
 from asyncdicom.uid import (
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
 __all__ = [
     "ANYBODY",
     "EVERYTHING",
+    "NAME_KINDS",
     "SERVICES",
     "AccessPolicy",
     "Certificate",
     "Grant",
     "Peer",
     "Refusal",
+    "certificate_name",
     "judge",
     "permitted",
     "refused_operation",
@@ -77,47 +80,57 @@ EVERYTHING = Grant()
 
 
 class Certificate(NamedTuple):
-    """A verified certificate of a peer: its SHA-256 fingerprint, and its Subject Alternative Names."""
+    """A verified certificate of a peer: its SHA-256 fingerprint, and its Subject Alternative Names.
+
+    The names are those that `certificate_name` gives: one of one kind never passes for one of another.
+    """
 
     fingerprint: str
     names: frozenset[str] = frozenset()
 
     def is_one_of(self, known: frozenset[str]) -> bool:
         """Whether it is meant by one of these fingerprints or names."""
-        names = (name for name in self.names if not name.startswith(_FINGERPRINT))
-        return _FINGERPRINT + self.fingerprint in known or any(name in known for name in names)
+        return _FINGERPRINT + self.fingerprint in known or not known.isdisjoint(self.names)
 
 
 class Peer:
     """What one AE title may do here, and how it has to show who it is; what is left out is not limited.
 
-    `address`: "host:port" where it listens, which makes it a C-MOVE destination. `networks`: it calls only
+    `address`: "host:port" where it listens, which makes it a C-MOVE destination; a `Destination` also says
+    how it is called: by TLS, under which AE titles, how often at once. `networks`: it calls only
     from these ("10.0.0.7", "10.1.0.0/16"). `certificates`: it shows one of these, by its SHA-256
-    fingerprint ("sha256:9f86...") or a Subject Alternative Name. `services`: of "echo", "store", "find",
-    "worklist", "get" and "move", those that it may use. `move_destinations`: the AE titles that it may have
-    instances sent to. One text does for a list of one; an empty list allows nothing.
+    fingerprint ("sha256:9f86...") or a Subject Alternative Name: "ws.example" or an IP address, or with its
+    kind, as in "uri:urn:x:ws", "email:ws@x.example", "dns:ws.example", "ip:10.0.0.7". `services`: of "echo",
+    "store", "find", "worklist", "get" and "move", those that it may use. `move_destinations`: the AE titles
+    that it may have instances sent to. One text does for a list of one; an empty list allows nothing.
 
     Raises ValueError for what is not an address, a network, a fingerprint, a service or an AE title.
     """
 
-    __slots__ = ("address", "certificates", "grant", "networks")
+    __slots__ = ("certificates", "destination", "grant", "host", "networks")
 
     def __init__(
         self,
-        address: Address | str | None = None,
+        address: Destination | Address | str | None = None,
         *,
         networks: Iterable[str] | None = None,
         certificates: Iterable[str] | None = None,
         services: Iterable[str] | None = None,
         move_destinations: Iterable[str] | None = None,
     ) -> None:
-        self.address = Address.parse(address) if isinstance(address, str) else address
+        self.destination = None if address is None else as_destination(address)
+        self.host = _ip(self.destination.where.host) if self.destination is not None else None
         self.networks = _networks(networks)
         self.certificates = _each(_certificate, certificates)
         self.grant = Grant(_each(_service, services), _each(check_ae_title, move_destinations))
 
+    @property
+    def address(self) -> Address | None:
+        """Where it listens."""
+        return None if self.destination is None else self.destination.where
 
-Peers = Mapping[str, Peer | Address | str | None] | Collection[str]
+
+Peers = Mapping[str, Peer | Destination | Address | str | None] | Collection[str]
 
 
 class AccessPolicy:
@@ -126,19 +139,20 @@ class AccessPolicy:
     `networks`: connections come only from these, `denied_networks`: never from these; others are closed
     without a byte. `certificates`: only peers that show one of these (see `Peer`) may associate; that a
     certificate is valid is for the ``ssl`` context to require. `called_ae_titles`: the AE titles to be
-    called by. `peers`: who may call: AE titles, each with a `Peer` or just the "host:port" where it is a
-    C-MOVE destination ("" or None: it is none); "*" stands for all that are not named. `user_identity`: a
-    coroutine function that judges the user identity, or its absence: True lets the user in, so do bytes,
-    the server response to send back; anything else, and an exception, refuses.
+    called by. `peers`: who may call: AE titles, each with a `Peer` or just the "host:port" (or `Destination`)
+    where it is a C-MOVE destination ("" or None: it is none); "*" stands for all that are not named.
+    `user_identity`: a coroutine function that judges the user identity, or its absence: True lets the user
+    in, so do bytes, the server response to send back; anything else, and an exception, refuses.
 
     Raises ValueError for what cannot be understood.
     """
 
     __slots__ = (
-        "addresses",
         "called_ae_titles",
         "certificates",
         "denied_networks",
+        "destinations",
+        "knows_addresses",
         "networks",
         "peers",
         "user_identity",
@@ -159,12 +173,44 @@ class AccessPolicy:
         self.certificates = _each(_certificate, certificates)
         self.called_ae_titles = _each(check_ae_title, called_ae_titles)
         self.peers = _peers({ANYBODY: None} if peers is None else peers)
-        self.addresses = {
-            title: peer.address._replace(ae_title=title)
+        self.destinations = {
+            title: peer.destination.named(title)
             for title, peer in self.peers.items()
-            if peer.address is not None
+            if peer.destination is not None and title != ANYBODY
         }
         self.user_identity = user_identity
+        self.knows_addresses = any(peer.networks or peer.host for _, peer in self._named())
+
+    @property
+    def asks_for_certificates(self) -> bool:
+        """Whether anybody has to show a certificate, which takes TLS."""
+        return self.certificates is not None or any(
+            peer.certificates is not None for peer in self.peers.values()
+        )
+
+    @property
+    def knows_anybody(self) -> bool:
+        """Whether any peer can show that it is known: by its networks, its certificates or its address."""
+        return self.knows_addresses or any(peer.certificates for _, peer in self._named())
+
+    def _named(self) -> Iterable[tuple[str, Peer]]:
+        return ((title, peer) for title, peer in self.peers.items() if title != ANYBODY)
+
+    def knows_address(self, host: str) -> bool:
+        """Whether a named peer calls from there, by its networks or the address where it listens."""
+        return self.knows_addresses and any(_calls_from(peer, host) for _, peer in self._named())
+
+    def knows(self, calling_ae_title: str, host: str, certificate: Certificate | None) -> bool:
+        """Whether the caller is a named peer and has shown it, by where it calls from or by its certificate.
+
+        An AE title is no proof of anything.
+        """
+        peer = self.peers.get(calling_ae_title) if calling_ae_title != ANYBODY else None
+        if peer is None:
+            return False
+        if peer.certificates is not None:
+            return _shows(certificate, peer.certificates)
+        return _calls_from(peer, host)
 
     def refuses_address(self, host: str) -> str | None:
         """Why no connection may come from there, or None."""
@@ -273,15 +319,43 @@ def _service(text: str) -> str:
 
 
 def _certificate(text: str) -> str:
-    known = text.strip().lower()
-    digits = known.removeprefix(_FINGERPRINT).replace(":", "")
+    known = text.strip()
+    digits = known.lower().removeprefix(_FINGERPRINT).replace(":", "")
     if len(digits) == 64 and set(digits) <= set("0123456789abcdef"):
         return _FINGERPRINT + digits
-    if known.startswith(_FINGERPRINT):
+    if known.lower().startswith(_FINGERPRINT):
         raise ValueError(f"{text!r} is no fingerprint: sha256: and 64 hexadecimal digits")
     if not known:
         raise ValueError("a certificate is named by its fingerprint or a Subject Alternative Name")
-    return known
+    kind, colon, name = known.partition(":")
+    if colon and kind.lower() in NAME_KINDS:
+        return certificate_name(kind.lower(), name)
+    if _ip(known) is not None:
+        return certificate_name("ip", known)
+    if set(known) & set(":@/"):
+        raise ValueError(f"{text!r}: say of which kind the name is: {', '.join(f'{k}:' for k in NAME_KINDS)}")
+    return certificate_name("dns", known)
+
+
+NAME_KINDS = ("dns", "ip", "uri", "email")
+
+
+def certificate_name(kind: str, name: str) -> str:
+    """Write a Subject Alternative Name with its kind, so that equal ones are equal texts."""
+    if kind == "ip":
+        name = _ip(name) or name
+    elif kind != "uri":  # which differ by their case
+        name = name.lower()
+    return f"{kind}:{name}"
+
+
+def _ip(text: str) -> str | None:
+    from ipaddress import ip_address
+
+    try:
+        return str(ip_address(text.strip()))
+    except ValueError:
+        return None
 
 
 def _peers(peers: Peers) -> dict[str, Peer]:
@@ -312,6 +386,12 @@ def _is_within(host: str, networks: Networks) -> bool:
         return False
     address = getattr(address, "ipv4_mapped", None) or address
     return any(address in network for network in networks)
+
+
+def _calls_from(peer: Peer, host: str) -> bool:
+    if peer.networks is not None:
+        return _is_within(host, peer.networks)
+    return peer.host is not None and peer.host == _ip(host.removeprefix("::ffff:"))
 
 
 def _shows(certificate: Certificate | None, known: frozenset[str] | None) -> bool:

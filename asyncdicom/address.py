@@ -44,9 +44,13 @@ class Address(NamedTuple):
         host, port = _split_port(text, place)
         return cls(check_ae_title(ae_title) if at else ANY_SCP, host, default_port if port is None else port)
 
+    @property
+    def place(self) -> str:
+        """ "host:port", an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.ae_title}@{host}:{self.port}"
+        return f"{self.ae_title}@{self.place}"
 
 
 def _split_port(text: str, place: str) -> tuple[str, int | None]:

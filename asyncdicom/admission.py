@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine, Hashable
 
 from asyncdicom.access import (
     LOCAL_LIMIT_EXCEEDED,
     REJECTED,
     AccessPolicy,
+    Certificate,
     Grant,
     Refusal,
     UserIdentityCheck,
@@ -19,28 +19,21 @@ from asyncdicom.access import (
     service_of,
 )
 from asyncdicom.net.channel import Channel
-from asyncdicom.net.crowd import Crowd, Rates, is_local
+from asyncdicom.net.counting import ConnectionRates, CountedSet, is_local, origin_of
 from asyncdicom.net.tls import certificate_of
+from asyncdicom.options import Limits
 from asyncdicom.services.dispatch import Dispatcher
+from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.negotiation import USER_REJECTION, Answered, Policy, answer
 from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
 
-__all__ = ["Admission", "Limits"]
+__all__ = ["Admission"]
 
-log = logging.getLogger("asyncdicom.server")
+log = Log("asyncdicom.server")
 
 _QUIET = 10.0  # seconds between two log lines about connections that are too many
-
-
-class Limits(NamedTuple):
-    """How many may come, and how fast; None is "any number". See `server.serve`."""
-
-    maximum_associations: int
-    maximum_associations_per_address: int | None
-    maximum_associations_per_ae_title: int | None
-    maximum_not_associated: int
-    maximum_not_associated_per_address: int | None
-    accept_rate: float | None
+_STRANGER = "stranger"  # what those are counted by that the access policy knows nothing about
+_STRANGERS_SHARE = 0.8  # of the associations and connections, where the access policy knows anybody
 
 
 class Admission:
@@ -54,14 +47,14 @@ class Admission:
         spawn: Callable[[Coroutine[object, object, None]], object],
         identity_timeout: float | None,
     ) -> None:
-        self.waiting: Crowd[Channel] = Crowd()
-        self.associated: Crowd[Channel] = Crowd()
+        self.waiting: CountedSet[Channel] = CountedSet()
+        self.associated: CountedSet[Channel] = CountedSet()
         self.is_closed = False
         self._access = access
         self._offer = offer
         self._offers: dict[frozenset[str] | None, tuple[Policy, Answered]] = {}
         self._limits = limits
-        self._rates = Rates(limits.accept_rate) if limits.accept_rate is not None else None
+        self._rates = ConnectionRates(limits.accept_rate) if limits.accept_rate is not None else None
         self._connecting: dict[Channel, asyncio.Task[bool]] = {}
         self._complaints = 0
         self._quiet_until = 0.0
@@ -74,32 +67,41 @@ class Admission:
         """Whether one more connection from there may stay; another one may have to make room for it."""
         refusal = self._access.refuses_address(host)
         if refusal is not None:
-            log.warning("%s: a connection is closed: %s", host, refusal)
+            log.warning("%s: a connection is closed: %s", host, refusal, fields={"address": host})
             return False
-        crowded = self._crowded(host, now)
-        if crowded is not None:
-            self._complain(f"too many connections {crowded}, the last from {host}", now)
-        return crowded is None
+        exceeded = self._exceeded_by_connection(host, now)
+        if exceeded is not None:
+            self._complain(f"too many connections {exceeded}, the last from {host}", now)
+        return exceeded is None
 
-    def _crowded(self, host: str, now: float) -> str | None:
+    def _exceeded_by_connection(self, host: str, now: float) -> str | None:
         """What of there is too much for one more connection from there, or None."""
         limits = self._limits
+        origin = origin_of(host)
         if not is_local(host):
             limit = limits.maximum_not_associated_per_address
-            if limit is not None and self.waiting.count(host) >= limit:
+            if limit is not None and self.waiting.count(origin) >= limit:
                 return "without an association of one host"
-            if self._rates is not None and not self._rates.allows(host, now):
+            if self._rates is not None and not self._rates.allows(origin, now):
                 return "a second of one host"
-        if len(self.waiting) >= limits.maximum_not_associated and not self._make_room(now):
+        full = len(self.waiting) >= limits.maximum_not_associated
+        is_stranger = not self._access.knows_address(host)
+        if is_stranger and self._access.knows_addresses:
+            full = full or self.waiting.count(_STRANGER) >= _share(limits.maximum_not_associated)
+        if full and not self._make_room(now, only_strangers=is_stranger):
             return "without an association"
         return None
 
-    def _make_room(self, now: float) -> bool:
-        """Close the connection that has waited for longest and is not waiting for us.
+    def _make_room(self, now: float, *, only_strangers: bool) -> bool:
+        """Close the connection that has waited for longest and is not waiting for us, a stranger's first.
 
-        Who means well asks at once, and closes when refused; others could take all the room for themselves.
+        A peer that means well asks at once, and closes when it was refused. One that does not could keep all
+        the room for itself.
         """
-        oldest = next((channel for channel in self.waiting if self._is_waited_for(channel)), None)
+        silent = [channel for channel in self.waiting if self._is_waited_for(channel)]
+        oldest = next((channel for channel in silent if self.waiting.has(channel, _STRANGER)), None)
+        if oldest is None and silent and not only_strangers:
+            oldest = silent[0]
         if oldest is None:
             return False
         self._complain("too many connections without an association", now)
@@ -124,7 +126,8 @@ class Admission:
 
     def wait(self, channel: Channel, host: str, connecting: asyncio.Task[bool]) -> None:
         """A connection has come; `connecting` performs its TLS handshake, if there is one."""
-        self.waiting.add(channel, host)
+        strangers = () if self._access.knows_address(host) else (_STRANGER,)
+        self.waiting.add(channel, origin_of(host), *strangers)
         self._connecting[channel] = connecting
 
     def connected(self, channel: Channel) -> None:
@@ -145,12 +148,17 @@ class Admission:
         if isinstance(verdict, Refusal):
             self._refuse(channel, verdict)
         elif self._access.user_identity is not None:
-            self._spawn(self._identify(channel, request, verdict, self._access.user_identity))
+            self._spawn(self._identify(channel, request, verdict, self._access.user_identity, certificate))
         else:
-            self._answer(channel, request, verdict, None)
+            self._answer(channel, request, verdict, None, certificate)
 
     async def _identify(
-        self, channel: Channel, request: AAssociateRQ, grant: Grant, check: UserIdentityCheck
+        self,
+        channel: Channel,
+        request: AAssociateRQ,
+        grant: Grant,
+        check: UserIdentityCheck,
+        certificate: Certificate | None,
     ) -> None:
         identity = request.user_information.user_identity
         verdict: object = False
@@ -168,29 +176,38 @@ class Admission:
             return
         wanted = identity is not None and identity.positive_response_requested
         response = verdict if isinstance(verdict, bytes) else b""
-        self._answer(channel, request, grant, response if wanted else None)
+        self._answer(channel, request, grant, response if wanted else None, certificate)
 
-    def _exceeded(self, host: str, request: AAssociateRQ) -> str | None:
-        """Which limit one more association would exceed, or None."""
+    def _exceeded(self, host: str, keys: tuple[Hashable, ...]) -> str | None:
+        """Which limit one more association with these keys would exceed, or None."""
         limits, associated = self._limits, self.associated
         if self.is_closed:
             return "the server is being closed"
         if len(associated) >= limits.maximum_associations:
             return "too many associations"
+        strangers = associated.count(_STRANGER) if _STRANGER in keys and self._access.knows_anybody else -1
+        if strangers >= _share(limits.maximum_associations):
+            return "too many associations of strangers; the rest is for peers known by address or certificate"
         if is_local(host):
             return None
         wheres = ("address", "AE title")
         numbers = (limits.maximum_associations_per_address, limits.maximum_associations_per_ae_title)
-        for where, limit, key in zip(wheres, numbers, _keys(host, request), strict=True):
+        for where, limit, key in zip(wheres, numbers, keys, strict=False):
             if limit is not None and associated.count(key) >= limit:
                 return f"too many associations of this {where}"
         return None
 
     def _answer(
-        self, channel: Channel, request: AAssociateRQ, grant: Grant, identity_response: bytes | None
+        self,
+        channel: Channel,
+        request: AAssociateRQ,
+        grant: Grant,
+        identity_response: bytes | None,
+        certificate: Certificate | None,
     ) -> None:
         host = channel.transport.peer[0]
-        exceeded = self._exceeded(host, request)
+        keys = self._keys(host, request.calling_ae_title, certificate)
+        exceeded = self._exceeded(host, keys)
         if exceeded is not None:
             self._refuse(channel, Refusal(LOCAL_LIMIT_EXCEEDED, exceeded))
             return
@@ -200,13 +217,23 @@ class Admission:
             self._refuse(channel, Refusal(verdict, "the request cannot be taken"))
             return
         self.waiting.discard(channel)
-        self.associated.add(channel, *_keys(host, request))
+        self.associated.add(channel, *keys)
         if isinstance(channel.dispatcher, Dispatcher):
             channel.dispatcher.grant = grant
         channel.accept(*verdict)
         log.info("%s: association established", channel)
         if grant.services is not None:
             _note_denied(channel, request, verdict[0])
+
+    def _keys(
+        self, host: str, calling_ae_title: str, certificate: Certificate | None
+    ) -> tuple[Hashable, ...]:
+        """What an association is counted by. An AE title alone is what anybody can call himself."""
+        origin = origin_of(host)
+        who = origin if certificate is None else certificate.fingerprint
+        is_known = self._access.knows(calling_ae_title, host, certificate)
+        keys: tuple[Hashable, ...] = (("address", origin), ("AE title", calling_ae_title, who))
+        return keys if is_known else (*keys, _STRANGER)
 
     def _offered(self, grant: Grant) -> tuple[Policy, Answered]:
         """What those with this grant are offered; they share the answers, too."""
@@ -216,10 +243,10 @@ class Admission:
         return found
 
     def _refuse(self, channel: Channel, refusal: Refusal, failure: Exception | None = None) -> None:
-        level = logging.ERROR if failure is not None else logging.WARNING
-        who = str(channel)  # who keeps log records need not keep the channel
-        log.log(level, "%s: refused: %s (%d/%d/%d)", who, refusal.why, *refusal.rejection, exc_info=failure)
         channel.reject(refusal.rejection)
+        level = logging.ERROR if failure is not None else logging.WARNING
+        rejection = "/".join(map(str, refusal.rejection))
+        log.log(level, "%s: refused: %s (%s)", channel, refusal.why, rejection, exc_info=failure)
 
 
 def _note_denied(channel: Channel, request: AAssociateRQ, accept: AAssociateAC) -> None:
@@ -233,6 +260,6 @@ def _note_denied(channel: Channel, request: AAssociateRQ, accept: AAssociateAC) 
         log.warning("%s: refused contexts: no permission for %s", channel, ", ".join(sorted(denied)))
 
 
-def _keys(host: str, request: AAssociateRQ) -> tuple[tuple[str, str], tuple[str, str]]:
-    """What associations are counted by."""
-    return ("address", host), ("AE title", request.calling_ae_title)
+def _share(maximum: int) -> int:
+    """What strangers may have of it."""
+    return int(maximum * _STRANGERS_SHARE)

@@ -10,16 +10,15 @@ from asyncdicom.address import Address, check_ae_title
 from asyncdicom.association import Association
 from asyncdicom.exceptions import AssociationClosed, AssociationError, AssociationTimeout
 from asyncdicom.net.channel import Channel, Trace
-from asyncdicom.net.settings import Settings
 from asyncdicom.net.tls import explain
 from asyncdicom.opening import Opening
+from asyncdicom.options import Limits, Timeouts, explains_options, of_role
 from asyncdicom.services.contexts import Proposable, expand
 from asyncdicom.services.dispatch import Dispatcher
 from asyncdicom.services.handlers import Handlers, StoreHandler
 from asyncdicom.uid import VERIFICATION
 from asyncdicom.ul.items import UserIdentity
 from asyncdicom.ul.negotiation import propose
-from asyncdicom.ul.protocol import Timeouts
 
 __all__ = ["associate"]
 
@@ -28,6 +27,7 @@ DEFAULT_CALLING_AE_TITLE = "ASYNCDICOM"
 _LINGER = 1.0  # seconds that a peer has to close the connection of an association that failed
 
 
+@explains_options
 def associate(
     address: str | Address,
     *,
@@ -37,49 +37,21 @@ def associate(
     server_hostname: str | None = None,
     user_identity: UserIdentity | None = None,
     c_store: StoreHandler | None = None,
-    # Sizes, in bytes, and numbers.
-    maximum_associate_length: int = 262144,
-    maximum_length: int = 262144,
-    operations_invoked: int = 1,
-    operations_performed: int = 1,
-    read_budget: int = 1 << 20,
-    maximum_data_set: int = 16 << 20,
-    maximum_discarded: int = 1 << 30,
-    # Deadlines, in seconds; None is "never".
-    connect_timeout: float | None = 10.0,
-    acse_timeout: float | None = 30.0,
-    close_timeout: float | None = 5.0,
-    dimse_timeout: float | None = 120.0,
-    release_timeout: float | None = 10.0,
-    cancel_timeout: float = 10.0,
-    receive_timeout: float | None = 60.0,
-    write_timeout: float | None = 30.0,
-    handler_timeout: float | None = 120.0,
-    idle_timeout: float | None = None,
-    # To look inside.
+    timeouts: Timeouts = Timeouts(),
+    limits: Limits = Limits(),
     trace: Trace | None = None,
 ) -> Opening[Association]:
     """Open an association (PS3.8 7.1): ``async with associate(...)`` or ``await associate(...)``.
 
     Leaving the block normally releases it; leaving it by an exception or a cancellation aborts it.
 
-    `address`: "AET@host:port". `calling_ae_title`: ours. `contexts`: what to propose, as abstract
-    syntax UIDs, information models or `PresentationContext`s. `ssl`: a context for TLS;
-    `server_hostname`: the name its certificate must have (default: the host). `user_identity`: who asks
-    (PS3.7 D.3.3.7). `c_store`: receives the instances of a C-GET. `maximum_length`: the Maximum Length
-    of P-DATA-TF PDUs that we announce; `maximum_associate_length`: the longest A-ASSOCIATE PDU, and
-    `maximum_data_set`: the largest data set of a response, that we take. `operations_invoked`,
-    `operations_performed`: the Asynchronous Operations Window to propose (proposed only if not 1).
-    `read_budget`: how much received data may wait for its handlers before reading pauses;
-    `maximum_discarded`: how much of a data set that its handler does not want is waited for.
-    `connect_timeout` covers name resolution, TCP and TLS; `acse_timeout` the answer to the
-    A-ASSOCIATE-RQ; `dimse_timeout` each response; `release_timeout` what is under way when the
-    association is released, and then the answer to the A-RELEASE-RQ; `cancel_timeout` the end of what
-    was cancelled; `receive_timeout` the rest of a message that has begun to come; `write_timeout` is
-    how long the peer may take nothing of what is sent, `handler_timeout` how long a handler may take
-    nothing of what waits for it. After `idle_timeout` without an operation the association is ended;
-    then the peer has `close_timeout` to close the connection. `trace`: is called with ("sent" |
-    "received", command or event) for each message.
+    `address`: the peer, "AET@host:port". `calling_ae_title`: ours. `contexts`: what to propose (PS3.8
+    7.1.1.13), as abstract syntax UIDs, information models or `PresentationContext`s. `ssl`: a context for
+    TLS; `server_hostname`: the name that the peer's certificate must have, by default the host.
+    `user_identity`: who asks (PS3.7 D.3.3.7). `c_store`: receives the instances of a C-GET. `timeouts`: how
+    long to wait for what, in seconds, and `limits`: how much to take; each field of `Timeouts` and `Limits`
+    says what exceeding it leads to. `trace`: is called with ("sent" | "received", command or event) for each
+    message.
 
     Raises `AssociationRejected`, `AssociationAborted`, `AssociationTimeout`, `AssociationClosed` (no
     connection), ValueError (an impossible address or AE title). Cancelled: whatever was opened is
@@ -91,38 +63,22 @@ def associate(
         expand(contexts),
         called_ae_title=check_ae_title(address.ae_title),
         calling_ae_title=check_ae_title(calling_ae_title),
-        maximum_length=maximum_length,
-        operations_invoked=operations_invoked,
-        operations_performed=operations_performed,
+        maximum_length=limits.maximum_length,
+        operations_invoked=limits.operations_invoked,
+        operations_performed=of_role(limits.operations_performed, requestor=True),
         user_identity=user_identity,
-    )
-    settings = Settings(
-        maximum_length=maximum_length,
-        maximum_associate_length=maximum_associate_length,
-        timeouts=Timeouts(
-            close=close_timeout,
-            association=acse_timeout,
-            release=release_timeout,
-            receive=receive_timeout,
-            idle=idle_timeout,
-        ),
-        dimse_timeout=dimse_timeout,
-        cancel_timeout=cancel_timeout,
-        write_timeout=write_timeout,
-        handler_timeout=handler_timeout,
-        read_budget=read_budget,
-        maximum_data_set=maximum_data_set,
-        maximum_discarded=maximum_discarded,
     )
     dispatcher = Dispatcher(Handlers(c_store=c_store))
 
     async def connect() -> Association:
         loop = asyncio.get_running_loop()
-        channel = Channel(loop, requestor=True, settings=settings, dispatcher=dispatcher, trace=trace)
+        channel = Channel(
+            loop, requestor=True, timeouts=timeouts, limits=limits, dispatcher=dispatcher, trace=trace
+        )
         channel.associate(request)
         association = Association(channel, dispatcher)
         try:
-            await _connect(loop, channel, address, ssl, server_hostname, connect_timeout)
+            await _connect(loop, channel, address, ssl, server_hostname, timeouts.connect)
             await asyncio.shield(channel.established)
         except asyncio.CancelledError:
             channel.abort()

@@ -5,13 +5,14 @@ pydicom takes long to import, so only these functions do it, when they are calle
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from asyncdicom.data import elements
 from asyncdicom.data.charset import TEXT_VRS
+from asyncdicom.data.elements import MAXIMUM_ELEMENTS, walking
+from asyncdicom.data.inflation import MAXIMUM_INFLATED, deflate, inflating
+from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import transfer_syntax
 
@@ -42,33 +43,78 @@ def encode(dataset: Dataset | Mapping[str, Any], transfer_syntax_uid: str) -> by
     except Exception as error:  # pydicom lets through whatever a value's conversion raises
         raise DataSetError(f"the data set cannot be encoded: {error}") from error
     encoded: bytes = file.getvalue()
-    return elements.deflate(encoded) if syntax.deflated else encoded
+    return deflate(encoded) if syntax.deflated else encoded
 
 
-def decode(data: bytes, transfer_syntax_uid: str, *, maximum_inflated: int = 1 << 30) -> Dataset:
+def decode(
+    data: bytes,
+    transfer_syntax_uid: str,
+    *,
+    maximum_inflated: int = MAXIMUM_INFLATED,
+    maximum_elements: int = MAXIMUM_ELEMENTS,
+) -> Dataset:
     """Decode a whole data set. Values are converted when they are looked at, as pydicom does it.
 
-    The transfer syntax is noted in ``file_meta``, so that ``pixel_array`` works. Raises ``DataSetError``
-    where the bytes are no data set in ``transfer_syntax_uid``, or inflate to more than ``maximum_inflated``.
+    The transfer syntax is noted in `file_meta`, so that `pixel_array` works. Raises `DataSetError` where the
+    bytes are no data set in `transfer_syntax_uid`, inflate to more than `maximum_inflated` bytes (or 200 to
+    one), or have more than `maximum_elements`, at any depth.
     """
+    return finish(
+        decoding(
+            data,
+            transfer_syntax_uid,
+            maximum_inflated=maximum_inflated,
+            maximum_elements=maximum_elements,
+        )
+    )
+
+
+def decoding(
+    data: bytes,
+    transfer_syntax_uid: str,
+    *,
+    maximum_inflated: int = MAXIMUM_INFLATED,
+    maximum_elements: int = MAXIMUM_ELEMENTS,
+) -> Steps[Dataset]:
+    """As `decode`, in steps of a thousand elements of the top level; a sequence is read in one."""
+    from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
-    from pydicom.filereader import read_dataset
+    from pydicom.filereader import data_element_generator
     from pydicom.uid import UID
 
     syntax = transfer_syntax(transfer_syntax_uid)
     if syntax.deflated:
-        data = elements.inflate(data, maximum_inflated, maximum_ratio=1100)  # all that deflate can do
+        data = yield from inflating(data, maximum_inflated)
     # pydicom guesses where it should refuse, so the structure is checked before.
-    deque(elements.walk(data, transfer_syntax_uid), maxlen=0)
+    for walked in walking(data, transfer_syntax_uid, maximum_elements=maximum_elements):
+        if walked is None:
+            yield
+    raw: dict[Any, Any] = {}
     try:
-        dataset = read_dataset(BytesIO(data), syntax.implicit, syntax.little_endian)
-        for tag in [tag for tag in dataset.keys() if tag < 0x00030000]:  # noqa: SIM118
-            del dataset[tag]
+        generator = data_element_generator(BytesIO(data), syntax.implicit, syntax.little_endian)
+        for number, element in enumerate(generator, 1):
+            if element.tag >= 0x00030000:
+                raw[element.tag] = element
+            if number % _STEP == 0:
+                yield
+        dataset = Dataset(raw)
+        dataset.set_original_encoding(syntax.implicit, syntax.little_endian, _character_set_of(dataset))
     except Exception as error:
         raise DataSetError(f"the data set cannot be decoded: {error}") from error
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = UID(transfer_syntax_uid)
     return dataset
+
+
+_STEP = 1000
+
+
+def _character_set_of(dataset: Dataset) -> Any:
+    from pydicom.charset import convert_encodings, default_encoding
+
+    if "SpecificCharacterSet" not in dataset:
+        return default_encoding
+    return convert_encodings(dataset.SpecificCharacterSet)
 
 
 def from_mapping(mapping: Mapping[str, Any]) -> Dataset:

@@ -139,7 +139,7 @@ class AssociationClosed(AssociationError):
 
 
 class AssociationTimeout(AssociationError, TimeoutError):
-    """A deadline passed. ``which`` names it: connect, associate, response, release, receive, write, idle."""
+    """A deadline passed. `which`, of `Timeouts`: connect, acse, artim, dimse, release, receive, write."""
 
     def __init__(self, message: str, *, which: str = "") -> None:
         super().__init__(message)

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from asyncdicom.address import Address
 from asyncdicom.association import Association
-from asyncdicom.client import associate
+from asyncdicom.client import DEFAULT_CALLING_AE_TITLE, associate
 from asyncdicom.exceptions import LocalProtocolError
+from asyncdicom.net.channel import Trace
 from asyncdicom.net.payload import Source
-from asyncdicom.services.handlers import Response
+from asyncdicom.options import Limits, Timeouts, explains_options
+from asyncdicom.services.contexts import Proposable
+from asyncdicom.services.handlers import Response, StoreHandler
+from asyncdicom.uid import VERIFICATION
+from asyncdicom.ul.items import UserIdentity
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from pydicom import Dataset
 
 __all__ = ["AssociationPool"]
@@ -27,17 +36,49 @@ class AssociationPool:
 
     An association is opened when a task needs one and all others are busy, and kept for the next. One
     that was lost is not given out again. `operations` above 1 proposes an Asynchronous Operations Window
-    of that size (PS3.7 D.3.3.3); if the peer grants less, the tasks of an association take turns. Options
-    are those of `associate`. Leaving the block releases them all, or aborts them after an exception.
+    of that size (PS3.7 D.3.3.3), by default `limits.operations_invoked`; if the peer grants less, the tasks
+    of an association take turns. The other arguments are those of `associate`. Leaving the block releases
+    them all, or aborts them after an exception.
+
+    Raises ValueError for no association, or one for no operation.
     """
 
-    def __init__(self, address: str | Address, *, size: int = 4, operations: int = 1, **options: Any) -> None:
+    @explains_options
+    def __init__(
+        self,
+        address: str | Address,
+        *,
+        size: int = 4,
+        operations: int | None = None,
+        calling_ae_title: str = DEFAULT_CALLING_AE_TITLE,
+        contexts: Iterable[Proposable] = (VERIFICATION,),
+        ssl: SSLContext | None = None,
+        server_hostname: str | None = None,
+        user_identity: UserIdentity | None = None,
+        c_store: StoreHandler | None = None,
+        timeouts: Timeouts = Timeouts(),
+        limits: Limits = Limits(),
+        trace: Trace | None = None,
+    ) -> None:
+        if operations is None:
+            operations = limits.operations_invoked
         if size < 1 or operations < 1:
             raise ValueError("a pool has at least one association, for at least one operation")
-        self._address = address
         self._size = size
         self._operations = operations
-        self._options = options | {"operations_invoked": operations}
+        self._associate = partial(
+            associate,
+            address,
+            calling_ae_title=calling_ae_title,
+            contexts=tuple(contexts),
+            ssl=ssl,
+            server_hostname=server_hostname,
+            user_identity=user_identity,
+            c_store=c_store,
+            timeouts=timeouts,
+            limits=replace(limits, operations_invoked=operations),
+            trace=trace,
+        )
         self._room = asyncio.Semaphore(size * operations)
         self._users: dict[Association, int] = {}
         self._opening = 0
@@ -93,14 +134,23 @@ class AssociationPool:
     async def _open(self) -> Association:
         self._opening += 1
         try:
-            association = await associate(self._address, **self._options)
+            association = await self._associate()
         finally:
             self._opening -= 1
             self._opened.set()
         self._users[association] = 0
         return association
 
-    async def c_store(self, instance: str | os.PathLike[str] | Dataset | Source, **options: Any) -> Response:
+    async def c_store(
+        self,
+        instance: str | os.PathLike[str] | Dataset | Source,
+        *,
+        priority: int = 0,
+        move_originator: tuple[str, int] | None = None,
+        timeout: float | None = None,
+    ) -> Response:
         """Send one instance over whichever association is free; see `Association.c_store`."""
         async with self.acquire() as association:
-            return await association.c_store(instance, **options)
+            return await association.c_store(
+                instance, priority=priority, move_originator=move_originator, timeout=timeout
+            )

@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import ssl as ssl_module
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from asyncdicom.access import AccessPolicy, Peers
-from asyncdicom.address import Address, check_ae_title
-from asyncdicom.admission import Admission, Limits
+from asyncdicom.address import Address
+from asyncdicom.admission import Admission
 from asyncdicom.association import Association
-from asyncdicom.client import associate
+from asyncdicom.destination import Destination, as_destination
 from asyncdicom.net.channel import Channel, Trace
+from asyncdicom.net.descriptors import missing_descriptors
 from asyncdicom.net.listener import Acceptor, bind
-from asyncdicom.net.settings import Settings
-from asyncdicom.net.tls import Handshakes, explain
+from asyncdicom.net.tls import Handshakes, explain, severity
 from asyncdicom.opening import Opening
+from asyncdicom.options import Limits, Timeouts, explains_options, of_role
+from asyncdicom.outgoing import OutgoingAssociations
 from asyncdicom.services.contexts import Proposable
 from asyncdicom.services.dispatch import Dispatcher
 from asyncdicom.services.handlers import (
     EchoHandler,
     FindHandler,
     Handlers,
-    OpenAssociation,
     Request,
     RetrieveHandler,
     StoreHandler,
 )
 from asyncdicom.services.offered import offer
-from asyncdicom.ul.negotiation import Policy, PresentationContext
-from asyncdicom.ul.protocol import Timeouts
+from asyncdicom.telemetry.log import Log
+from asyncdicom.ul.negotiation import Policy
 
 __all__ = ["Server", "serve"]
 
-log = logging.getLogger("asyncdicom.server")
+log = Log("asyncdicom.server")
 
 
-Destinations = Mapping[str, str | Address] | Callable[[Request], Address | None]
+Destinations = Mapping[str, str | Address | Destination] | Callable[[Request], Address | Destination | None]
 _T = TypeVar("_T")
 
 Access = AccessPolicy | Peers
@@ -49,17 +49,16 @@ class _Setup(NamedTuple):
     """What `serve` was asked for."""
 
     handlers: Handlers
+    outgoing: OutgoingAssociations
     access: AccessPolicy
     offer: Policy
+    timeouts: Timeouts
     limits: Limits
-    settings: Settings
     ssl: ssl_module.SSLContext | None
-    maximum_tls_handshakes: int
-    tls_handshake_timeout: float
     trace: Trace | None
-    drain_timeout: float
 
 
+@explains_options
 def serve(
     address: str | Address,
     *,
@@ -69,42 +68,15 @@ def serve(
     c_get: RetrieveHandler | None = None,
     c_move: RetrieveHandler | None = None,
     destinations: Destinations | None = None,
+    destination_ssl: ssl_module.SSLContext | None = None,
     contexts: Iterable[Proposable] | None = None,
     unknown_storage: bool = False,
-    # Who may come.
     access: Access | None = None,
     ssl: ssl_module.SSLContext | None = None,
     sock: socket.socket | None = None,
     reuse_port: bool = False,
-    # Sizes, in bytes, and numbers.
-    maximum_associations: int = 2000,
-    maximum_associations_per_address: int | None = 200,
-    maximum_associations_per_ae_title: int | None = 100,
-    maximum_not_associated: int = 512,
-    maximum_not_associated_per_address: int | None = 32,
-    accept_rate: float | None = 100.0,
-    maximum_tls_handshakes: int = 2,
-    maximum_associate_length: int = 262144,
-    maximum_length: int = 262144,
-    operations_invoked: int = 1,
-    operations_performed: int = 16,
-    read_budget: int = 1 << 20,
-    maximum_matches: int | None = 100_000,
-    maximum_data_set: int = 16 << 20,
-    maximum_discarded: int = 1 << 30,
-    # Deadlines, in seconds; None is "never".
-    artim_timeout: float | None = 10.0,
-    close_timeout: float | None = 5.0,
-    tls_handshake_timeout: float = 10.0,
-    dimse_timeout: float | None = 120.0,
-    release_timeout: float | None = 10.0,
-    cancel_timeout: float = 10.0,
-    receive_timeout: float | None = 60.0,
-    write_timeout: float | None = 30.0,
-    handler_timeout: float | None = 120.0,
-    idle_timeout: float | None = 300.0,
-    drain_timeout: float = 30.0,
-    # To look inside.
+    timeouts: Timeouts = Timeouts(),
+    limits: Limits = Limits(),
     trace: Trace | None = None,
 ) -> Opening[Server]:
     """Serve DICOM: ``async with serve(...) as server`` or ``server = await serve(...)``.
@@ -112,8 +84,11 @@ def serve(
     `address`: "AET@host:port"; port 0 takes a free one (`Server.port`). Each service is offered if it
     has a handler: `c_store`, `c_get` and `c_move` are coroutine functions, `c_find` is an asynchronous
     generator; C-ECHO is always offered, and `c_echo` is asked if it is given. `destinations`: the AE
-    titles that C-MOVE may send to, with their "host:port", or a function that finds the address for a
-    request; by default the peers of `access` that have an address. `contexts`: the abstract syntaxes to
+    titles that C-MOVE may send to, each with its "host:port" or a `Destination`, which says how it is called,
+    or a function that finds the one for a request; by default the peers of `access` that have an address.
+    `destination_ssl`: the context for TLS with those that have none of their own. A server that uses TLS, or
+    asks for certificates, sends nothing in the clear: the C-MOVE to a destination that has no context, and
+    does not say ``plain=True``, fails with 0xA702 and an Error Comment. `contexts`: the abstract syntaxes to
     accept, by default whatever the handlers imply; `unknown_storage`: also storage SOP classes that are
     not in the standard.
 
@@ -121,72 +96,48 @@ def serve(
     call; by default anybody may do everything. `ssl`: a context for TLS. `sock`: a listening or bound
     socket to use instead of the address; `reuse_port`: let other processes listen there too.
 
-    `maximum_associations`: more are refused with "local limit exceeded"; `..._per_address` and
-    `..._per_ae_title`: how many of them one host, or one calling AE title, may have.
-    `maximum_not_associated`: connections without an association, the oldest silent one makes room for the
-    next; `..._per_address`: of one host, the next is closed. `accept_rate`: connections a second of one
-    host, two seconds' worth at once. Limits for each host or AE title do not apply to peers on this
-    machine; None switches one off. `maximum_tls_handshakes`: computed at once, others wait for their turn.
-    `maximum_matches`: how many Identifiers a C-FIND may give (then 0xA700; None: any number).
-    `artim_timeout`: how long a new connection may wait with its A-ASSOCIATE-RQ, after the TLS handshake,
-    which may take `tls_handshake_timeout`. `drain_timeout`: how long `Server.close` waits for operations.
-    The others are as for `associate`. README.md has a table of all limits, and of what exceeding them
-    leads to.
+    `timeouts`: how long to wait for what, in seconds, and `limits`: how many may come, and how much is
+    taken of them; each field of `Timeouts` and `Limits` says what exceeding it leads to. `trace`: is called
+    with ("sent" | "received", command or event) for each message.
+
+    Raises ValueError (an impossible address or AE title) and OSError (the address cannot be
+    listened on). Cancelled while it is opened: nothing listens.
 
     Leaving the block closes the server (`Server.close`).
     """
     if not isinstance(address, Address):
         address = Address.parse(address)
     policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
+    outgoing = OutgoingAssociations(
+        address.ae_title,
+        uses_tls=ssl is not None or policy.asks_for_certificates,
+        ssl=destination_ssl,
+        maximum=limits.maximum_outgoing,
+    )
+    outgoing.find = _finder(destinations if destinations is not None else policy.destinations)
+    can_move = destinations is not None or policy.destinations
     handlers = Handlers(
         c_echo=c_echo,
         c_store=c_store,
         c_find=c_find,
         c_get=c_get,
         c_move=c_move,
-        destination=_finder(destinations if destinations is not None else policy.addresses or None),
-        open_association=_opener(address.ae_title),
+        destination=(lambda request: outgoing.find(request)) if can_move else None,
+        open_association=outgoing.open,
     )
     setup = _Setup(
         handlers=handlers,
+        outgoing=outgoing,
         access=policy,
         offer=offer(handlers, contexts, unknown_storage)._replace(
-            maximum_length=maximum_length,
-            operations_invoked=operations_invoked,
-            operations_performed=operations_performed,
+            maximum_length=limits.maximum_length,
+            operations_invoked=limits.operations_invoked,
+            operations_performed=of_role(limits.operations_performed, requestor=False),
         ),
-        limits=Limits(
-            maximum_associations=maximum_associations,
-            maximum_associations_per_address=maximum_associations_per_address,
-            maximum_associations_per_ae_title=maximum_associations_per_ae_title,
-            maximum_not_associated=maximum_not_associated,
-            maximum_not_associated_per_address=maximum_not_associated_per_address,
-            accept_rate=accept_rate,
-        ),
-        settings=Settings(
-            maximum_length=maximum_length,
-            maximum_associate_length=maximum_associate_length,
-            timeouts=Timeouts(
-                artim=artim_timeout,
-                close=close_timeout,
-                release=release_timeout,
-                receive=receive_timeout,
-                idle=idle_timeout,
-            ),
-            dimse_timeout=dimse_timeout,
-            cancel_timeout=cancel_timeout,
-            write_timeout=write_timeout,
-            handler_timeout=handler_timeout,
-            read_budget=read_budget,
-            maximum_matches=maximum_matches,
-            maximum_data_set=maximum_data_set,
-            maximum_discarded=maximum_discarded,
-        ),
+        timeouts=timeouts,
+        limits=limits,
         ssl=ssl,
-        maximum_tls_handshakes=maximum_tls_handshakes,
-        tls_handshake_timeout=tls_handshake_timeout,
         trace=trace,
-        drain_timeout=drain_timeout,
     )
 
     async def start() -> Server:
@@ -195,23 +146,17 @@ def serve(
     return Opening(start, _leave)
 
 
-def _finder(destinations: Destinations | None) -> Callable[[Request], Address | None] | None:
-    if destinations is None or callable(destinations):
-        return destinations
-    table = {}
-    for ae_title, where in destinations.items():
-        found = where if isinstance(where, Address) else Address.parse(where)
-        table[ae_title] = found._replace(ae_title=check_ae_title(ae_title))
+def _finder(destinations: Destinations) -> Callable[[Request], Destination | None]:
+    if callable(destinations):
+        find = destinations
+
+        def found(request: Request) -> Destination | None:
+            where = find(request)
+            return None if where is None else as_destination(where)
+
+        return found
+    table = {title: as_destination(where).named(title) for title, where in destinations.items()}
     return lambda request: table.get(request.move_destination)
-
-
-def _opener(ae_title: str) -> OpenAssociation:
-    def open_association(
-        destination: Address, contexts: Sequence[PresentationContext]
-    ) -> Opening[Association]:
-        return associate(destination, calling_ae_title=ae_title, contexts=contexts)
-
-    return open_association
 
 
 class Server:
@@ -226,21 +171,54 @@ class Server:
         self._closing: asyncio.Task[None] | None = None
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._admission = Admission(
-            setup.access, setup.offer, setup.limits, self._spawn, setup.settings.handler_timeout
+            setup.access, setup.offer, setup.limits, self._spawn, setup.timeouts.handler
         )
         self._waiting, self._associated = self._admission.waiting, self._admission.associated
         self._handshakes = (
-            Handshakes(setup.ssl, setup.maximum_tls_handshakes, setup.tls_handshake_timeout)
+            Handshakes(setup.ssl, setup.limits.maximum_tls_handshakes, setup.timeouts.tls_handshake)
             if setup.ssl is not None
             else None
         )
+        too_few = missing_descriptors(setup.limits)
+        if too_few is not None:
+            log.warning("%s", too_few)
         self._acceptors = [Acceptor(listener, self._take) for listener in sockets]
-        log.info("%s listens on %s:%d", self.ae_title, self.host, self.port)
+        log.info("%s listens on %s", self.ae_title, address._replace(port=self.port).place)
 
     @property
     def associations(self) -> int:
         """How many associations are open."""
         return len(self._associated)
+
+    def renew(
+        self,
+        *,
+        ssl: ssl_module.SSLContext | None = None,
+        destination_ssl: ssl_module.SSLContext | None = None,
+        destinations: Destinations | None = None,
+    ) -> None:
+        """Use other certificates, or other destinations, from now on; None leaves what there is.
+
+        `ssl`: for the TLS handshakes that begin after this; associations that stand go on. `destination_ssl`
+        and `destinations`: as for `serve`, for C-MOVE requests that come after this. Made for certificates
+        that were renewed and for revocation lists: make the contexts again (`TlsFiles`), for instance at
+        SIGHUP. Raises ValueError, and changes nothing, for a server without TLS that is given `ssl`, and for
+        destinations that cannot be understood.
+        """
+        if ssl is not None and self._handshakes is None:
+            raise ValueError("this server was started without TLS")
+        find = None if destinations is None else _finder(destinations)
+        if ssl is not None and self._handshakes is not None:
+            self._handshakes.context = ssl
+        if destination_ssl is not None:
+            self._setup.outgoing.ssl = destination_ssl
+        if find is not None:
+            self._setup.outgoing.find = find
+
+    @property
+    def drain_timeout(self) -> float:
+        """How long `close` waits for operations, in seconds."""
+        return self._setup.timeouts.drain
 
     async def serve_forever(self) -> None:
         """Wait until the server is closed; cancelled: close it (see `close`) and go on being cancelled."""
@@ -251,7 +229,7 @@ class Server:
             raise
 
     async def close(self) -> None:
-        """Stop accepting, let operations end for `drain_timeout` seconds, abort what is left (idempotent)."""
+        """Stop accepting, let operations end within `Timeouts.drain`, abort what is left (idempotent)."""
         self._admission.is_closed = True
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close())
@@ -268,7 +246,8 @@ class Server:
         channel = Channel(
             loop,
             requestor=False,
-            settings=self._setup.settings,
+            timeouts=self._setup.timeouts,
+            limits=self._setup.limits,
             dispatcher=dispatcher,
             admit=self._admission.admit,
             on_closed=self._admission.forget,
@@ -282,7 +261,7 @@ class Server:
             self._admission.connected(channel)
             failure = None if task.cancelled() else task.exception()
             if failure is not None:
-                log.error("%s: a connection is closed", host, exc_info=failure)
+                log.error("%s: a connection is closed", host, fields={"address": host}, exc_info=failure)
             if task.cancelled() or failure is not None or not task.result():
                 channel.transport.abort()
                 channel.transport.connection_lost(None)  # it may have been made: uvloop does not tell
@@ -298,7 +277,8 @@ class Server:
             else:
                 await self._handshakes.perform(lambda: channel.transport, connection)
         except OSError as error:
-            log.info("%s: a connection is closed: %s", host, explain(error))
+            told = "%s: a connection is closed: %s"
+            log.log(severity(error), told, host, explain(error), fields={"address": host})
             return False
         return True
 
@@ -317,11 +297,12 @@ class Server:
         channels = list(self._associated)
         if channels:
             await asyncio.wait(
-                [asyncio.ensure_future(channel.stop(self._setup.drain_timeout)) for channel in channels]
+                [asyncio.ensure_future(channel.stop(self._setup.timeouts.drain)) for channel in channels]
             )
         everybody = channels + list(self._waiting)
         if everybody:
             await asyncio.wait([asyncio.ensure_future(channel.wait_closed(1.0)) for channel in everybody])
+        await self._setup.outgoing.close()
         if not self._closed.done():
             self._closed.set_result(None)
 

@@ -5,6 +5,7 @@ UIDs are plain ``str`` everywhere in this package.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from asyncdicom._sop_classes import SOP_CLASSES as SOP_CLASSES
@@ -205,12 +206,28 @@ def name_of(uid: str) -> str:
 
 
 def is_valid_uid(uid: str) -> bool:
-    """Whether ``uid`` obeys PS3.5 9.1: 1 to 64 characters, numbers without leading zeros joined by dots."""
+    """Whether `uid` obeys PS3.5 9.1: 1 to 64 characters, numbers without leading zeros joined by dots.
+
+    This is the rule for what we make ourselves, and for names of files.
+    """
     if not 1 <= len(uid) <= 64 or not uid.isascii():
         return False
     return all(
         component.isdigit() and (component[0] != "0" or component == "0") for component in uid.split(".")
     )
+
+
+def is_usable_uid(uid: str) -> bool:
+    """Whether a received `uid` is taken: 1 to 64 printable ASCII characters without backslash, `*`, `?`, `/`.
+
+    A space has no place in it either. Peers send UIDs with leading zeros, letters and hyphens; each of these
+    names one thing all the same, and is kept as it came. The characters that are refused would make a list
+    or a pattern of it in a query, or a path.
+    """
+    return _USABLE_UID(uid) is not None
+
+
+_USABLE_UID = re.compile(r"[!-)+-.0->@-\[\]-~]{1,64}").fullmatch  # the ranges between those that are refused
 
 
 def new_uid() -> str:

@@ -47,7 +47,8 @@ def _without_rounds(document: dict[str, Any]) -> dict[str, Any]:
         result | {"contenders": [{**one, "rounds": len(one["rounds"])} for one in result["contenders"]]}
         for result in document["scenarios"]
     ]
-    return _rounded(document | {"scenarios": scenarios})
+    rounded: dict[str, Any] = _rounded(document | {"scenarios": scenarios})
+    return rounded
 
 
 def _rounded(value: Any) -> Any:

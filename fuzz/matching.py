@@ -12,9 +12,10 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
 
 from asyncdicom.archive.answer import Answers
-from asyncdicom.archive.index import Reader, Writer
+from asyncdicom.archive.index import Writer
 from asyncdicom.archive.matching import IdentifierError
 from asyncdicom.archive.query import Query, find_query, key_at, retrieve_query
+from asyncdicom.archive.reader import Row, Statement, Statements, instance_ids, matches
 from asyncdicom.archive.record import Record
 from asyncdicom.archive.schema import BY_TAG, METADATA
 from asyncdicom.data.elements import Element, decode
@@ -52,7 +53,7 @@ _STORED: tuple[dict[str, bytes], ...] = (
 )
 
 
-def _archive() -> Reader:
+def _archive() -> Any:
     tags = {attribute.keyword: (tag, attribute.vr) for tag, (_, attribute) in BY_TAG.items()}
     tags["SpecificCharacterSet"] = (0x00080005, "CS")
     engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
@@ -73,10 +74,15 @@ def _archive() -> Reader:
         row |= {"transfer_syntax_uid": SYNTAXES[1], "data_set_offset": 400, "data_set_length": 10}
         writer.insert_instances([row | {"digest": "", "calling_ae_title": "SCU"}])
     writer.commit()
-    return Reader(engine)
+    return engine.raw_connection().driver_connection
 
 
-_READER = _archive()
+_CONNECTION = _archive()
+_STATEMENTS = Statements()
+
+
+def _rows(statement: Statement) -> list[Row]:
+    return list(statement.page(_CONNECTION.execute, 0, 1000))
 
 
 def _read(head: Head) -> tuple[list[Element], str, Query, bool]:
@@ -93,7 +99,7 @@ def _read(head: Head) -> tuple[list[Element], str, Query, bool]:
 def _answers(elements: list[Element], uid: str, query: Query) -> list[bytes]:
     with_set = any(element.tag == 0x00080005 for element in elements)
     answers = Answers(query, uid, _CONSTANTS, with_set=with_set)
-    return [answers.encode(row[1:]) for row in _READER.matches(query)(0)]
+    return [answers.encode(row[1:]) for row in _rows(matches(_STATEMENTS, query))]
 
 
 def once(data: bytes) -> None:
@@ -117,7 +123,7 @@ def run(data: bytes) -> object:
         check(error.status.is_failure, "refused, but not a failure")
         return error.comment
     if is_retrieval:
-        found = _READER.instances(query)(0)
+        found = _rows(instance_ids(_STATEMENTS, query))
         check(len(found) <= len(_STORED), "more than there is")
         return query.level, "retrieve", len(found)
     encoded = _answers(elements, uid, query)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from asyncdicom.exceptions import ProtocolError
+from asyncdicom.options import Timeouts
 from asyncdicom.ul.decoder import ControlPDU, Decoder, PDataFragment
 from asyncdicom.ul.events import AssociateIndication, ProtocolViolation
 from asyncdicom.ul.items import ContextResult, ProposedContext, UserInformation
@@ -22,7 +23,7 @@ from asyncdicom.ul.pdu import (
     AReleaseRQ,
     decode_pdu,
 )
-from asyncdicom.ul.protocol import Timeouts, UpperLayer
+from asyncdicom.ul.protocol import UpperLayer
 from asyncdicom.ul.statetable import State
 from fuzz.check import Finding, Head, check, check_equal, pieces, words
 
@@ -80,7 +81,7 @@ def _begin(path: str, maximum_length: int, maximum_associate_length: int) -> Upp
     layer = UpperLayer(
         requestor=path[0] == "+",
         maximum_length=maximum_length,
-        timeouts=Timeouts(),
+        timeouts=Timeouts(idle=None),
         maximum_associate_length=max(maximum_associate_length, 4096),  # the way there needs some
     )
     for letter in path[1:]:

@@ -19,6 +19,7 @@ from asyncdicom.dimse.events import (
 )
 from asyncdicom.dimse.messages import Command, CommandField, encode, response_to
 from asyncdicom.exceptions import AssociationError, AssociationReleased, LocalProtocolError
+from asyncdicom.options import Limits, Timeouts
 from asyncdicom.ul.events import AssociateIndication, ProtocolViolation, TimerExpired
 from asyncdicom.ul.negotiation import Policy, answer
 from asyncdicom.ul.pdu import AAssociateRJ, AAssociateRQ
@@ -59,11 +60,11 @@ class Side:
     """
 
     def __init__(self, *, request: AAssociateRQ | None, policy: Policy, answers: bool) -> None:
+        announced = policy.maximum_length if request is None else request.user_information.maximum_length
         self.core = AssociationCore(
             requestor=request is not None,
-            maximum_length=policy.maximum_length
-            if request is None
-            else request.user_information.maximum_length,
+            timeouts=Timeouts(idle=None),
+            limits=Limits(maximum_length=max(announced, 8) & ~1 if announced else 0),
         )
         self.open: list[tuple[int, Command]] = []  # requests without a final response
         self.sent: list[Message] = []
@@ -238,7 +239,7 @@ class Side:
             case TimerExpired():
                 self.expired.append(event.which)
             case OperationFailed():
-                self.expired.append("response")
+                self.expired.append("dimse")
             case Ended():
                 self.ended.append(event.error)
                 for _, request in self.open:

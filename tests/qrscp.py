@@ -19,15 +19,16 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
-from asyncdicom import VERIFICATION, Association, BytesSource, PresentationContext, associate
+from asyncdicom import VERIFICATION, Association, BytesSource, PresentationContext, Request, associate
 from asyncdicom.data.elements import encode
 from asyncdicom.exceptions import AssociationError
-from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, PATIENT_ROOT, STUDY_ROOT, InformationModel
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 CONTEXTS = (
@@ -35,6 +36,7 @@ CONTEXTS = (
     PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,), scp_role=True),
     PresentationContext(STUDY_ROOT.get, (EXPLICIT_VR_LITTLE_ENDIAN,)),
     PresentationContext(STUDY_ROOT.find, (EXPLICIT_VR_LITTLE_ENDIAN,)),
+    PresentationContext(PATIENT_ROOT.get, (EXPLICIT_VR_LITTLE_ENDIAN,)),
 )
 STUDY, SERIES = "1.2.3.1", "1.2.3.1.1"
 KEPT = (0x0000, 0xB007)
@@ -151,19 +153,16 @@ class Journal:
         return status
 
 
-class Qrscp(NamedTuple):
-    """A running archive. ``root``: its folder as the test sees it."""
+class Node:
+    """An archive that listens on a port of this machine, and what a client asks of it."""
 
-    process: asyncio.subprocess.Process
-    pid: int
     port: int
-    root: Path
-    log: Path
 
     @asynccontextmanager
-    async def associate(self, calling: str = "SENDER") -> AsyncIterator[Association]:
+    async def associate(self, calling: str = "SENDER", **options: Any) -> AsyncIterator[Association]:
         address = f"ARCHIVE@127.0.0.1:{self.port}"
-        async with associate(address, calling_ae_title=calling, contexts=CONTEXTS) as association:
+        options = {"calling_ae_title": calling, "contexts": CONTEXTS} | options
+        async with associate(address, **options) as association:
             yield association
 
     async def store(self, journal: Journal, uid: str, data: bytes) -> int | None:
@@ -180,23 +179,38 @@ class Qrscp(NamedTuple):
 
     async def fetch(self, uid: str) -> list[bytes]:
         """The data sets that a C-GET of ``uid`` gives."""
-        fetched: list[bytes] = []
-
-        async def receive(request: object) -> int:
-            fetched.append(bytes(await request.data.read()))  # type: ignore[attr-defined]
-            return 0
-
         keys = {
             "QueryRetrieveLevel": "IMAGE",
             "StudyInstanceUID": STUDY,
             "SeriesInstanceUID": SERIES,
             "SOPInstanceUID": uid,
         }
-        async with associate(
-            f"ARCHIVE@127.0.0.1:{self.port}", contexts=CONTEXTS, c_store=receive
-        ) as association:
-            await association.c_get(keys, information_model=STUDY_ROOT)
+        return [data for _, data in await self.get(keys)]
+
+    async def get(
+        self, keys: dict[str, str] | bytes, information_model: InformationModel = STUDY_ROOT
+    ) -> list[tuple[str, bytes]]:
+        """The SOP Instance UIDs and data sets that a C-GET gives. Raises what `Association.c_get` raises."""
+        fetched: list[tuple[str, bytes]] = []
+
+        async def receive(request: Request) -> int:
+            fetched.append((request.affected_sop_instance_uid, bytes(await request.data.read())))
+            return 0
+
+        async with self.associate(c_store=receive) as association:
+            await association.c_get(keys, information_model=information_model)
         return fetched
+
+
+@dataclass(frozen=True)
+class Qrscp(Node):
+    """A running archive. ``root``: its folder as the test sees it."""
+
+    process: asyncio.subprocess.Process
+    pid: int
+    port: int
+    root: Path
+    log: Path
 
     async def kill(self) -> None:
         with suppress(ProcessLookupError):
@@ -205,10 +219,15 @@ class Qrscp(NamedTuple):
 
 
 @asynccontextmanager
-async def qrscp(folder: Path, *options: str, prefix: Sequence[str] = ()) -> AsyncIterator[Qrscp]:
-    """Start an archive; it is killed at the end. ``prefix``: words before the command."""
+async def qrscp(
+    folder: Path, *options: str, prefix: Sequence[str] = (), log: Path | None = None
+) -> AsyncIterator[Qrscp]:
+    """Start an archive; it is killed at the end.
+
+    ``prefix``: words before the command. ``log``: where its stderr goes, a file beside the folder by default.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    log = folder.parent / f"{folder.name}.log"
+    log = log or folder.parent / f"{folder.name}.log"
     command = [sys.executable, "-m", "asyncdicom", "qrscp", "--port", "0", "--json", "--data", str(folder)]
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
@@ -217,7 +236,7 @@ async def qrscp(folder: Path, *options: str, prefix: Sequence[str] = ()) -> Asyn
     assert process.stdout is not None
     try:
         line = await asyncio.wait_for(process.stdout.readline(), 60)
-        assert line, log.read_text()[-2000:]
+        assert line, log.read_text()[-2000:] if log.is_file() else "it did not start"
         yield Qrscp(process, process.pid, int(json.loads(line)["port"]), folder, log)
     finally:
         with suppress(ProcessLookupError):

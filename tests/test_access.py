@@ -14,6 +14,7 @@ from asyncdicom.access import (
     Certificate,
     Grant,
     Refusal,
+    certificate_name,
     judge,
     permitted,
     refused_operation,
@@ -29,7 +30,7 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 PRIVATE = "1.3.6.1.4.1.99999.7"
 HANGING_PROTOCOL_FIND = "1.2.840.10008.5.1.4.38.2"
 MINE, OTHER = "0f" * 32, "f0" * 32
-CERTIFICATE = Certificate(MINE, frozenset({"ws1.example", "10.0.0.7"}))
+CERTIFICATE = Certificate(MINE, frozenset({"dns:ws1.example", "ip:10.0.0.7", "uri:urn:x:Ws1"}))
 
 
 def verdict(
@@ -129,7 +130,7 @@ def test_a_star_stands_for_those_who_are_not_named() -> None:
 def test_the_peers_with_an_address_are_destinations() -> None:
     ct = Address("ELSE", "10.0.0.9", 104)
     policy = AccessPolicy(peers={"WS1": "10.0.0.7:11112", "WS2": Peer("ws2.example"), "CT": ct, "X": ""})
-    assert policy.addresses == {
+    assert {title: destination.where for title, destination in policy.destinations.items()} == {
         "WS1": Address("WS1", "10.0.0.7", 11112),
         "WS2": Address("WS2", "ws2.example", 11112),
         "CT": Address("CT", "10.0.0.9", 104),
@@ -153,6 +154,16 @@ def test_the_peers_with_an_address_are_destinations() -> None:
         ("*.example", False),
         ("example", False),
         (["ws2.example", f"sha256:{MINE}"], True),
+        ("dns:ws1.example", True),
+        ("ip:10.0.0.7", True),
+        ("uri:urn:x:Ws1", True),
+        # A name of one kind is none of another.
+        ("uri:urn:x:ws1", False),
+        ("uri:ws1.example", False),
+        ("email:ws1.example", False),
+        ("dns:10.0.0.7", False),
+        ("ip:ws1.example", False),
+        ("dns:urn:x:Ws1", False),
     ],
 )
 def test_certificates(known: str | list[str], fits: bool) -> None:
@@ -165,7 +176,7 @@ def test_certificates(known: str | list[str], fits: bool) -> None:
 
 
 def test_a_name_that_looks_like_a_fingerprint_is_none() -> None:
-    false = Certificate(OTHER, frozenset({f"sha256:{MINE}"}))
+    false = Certificate(OTHER, frozenset({certificate_name("dns", f"sha256:{MINE}")}))
     assert (
         verdict(AccessPolicy(peers={"WS1": Peer(certificates=f"sha256:{MINE}")}), certificate=false)
         == CALLING

@@ -101,3 +101,8 @@ def test_nothing_else_is_raised(text) -> None:
     except ValueError:
         return
     assert Address.parse(str(address)) == address
+
+
+@pytest.mark.parametrize(("host", "place"), [("10.0.0.7", "10.0.0.7:104"), ("::1", "[::1]:104")])
+def test_where_it_listens_as_text(host: str, place: str) -> None:
+    assert Address("A", host, 104).place == place

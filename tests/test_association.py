@@ -37,12 +37,14 @@ from asyncdicom import (
     AssociationReleased,
     AssociationTimeout,
     BytesSource,
+    Limits,
     LocalProtocolError,
     PresentationContext,
     PresentationContextError,
     Request,
     Retrieval,
     StatusError,
+    Timeouts,
     associate,
     retrieval_contexts,
     serve,
@@ -64,7 +66,10 @@ async def associated(
     async with listening() as listener:
         connecting = asyncio.ensure_future(
             associate(
-                f"SCP@127.0.0.1:{listener.port}", contexts=contexts, operations_invoked=window, **options
+                f"SCP@127.0.0.1:{listener.port}",
+                contexts=contexts,
+                limits=Limits(operations_invoked=window),
+                **options,
             )
         )
         peer = await listener.peer()
@@ -335,7 +340,7 @@ async def test_leaving_early_sends_c_cancel_and_drains_and_the_association_stays
 
 
 async def test_a_peer_that_ignores_c_cancel_loses_the_association() -> None:
-    async with associated(cancel_timeout=0.05) as (association, peer):
+    async with associated(timeouts=Timeouts(cancel=0.05)) as (association, peer):
 
         async def leave() -> None:
             async with association.c_find(IDENTIFIER, raw=True) as matches:
@@ -353,7 +358,7 @@ async def test_a_peer_that_ignores_c_cancel_loses_the_association() -> None:
 
 
 async def test_an_exception_is_not_masked_by_the_end_of_the_association() -> None:
-    async with associated(cancel_timeout=0.05) as (association, peer):
+    async with associated(timeouts=Timeouts(cancel=0.05)) as (association, peer):
 
         async def leave() -> None:
             async with association.c_find(IDENTIFIER, raw=True) as matches:
@@ -505,7 +510,7 @@ async def test_cancelled_while_releasing_it_aborts() -> None:
 
 
 async def test_a_release_that_is_not_answered_becomes_an_abort() -> None:
-    async with associated(release_timeout=0.05) as (association, peer):
+    async with associated(timeouts=Timeouts(release=0.05)) as (association, peer):
         task = asyncio.create_task(association.release())
         assert await peer.pdu() == RELEASE_ASKED
         assert await peer.pdu() == ABORTED_BY_USER
@@ -574,7 +579,7 @@ async def test_a_response_before_the_end_of_its_request_does_not_let_a_release_i
 
 
 async def test_operations_that_do_not_end_are_aborted_when_the_release_takes_too_long() -> None:
-    async with associated(release_timeout=0.05) as (association, peer):
+    async with associated(timeouts=Timeouts(release=0.05)) as (association, peer):
         echo = asyncio.create_task(association.c_echo())
         await peer.message()
         releasing = asyncio.create_task(association.release())
@@ -857,7 +862,7 @@ async def test_c_get_needs_a_handler() -> None:
 
 
 async def test_a_response_to_another_kind_of_request_does_not_count() -> None:
-    async with associated(dimse_timeout=0.1) as (association, peer):
+    async with associated(timeouts=Timeouts(dimse=0.1)) as (association, peer):
         echo = asyncio.create_task(association.c_echo())
         request = await peer.message()
         peer.send(1, response_to(store_rq(request.command.message_id or 0), 0))
@@ -866,17 +871,17 @@ async def test_a_response_to_another_kind_of_request_does_not_count() -> None:
 
 
 async def test_a_response_that_does_not_come_ends_the_association() -> None:
-    async with associated(dimse_timeout=60) as (association, peer):
+    async with associated(timeouts=Timeouts(dimse=60)) as (association, peer):
         with pytest.raises(AssociationTimeout) as caught:
             await association.c_echo(timeout=0.05)
-        assert caught.value.which == "response"
+        assert caught.value.which == "dimse"
         await peer.message()
         assert await peer.pdu() == ABORTED_BY_USER
         assert not association.is_established
 
 
 async def test_each_pending_response_gives_the_peer_new_time() -> None:
-    async with associated(dimse_timeout=0.15) as (association, peer):
+    async with associated(timeouts=Timeouts(dimse=0.15)) as (association, peer):
         task = asyncio.ensure_future(association.c_find(IDENTIFIER, raw=True))
         request = await peer.message()
         for number in range(4):
@@ -889,7 +894,7 @@ async def test_each_pending_response_gives_the_peer_new_time() -> None:
 
 
 async def test_the_response_timer_waits_until_the_request_has_left() -> None:
-    async with associated(dimse_timeout=0.15) as (association, peer):
+    async with associated(timeouts=Timeouts(dimse=0.15)) as (association, peer):
         peer.reader._transport.pause_reading()  # type: ignore[attr-defined]
         task = asyncio.create_task(association.c_store(instance(20_000_000)))
         await asyncio.sleep(0.25)

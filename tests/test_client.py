@@ -27,8 +27,10 @@ from asyncdicom import (
     AssociationRejected,
     AssociationReleased,
     AssociationTimeout,
+    Limits,
     LocalProtocolError,
     PresentationContextError,
+    Timeouts,
     UserIdentity,
     associate,
     serve,
@@ -63,7 +65,7 @@ async def test_a_peer_that_takes_no_connection() -> None:
             filler.connect_ex(("127.0.0.1", port))
             fillers.append(filler)
         with pytest.raises(AssociationTimeout, match=r"no connection within 0\.05 s") as caught:
-            await associate(f"SCP@127.0.0.1:{port}", connect_timeout=0.05)
+            await associate(f"SCP@127.0.0.1:{port}", timeouts=Timeouts(connect=0.05))
         assert caught.value.which == "connect"
         for filler in fillers:
             filler.close()
@@ -71,20 +73,22 @@ async def test_a_peer_that_takes_no_connection() -> None:
 
 async def test_a_peer_that_does_not_answer_the_request() -> None:
     async with listening() as listener:
-        task = asyncio.ensure_future(associate(f"SCP@127.0.0.1:{listener.port}", acse_timeout=0.05))
+        task = asyncio.ensure_future(
+            associate(f"SCP@127.0.0.1:{listener.port}", timeouts=Timeouts(acse=0.05))
+        )
         peer = await listener.peer()
         await peer.requested()
         assert await peer.pdu() == ABORTED_BY_USER
         await peer.close()
         with pytest.raises(AssociationTimeout) as caught:
             await task
-        assert caught.value.which == "association"
+        assert caught.value.which == "acse"
 
 
 async def test_a_failure_leaves_nothing_open_even_where_the_peer_does_not_close() -> None:
     async with listening() as listener:
         with pytest.raises(AssociationTimeout):
-            await associate(f"SCP@127.0.0.1:{listener.port}", acse_timeout=0.05)
+            await associate(f"SCP@127.0.0.1:{listener.port}", timeouts=Timeouts(acse=0.05))
         peer = await listener.peer()
         await peer.requested()
         assert await peer.pdu() == ABORTED_BY_USER
@@ -188,9 +192,7 @@ async def test_what_is_asked_for_is_what_was_said() -> None:
                 Address("CALLED", "127.0.0.1", listener.port),
                 calling_ae_title=" CALLING ",
                 contexts=[VERIFICATION, CT, VERIFICATION],
-                maximum_length=12345,
-                operations_invoked=3,
-                operations_performed=2,
+                limits=Limits(maximum_length=12346, operations_invoked=3, operations_performed=2),
                 user_identity=identity,
             )
         )
@@ -199,7 +201,7 @@ async def test_what_is_asked_for_is_what_was_said() -> None:
         association = await task
         assert (request.called_ae_title, request.calling_ae_title) == ("CALLED", "CALLING")
         assert [c.abstract_syntax for c in request.presentation_contexts] == [VERIFICATION, CT]
-        assert request.user_information.maximum_length == 12345
+        assert request.user_information.maximum_length == 12346
         assert request.user_information.operations_window == (3, 2)
         assert request.user_information.user_identity == identity
         peer.reset()
@@ -230,7 +232,7 @@ async def test_where_no_context_is_accepted_each_call_tells() -> None:
 
 async def test_an_idle_requestor_releases() -> None:
     async with serve("SCP@127.0.0.1:0") as server:
-        association = await associate(f"SCP@127.0.0.1:{server.port}", idle_timeout=0.05)
+        association = await associate(f"SCP@127.0.0.1:{server.port}", timeouts=Timeouts(idle=0.05))
         async with asyncio.timeout(PATIENCE):
             await association.wait_closed()
         with pytest.raises(AssociationReleased):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import warnings
@@ -126,8 +127,11 @@ def test_what_cannot_be_decoded(data) -> None:
 
 
 def test_inflating_has_a_limit() -> None:
-    data = elements.encode([(0x00091010, "OB", bytes(1 << 20))], DEFLATED)
+    data = elements.encode([(0x00091010, "OB", random.Random(1).randbytes(1 << 10) * 1024)], DEFLATED)
     assert len(decode(data, DEFLATED)[0x00091010].value) == 1 << 20
+    bomb = elements.encode([(0x00091010, "OB", bytes(1 << 20))], DEFLATED)
+    with pytest.raises(DataSetError, match="is a bomb"):
+        decode(bomb, DEFLATED)
     with pytest.raises(DataSetError):
         decode(data, DEFLATED, maximum_inflated=1 << 19)
 

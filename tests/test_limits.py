@@ -10,6 +10,7 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
@@ -41,16 +42,20 @@ from asyncdicom import (
     AssociationTimeout,
     DataSetError,
     DicomNetworkError,
+    Limits,
     PresentationContext,
     Request,
     Status,
+    Timeouts,
     associate,
     serve,
 )
+from asyncdicom.access import Peer as KnownPeer
 from asyncdicom.archive import Archive
+from asyncdicom.cli.fields import documentation
 from asyncdicom.data.elements import decode as decode_data_set
 from asyncdicom.data.elements import encode as encode_data_set
-from asyncdicom.data.elements import inflate
+from asyncdicom.data.inflation import inflate
 from asyncdicom.dimse.assembler import Assembler
 from asyncdicom.dimse.command import MAXIMUM_ELEMENTS, decode_elements
 from asyncdicom.dimse.fragmenter import MAXIMUM_PDU, Fragmenter
@@ -63,9 +68,10 @@ from asyncdicom.dimse.operations import (
     PerformedOperations,
 )
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
-from asyncdicom.net.crowd import Crowd, Rates, is_local
+from asyncdicom.net.counting import ConnectionRates, CountedSet, is_local, origin_of
 from asyncdicom.net.payload import DataStream
 from asyncdicom.opening import Opening
+from asyncdicom.options import of_role
 from asyncdicom.server import Server
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.ul.decoder import MAXIMUM_EMPTY_FRAGMENTS, Decoder
@@ -94,20 +100,18 @@ AROUND = pytest.mark.parametrize("over", [-1, 0, 1])
 # the README
 
 
-def tables() -> tuple[list[list[str]], list[list[str]]]:
-    """The two tables of the README, as cells."""
+def tables() -> list[list[list[str]]]:
+    """The three tables of the README, as cells: `Timeouts`, `Limits`, and what is fixed."""
     text = (Path(__file__).parent.parent / "README.md").read_text()
     section = text[text.index("## Limits and defaults") :]
     found = re.findall(r"(?m)^\|-.*\n((?:\|.*\n)+)", section)
-    options, fixed = (
+    return [
         [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-        for table in found[:2]
-    )
-    return options, fixed
+        for table in found[:3]
+    ]
 
 
 UNITS = {"s": 1, "/s": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "": 1}
-NUMBERS = re.compile(r"(maximum|operations)_.*|.*_(timeout|rate|budget)")
 
 
 def number(cell: str) -> float | None:
@@ -118,15 +122,20 @@ def number(cell: str) -> float | None:
     return int(matched[1]) * UNITS[matched[2]]
 
 
-@pytest.mark.parametrize(("function", "column"), [(associate, 1), (serve, 2)])
-def test_the_readme_has_every_option_and_its_default(function: Callable[..., Any], column: int) -> None:
-    documented = {row[0].strip("`"): number(row[column]) for row in tables()[0] if row[column]}
-    parameters = inspect.signature(function).parameters.values()
-    assert documented == {p.name: p.default for p in parameters if NUMBERS.fullmatch(p.name)}
+@pytest.mark.parametrize("requestor", [True, False])
+@pytest.mark.parametrize(("options", "table"), [(Timeouts, 0), (Limits, 1)])
+def test_the_readme_has_every_option_and_its_default(options: type, table: int, requestor: bool) -> None:
+    column, theirs = (1, "serve") if requestor else (2, "associate")
+    written = {row[0].strip("`"): number(row[column]) for row in tables()[table] if row[column]}
+    assert written == {
+        name: of_role(getattr(options, name), requestor=requestor)
+        for name, text in documentation(options).items()
+        if f"`{theirs}` only" not in text
+    }
 
 
 def test_the_readme_has_what_is_fixed() -> None:
-    for where, value, *_ in tables()[1]:
+    for where, value, *_ in tables()[2]:
         path, _, argument = where.strip("`").rstrip(")").partition("(")
         *modules, name = path.split(".")
         classes = [part for part in modules if part[0].isupper()]
@@ -138,16 +147,15 @@ def test_the_readme_has_what_is_fixed() -> None:
 
 
 def test_each_of_them_is_tested() -> None:
-    options, fixed = tables()
     tested = {*(f"`{name}`" for name in SERVER | CLIENT), *(f"`{name}`" for name in CORE), *ELSEWHERE}
-    assert {row[0] for row in (*options, *fixed)} == tested
+    assert {row[0] for table in tables() for row in table} == tested
 
 
 ELSEWHERE = {
     "`maximum_tls_handshakes`",  # in net/test_tls_handshakes.py
     # to the second, in net/test_deadlines.py
-    *("`acse_timeout`", "`artim_timeout`", "`dimse_timeout`", "`receive_timeout`", "`write_timeout`"),
-    *("`handler_timeout`", "`cancel_timeout`", "`release_timeout`", "`idle_timeout`", "`close_timeout`"),
+    *("`acse`", "`artim`", "`dimse`", "`receive`", "`write`"),
+    *("`handler`", "`cancel`", "`release`", "`idle`", "`close`"),
     "`ul.protocol.MINIMUM_PROGRESS`",
     # ul/test_ul_timers.py
     "`ul.protocol.MINIMUM_RATE`",
@@ -155,10 +163,12 @@ ELSEWHERE = {
     "`archive.room.MINIMUM_FREE`",
     # dimse/test_operations.py
     *("`operations_invoked`", "`dimse.operations.MAXIMUM_PENDING`"),
+    # test_outgoing.py
+    *("`maximum_outgoing`", "`destination.Destination(maximum_associations)`"),
     # net/test_flow.py, net/test_blocks.py
     *("`net.flow.MAXIMUM_UNDELIVERED`", "`net.blocks.MAXIMUM_HELD`"),
     # below
-    *("`connect_timeout`", "`tls_handshake_timeout`", "`drain_timeout`"),
+    *("`connect`", "`tls_handshake`", "`drain`"),
     "`dimse.fragmenter.MAXIMUM_PDU`",
     *("`net.payload.DataStream.read(maximum)`", "`archive.archive.Archive(maximum_size)`"),
 }
@@ -397,6 +407,7 @@ def loop() -> Iterator[ManualLoop]:
     loop.close()
 
 
+NO_RATE = Limits(accept_rate=None)
 HERE, THERE = "127.0.0.1", "192.0.2.1"
 
 
@@ -449,7 +460,7 @@ Among = Callable[[int], tuple[str, str]]  # the host and the AE title of each of
 
 def associations(option: str, peers: Among) -> Probe:
     async def probe(loop: ManualLoop, limit: int, n: int) -> bool:
-        async with served(**{"accept_rate": None, option: limit}) as server:
+        async with served(limits=replace(NO_RATE, **{option: limit})) as server:
             wires = [await associated(loop, *peers(i)) for i in range(n)]
             assert None not in wires[:-1]
             assert server.associations == n - (wires[-1] is None)
@@ -466,7 +477,7 @@ def associations(option: str, peers: Among) -> Probe:
 
 def connections(option: str, peers: Callable[[int], str]) -> Probe:
     async def probe(loop: ManualLoop, limit: int, n: int) -> bool:
-        async with served(**{"accept_rate": None, option: limit}):
+        async with served(limits=replace(NO_RATE, **{option: limit})):
             wires = [loop.knock(peers(i)) for i in range(n)]
             await settle()
             assert all(wire.is_open for wire in wires[:-1])
@@ -484,7 +495,8 @@ def connections(option: str, peers: Callable[[int], str]) -> Probe:
 async def connections_of_all(loop: ManualLoop, limit: int, n: int) -> bool:
     """Silent ones cannot take all the room: the oldest goes, whoever has asked for something stays."""
     async with served(
-        accept_rate=None, maximum_not_associated=limit, access=AccessPolicy(user_identity=never)
+        limits=Limits(accept_rate=None, maximum_not_associated=limit),
+        access=AccessPolicy(user_identity=never),
     ):
         asked = await loop.connect(hosts(0))
         asked.feed(rq())
@@ -503,7 +515,7 @@ async def never(request: AAssociateRQ, identity: UserIdentity | None) -> bool:
 
 
 async def rate(loop: ManualLoop, limit: int, n: int) -> bool:
-    async with served(accept_rate=limit / 2, maximum_not_associated_per_address=None):
+    async with served(limits=Limits(accept_rate=limit / 2, maximum_not_associated_per_address=None)):
         wires = [loop.knock(THERE) for _ in range(n)]
         await settle()
         assert all(wire.is_open for wire in wires[:-1])
@@ -525,7 +537,7 @@ async def matches(loop: ManualLoop, limit: int, n: int) -> bool:
         finally:
             closed.append(True)
 
-    async with served(maximum_matches=limit, c_find=on_find):
+    async with served(limits=Limits(maximum_matches=limit), c_find=on_find):
         wire = await associated(loop)
         assert wire is not None
         wire.feed(message(5, find_rq(), IDENTIFIER))
@@ -538,7 +550,7 @@ async def matches(loop: ManualLoop, limit: int, n: int) -> bool:
 
 
 async def discarded(loop: ManualLoop, limit: int, n: int) -> bool:
-    async with served(maximum_discarded=limit, c_store=on_store):
+    async with served(limits=Limits(maximum_discarded=limit), c_store=on_store):
         wire = await associated(loop)
         assert wire is not None
         wire.feed(message(3, store_rq()))
@@ -553,7 +565,7 @@ async def budget(loop: ManualLoop, limit: int, n: int) -> bool:
         await asyncio.Event().wait()
         return 0
 
-    async with served(read_budget=limit, c_store=waits):
+    async with served(limits=Limits(read_budget=limit), c_store=waits):
         wire = await associated(loop)
         assert wire is not None
         wire.feed(message(3, store_rq()) + fragments(3, False, bytes(n)))
@@ -583,7 +595,7 @@ SERVER: dict[str, tuple[int, Probe]] = {
     ),
     "maximum_associations_per_ae_title": (
         5,
-        associations("maximum_associations_per_ae_title", lambda i: (hosts(i), "SCU")),
+        associations("maximum_associations_per_ae_title", lambda i: (THERE, "SCU")),
     ),
     "maximum_not_associated": (5, connections_of_all),
     "maximum_not_associated_per_address": (
@@ -612,16 +624,18 @@ def test_of_a_server(loop: ManualLoop, name: str, over: int) -> None:
 @pytest.mark.parametrize("host", [HERE, "::1", "::ffff:127.0.0.1"])
 def test_peers_on_this_machine_are_only_counted_in_all(loop: ManualLoop, host: str) -> None:
     async def test() -> None:
-        limits = {
-            "maximum_associations_per_address": 2,
-            "maximum_associations_per_ae_title": 2,
-            "maximum_not_associated_per_address": 1,
-            "accept_rate": 1.0,
-        }
-        async with served(**limits, maximum_associations=6, maximum_not_associated=3):
+        limits = Limits(
+            maximum_associations=6,
+            maximum_associations_per_address=2,
+            maximum_associations_per_ae_title=2,
+            maximum_not_associated=3,
+            maximum_not_associated_per_address=1,
+            accept_rate=1.0,
+        )
+        async with served(limits=limits):
             assert all([await associated(loop, host) for _ in range(6)])
             assert await associated(loop, host) is None
-        async with served(**limits, maximum_not_associated=3):
+        async with served(limits=replace(limits, maximum_associations=2000)):
             wires = [await loop.connect(host) for _ in range(4)]
             assert [wire.is_open for wire in wires] == [False, True, True, True]
 
@@ -630,15 +644,13 @@ def test_peers_on_this_machine_are_only_counted_in_all(loop: ManualLoop, host: s
 
 def test_limits_can_be_switched_off(loop: ManualLoop) -> None:
     async def test() -> None:
-        none = dict.fromkeys(
-            [
-                "maximum_associations_per_address",
-                "maximum_associations_per_ae_title",
-                "maximum_not_associated_per_address",
-                "accept_rate",
-            ]
+        none = Limits(
+            maximum_associations_per_address=None,
+            maximum_associations_per_ae_title=None,
+            maximum_not_associated_per_address=None,
+            accept_rate=None,
         )
-        async with served(**none):
+        async with served(limits=none):
             assert all([await associated(loop) for _ in range(250)])
             assert all([(await loop.connect()).is_open for _ in range(250)])
 
@@ -680,7 +692,9 @@ def find_rsp(status: int) -> Command:
 async def found(*, maximum_matches: int = 100, maximum_data_set: int = 10_000) -> list[bytes]:
     contexts = [PresentationContext(STUDY_ROOT.find, IMPLICIT)]
     where = "SCP@192.0.2.1:104"
-    async with associate(where, contexts=contexts, maximum_data_set=maximum_data_set) as association:
+    async with associate(
+        where, contexts=contexts, limits=Limits(maximum_data_set=maximum_data_set)
+    ) as association:
         return await association.c_find(IDENTIFIER, raw=True, maximum_matches=maximum_matches)
 
 
@@ -762,10 +776,31 @@ def test_a_server_that_is_closed_waits_for_operations_so_long(loop: ManualLoop) 
     loop.run_until_complete(test())
 
 
+def test_a_server_that_is_closed_need_not_wait(loop: ManualLoop) -> None:
+    async def waits(request: Request) -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    async def test() -> None:
+        async with served(c_echo=waits, timeouts=Timeouts(drain=0)) as server:
+            wire = await associated(loop)
+            assert wire is not None
+            wire.feed(message(1, echo_rq()))
+            await settle()
+            begun = loop.now
+            closing = asyncio.ensure_future(server.close())
+            await settle()
+            assert wire.sent == ABORT
+            assert loop.now - begun < 0.01
+            await closing
+
+    loop.run_until_complete(test())
+
+
 async def test_a_tls_handshake_that_does_not_come() -> None:
     secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(secure)
-    async with serve("SCP@127.0.0.1:0", ssl=secure, tls_handshake_timeout=0.1) as server:
+    async with serve("SCP@127.0.0.1:0", ssl=secure, timeouts=Timeouts(tls_handshake=0.1)) as server:
         async with await Peer.connect(server.port) as peer:
             assert await peer.pdu() == EOF
 
@@ -810,31 +845,31 @@ async def test_a_data_set_in_the_archive(tmp_path: Path, over: int) -> None:
 # the bookkeeping
 
 
-def test_a_crowd() -> None:
-    crowd: Crowd[int] = Crowd()
-    crowd.add(1, "a", "x")
-    crowd.add(2, "a", "y")
-    assert (len(crowd), list(crowd)) == (2, [1, 2])
-    assert [crowd.count(key) for key in "axyz"] == [2, 1, 1, 0]
-    crowd.discard(1)
-    crowd.discard(1)
-    assert [crowd.count(key) for key in "axyz"] == [1, 0, 1, 0]
-    crowd.discard(2)
-    assert not crowd._counts, "nothing is kept of who has left"
+def test_a_counted_set() -> None:
+    members: CountedSet[int] = CountedSet()
+    members.add(1, "a", "x")
+    members.add(2, "a", "y")
+    assert (len(members), list(members)) == (2, [1, 2])
+    assert [members.count(key) for key in "axyz"] == [2, 1, 1, 0]
+    members.discard(1)
+    members.discard(1)
+    assert [members.count(key) for key in "axyz"] == [1, 0, 1, 0]
+    members.discard(2)
+    assert not members._counts, "nothing is kept of who has left"
 
 
 def test_rates_forget() -> None:
-    rates = Rates(2.0)
+    rates = ConnectionRates(2.0)
     for index in range(30_000):
         assert rates.allows(f"2001:db8::{index:x}", index / 100_000)
-    assert len(rates._addresses) <= 10_000, "an attacker with many addresses costs no memory"
+    assert len(rates._origins) <= 10_000, "an attacker with many addresses costs no memory"
     for index in range(30_000):
         rates.allows("192.0.2.1", 1000 + index / 10)
-    assert len(rates._addresses) < 10_000
+    assert len(rates._origins) < 10_000
 
 
 def test_rates_allow_a_burst_and_then_the_rate() -> None:
-    rates = Rates(2.0)
+    rates = ConnectionRates(2.0)
     assert [rates.allows("a", 0.0) for _ in range(5)] == [True] * 4 + [False]
     assert [rates.allows("a", at / 4) for at in range(1, 9)] == [False, True] * 4
     assert [rates.allows("a", 100.0) for _ in range(5)] == [True] * 4 + [False]
@@ -854,3 +889,74 @@ async def test_a_peer_without_power_is_noticed() -> None:
         if None not in options:
             found = [connection.getsockopt(socket.IPPROTO_TCP, option) for option in options]
             assert found == [60, 20, 3]
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("?", "?"),
+    ],
+)
+def test_what_connections_are_counted_by(host: str, origin: str) -> None:
+    assert origin_of(host) == origin
+
+
+def test_one_network_of_ipv6_is_one_host(loop: ManualLoop) -> None:
+    async def test() -> None:
+        async with served(
+            limits=Limits(maximum_associations_per_address=2, maximum_associations_per_ae_title=None)
+        ):
+            taken = [await associated(loop, f"2001:db8::{number:x}", f"SCU{number}") for number in range(5)]
+            assert [wire is not None for wire in taken] == [True, True, False, False, False]
+            assert await associated(loop, "2001:db8:0:1::1")
+        async with served(limits=Limits(accept_rate=1.0)):
+            wires = [await loop.connect(f"2001:db8::{number:x}") for number in range(5)]
+            assert [wire.is_open for wire in wires] == [True, True, False, False, False]
+
+    loop.run_until_complete(test())
+
+
+def test_a_stranger_under_the_name_of_a_modality_does_not_lock_it_out(loop: ManualLoop) -> None:
+    async def test() -> None:
+        async with served(limits=Limits(maximum_associations_per_ae_title=3)):
+            taken = [await associated(loop, "198.51.100.1", "CT1") for _ in range(5)]
+            assert [wire is not None for wire in taken] == [True] * 3 + [False] * 2
+            assert await associated(loop, THERE, "CT1")
+
+    loop.run_until_complete(test())
+
+
+KNOWN = {"CT1": KnownPeer(networks=THERE), "WS1": "192.0.2.2:104", "*": None}
+
+
+@pytest.mark.parametrize(("title", "host"), [("CT1", THERE), ("WS1", "192.0.2.2")])
+def test_strangers_leave_a_share_to_known_peers(loop: ManualLoop, title: str, host: str) -> None:
+    async def test() -> None:
+        async with served(access=KNOWN, limits=Limits(maximum_associations=10)):
+            # The AE title of WS1, whose networks are not limited, can be taken by anybody.
+            strangers = [await associated(loop, hosts(100 + n), "WS1") for n in range(5)]
+            strangers += [await associated(loop, hosts(200 + n), f"X{n}") for n in range(5)]
+            assert sum(wire is not None for wire in strangers) == 8
+            assert await associated(loop, host, title)
+            assert await associated(loop, host, title)
+            assert await associated(loop, host, title) is None
+
+    loop.run_until_complete(test())
+
+
+def test_strangers_leave_connections_to_known_peers(loop: ManualLoop) -> None:
+    async def test() -> None:
+        async with served(access=KNOWN, limits=Limits(maximum_not_associated=10)):
+            known = [await loop.connect(THERE) for _ in range(2)]
+            strangers = [await loop.connect(hosts(100 + n)) for n in range(50)]
+            assert all(wire.is_open for wire in known)
+            assert sum(wire.is_open for wire in strangers) == 8
+            assert strangers[-1].is_open, "the oldest stranger made room"
+
+    loop.run_until_complete(test())

@@ -9,6 +9,7 @@ from wire import CT, eventually, instance, nothing_left  # noqa: F401
 from asyncdicom import (
     AssociationClosed,
     AssociationPool,
+    Limits,
     LocalProtocolError,
     Request,
     StatusError,
@@ -88,7 +89,7 @@ async def test_operations_are_shared_out_evenly_while_an_association_is_being_op
         await all_there.wait()
         return 0
 
-    async with serve("SCP@127.0.0.1:0", c_store=together, operations_performed=4) as server:
+    async with serve("SCP@127.0.0.1:0", c_store=together, limits=Limits(operations_performed=4)) as server:
         async with AssociationPool(address(server), size=2, operations=4, contexts=[CT]) as pool:
             await asyncio.gather(*(pool.c_store(instance()) for _ in range(8)))
     assert list(users.values()) == [4, 4]

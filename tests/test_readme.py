@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trustme
 
-from asyncdicom import Address, Status, associate, open_file, serve, storage_contexts
+from asyncdicom import Address, Limits, Status, associate, open_file, serve, storage_contexts
 from asyncdicom.archive import Archive
 from asyncdicom.archive.scp import serve_archive
 from asyncdicom.cli.config import read_config
@@ -109,7 +109,15 @@ def test_the_access_policy() -> None:
     access = names["access"]
     assert access.refuses_address("10.0.9.9") is None
     assert access.peers["CT1"].grant.services == {"echo", "store"}
-    assert set(access.addresses) == {"WS1"}
+    assert set(access.destinations) == {"WS1"}
+
+
+def test_the_destinations() -> None:
+    (text,) = re.findall(r"<!-- destinations -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(text, names)
+    assert names["destinations"]["WS1"].ssl is names["secure"]
+    assert names["destinations"]["OLD"].plain
 
 
 def test_the_configuration_of_the_archive(tmp_path: Path) -> None:
@@ -117,7 +125,7 @@ def test_the_configuration_of_the_archive(tmp_path: Path) -> None:
     (tmp_path / "archive.toml").write_text(text)
     config = read_config(tmp_path / "archive.toml")
     assert config["port"] == 104
-    assert set(config["access"]["peers"]) == {"WORKSTATION", "CT1", "CT2", "WS2"}
+    assert set(config["access"]["peers"]) == {"WORKSTATION", "CT1", "CT2", "WS2", "OLD"}
 
 
 async def test_move(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,6 +208,6 @@ async def test_errors(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     async with serve(f"PACS@127.0.0.1:{port}", ssl=secure, c_echo=failing):
         await run("errors", stored=False)
         assert capsys.readouterr().out == "failed: 0x0110 (Failure: processing failure)\n"
-    async with serve(f"PACS@127.0.0.1:{port}", ssl=secure, maximum_associations=0):
+    async with serve(f"PACS@127.0.0.1:{port}", ssl=secure, limits=Limits(maximum_associations=0)):
         await run("errors", stored=False)
         assert capsys.readouterr().out == "refused: 2 3 2\n"

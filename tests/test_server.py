@@ -40,8 +40,10 @@ from asyncdicom import (
     AssociationError,
     AssociationRejected,
     AssociationTimeout,
+    Limits,
     PresentationContext,
     Request,
+    Timeouts,
     UserIdentity,
     associate,
     serve,
@@ -139,7 +141,7 @@ async def test_the_calling_ae_title_is_checked_when_asked_for() -> None:
 
 
 async def test_more_associations_than_allowed_are_refused() -> None:
-    async with serve("SCP@127.0.0.1:0", maximum_associations=2) as server:
+    async with serve("SCP@127.0.0.1:0", limits=Limits(maximum_associations=2)) as server:
         async with associate(address(server)), associate(address(server)):
             assert server.associations == 2
             with pytest.raises(AssociationRejected) as caught:
@@ -151,7 +153,7 @@ async def test_more_associations_than_allowed_are_refused() -> None:
 
 
 async def test_silent_connections_make_room_for_those_that_ask() -> None:
-    async with serve("SCP@127.0.0.1:0", maximum_not_associated=3) as server:
+    async with serve("SCP@127.0.0.1:0", limits=Limits(maximum_not_associated=3)) as server:
         silent = [await Peer.connect(server.port) for _ in range(3)]
         async with associate(address(server)) as association:
             assert association.is_established
@@ -161,7 +163,7 @@ async def test_silent_connections_make_room_for_those_that_ask() -> None:
 
 
 async def test_associations_do_not_count_as_connections_without_one() -> None:
-    async with serve("SCP@127.0.0.1:0", maximum_not_associated=1) as server:
+    async with serve("SCP@127.0.0.1:0", limits=Limits(maximum_not_associated=1)) as server:
         async with associate(address(server)), associate(address(server)), associate(address(server)):
             assert server.associations == 3
 
@@ -230,7 +232,7 @@ async def test_the_limit_holds_also_while_identities_are_judged() -> None:
     async with serve(
         "SCP@127.0.0.1:0",
         access=AccessPolicy(user_identity=check),
-        maximum_associations=1,
+        limits=Limits(maximum_associations=1),
     ) as server:
         asked = [asyncio.ensure_future(associate(address(server))) for _ in range(3)]
         await asyncio.sleep(0.02)
@@ -248,7 +250,7 @@ async def test_a_judgement_takes_no_longer_than_a_handler_may() -> None:
         return True
 
     async with serve(
-        "SCP@127.0.0.1:0", access=AccessPolicy(user_identity=check), handler_timeout=0.05
+        "SCP@127.0.0.1:0", access=AccessPolicy(user_identity=check), timeouts=Timeouts(handler=0.05)
     ) as server:
         with pytest.raises(AssociationRejected):
             await associate(address(server), user_identity=USER)
@@ -345,7 +347,7 @@ async def test_a_handler_that_does_not_end_does_not_hold_up_the_release_for_ever
         return 0
 
     async with (
-        serve("SCP@127.0.0.1:0", c_store=stuck, release_timeout=0.05) as server,
+        serve("SCP@127.0.0.1:0", c_store=stuck, timeouts=Timeouts(release=0.05)) as server,
         await Peer.connect(server.port) as peer,
     ):
         await peer.associate()
@@ -474,7 +476,7 @@ async def test_closing_aborts_what_does_not_end_in_time() -> None:
             raise
         return 0
 
-    async with serve("SCP@127.0.0.1:0", c_store=stuck, drain_timeout=0.05) as server:
+    async with serve("SCP@127.0.0.1:0", c_store=stuck, timeouts=Timeouts(drain=0.05)) as server:
         peer = await Peer.connect(server.port)
         await peer.associate()
         peer.send(3, store_rq(1), bytes(10))
@@ -488,8 +490,8 @@ async def test_closing_aborts_what_does_not_end_in_time() -> None:
 
 
 async def test_closing_under_load_does_not_wait_for_a_pause() -> None:
-    """A busy peer must not hold up the end until `drain_timeout`."""
-    async with serve("SCP@127.0.0.1:0", c_store=on_store, drain_timeout=20) as server:
+    """A busy peer must not hold up the end until `Timeouts.drain`."""
+    async with serve("SCP@127.0.0.1:0", c_store=on_store, timeouts=Timeouts(drain=20)) as server:
         association = await associate(address(server), contexts=[CT])
         stored = 0
 
@@ -516,7 +518,7 @@ async def test_closing_does_not_wait_for_a_handler_that_ignores_its_cancellation
                 await end.wait()
         return 0
 
-    server = await serve("SCP@127.0.0.1:0", c_store=stubborn, drain_timeout=0.05, cancel_timeout=0.05)
+    server = await serve("SCP@127.0.0.1:0", c_store=stubborn, timeouts=Timeouts(drain=0.05, cancel=0.05))
     peer = await Peer.connect(server.port)
     await peer.associate()
     peer.send(3, store_rq(1), bytes(10))
@@ -568,14 +570,17 @@ async def test_serve_forever_closes_when_it_is_cancelled() -> None:
 
 async def test_artim_a_silent_connection_is_closed() -> None:
     async with (
-        serve("SCP@127.0.0.1:0", artim_timeout=0.05) as server,
+        serve("SCP@127.0.0.1:0", timeouts=Timeouts(artim=0.05)) as server,
         await Peer.connect(server.port) as peer,
     ):
         assert await peer.pdu() == EOF
 
 
 async def test_artim_a_trickling_request_is_not_enough() -> None:
-    async with serve("SCP@127.0.0.1:0", artim_timeout=0.1) as server, await Peer.connect(server.port) as peer:
+    async with (
+        serve("SCP@127.0.0.1:0", timeouts=Timeouts(artim=0.1)) as server,
+        await Peer.connect(server.port) as peer,
+    ):
         for byte in bytes.fromhex("0100000000c8"):
             peer.write(bytes([byte]))
             await asyncio.sleep(0.03)
@@ -583,7 +588,10 @@ async def test_artim_a_trickling_request_is_not_enough() -> None:
 
 
 async def test_an_idle_association_is_aborted() -> None:
-    async with serve("SCP@127.0.0.1:0", idle_timeout=0.3) as server, await Peer.connect(server.port) as peer:
+    async with (
+        serve("SCP@127.0.0.1:0", timeouts=Timeouts(idle=0.3)) as server,
+        await Peer.connect(server.port) as peer,
+    ):
         await peer.associate()
         for message_id in range(1, 5):  # not while it is used
             await asyncio.sleep(0.1)
@@ -598,7 +606,7 @@ async def test_an_association_with_a_slow_handler_is_not_idle() -> None:
         return 0
 
     async with (
-        serve("SCP@127.0.0.1:0", c_store=slow_store, idle_timeout=0.05) as server,
+        serve("SCP@127.0.0.1:0", c_store=slow_store, timeouts=Timeouts(idle=0.05)) as server,
         await Peer.connect(server.port) as peer,
     ):
         await peer.associate()
@@ -626,7 +634,7 @@ async def test_a_peer_that_stops_in_the_middle_is_aborted(what: str) -> None:
         return 0
 
     async with (
-        serve("SCP@127.0.0.1:0", c_store=reads, receive_timeout=0.1) as server,
+        serve("SCP@127.0.0.1:0", c_store=reads, timeouts=Timeouts(receive=0.1)) as server,
         await Peer.connect(server.port) as peer,
     ):
         await peer.associate()
@@ -685,7 +693,9 @@ async def test_a_peer_that_never_reads_is_cut_off() -> None:
         while True:
             yield bytes(100_000)
 
-    async with serve("SCP@127.0.0.1:0", c_find=on_find, sock=narrow(), write_timeout=0.1) as server:
+    async with serve(
+        "SCP@127.0.0.1:0", c_find=on_find, sock=narrow(), timeouts=Timeouts(write=0.1)
+    ) as server:
         peer = await deaf(server)
         channel = next(iter(server._associated))
         await eventually(lambda: server.associations == 0)
@@ -705,10 +715,9 @@ async def test_a_peer_that_never_reads_cannot_keep_a_closed_association() -> Non
         is_held_back.set()
         await asyncio.Event().wait()
 
-    async with serve("SCP@127.0.0.1:0", c_find=on_find, sock=narrow()) as server:
-        settings = server._setup.settings
-        hasty = settings._replace(timeouts=settings.timeouts._replace(close=0.1))
-        server._setup = server._setup._replace(settings=hasty)
+    async with serve(
+        "SCP@127.0.0.1:0", c_find=on_find, sock=narrow(), timeouts=Timeouts(close=0.1)
+    ) as server:
         peer = await deaf(server)
         await is_held_back.wait()
         peer.write(b"nonsense")
@@ -791,3 +800,14 @@ async def test_a_request_and_the_end_in_one_segment(last: bytes, caplog: pytest.
                     assert await peer.pdu() == EOF
         await eventually(lambda: server.associations == 0)
     assert not caplog.records
+
+
+async def test_every_address_of_ipv6_is_also_every_one_of_ipv4() -> None:
+    try:
+        server = await serve("SCP@[::]:0")
+    except OSError:
+        pytest.skip("no IPv6 here")
+    for host in ("127.0.0.1", "[::1]"):
+        async with associate(f"SCP@{host}:{server.port}") as association:
+            assert (await association.c_echo()).status == 0
+    await server.close()

@@ -147,6 +147,33 @@ def test_validity_is_that_of_the_rule(value) -> None:
     assert uid.is_valid_uid(value) == (len(value) <= 64 and rule.fullmatch(value) is not None)
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["1", "1.2.03.4", "0", "1..2", "1.2.", ".", "1.2.a-b_c", "SERIES1", "{1.2}", "9" * 64, "a:b", "'"],
+)
+def test_received_ones_are_taken_as_they_are(value) -> None:
+    assert uid.is_usable_uid(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "9" * 65, "1.2 3", " 1", "1 ", "1\\2", "1*", "?", "../1", "/etc", "1\0", "1\n", "1\x7f", "1.²", "é"],
+)
+def test_received_ones_that_are_not_taken(value) -> None:
+    assert not uid.is_usable_uid(value)
+
+
+@given(st.text(max_size=70) | st.text("0123456789.*?/\\ az-", max_size=70))
+def test_what_is_valid_is_usable_and_nothing_can_leave_a_folder_or_match_another(value) -> None:
+    if uid.is_valid_uid(value):
+        assert uid.is_usable_uid(value)
+    if uid.is_usable_uid(value):
+        assert value.isascii()
+        assert value.isprintable()
+        assert len(value) <= 64
+        assert not set(value) & set("\\*?/ ")
+
+
 def test_new_uids() -> None:
     new = {uid.new_uid() for _ in range(100)}
     assert len(new) == 100

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.files import FileCalls
-from asyncdicom.archive.index import ArchiveError, StoredInstance
+from asyncdicom.archive.find import MatchingInstances, StoredInstance
+from asyncdicom.archive.index import ArchiveError
 from asyncdicom.archive.ingest import OnConflict
 from asyncdicom.archive.matching import IdentifierError
 
-__all__ = ["Archive", "ArchiveError", "FileCalls", "IdentifierError", "OnConflict", "StoredInstance"]
+__all__ = [
+    "Archive",
+    "ArchiveError",
+    "FileCalls",
+    "IdentifierError",
+    "MatchingInstances",
+    "OnConflict",
+    "StoredInstance",
+]

@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from asyncdicom.archive.answer import Answers
 from asyncdicom.archive.files import FileCalls, Folders, InstanceFile
-from asyncdicom.archive.index import PAGE, SYNCHRONOUS, ArchiveError, Reader, StoredInstance, open_index
+from asyncdicom.archive.find import Finder, MatchingInstances
+from asyncdicom.archive.index import SYNCHRONOUS, ArchiveError, Reader, open_index
 from asyncdicom.archive.ingest import Arrival, Ingest, OnConflict, Outcome, Uncertain
-from asyncdicom.archive.matching import IdentifierError
-from asyncdicom.archive.query import QUERY_RETRIEVE_LEVEL, RETRIEVE_AE_TITLE, find_query, retrieve_query
+from asyncdicom.archive.queries import Queries
 from asyncdicom.archive.receive import Reception, Refused
-from asyncdicom.archive.record import SPECIFIC_CHARACTER_SET, is_usable_uid
 from asyncdicom.archive.room import Room
 from asyncdicom.archive.workers import Workers
-from asyncdicom.data.elements import Element, decode
 from asyncdicom.data.part10 import encode_file_meta
-from asyncdicom.exceptions import DataSetError
+from asyncdicom.net.lane import lane
 from asyncdicom.net.threads import in_thread
 from asyncdicom.status import Status
-from asyncdicom.uid import InformationModel, transfer_syntax
+from asyncdicom.telemetry.log import Log
+from asyncdicom.uid import InformationModel, is_usable_uid
 
 __all__ = ["PIECE", "Archive"]
 
-_LOG = logging.getLogger("asyncdicom.archive")
+_LOG = Log("asyncdicom.archive")
 
 PIECE = 256 * 1024  # bytes gathered before a thread is asked to write them: small objects take one hop
 _WRITERS = 8  # as many files are synced at the same time
-_READERS = 3
-
-_INSTANCE_AVAILABILITY = 0x00080056
+_READERS = 2  # for the archive itself: they look after the index, and count
+_QUERIES = 4  # for peers, who share them
 
 _STATUSES = {
     Outcome.STORED: Status.SUCCESS,
@@ -103,7 +99,7 @@ class Archive:
         Raises `ArchiveError` if another process has it, or a later version made it.
         """
         self._writers = Workers(_WRITERS, "asyncdicom-files")
-        self._readers = ThreadPoolExecutor(_READERS, "asyncdicom-query")
+        self._readers = ThreadPoolExecutor(_READERS, "asyncdicom-reader")
         try:
             await in_thread(self._readers, self._open)
         except BaseException:
@@ -133,9 +129,11 @@ class Archive:
 
     def _open_index(self) -> None:
         index = os.path.join(self.directory, "index.sqlite")
-        self._engine = open_index(index, durability=self.durability, readers=_READERS)
+        self._engine = open_index(index, durability=self.durability, readers=_READERS + _QUERIES)
         self._folders.sync_root()
         self._reader = Reader(self._engine)
+        self._queries = Queries(self._engine, threads=_QUERIES)
+        self._finder = Finder(self._queries, self._folders.path)
         self._ingest = Ingest(self._engine, self._folders, self._calls, on_conflict=self._on_conflict)
         self._ingest.start()
 
@@ -154,6 +152,7 @@ class Archive:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
+        self._queries.close()
         self._writers.shutdown()
         self._ingest.close()
         self._readers.shutdown()
@@ -191,7 +190,7 @@ class Archive:
         arrival: Arrival | None = None
         storage_failed = False
         try:
-            rest = await self._receive(reception, batches)
+            rest = await self._receive(reception, batches, calling_ae_title)
             arrival = Arrival(reception.file, transfer_syntax_uid, calling_ae_title or "")
             outcome = await self._settle(arrival, reception, rest)
         except Refused as refusal:
@@ -208,9 +207,9 @@ class Archive:
         return _STATUSES[outcome]
 
     async def _receive(
-        self, reception: Reception, batches: AsyncIterator[list[memoryview]]
+        self, reception: Reception, batches: AsyncIterator[list[memoryview]], peer: Hashable
     ) -> list[memoryview]:
-        """Write what comes, and give what was not worth a hop to a thread."""
+        """Write what comes, and give what was not worth a hop to a thread; scanned, if that takes long."""
         pending: list[memoryview] = []
         size = total = 0
         async for views in batches:
@@ -219,10 +218,16 @@ class Archive:
             if total + size > self._maximum_size:
                 raise Refused(Status.OUT_OF_RESOURCES, "the data set is too large")
             if size >= PIECE:
+                await self._scan(reception, pending, peer)
                 await self._write(reception.take, pending)
                 total += size
                 pending, size = [], 0
+        await self._scan(reception, pending, peer)
         return pending
+
+    async def _scan(self, reception: Reception, views: list[memoryview], peer: Hashable) -> None:
+        if reception.is_long_to_scan:
+            await lane().run(peer, reception.scan(views))
 
     async def _write(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
         self._check_open()
@@ -284,7 +289,7 @@ class Archive:
 
     # finding
 
-    async def find(
+    def find(
         self,
         identifier: bytes,
         transfer_syntax_uid: str,
@@ -292,30 +297,22 @@ class Archive:
         *,
         retrieve_ae_title: str = "",
         relational: bool = False,
+        peer: Hashable = None,
     ) -> AsyncIterator[bytes]:
         """Give the encoded identifiers that match, page by page: no transaction is open while one is used.
 
-        Raises `IdentifierError`, before the first match, for an identifier that cannot be answered.
+        `peer` says who asks: those with different ones take turns at the index. Cancelled: the statement that
+        runs is interrupted. Raises `IdentifierError`, before the first match, for an identifier that cannot
+        be answered, and `QueriesClosed` when the archive is closed meanwhile.
         """
-        elements, little_endian = _read(identifier, transfer_syntax_uid)
-        query = find_query(elements, information_model, little_endian=little_endian, relational=relational)
-        answers = Answers(
-            query,
+        return self._finder.find(
+            identifier,
             transfer_syntax_uid,
-            {
-                QUERY_RETRIEVE_LEVEL: ("CS", query.level),
-                RETRIEVE_AE_TITLE: ("AE", retrieve_ae_title),
-                _INSTANCE_AVAILABILITY: ("CS", "ONLINE"),
-            },
-            with_set=any(element.tag == SPECIFIC_CHARACTER_SET for element in elements),
+            information_model,
+            retrieve_ae_title=retrieve_ae_title,
+            relational=relational,
+            peer=peer,
         )
-        read = self._reader.matches(query)
-
-        def page(after: int) -> list[tuple[int, bytes]]:
-            return [(row[0], answers.encode(row[1:])) for row in read(after)]
-
-        async for _, encoded in self._pages(page):
-            yield encoded
 
     async def matching_instances(
         self,
@@ -324,29 +321,15 @@ class Archive:
         information_model: InformationModel,
         *,
         relational: bool = False,
-    ) -> list[StoredInstance]:
-        """Give the instances that the identifier of a C-GET or C-MOVE asks for. Raises `IdentifierError`."""
-        elements, little_endian = _read(identifier, transfer_syntax_uid)
-        query = retrieve_query(
-            elements, information_model, little_endian=little_endian, relational=relational
-        )
-        return [
-            StoredInstance(sop_class, uid, syntax, self._folders.path(name), offset, length)
-            async for _, sop_class, uid, syntax, name, offset, length in self._pages(
-                self._reader.instances(query)
-            )
-        ]
+        peer: Hashable = None,
+    ) -> MatchingInstances:
+        """Give the instances that the identifier of a C-GET or C-MOVE asks for: 8 bytes are kept for each.
 
-    async def _pages(self, page: Callable[[int], Sequence[Any]]) -> AsyncIterator[Any]:
-        loop = asyncio.get_running_loop()
-        after = 0
-        while True:
-            rows = await loop.run_in_executor(self._readers, page, after)
-            for row in rows:
-                yield row
-            if len(rows) < PAGE:
-                return
-            after = rows[-1][0]
+        `peer` and what is raised: as for `find`.
+        """
+        return await self._finder.instances(
+            identifier, transfer_syntax_uid, information_model, relational=relational, peer=peer
+        )
 
     async def counts(self) -> dict[str, int]:
         """Count patients, studies, series, instances and what is in quarantine, by table name."""
@@ -402,11 +385,3 @@ class Archive:
 
 class _StorageFailed(Exception):
     """The disk or the index failed."""
-
-
-def _read(identifier: bytes, transfer_syntax_uid: str) -> tuple[list[Element], bool]:
-    try:
-        elements = decode(identifier, transfer_syntax_uid)
-    except DataSetError:
-        raise IdentifierError("the identifier cannot be read", Status.UNABLE_TO_PROCESS) from None
-    return elements, transfer_syntax(transfer_syntax_uid).little_endian

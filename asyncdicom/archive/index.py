@@ -1,4 +1,4 @@
-"""The index in SQLite: opening it, reading pages of it, writing to it.
+"""The index in SQLite: opening it, looking at it as a whole, writing to it.
 
 Statements are SQLAlchemy Core. The writer's are compiled once and then go straight to the driver: building
 them anew for every instance would cost more than SQLite takes to run them.
@@ -7,7 +7,7 @@ them anew for every instance would cost more than SQLite takes to run them.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -16,8 +16,6 @@ from sqlalchemy import (
     ClauseElement,
     Connection,
     Engine,
-    FromClause,
-    Select,
     Table,
     bindparam,
     create_engine,
@@ -30,11 +28,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import sqlite
 
-from asyncdicom.archive.query import TABLES, Query, key_at
 from asyncdicom.archive.record import Identity, Record
 from asyncdicom.archive.schema import (
     METADATA,
     SCHEMA_VERSION,
+    SPARSE_INDEXES,
     instance,
     patient,
     quarantine,
@@ -43,10 +41,7 @@ from asyncdicom.archive.schema import (
 )
 from asyncdicom.exceptions import DicomNetworkError
 
-__all__ = ["PAGE", "ArchiveError", "Existing", "Reader", "StoredInstance", "Writer", "open_index"]
-
-PAGE = 1000
-"""No read transaction sees more rows."""
+__all__ = ["ArchiveError", "Existing", "Prepared", "Reader", "Writer", "open_index"]
 
 SYNCHRONOUS = {"power": "FULL", "process": "NORMAL", "none": "OFF"}
 """SQLite's synchronous by durability; with WAL, NORMAL survives the process but not the power."""
@@ -56,22 +51,20 @@ class ArchiveError(DicomNetworkError):
     """The archive's folder cannot be used: what is wrong and what to do, in one line."""
 
 
-class StoredInstance(NamedTuple):
-    """Where an instance lies: a Part 10 file with the data set from an offset on (bytes)."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    path: str
-    data_set_offset: int
-    data_set_length: int
+_CACHED_STATEMENTS = 24
+"""For each connection: all that the writer has; a prepared query is up to 100 KB."""
 
 
 def open_index(path: str, *, durability: str, readers: int) -> Engine:
     """Open the index, made on first use. Raises `ArchiveError` for one that a later version has made."""
     # hide_parameters: what was asked for or stored must not get into a log with an error message
     engine = create_engine(
-        URL.create("sqlite", database=path), pool_size=readers + 1, max_overflow=1, hide_parameters=True
+        URL.create("sqlite", database=path),
+        pool_size=readers + 1,
+        max_overflow=1,
+        hide_parameters=True,
+        connect_args={"cached_statements": _CACHED_STATEMENTS},
+        query_cache_size=0,  # what is compiled is kept where it is used: this cache knows no bytes
     )
 
     @event.listens_for(engine, "connect")
@@ -100,6 +93,8 @@ def _check_schema(connection: Connection) -> None:
     if 0 < version < SCHEMA_VERSION:
         raise ArchiveError(f"the index has schema {version}, from before the first release: use a new folder")
     METADATA.create_all(connection)
+    for index in SPARSE_INDEXES:
+        index.create(connection, checkfirst=True)
     # Also if it is the same: this commit syncs what a killed process has left in the WAL. Its rows are
     # visible now, and a sender that tries again is told that the instance is here.
     connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -108,46 +103,11 @@ def _check_schema(connection: Connection) -> None:
 # reading
 
 
-def _joined(level: str) -> FromClause:
-    levels = list(TABLES)
-    joined: FromClause = TABLES[level]
-    for name in reversed(levels[: levels.index(level)]):
-        below = TABLES[levels[levels.index(name) + 1]]
-        joined = joined.join(TABLES[name], TABLES[name].c.id == below.c.parent)
-    return joined
-
-
-_AFTER: Any = bindparam("after", type_=instance.c.id.type)
-
-
 class Reader:
-    """Reads pages by key. Every method is one short transaction, for a reader thread."""
+    """Looks at the index as a whole. Every method is one short transaction, for a thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-
-    def matches(self, query: Query) -> Callable[[int], Sequence[Any]]:
-        """Give a function from an id to the next rows after it: id, then the values of the requested keys."""
-        table = TABLES[query.level]
-        keys = [key for tag, _ in query.requested if (key := key_at(query.level, tag)) is not None]
-        columns = [key.value.label(f"key_{position}") for position, key in enumerate(keys)]
-        return self._pages(table, select(table.c.id, *columns).select_from(_joined(query.level)), query)
-
-    def instances(self, query: Query) -> Callable[[int], Sequence[Any]]:
-        """Give a function from an id to the next instances after it: id, then `StoredInstance`'s columns."""
-        c = instance.c
-        columns = (c.id, c.sop_class_uid, c.sop_instance_uid, c.transfer_syntax_uid)
-        where = (c.file, c.data_set_offset, c.data_set_length)
-        return self._pages(instance, select(*columns, *where).select_from(_joined("IMAGE")), query)
-
-    def _pages(self, table: Table, statement: Select[Any], query: Query) -> Callable[[int], Sequence[Any]]:
-        statement = statement.where(*query.conditions, table.c.id > _AFTER).order_by(table.c.id).limit(PAGE)
-
-        def page(after: int) -> Sequence[Any]:
-            with self._engine.connect() as connection:
-                return connection.execute(statement, {"after": after}).all()
-
-        return page
 
     def files_in(self, folder: str) -> set[str]:
         """Give the names of the indexed files in ``quarantine``, or in one folder ``objects/ab/cd``."""
@@ -183,29 +143,31 @@ class Reader:
 # writing
 
 
-class _Prepared:
+class Prepared:
     """A statement compiled once, with the order of its parameters."""
 
     def __init__(self, statement: ClauseElement) -> None:
         compiled: Any = statement.compile(dialect=sqlite.dialect())
         self.sql = str(compiled)
+        self._constants = {name: value for name, value in compiled.params.items() if value is not None}
         self._names = compiled.positiontup
-        self._pick = operator.itemgetter(*self._names)
+        self._pick = operator.itemgetter(*self._names) if self._names else lambda row: ()
 
     def bind(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        values = self._pick(row)
-        return values if len(self._names) > 1 else (values,)
+        """Give the values of the parameters in their order."""
+        values = self._pick({**self._constants, **row} if self._constants else row)
+        return (values,) if len(self._names) == 1 else values
 
 
-def _insertion(table: Table) -> _Prepared:
-    return _Prepared(insert(table).values({c.name: bindparam(c.name) for c in table.c if c.name != "id"}))
+def _insertion(table: Table) -> Prepared:
+    return Prepared(insert(table).values({c.name: bindparam(c.name) for c in table.c if c.name != "id"}))
 
 
 def _equal(table: Table, *names: str) -> list[Any]:
     return [table.c[name] == bindparam(name) for name in names]
 
 
-_FIND_INSTANCE = _Prepared(
+_FIND_INSTANCE = Prepared(
     select(
         instance.c.id,
         instance.c.parent,
@@ -214,21 +176,19 @@ _FIND_INSTANCE = _Prepared(
         instance.c.file,
     ).where(*_equal(instance, "sop_instance_uid"))
 )
-_FIND_QUARANTINED = _Prepared(
-    select(quarantine.c.id).where(*_equal(quarantine, "sop_instance_uid", "digest"))
-)
+_FIND_QUARANTINED = Prepared(select(quarantine.c.id).where(*_equal(quarantine, "sop_instance_uid", "digest")))
 _FIND = {
-    patient: _Prepared(
+    patient: Prepared(
         select(patient.c.id).where(*_equal(patient, "patient_id", "issuer_of_patient_id", "only_study"))
     ),
-    study: _Prepared(select(study.c.id).where(*_equal(study, "parent", "study_instance_uid"))),
-    series: _Prepared(select(series.c.id).where(*_equal(series, "parent", "series_instance_uid"))),
+    study: Prepared(select(study.c.id).where(*_equal(study, "parent", "study_instance_uid"))),
+    series: Prepared(select(series.c.id).where(*_equal(series, "parent", "series_instance_uid"))),
 }
 _INSERT = {table: _insertion(table) for table in (patient, study, series, instance, quarantine)}
-_PARENT = {table: _Prepared(select(table.c.parent).where(*_equal(table, "id"))) for table in (series, study)}
-_DELETE_INSTANCE = _Prepared(delete(instance).where(*_equal(instance, "id")))
+_PARENT = {table: Prepared(select(table.c.parent).where(*_equal(table, "id"))) for table in (series, study)}
+_DELETE_INSTANCE = Prepared(delete(instance).where(*_equal(instance, "id")))
 _DELETE_IF_EMPTY = {
-    table: _Prepared(
+    table: Prepared(
         delete(table).where(*_equal(table, "id"), ~exists(select(1).where(below.c.parent == table.c.id)))
     )
     for table, below in ((series, instance), (study, series), (patient, study))

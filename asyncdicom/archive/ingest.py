@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import logging
 import os
 import queue
 import sqlite3
@@ -21,10 +20,11 @@ from sqlalchemy import Engine
 from asyncdicom.archive.files import FileCalls, Folders, InstanceFile
 from asyncdicom.archive.index import Existing, Writer
 from asyncdicom.archive.record import Record
+from asyncdicom.telemetry.log import Log
 
 __all__ = ["Arrival", "Ingest", "OnConflict", "Outcome", "Uncertain"]
 
-_LOG = logging.getLogger("asyncdicom.archive")
+_LOG = Log("asyncdicom.archive")
 
 BATCH = 256
 """At most so many instances a transaction."""

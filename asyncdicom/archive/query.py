@@ -2,50 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple
-
-from sqlalchemy import ColumnElement, FromClause, func, select
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import NamedTuple
 
 from asyncdicom.archive import schema
 from asyncdicom.archive.matching import (
+    ANYTHING,
+    Alternatives,
     IdentifierError,
     is_universal,
     match,
-    match_any_of,
+    match_folded,
     match_integer,
     match_name,
 )
 from asyncdicom.archive.record import SPECIFIC_CHARACTER_SET, character_set_of
-from asyncdicom.archive.schema import LEVELS, NAME_GROUPS, UNIQUE_KEYS, instance, patient, series, study
+from asyncdicom.archive.schema import LEVELS, UNIQUE_KEYS
 from asyncdicom.archive.text import text_of, values_of
-from asyncdicom.data.elements import Element
+from asyncdicom.data.elements import Element, decoding
+from asyncdicom.data.steps import Steps
+from asyncdicom.exceptions import DataSetError
+from asyncdicom.status import Status
 from asyncdicom.uid import InformationModel
 
 __all__ = [
+    "MAXIMUM_IDENTIFIER",
     "QUERY_RETRIEVE_LEVEL",
     "RETRIEVE_AE_TITLE",
+    "Condition",
+    "Form",
     "Key",
     "Query",
     "find_query",
     "key_at",
+    "reading",
     "retrieve_query",
 ]
 
 QUERY_RETRIEVE_LEVEL = 0x00080052
 RETRIEVE_AE_TITLE = 0x00080054
 
-Condition = ColumnElement[bool]
+MAXIMUM_IDENTIFIER = 1 << 20
+"""Bytes of an encoded identifier, inflated or not: a list of 10,000 UIDs has 650,000."""
+MAXIMUM_KEYS = 1024
+"""Keys of an identifier, known or not; the data dictionary has no more at any level."""
+_MAXIMUM_ELEMENTS = 16_384  # of an identifier, those in sequences included
+_MAXIMUM_TEXT = 65_536  # bytes of all keys that are matched together, lists of UIDs apart
+
+
+class Form(Enum):
+    """What is stored for a key."""
+
+    TEXT = "one text, or several with backslashes between them"
+    UID = "one text that is compared whole"
+    TEXTS = "a text, and its values one by one"
+    NAME = "a person name, and its folded component groups"
+    NAMES = "person names, and their folded component groups one by one"
+    COUNT = "nothing: the rows below are counted"
+    COLLECTED = "nothing: the distinct values of a column below are collected"
 
 
 class Key(NamedTuple):
-    """A supported key: what is returned for it, and how it is matched."""
+    """A supported key: where its values are stored, and in which form."""
 
+    level: str
     vr: str
-    value: ColumnElement[Any]
-    match: Callable[[Sequence[str]], Condition]
-    is_list: bool = False  # the value is a JSON list
+    column: str
+    form: Form
+    lower: str = ""
+    """The level below whose rows are counted, or that has the column which is collected."""
+
+    def match(self, values: Sequence[str]) -> Alternatives:
+        """Give what has to be fulfilled to match one of ``values``. Raises `IdentifierError`."""
+        if self.form is Form.COUNT:
+            return match_integer(values)
+        if self.form is Form.NAME:
+            return match_name(values)
+        if self.form is Form.NAMES:
+            return match_folded(values)
+        return match(self.vr, values)
+
+
+class Condition(NamedTuple):
+    """What one key has to fulfil."""
+
+    key: Key
+    alternatives: Alternatives
 
 
 class Query(NamedTuple):
@@ -53,56 +96,31 @@ class Query(NamedTuple):
 
     level: str
     conditions: tuple[Condition, ...]
-    requested: tuple[tuple[int, str], ...]
-    """Tag and VR of every key to be answered, ascending."""
+    requested: tuple[tuple[int, str, Key | None], ...]
+    """Tag and VR of every key to be answered, ascending, with the supported key that it is."""
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """The supported keys to be answered, in the order of ``requested``."""
+        return tuple(key for _, _, key in self.requested if key is not None)
 
 
-TABLES = {"PATIENT": patient, "STUDY": study, "SERIES": series, "IMAGE": instance}
 _LEVEL_NAMES = tuple(LEVELS)
 
 
 def _stored(level: str, attribute: schema.Attribute) -> Key:
-    columns, vr = TABLES[level].c, attribute.vr
-    value = columns[attribute.column]
+    is_name = attribute.vr == "PN"
     if attribute.many:
-        values = columns[attribute.column + "_values"]
-        return Key(vr, value, lambda wanted: match_any_of(values, vr, wanted))
-    if vr == "PN":
-        groups = [columns[f"{attribute.column}_{group}"] for group in NAME_GROUPS]
-        return Key(vr, value, lambda wanted: match_name(groups, wanted))
-    return Key(vr, value, lambda wanted: match(value, vr, wanted))
-
-
-def _below(level: str, lower: str) -> tuple[FromClause, Condition]:
-    """Join the tables under ``level`` down to ``lower``, with the condition that ties them to ``level``."""
-    chain = _LEVEL_NAMES[_LEVEL_NAMES.index(level) + 1 : _LEVEL_NAMES.index(lower) + 1]
-    joined: FromClause = TABLES[chain[0]]
-    for above, name in pairwise(chain):
-        joined = joined.join(TABLES[name], TABLES[name].c.parent == TABLES[above].c.id)
-    return joined, TABLES[chain[0]].c.parent == TABLES[level].c.id
+        form = Form.NAMES if is_name else Form.TEXTS
+    elif is_name:
+        form = Form.NAME
+    else:
+        form = Form.UID if attribute.vr == "UI" else Form.TEXT
+    return Key(level, attribute.vr, attribute.column, form)
 
 
 def _count(level: str, lower: str) -> Key:
-    joined, tie = _below(level, lower)
-    number = select(func.count()).select_from(joined).where(tie).correlate(TABLES[level]).scalar_subquery()
-    return Key("IS", number, lambda wanted: match_integer(number, wanted))
-
-
-def _collected(level: str, lower: str, column: ColumnElement[Any], vr: str) -> Key:
-    joined, tie = _below(level, lower)
-    values = select(func.json_group_array(column.distinct())).select_from(joined).where(tie)
-    some = select(1).select_from(joined).where(tie).correlate(TABLES[level])
-    return Key(
-        vr,
-        values.correlate(TABLES[level]).scalar_subquery(),
-        lambda wanted: some.where(match(column, vr, wanted)).exists(),
-        is_list=True,
-    )
-
-
-def _transfer_syntax() -> Key:
-    column = instance.c.transfer_syntax_uid
-    return Key("UI", column, lambda wanted: match(column, "UI", wanted))
+    return Key(level, "IS", "", Form.COUNT, lower)
 
 
 # PS3.4 C.3.4 (additional attributes), and C.6.1.1.5.2 for Available Transfer Syntax UID.
@@ -117,11 +135,11 @@ KEYS["PATIENT"] |= {
 KEYS["STUDY"] |= {
     0x00201206: _count("STUDY", "SERIES"),
     0x00201208: _count("STUDY", "IMAGE"),
-    0x00080061: _collected("STUDY", "SERIES", series.c.modality, "CS"),
-    0x00080062: _collected("STUDY", "IMAGE", instance.c.sop_class_uid, "UI"),
+    0x00080061: Key("STUDY", "CS", "modality", Form.COLLECTED, "SERIES"),
+    0x00080062: Key("STUDY", "UI", "sop_class_uid", Form.COLLECTED, "IMAGE"),
 }
 KEYS["SERIES"] |= {0x00201209: _count("SERIES", "IMAGE")}
-KEYS["IMAGE"] |= {0x00083002: _transfer_syntax()}
+KEYS["IMAGE"] |= {0x00083002: Key("IMAGE", "UI", "transfer_syntax_uid", Form.UID)}
 
 
 def key_at(level: str, tag: int) -> Key | None:
@@ -130,6 +148,29 @@ def key_at(level: str, tag: int) -> Key | None:
         if tag in KEYS[name]:
             return KEYS[name][tag]
     return None
+
+
+def reading(identifier: bytes, transfer_syntax_uid: str) -> Steps[list[Element]]:
+    """Decode an identifier in steps, each of about a thousand elements.
+
+    Raises `IdentifierError` for one that cannot be read or asks for too much at once.
+    """
+    if len(identifier) > MAXIMUM_IDENTIFIER:
+        raise IdentifierError(
+            f"the identifier has more than {MAXIMUM_IDENTIFIER} bytes", Status.OUT_OF_RESOURCES
+        )
+    try:
+        elements = yield from decoding(
+            identifier,
+            transfer_syntax_uid,
+            maximum_inflated=MAXIMUM_IDENTIFIER,
+            maximum_elements=_MAXIMUM_ELEMENTS,
+        )
+    except DataSetError as error:
+        raise IdentifierError(f"unreadable identifier: {error}"[:64], Status.UNABLE_TO_PROCESS) from None
+    if len(elements) > MAXIMUM_KEYS:
+        raise IdentifierError(f"the identifier has more than {MAXIMUM_KEYS} keys", Status.OUT_OF_RESOURCES)
+    return elements
 
 
 def find_query(
@@ -152,8 +193,15 @@ def find_query(
         if key is None or is_universal(wanted := text(tag, key.vr)):
             continue
         if values := [value for value in values_of(wanted, key.vr) if value]:
-            conditions.append(key.match(values))
-    return Query(level, tuple(conditions), _requested(elements, level))
+            alternatives = key.match(values)
+            if alternatives != ANYTHING:
+                conditions.append(Condition(key, alternatives))
+    return Query(level, tuple(sorted(conditions, key=_order)), _requested(elements, level))
+
+
+def _order(condition: Condition) -> tuple[str, str, str]:
+    key = condition.key  # one statement, in whatever order the keys came
+    return key.level, key.column, key.lower
 
 
 def retrieve_query(
@@ -174,9 +222,12 @@ def retrieve_query(
     for name in (*above, level):
         tag = UNIQUE_KEYS[name]
         key = KEYS[name][tag]
-        wanted = [value for value in values_of(text(tag, key.vr), key.vr) if value]
+        whole = text(tag, key.vr)
+        wanted = [value for value in values_of(whole, key.vr) if value]
         if wanted:
-            conditions.append(match(key.value, "UI", wanted))
+            if key.form is not Form.UID and len(wanted) > 1:
+                wanted.append(whole)  # what a query has answered for a Patient ID with a backslash in it
+            conditions.append(Condition(key._replace(form=Form.UID), match("UI", wanted)))
         elif name == level:
             raise IdentifierError(f"a {level} level retrieval needs {_keyword(tag)}")
     return Query(level, tuple(conditions), ())
@@ -189,11 +240,16 @@ class _Text:
         self._elements = elements
         self._little_endian = little_endian
         self._character_set = character_set_of(elements)
+        self._left = _MAXIMUM_TEXT
 
     def __call__(self, tag: int, vr: str) -> str:
         element = self._elements.get(tag)
         if element is None:
             return ""
+        if vr != "UI":
+            self._left -= len(element.value)
+            if self._left < 0:
+                raise IdentifierError(f"the keys have more than {_MAXIMUM_TEXT} bytes of text")
         return text_of(element, vr, self._character_set, little_endian=self._little_endian)
 
 
@@ -223,13 +279,13 @@ def _keyword(tag: int) -> str:
     return schema.BY_TAG[tag][1].keyword
 
 
-def _requested(elements: Mapping[int, Element], level: str) -> tuple[tuple[int, str], ...]:
+def _requested(elements: Mapping[int, Element], level: str) -> tuple[tuple[int, str, Key | None], ...]:
     vrs = {tag: element.vr for tag, element in elements.items() if tag & 0xFFFF}  # no group lengths
     vrs.pop(SPECIFIC_CHARACTER_SET, None)
     vrs.setdefault(UNIQUE_KEYS[level], "")
     vrs.setdefault(RETRIEVE_AE_TITLE, "AE")  # C.4.1.1.3.2: in every response
-    for tag in vrs:
+    requested = []
+    for tag, vr in sorted(vrs.items()):
         key = key_at(level, tag)
-        if key is not None:
-            vrs[tag] = key.vr
-    return tuple(sorted(vrs.items()))
+        requested.append((tag, vr if key is None else key.vr, key))
+    return tuple(requested)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from asyncdicom.archive.files import InstanceFile
-from asyncdicom.archive.record import WANTED_TAGS, Record, is_usable_uid
+from asyncdicom.archive.record import WANTED_TAGS, Record
 from asyncdicom.archive.room import Room
 from asyncdicom.data.scanner import Scanner
+from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.status import Status
-from asyncdicom.uid import transfer_syntax
+from asyncdicom.uid import is_usable_uid, transfer_syntax
 
 __all__ = ["Reception", "Refused"]
 
@@ -40,17 +41,34 @@ class Reception:
         self.file = file
         self._room = room
         self._expected = (sop_class_uid, sop_instance_uid)
-        self._little_endian = transfer_syntax(transfer_syntax_uid).little_endian
+        syntax = transfer_syntax(transfer_syntax_uid)
+        self._little_endian, self._is_deflated = syntax.little_endian, syntax.deflated
+        self._is_scanned = False
         self._scanner = Scanner(transfer_syntax_uid, WANTED_TAGS)
 
-    def take(self, views: Sequence[memoryview]) -> None:
-        """Scan and write the next pieces. Raises ``Refused`` or ``OSError``."""
+    @property
+    def is_long_to_scan(self) -> bool:
+        """Whether scanning what comes next belongs into the lane, before `take`.
+
+        What is deflated may have a thousand elements in a few bytes; elsewhere nearly every data set is done
+        with after its first piece.
+        """
+        return not self._scanner.done and (self._is_deflated or self.file.length > 0)
+
+    def scan(self, views: Sequence[memoryview]) -> Steps[None]:
+        """Look through the next pieces, in steps; `take` will not do so again. Raises ``Refused``."""
+        self._is_scanned = True
         try:
             for view in views:
-                if self._scanner.done or self._scanner.feed(view):
-                    break
+                yield from self._scanner.feeding(view)
         except DataSetError as error:
             raise Refused(Status.CANNOT_UNDERSTAND, str(error)) from None
+
+    def take(self, views: Sequence[memoryview]) -> None:
+        """Scan (unless that was done) and write the next pieces. Raises ``Refused`` or ``OSError``."""
+        if not self._is_scanned:
+            finish(self.scan(views))
+        self._is_scanned = False
         self._room.check()
         self.file.write(views)
 

@@ -10,7 +10,7 @@ from asyncdicom.archive.schema import BY_TAG, LEVELS, NAME_GROUPS, UNIQUE_KEYS, 
 from asyncdicom.archive.text import fold_name, normalise, text_of, values_of
 from asyncdicom.data.elements import Element
 
-__all__ = ["SPECIFIC_CHARACTER_SET", "WANTED_TAGS", "Identity", "Record", "character_set_of", "is_usable_uid"]
+__all__ = ["SPECIFIC_CHARACTER_SET", "WANTED_TAGS", "Identity", "Record", "character_set_of"]
 
 SPECIFIC_CHARACTER_SET = 0x00080005
 WANTED_TAGS = frozenset(BY_TAG) | {SPECIFIC_CHARACTER_SET}
@@ -79,11 +79,6 @@ def character_set_of(elements: Mapping[int, Element]) -> str:
     """Give the value of Specific Character Set (0008,0005), empty if there is none."""
     element = elements.get(SPECIFIC_CHARACTER_SET)
     return element.value.decode("ascii", "replace").strip(" \0") if element is not None else ""
-
-
-def is_usable_uid(text: str) -> bool:
-    """Tell whether the index can use ``text`` as a UID: 1 to 64 digits and dots (leading zeros occur)."""
-    return 0 < len(text) <= 64 and text.isascii() and text.replace(".", "").isdigit()
 
 
 _EMPTY_ROWS = {

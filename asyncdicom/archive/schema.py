@@ -14,10 +14,11 @@ Beside it, for matching:
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     ForeignKey,
     Index,
     Integer,
@@ -25,6 +26,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    func,
+    literal_column,
 )
 
 __all__ = [
@@ -33,8 +36,10 @@ __all__ = [
     "METADATA",
     "NAME_GROUPS",
     "SCHEMA_VERSION",
+    "SPARSE_INDEXES",
     "UNIQUE_KEYS",
     "Attribute",
+    "has_backslash",
     "instance",
     "patient",
     "quarantine",
@@ -237,4 +242,22 @@ quarantine = Table(
     Column("sop_instance_uid", Text, nullable=False, index=True),
     Column("reason", Text, nullable=False),
     *_file_columns(),
+)
+
+
+def has_backslash(column: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Give the condition that a text holds several values: those of an attribute that should have one."""
+    return func.instr(column, literal_column("'\\'")) > literal_column("0")
+
+
+# The few texts with several values have an index of their own, so that to look into them costs nothing.
+SPARSE_INDEXES = tuple(
+    Index(f"{column.name}_several_index", column, sqlite_where=has_backslash(column))
+    for column in (
+        *(patient.c[f"patient_name_{group}"] for group in NAME_GROUPS),
+        patient.c.patient_id,
+        patient.c.patient_birth_date,
+        study.c.study_date,
+        study.c.accession_number,
+    )
 )

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator
-from typing import Any
+from collections import Counter
+from collections.abc import AsyncIterator, Hashable, Iterable
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING
 
 from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address
 from asyncdicom.archive.archive import PIECE, Archive
+from asyncdicom.archive.find import MatchingInstances, StoredInstance
 from asyncdicom.archive.matching import IdentifierError
+from asyncdicom.archive.queries import QueriesClosed
+from asyncdicom.archive.query import MAXIMUM_IDENTIFIER
 from asyncdicom.exceptions import DataSetError, StatusError
+from asyncdicom.net.channel import Trace
 from asyncdicom.net.payload import FileSource
 from asyncdicom.opening import Opening
+from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import Server, serve
-from asyncdicom.services.handlers import Request, Response, Retrieval
+from asyncdicom.services.contexts import Proposable
+from asyncdicom.services.handlers import EchoHandler, Request, Response, Retrieval
 from asyncdicom.status import Status
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, InformationModel
 
-__all__ = ["ArchiveProvider", "serve_archive"]
+if TYPE_CHECKING:
+    from socket import socket
+    from ssl import SSLContext
 
-log = logging.getLogger("asyncdicom.archive")
+__all__ = ["ArchiveProvider", "serve_archive"]
 
 _MODELS: dict[str, InformationModel] = {
     uid: model
@@ -29,42 +39,66 @@ _MODELS: dict[str, InformationModel] = {
 }
 
 
+@explains_options
 def serve_archive(
     archive: Archive,
     address: str | Address,
     *,
+    c_echo: EchoHandler | None = None,
+    contexts: Iterable[Proposable] | None = None,
     access: AccessPolicy | Peers | None = None,
-    **options: Any,
+    maximum_retrievals: int = 32,
+    ssl: SSLContext | None = None,
+    destination_ssl: SSLContext | None = None,
+    sock: socket | None = None,
+    reuse_port: bool = False,
+    timeouts: Timeouts = Timeouts(),
+    limits: Limits = Limits(),
+    trace: Trace | None = None,
 ) -> Opening[Server]:
     """Serve an open archive: C-ECHO, C-STORE, C-FIND, C-GET and C-MOVE.
 
     `access`: who may do what, as for `serve`; its peers with an address are the C-MOVE destinations (the
-    archive itself never is one). Other options are those of `serve`.
+    archive itself never is one). `maximum_retrievals`: C-GETs and C-MOVEs at the same time, a quarter of
+    them for one peer (its AE title and address); others are refused with 0xA702. The other arguments are
+    those of `serve`.
+
+    Raises what `serve` raises. Leaving the block closes the server, and leaves the archive open.
     """
     if not isinstance(address, Address):
         address = Address.parse(address)
     policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
-    provider = ArchiveProvider(archive, address.ae_title)
-    destinations = {title: where for title, where in policy.addresses.items() if title != address.ae_title}
+    provider = ArchiveProvider(archive, address.ae_title, maximum_retrievals)
+    destinations = {title: where for title, where in policy.destinations.items() if title != address.ae_title}
     return serve(
         address,
+        c_echo=c_echo,
         c_store=provider.store,
         c_find=provider.find,
         c_get=provider.retrieve,
         c_move=provider.retrieve,
         destinations=destinations,
+        contexts=contexts,
         unknown_storage=True,
         access=policy,
-        **options,
+        ssl=ssl,
+        destination_ssl=destination_ssl,
+        sock=sock,
+        reuse_port=reuse_port,
+        timeouts=timeouts,
+        limits=limits,
+        trace=trace,
     )
 
 
 class ArchiveProvider:
     """The handlers of an archive."""
 
-    def __init__(self, archive: Archive, ae_title: str) -> None:
+    def __init__(self, archive: Archive, ae_title: str, maximum_retrievals: int = 32) -> None:
         self.archive = archive
         self.ae_title = ae_title
+        self._maximum = maximum_retrievals
+        self._retrievals: Counter[Hashable] = Counter()  # under way, by who asked
 
     async def store(self, request: Request) -> Status:
         """C-STORE: the answer is a Success when the instance is as durable as the archive promises."""
@@ -80,38 +114,87 @@ class ArchiveProvider:
         """C-FIND: encoded identifiers, page by page."""
         model = _MODELS[request.affected_sop_class_uid]
         try:
-            identifier = await request.data.read()
-            async for match in self.archive.find(
-                identifier, request.transfer_syntax_uid, model, retrieve_ae_title=self.ae_title
-            ):
+            identifier = await request.data.read(MAXIMUM_IDENTIFIER)
+            matches = self.archive.find(
+                identifier,
+                request.transfer_syntax_uid,
+                model,
+                retrieve_ae_title=self.ae_title,
+                peer=_peer(request),
+            )
+            async for match in matches:
                 yield match
-        except (IdentifierError, DataSetError) as error:
+        except (IdentifierError, DataSetError, QueriesClosed) as error:
             raise _refusal(error) from None
 
     async def retrieve(self, request: Request) -> Retrieval:
         """C-GET and C-MOVE: the files that match, to be sent as they are."""
-        model = _MODELS[request.affected_sop_class_uid]
+        model, peer = _MODELS[request.affected_sop_class_uid], _peer(request)
+        if self._retrievals.total() >= self._maximum or self._retrievals[peer] >= max(self._maximum // 4, 1):
+            busy = IdentifierError(
+                "too many retrievals at the same time: try again later",
+                Status.UNABLE_TO_PERFORM_SUB_OPERATIONS,
+            )
+            raise _refusal(busy)
+        self._retrievals[peer] += 1
         try:
-            identifier = await request.data.read()
-            found = await self.archive.matching_instances(identifier, request.transfer_syntax_uid, model)
-        except (IdentifierError, DataSetError) as error:
-            raise _refusal(error) from None
-        return Retrieval(
-            [
-                FileSource(
-                    instance.path,
-                    sop_class_uid=instance.sop_class_uid,
-                    sop_instance_uid=instance.sop_instance_uid,
-                    transfer_syntax_uid=instance.transfer_syntax_uid,
-                    offset=instance.data_set_offset,
-                    length=instance.data_set_length,
-                )
-                for instance in found
-            ]
-        )
+            identifier = await request.data.read(MAXIMUM_IDENTIFIER)
+            found = await self.archive.matching_instances(
+                identifier, request.transfer_syntax_uid, model, peer=peer
+            )
+        except BaseException as error:
+            self._ended(peer)
+            if isinstance(error, (IdentifierError, DataSetError, QueriesClosed)):
+                raise _refusal(error) from None
+            raise
+        return Retrieval(_Files(found), partial(self._ended, peer))
+
+    def _ended(self, peer: Hashable) -> None:
+        self._retrievals[peer] -= 1
+        if not self._retrievals[peer]:
+            del self._retrievals[peer]
 
 
-def _refusal(error: IdentifierError | DataSetError) -> StatusError:
-    status = error.status if isinstance(error, IdentifierError) else Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
-    log.info("an identifier was refused: %s", error)
-    return StatusError(Response(status, error_comment=str(error)))
+class _Files:
+    """The files of a retrieval, as they are looked up."""
+
+    def __init__(self, found: MatchingInstances) -> None:
+        self._found = found
+
+    @property
+    def kinds(self) -> frozenset[tuple[str, str]]:
+        return self._found.kinds
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    async def __aiter__(self) -> AsyncIterator[FileSource | None]:
+        async with aclosing(self._found.each()) as found:
+            async for instance in found:
+                yield None if instance is None else _source(instance)
+
+
+def _source(instance: StoredInstance) -> FileSource:
+    return FileSource(
+        instance.path,
+        sop_class_uid=instance.sop_class_uid,
+        sop_instance_uid=instance.sop_instance_uid,
+        transfer_syntax_uid=instance.transfer_syntax_uid,
+        offset=instance.data_set_offset,
+        length=instance.data_set_length,
+        in_threads=True,
+    )
+
+
+def _peer(request: Request) -> Hashable:
+    """Say who asks: an AE title alone can be borrowed, an address can be shared."""
+    return request.calling_ae_title, request.association.peer[0]
+
+
+def _refusal(error: IdentifierError | DataSetError | QueriesClosed) -> StatusError:
+    status = Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
+    if isinstance(error, IdentifierError):
+        status = error.status
+    elif isinstance(error, QueriesClosed):
+        status = Status.OUT_OF_RESOURCES
+    return StatusError(Response(status, error_comment=str(error)[:64]))

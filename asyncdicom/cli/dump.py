@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 
-from asyncdicom.cli.output import printable
 from asyncdicom.dimse.messages import Command
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import name_of
 from asyncdicom.ul.events import AssociateConfirmation, AssociateIndication, AssociateRejection
 from asyncdicom.ul.items import ContextResult
@@ -15,7 +14,7 @@ from asyncdicom.ul.pdu import AAssociateAC, AAssociateRQ
 
 __all__ = ["trace"]
 
-log = logging.getLogger("asyncdicom.cli")
+log = Log("asyncdicom.cli")
 
 _UPPER_CASE = {"sop", "uid", "id", "ae"}
 # PS3.8 Table 9-18.
@@ -33,7 +32,7 @@ def trace(direction: str, what: object) -> None:
     if isinstance(what, (AssociateIndication, AssociateConfirmation, AssociateRejection)):
         (what,) = what  # the PDU
     for line in _lines(what):
-        log.debug("%s", printable(line if line[0] == " " else f"{direction} {line}"))
+        log.debug("%s", line if line[0] == " " else f"{direction} {line}")
 
 
 def _lines(what: object) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import click
@@ -10,11 +9,12 @@ import click
 from asyncdicom.cli.options import EPILOG, key_options, peer_options
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import OK, run
+from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
     from asyncdicom.cli.keys import Wanted
 
-log = logging.getLogger("asyncdicom.cli")
+log = Log("asyncdicom.cli")
 
 # What is asked for when nothing is.
 RETURN_KEYS = {

@@ -9,7 +9,6 @@ the classes that it told with `SYNTAXES`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, product
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +17,7 @@ from asyncdicom import uid
 from asyncdicom.cli.keys import UNIQUE_KEYS
 from asyncdicom.exceptions import PresentationContextError, StatusError
 from asyncdicom.services.contexts import MAXIMUM_CONTEXTS
+from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
     from asyncdicom.association import Association
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_PAIRS", "Found", "Share", "divide", "find_instances"]
 
-log = logging.getLogger("asyncdicom.cli")
+log = Log("asyncdicom.cli")
 
 Pair = tuple[str, str]
 """SOP class and transfer syntax."""

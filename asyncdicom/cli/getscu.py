@@ -33,13 +33,14 @@ def command(
     asyncdicom getscu PACS@10.0.0.5:104 -od in -k StudyInstanceUID=1.2.3
 
     PEER is asked first (C-FIND) which SOP classes and transfer syntaxes there are; if it does not
-    tell, the usual ones are proposed. Files are named SOP-INSTANCE-UID.dcm; existing ones are replaced.
+    tell, the usual ones are proposed. Files are named SOP-INSTANCE-UID.dcm; none is replaced, and what was
+    not asked for is refused.
     """
     from asyncdicom.cli.keys import wanted
     from asyncdicom.cli.receiver import Receiver
 
     query = wanted(model, level, keys, retrieve=True)
-    receiver = Receiver(output_directory)
+    receiver = Receiver(output_directory, asked=query.identifier)
     return run(lambda: _get(peer, query, receiver, as_json))
 
 

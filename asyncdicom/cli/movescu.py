@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -11,13 +10,15 @@ import click
 from asyncdicom.cli.options import AE_TITLE, EPILOG, PORT, directory_options, key_options, peer_options
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import run
+from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
+    from asyncdicom.access import AccessPolicy
     from asyncdicom.cli.keys import Wanted
     from asyncdicom.cli.receiver import Receiver
 
 
-log = logging.getLogger("asyncdicom.cli")
+log = Log("asyncdicom.cli")
 
 
 @click.command(epilog=EPILOG)
@@ -55,13 +56,38 @@ def command(
     if port is not None and is_loopback(host) and not is_loopback(peer.address.host):
         log.warning("listening on %s, where %s cannot connect to: see --host", host, peer.address)
     query = wanted(model, level, keys, retrieve=True)
-    receiver = None if port is None else Receiver(output_directory)
+    if port is not None and any(peer.tls) and peer.tls.identity is None:
+        raise click.UsageError(
+            "PEER is asked by TLS, so what it sends is received by TLS, too: add +tls KEY CERT"
+        )
+    ours = peer.calling_ae_title
+    receiver = (
+        None if port is None else Receiver(output_directory, asked=query.identifier, move_originator=ours)
+    )
     return run(lambda: _move(peer, query, destination, host, port, receiver, as_json))
 
 
 def is_loopback(host: str) -> bool:
     """Whether a host as it is written is this one."""
     return host in ("localhost", "::1") or host.startswith("127.")
+
+
+async def _only(peer: Peer) -> AccessPolicy:
+    """Let nobody in but the peer that was asked: from its addresses, by its AE title if that was given."""
+    import asyncio
+
+    from asyncdicom.access import ANYBODY, AccessPolicy
+    from asyncdicom.address import ANY_SCP
+
+    host, title = peer.address.host, peer.address.ae_title
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None)
+    except OSError:  # which calling it will tell
+        found = []
+    networks = {str(where[0]).partition("%")[0] for *_, where in found}
+    if is_loopback(host):
+        networks |= {"127.0.0.0/8", "::1"}
+    return AccessPolicy(networks=networks, peers=[ANYBODY if title == ANY_SCP else title])
 
 
 async def _move(
@@ -86,7 +112,9 @@ async def _move(
                 ours,
                 c_store=receiver,
                 unknown_storage=True,
-                maximum_length=options["maximum_length"],
+                access=await _only(peer),
+                ssl=peer.tls.server(),
+                limits=peer.limits,
                 trace=options.get("trace"),
             )
             await stack.enter_async_context(receiving)

@@ -7,12 +7,17 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from asyncdicom.address import ANY_SCP, DEFAULT_PORT, Address, check_ae_title
+from asyncdicom.cli.fields import FieldOption
+from asyncdicom.cli.logs import LOG_OPTIONS, set_up_logging
 from asyncdicom.cli.peer import Peer, Tls
-from asyncdicom.cli.run import EXIT_CODES, set_up_logging
+from asyncdicom.cli.run import EXIT_CODES
+from asyncdicom.options import Limits, Timeouts
 
 if TYPE_CHECKING:
+    from asyncdicom.telemetry.log_output import LogFormat
     from asyncdicom.ul.items import UserIdentity
 
 __all__ = [
@@ -71,6 +76,14 @@ _TLS = [
         metavar="FILE",
         help="Use TLS and trust this certificate.",
     ),
+    click.option(
+        "--crl",
+        "crl",
+        multiple=True,
+        type=_FILE,
+        metavar="FILE",
+        help="A revocation list: certificates on it are refused.",
+    ),
     click.option("-ic", "--ignore-peer-cert", is_flag=True, help="Use TLS and trust anybody."),
 ]
 _IDENTITY = [
@@ -85,35 +98,42 @@ _IDENTITY = [
     click.option("--cleartext-password", is_flag=True, help="Send the passcode without TLS, too."),
 ]
 _WORKLIST = [click.option("-W", "model", flag_value="worklist", help="Modality Worklist.")]
-_PDU = click.option(
-    "-pdu",
-    "--max-pdu",
-    type=click.IntRange(4096, 1 << 24),
-    default=262144,
-    show_default=True,
-    metavar="N",
-    help="The largest PDU to receive, in bytes.",
-)
 
 
-def _timeout(short: str, long: str, seconds: int, what: str) -> Option:
-    return click.option(
-        short,
-        long,
-        type=click.FloatRange(0),
-        default=seconds,
-        show_default=True,
-        metavar="S",
-        help=f"Seconds to wait for {what} (0: for ever).",
+def _field(
+    *names: str, of: type[Timeouts] | type[Limits], field: str, requestor: bool, **attributes: Any
+) -> Option:
+    return click.option(*names, cls=FieldOption, of=of, field=field, requestor=requestor, **attributes)
+
+
+def _timeout(short: str, long: str, field: str) -> Option:
+    return _field(
+        short, long, of=Timeouts, field=field, requestor=True, type=click.FloatRange(0), metavar="S"
     )
+
+
+def _limit(*names: str, field: str, least: int, most: int | None = None) -> Option:
+    return _field(
+        *names, of=Limits, field=field, requestor=False, type=click.IntRange(least, most), metavar="N"
+    )
+
+
+_PDU = _limit("-pdu", "--max-pdu", field="maximum_length", least=4096, most=1 << 24)
 
 
 def output_options(function: Function) -> Function:
     """``--json``, ``-v`` and ``-d``; sets up logging. The function gets ``as_json`` and ``debug``."""
 
     @functools.wraps(function)
-    def logged(*, verbose: bool, debug: bool, **options: Any) -> int:
-        set_up_logging(verbose=verbose, debug=debug)
+    def logged(
+        *,
+        verbose: bool,
+        debug: bool,
+        log_file: str | None = None,
+        log_format: LogFormat = "short",
+        **options: Any,
+    ) -> int:
+        set_up_logging(verbose, debug, log_file, log_format)
         return function(debug=debug, **options)
 
     return _apply(_LOGGING, logged)
@@ -131,9 +151,9 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
             "-aet", type=AE_TITLE, default=ae_title, show_default=True, metavar="AET", help="Our AE title."
         ),
         click.option("-aec", type=AE_TITLE, metavar="AET", help="The peer's AE title."),
-        _timeout("-to", "--timeout", 10, "the connection"),
-        _timeout("-ta", "--acse-timeout", 30, "the answer to the association request"),
-        _timeout("-td", "--dimse-timeout", 120, "each response"),
+        _timeout("-to", "--timeout", "connect"),
+        _timeout("-ta", "--acse-timeout", "acse"),
+        _timeout("-td", "--dimse-timeout", "dimse"),
         _PDU,
         *_IDENTITY,
         *_TLS,
@@ -147,9 +167,9 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
             arguments: tuple[str, ...],
             aet: str,
             aec: str | None,
-            timeout: float,
-            acse_timeout: float,
-            dimse_timeout: float,
+            timeout: float | None,
+            acse_timeout: float | None,
+            dimse_timeout: float | None,
             max_pdu: int,
             user: str | None,
             password: str | None,
@@ -158,6 +178,7 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
             identity: tuple[str, str] | None,
             trusted: tuple[str, ...],
             ignore_peer_cert: bool,
+            crl: tuple[str, ...],
             server_hostname: str | None,
             debug: bool,
             **others: Any,
@@ -165,19 +186,14 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
             address, rest = _split_peer(arguments, aec)
             if rest and not more:
                 raise click.UsageError(f"{rest[0]!r} is one argument too many")
-            security = Tls(tls, identity, trusted, ignore_peer_cert)
+            security = Tls(tls, identity, trusted, ignore_peer_cert, crl)
+            is_safe = (any(security) and not security.ignore) or cleartext_password
             peer = Peer(
                 address,
                 aet,
-                {
-                    "connect_timeout": timeout or None,
-                    "acse_timeout": acse_timeout or None,
-                    "dimse_timeout": dimse_timeout or None,
-                    "maximum_length": max_pdu,
-                    "user_identity": _user_identity(
-                        user, password, (any(security) and not security.ignore) or cleartext_password
-                    ),
-                },
+                Timeouts(connect=timeout, acse=acse_timeout, dimse=dimse_timeout),
+                Limits(maximum_length=max_pdu),
+                _user_identity(user, password, is_safe),
                 security,
                 server_hostname,
                 debug,
@@ -191,8 +207,16 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
     return decorate
 
 
+# Option -> field of `Limits`.
+_SERVER_LIMITS = {
+    "max_pdu": "maximum_length",
+    "max_associations": "maximum_associations",
+    "operations": "operations_performed",
+}
+
+
 def server_options(ae_title: str) -> Option:
-    """What a server has: ``aet``, ``host``, ``max_pdu``, ``max_associations``, ``operations``, ``tls``."""
+    """What a server has: ``aet``, ``host``, ``tls``, and ``limits`` (the fields that are given)."""
     options: list[Option] = [
         click.option(
             "-aet", type=AE_TITLE, default=ae_title, show_default=True, metavar="AET", help="Our AE title."
@@ -201,27 +225,13 @@ def server_options(ae_title: str) -> Option:
             "--host",
             default="127.0.0.1",
             show_default=True,
-            help="The address to listen on; 0.0.0.0 is every one.",
+            help="The address to listen on; 0.0.0.0 is every one of IPv4, :: of IPv6 and IPv4.",
         ),
-        click.option(
-            "--max-associations",
-            type=click.IntRange(1),
-            default=2000,
-            show_default=True,
-            metavar="N",
-            help="How many associations may be open; more are rejected.",
-        ),
-        click.option(
-            "--operations",
-            type=click.IntRange(1, 65535),
-            default=16,
-            show_default=True,
-            metavar="N",
-            help="How many operations of an association are performed at a time, for peers that ask for more "
-            "than one.",
-        ),
+        _limit("--max-associations", field="maximum_associations", least=1),
+        _limit("--operations", field="operations_performed", least=1, most=65535),
         _PDU,
         *_TLS[1:],
+        *LOG_OPTIONS,
     ]
 
     def decorate(function: Function) -> Function:
@@ -231,11 +241,20 @@ def server_options(ae_title: str) -> Option:
             identity: tuple[str, str] | None,
             trusted: tuple[str, ...],
             ignore_peer_cert: bool,
+            crl: tuple[str, ...],
             **others: Any,
         ) -> int:
-            if identity is None and (trusted or ignore_peer_cert):
+            given = {name: others.pop(name) for name in _SERVER_LIMITS}
+            source_of = click.get_current_context().get_parameter_source
+            limits = {
+                _SERVER_LIMITS[name]: value
+                for name, value in given.items()
+                if source_of(name) is not ParameterSource.DEFAULT
+            }
+            if identity is None and (trusted or ignore_peer_cert or crl):
                 raise click.UsageError("a server needs a certificate for TLS: add +tls KEY CERT")
-            return function(tls=Tls(False, identity, trusted, ignore_peer_cert), **others)
+            tls = Tls(False, identity, trusted, ignore_peer_cert, crl)
+            return function(tls=tls, limits=limits, **others)
 
         return output_options(_apply(options, with_tls))
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from asyncdicom.address import Address
+from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
     import ssl as ssl_module
 
     from asyncdicom.association import Association
+    from asyncdicom.net.tls_files import TlsFiles
+    from asyncdicom.options import Limits, Timeouts
     from asyncdicom.services.contexts import Proposable
+    from asyncdicom.ul.items import UserIdentity
 
 __all__ = ["Peer", "Tls"]
 
-log = logging.getLogger("asyncdicom.cli")
+log = Log("asyncdicom.cli")
 
 
 class Tls(NamedTuple):
@@ -29,41 +33,34 @@ class Tls(NamedTuple):
     identity: tuple[str, str] | None = None
     trusted: tuple[str, ...] = ()
     ignore: bool = False
+    crl: tuple[str, ...] = ()
 
     def client(self) -> ssl_module.SSLContext | None:
         """Give the context to connect with; None without TLS. Raises ``click.UsageError``."""
-        if not any(self):
-            return None
-        context = self._context(client=True)
-        if not self.trusted:
-            context.load_default_certs()
-        return context
+        return self._made(self.files().client) if any(self) else None
 
     def server(self) -> ssl_module.SSLContext | None:
         """Give the context to listen with: with ``+cf``, peers have to show a certificate."""
+        return None if self.identity is None else self._made(self.files().server)
+
+    def for_destinations(self) -> ssl_module.SSLContext | None:
+        """Give the context by which a server calls others: their certificates are always looked at."""
         if self.identity is None:
             return None
-        return self._context(client=False)
+        return self._made(replace(self.files(), verify=True).client)
 
-    def _context(self, *, client: bool) -> ssl_module.SSLContext:
-        import ssl
+    def files(self) -> TlsFiles:
+        """Give the files."""
+        from asyncdicom.net.tls_files import TlsFiles
 
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT if client else ssl.PROTOCOL_TLS_SERVER)
-        if self.ignore:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        elif self.trusted:
-            context.verify_mode = ssl.CERT_REQUIRED
+        key, certificate = self.identity or (None, None)
+        return TlsFiles(certificate, key, self.trusted, self.crl, verify=not self.ignore)
+
+    def _made(self, make: Callable[[], ssl_module.SSLContext]) -> ssl_module.SSLContext:
         try:
-            if self.identity is not None:
-                key, certificate = self.identity
-                context.load_cert_chain(certificate, key)
-            for file in self.trusted:
-                context.load_verify_locations(file)
-        except OSError as error:
-            files = " ".join((*(self.identity or ()), *self.trusted))
-            raise click.UsageError(f"TLS: no usable key and certificates in {files} ({error})") from None
-        return context
+            return make()
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
 
 
 class Peer(NamedTuple):
@@ -71,14 +68,19 @@ class Peer(NamedTuple):
 
     address: Address
     calling_ae_title: str
-    settings: dict[str, Any]
+    timeouts: Timeouts
+    limits: Limits
+    user_identity: UserIdentity | None
     tls: Tls
     server_hostname: str | None
     debug: bool
 
     def options(self) -> dict[str, Any]:
         """Give the options for `associate`."""
-        options = self.settings | {
+        options: dict[str, Any] = {
+            "timeouts": self.timeouts,
+            "limits": self.limits,
+            "user_identity": self.user_identity,
             "calling_ae_title": self.calling_ae_title,
             "ssl": self.tls.client(),
             "server_hostname": self.server_hostname,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from asyncdicom.access import ANYBODY, AccessPolicy, Peer
-from asyncdicom.cli.config import ConfigError, parse_peer, read_config
+from asyncdicom.cli.config import ConfigError, parse_peer, read_config, secured
 from asyncdicom.cli.options import PORT, server_options
 from asyncdicom.cli.output import json_line
 from asyncdicom.cli.peer import Tls
-from asyncdicom.cli.run import EXIT_CODES, FAILED, complain, run, serve_until_stopped
+from asyncdicom.cli.run import EXIT_CODES, FAILED, complain, run, with_descriptors
+from asyncdicom.options import Limits, Timeouts
 
 __all__ = ["command"]
 
@@ -19,28 +21,35 @@ _LOOPBACK = ("localhost", "::1")
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> dict[str, Any]:
-    """Let the file's values be the defaults of the other options; gives what it says about access."""
+    """Let the file's values be the defaults of the other options; gives those that are no options."""
     if path is None:
-        return {"peers": {}}
+        nothing: dict[str, Any] = {"access": {"peers": {}}, "peer_tls": {}, "certificates_at": None}
+        return nothing | {"limits": Limits(), "timeouts": Timeouts()}
     try:
         config = read_config(path)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
-    access: dict[str, Any] = config.pop("access")
+    others = {key: config.pop(key) for key in ("access", "limits", "timeouts", "peer_tls", "certificates_at")}
+    tls = config.pop("tls", None)
+    if tls is not None:
+        config["identity"] = (tls.get("key", tls["certificate"]), tls["certificate"])
+        config |= {"trusted": tls.get("trusted", []), "crl": tls.get("crl", [])}
+        config["ignore_peer_cert"] = not tls.get("verify", True)
     if "ae_title" in config:
         config["aet"] = config.pop("ae_title")
     ctx.default_map = config
-    return access
+    return others
 
 
 def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Peer]:
     peers = {}
+    called = {"plain": True} if param.name == "plain_peers" else {}
     for text in texts:
         title, _, where = text.partition("=")
         try:
-            peers[title] = parse_peer(title, where)
+            peers[title] = parse_peer(title, where, called)
         except ValueError as error:
-            raise click.UsageError(f"--peer {text}: {error}; write it as AET=host:port") from None
+            raise click.UsageError(f"{param.opts[0]} {text}: {error}; write it as AET=host:port") from None
     return peers
 
 
@@ -66,7 +75,16 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     multiple=True,
     metavar="AET=HOST:PORT",
     callback=_peers,
-    help="A known AE title: it may call a strict archive, and with an address it is a C-MOVE destination.",
+    help="A known AE title: it may call a strict archive, and with an address it is a C-MOVE destination "
+    "(by TLS, with +tls).",
+)
+@click.option(
+    "--plain-peer",
+    "plain_peers",
+    multiple=True,
+    metavar="AET=HOST:PORT",
+    callback=_peers,
+    help="The same, but what is sent to it is sent in the clear, with +tls, too.",
 )
 @click.option(
     "--durability",
@@ -101,14 +119,17 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
 def command(
     configured: dict[str, Any],
     peers: dict[str, Peer],
+    plain_peers: dict[str, Peer],
     aet: str,
     host: str,
     strict: bool | None,
     as_json: bool,
+    tls: Tls,
+    limits: dict[str, int],
     **options: Any,
 ) -> int:
     """Run an archive: it receives instances, answers queries and sends what is asked for."""
-    everybody: dict[str, Peer] = configured["peers"] | peers
+    everybody: dict[str, Peer] = configured["access"]["peers"] | peers | plain_peers
     if strict is None:
         strict = not (host in _LOOPBACK or host.startswith("127."))
     if strict and not everybody:
@@ -120,12 +141,32 @@ def command(
     if not strict:
         everybody = {ANYBODY: Peer()} | everybody
     try:
+        asked_at = configured.pop("certificates_at")
+        secured(everybody, configured.pop("peer_tls"), replace(tls.files(), verify=True))
         access = AccessPolicy(
-            **configured | {"peers": everybody, "called_ae_titles": [aet] if strict else None}
+            **configured["access"] | {"peers": everybody, "called_ae_titles": [aet] if strict else None}
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    return run(lambda: _serve(access, who, aet, host, as_json, **options))
+    if access.asks_for_certificates and (tls.identity is None or tls.ignore or not tls.trusted):
+        raise click.UsageError(
+            f"{asked_at}: certificates of callers are asked for, but nobody can show one: use TLS and say "
+            "whom it trusts, with +tls KEY CERT +cf FILE, or in the file with [tls] and its key, certificate "
+            "and trusted"
+        )
+    return run(
+        lambda: _serve(
+            access,
+            who,
+            aet,
+            host,
+            as_json,
+            tls=tls,
+            limits=with_descriptors(replace(configured["limits"], **limits)),
+            timeouts=configured["timeouts"],
+            **options,
+        )
+    )
 
 
 async def _serve(
@@ -140,15 +181,16 @@ async def _serve(
     durability: str,
     on_conflict: str,
     minimum_free: int | None,
-    max_associations: int,
-    operations: int,
-    max_pdu: int,
+    limits: Limits,
+    timeouts: Timeouts,
     tls: Tls,
     debug: bool,
 ) -> int:
     from asyncdicom.address import Address
     from asyncdicom.archive import Archive, ArchiveError
     from asyncdicom.archive.scp import serve_archive
+    from asyncdicom.cli.dump import trace
+    from asyncdicom.running import serve_until_stopped
 
     try:
         async with (
@@ -163,17 +205,19 @@ async def _serve(
                 Address(aet, host, port),
                 access=access,
                 ssl=tls.server(),
-                maximum_associations=max_associations,
-                operations_performed=operations,
-                maximum_length=max_pdu,
+                destination_ssl=tls.for_destinations(),
+                timeouts=timeouts,
+                limits=limits,
+                trace=trace if debug else None,
             ) as server,
         ):
             counts = await archive.counts()
             if as_json:
                 json_line(ae_title=aet, host=host, port=server.port, data=archive.directory, counts=counts)
             else:
+                where = Address(aet, host, server.port).place
                 print(
-                    f"{aet} listens on {host}:{server.port}; {who}; durability: {durability}\n"
+                    f"{aet} listens on {where}; {who}; durability: {durability}\n"
                     f"{archive.directory}: {counts['study']} studies, {counts['instance']} instances. "
                     "Ctrl-C stops.",
                     flush=True,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from asyncdicom.cli.output import json_line, progress, status_fields
 from asyncdicom.cli.run import FAILED, OK
 from asyncdicom.services.retrieve import RetrieveOperation, RetrieveResult
+from asyncdicom.telemetry.text import printable
 
 if TYPE_CHECKING:
     from asyncdicom.cli.receiver import Receiver
@@ -43,7 +44,11 @@ def report(results: Sequence[RetrieveResult], receiver: Receiver | None, as_json
     warning = sum(result.warning for result in results)
     uids = [uid for result in results for uid in result.failed_sop_instance_uids]
     if as_json:
-        counts = {} if receiver is None else {"received": receiver.received, "bytes": receiver.bytes}
+        counts = (
+            {}
+            if receiver is None
+            else {"received": receiver.received, "bytes": receiver.bytes, "refused": receiver.refused}
+        )
         json_line(
             **status_fields(worst),
             completed=completed,
@@ -54,9 +59,14 @@ def report(results: Sequence[RetrieveResult], receiver: Receiver | None, as_json
         )
     else:
         for uid in uids:
-            print(f"failed: {uid}")
+            print(f"failed: {printable(uid)}")
         received = (
             "" if receiver is None else f", received {receiver.received} ({receiver.bytes / 1e6:.1f} MB)"
         )
         print(f"completed {completed}, warned {warning}, failed {failed}{received}, status {worst}")
+    if receiver is not None and receiver.refused:
+        for uid, why in receiver.refused.items():
+            if not as_json:
+                print(f"refused: {printable(uid)}: {why}")
+        return FAILED
     return FAILED if failed or not (worst.is_success or worst.is_warning) else OK

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from asyncdicom.cli.output import prepare_streams, warn
 from asyncdicom.exceptions import AssociationError, AssociationRejected, AssociationTimeout, DicomNetworkError
+from asyncdicom.telemetry.log import Log
+from asyncdicom.telemetry.log_output import close_logs
 
 if TYPE_CHECKING:
-    from asyncdicom.server import Server
+    from asyncdicom.options import Limits
 
 __all__ = [
     "EXIT_CODES",
@@ -26,14 +28,17 @@ __all__ = [
     "complain",
     "run",
     "run_tool",
-    "serve_until_stopped",
+    "with_descriptors",
 ]
+
+log = Log("asyncdicom.cli")
 
 OK, FAILED, USAGE, NO_ASSOCIATION, INTERRUPTED = 0, 1, 2, 3, 130
 
 EXIT_CODES = """\
 Exit codes: 0 done; 1 the operation, or a part of it, failed; 2 the command line is wrong; 3 no
-association (the peer is unreachable, rejected or aborted it); 130 interrupted."""
+association (the peer is unreachable, rejected or aborted it); 4 a server that was stopped did not end
+in time, and was ended by force (the log says what hung); 130 interrupted."""
 
 # What to check after an A-ASSOCIATE-RJ, by source and reason (PS3.8 Table 9-21).
 _ADVICE = {
@@ -43,14 +48,20 @@ _ADVICE = {
     (3, 2): "the peer has no room for another association; try again later",
 }
 
-_PATIENCE = 1.0  # seconds that a server may take to stop without telling why
 _CHECK_PORT = "check that this is a DICOM port, and whether it is one for TLS"
 _BY_CAUSE = {"gaierror": "check the host name", "ConnectionResetError": _CHECK_PORT}
 
 
 def run_tool(tool: str, arguments: list[str]) -> int:
     """Run a tool and give its exit code; an error becomes one line on stderr."""
-    name = f"asyncdicom {tool}"
+    prepare_streams()
+    try:
+        return _run_tool(tool, f"asyncdicom {tool}", arguments)
+    finally:
+        close_logs()
+
+
+def _run_tool(tool: str, name: str, arguments: list[str]) -> int:
     try:
         command: click.Command = import_module(f"asyncdicom.cli.{tool}").command
         code: int | None = command.main(arguments, prog_name=name, standalone_mode=False)
@@ -61,7 +72,7 @@ def run_tool(tool: str, arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return complain(name, "interrupted", INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        _give_up_stdout()
         return FAILED
     except AssociationError as error:
         advice = _advice(error)
@@ -71,80 +82,46 @@ def run_tool(tool: str, arguments: list[str]) -> int:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         what = "; choose another port" if error.errno == errno.EADDRINUSE else ""
+        if error.errno == errno.ENOSPC:
+            _give_up_stdout()
         return complain(name, f"{error.strerror or error}{where}{what}", FAILED)
 
 
 def complain(name: str, message: str, code: int) -> int:
     """Print one line on stderr; gives `code`."""
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    warn(f"{name}: {' '.join(message.split())}")
     return code
+
+
+def _give_up_stdout() -> None:
+    """Let the flush at exit, of what could not be written, succeed."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _advice(error: AssociationError) -> str | None:
     """What to check."""
     if isinstance(error, AssociationRejected):
         return _ADVICE.get((error.source, error.reason))
-    if isinstance(error, AssociationTimeout) and error.which == "association":
+    if isinstance(error, AssociationTimeout) and error.which == "acse":
         return _CHECK_PORT
     return _BY_CAUSE.get(type(error.__cause__).__name__)
 
 
 def run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    """Run the asynchronous part of a tool on uvloop (on asyncio's own loop where there is no uvloop)."""
-    import asyncio
+    """Run the asynchronous part of a tool."""
+    from asyncdicom.running import run_coroutine  # with asyncio, which --help does not need
 
-    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        pass
-    else:
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        try:
-            return runner.run(work())
-        except asyncio.CancelledError:  # by a signal handler of ours
-            return INTERRUPTED
+    return run_coroutine(work)
 
 
-async def serve_until_stopped(server: Server) -> int:
-    """Serve until SIGTERM or Ctrl-C; what is under way may end (`Server.close`), or is aborted by another."""
-    import asyncio
+def with_descriptors(limits: Limits) -> Limits:
+    """Make room for the files and sockets of a server; else lower its limits and say so."""
+    from asyncdicom.net.descriptors import fitting, raise_limit
 
-    loop = asyncio.get_running_loop()
-    stopped: asyncio.Future[int] = loop.create_future()
-
-    def stop(code: int) -> None:
-        if not stopped.done():
-            stopped.set_result(code)
-        else:
-            for task in asyncio.all_tasks(loop):
-                task.cancel()
-
-    for number, code in ((signal.SIGTERM, OK), (signal.SIGINT, INTERRUPTED)):
-        try:
-            loop.add_signal_handler(number, stop, code)
-        except NotImplementedError:  # Windows, where Ctrl-C cancels this coroutine
-            pass
-    await asyncio.wait([stopped])
-    closing = asyncio.ensure_future(server.close())
-    if not (await asyncio.wait([closing], timeout=_PATIENCE))[0]:
-        print(f"waiting for {server.associations} associations to end; Ctrl-C aborts them", file=sys.stderr)
-    await closing
-    return stopped.result()
-
-
-def set_up_logging(*, verbose: bool, debug: bool) -> None:
-    """Send log records to stderr: warnings, with ``-v`` also information, with ``-d`` everything."""
-    handler = _Stderr()
-    handler.setFormatter(logging.Formatter("%(levelname).1s: %(message)s"))
-    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    logging.getLogger("asyncdicom").setLevel(level)
-
-
-class _Stderr(logging.Handler):
-    """Writes to what stderr is at the moment: a progress bar replaces it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+    raise_limit(limits)
+    fitted = fitting(limits)
+    if fitted != limits:
+        told = "RLIMIT_NOFILE is too low: %d associations instead of %d; see ulimit -Hn"
+        log.warning(told, fitted.maximum_associations, limits.maximum_associations)
+    return fitted

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
 from asyncdicom.association import Association
-from asyncdicom.cli.output import Advance, json_line, progress, status_fields
+from asyncdicom.cli.output import Advance, json_line, progress, status_fields, warn
 from asyncdicom.cli.peer import Peer
 from asyncdicom.exceptions import AssociationError, DicomNetworkError
 from asyncdicom.net.payload import Batch, Source
 from asyncdicom.pool import AssociationPool
 from asyncdicom.services.contexts import storage_contexts
 from asyncdicom.services.handlers import Response
+from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import name_of
 
 __all__ = ["Sending"]
 
-log = logging.getLogger("asyncdicom.cli")
+log = Log("asyncdicom.cli")
 
 
 class Sending:
@@ -83,7 +82,7 @@ class Sending:
         if not self._told:
             self._told = True
             what = f"{self._peer.address} allows {granted} outstanding operation{'s' * (granted > 1)}"
-            print(f"{what} an association, not {self._operations}", file=sys.stderr)
+            warn(f"{what} an association, not {self._operations}")
         return granted
 
     async def _work(self, pool: AssociationPool, waiting: Iterator[Source], advance: Advance | None) -> None:
@@ -116,7 +115,7 @@ class Sending:
             self.sent += 1
         else:
             self.warned += 1
-            print(f"{_path(source)}: status {status}", file=sys.stderr)
+            warn(f"{_path(source)}: status {status}")
         log.info("%s: %s, status %s", _path(source), name_of(source.sop_class_uid), status)
         if self._as_json:
             json_line(
@@ -130,7 +129,7 @@ class Sending:
             fields = {} if response is None else status_fields(response.status)
             json_line(file=str(path), error=why, **fields)
         else:
-            print(f"{path}: {why}", file=sys.stderr)
+            warn(f"{path}: {why}")
 
     def report(self) -> None:
         """Print the summary; what was not sent has failed."""

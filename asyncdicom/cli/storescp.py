@@ -8,7 +8,7 @@ import click
 
 from asyncdicom.cli.options import EXIT_CODES, PORT, directory_options, server_options
 from asyncdicom.cli.peer import Tls
-from asyncdicom.cli.run import run, serve_until_stopped
+from asyncdicom.cli.run import run, with_descriptors
 
 
 @click.command(epilog=EXIT_CODES)
@@ -18,8 +18,8 @@ from asyncdicom.cli.run import run, serve_until_stopped
 def command(port: int, aet: str, host: str, output_directory: str | None, tls: Tls, **options: Any) -> int:
     """Listen on PORT and save what is sent (C-STORE) as DICOM files, byte for byte as received.
 
-    A file is named SOP-INSTANCE-UID.dcm; the same instance sent again replaces it. All storage SOP
-    classes and transfer syntaxes are accepted. Ctrl-C ends it.
+    A file is named SOP-INSTANCE-UID.dcm and never replaced: other data under its UID get a name of their
+    own. All storage SOP classes and transfer syntaxes are accepted. Ctrl-C ends it.
     """
     return run(lambda: _serve(port, aet, host, output_directory, tls, **options))
 
@@ -31,15 +31,15 @@ async def _serve(
     directory: str | None,
     tls: Tls,
     *,
-    max_pdu: int,
-    max_associations: int,
-    operations: int,
+    limits: dict[str, int],
     as_json: bool,
     debug: bool,
 ) -> int:
     from asyncdicom.address import Address
     from asyncdicom.cli.dump import trace
     from asyncdicom.cli.receiver import Receiver
+    from asyncdicom.options import Limits
+    from asyncdicom.running import serve_until_stopped
     from asyncdicom.server import serve
 
     receiver = Receiver(directory, as_json=as_json)
@@ -48,12 +48,10 @@ async def _serve(
         c_store=receiver,
         unknown_storage=True,
         ssl=tls.server(),
-        maximum_associations=max_associations,
-        operations_performed=operations,
-        maximum_length=max_pdu,
+        limits=with_descriptors(Limits(**limits)),
         trace=trace if debug else None,
     ) as server:
         if not as_json:
             where = "nothing is saved" if directory is None else f"saving in {directory}"
-            print(f"{aet} listens on {host}:{server.port}, {where}", flush=True)
+            print(f"{aet} listens on {Address(aet, host, server.port).place}, {where}", flush=True)
         return await serve_until_stopped(server)

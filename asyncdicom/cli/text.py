@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from pydicom import Dataset, config
 from pydicom.datadict import keyword_for_tag
 
-from asyncdicom.cli.output import printable
+from asyncdicom.cli.output import json_text
+from asyncdicom.telemetry.text import printable
 
 __all__ = ["as_json_model", "as_text"]
 
@@ -25,7 +25,7 @@ def as_text(dataset: Dataset) -> str:
 
 def as_json_model(dataset: Dataset) -> str:
     """Give the DICOM JSON model on one line; what cannot be represented in it is left out."""
-    return json.dumps(dataset.to_json_dict(suppress_invalid_tags=True), ensure_ascii=False)
+    return json_text(dataset.to_json_dict(suppress_invalid_tags=True))
 
 
 def _lines(dataset: Dataset, indent: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ from asyncdicom.dimse.assembler import DataReceived, MessageStarted
 from asyncdicom.dimse.association import AssociationCore
 from asyncdicom.dimse.events import DuplicateRefused, Established, Event, ResponseReceived
 from asyncdicom.dimse.messages import Command, CommandField, response_to
+from asyncdicom.options import Limits
 from asyncdicom.status import Status
 from asyncdicom.ul.events import AssociateIndication
 from asyncdicom.ul.negotiation import Policy, PresentationContext, answer, propose
@@ -27,6 +28,7 @@ _REQUEST = propose(
     calling_ae_title="SCU",
     maximum_length=16384,
 )
+_LIMITS = Limits(maximum_length=16384)
 _EMPTY = memoryview(b"")
 
 
@@ -35,7 +37,7 @@ class _User:
 
     def __init__(self, *, requestor: bool, budget: int) -> None:
         self.now = 0.0
-        self.core = AssociationCore(requestor=requestor, maximum_length=16384)
+        self.core = AssociationCore(requestor=requestor, limits=_LIMITS)
         self._budget = budget
         self._started: MessageStarted | None = None
         self._requests: list[tuple[int, Command]] = []

@@ -6,15 +6,14 @@ too. Nothing here recurses, and no length is believed before it is compared with
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from struct import Struct
 from typing import NamedTuple
 
+from asyncdicom.data.inflation import MAXIMUM_INFLATED, Buffer, deflate, inflating
+from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import transfer_syntax
-
-Buffer = bytes | bytearray | memoryview
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM = 0xFFFEE000
@@ -200,67 +199,47 @@ class Nesting:
         return 0
 
 
-class Inflater:
-    """Inflates RFC 1951 data (PS3.5 A.5) piece by piece, never more than it was allowed to."""
+Walked = tuple[int, str, int, int]
+"""Tag, VR, and where the value starts and stops."""
 
-    __slots__ = ("_inflate", "_inflated", "_maximum", "_ratio", "_read")
-
-    def __init__(self, maximum: int, maximum_ratio: int) -> None:
-        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._maximum = maximum
-        self._ratio = maximum_ratio
-        self._read = self._inflated = 0
-
-    @property
-    def done(self) -> bool:
-        """Whether the end of the compressed data was seen."""
-        return self._inflate.eof
-
-    def feed(self, data: Buffer) -> Iterator[bytes]:
-        """Yield what ``data`` gives, in pieces of up to 64 KiB. Raises ``DataSetError``."""
-        view = memoryview(data)
-        for start in range(0, len(view), 16384):
-            piece: Buffer = view[start : start + 16384]
-            while piece and not self._inflate.eof:
-                try:
-                    inflated = self._inflate.decompress(piece, 65536)
-                except zlib.error as error:
-                    raise DataSetError("the deflated data set is corrupt") from error
-                self._read += len(piece) - len(self._inflate.unconsumed_tail)
-                self._inflated += len(inflated)
-                piece = self._inflate.unconsumed_tail
-                # The ratio counts from 64 KiB on: a short run of zeros looks like a bomb, too.
-                if self._inflated > min(self._maximum, self._ratio * self._read + 65536):
-                    raise DataSetError(
-                        f"the deflated data set is a bomb: {self._read} bytes gave {self._inflated}"
-                    )
-                yield inflated
-
-
-def inflate(data: Buffer, maximum: int, maximum_ratio: int) -> bytes:
-    """The whole of a deflated data set. Raises ``DataSetError`` beyond ``maximum`` bytes or the ratio."""
-    inflater = Inflater(maximum, maximum_ratio)
-    inflated = b"".join(inflater.feed(data))
-    if not inflater.done:
-        raise DataSetError("the deflated data set is truncated")
-    return inflated
+_STEP = 1000  # headers that are read before somebody else may have a turn
+MAXIMUM_ELEMENTS = 1 << 18
+"""Of a data set that is decoded whole, those in sequences of undefined length included: 100 MB as objects."""
 
 
 def walk(
-    data: Buffer, transfer_syntax_uid: str, *, maximum_depth: int = 64
-) -> Iterator[tuple[int, str, int, int]]:
+    data: Buffer, transfer_syntax_uid: str, *, maximum_depth: int = 64, maximum_elements: int | None = None
+) -> Iterator[Walked]:
     """Yield (tag, VR, start, stop) of each value of the top level of a data set that is not deflated.
 
     The value of a sequence is its items, without the delimiter. Elements of group 0002 are left out, they do
     not belong there. Raises ``DataSetError`` for whatever does not fit in ``data``.
     """
+    walked = walking(
+        data, transfer_syntax_uid, maximum_depth=maximum_depth, maximum_elements=maximum_elements
+    )
+    return (value for value in walked if value is not None)
+
+
+def walking(
+    data: Buffer, transfer_syntax_uid: str, *, maximum_depth: int = 64, maximum_elements: int | None = None
+) -> Iterator[Walked | None]:
+    """As `walk`, with a None after every thousand headers: the place to let others work.
+
+    More than ``maximum_elements`` headers, at any depth, raise ``DataSetError``.
+    """
     end = len(data)
-    position = start = outer_tag = 0
+    position = start = outer_tag = count = 0
     outer_vr = ""
     nesting = Nesting(read_header_of(transfer_syntax_uid), maximum_depth)
     if end >= 8:
         check_start(data, nesting.read)
     while position < end:
+        count += 1
+        if count % _STEP == 0:
+            if maximum_elements is not None and count > maximum_elements:
+                raise DataSetError(f"the data set has more than {maximum_elements} elements")
+            yield None
         header = nesting.read(data, position, end - position) if end - position >= 8 else None
         if header is None:
             raise DataSetError(f"the data set ends within the header of an element, at byte {end}")
@@ -305,17 +284,86 @@ def check_group(tag: int) -> None:
 
 
 def decode(
-    data: Buffer, transfer_syntax_uid: str, *, maximum_depth: int = 64, maximum_inflated: int = 32 << 20
+    data: Buffer,
+    transfer_syntax_uid: str,
+    *,
+    maximum_depth: int = 64,
+    maximum_inflated: int = MAXIMUM_INFLATED,
+    maximum_elements: int | None = None,
 ) -> list[Element]:
     """The elements of the top level of a data set, in the order they have there.
 
     The value of a sequence is its encoded items. Raises ``DataSetError``; never reads or allocates more than
     ``data`` has, or ``maximum_inflated`` bytes of a deflated one.
     """
+    return finish(
+        decoding(
+            data,
+            transfer_syntax_uid,
+            maximum_depth=maximum_depth,
+            maximum_inflated=maximum_inflated,
+            maximum_elements=maximum_elements,
+        )
+    )
+
+
+def decoding(
+    data: Buffer,
+    transfer_syntax_uid: str,
+    *,
+    maximum_depth: int = 64,
+    maximum_inflated: int = MAXIMUM_INFLATED,
+    maximum_elements: int | None = None,
+) -> Steps[list[Element]]:
+    """As `decode`, in steps of a thousand headers or 64 KiB of inflated bytes.
+
+    More than ``maximum_elements`` headers, at any depth, raise ``DataSetError``.
+    """
     if transfer_syntax(transfer_syntax_uid).deflated:
-        data = inflate(data, maximum_inflated, 200)
-    walked = walk(data, transfer_syntax_uid, maximum_depth=maximum_depth)
-    return [Element(tag, vr, bytes(data[start:stop])) for tag, vr, start, stop in walked]
+        data = yield from inflating(data, maximum_inflated)
+    elements = []
+    for walked in walking(
+        data, transfer_syntax_uid, maximum_depth=maximum_depth, maximum_elements=maximum_elements
+    ):
+        if walked is None:
+            yield
+        else:
+            tag, vr, start, stop = walked
+            elements.append(Element(tag, vr, bytes(data[start:stop])))
+    return elements
+
+
+class Encoder:
+    """Encodes elements one by one; values are raw and get padded to even length (PS3.5 6.2)."""
+
+    __slots__ = ("_implicit", "_long", "_short", "_syntax", "byte_order")
+
+    def __init__(self, transfer_syntax_uid: str) -> None:
+        self._syntax = transfer_syntax(transfer_syntax_uid)
+        self.byte_order = "<" if self._syntax.little_endian else ">"
+        self._implicit = Struct("<HHL").pack
+        self._short = Struct(self.byte_order + "HH2sH").pack
+        self._long = Struct(self.byte_order + "HH2sHL").pack
+
+    def element(self, tag: int, vr: str, raw: bytes) -> bytes:
+        """Encode one element. Raises ``DataSetError`` as `encode` does."""
+        value = raw if len(raw) % 2 == 0 else raw + (b" " if vr in _PADDED_WITH_SPACE else b"\0")
+        group, element, length = tag >> 16, tag & 0xFFFF, len(value)
+        if self._syntax.implicit and length < UNDEFINED_LENGTH:
+            return self._implicit(group, element, length) + value
+        code = vr.encode("ascii", "replace")
+        if length >= UNDEFINED_LENGTH or code not in VRS:
+            raise DataSetError(f"{show(tag)} cannot be encoded: VR {vr!r}, {length} bytes")
+        if VRS[code][1]:
+            return self._long(group, element, code, 0, length) + value
+        if length > 0xFFFE:  # PS3.5 6.2.2 Note 2
+            return self._long(group, element, b"UN", 0, length) + value
+        return self._short(group, element, code, length) + value
+
+    def finish(self, encoded: Iterable[bytes]) -> bytes:
+        """Make a data set of encoded elements that are sorted by tag."""
+        whole = b"".join(encoded)
+        return deflate(whole) if self._syntax.deflated else whole
 
 
 def encode(elements: Iterable[tuple[int, str, bytes]], transfer_syntax_uid: str) -> bytes:
@@ -324,31 +372,5 @@ def encode(elements: Iterable[tuple[int, str, bytes]], transfer_syntax_uid: str)
     The value of a sequence is its items, encoded in the same transfer syntax. Raises ``DataSetError`` for a
     VR that does not exist or a value longer than its length field can tell.
     """
-    syntax = transfer_syntax(transfer_syntax_uid)
-    order = "<" if syntax.little_endian else ">"
-    implicit, short, long = Struct("<HHL").pack, Struct(order + "HH2sH").pack, Struct(order + "HH2sHL").pack
-    parts: list[bytes] = []
-    for tag, vr, raw in elements:
-        value = raw if len(raw) % 2 == 0 else raw + (b" " if vr in _PADDED_WITH_SPACE else b"\0")
-        group, element, length = tag >> 16, tag & 0xFFFF, len(value)
-        code = vr.encode("ascii", "replace")
-        if length >= UNDEFINED_LENGTH or (not syntax.implicit and code not in VRS):
-            raise DataSetError(f"{show(tag)} cannot be encoded: VR {vr!r}, {length} bytes")
-        if syntax.implicit:
-            parts.append(implicit(group, element, length))
-        elif VRS[code][1]:
-            parts.append(long(group, element, code, 0, length))
-        elif length > 0xFFFE:  # PS3.5 6.2.2 Note 2
-            parts.append(long(group, element, b"UN", 0, length))
-        else:
-            parts.append(short(group, element, code, length))
-        parts.append(value)
-    encoded = b"".join(parts)
-    return deflate(encoded) if syntax.deflated else encoded
-
-
-def deflate(data: bytes) -> bytes:
-    """RFC 1951 data without a header, padded to even length (PS3.5 A.5)."""
-    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    deflated = compressor.compress(data) + compressor.flush()
-    return deflated + b"\0" * (len(deflated) % 2)
+    encoder = Encoder(transfer_syntax_uid)
+    return encoder.finish([encoder.element(tag, vr, raw) for tag, vr, raw in elements])

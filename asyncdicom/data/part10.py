@@ -6,12 +6,13 @@ from struct import Struct, pack
 from struct import error as struct_error
 from typing import NamedTuple
 
-from asyncdicom.data.elements import UNDEFINED_LENGTH, VRS, Buffer, show
+from asyncdicom.data.elements import UNDEFINED_LENGTH, VRS, show
+from asyncdicom.data.inflation import Buffer
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
-    is_valid_uid,
+    is_usable_uid,
     transfer_syntax,
 )
 
@@ -58,7 +59,7 @@ def read_file_meta(head: Buffer) -> FileMeta:
             declared_end = stop + _LENGTH(head, start)[0]
         position = stop
     transfer_syntax_uid = _uid(found, 0x00020010)
-    if not is_valid_uid(transfer_syntax_uid):
+    if not is_usable_uid(transfer_syntax_uid):
         raise DataSetError(f"the file tells no valid Transfer Syntax UID: {transfer_syntax_uid!r}")
     return FileMeta(_uid(found, 0x00020002), _uid(found, 0x00020003), transfer_syntax_uid, position)
 

@@ -6,16 +6,14 @@ wanted tag nothing is looked at any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from struct import Struct
 
 from asyncdicom.data.elements import (
     IMPLICIT_VRS,
     UNDEFINED_LENGTH,
     VRS,
-    Buffer,
     Element,
-    Inflater,
     Nesting,
     check_group,
     check_start,
@@ -23,6 +21,7 @@ from asyncdicom.data.elements import (
     read_header_of,
     show,
 )
+from asyncdicom.data.inflation import MAXIMUM_INFLATED, MAXIMUM_RATIO, Buffer, Inflater
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import transfer_syntax
 
@@ -30,6 +29,7 @@ from asyncdicom.uid import transfer_syntax
 # within the data. This is nearly all there is, so it is the loop that counts. Takes the data, where to begin,
 # its end, the tag before, the last wanted tag and the wanted ones; gives where it stopped and the tag before.
 Skim = Callable[[Buffer, int, int, int, int, frozenset[int]], tuple[int, int]]
+_STEP = 8192
 _SHORT_VRS = frozenset(vr for vr, (_, long) in VRS.items() if not long)
 
 
@@ -104,8 +104,8 @@ class Scanner:
         tags: frozenset[int],
         *,
         maximum_value: int = 65536,
-        maximum_inflated: int = 32 << 20,
-        maximum_ratio: int = 200,
+        maximum_inflated: int = MAXIMUM_INFLATED,
+        maximum_ratio: int = MAXIMUM_RATIO,
         maximum_depth: int = 64,
     ) -> None:
         self.done = False
@@ -130,25 +130,29 @@ class Scanner:
 
     def feed(self, view: Buffer) -> bool:
         """Look at the next piece; True when nothing more is needed. Raises ``DataSetError``."""
+        for _ in self.feeding(view):
+            pass
+        return self.done
+
+    def feeding(self, view: Buffer) -> Iterator[None]:
+        """As `feed`, in steps of 8 KiB, which hold a thousand elements at most."""
         if self.done:
-            return True
+            return
         if self._error is not None:
             raise self._error
         try:
-            if self._inflater is None:
-                self._consume(view)
-            else:
-                for piece in self._inflater.feed(view):
-                    self._consume(piece)
+            for piece in (view,) if self._inflater is None else self._inflater.feed(view):
+                for start in range(0, len(piece), _STEP):
                     if self.done:
-                        break
+                        return
+                    self._consume(piece[start : start + _STEP])
+                    yield
         except DataSetError as error:
             self._error = error
             raise
         finally:
             if self.done:
                 self._carry.clear()
-        return self.done
 
     def finish(self) -> dict[int, Element]:
         """The wanted elements that were there. Raises ``DataSetError`` where the data set ends too early."""

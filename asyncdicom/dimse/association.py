@@ -46,6 +46,7 @@ from asyncdicom.exceptions import (
     AssociationTimeout,
     RemoteProtocolError,
 )
+from asyncdicom.options import Limits, Timeouts
 from asyncdicom.status import Status
 from asyncdicom.ul.decoder import WITHOUT_END, PDataFragment
 from asyncdicom.ul.events import (
@@ -61,7 +62,7 @@ from asyncdicom.ul.events import (
 from asyncdicom.ul.items import UserInformation
 from asyncdicom.ul.negotiation import AcceptedContext, Negotiated, confirm
 from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
-from asyncdicom.ul.protocol import Timeouts, UpperLayer
+from asyncdicom.ul.protocol import UpperLayer
 from asyncdicom.ul.statetable import State
 
 __all__ = ["AssociationCore"]
@@ -71,7 +72,7 @@ _TAKES_REQUESTS = (State.STA6, State.STA8)
 
 _EXPIRED = {
     "artim": "no A-ASSOCIATE-RQ came in time",
-    "association": "the peer did not answer the A-ASSOCIATE-RQ in time",
+    "acse": "the peer did not answer the A-ASSOCIATE-RQ in time",
     "release": "the peer did not answer the A-RELEASE-RQ in time",
     "receive": "the peer stopped in the middle of a message",
 }
@@ -102,12 +103,8 @@ _NOTHING, _A_REQUEST = None, True
 class AssociationCore:
     """The state of one association, on either side.
 
-    `requestor`: we opened the connection. `maximum_length`: what we announce for P-DATA-TF, and
-    `maximum_associate_length` the longest A-ASSOCIATE PDU taken, in bytes. `timeouts`: those of the upper
-    layer. `dimse_timeout`: for each response to our operations, where none is given; `cancel_timeout`: for
-    what was cancelled to end; both in seconds, None for ever. `maximum_data_set`: of a response;
-    `maximum_discarded`: how much of one unwanted data set is waited for; both in bytes. `name` tells which
-    association this is, for the texts of exceptions.
+    `requestor`: we opened the connection. `timeouts` and `limits`: what stands in `options`. `name` tells
+    which association this is, for the texts of exceptions.
 
     Attributes: `request` and `negotiated`, once they are known; `contexts`, the accepted presentation
     contexts by their ID; `failure`, what has ended the association; `news`, what `events` will give;
@@ -123,18 +120,15 @@ class AssociationCore:
         "_incoming",
         "_invoked",
         "_layer",
-        "_maximum_data_set",
-        "_maximum_discarded",
+        "_limits",
         "_name",
         "_performed",
         "_performing",
         "_quiet_by",
-        "_release_timeout",
         "_sending",
+        "_timeouts",
         "_wants_release",
-        "cancel_timeout",
         "contexts",
-        "dimse_timeout",
         "failure",
         "negotiated",
         "news",
@@ -146,21 +140,15 @@ class AssociationCore:
         self,
         *,
         requestor: bool,
-        maximum_length: int,
-        maximum_associate_length: int = 262144,
-        timeouts: Timeouts | None = None,
-        dimse_timeout: float | None = 120.0,
-        cancel_timeout: float | None = 10.0,
-        maximum_data_set: int = 16 << 20,
-        maximum_discarded: int = 1 << 30,
+        timeouts: Timeouts = Timeouts(),
+        limits: Limits = Limits(),
         name: Callable[[], str] = lambda: "association",
     ) -> None:
-        timeouts = timeouts or Timeouts()
         self._layer = UpperLayer(
             requestor=requestor,
-            maximum_length=maximum_length,
+            maximum_length=limits.maximum_length,
             timeouts=timeouts,
-            maximum_associate_length=maximum_associate_length,
+            maximum_associate_length=limits.maximum_associate_length,
         )
         self._assembler = Assembler()
         self._invoked = InvokedOperations(1)
@@ -173,14 +161,11 @@ class AssociationCore:
         self._wants_release: bool | None = None  # once quiet: True to release, False to abort
         self._quiet_by: float | None = None  # until when that has to be
         self._answer_by: float | None = None  # until when we may put off the A-RELEASE-RP
-        self._release_timeout = timeouts.release
-        self._maximum_data_set = maximum_data_set
-        self._maximum_discarded = maximum_discarded
+        self._timeouts = timeouts
+        self._limits = limits
         self._name = name
         self._encoded_command: Command | None = None
         self._encoded = b""
-        self.dimse_timeout = dimse_timeout
-        self.cancel_timeout = cancel_timeout
         self.request: AAssociateRQ | None = None
         self.negotiated: Negotiated | None = None
         self.contexts: dict[int, AcceptedContext] = {}
@@ -320,11 +305,13 @@ class AssociationCore:
 
     def release(self, now: float) -> None:
         """Let what is under way end, then A-RELEASE; A-ABORT when that takes too long (PS3.8 7.2)."""
-        self._end_when_quiet(True, self._release_timeout, now)
+        self._end_when_quiet(True, self._timeouts.release, now)
 
     def stop(self, timeout: float | None, now: float) -> None:
         """A-ABORT when no operation is under way, or in `timeout` seconds: how an acceptor shuts down."""
         self._end_when_quiet(False, timeout, now)
+        if timeout is not None and timeout <= 0:
+            self.abort(now)
 
     def reconsider(self, now: float) -> None:
         """An operation has ended, or nobody waits in `queued` any more: what waited for quiet may be due."""
@@ -363,12 +350,12 @@ class AssociationCore:
     ) -> Invoked:
         """Open an operation and give the command its Message ID; then send it, and tell when it has left.
 
-        `timeout`: seconds for each response (None: `dimse_timeout`). Raises LocalProtocolError without room
+        `timeout`: seconds for each response (None: `Timeouts.dimse`). Raises LocalProtocolError without room
         in the window, and what makes operations impossible (`check_invocable`).
         """
         self.check_invocable()
         if timeout is None:
-            timeout = self.dimse_timeout
+            timeout = self._timeouts.dimse
         invoked = self._invoked.open(context_id, command.command_field, timeout=timeout, now=now)
         command.message_id = invoked.message_id
         self._sending += 1
@@ -395,7 +382,7 @@ class AssociationCore:
         """Give the C-CANCEL-RQ to be sent for an operation; None if it has ended (PS3.7 9.3.2.3)."""
         if operation.closed or self.failure is not None:
             return None
-        self._invoked.cancel(operation.message_id, self.cancel_timeout, now)
+        self._invoked.cancel(operation.message_id, self._timeouts.cancel, now)
         return Command(CommandField.C_CANCEL_RQ, message_id_being_responded_to=operation.message_id)
 
     def abandon(self, operation: Invoked) -> None:
@@ -503,7 +490,7 @@ class AssociationCore:
             self._invoked.progressed(now)
         late = self._invoked.expired(now)
         for operation in late:
-            error = AssociationTimeout(f"{self._name()}: the response did not come in time", which="response")
+            error = AssociationTimeout(f"{self._name()}: the response did not come in time", which="dimse")
             self.news.append(OperationFailed(operation, error))
         if late:
             self.abort(now)
@@ -583,12 +570,12 @@ class AssociationCore:
     def _gather(self, incoming: _Gathering, part: DataReceived, now: float) -> None:
         incoming.length += part.length
         if incoming.operation is None:
-            if incoming.length > self._maximum_discarded:
-                self.abort(now, f"more than {self._maximum_discarded} bytes to discard")
+            if incoming.length > self._limits.maximum_discarded:
+                self.abort(now, f"more than {self._limits.maximum_discarded} bytes to discard")
             elif part.is_last and incoming.then is not None:
                 self.news.append(incoming.then)
             return
-        if incoming.length > self._maximum_data_set:
+        if incoming.length > self._limits.maximum_data_set:
             raise RemoteProtocolError(f"the data set of a {incoming.command.name} is larger than allowed")
         incoming.views = joined(incoming.views + part.views, incoming.length)
         if part.is_last:
@@ -626,7 +613,7 @@ class AssociationCore:
         self.news.append(OperationsFailed(error))
         if self._performing and not self._assembler.expecting_data:
             # AR-7: responses may still be sent before the A-RELEASE-RP.
-            timeout = self._release_timeout
+            timeout = self._timeouts.release
             self._answer_by = None if timeout is None else now + timeout
             self._wants_release = self._quiet_by = None
         else:  # also inside a message, whose end can come no more

@@ -6,6 +6,7 @@ from asyncdicom.status import Status
 
 __all__ = ["SubOperations"]
 
+_MAXIMUM_LIST = 65534  # bytes of an explicit UI
 _MAXIMUM_NUMBER = 0xFFFF  # the numbers travel as US
 
 
@@ -18,7 +19,8 @@ class SubOperations:
         self.number_of_failed = 0
         self.number_of_warning = 0
         self.failed_uids: list[str] = []
-        """For Failed SOP Instance UID List (0008,0058)."""
+        """For Failed SOP Instance UID List (0008,0058); what does not fit into one is only counted."""
+        self._room = _MAXIMUM_LIST + 1
         self.warned_uids: list[str] = []
 
     def completed(self) -> None:
@@ -26,9 +28,11 @@ class SubOperations:
         self.number_of_completed += 1
 
     def failed(self, uid: str) -> None:
-        """Count one that failed, by its SOP Instance UID."""
+        """Count one that failed, by its SOP Instance UID (empty: nobody knows it)."""
         self.number_of_failed += 1
-        self.failed_uids.append(uid)
+        self._room -= len(uid) + 1
+        if uid and self._room >= 0:
+            self.failed_uids.append(uid)
 
     def warned(self, uid: str) -> None:
         """Count one that ended in a Warning, by its SOP Instance UID."""

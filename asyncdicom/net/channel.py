@@ -43,16 +43,18 @@ from asyncdicom.net.invoker import Invoker
 from asyncdicom.net.operation import IncomingRequest
 from asyncdicom.net.outbox import Outbox
 from asyncdicom.net.performer import Dispatch, Performer
-from asyncdicom.net.settings import Settings
 from asyncdicom.net.tls import explain_loss
 from asyncdicom.net.transport import Transport
+from asyncdicom.options import Limits, Timeouts
+from asyncdicom.telemetry.log import Log
+from asyncdicom.telemetry.text import printable
 from asyncdicom.ul.events import AssociateIndication, TimerExpired
 from asyncdicom.ul.negotiation import AcceptedContext, Negotiated
 from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
 
 __all__ = ["Channel", "Trace"]
 
-log = logging.getLogger("asyncdicom.association")
+log = Log("asyncdicom.association")
 
 Trace = Callable[[str, object], None]
 
@@ -72,34 +74,31 @@ class Channel:
         loop: asyncio.AbstractEventLoop,
         *,
         requestor: bool,
-        settings: Settings,
+        timeouts: Timeouts,
+        limits: Limits,
         dispatcher: Dispatch,
         admit: Callable[[Channel, AAssociateRQ], None] | None = None,
         on_closed: Callable[[Channel], None] | None = None,
         trace: Trace | None = None,
     ) -> None:
-        self.settings = settings
+        self.timeouts = timeouts
+        self.limits = limits
         self.dispatcher = dispatcher
         self.owner: Any = None  # the `Association` that stands for this channel
         self.established: asyncio.Future[Negotiated] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self.time = loop.time
-        self.transport = Transport(self, loop, settings.timeouts.close)
+        self.transport = Transport(self, loop, timeouts.close)
         self.core = AssociationCore(
             requestor=requestor,
-            maximum_length=settings.maximum_length,
-            maximum_associate_length=settings.maximum_associate_length,
-            timeouts=settings.timeouts,
-            dimse_timeout=settings.dimse_timeout,
-            cancel_timeout=settings.cancel_timeout,
-            maximum_data_set=settings.maximum_data_set,
-            maximum_discarded=settings.maximum_discarded,
+            timeouts=timeouts,
+            limits=limits,
             name=self.__str__,
         )
         abort, carry_out = self.abort, self.carry_out
         self.inbox = Inbox(
-            ReadBudget(settings.read_budget, settings.handler_timeout, undelivered(loop)),
-            maximum_discarded=settings.maximum_discarded,
+            ReadBudget(limits.read_budget, timeouts.handler, undelivered(loop)),
+            maximum_discarded=limits.maximum_discarded,
             time=self.time,
             pause=self._pause_reading,
             resume=self._resume_reading,
@@ -109,7 +108,7 @@ class Channel:
         self.outbox = Outbox(
             self.core,
             self.transport,
-            settings.write_timeout,
+            timeouts.write,
             name=self,
             abort=abort,
             spawn=self.spawn,
@@ -130,7 +129,7 @@ class Channel:
             dispatcher,
             make=partial(IncomingRequest, self),
             name=self,
-            cancel_timeout=settings.cancel_timeout,
+            cancel_timeout=timeouts.cancel,
             time=self.time,
             carry_out=carry_out,
             spawn=self.spawn,
@@ -144,12 +143,13 @@ class Channel:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._linger: asyncio.TimerHandle | None = None
-        self._shortest_timeout = settings.shortest_timeout()
+        self._shortest_timeout = timeouts.shortest(requestor=requestor)
         self._over: asyncio.Future[None] | None = None  # for who waits for the end
         self._is_closing = False
         self._turn_began = 0.0  # by the loop's clock, which uvloop sets once a turn
         self._turn_bytes = 0
         self._awaits_turn = False
+        self._has_complained = False
 
     # what is known about the association
 
@@ -223,6 +223,7 @@ class Channel:
         """Abort when no operation is under way, or in `timeout` seconds: how an acceptor shuts down."""
         self.core.stop(timeout, self.time())
         self.carry_out()
+        self.arm_timer(anew=True)  # the time may be shorter than all those of the association
         if self.core.failure is None:
             if self._over is None:
                 self._over = self._loop.create_future()
@@ -236,7 +237,7 @@ class Channel:
             await asyncio.wait([self.closed])
         tasks = self._tasks | self.performer.tasks
         if tasks:  # all were cancelled; one that does not care is left behind
-            await asyncio.wait(tasks, timeout=self.settings.cancel_timeout)
+            await asyncio.wait(tasks, timeout=self.timeouts.cancel)
 
     # what the transport calls
 
@@ -313,7 +314,7 @@ class Channel:
 
     def connection_lost(self, error: Exception | None) -> None:
         """See `net.transport.Receiver`."""
-        why = explain_loss(error, is_established=self.established.done())
+        why = explain_loss(error, is_established=self.established.done(), is_tls=self.transport.is_tls)
         self.core.connection_closed(self.time(), why, error)
         self.carry_out()
         if self._timer is not None:
@@ -377,11 +378,16 @@ class Channel:
 
     def _on_dropped(self, event: CommandDropped, now: float) -> None:
         if event.command.is_response:
-            log.debug("%s: dropped a stray %s", self, event.command.name)
+            self._complain("%s: dropped a stray %s", event.command.name)
             self.invoker.dropped(event)
 
+    def _complain(self, message: str, what: object) -> None:
+        """Log what a peer may do a thousand times: once where it is seen."""
+        log.log(logging.DEBUG if self._has_complained else logging.WARNING, message, self, what)
+        self._has_complained = True
+
     def _on_duplicate(self, event: DuplicateRefused, now: float) -> None:
-        log.debug("%s: message ID %s is already in use", self, event.command.message_id)
+        self._complain("%s: message ID %s is already in use", event.command.message_id)
         self.outbox.answer(event.context_id, event.response)
 
     def _on_cancel(self, event: CancelReceived, now: float) -> None:
@@ -399,7 +405,9 @@ class Channel:
 
     def _on_ended(self, event: Ended, now: float) -> None:
         error = event.error
-        log.log(logging.INFO if self._is_news(error) else logging.DEBUG, "%s", error)
+        log.log(
+            logging.INFO if self._is_news(error) else logging.DEBUG, "%s", error, fields=self.log_fields()
+        )
         if not self.established.done():
             self.established.set_exception(error)
             self.established.exception()  # raised to whoever waits for it, if anybody does
@@ -499,10 +507,15 @@ class Channel:
         calling, called = printable(request.calling_ae_title), printable(request.called_ae_title)
         return f"{calling} -> {called} ({host}:{port})"
 
-
-def printable(text: str) -> str:
-    """Show received text in a log line: whatever is not plain is escaped."""
-    return text if text.isascii() and text.isprintable() else ascii(text)[1:-1]
+    def log_fields(self) -> dict[str, object]:
+        """Say whom a log line about this association is about (`telemetry.log.Log`)."""
+        host, port = self.transport.peer
+        fields: dict[str, object] = {"address": host, "port": port}
+        request = self.core.request
+        if request is not None:
+            fields["calling_ae_title"] = request.calling_ae_title
+            fields["called_ae_title"] = request.called_ae_title
+        return fields
 
 
 _NOT_TRACED = {Ended, Established, OperationFailed, OperationsFailed}

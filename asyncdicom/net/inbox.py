@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from asyncdicom.exceptions import AssociationError
@@ -10,8 +9,6 @@ from asyncdicom.net.flow import ReadBudget
 from asyncdicom.net.payload import DataStream
 
 __all__ = ["Inbox"]
-
-log = logging.getLogger("asyncdicom.association")
 
 
 class Inbox:

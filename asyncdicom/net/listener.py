@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import socket
 from collections.abc import Callable
 
 from asyncdicom.address import Address
+from asyncdicom.telemetry.log import Log
 
 __all__ = ["Acceptor", "bind"]
 
-log = logging.getLogger("asyncdicom.server")
+log = Log("asyncdicom.server")
 
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _BACKLOG = 1024
@@ -34,16 +34,15 @@ async def bind(address: Address, reuse_port: bool) -> list[socket.socket]:
             if reuse_port:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                # "::" is every address, also those of IPv4; a name has its own socket for each family.
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address.host != "::")
             if where[1] == 0 and len(sockets) > 1:  # all families on one free port
                 where = (where[0], sockets[0].getsockname()[1], *where[2:])
             listener.bind(where)
     except OSError as error:
         for listener in sockets:
             listener.close()
-        raise OSError(
-            error.errno, f"cannot listen on {address.host}:{address.port}: {error.strerror}"
-        ) from None
+        raise OSError(error.errno, f"cannot listen on {address.place}: {error.strerror}") from None
     return sockets
 
 

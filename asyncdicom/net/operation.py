@@ -127,6 +127,8 @@ class IncomingRequest:
         "data",
         "is_cancelled",
         "is_stalled",
+        "matches",
+        "remark",
         "task",
     )
 
@@ -141,6 +143,8 @@ class IncomingRequest:
         self.is_cancelled = False
         self.is_stalled = False
         self.answered = False
+        self.matches = 0  # sent so far, of a C-FIND
+        self.remark = ""  # what the log says about it beside the status; the peer is not told
         self._guarding = False
 
     def interrupt(self, *, stalled: bool = False) -> None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from asyncdicom.data.part10 import encode_file_meta
+from asyncdicom.data.steps import finish
 from asyncdicom.exceptions import DataSetError, LocalProtocolError
 from asyncdicom.net.blocks import FILE_BLOCK_SIZE, file_blocks
 from asyncdicom.net.disk import Disk
+from asyncdicom.net.lane import lane
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.uid import transfer_syntax
 
@@ -31,7 +34,6 @@ __all__ = [
     "FileSource",
     "Source",
     "at_hand",
-    "reading_ahead",
 ]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -39,6 +41,7 @@ Batch: TypeAlias = Sequence[Buffer]
 
 _READ_AHEAD = 1 << 20  # the largest file that is read whole before its turn
 _MAXIMUM_IN_MEMORY = 16 << 20
+_AT_ONCE = 8192  # bytes: a thousand elements at most
 _IOV_MAX = 1024
 _PIECE = 1 << 18  # what is gathered before a thread is asked to write it
 
@@ -48,6 +51,7 @@ _part_numbers = itertools.count()
 
 # What is read and what is written are often on different disks.
 _read, _written = Disk(), Disk()
+_in_threads = Disk(lambda: -math.inf)  # it is never the time for a call in the event loop
 
 
 class DataStream:
@@ -215,10 +219,19 @@ class DataStream:
         return b"".join(views)
 
     async def dataset(self, maximum: int = _MAXIMUM_IN_MEMORY) -> Dataset:
-        """Give the data set as a pydicom Dataset; `DataSetError` if it is unreadable or too large."""
-        from asyncdicom.dataset import decode
+        """Give the data set as a pydicom Dataset.
 
-        return decode(await self.read(maximum), self.transfer_syntax_uid)
+        A long one is decoded in steps, beside the event loop. Raises `DataSetError` if it is unreadable, has
+        more than `maximum` bytes, or more than 32 MiB or 262,144 elements when inflated.
+        """
+        from asyncdicom.dataset import decoding
+
+        data = await self.read(maximum)
+        if len(data) <= _AT_ONCE and not transfer_syntax(self.transfer_syntax_uid).deflated:
+            return finish(decoding(data, self.transfer_syntax_uid))
+        # Who asks is known by where its bytes are counted: associations take turns.
+        peer = getattr(self._taken, "__self__", self)
+        return await lane().run(peer, decoding(data, self.transfer_syntax_uid))
 
     async def save(self, path: str | os.PathLike[str], *, source_ae_title: str | None = None) -> int:
         """Write a DICOM Part 10 file, byte for byte as received, and give its data set's length.
@@ -358,10 +371,15 @@ class BytesSource:
 
 
 class FileSource:
-    """The data set of a DICOM Part 10 file, read while it is sent and never decoded."""
+    """The data set of a DICOM Part 10 file, read while it is sent and never decoded.
+
+    `in_threads`: nothing of it is read in the event loop, however quick the disk is: a server has others to
+    serve when a disk does not answer any more.
+    """
 
     __slots__ = (
         "_ahead",
+        "_disk",
         "length",
         "offset",
         "path",
@@ -379,6 +397,7 @@ class FileSource:
         transfer_syntax_uid: str,
         offset: int,
         length: int,
+        in_threads: bool = False,
     ) -> None:
         self.path = path
         self.sop_class_uid = sop_class_uid
@@ -387,24 +406,25 @@ class FileSource:
         self.offset = offset
         self.length = length
         self._ahead: Future[bytes] | None = None
+        self._disk = _in_threads if in_threads else _read
 
     def read_ahead(self) -> None:
         """Begin to read now what will be sent soon, if it is small and the disk is slow."""
-        if self._ahead is None and self.length <= _READ_AHEAD and not _read.is_quick:
+        if self._ahead is None and self.length <= _READ_AHEAD and not self._disk.is_quick:
             self._ahead = file_threads().submit(self._read_whole)
 
     def read_at_once(self) -> bytes | None:
         """Give the data set if it is small, the disk is quick and it was not read ahead; blocks."""
-        if self._ahead is not None or self.length > FILE_BLOCK_SIZE or not _read.is_quick:
+        if self._ahead is not None or self.length > FILE_BLOCK_SIZE or not self._disk.is_quick:
             return None
-        return _read.at_once(self._read_whole)
+        return self._disk.at_once(self._read_whole)
 
     async def open(self) -> AsyncGenerator[Batch, None]:
         """See `Source`. A file that changed its length meanwhile raises `DataSetError`."""
         ahead_of_time, self._ahead = self._ahead, None
         if ahead_of_time is not None or self.length <= FILE_BLOCK_SIZE:
             if ahead_of_time is None:
-                yield [await _read.call(self._read_whole)]
+                yield [await self._disk.call(self._read_whole)]
             else:
                 whole = await asyncio.wrap_future(ahead_of_time)
                 yield [whole]
@@ -414,18 +434,18 @@ class FileSource:
         opened: list[int] = []
         ahead: Future[memoryview] | None = None
         try:
-            await _read.call(lambda: opened.append(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)))
+            await self._disk.call(lambda: opened.append(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)))
             [file] = opened
             position, end = self.offset, self.offset + self.length
             while position < end:
                 if ahead is None:
-                    view = await _read.call(self._read, file, block, position, end)
+                    view = await self._disk.call(self._read, file, block, position, end)
                 else:
                     view, ahead = await asyncio.wrap_future(ahead), None
                 blocks.give_back(block)
                 block = blocks.acquire()
                 position += len(view)
-                if position < end and not _read.is_quick:
+                if position < end and not self._disk.is_quick:
                     # The next block is read while this one is on the wire.
                     ahead = file_threads().submit(self._read, file, block, position, end)
                 yield [view]
@@ -468,19 +488,6 @@ def at_hand(source: Source) -> Buffer | None:
     if type(source) is FileSource:  # what is derived from it may open otherwise
         return source.read_at_once()
     return source.data if type(source) is BytesSource else None
-
-
-def reading_ahead(sources: Iterable[Source]) -> Iterator[Source]:
-    """Iterate over sources while the next one is being read, if it is a small file."""
-    previous: Source | None = None
-    for source in sources:
-        if isinstance(source, FileSource):
-            source.read_ahead()
-        if previous is not None:
-            yield previous
-        previous = source
-    if previous is not None:
-        yield previous
 
 
 def _wait_for(reading: Future[memoryview]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
@@ -17,11 +16,12 @@ from asyncdicom.net.operation import IncomingRequest
 from asyncdicom.net.outbox import Outbox
 from asyncdicom.net.payload import DataStream
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.negotiation import AcceptedContext
 
 __all__ = ["Dispatch", "Performer"]
 
-log = logging.getLogger("asyncdicom.association")
+log = Log("asyncdicom.association")
 
 
 class Dispatch(Protocol):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import socket
 import ssl
 from collections.abc import Callable
 
-from asyncdicom.access import Certificate
+from asyncdicom.access import Certificate, certificate_name
 
-__all__ = ["Handshakes", "certificate_of", "explain", "explain_loss"]
+__all__ = ["Handshakes", "certificate_of", "explain", "explain_loss", "severity"]
 
 _RECORD_HEADER = 5
 _HANDSHAKE = 0x16
@@ -30,7 +31,7 @@ class Handshakes:
     """
 
     def __init__(self, context: ssl.SSLContext, maximum: int, timeout: float) -> None:
-        self._context = context
+        self.context = context  # another one is used by the handshakes that begin afterwards
         self._turns = asyncio.Semaphore(maximum)
         self._timeout = timeout
 
@@ -54,7 +55,7 @@ class Handshakes:
                 loop.connect_accepted_socket(
                     factory,
                     connection,
-                    ssl=self._context,
+                    ssl=self.context,
                     ssl_handshake_timeout=max(left, _SHORTEST_HANDSHAKE),
                 )
             )
@@ -141,7 +142,22 @@ def certificate_of(connection: object) -> Certificate | None:
     if not encoded:
         return None
     names = (connection.getpeercert() or {}).get("subjectAltName", ())
-    return Certificate(hashlib.sha256(encoded).hexdigest(), frozenset(str(name[1]).lower() for name in names))
+    known = (certificate_name(_KINDS[str(n[0])], str(n[1])) for n in names if n[0] in _KINDS)
+    return Certificate(hashlib.sha256(encoded).hexdigest(), frozenset(known))
+
+
+# The kinds of Subject Alternative Names that Python tells, as they are written in a configuration.
+_KINDS = {"DNS": "dns", "IP Address": "ip", "URI": "uri", "email": "email"}
+
+
+def severity(error: OSError) -> int:
+    """How loudly to tell why a connection to a server failed: a peer that should get in will try again."""
+    is_certificate = isinstance(error, ssl.SSLCertVerificationError)
+    return logging.WARNING if is_certificate or _shows_no_certificate(error) else logging.INFO
+
+
+def _shows_no_certificate(error: OSError) -> bool:
+    return isinstance(error, ssl.SSLError) and error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE"
 
 
 def explain(error: OSError) -> str:
@@ -150,19 +166,28 @@ def explain(error: OSError) -> str:
         return "connection refused; is the peer running, and is the port right?"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: the certificate of the peer was not accepted ({error.verify_message})"
+    if _shows_no_certificate(error):
+        return "TLS: the peer shows no certificate, which it is asked for"
     if isinstance(error, ssl.SSLError):
         reason = error.reason or ""
         if "_ALERT_" in reason:
             alert = reason.split("_ALERT_")[1].replace("_", " ").lower()
-            return f"TLS: refused by the peer ({alert})"
+            advice = "; it asks for a certificate of ours" if alert == "certificate required" else ""
+            return f"TLS: refused by the peer ({alert}){advice}"
         return f"TLS handshake failed ({error.reason or error}); does the peer speak TLS on this port?"
-    return error.strerror or str(error) or "the peer broke off the TLS handshake"  # asyncio says nothing
+    # asyncio says nothing
+    return error.strerror or str(error) or f"the peer broke off the TLS handshake; {_ASKS_FOR_A_CERTIFICATE}"
 
 
-def explain_loss(error: Exception | None, *, is_established: bool) -> str:
+_ASKS_FOR_A_CERTIFICATE = "does it ask for a certificate of ours, and trust it?"
+
+
+def explain_loss(error: Exception | None, *, is_established: bool, is_tls: bool) -> str:
     """Say how the peer closed the connection of an association, as the end of a line."""
     if isinstance(error, ssl.SSLError):
         return f"the connection: {explain(error)}"
     if is_established:
         return "the connection without a release"
+    if is_tls:
+        return f"the TLS connection instead of answering; {_ASKS_FOR_A_CERTIFICATE}"
     return "the connection instead of answering; does it know us, and does its port want TLS?"

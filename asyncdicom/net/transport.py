@@ -58,14 +58,15 @@ class Transport(asyncio.BufferedProtocol):
         "_close_timeout",
         "_cut",
         "_drained",
-        "_is_tls",
         "_joins",
         "_loop",
         "_lost",
+        "_peer",
         "_pool",
         "_receiver",
         "_soon",
         "_transport",
+        "is_tls",
     )
 
     def __init__(
@@ -77,6 +78,8 @@ class Transport(asyncio.BufferedProtocol):
         self._cut: asyncio.TimerHandle | None = None
         self._pool = block_pool(loop)
         self._transport: asyncio.Transport | None = None
+        self._peer: tuple[str, int] | None = None  # the event loop forgets it when TLS ends
+        self.is_tls = False
         self._drained: asyncio.Future[None] | None = None
         self._lost = False
         self._acknowledging: socket.socket | None = None
@@ -87,10 +90,11 @@ class Transport(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.BaseProtocol`."""
         self._transport = transport = cast("asyncio.Transport", transport)
-        self._is_tls = transport.get_extra_info("sslcontext") is not None
+        self.is_tls = transport.get_extra_info("sslcontext") is not None
+        self._peer = self.peer if self.is_tls else None
         # Each write makes a TLS record: 12 bytes of header deserve none of their own.
         own_loop = type(transport).__module__.startswith("asyncio.")
-        self._joins = self._is_tls or (own_loop and _UNPAUSED_WRITELINES)
+        self._joins = self.is_tls or (own_loop and _UNPAUSED_WRITELINES)
         transport.set_write_buffer_limits(high=_HIGH_WATER, low=0)
         self._tune_socket(transport.get_extra_info("socket"))
         self._receiver.connection_made()
@@ -119,7 +123,7 @@ class Transport(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """See `asyncio.BaseProtocol`."""
         # Half a TLS connection cannot be kept open.
-        return self._receiver.eof_received() and not self._is_tls
+        return self._receiver.eof_received() and not self.is_tls
 
     def pause_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
@@ -156,6 +160,8 @@ class Transport(asyncio.BufferedProtocol):
     @property
     def peer(self) -> tuple[str, int]:
         """The address of the peer."""
+        if self._peer is not None:
+            return self._peer
         name = self._transport.get_extra_info("peername") if self._transport is not None else None
         return (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("?", 0)
 

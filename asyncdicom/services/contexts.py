@@ -23,6 +23,7 @@ __all__ = [
     "expand",
     "find_context",
     "groups_for_contexts",
+    "groups_of_kinds",
     "retrieval_contexts",
     "storage_contexts",
 ]
@@ -79,6 +80,14 @@ def groups_for_contexts(sources: Sequence[Source], maximum: int = MAXIMUM_CONTEX
             groups.append([])
         groups[index].append(source)
     return groups
+
+
+def groups_of_kinds(
+    kinds: Iterable[tuple[str, str]], maximum: int = MAXIMUM_CONTEXTS
+) -> list[list[tuple[str, str]]]:
+    """Split pairs of SOP class and transfer syntax into groups that one association has contexts for."""
+    pairs = list(kinds)
+    return [pairs[start : start + maximum] for start in range(0, len(pairs), maximum)]
 
 
 def find_context(

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 
 from asyncdicom.access import EVERYTHING, Grant, refused_operation
 from asyncdicom.dimse.messages import Command, CommandField, response_to
 from asyncdicom.exceptions import AssociationError, StatusError
 from asyncdicom.net.operation import IncomingRequest, Interrupted
-from asyncdicom.services import query, retrieve, storage, verification
+from asyncdicom.services import account, query, retrieve, storage, verification
 from asyncdicom.services.handlers import Handlers, Request, Response
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.negotiation import AcceptedContext
 
 __all__ = ["Dispatcher"]
 
-log = logging.getLogger("asyncdicom.services")
+log = Log("asyncdicom.services")
 
 Provider = Callable[[IncomingRequest, Request, Handlers], Awaitable[Response]]
 
@@ -48,7 +48,10 @@ class Dispatcher:
         """Perform one request and send its final response."""
         response = await self._perform(incoming)
         final = response_to(incoming.command, response.status, **response.fields())
-        await incoming.channel.performer.respond(incoming, final, response.data)
+        try:
+            await incoming.channel.performer.respond(incoming, final, response.data)
+        finally:
+            account.tell(incoming, response)
 
     def at_once(self, context: AcceptedContext, command: Command) -> Command | None:
         """Give the response to a request that needs no handler's work."""
@@ -67,9 +70,7 @@ class Dispatcher:
             return Response(Status.UNRECOGNIZED_OPERATION)
         refused = refused_operation(self.grant, command)
         if refused is not None:
-            log.warning(
-                "%s: refused: no permission for this %s (%s)", incoming.channel, command.name, refused
-            )
+            incoming.remark = "refused: no permission"
             return Response(refused)
         sop_class = command.affected_sop_class_uid
         if not incoming.context.as_scp or sop_class not in (None, incoming.context.abstract_syntax):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
-from asyncdicom.address import Address
+from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Command
 from asyncdicom.exceptions import StatusError
 from asyncdicom.net.payload import DataStream, Source
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from asyncdicom.association import Association
     from asyncdicom.net.operation import IncomingRequest
 
-__all__ = ["Handlers", "Identifier", "Request", "Response", "Retrieval", "Storer"]
+__all__ = ["Handlers", "Identifier", "LazySources", "Request", "Response", "Retrieval", "Storer"]
+
+MAXIMUM_IDENTIFIER = 1 << 20
+"""Bytes of an Identifier that is decoded: a list of 10,000 UIDs has 650,000."""
 
 Identifier: TypeAlias = "Dataset | Mapping[str, Any] | bytes"
 """A pydicom Dataset, a mapping of keywords, or the encoded bytes."""
@@ -154,7 +157,7 @@ class Request:
 
     async def identifier(self) -> Dataset:
         """Give the Identifier of a C-FIND, C-GET or C-MOVE request; `DataSetError` if it is unreadable."""
-        return await self.data.dataset()
+        return await self.data.dataset(MAXIMUM_IDENTIFIER)
 
 
 def _no_data(transfer_syntax_uid: str) -> DataStream:
@@ -163,10 +166,31 @@ def _no_data(transfer_syntax_uid: str) -> DataStream:
     return data
 
 
-class Retrieval(NamedTuple):
-    """What a C-GET or C-MOVE handler wants sent: the sources, opened one after another."""
+class LazySources(Protocol):
+    """Sources that are made while they are sent: their number is known, and what contexts they need.
 
-    sources: Sequence[Source]
+    Iterating (`async for`) gives a `Source` each, or None for one that cannot be sent any more.
+    """
+
+    @property
+    def kinds(self) -> Collection[tuple[str, str]]:
+        """Every pair of SOP Class UID and Transfer Syntax UID that occurs."""
+
+    def __len__(self) -> int:
+        """Tell how many there are."""
+
+    def __aiter__(self) -> AsyncIterator[Source | None]:
+        """Give one after another, from the beginning."""
+
+
+class Retrieval(NamedTuple):
+    """What a C-GET or C-MOVE handler wants sent: the sources, opened one after another.
+
+    `ended` is called when nothing of it is sent any more, however it ended.
+    """
+
+    sources: Sequence[Source] | LazySources
+    ended: Callable[[], None] = lambda: None
 
 
 class Storer(Protocol):
@@ -184,15 +208,15 @@ StoreHandler: TypeAlias = Callable[[Request], Awaitable["Outcome"]]
 FindHandler: TypeAlias = Callable[[Request], AsyncIterator["Identifier"]]
 RetrieveHandler: TypeAlias = Callable[[Request], Awaitable["Retrieval | Outcome"]]
 OpenAssociation: TypeAlias = Callable[
-    [Address, Sequence[PresentationContext]], AbstractAsyncContextManager[Storer]
+    [Destination, Sequence[PresentationContext]], AbstractAsyncContextManager[Storer]
 ]
 
 
 class Handlers(NamedTuple):
     """One handler a service; a service without a handler is not offered (C-ECHO always is).
 
-    ``destination`` finds the address of a C-MOVE destination for the request that names it (None:
-    unknown), ``open_association`` opens the association that the instances are sent on.
+    ``destination`` finds the C-MOVE destination for the request that names it (None: unknown),
+    ``open_association`` opens the association that the instances are sent on.
     """
 
     c_echo: EchoHandler | None = None
@@ -200,5 +224,5 @@ class Handlers(NamedTuple):
     c_find: FindHandler | None = None
     c_get: RetrieveHandler | None = None
     c_move: RetrieveHandler | None = None
-    destination: Callable[[Request], Address | None] | None = None
+    destination: Callable[[Request], Destination | None] | None = None
     open_association: OpenAssociation | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
@@ -19,11 +18,10 @@ from asyncdicom.status import Status
 
 __all__ = ["Query", "encode_identifier", "find", "provide"]
 
-log = logging.getLogger("asyncdicom.services")
-
 _MAXIMUM_MATCHES = 100_000
+_MAXIMUM_ELEMENTS = 16_384  # of one match, those in sequences included
 # Where neither handler nor socket ever waits, others (and a C-CANCEL) have to get their turn all the same.
-_RESPONSES_IN_A_ROW = 32
+_RESPONSES_IN_A_ROW = 16
 
 
 _Match = TypeVar("_Match")  # Dataset, or bytes with raw=True
@@ -47,7 +45,7 @@ class Query(ResponseStream[_Match, list[_Match]]):
             return cast("_Match", data)
         from asyncdicom.dataset import decode
 
-        match = decode(data, self._context.transfer_syntax)
+        match = decode(data, self._context.transfer_syntax, maximum_elements=_MAXIMUM_ELEMENTS)
         del match.file_meta  # an Identifier is no file
         return cast("_Match", match)
 
@@ -98,11 +96,10 @@ async def provide(incoming: IncomingRequest, request: Request, handlers: Handler
     if incoming.data is None:
         return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, error_comment="no identifier")
     pending = response_to(incoming.command, Status.PENDING, has_data_set=True)
-    maximum = incoming.channel.settings.maximum_matches
+    maximum = incoming.channel.limits.maximum_matches
     matches = cast("Any", handlers.c_find(request))
     async with aclosing(_Closable(matches)):
         iterator: AsyncIterator[Identifier] = aiter(matches)
-        sent = 0
         while True:
             try:
                 match = await incoming.guard(anext(iterator))
@@ -110,13 +107,12 @@ async def provide(incoming: IncomingRequest, request: Request, handlers: Handler
                 return Response(Status.SUCCESS)
             if incoming.is_interrupted:
                 raise Interrupted  # the handler swallowed its cancellation
-            if sent == maximum:
-                log.warning("%s: a C-FIND gave more than %d matches", incoming.channel, maximum)
+            if incoming.matches == maximum:
                 return Response(Status.OUT_OF_RESOURCES, error_comment=f"more than {maximum} matches")
             data = encode_identifier(match, incoming.context.transfer_syntax)
             await incoming.channel.performer.respond(incoming, pending, data)
-            sent += 1
-            if sent % _RESPONSES_IN_A_ROW == 0:
+            incoming.matches += 1
+            if incoming.matches % _RESPONSES_IN_A_ROW == 0:
                 await asyncio.sleep(0)
 
 

@@ -6,31 +6,43 @@ another one, to a destination that the provider knows.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import AsyncExitStack, aclosing
 from typing import NamedTuple
 
 from asyncdicom.data.elements import decode as decode_elements
 from asyncdicom.data.elements import encode as encode_elements
+from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Command, CommandField, Priority, response_to
 from asyncdicom.dimse.suboperations import SubOperations
-from asyncdicom.exceptions import AssociationError, DicomNetworkError
+from asyncdicom.exceptions import AssociationError, DicomNetworkError, PresentationContextError
 from asyncdicom.net.channel import Channel
-from asyncdicom.net.operation import IncomingRequest, Reply
-from asyncdicom.net.payload import Source, reading_ahead
+from asyncdicom.net.operation import IncomingRequest, Interrupted, Reply
+from asyncdicom.net.payload import FileSource, Source
+from asyncdicom.net.reasons import in_short
 from asyncdicom.services import storage
-from asyncdicom.services.contexts import find_context, groups_for_contexts, storage_contexts
-from asyncdicom.services.handlers import Handlers, Identifier, Request, Response, Retrieval, StoreHandler
+from asyncdicom.services.contexts import find_context, groups_of_kinds
+from asyncdicom.services.failures import Failures
+from asyncdicom.services.handlers import (
+    Handlers,
+    Identifier,
+    LazySources,
+    Request,
+    Response,
+    Retrieval,
+    StoreHandler,
+)
 from asyncdicom.services.query import encode_identifier
 from asyncdicom.services.single import outcome
 from asyncdicom.services.streams import ResponseStream
 from asyncdicom.status import Status
+from asyncdicom.ul.negotiation import PresentationContext
 
 __all__ = ["Progress", "RetrieveOperation", "RetrieveResult", "provide_get", "provide_move", "retrieve"]
 
-log = logging.getLogger("asyncdicom.services")
-
 _FAILED_SOP_INSTANCE_UID_LIST = 0x00080058
+_MAXIMUM_LOSSES = 10  # associations to a destination that one C-MOVE loses before it gives up
 
 
 class Progress(NamedTuple):
@@ -137,6 +149,10 @@ def retrieve(
 # As SCP.
 
 StoreOne = Callable[[Source], Awaitable[Response]]
+Kind = tuple[str, str]
+"""SOP Class UID and Transfer Syntax UID: what a sub-operation needs a context for."""
+
+_IN_A_ROW = 32  # sub-operations that end without anything to wait for, before others have their turn
 
 
 async def provide_get(incoming: IncomingRequest, request: Request, handlers: Handlers) -> Response:
@@ -151,9 +167,16 @@ async def provide_get(incoming: IncomingRequest, request: Request, handlers: Han
     async def store(source: Source) -> Response:
         return await storage.store(incoming.channel, source, priority=priority)
 
-    operations = SubOperations(len(retrieval.sources))
-    await _perform(incoming, operations, retrieval.sources, store)
-    return _final(incoming, operations)
+    work = _Retrieving(incoming, len(retrieval.sources), "C-GET")
+    accepted = {
+        (c.abstract_syntax, c.transfer_syntax) for c in incoming.channel.contexts.values() if c.as_scu
+    }
+    try:
+        async with aclosing(_each(retrieval.sources)) as sources:
+            await work.perform(sources, store, accepted)
+    finally:
+        retrieval.ended()
+    return work.final()
 
 
 async def provide_move(incoming: IncomingRequest, request: Request, handlers: Handlers) -> Response:
@@ -162,86 +185,185 @@ async def provide_move(incoming: IncomingRequest, request: Request, handlers: Ha
         return Response(Status.SOP_CLASS_NOT_SUPPORTED)
     destination = handlers.destination(request)
     if destination is None:
-        log.warning("%s: refused: C-MOVE-RQ to an unknown destination", incoming.channel)
+        incoming.remark = "refused: an unknown destination"
         return Response(Status.MOVE_DESTINATION_UNKNOWN)
     retrieval = await incoming.guard(handlers.c_move(request))
     if not isinstance(retrieval, Retrieval):
         return outcome(retrieval)
-    operations = SubOperations(len(retrieval.sources))
+    work = _Retrieving(incoming, len(retrieval.sources), f"C-MOVE to {destination.where}")
+    try:
+        for kinds in groups_of_kinds(_kinds(retrieval.sources)):
+            # One pass over the sources for each group: one, unless more than 128 contexts are needed.
+            async with aclosing(_each(retrieval.sources, kinds)) as sources:
+                is_lost = True
+                while is_lost and not incoming.is_interrupted:
+                    is_lost = await _move(incoming, request, handlers, destination, sources, kinds, work)
+    finally:
+        retrieval.ended()
+    return work.final()
+
+
+async def _move(
+    incoming: IncomingRequest,
+    request: Request,
+    handlers: Handlers,
+    destination: Destination,
+    sources: AsyncIterator[Source | None],
+    kinds: Collection[Kind],
+    work: _Retrieving,
+) -> bool:
+    """Send over one association to the destination; True if it was lost and may be tried again."""
+    assert handlers.open_association is not None
     originator = (request.calling_ae_title, request.message_id)
     priority = incoming.command.priority or Priority.MEDIUM
-    for group in groups_for_contexts(retrieval.sources):
-        left = list(group)
-        while left and not incoming.is_interrupted:
-            try:
-                async with handlers.open_association(destination, storage_contexts(left)) as association:
-
-                    async def store(source: Source, via: object = association) -> Response:
-                        return await association.c_store(
-                            source, priority=priority, move_originator=originator
-                        )
-
-                    left = await _perform(incoming, operations, left, store)
-            except AssociationError:
-                if incoming.channel.failure is not None:
-                    raise
-                for source in left:
-                    operations.failed(source.sop_instance_uid)
-                left = []
-    return _final(incoming, operations)
-
-
-async def _perform(
-    incoming: IncomingRequest, operations: SubOperations, sources: Sequence[Source], store: StoreOne
-) -> list[Source]:
-    """Send one after another, telling the peer after each; gives what a lost association left over."""
-    for index, source in enumerate(reading_ahead(sources)):
-        if incoming.is_interrupted:
-            break
-        lost = await _store_one(incoming, operations, source, store)
-        pending = response_to(incoming.command, Status.PENDING, **operations.counters())
-        if operations.number_of_remaining:
-            await incoming.channel.performer.respond(incoming, pending)
-        if lost:
-            return list(sources[index + 1 :])
-    return []
-
-
-async def _store_one(
-    incoming: IncomingRequest, operations: SubOperations, source: Source, store: StoreOne
-) -> bool:
-    """Do one sub-operation and count it; True if its association was lost."""
-    uid = source.sop_instance_uid
-    try:
-        status = (await store(source)).status
-    except AssociationError:
-        incoming.channel.check_open()
-        operations.failed(uid)
-        return True
-    except (DicomNetworkError, OSError):
-        incoming.channel.check_open()
-        operations.failed(uid)
+    contexts = [PresentationContext(sop_class, (syntax,)) for sop_class, syntax in kinds]
+    if work.losses >= _MAXIMUM_LOSSES:
+        await work.fail(sources, f"destination: {work.losses} associations were lost")
         return False
-    if status.is_success:
-        operations.completed()
-    elif status.is_warning:
-        operations.warned(uid)
+    try:
+        async with AsyncExitStack() as stack:
+            opening = handlers.open_association(destination, contexts)
+            association = await incoming.guard(stack.enter_async_context(opening))
+
+            async def store(source: Source) -> Response:
+                return await association.c_store(source, priority=priority, move_originator=originator)
+
+            return await work.perform(sources, store, kinds)
+    except Interrupted:
+        return False
+    except AssociationError as error:  # that it could not be opened
+        incoming.channel.check_open()
+        await work.fail(sources, f"destination: {in_short(error)}", str(error))
+        return False
+
+
+def _kinds(sources: Sequence[Source] | LazySources) -> list[Kind]:
+    if not isinstance(sources, Sequence):
+        return sorted(sources.kinds)
+    return list(dict.fromkeys((source.sop_class_uid, source.transfer_syntax_uid) for source in sources))
+
+
+async def _each(
+    sources: Sequence[Source] | LazySources, kinds: Collection[Kind] | None = None
+) -> AsyncGenerator[Source | None, None]:
+    """Give the sources (those of some kinds) while the next one is being read, if it is a small file."""
+    previous: list[Source | None] = []
+    async for source in _one_by_one(sources):
+        if source is not None:
+            if kinds is not None and (source.sop_class_uid, source.transfer_syntax_uid) not in kinds:
+                continue
+            if isinstance(source, FileSource):
+                source.read_ahead()
+        if previous:
+            yield previous.pop()
+        previous.append(source)
+    if previous:
+        yield previous.pop()
+
+
+async def _one_by_one(sources: Sequence[Source] | LazySources) -> AsyncGenerator[Source | None, None]:
+    if isinstance(sources, Sequence):
+        for source in sources:
+            yield source
+        return
+    async for lazy in sources:
+        yield lazy
+
+
+class _Retrieving:
+    """The sub-operations of one C-GET or C-MOVE that is being performed."""
+
+    def __init__(self, incoming: IncomingRequest, total: int, what: str) -> None:
+        self._incoming = incoming
+        self._operations = SubOperations(total)
+        self._failures = Failures(f"{incoming.channel}: {what}")
+        self.losses = 0
+        """How many associations were lost on the way."""
+
+    async def perform(
+        self, sources: AsyncIterator[Source | None], store: StoreOne, kinds: Collection[Kind]
+    ) -> bool:
+        """Send one after another, telling the peer after each; True if the association was lost on the way.
+
+        What there is no context for (``kinds``) is counted as failed; it costs no message.
+        """
+        operations, in_a_row = self._operations, 0
+        while not self._incoming.is_interrupted:
+            try:
+                source = await self._incoming.guard(anext(sources))
+            except (StopAsyncIteration, Interrupted):
+                return False  # what was done until then is told in the final response
+            in_a_row += 1
+            if in_a_row % _IN_A_ROW == 0:
+                await asyncio.sleep(0)
+            if source is None:
+                self._failed("", "an instance is not there any more", is_ours=True)
+            elif (source.sop_class_uid, source.transfer_syntax_uid) not in kinds:
+                self._failed(source.sop_instance_uid, "an instance has no presentation context")
+            else:
+                is_lost = await self._store_one(source, store)
+                if operations.number_of_remaining:
+                    pending = response_to(self._incoming.command, Status.PENDING, **operations.counters())
+                    await self._incoming.channel.performer.respond(self._incoming, pending)
+                if is_lost:
+                    return True
+        return False
+
+    async def fail(self, sources: AsyncIterator[Source | None], kind: str, detail: str = "") -> None:
+        """Count all that is left as failed."""
+        self._failures.add(kind, detail)
+        async for source in sources:
+            self._operations.failed("" if source is None else source.sop_instance_uid)
+
+    async def _store_one(self, source: Source, store: StoreOne) -> bool:
+        """Do one sub-operation and count it; True if its association was lost."""
+        uid, channel = source.sop_instance_uid, self._incoming.channel
+        try:
+            status = (await store(source)).status
+        except AssociationError as error:
+            channel.check_open()
+            self.losses += 1
+            self._failed(uid, f"destination: {in_short(error)}", f"{uid}: {error}")
+            return True
+        except (DicomNetworkError, OSError) as error:
+            channel.check_open()
+            self._operations.failed(uid)
+            _explain(self._failures, uid, error)
+            return False
+        if status.is_success:
+            self._operations.completed()
+        elif status.is_warning:
+            self._operations.warned(uid)
+        else:
+            kind = f"an instance was refused with 0x{status:04X}"
+            self._failed(uid, kind, f"{uid} was refused with {status}")
+        return False
+
+    def _failed(self, uid: str, kind: str, detail: str = "", *, is_ours: bool = False) -> None:
+        self._operations.failed(uid)
+        self._failures.add(kind, detail or f"{uid}: {kind}" if uid else kind, is_ours=is_ours)
+
+    def final(self) -> Response:
+        """Give the final response."""
+        incoming, operations = self._incoming, self._operations
+        status = Status(operations.final_status(incoming.is_cancelled))
+        data = None
+        if operations.failed_uids and not status.is_success:
+            value = "\\".join(operations.failed_uids).encode("ascii", "replace")
+            element = (_FAILED_SOP_INSTANCE_UID_LIST, "UI", value)
+            data = encode_elements([element], incoming.context.transfer_syntax)
+        return Response(
+            status,
+            counters=operations.counters(remaining=incoming.is_cancelled),
+            data=data,
+            error_comment=self._failures.comment,
+        )
+
+
+def _explain(failures: Failures, uid: str, error: DicomNetworkError | OSError) -> None:
+    if isinstance(error, PresentationContextError):
+        failures.add("an instance has no presentation context", f"{uid}: {error}")
+    elif isinstance(error, OSError):
+        failures.add(f"an instance cannot be read: {in_short(error)}", f"{uid}: {error}", is_ours=True)
     else:
-        operations.failed(uid)
-    return False
-
-
-def _final(incoming: IncomingRequest, operations: SubOperations) -> Response:
-    status = Status(operations.final_status(incoming.is_cancelled))
-    data = None
-    if operations.failed_uids and not status.is_success:
-        value = _backslashed(operations.failed_uids)
-        element = (_FAILED_SOP_INSTANCE_UID_LIST, "UI", value)
-        data = encode_elements([element], incoming.context.transfer_syntax)
-    return Response(status, counters=operations.counters(remaining=incoming.is_cancelled), data=data)
-
-
-def _backslashed(uids: list[str]) -> bytes:
-    # An explicit UI holds at most 65,534 bytes: what does not fit can only be counted.
-    value = "\\".join(uids).encode("ascii", "replace")
-    return value if len(value) <= 65534 else value[: value.rindex(b"\\", 0, 65534)]
+        failures.add("an instance cannot be sent", f"{uid}: {error}", is_ours=True)

@@ -21,7 +21,7 @@ from asyncdicom.status import Status
 from asyncdicom.uid import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
-    is_valid_uid,
+    is_usable_uid,
     transfer_syntax,
 )
 
@@ -64,7 +64,7 @@ async def provide(incoming: IncomingRequest, request: Request, handlers: Handler
     c_store = incoming.channel.invoker.receiver or handlers.c_store  # a sub-operation of our C-GET, or not
     if c_store is None:
         return Response(Status.SOP_CLASS_NOT_SUPPORTED)
-    if not is_valid_uid(request.affected_sop_instance_uid):
+    if not is_usable_uid(request.affected_sop_instance_uid):
         return Response(Status.INVALID_SOP_INSTANCE, error_comment="invalid Affected SOP Instance UID")
     if incoming.data is None:
         return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, error_comment="no data set")

@@ -12,6 +12,7 @@ from functools import lru_cache
 from struct import Struct
 
 from asyncdicom.exceptions import RemoteProtocolError
+from asyncdicom.options import Limits
 
 from .pdu import (
     A_ABORT,
@@ -125,7 +126,9 @@ class Decoder:
         "in_message",
     )
 
-    def __init__(self, maximum_length: int, maximum_associate_length: int = 262144) -> None:
+    def __init__(
+        self, maximum_length: int, maximum_associate_length: int = Limits.maximum_associate_length
+    ) -> None:
         self._bounds = _bounds(maximum_length, maximum_associate_length)
         self.error: RemoteProtocolError | None = None
         self.in_message = False  # the last PDV seen was not the last of its message part, or is incomplete

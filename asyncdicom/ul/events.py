@@ -73,7 +73,7 @@ class ProtocolViolation(NamedTuple):
 
 
 class TimerExpired(NamedTuple):
-    """A deadline passed: artim, association, release, receive or idle. All but idle end the association."""
+    """A deadline passed: artim, acse, release, receive or idle. All but idle end the association."""
 
     which: str
 

@@ -10,7 +10,13 @@ from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
-from asyncdicom.uid import APPLICATION_CONTEXT_NAME, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from asyncdicom.options import SHORTEST_MAXIMUM_LENGTH, Limits
+from asyncdicom.uid import (
+    APPLICATION_CONTEXT_NAME,
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    is_usable_uid,
+)
 
 from .items import (
     CommonExtendedNegotiation,
@@ -37,7 +43,6 @@ PROVIDER_NO_REASON = AAssociateRJ(1, 2, 1)
 PROTOCOL_VERSION_NOT_SUPPORTED = AAssociateRJ(1, 2, 2)
 
 ANY_TRANSFER_SYNTAX = ("*",)
-SHORTEST_MAXIMUM_LENGTH = 8  # a PDV of two bytes of data; 0 means no limit
 LONGEST_USER_IDENTITY = 16384  # of both fields together
 
 
@@ -89,18 +94,13 @@ class Policy(NamedTuple):
     invoked: Mapping[str, tuple[str, ...]] = {}
     unknown_storage: tuple[str, ...] | None = None
     not_storage: Container[str] = ()
-    maximum_length: int = 262144
+    maximum_length: int = Limits.maximum_length
     operations_invoked: int = 1
     operations_performed: int = 1
 
 
 def _too_short(maximum_length: int) -> bool:
     return 0 < maximum_length < SHORTEST_MAXIMUM_LENGTH
-
-
-def _is_plausible(uid: str) -> bool:
-    """Digits and dots; more is not asked of peers, some of which send leading zeros."""
-    return 0 < len(uid) <= 64 and uid.isascii() and uid.replace(".", "").isdigit()
 
 
 def _smaller(one: int, other: int) -> int:
@@ -146,7 +146,7 @@ def _answer_context(
 ) -> tuple[ContextResult, AcceptedContext | None]:
     abstract_syntax = context.abstract_syntax
     performed = policy.performed.get(abstract_syntax)
-    if performed is None and _is_plausible(abstract_syntax) and abstract_syntax not in policy.not_storage:
+    if performed is None and is_usable_uid(abstract_syntax) and abstract_syntax not in policy.not_storage:
         performed = policy.unknown_storage
     invoked = policy.invoked.get(abstract_syntax)
     as_scp = role.scu_role and bool(performed)
@@ -158,7 +158,7 @@ def _answer_context(
         ), None
     taken = (performed if as_scp else invoked) or ()
     for transfer_syntax in context.transfer_syntaxes:
-        if transfer_syntax in taken or (taken == ANY_TRANSFER_SYNTAX and _is_plausible(transfer_syntax)):
+        if transfer_syntax in taken or (taken == ANY_TRANSFER_SYNTAX and is_usable_uid(transfer_syntax)):
             accepted = AcceptedContext(context.context_id, abstract_syntax, transfer_syntax, as_scu, as_scp)
             return ContextResult(context.context_id, ACCEPTANCE, transfer_syntax), accepted
     return ContextResult(context.context_id, TRANSFER_SYNTAXES_NOT_SUPPORTED), None
@@ -266,7 +266,7 @@ def propose(
     *,
     called_ae_title: str,
     calling_ae_title: str,
-    maximum_length: int = 262144,
+    maximum_length: int = Limits.maximum_length,
     operations_invoked: int = 1,
     operations_performed: int = 1,
     user_identity: UserIdentity | None = None,

@@ -7,9 +7,8 @@ carries out its effects. Times are in seconds, of any one clock that does not go
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
+from asyncdicom.options import Limits, Timeouts, of_role
 
 from .decoder import WITHOUT_END, ControlPDU, Decoder, PDataFragment
 from .events import (
@@ -68,7 +67,7 @@ _SEND_THE_PDU = {
 # for the peer, ours has the effect of an A-ABORT request.
 _TIMER_OF_STATE = {
     State.STA2: "artim",
-    State.STA5: "association",
+    State.STA5: "acse",
     State.STA7: "release",
     State.STA9: "release",
     State.STA10: "release",
@@ -77,23 +76,6 @@ _TIMER_OF_STATE = {
 }
 _MAY_OWE_A_MESSAGE = {State.STA6, State.STA7}
 _MAY_OWE_A_PDU = set(State) - {State.STA1, State.STA2, State.STA4, State.STA13}
-
-
-class Timeouts(NamedTuple):
-    """In seconds; None switches one off.
-
-    ``artim``: for the A-ASSOCIATE-RQ; ``close``: ARTIM while the peer should close; ``association``: for the
-    answer to our A-ASSOCIATE-RQ; ``release``: for the A-RELEASE-RP; ``receive``: for the rest of a PDU or a
-    message, while less than 1 KiB of it arrives, and for how much the whole may be late at 1 KiB a second;
-    ``idle``: with nothing to do in Sta6.
-    """
-
-    artim: float | None = 10.0
-    close: float | None = 5.0
-    association: float | None = 30.0
-    release: float | None = 10.0
-    receive: float | None = 60.0
-    idle: float | None = None
 
 
 class UpperLayer:
@@ -117,6 +99,7 @@ class UpperLayer:
         "_drained",
         "_due",
         "_fault_seen",
+        "_idle",
         "_idle_since",
         "_outgoing",
         "_paused_at",
@@ -137,14 +120,15 @@ class UpperLayer:
         *,
         requestor: bool,
         maximum_length: int,
-        timeouts: Timeouts | None = None,
-        maximum_associate_length: int = 262144,
+        timeouts: Timeouts = Timeouts(),
+        maximum_associate_length: int = Limits.maximum_associate_length,
     ) -> None:
         self.state = State.STA1
         self.requestor = requestor
         self.wants_close = False
         self.expecting_data = False
-        self._timeouts = timeouts or Timeouts()
+        self._timeouts = timeouts
+        self._idle = of_role(timeouts.idle, requestor=requestor)
         self._decoder = Decoder(maximum_length, maximum_associate_length)
         self.waiting: list[memoryview] = []
         self._request = b""
@@ -339,7 +323,7 @@ class UpperLayer:
             self._progress = 0
 
     def _idle_deadline(self) -> float | None:
-        idle = self._timeouts.idle
+        idle = self._idle
         return None if idle is None or self._busy or self.state is not State.STA6 else self._idle_since + idle
 
     # The protocol machine.

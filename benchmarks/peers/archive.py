@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from asyncdicom import Timeouts
 from asyncdicom.archive import Archive
 from asyncdicom.archive.index import Writer, open_index
 from asyncdicom.archive.record import Record
@@ -24,7 +25,7 @@ async def serve(directory: str, durability: str) -> int:
     """Open an archive and serve it; gives the port."""
     archive = Archive(directory, durability=durability)
     await archive.open()
-    server = await serve_archive(archive, "RECEIVER@127.0.0.1:0", idle_timeout=None)
+    server = await serve_archive(archive, "RECEIVER@127.0.0.1:0", timeouts=Timeouts(idle=None))
     _kept.extend((archive, server))
     return server.port
 

@@ -8,7 +8,7 @@ import ssl
 import time
 from collections.abc import Sequence
 
-from asyncdicom import Server, associate, serve
+from asyncdicom import Limits, Server, Timeouts, associate, serve
 from benchmarks.measure import Sample
 
 _servers: list[Server] = []  # they live as long as the worker
@@ -24,7 +24,10 @@ async def answer(certificate: str, maximum: int) -> int:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     server = await serve(
-        "RECEIVER@127.0.0.1:0", ssl=context, maximum_tls_handshakes=maximum, idle_timeout=None
+        "RECEIVER@127.0.0.1:0",
+        ssl=context,
+        limits=Limits(maximum_tls_handshakes=maximum),
+        timeouts=Timeouts(idle=None),
     )
     _servers.append(server)
     _watching.append(asyncio.ensure_future(_watch()))

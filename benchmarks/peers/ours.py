@@ -20,11 +20,13 @@ from asyncdicom import (
     Association,
     BytesSource,
     FileSource,
+    Limits,
     PresentationContext,
     Request,
     Server,
     Source,
     Status,
+    Timeouts,
     associate,
     file_source,
     serve,
@@ -46,7 +48,7 @@ def _peer(port: int) -> str:
 
 
 async def _serve(**options: Any) -> int:
-    server = await serve("RECEIVER@127.0.0.1:0", idle_timeout=None, **options)
+    server = await serve("RECEIVER@127.0.0.1:0", timeouts=Timeouts(idle=None), **options)
     _servers.append(server)
     return server.port
 
@@ -59,7 +61,7 @@ def _checked(status: Status) -> None:
 # C-STORE
 
 
-async def receive(directory: str | None, maximum_length: int = 131072, **options: Any) -> int:
+async def receive(directory: str | None, maximum_length: int = 131072, **limits: int) -> int:
     """Receive into files (None: read everything and drop it); gives the port."""
     numbers = itertools.count()
 
@@ -73,7 +75,8 @@ async def receive(directory: str | None, maximum_length: int = 131072, **options
         return Status.SUCCESS
 
     handler = to_file if directory is not None else to_nowhere
-    return await _serve(c_store=handler, maximum_length=maximum_length, unknown_storage=True, **options)
+    given = Limits(maximum_length=maximum_length, **limits)
+    return await _serve(c_store=handler, limits=given, unknown_storage=True)
 
 
 async def send(port: int, folders: list[str], receiver_pid: int, operations: int = 1) -> Sample:
@@ -81,7 +84,7 @@ async def send(port: int, folders: list[str], receiver_pid: int, operations: int
     sources = _mixed([[file_source(path) for path in instances.files(folder)] for folder in folders])
     size = sum(source.length for source in sources)
     async with associate(
-        _peer(port), contexts=storage_contexts(sources), operations_invoked=operations
+        _peer(port), contexts=storage_contexts(sources), limits=Limits(operations_invoked=operations)
     ) as association:
         if association.operations_invoked != operations:
             raise RuntimeError(
@@ -139,7 +142,7 @@ async def send_generated(port: int, size: int, receiver_pid: int) -> Sample:
     """Send one instance of any size that no file holds."""
     source = Generated(size, time.time_ns())
     contexts = [PresentationContext(source.sop_class_uid, (source.transfer_syntax_uid,))]
-    async with associate(_peer(port), contexts=contexts, dimse_timeout=600.0) as association:
+    async with associate(_peer(port), contexts=contexts, timeouts=Timeouts(dimse=600.0)) as association:
         with Measurement(receiver_pid) as it:
             _checked((await association.c_store(source)).status)
     return it.sample(1, size)
@@ -150,7 +153,7 @@ async def forward(port: int) -> int:
 
     async def pass_on(request: Request) -> Status:
         context = PresentationContext(request.affected_sop_class_uid, (request.transfer_syntax_uid,))
-        async with associate(_peer(port), contexts=[context], dimse_timeout=600.0) as association:
+        async with associate(_peer(port), contexts=[context], timeouts=Timeouts(dimse=600.0)) as association:
             return (await association.c_store(request.data)).status
 
     return await _serve(c_store=pass_on, unknown_storage=True)

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ async def on_a_small_disk(tmp_path: Path, size: int, *options: str) -> AsyncIter
     if await trial.wait():
         pytest.skip("unshare cannot mount a small file system here")
     async with qrscp(mount / "archive", *options, prefix=prefix) as archive:
-        yield archive._replace(root=Path(f"/proc/{archive.pid}/root{mount}/archive"))
+        yield replace(archive, root=Path(f"/proc/{archive.pid}/root{mount}/archive"))
 
 
 def fill(path: Path, leave: int) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from asyncdicom.archive import Archive, IdentifierError
 from asyncdicom.data.elements import encode
@@ -273,8 +272,10 @@ async def test_what_a_retrieval_sends(filled: Archive, tools: Any, case: int) ->
     model, level, keys, count = RETRIEVED[case]
     identifier = tools.encode({"QueryRetrieveLevel": level, **keys})
     found = await filled.matching_instances(identifier, EXPLICIT_VR_LITTLE_ENDIAN, model)
-    assert len(found) == len({instance.sop_instance_uid for instance in found}) == count
-    for instance in found:
+    instances = [instance async for instance in found if instance is not None]
+    assert len(found) == len({instance.sop_instance_uid for instance in instances}) == count
+    assert found.kinds == {(each.sop_class_uid, each.transfer_syntax_uid) for each in instances}
+    for instance in instances:
         content = tools.read(instance.path)
         meta = read_file_meta(content)
         assert meta.sop_instance_uid == instance.sop_instance_uid
@@ -302,7 +303,7 @@ async def test_retrievals_without_their_unique_keys(
 
 async def test_a_star_does_not_retrieve_everything(filled: Archive, tools: Any) -> None:
     identifier = tools.encode({"QueryRetrieveLevel": "PATIENT", "PatientID": "*"})
-    assert await filled.matching_instances(identifier, EXPLICIT_VR_LITTLE_ENDIAN, PATIENT_ROOT) == []
+    assert len(await filled.matching_instances(identifier, EXPLICIT_VR_LITTLE_ENDIAN, PATIENT_ROOT)) == 0
 
 
 async def test_paging_beyond_a_thousand(archive: Archive, tools: Any) -> None:
@@ -312,12 +313,15 @@ async def test_paging_beyond_a_thousand(archive: Archive, tools: Any) -> None:
     ]
     statuses = await asyncio.gather(*(tools.store(archive, each) for each in data))
     assert set(statuses) == {0}
-    fetched: list[int] = []
+    pages: list[int] = []
+    run = archive._queries.run
 
-    @event.listens_for(archive._engine, "before_cursor_execute")
-    def _count(*arguments: Any) -> None:
-        fetched.append(archive._engine.pool.checkedout())
+    async def count(peer: object, work: Any) -> Any:
+        result = await run(peer, work)
+        pages.append(len(result[0]))
+        return result
 
+    archive._queries.run = count  # type: ignore[method-assign]
     identifier = tools.encode({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "", "PatientID": "P*"})
     seen = []
     async for answer in archive.find(identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
@@ -325,7 +329,8 @@ async def test_paging_beyond_a_thousand(archive: Archive, tools: Any) -> None:
         assert archive._engine.pool.checkedout() == 1
         seen.append(answer)
     assert len(seen) == len(set(seen)) == 2001
-    assert len(fetched) == 3
+    assert pages == [16, 64, *[256] * 7, 2001 - 16 - 64 - 7 * 256]
+    archive._queries.run = run  # type: ignore[method-assign]
     identifier = tools.encode({"QueryRetrieveLevel": "PATIENT", "PatientID": "P7"})
     assert len(await archive.matching_instances(identifier, EXPLICIT_VR_LITTLE_ENDIAN, PATIENT_ROOT)) == 1
 
@@ -333,12 +338,10 @@ async def test_paging_beyond_a_thousand(archive: Archive, tools: Any) -> None:
 async def test_exactly_one_page(archive: Archive, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(4):
         assert await tools.store(archive, tools.data_set(SOPInstanceUID=f"1.2.3.1.1.{n}")) == 0x0000
-    import asyncdicom.archive.archive as facade
-    import asyncdicom.archive.index as index
+    from asyncdicom.archive import find
 
     for size in (1, 2, 3, 4, 5):
-        monkeypatch.setattr(facade, "PAGE", size)
-        monkeypatch.setattr(index, "PAGE", size)
+        monkeypatch.setattr(find, "PAGES", (size,))
         keys = {"StudyInstanceUID": "1.2.3.1", "SeriesInstanceUID": "1.2.3.1.1"}
         assert len(await tools.find(archive, level="IMAGE", **keys)) == 4
 

@@ -19,15 +19,17 @@ from typing import Any
 
 import pytest
 from qrscp import CT, LONG, long_test, needs_strace, qrscp, strace
-from sqlalchemy import Column, MetaData, Table, Text, insert, select
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import create_engine, insert
+from sqlalchemy.pool import StaticPool
 from wire import Peer, find_rq, fragments, message, store_rq
 
 from asyncdicom.archive import Archive, IdentifierError
-from asyncdicom.archive.matching import MAXIMUM_PATTERN, match, match_name
-from asyncdicom.archive.schema import LEVELS
+from asyncdicom.archive.matching import MAXIMUM_CHARACTERS
+from asyncdicom.archive.query import find_query
+from asyncdicom.archive.reader import FREE_COST, Statements, matches
+from asyncdicom.archive.schema import LEVELS, METADATA, patient, study
 from asyncdicom.archive.text import fold_name, normalise, values_of
-from asyncdicom.data.elements import encode
+from asyncdicom.data.elements import Element, encode
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.dimse.messages import encode as encode_command
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT
@@ -198,7 +200,9 @@ async def attack_in_process(tmp_path: Path, tools: Any) -> None:
                         EXPLICIT_VR_LITTLE_ENDIAN,
                         STUDY_ROOT,
                     )
-                    assert all(instance.sop_instance_uid.encode() in string for instance in found)
+                    async for instance in found:
+                        assert instance is not None
+                        assert instance.sop_instance_uid.encode() in string
                     answered += 1
                 except IdentifierError as error:
                     comments.add(str(error))
@@ -322,34 +326,48 @@ PATTERNS = {
 }
 
 
-def matches_of(pattern: str, length: int) -> list[int]:
-    """How many of 200 values of this length match, by the two ways in which text is matched."""
-    table = Table("t", MetaData(), Column("value", Text))
-    statements = [
-        select(table.c.value).where(match(table.c.value, "LO", [pattern])),
-        select(table.c.value).where(match_name([table.c.value], [pattern])),
-    ]
-    literal = [
-        str(s.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})) for s in statements
-    ]
-    with closing(sqlite3.connect(":memory:")) as connection:
-        connection.execute("CREATE TABLE t (value TEXT)")
-        connection.executemany(
-            str(insert(table).values(value="?")).replace(":value", "?"), [("a" * length,)] * 200
+def matches_of(pattern: str, text: str, rows: int = 200) -> list[int]:
+    """How many of so many studies with this description, and this physician, match."""
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    METADATA.create_all(engine)
+    texts = {c.name: text if c.name in _FILLED else "" for c in study.c if c.name not in ("id", "parent")}
+    with engine.begin() as connection:
+        connection.execute(insert(patient).values({c.name: "" for c in patient.c if c.name != "id"}))
+        connection.execute(
+            insert(study), [{**texts, "study_instance_uid": str(n), "parent": 1} for n in range(rows)]
         )
-        return [len(connection.execute(sql).fetchall()) for sql in literal]
+    found = []
+    driver = engine.raw_connection().driver_connection
+    assert driver is not None
+    for tag, vr in ((0x00081030, "LO"), (0x00080090, "PN")):
+        elements = [Element(0x00080052, "CS", b"STUDY"), Element(tag, vr, pattern.encode())]
+        query = find_query(elements, STUDY_ROOT, little_endian=True)
+        found.append(len(list(matches(Statements(), query).page(driver.execute, 0, rows))))
+    return found
+
+
+_FILLED = {"study_description", "referring_physician_name_alphabetic"}
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", PATTERNS)
 def test_the_worst_patterns_come_to_an_end(name: str) -> None:
     """A matcher that backtracks without bound would not be done with any of these before the time-out."""
-    assert matches_of(PATTERNS[name](MAXIMUM_PATTERN), TEXT) == [0, 0]
+    assert matches_of(PATTERNS[name](FREE_COST), "a" * TEXT) == [0, 0]
+    assert matches_of(PATTERNS[name](MAXIMUM_CHARACTERS), "a" * 63) == [0, 0]
+
+
+@pytest.mark.parametrize("name", sorted(set(PATTERNS) - {"one star", "a list"}))
+def test_what_would_take_too_long_is_refused_before_it_runs(name: str) -> None:
+    with pytest.raises(IdentifierError) as caught:
+        matches_of(PATTERNS[name](MAXIMUM_CHARACTERS), "a" * TEXT, rows=1)
+    assert caught.value.status == 0xA700
+    assert caught.value.comment == "patterns too long for the stored texts"
 
 
 def test_a_longer_pattern_is_refused() -> None:
     with pytest.raises(IdentifierError):
-        matches_of("*" + "a" * MAXIMUM_PATTERN, TEXT)
+        matches_of("*" + "a" * MAXIMUM_CHARACTERS, "")
 
 
 VALUES = {

@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from qrscp import LONG, digest_of, long_test
 from turns import Turns
 
-from asyncdicom.archive import Archive, FileCalls, archive
+from asyncdicom.archive import Archive, FileCalls, find
 
 EXAMPLES = 2500 if LONG else 30
 SEEN: Counter[str] = Counter()  # crash states looked at, over the whole run
@@ -370,7 +370,7 @@ def run_lives(
 
     with (
         tempfile.TemporaryDirectory(dir=MEMORY) as folder,
-        mock.patch.object(archive, "PAGE", 3),
+        mock.patch.object(find, "PAGES", (3,)),
         contextlib.closing(witness),
     ):
         base = Path(folder, "before")

@@ -49,7 +49,8 @@ async def test_every_encoding(archive: Archive, tools: Any, syntax: str) -> None
     data = tools.data_set(syntax, Rows=512)
     assert await tools.store(archive, data, transfer_syntax_uid=syntax) == 0x0000
     identifier = tools.encode({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3.1"})
-    (found,) = await archive.matching_instances(identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT)
+    matching = await archive.matching_instances(identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT)
+    [found] = [instance async for instance in matching]
     assert found[:3] == (tools.ct, "1.2.3.1.1.1", syntax)
     content = tools.read(found.path)
     assert content[found.data_set_offset :] == data

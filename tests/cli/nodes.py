@@ -30,6 +30,8 @@ class Instance(NamedTuple):
         uids = [
             (0x00080016, "UI", self.SOPClassUID.encode()),
             (0x00080018, "UI", self.SOPInstanceUID.encode()),
+            (0x0020000D, "UI", self.StudyInstanceUID.encode()),
+            (0x0020000E, "UI", self.SeriesInstanceUID.encode()),
         ]
         data = encode([*uids, (0x7FE00010, "OB", self.SOPInstanceUID.encode() * 50)], PLAIN)
         return BytesSource(self.SOPClassUID, self.SOPInstanceUID, self.AvailableTransferSyntaxUID, data)

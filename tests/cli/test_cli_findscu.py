@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import asyncio
+import json
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from cli.running import Tool
+from cli.running import ENVIRONMENT, Tool
 
-from asyncdicom import PATIENT_ROOT, Request, Status, StatusError, serve
+from asyncdicom import PATIENT_ROOT, Limits, Request, Status, StatusError, serve
+from asyncdicom.cli.run import complain
 from asyncdicom.services.handlers import Response
 from asyncdicom.uid import MODALITY_WORKLIST_FIND
 
@@ -148,7 +152,7 @@ async def test_cancel(tool: Tool) -> None:
         while True:
             yield ONE
 
-    async with serve("SCP@127.0.0.1:0", c_find=never_ending, maximum_matches=None) as server:
+    async with serve("SCP@127.0.0.1:0", c_find=never_ending, limits=Limits(maximum_matches=None)) as server:
         code, out, _ = await tool("findscu", "127.0.0.1", server.port, "--cancel", 3)
     assert code == 0
     assert out.count("Doe^John") == 3
@@ -169,3 +173,38 @@ async def test_a_peer_without_the_service(tool: Tool) -> None:
     assert code == 1
     assert "no accepted presentation context for Study Root" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+async def test_any_stdout_shows_any_text_and_json_stays_json(encoding: str) -> None:
+    """Names in other alphabets, and text that a terminal would obey."""
+    name, comment = "山田^太郎=é", "\x9b2J\u202e\U0001f600"
+
+    async def find(request: Request) -> AsyncIterator[dict[str, str]]:
+        yield {"SpecificCharacterSet": "ISO_IR 192", "PatientName": name, "StudyDescription": comment}
+
+    async with serve("SCP@127.0.0.1:0", c_find=find) as server:
+        outputs = []
+        for option in ([], ["--json"]):
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "asyncdicom", "findscu", f"SCP@127.0.0.1:{server.port}"),
+                *(*option, "-k", "PatientName", "-k", "StudyDescription"),
+                env=ENVIRONMENT | {"PYTHONIOENCODING": encoding},
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            out, err = await process.communicate()
+            assert (process.returncode, err) == (0, b"")
+            outputs.append(out.decode(encoding))
+    text, found = outputs
+    assert "\x9b" not in text + found
+    assert "\u202e" not in text + found
+    assert "PatientName: " in text
+    values = json.loads(found)
+    assert values["00081030"]["Value"] == [comment]
+    assert values["00100010"]["Value"] == [{"Alphabetic": "山田^太郎", "Ideographic": "é"}]
+
+
+def test_what_a_peer_says_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    assert complain("asyncdicom findscu", "status 0xC001: \x1b[2J\x1b]0;owned\x07", 3) == 3
+    assert capsys.readouterr().err == "asyncdicom findscu: status 0xC001: \\x1b[2J\\x1b]0;owned\\x07\n"

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
+import pytest
 from cli.nodes import JPEG, PLAIN, Instance, Node, data_sets, expected
 from cli.running import Tool
 
-from asyncdicom import STORAGE, Status, serve
+from asyncdicom import STORAGE, Request, Retrieval, Status, serve
 
 STUDY = [
     Instance("1.1", "1.1.1", "1.1.1.1"),
@@ -116,16 +118,40 @@ async def test_failed_instances_are_named(tool: Tool, tmp_path: Path) -> None:
     assert data_sets(tmp_path) == expected([STUDY[0], STUDY[2]])
 
 
-async def test_what_cannot_be_saved_is_refused(tool: Tool, tmp_path: Path) -> None:
+async def test_what_cannot_be_saved_is_refused(
+    tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node = Node(OTHER)
-    (tmp_path / "1.2.1.1.dcm").mkdir()
+    usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     async with serve("SCP@127.0.0.1:0", c_find=node.find, c_get=node.retrieve) as server:
         code, out, _ = await tool(
             "getscu", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.2"
         )
     assert code == 1
     assert "failed: 1.2.1.1\n" in out
-    assert os.listdir(tmp_path) == ["1.2.1.1.dcm"]  # no part file stays
+    assert "refused: 1.2.1.1: only 1 MiB of the disk are free" in out
+    assert os.listdir(tmp_path) == []  # no part file stays
+
+
+async def test_what_was_not_asked_for_is_refused_and_replaces_nothing(tool: Tool, tmp_path: Path) -> None:
+    """The peer adds an instance of another study; and it says Success to all."""
+    asked, other = Instance("1.2", "1.2.1", "1.2.1.1"), Instance("6.6", "6.6.1", "1.2.1.9")
+    (tmp_path / "1.2.1.9.dcm").write_bytes(b"mine")
+
+    async def everything(request: Request) -> Retrieval:
+        await request.data.read()
+        return Retrieval([instance.source() for instance in (asked, other)])
+
+    node = Node([asked])
+    async with serve("SCP@127.0.0.1:0", c_find=node.find, c_get=everything) as server:
+        code, out, _ = await tool(
+            "getscu", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.2"
+        )
+    assert code == 1
+    assert "refused: 1.2.1.9: not asked for: its StudyInstanceUID is 6.6" in out
+    assert sorted(os.listdir(tmp_path)) == ["1.2.1.1.dcm", "1.2.1.9.dcm"]
+    assert (tmp_path / "1.2.1.9.dcm").read_bytes() == b"mine"
 
 
 async def test_a_failure(tool: Tool, tmp_path: Path) -> None:

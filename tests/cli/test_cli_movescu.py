@@ -6,7 +6,7 @@ import pytest
 from cli.nodes import Instance, Node, data_sets, expected
 from cli.running import Tool
 
-from asyncdicom import Request, serve
+from asyncdicom import AssociationRejected, Request, Retrieval, associate, serve, storage_contexts
 
 STUDY = [Instance("1.1", "1.1.1", "1.1.1.1"), Instance("1.1", "1.1.1", "1.1.1.2")]
 KEY = ("-k", "StudyInstanceUID=1.1")
@@ -91,3 +91,42 @@ async def test_a_receiver_that_the_peer_cannot_reach(tool: Tool, caplog: pytest.
     caplog.clear()
     assert (await tool("movescu", "host.invalid", 104, "--port", 0, "--host", "0.0.0.0", *KEY)).code == 3
     assert "see --host" not in caplog.text
+
+
+@pytest.mark.parametrize("stranger", ["SCP", "OTHER"])
+async def test_what_others_send_meanwhile_is_refused(
+    tool: Tool, tmp_path: Path, free_port: int, stranger: str
+) -> None:
+    """Rejected: another AE title. Refused: what was sent for the C-MOVE of another, or not asked for."""
+    refused = []
+
+    async def attack(request: Request) -> Retrieval:
+        await request.data.read()
+        for originator, instance in (("ELSE", STUDY[0]), (None, Instance("6.6", "6.6.1", "6.6.1.1"))):
+            source = instance.source()
+            try:
+                async with associate(
+                    f"ME@127.0.0.1:{free_port}",
+                    calling_ae_title=stranger,
+                    contexts=storage_contexts([source]),
+                ) as association:
+                    by = None if originator is None else (originator, 1)
+                    refused.append((await association.c_store(source, move_originator=by)).status)
+            except AssociationRejected as error:
+                refused.append(error.reason)
+        return Retrieval([instance.source() for instance in STUDY])
+
+    async with serve(
+        "SCP@127.0.0.1:0", c_move=attack, destinations={"ME": f"127.0.0.1:{free_port}"}
+    ) as server:
+        where = f"SCP@127.0.0.1:{server.port}"
+        result = await tool("movescu", where, "-aet", "ME", "--port", free_port, "-od", tmp_path, *KEY)
+    assert refused == ([0x0124, 0x0124] if stranger == "SCP" else [3, 3])
+    assert result.code == (1 if stranger == "SCP" else 0)
+    assert data_sets(tmp_path) == expected(STUDY)
+
+
+async def test_who_asks_by_tls_receives_by_tls(tool: Tool, tmp_path: Path) -> None:
+    code, _, err = await tool("movescu", "SCP@127.0.0.1:1", "--tls", "--port", 0, "-od", tmp_path, *KEY)
+    assert code == 2
+    assert "is received by TLS, too: add +tls KEY CERT" in err

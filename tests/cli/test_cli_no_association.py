@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from cli.running import Result, Tool
 
-from asyncdicom import AccessPolicy, Request, serve
+from asyncdicom import AccessPolicy, Limits, Request, serve
 from asyncdicom.ul.pdu import AAbort
 
 
@@ -111,7 +111,7 @@ async def test_no_room(tool: Tool) -> None:
     from asyncdicom import associate
 
     async with (
-        serve("SCP@127.0.0.1:0", maximum_associations=1) as server,
+        serve("SCP@127.0.0.1:0", limits=Limits(maximum_associations=1)) as server,
         associate(f"SCP@127.0.0.1:{server.port}"),
     ):
         err = said(await tool("echoscu", "127.0.0.1", server.port))

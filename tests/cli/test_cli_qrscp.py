@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 from cli.running import Start, Tool
 
-from asyncdicom import STUDY_ROOT, VERIFICATION, Address, AssociationRejected, StatusError, associate
+from asyncdicom import (
+    STUDY_ROOT,
+    VERIFICATION,
+    Address,
+    AssociationRejected,
+    Limits,
+    StatusError,
+    Timeouts,
+    associate,
+)
 from asyncdicom.cli.config import ConfigError, read_config
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -35,16 +44,26 @@ move_destinations = ["WS2"]
 [peers.FAR]
 networks = ["10.0.0.0/8"]
 
+"""
+SECURE = """
 [peers.SECURE]
 certificates = ["ws.example"]
 """
 
 
 def test_a_peer_is_a_line_or_a_table(tmp_path: Path) -> None:
-    (tmp_path / "archive.toml").write_text(CONFIG)
+    (tmp_path / "archive.toml").write_text(CONFIG + SECURE)
     config = read_config(tmp_path / "archive.toml")
     access = config.pop("access")
-    assert config == {"ae_title": "ARCHIVE", "port": 0, "strict": True}
+    assert config.pop("peer_tls") == {}
+    assert config.pop("certificates_at") == f"{tmp_path / 'archive.toml'}:25"
+    assert config == {
+        "ae_title": "ARCHIVE",
+        "port": 0,
+        "strict": True,
+        "limits": Limits(),
+        "timeouts": Timeouts(),
+    }
     assert access.keys() == {"networks", "peers"}
     peers = access["peers"]
     assert {title: peer.address for title, peer in peers.items() if peer.address} == {
@@ -54,14 +73,34 @@ def test_a_peer_is_a_line_or_a_table(tmp_path: Path) -> None:
     assert peers["ROUTER"].grant == (None, None)
     assert peers["CT2"].grant.services == {"echo", "store"}
     assert peers["WS2"].grant.move_destinations == {"WS2"}
-    assert peers["SECURE"].certificates == {"ws.example"}
+    assert peers["SECURE"].certificates == {"dns:ws.example"}
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("[peers", "Expected"),
-        ("speed = 3", "unknown key 'speed'; known are ae_title, "),
+        ("speed = 3", "archive.toml:1: unknown key 'speed'"),
+        ("\nminimum_fre = 3", "archive.toml:2: unknown key 'minimum_fre'; did you mean minimum_free? Known"),
+        ("[tls]\ntrusted = ['c']", "archive.toml:1: tls: a server needs a certificate"),
+        (
+            "[tls]\ncertificate = 'c'\ncrls = ['x']",
+            ":3: tls: unknown key 'crls'; did you mean crl?",
+        ),
+        ("[peers.A]\naddress = 'h:1'\ntls = 3", "archive.toml:3: peers.A: tls must be of type bool or dict"),
+        (
+            "[peers.A]\ntls = true",
+            ":1: peers.A: tls is for C-MOVE to it, which needs its",
+        ),
+        (
+            "[peers.A]\naddress = 'h:1'\n[peers.A.tls]\nkey = 'k'",
+            ":4: peers.A.tls: a key needs its",
+        ),
+        ("[peers]\nB = ''\n[peers.A]\nserver_hostnam = 'x'", "4: peers.A: unknown key"),
+        (
+            "peers.A = {address = 'h:1', maximum_associations = 0}",
+            "toml:1: peers.A: A@h:1: at least one association",
+        ),
         ("port = '104'", "port must be of type int"),
         ("networks = '10.0.0.0/8'", "networks must be of type list"),
         ("networks = [10]", "networks must be a list of texts"),
@@ -69,12 +108,18 @@ def test_a_peer_is_a_line_or_a_table(tmp_path: Path) -> None:
         ("peers.CT1 = 'host:port'", "peers.CT1: address"),
         (
             "peers.CT1.network = ['10.0.0.7']",
-            "peers.CT1: unknown key 'network'; known are address, networks, ",
+            "peers.CT1: unknown key 'network'; did you mean networks? Known are address, networks, ",
         ),
         ("peers.CT1.networks = ['10.0.0.7/8']", "peers.CT1: 10.0.0.7/8 has host bits set"),
         ("peers.CT1.services = ['print']", "peers.CT1: 'print' is no service; they are echo, "),
         ("peers.CT1.certificates = ['sha256:1']", "peers.CT1: 'sha256:1' is no fingerprint"),
         ("peers.A-VERY-LONG-AE-TITLE = ''", "16 are allowed"),
+        ("limits = 5", "limits must be of type dict"),
+        ("limits.maximum_length = 7", "Limits.maximum_length must be even, and 0 or at least 8, not 7"),
+        ("limits.maximum_length = 'off'", "Limits.maximum_length must be a whole number, not None"),
+        ("limits.max_pdu = 16384", "Limits has no 'max_pdu'; "),
+        ("timeouts.dimse = 'never'", "Timeouts.dimse must be a number or None, not 'never'"),
+        ("timeouts.dimse_timeout = 5", "Timeouts has no 'dimse_timeout'; did you mean dimse?"),
     ],
 )
 def test_a_wrong_configuration(tmp_path: Path, text: str, says: str) -> None:
@@ -83,6 +128,30 @@ def test_a_wrong_configuration(tmp_path: Path, text: str, says: str) -> None:
         read_config(tmp_path / "archive.toml")
     assert says in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_limits_and_time_outs(tmp_path: Path) -> None:
+    (tmp_path / "archive.toml").write_text(
+        "[limits]\nmaximum_length = 16384\naccept_rate = 'off'\n[timeouts]\nidle = 'off'\ndimse = 5\n"
+    )
+    config = read_config(tmp_path / "archive.toml")
+    assert config["limits"] == Limits(maximum_length=16384, accept_rate=None)
+    assert config["timeouts"] == Timeouts(idle=None, dimse=5)
+
+
+async def test_what_is_said_on_the_command_line_wins(start: Start, tmp_path: Path) -> None:
+    """What the file says may be anything; an option that was not given does not take it back."""
+    (tmp_path / "archive.toml").write_text("[limits]\nmaximum_length = 1000\nmaximum_associations = 1\n")
+    options = ("--config", tmp_path / "archive.toml", "--data", tmp_path / "data", "--port", 0, "--json")
+    async with start("qrscp", *options, "--max-associations", 2) as process:
+        port = json.loads(await process.stdout.readline())["port"]
+        address = f"ANY@127.0.0.1:{port}"
+        async with associate(address) as first, associate(address):
+            negotiated = first._channel.negotiated
+            assert negotiated is not None
+            assert negotiated.maximum_length == 1000
+            with pytest.raises(AssociationRejected):
+                await associate(address)
 
 
 async def test_networks_are_checked_before_it_starts(tool: Tool, tmp_path: Path) -> None:
@@ -106,7 +175,6 @@ async def test_it_is_what_the_archive_does(start: Start, tmp_path: Path) -> None
             ("ROUTER", "OTHER", 7),
             ("STRANGER", "ARCHIVE", 3),
             ("FAR", "ARCHIVE", 3),
-            ("SECURE", "ARCHIVE", 3),
         ):
             with pytest.raises(AssociationRejected) as caught:
                 await call(title, called)
@@ -132,4 +200,11 @@ async def test_it_is_what_the_archive_does(start: Start, tmp_path: Path) -> None
         lines = (await process.stderr.read()).decode().splitlines()
     refusals = [line.partition("refused")[2] for line in lines]
     assert all(refusals), "nothing else is to be told"
-    assert len(refusals) == 4 + 2 + 1, refusals
+    assert len(refusals) == 3 + 2 + 1, refusals
+
+
+async def test_certificates_without_tls_are_an_error(tool: Tool, tmp_path: Path) -> None:
+    (tmp_path / "archive.toml").write_text(CONFIG + SECURE)
+    code, _, err = await tool("qrscp", "--config", tmp_path / "archive.toml")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "archive.toml:25: certificates of callers are asked for, but nobody can show one" in err

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from cli.nodes import Instance, data_sets, expected
 from cli.running import Start, Tool
 
-from asyncdicom import AssociationRejected, BytesSource, associate, storage_contexts
+from asyncdicom import AssociationRejected, BytesSource, Limits, associate, storage_contexts
 from asyncdicom.net.payload import Batch
 
 INSTANCE = Instance("1", "1.1", "1.1.1")
@@ -69,7 +70,8 @@ async def test_stopping_while_something_is_received(start: Start) -> None:
             storing = asyncio.ensure_future(association.c_store(source))
             await asyncio.sleep(0.1)
             process.send_signal(signal.SIGINT)
-            assert (await process.stderr.readline()).startswith(b"waiting for 1 associations to end; Ctrl-C")
+            told = await process.stderr.readline()
+            assert told.endswith(b" W: waiting for 1 associations to end; a second signal aborts them\n")
             process.send_signal(signal.SIGINT)
             _, err = await process.communicate()
             storing.cancel()
@@ -81,7 +83,7 @@ async def test_verbose_ignore_and_limit(start: Start) -> None:
     limits = ("--max-associations", 1, "--operations", 3)
     async with start("storescp", 0, "--ignore", "-v", *limits) as process:
         port = await listening(process)
-        async with associate(f"ANY@127.0.0.1:{port}", operations_invoked=16) as association:
+        async with associate(f"ANY@127.0.0.1:{port}", limits=Limits(operations_invoked=16)) as association:
             assert association.operations_invoked == 3
             with pytest.raises(AssociationRejected, match="local limit exceeded"):
                 await associate(f"ANY@127.0.0.1:{port}")
@@ -89,7 +91,8 @@ async def test_verbose_ignore_and_limit(start: Start) -> None:
         process.terminate()
         _, err = await process.communicate()
     size = len(INSTANCE.source().data)
-    assert f"I: received CT Image Storage 1.1.1, {size} bytes, from ASYNCDICOM" in err.decode().splitlines()
+    told = rf"ASYNCDICOM -> ANY \(127.0.0.1:\d+\): C-STORE of CT Image Storage 1.1.1, {size} bytes: status 0x"
+    assert re.search(rf"^\d{{4}}-\d\d-\d\dT[0-9:.]+[+-][0-9:]+ I: {told}", err.decode(), re.MULTILINE)
 
 
 async def test_json(start: Start, tmp_path: Path, free_port: int) -> None:
@@ -119,3 +122,16 @@ async def test_a_port_that_is_taken(tool: Tool) -> None:
         f"asyncdicom storescp: cannot listen on 127.0.0.1:{server.port}: "
         "Address already in use; choose another port\n"
     )
+
+
+async def test_other_data_under_a_uid_is_told_and_both_are_kept(start: Start, tmp_path: Path) -> None:
+    other = Instance("2", "2.1", INSTANCE.SOPInstanceUID)
+    async with start("storescp", 0, "-od", tmp_path) as process:
+        port = await listening(process)
+        assert await send(port, INSTANCE, other, other) == [0, 0, 0]
+        process.terminate()
+        _, err = await process.communicate()
+    assert err.count(b"other data under this SOP Instance UID are there; kept as 1.1.1-") == 1
+    kept = data_sets(tmp_path)
+    assert kept.pop("1.1.1.dcm") == INSTANCE.source().data
+    assert list(kept.values()) == [other.source().data]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cli.running import Tool, write_instance
 
-from asyncdicom import Request, Status, serve
+from asyncdicom import Limits, Request, Status, serve
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -221,7 +221,7 @@ async def test_several_operations(
         folder[f"1.2.{number}"] = write_instance(tmp_path / "in" / f"{number}", CT, f"1.2.{number}")
     received = Window(4 * associations)
     many = ("--associations", associations, "--operations", 4)
-    async with serve("SCP@127.0.0.1:0", c_store=received, operations_performed=4) as server:
+    async with serve("SCP@127.0.0.1:0", c_store=received, limits=Limits(operations_performed=4)) as server:
         code, out, err = await tool("storescu", *many, "127.0.0.1", server.port, tmp_path / "in")
     assert (code, err) == (0, "")
     assert out.startswith("sent 12, warned 0, failed 0 in ")
@@ -239,7 +239,9 @@ async def test_fewer_operations_than_asked_for(
 ) -> None:
     received = Window(1)
     many = ("--associations", 2, "--operations", 16)
-    async with serve("SCP@127.0.0.1:0", c_store=received, operations_performed=granted) as server:
+    async with serve(
+        "SCP@127.0.0.1:0", c_store=received, limits=Limits(operations_performed=granted)
+    ) as server:
         code, _, err = await tool("storescu", *many, "127.0.0.1", server.port, tmp_path / "in")
     assert code == 0
     assert err == f"ANY-SCP@127.0.0.1:{server.port} allows {told}, not 16\n"

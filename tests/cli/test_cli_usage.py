@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from cli.running import Tool
 
+from asyncdicom import Limits, Timeouts
+from asyncdicom.cli.fields import documentation
+
 PEER = "SCP@127.0.0.1:1"
 UID = "StudyInstanceUID=1.2"
 
@@ -23,10 +26,12 @@ UID = "StudyInstanceUID=1.2"
         (f"echoscu -aec A\\B {PEER}", "which is not allowed"),
         (f"echoscu -td soon {PEER}", "'soon' is not a valid float"),
         (f"echoscu -td -1 {PEER}", "-1.0 is not in the range"),
+        (f"echoscu -td nan {PEER}", "Timeouts.dimse must be a positive number"),
         (f"echoscu -pdu 100 {PEER}", "100 is not in the range"),
+        (f"echoscu -pdu 16383 {PEER}", "Limits.maximum_length must be even"),
         (f"echoscu --nonsense {PEER}", "No such option"),
         (f"echoscu +cf missing.pem {PEER}", "'missing.pem' does not exist"),
-        (f"echoscu +tls {__file__} {__file__} {PEER}", "no usable key and certificates in"),
+        (f"echoscu +tls {__file__} {__file__} {PEER}", "no usable key and certificate in"),
         (f"echoscu -usr ana -pwd secret {PEER}", "a passcode is sent over TLS, to a peer that is trusted"),
         (
             f"echoscu -usr ana -pwd secret -ic {PEER}",
@@ -58,3 +63,24 @@ async def test_wrong_command_line(tool: Tool, line: str, says: str) -> None:
     assert says in err
     assert err.count("\n") == 1
     assert "--help" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "field", "default"),
+    [
+        ("echoscu", "-to, --timeout", "connect", Timeouts.connect),
+        ("findscu", "-td, --dimse-timeout", "dimse", Timeouts.dimse),
+        ("storescp", "--max-associations", "maximum_associations", Limits.maximum_associations),
+        ("qrscp", "--operations", "operations_performed", 16),
+    ],
+)
+async def test_help_is_what_the_field_says(
+    tool: Tool, name: str, option: str, field: str, default: float
+) -> None:
+    code, out, _ = await tool(name, "--help")
+    assert code == 0
+    shown = " ".join(out[out.index(option) :].split())
+    documented = documentation(Timeouts) | documentation(Limits)
+    sentence = documented[field].partition("\n")[0].removesuffix(".")
+    assert sentence in shown
+    assert shown[shown.index(sentence) :].partition("[default: ")[2].startswith(f"{default};")

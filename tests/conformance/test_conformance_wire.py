@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from wire import eventually
 
-from asyncdicom import AccessPolicy, associate
+from asyncdicom import AccessPolicy, Timeouts, associate
 from asyncdicom.address import Address
 from asyncdicom.archive import Archive
 from asyncdicom.archive.scp import serve_archive
@@ -35,9 +35,7 @@ async def server(archive: Archive) -> AsyncIterator[Server]:
     async with serve_archive(
         archive,
         "ARCHIVE@127.0.0.1:0",
-        artim_timeout=0.2,
-        receive_timeout=0.3,
-        release_timeout=1.0,
+        timeouts=Timeouts(artim=0.2, receive=0.3, release=1.0),
     ) as serving:
         yield serving
 
@@ -103,7 +101,7 @@ async def test_a_strict_archive(archive: Archive) -> None:
 async def verify(port: int) -> None:
     """What is tested of a requestor: C-ECHO on an association with more than one context, and the release."""
     async with associate(
-        f"SCP@127.0.0.1:{port}", contexts=[VERIFICATION, STUDY_ROOT], acse_timeout=2.0, dimse_timeout=2.0
+        f"SCP@127.0.0.1:{port}", contexts=[VERIFICATION, STUDY_ROOT], timeouts=Timeouts(acse=2.0, dimse=2.0)
     ) as association:
         await association.c_echo()
 

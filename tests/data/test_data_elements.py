@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.datadict import dictionary_VR
 
-from asyncdicom.data.elements import IMPLICIT_VRS, VRS, Element, decode, encode, inflate
+from asyncdicom.data.elements import IMPLICIT_VRS, VRS, Element, decode, encode
+from asyncdicom.data.inflation import inflate
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from endurance.chaos import KINDS, chaos
 from qrscp import CT, LONG, Journal, data_set, long_test, opened
 
-from asyncdicom import PresentationContext, associate
+from asyncdicom import Limits, PresentationContext, Timeouts, associate
 from asyncdicom.archive import Archive
 from asyncdicom.archive.scp import serve_archive
 from asyncdicom.dimse.messages import CommandField, decode
@@ -20,7 +20,7 @@ STORES = 10_000 if LONG else 80
 SENDERS = 16
 SIZES = (100, 2_000, 50_000, 400_000)
 CONTEXT = PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,))
-HASTY = {"receive_timeout": 0.5, "write_timeout": 0.5, "idle_timeout": 1.0, "close_timeout": 0.5}
+HASTY = Timeouts(connect=1.0, acse=1.0, artim=1.0, receive=0.5, write=0.5, release=1.0, idle=1.0, close=0.5)
 
 
 class Sender:
@@ -40,11 +40,8 @@ class Sender:
                     async with associate(
                         self._address,
                         contexts=[CONTEXT],
-                        connect_timeout=1,
-                        acse_timeout=1,
-                        release_timeout=1,
-                        operations_invoked=4,
-                        **HASTY,
+                        timeouts=HASTY,
+                        limits=Limits(operations_invoked=4),
                     ) as association:
                         await asyncio.gather(*(self._store(association, uid, uids) for uid in list(uids)))
                 except (AssociationError, OSError):
@@ -80,7 +77,7 @@ def test_a_bad_network(tmp_path: Path) -> None:
         with opened(tmp_path / "journal", sync=False, patience=0.5) as journal:
             async with (
                 Archive(tmp_path / "archive", durability="none") as archive,
-                serve_archive(archive, "ARCHIVE@127.0.0.1:0", artim_timeout=1, **HASTY) as server,
+                serve_archive(archive, "ARCHIVE@127.0.0.1:0", timeouts=HASTY) as server,
                 chaos(server.port, seed=seed, largest=1_000_000) as network,
             ):
                 senders = [Sender(network.port, journal, queue) for _ in range(SENDERS)]

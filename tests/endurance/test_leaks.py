@@ -23,7 +23,7 @@ import trustme
 from qrscp import CONTEXTS, CT, LONG, SERIES, STUDY, data_set, long_test
 from wire import ABORT, Peer, cancel_rq, echo_rq, fragments, message, store_rq
 
-from asyncdicom import STUDY_ROOT, VERIFICATION, AccessPolicy, BytesSource, associate
+from asyncdicom import STUDY_ROOT, VERIFICATION, AccessPolicy, BytesSource, Timeouts, associate
 from asyncdicom.archive import Archive
 from asyncdicom.archive.scp import serve_archive
 from asyncdicom.exceptions import AssociationError, AssociationRejected
@@ -250,7 +250,7 @@ async def test_nothing_is_left(tmp_path: Path) -> None:
     authority.configure_trust(client)
     options: dict[str, Any] = {
         "access": AccessPolicy(called_ae_titles="ARCHIVE", peers=["GOOD"]),
-        "cancel_timeout": 0.5,
+        "timeouts": Timeouts(cancel=0.5),
     }
     async with (
         Archive(tmp_path, durability="none") as archive,

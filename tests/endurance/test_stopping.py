@@ -119,7 +119,7 @@ def test_a_second_signal_ends_it_at_once(serve: Serve, second: signal.Signals, t
                 await asyncio.sleep(0.01)
             assert server.process.returncode is None
             server.stop(second)
-            assert await asyncio.wait_for(server.process.wait(), 15) == 130  # and not after `drain_timeout`
+            assert await asyncio.wait_for(server.process.wait(), 15) == 130  # and not after `Timeouts.drain`
             assert await sender.pdu() in (ABORTED_BY_USER, EOF)
             await sender.close()
         assert not list((tmp_path / "data").rglob("*.dcm"))
@@ -127,7 +127,7 @@ def test_a_second_signal_ends_it_at_once(serve: Serve, second: signal.Signals, t
     asyncio.run(work())
 
 
-@pytest.mark.skipif(not LONG, reason="takes as long as `drain_timeout`")
+@pytest.mark.skipif(not LONG, reason="takes as long as `Timeouts.drain`")
 @both
 def test_who_does_not_end_is_aborted(serve: Serve, tmp_path: Path) -> None:
     async def work() -> None:

@@ -16,6 +16,7 @@ from asyncdicom import (
     AccessPolicy,
     Address,
     BytesSource,
+    Limits,
     Request,
     Retrieval,
     Status,
@@ -62,7 +63,9 @@ async def test_store(
     maximum_length: int,
     request: pytest.FixtureRequest,
 ) -> None:
-    async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", maximum_length=maximum_length) as server:
+    async with serve_archive(
+        archive, "ARCHIVE@127.0.0.1:0", limits=Limits(maximum_length=maximum_length)
+    ) as server:
         said = [
             await run(tool(family, "storescu", server, "-v", option, files=files))
             for option, files in proposals(family, variety)

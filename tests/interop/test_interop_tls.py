@@ -14,12 +14,16 @@ import pytest
 from interop.peers import PYNETDICOM_DIMSE_TIMEOUT, Peer, attempts, data_sets, run, tool
 
 from asyncdicom import (
+    STUDY_ROOT,
     VERIFICATION,
     AssociationClosed,
     AssociationError,
+    Destination,
     Request,
+    Retrieval,
     Server,
     Status,
+    Timeouts,
     associate,
     file_source,
     serve,
@@ -146,6 +150,25 @@ def call_with_pynetdicom(server: Server, context: ssl.SSLContext, file: Path) ->
     assert [status.Status for status in statuses] == [0, 0]
 
 
+async def test_we_send_to_dcmtk_for_a_c_move(
+    dcmtk_tls_storescp: Peer, as_server: ssl.SSLContext, as_client: ssl.SSLContext, file: Path
+) -> None:
+    dcmtk_tls_storescp.forget()
+    where = f"127.0.0.1:{dcmtk_tls_storescp.port}"
+
+    async def give(request: Request) -> Retrieval:
+        await request.data.read()
+        return Retrieval([file_source(file)])
+
+    destinations = {"STORESCP": Destination(where, ssl=as_client)}
+    keys = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2"}
+    async with serve("OURS@127.0.0.1:0", c_move=give, ssl=as_server, destinations=destinations) as server:
+        address = f"OURS@127.0.0.1:{server.port}"
+        async with associate(address, ssl=as_client, contexts=[STUDY_ROOT]) as association:
+            assert (await association.c_move(keys, move_destination="STORESCP")).completed == 1
+    assert data_sets(dcmtk_tls_storescp.received()) == data_sets([file])
+
+
 # Who must not get through
 
 
@@ -173,4 +196,4 @@ async def test_we_do_not_trust_dcmtk(
 
 async def test_dcmtk_does_not_speak_tls(dcmtk_storescp: Peer, as_client: ssl.SSLContext) -> None:
     with pytest.raises(AssociationError):
-        await associate(dcmtk_storescp.address, ssl=as_client, connect_timeout=5)
+        await associate(dcmtk_storescp.address, ssl=as_client, timeouts=Timeouts(connect=5))

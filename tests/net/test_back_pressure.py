@@ -31,13 +31,14 @@ from asyncdicom import (
     Association,
     AssociationAborted,
     BytesSource,
+    Limits,
     Request,
+    Timeouts,
     associate,
     serve,
 )
 from asyncdicom.dimse.messages import encode, response_to
 from asyncdicom.net.blocks import BLOCK_SIZE
-from asyncdicom.net.settings import Settings
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.ul.encoder import p_data_header
 
@@ -74,7 +75,7 @@ async def test_a_handler_that_does_not_read_holds_the_sender_back() -> None:
 
     source = Counting(CT, "1.2.3", EXPLICIT_VR_LITTLE_ENDIAN, b"")
     async with (
-        serve("SCP@127.0.0.1:0", c_store=gate, read_budget=BUDGET) as server,
+        serve("SCP@127.0.0.1:0", c_store=gate, limits=Limits(read_budget=BUDGET)) as server,
         associate(f"SCP@127.0.0.1:{server.port}", contexts=[CT]) as association,
     ):
         storing = asyncio.create_task(association.c_store(source))
@@ -102,7 +103,7 @@ async def test_reading_resumes_and_pauses_as_often_as_it_takes() -> None:
         return 0 if length == 5_000_000 else 0xA900
 
     async with (
-        serve("SCP@127.0.0.1:0", c_store=slow, read_budget=BUDGET) as server,
+        serve("SCP@127.0.0.1:0", c_store=slow, limits=Limits(read_budget=BUDGET)) as server,
         associate(f"SCP@127.0.0.1:{server.port}", contexts=[CT]) as association,
     ):
         assert (await association.c_store(instance(5_000_000))).status == 0
@@ -111,7 +112,7 @@ async def test_reading_resumes_and_pauses_as_often_as_it_takes() -> None:
 
 async def test_the_budget_is_of_all_undelivered_bytes_of_an_association() -> None:
     gate = Gate()
-    async with serve("SCP@127.0.0.1:0", c_store=gate, read_budget=BUDGET) as server:
+    async with serve("SCP@127.0.0.1:0", c_store=gate, limits=Limits(read_budget=BUDGET)) as server:
         async with await Peer.connect(server.port) as peer:
             await peer.associate(window=16)
             for message_id in range(1, 9):
@@ -129,7 +130,7 @@ async def test_the_budget_is_of_all_undelivered_bytes_of_an_association() -> Non
 
 async def test_other_associations_are_not_held_back() -> None:
     gate = Gate()
-    async with serve("SCP@127.0.0.1:0", c_store=gate, read_budget=BUDGET) as server:
+    async with serve("SCP@127.0.0.1:0", c_store=gate, limits=Limits(read_budget=BUDGET)) as server:
         address = f"SCP@127.0.0.1:{server.port}"
         async with associate(address, contexts=[CT]) as slow, associate(address) as other:
             storing = asyncio.create_task(slow.c_store(instance(5_000_000)))
@@ -151,7 +152,7 @@ async def test_writing_does_not_depend_on_reading() -> None:
         sent.append(True)
         return 0 if len(await request.data.read()) == 1_000_000 else 0xA900
 
-    async with serve("SCP@127.0.0.1:0", c_store=on_store, read_budget=BUDGET) as server:
+    async with serve("SCP@127.0.0.1:0", c_store=on_store, limits=Limits(read_budget=BUDGET)) as server:
         async with await Peer.connect(server.port) as peer:
             await peer.associate()
             peer.send(3, store_rq(1), bytes(1_000_000))
@@ -169,7 +170,9 @@ async def test_c_cancel_waits_behind_an_unread_data_set() -> None:
         yield IDENTIFIER
         await asyncio.Event().wait()
 
-    async with serve("SCP@127.0.0.1:0", c_store=gate, c_find=on_find, read_budget=1000) as server:
+    async with serve(
+        "SCP@127.0.0.1:0", c_store=gate, c_find=on_find, limits=Limits(read_budget=1000)
+    ) as server:
         async with await Peer.connect(server.port) as peer:
             await peer.associate([VERIFICATION, CT, *STUDY_CONTEXTS], window=4)
             peer.send(5, find_rq(1), IDENTIFIER)
@@ -188,7 +191,7 @@ async def test_c_cancel_waits_behind_an_unread_data_set() -> None:
 
 async def test_the_loss_of_the_connection_waits_with_it_and_then_is_noticed() -> None:
     gate = Gate()
-    async with serve("SCP@127.0.0.1:0", c_store=gate, read_budget=1000) as server:
+    async with serve("SCP@127.0.0.1:0", c_store=gate, limits=Limits(read_budget=1000)) as server:
         async with await Peer.connect(server.port) as peer:
             await peer.associate()
             peer.write(message(3, store_rq(1), bytes(50_000))[:-100])
@@ -201,7 +204,9 @@ async def test_the_loss_of_the_connection_waits_with_it_and_then_is_noticed() ->
 
 async def test_the_peers_timer_stands_still_while_reading_is_paused() -> None:
     gate = Gate()
-    async with serve("SCP@127.0.0.1:0", c_store=gate, read_budget=1000, receive_timeout=0.1) as server:
+    async with serve(
+        "SCP@127.0.0.1:0", c_store=gate, limits=Limits(read_budget=1000), timeouts=Timeouts(receive=0.1)
+    ) as server:
         async with await Peer.connect(server.port) as peer:
             await peer.associate()
             whole = message(3, store_rq(1), bytes(50_000))
@@ -223,7 +228,10 @@ async def test_our_response_timer_stands_still_while_reading_is_paused() -> None
     async with (
         serve("SCP@127.0.0.1:0", c_find=on_find) as server,
         associate(
-            f"SCP@127.0.0.1:{server.port}", contexts=[STUDY_ROOT], read_budget=50_000, dimse_timeout=0.1
+            f"SCP@127.0.0.1:{server.port}",
+            contexts=[STUDY_ROOT],
+            limits=Limits(read_budget=50_000),
+            timeouts=Timeouts(dimse=0.1),
         ) as association,
     ):
         async with association.c_find(IDENTIFIER, raw=True) as query:
@@ -265,11 +273,8 @@ async def test_more_to_discard_than_allowed_ends_the_association() -> None:
     async def refuse(request: Request) -> int:
         return 0xA700
 
-    async with serve("SCP@127.0.0.1:0", c_store=refuse) as server:
-        assert Settings().maximum_discarded == 1 << 30
-        server._setup = server._setup._replace(
-            settings=server._setup.settings._replace(maximum_discarded=1_000_000)
-        )
+    limits = Limits(maximum_discarded=1_000_000)
+    async with serve("SCP@127.0.0.1:0", c_store=refuse, limits=limits) as server:
         async with await Peer.connect(server.port) as peer:
             await peer.associate()
             peer.send(3, store_rq(1), bytes(900_000))
@@ -288,8 +293,7 @@ async def test_a_data_set_of_a_response_has_a_bound(window: int) -> None:
             associate(
                 f"SCP@127.0.0.1:{listener.port}",
                 contexts=[STUDY_ROOT],
-                operations_invoked=window,
-                maximum_data_set=100_000,
+                limits=Limits(operations_invoked=window, maximum_data_set=100_000),
             )
         )
         peer = await listener.peer()
@@ -318,7 +322,7 @@ async def test_who_waits_for_a_whole_piece_does_not_wait_for_what_is_held_back()
             pass
         return 0
 
-    async with serve("SCP@127.0.0.1:0", c_store=on_store, read_budget=BUDGET) as server:
+    async with serve("SCP@127.0.0.1:0", c_store=on_store, limits=Limits(read_budget=BUDGET)) as server:
         async with await Peer.connect(server.port) as peer:
             await peer.associate(window=4)
             peer.send(3, store_rq(1, "1.2.1"), bytes(BUDGET // 2 - 10_000))
@@ -334,7 +338,7 @@ async def test_a_response_that_grows_too_large_within_one_fragment_aborts() -> N
         address = f"SCP@127.0.0.1:{listener.port}"
 
         async def connect() -> Association:
-            return await associate(address, contexts=STUDY_CONTEXTS, maximum_data_set=1000)
+            return await associate(address, contexts=STUDY_CONTEXTS, limits=Limits(maximum_data_set=1000))
 
         connecting = asyncio.create_task(connect())
         peer = await listener.peer()

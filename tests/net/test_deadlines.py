@@ -32,6 +32,7 @@ from asyncdicom import (
     VERIFICATION,
     AssociationError,
     BytesSource,
+    Limits,
     PresentationContext,
     Request,
     Retrieval,
@@ -52,11 +53,11 @@ ACCEPTOR, REQUESTOR = "<", ">"
 # Seconds, as the README has them.
 LASTS = {
     "artim": 10,
-    "association": 30,
+    "acse": 30,
     "release": 10,
     "close": 5,
     "receive": 60,
-    "response": 120,
+    "dimse": 120,
     "sub-operation": float("inf"),
     "idle": 300,
     "write": 30,
@@ -146,7 +147,7 @@ class Plan:
         self.stream = b"".join(pdu for who, pdu in conversation if who != ours)
         self.rests = {0}  # here the peer owes nothing
         self.completions: set[int] = set()
-        self.phases: list[tuple[int, str]] = [(0, "association" if ours == REQUESTOR else "artim")]
+        self.phases: list[tuple[int, str]] = [(0, "acse" if ours == REQUESTOR else "artim")]
         ended = {who: parts([pdu for w, pdu in conversation if w == who]) for who in (ACCEPTOR, REQUESTOR)}
         end, outstanding, ending = 0, 0, ""
         for who, _ in conversation:
@@ -167,11 +168,11 @@ class Plan:
                     ending = {5: "close", 6: "end", 7: "end"}.get(part.pdu_type, ending)
                 if not end:
                     continue
-                phase = ending or ("response" if outstanding else "idle")
-                if phase == "response" and who != ours and is_request:
+                phase = ending or ("dimse" if outstanding else "idle")
+                if phase == "dimse" and who != ours and is_request:
                     phase = "sub-operation"  # the response cannot come before its data set has
                 is_news = command is not None and is_request == (who == ours)
-                if phase != self.phases[-1][1] or (phase == "response" and is_news):
+                if phase != self.phases[-1][1] or (phase == "dimse" and is_news):
                     self.phases.append((end, phase))
 
     def phase(self, position: int) -> tuple[int, str]:
@@ -236,11 +237,12 @@ async def on_get(request: Request) -> Retrieval:
     return Retrieval([INSTANCE])
 
 
+NO_RATE: dict[str, Any] = {"limits": Limits(accept_rate=None)}
 HANDLERS: dict[str, Any] = {"c_store": on_store, "c_find": on_find, "c_get": on_get}
 
 
 def served(**options: Any) -> Opening[Server]:
-    return serve("SCP@192.0.2.99:104", sock=Listener(), accept_rate=None, **{**HANDLERS, **options})  # type: ignore[arg-type]
+    return serve("SCP@192.0.2.99:104", sock=Listener(), **{**HANDLERS, **NO_RATE, **options})  # type: ignore[arg-type]
 
 
 async def use_a_storage_scp() -> None:
@@ -364,7 +366,7 @@ def test_an_acceptor_ends_in_time(loop: ManualLoop, name: str, mode: str) -> Non
 def test_a_requestor_ends_in_time(loop: ManualLoop, name: str, mode: str) -> None:
     use = use_an_archive if name == "asyncdicom" else use_a_storage_scp
     timers = loop.run_until_complete(play_against_requestor(loop, name, mode, use))
-    assert timers >= {"association", "response", "receive", "release", "end"} or mode == "half-close"
+    assert timers >= {"acse", "dimse", "receive", "release", "end"} or mode == "half-close"
 
 
 # other ways to keep us waiting
@@ -469,7 +471,7 @@ def test_garbage_behind_the_end_keeps_nobody(loop: ManualLoop, garbage: bytes) -
     [(1024, 1.0, True), (1023, LASTS["receive"] - 0.5, False), (1024, LASTS["receive"] - 0.5, False)],
 )
 def test_the_slowest_sender_that_is_tolerated(loop: ManualLoop, size: int, pause: float, lives: bool) -> None:
-    """A kilobyte a second, and one for each `receive_timeout`."""
+    """A kilobyte a second, and one for each `Timeouts.receive`."""
 
     async def test() -> None:
         async with served():
@@ -527,7 +529,7 @@ def test_the_peers_time_stands_still_while_we_do_not_read(loop: ManualLoop, paus
         return 0
 
     async def test() -> None:
-        async with served(c_store=slow, read_budget=4096):
+        async with served(c_store=slow, limits=Limits(accept_rate=None, read_budget=4096)):
             wire = await associated(loop)
             wire.feed(message(3, store_rq()))
             wire.feed(fragments(3, False, bytes(16000))[:4000])
@@ -566,16 +568,16 @@ def test_a_retrieval_may_take_any_time_as_long_as_it_goes_on(loop: ManualLoop) -
         wire.feed(accept_all(bytes(wire.sent)))
         await settle()
         for number in range(1, 4):  # one after another, each just in time
-            await asyncio.sleep(LASTS["response"] - 1)
+            await asyncio.sleep(LASTS["dimse"] - 1)
             wire.feed(message(3, store_rq(number), bytes(10)))
-        await asyncio.sleep(LASTS["response"] - 1)
+        await asyncio.sleep(LASTS["dimse"] - 1)
         wire.feed(message(3, store_rq(9)))
         data = fragments(3, False, bytes(160_000))
         while data:  # a large one on a slow line
             await asyncio.sleep(1)
             wire.feed(data[:1100])
             data = data[1100:]
-        await asyncio.sleep(LASTS["response"] - 1)
+        await asyncio.sleep(LASTS["dimse"] - 1)
         final = Command(
             CommandField.C_GET_RSP,
             message_id_being_responded_to=1,

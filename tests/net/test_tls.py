@@ -14,8 +14,10 @@ from asyncdicom import (
     AssociationAborted,
     AssociationClosed,
     AssociationError,
+    Limits,
     Request,
     Status,
+    Timeouts,
     associate,
     serve,
 )
@@ -71,7 +73,7 @@ async def test_stalled_handshakes_make_room_for_those_that_go_on(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
     hello = bytes.fromhex("1603010200010001fc0303") + bytes(100)  # less than it says
-    async with serve("SCP@127.0.0.1:0", ssl=server_tls, maximum_not_associated=3) as server:
+    async with serve("SCP@127.0.0.1:0", ssl=server_tls, limits=Limits(maximum_not_associated=3)) as server:
         stalled = [await Peer.connect(server.port) for _ in range(3)]
         for peer in stalled:
             peer.write(hello)
@@ -135,7 +137,7 @@ async def test_tls_on_a_plain_port(client_tls: ssl.SSLContext) -> None:
 async def test_a_stalled_handshake_is_cut_off_and_does_not_hold_up_others(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
-    async with serve("SCP@127.0.0.1:0", ssl=server_tls, tls_handshake_timeout=0.3) as server:
+    async with serve("SCP@127.0.0.1:0", ssl=server_tls, timeouts=Timeouts(tls_handshake=0.3)) as server:
         stalled = [await Peer.connect(server.port) for _ in range(5)]
         stalled[0].write(b"\x16\x03\x01\x02\x00")
         async with asyncio.timeout(0.25):
@@ -152,7 +154,7 @@ async def test_a_client_does_not_wait_for_ever_for_the_handshake(client_tls: ssl
 
     async with listening() as listener:
         with pytest.raises(AssociationError):
-            await associate(f"SCP@127.0.0.1:{listener.port}", ssl=client_tls, connect_timeout=0.05)
+            await associate(f"SCP@127.0.0.1:{listener.port}", ssl=client_tls, timeouts=Timeouts(connect=0.05))
 
 
 async def test_a_server_closes_in_the_middle_of_a_handshake(server_tls: ssl.SSLContext) -> None:
@@ -177,7 +179,7 @@ async def test_back_pressure_works_through_tls(
         return 0 if len(await request.data.read(1 << 30)) == 30_000_000 else 0xA900
 
     async with (
-        serve("SCP@127.0.0.1:0", c_store=slow, ssl=server_tls, read_budget=300_000) as server,
+        serve("SCP@127.0.0.1:0", c_store=slow, ssl=server_tls, limits=Limits(read_budget=300_000)) as server,
         associate(address(server), ssl=client_tls, contexts=[CT]) as association,
     ):
         storing = asyncio.create_task(association.c_store(instance(30_000_000)))

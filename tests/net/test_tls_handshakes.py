@@ -24,6 +24,7 @@ from asyncdicom import (
     AssociationClosed,
     AssociationError,
     AssociationRejected,
+    Limits,
     Peer,
     Server,
     associate,
@@ -149,7 +150,7 @@ def shown(context: ssl.SSLContext) -> Any:
 async def test_an_ae_title_is_bound_to_its_certificate(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "asyncdicom.server")
     ws2 = client_context(AUTHORITY.issue_cert("ws2.example", "ws2@hospital.example"))
-    assert "ws2@hospital.example" in shown(ws2).names
+    assert "email:ws2@hospital.example" in shown(ws2).names
     access = {"WS1": Peer(certificates="ws1.example"), "WS2": Peer(certificates=shown(ws2).fingerprint)}
     async with serve("SCP@127.0.0.1:0", ssl=SERVER, access=access) as server:
         for title, context, fits in (
@@ -279,7 +280,7 @@ async def test_so_many_are_computed_at_once(maximum: int) -> None:
     context = server_context()
     context.sni_callback = count  # called in the middle of answering a ClientHello
     ticking = asyncio.create_task(tick())
-    async with serve("SCP@127.0.0.1:0", ssl=context, maximum_tls_handshakes=maximum) as server:
+    async with serve("SCP@127.0.0.1:0", ssl=context, limits=Limits(maximum_tls_handshakes=maximum)) as server:
         with connections(server, 20) as sockets:
             await eventually(lambda: len(server._waiting) == 20)
             assert not any(is_wrapped(server)), "who has not spoken has no buffer"
@@ -295,7 +296,7 @@ async def test_so_many_are_computed_at_once(maximum: int) -> None:
     "said", [b"", HELLO[:1], HELLO[:-1], HELLO], ids=["nothing", "a byte", "most", "all"]
 )
 async def test_who_stalls_keeps_no_turn(said: bytes) -> None:
-    async with serve("SCP@127.0.0.1:0", ssl=SERVER, maximum_tls_handshakes=1) as server:
+    async with serve("SCP@127.0.0.1:0", ssl=SERVER, limits=Limits(maximum_tls_handshakes=1)) as server:
         with connections(server, 30) as sockets:
             for connection in sockets:
                 connection.sendall(said)
@@ -307,7 +308,7 @@ async def test_who_stalls_keeps_no_turn(said: bytes) -> None:
 
 async def test_who_waits_for_his_turn_does_not_lose_his_time() -> None:
     """All of them came before the first one was served; and a slow one comes in pieces."""
-    async with serve("SCP@127.0.0.1:0", ssl=SERVER, maximum_tls_handshakes=1) as server:
+    async with serve("SCP@127.0.0.1:0", ssl=SERVER, limits=Limits(maximum_tls_handshakes=1)) as server:
 
         async def slow() -> None:
             async with await RawPeer.connect(server.port) as peer:
@@ -325,7 +326,7 @@ async def test_who_waits_for_his_turn_does_not_lose_his_time() -> None:
 
 
 async def test_the_server_can_be_closed_with_all_of_them_waiting() -> None:
-    server = await serve("SCP@127.0.0.1:0", ssl=SERVER, maximum_tls_handshakes=1)
+    server = await serve("SCP@127.0.0.1:0", ssl=SERVER, limits=Limits(maximum_tls_handshakes=1))
     with connections(server, 30) as sockets:
         for number, connection in enumerate(sockets):
             connection.sendall(HELLO[: number * len(HELLO) // 29])

@@ -32,7 +32,7 @@ from wire import (
     store_rq,
 )
 
-from asyncdicom import VERIFICATION, Request, Server, associate, serve
+from asyncdicom import VERIFICATION, Limits, Request, Server, associate, serve
 from asyncdicom.dimse.messages import Command, CommandField, encode
 from asyncdicom.uid import IMPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.ul.negotiation import PresentationContext, propose
@@ -54,7 +54,9 @@ async def server(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Server]:
         yield IDENTIFIER
         await asyncio.Event().wait()
 
-    async with serve("SCP@127.0.0.1:0", c_store=on_store, c_find=on_find, maximum_length=MAXIMUM) as server:
+    async with serve(
+        "SCP@127.0.0.1:0", c_store=on_store, c_find=on_find, limits=Limits(maximum_length=MAXIMUM)
+    ) as server:
         yield server
         async with associate(f"SCP@127.0.0.1:{server.port}") as association:
             assert (await association.c_echo()).status == 0, "the server lives on"
@@ -252,7 +254,7 @@ async def test_c_19_a_few_more_operations_than_negotiated_wait_their_turn_more_a
         assert await peer.pdu() == aborted(2, 5)
 
 
-@pytest.mark.parametrize("uid", ["", "1..2", "../../etc/passwd", "1." + "2" * 63])
+@pytest.mark.parametrize("uid", ["", "1.2 3", "../../etc/passwd", "1.2*", "1\\2", "1." + "2" * 63])
 async def test_c_10_an_instance_that_cannot_be_named(peer: Peer, uid: str) -> None:
     elements: list[tuple[int, bytes]] = [
         (0x00000002, CT.encode() + b"\0"),
@@ -266,6 +268,14 @@ async def test_c_10_an_instance_that_cannot_be_named(peer: Peer, uid: str) -> No
     response = await peer.message()
     assert response.command.status == 0x0117
     peer.send(1, echo_rq(1))
+    assert (await peer.message()).command.status == 0
+
+
+@pytest.mark.parametrize("uid", ["1..2", "1.2.03.4", "1.2.a-b", "2" * 64])
+async def test_an_instance_whose_uid_breaks_the_rules_is_taken(peer: Peer, uid: str) -> None:
+    command = store_rq()
+    command.affected_sop_instance_uid = uid
+    peer.write(fragments(STORE, True, encode(command)), fragments(STORE, False, bytes(100)))
     assert (await peer.message()).command.status == 0
 
 

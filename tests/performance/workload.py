@@ -25,6 +25,7 @@ from asyncdicom import (
     Association,
     BytesSource,
     FileSource,
+    Limits,
     PresentationContext,
     Request,
     Status,
@@ -240,7 +241,7 @@ async def measure(folder: Path) -> None:
     options: Any = {"c_find": find, "unknown_storage": True}
     async with (
         serve("SCP@127.0.0.1:0", c_store=side.save, **options) as save,
-        serve("SCP@127.0.0.1:0", c_store=side.save, maximum_length=16384, **options) as short,
+        serve("SCP@127.0.0.1:0", c_store=side.save, limits=Limits(maximum_length=16384), **options) as short,
         serve("SCP@127.0.0.1:0", c_store=side.forward, **options) as forward,
     ):
         side.ports = {"save": save.port, "short": short.port, "forward": forward.port}

@@ -26,11 +26,13 @@ from wire import (
 from asyncdicom import (
     STUDY_ROOT,
     VERIFICATION,
+    Limits,
     Request,
     Response,
     Retrieval,
     Status,
     StatusError,
+    Timeouts,
     associate,
     retrieval_contexts,
     serve,
@@ -233,7 +235,7 @@ async def test_an_early_answer_discards_at_wire_speed_whatever_the_budget() -> N
         return Status.OUT_OF_RESOURCES
 
     async with (
-        serve("SCP@127.0.0.1:0", c_store=on_store, read_budget=1000) as server,
+        serve("SCP@127.0.0.1:0", c_store=on_store, limits=Limits(read_budget=1000)) as server,
         associate(address(server), contexts=CONTEXTS) as association,
     ):
         for _ in range(3):
@@ -246,7 +248,7 @@ async def test_what_is_left_of_a_partly_read_data_set_is_discarded() -> None:
         return 0xB000
 
     async with (
-        serve("SCP@127.0.0.1:0", c_store=on_store, read_budget=1000) as server,
+        serve("SCP@127.0.0.1:0", c_store=on_store, limits=Limits(read_budget=1000)) as server,
         associate(address(server), contexts=CONTEXTS) as association,
     ):
         for _ in range(3):
@@ -415,7 +417,7 @@ async def test_a_handler_that_swallows_its_cancellation_is_given_up() -> None:
         yield IDENTIFIER  # is ignored
 
     async with (
-        serve("SCP@127.0.0.1:0", c_find=on_find, cancel_timeout=0.05) as server,
+        serve("SCP@127.0.0.1:0", c_find=on_find, timeouts=Timeouts(cancel=0.05)) as server,
         AssociatedPeer(server.port) as peer,
     ):
         peer.send(FIND, find_rq(1), IDENTIFIER)
@@ -489,7 +491,12 @@ async def stuck(request: Request) -> int:
 
 async def test_a_handler_that_takes_nothing_is_given_up_and_answered_for() -> None:
     async with (
-        serve("SCP@127.0.0.1:0", c_store=stuck, handler_timeout=0.1, read_budget=100_000) as server,
+        serve(
+            "SCP@127.0.0.1:0",
+            c_store=stuck,
+            timeouts=Timeouts(handler=0.1),
+            limits=Limits(read_budget=100_000),
+        ) as server,
         associate(address(server), contexts=CONTEXTS) as association,
     ):
         response = await association.c_store(instance(10_000_000))
@@ -499,7 +506,9 @@ async def test_a_handler_that_takes_nothing_is_given_up_and_answered_for() -> No
 
 async def test_so_is_one_whose_data_set_is_there_to_its_end() -> None:
     async with (
-        serve("SCP@127.0.0.1:0", c_store=stuck, handler_timeout=0.1, read_budget=1000) as server,
+        serve(
+            "SCP@127.0.0.1:0", c_store=stuck, timeouts=Timeouts(handler=0.1), limits=Limits(read_budget=1000)
+        ) as server,
         AssociatedPeer(server.port) as peer,
     ):
         peer.send(3, store_rq(1), bytes(5000))
@@ -521,7 +530,10 @@ async def test_so_is_one_that_swallows_its_cancellation() -> None:
 
     async with (
         serve(
-            "SCP@127.0.0.1:0", c_store=on_store, handler_timeout=0.05, cancel_timeout=0.05, read_budget=1000
+            "SCP@127.0.0.1:0",
+            c_store=on_store,
+            timeouts=Timeouts(handler=0.05, cancel=0.05),
+            limits=Limits(read_budget=1000),
         ) as server,
         AssociatedPeer(server.port) as peer,
     ):
@@ -541,7 +553,12 @@ async def test_slow_progress_is_progress() -> None:
         return 0 if length == 3_000_000 else 0xC001
 
     async with (
-        serve("SCP@127.0.0.1:0", c_store=on_store, handler_timeout=0.15, read_budget=200_000) as server,
+        serve(
+            "SCP@127.0.0.1:0",
+            c_store=on_store,
+            timeouts=Timeouts(handler=0.15),
+            limits=Limits(read_budget=200_000),
+        ) as server,
         associate(address(server), contexts=CONTEXTS) as association,
     ):
         assert (await association.c_store(instance(3_000_000))).status == 0
@@ -552,7 +569,12 @@ async def test_the_time_of_a_handler_that_waits_for_the_peer_does_not_count() ->
         return 0 if len(await request.data.read()) == 20_000 else 0xC001
 
     async with (
-        serve("SCP@127.0.0.1:0", c_store=on_store, handler_timeout=0.05, read_budget=1000) as server,
+        serve(
+            "SCP@127.0.0.1:0",
+            c_store=on_store,
+            timeouts=Timeouts(handler=0.05),
+            limits=Limits(read_budget=1000),
+        ) as server,
         AssociatedPeer(server.port) as peer,
     ):
         whole = message(3, store_rq(1), bytes(20_000))
@@ -637,7 +659,7 @@ async def test_requests_are_performed_at_the_same_time_up_to_the_window() -> Non
         return 0
 
     async with (
-        serve("SCP@127.0.0.1:0", c_echo=on_echo, operations_performed=5) as server,
+        serve("SCP@127.0.0.1:0", c_echo=on_echo, limits=Limits(operations_performed=5)) as server,
         AssociatedPeer(server.port, [VERIFICATION], window=8) as peer,
     ):
         for message_id in range(1, 6):

@@ -14,6 +14,7 @@ from asyncdicom import (
     STUDY_ROOT,
     VERIFICATION,
     DataSetError,
+    Limits,
     LocalProtocolError,
     PresentationContext,
     PresentationContextError,
@@ -157,7 +158,9 @@ async def test_a_slow_reader_holds_back_the_provider() -> None:
 
     async with (
         serve("SCP@127.0.0.1:0", c_find=on_find) as server,
-        associate(address(server), contexts=[STUDY_ROOT, VERIFICATION], read_budget=100_000) as association,
+        associate(
+            address(server), contexts=[STUDY_ROOT, VERIFICATION], limits=Limits(read_budget=100_000)
+        ) as association,
     ):
         count = 0
         async with association.c_find(IDENTIFIER, raw=True) as query:
@@ -179,7 +182,9 @@ async def test_who_breaks_off_gets_the_association_back_whatever_was_queued() ->
 
     async with (
         serve("SCP@127.0.0.1:0", c_find=on_find) as server,
-        associate(address(server), contexts=[STUDY_ROOT, VERIFICATION], read_budget=100_000) as association,
+        associate(
+            address(server), contexts=[STUDY_ROOT, VERIFICATION], limits=Limits(read_budget=100_000)
+        ) as association,
     ):
         async with association.c_find(IDENTIFIER, raw=True) as query:
             async for _ in query:

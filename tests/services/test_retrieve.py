@@ -347,3 +347,104 @@ async def test_the_result_is_there_when_it_has_ended() -> None:
             with pytest.raises(Exception, match="not ended"):
                 _ = retrieval.result
         assert retrieval.result.status == 0
+
+
+class Lazy:
+    """Sources that are made when it is their turn; None: gone meanwhile."""
+
+    def __init__(self, *sources: BytesSource | None, number: int = 0) -> None:
+        self.sources = sources
+        self.number = number or len(sources)
+        self.given = 0
+
+    @property
+    def kinds(self) -> set[tuple[str, str]]:
+        return {(s.sop_class_uid, s.transfer_syntax_uid) for s in self.sources if s is not None}
+
+    def __len__(self) -> int:
+        return self.number
+
+    async def __aiter__(self) -> AsyncGenerator[BytesSource | None, None]:
+        for source in self.sources:
+            self.given += 1
+            yield source
+
+
+@pytest.mark.parametrize("verb", ["c_get", "c_move"])
+async def test_sources_are_made_while_they_are_sent_and_what_is_gone_has_failed(verb: str) -> None:
+    sources, ended = Lazy(instance(10), None, instance(0, sop_class=MR)), list[int]()
+    store = Store()
+
+    async def give(request: Request) -> Retrieval:
+        return Retrieval(sources, lambda: ended.append(sources.given))
+
+    async with serve("WS@127.0.0.1:0", c_store=store) as ws:
+        options: dict[str, Any] = {verb: give}
+        if verb == "c_move":
+            options["destinations"] = {"WS": f"127.0.0.1:{ws.port}"}
+        pairs = [*PAIRS, (MR, EXPLICIT_VR_LITTLE_ENDIAN)]
+        async with (
+            serve("SCP@127.0.0.1:0", **options) as server,
+            associate(address(server), contexts=[STUDY_ROOT, *retrieval_contexts(pairs)]) as association,
+        ):
+            if verb == "c_get":
+                retrieval = association.c_get(IDENTIFIER, c_store=store)
+            else:
+                retrieval = association.c_move(IDENTIFIER, move_destination="WS")
+            result = await retrieval
+    assert result == (0xB000, 2, 1, 0, ())
+    assert retrieval.response is not None
+    assert retrieval.response.error_comment == "an instance is not there any more"
+    assert len(store.data) == 2
+    assert ended == [3]
+
+
+async def test_without_contexts_a_c_get_fails_without_a_message_for_each_instance() -> None:
+    sources = Lazy(*(instance(1) for _ in range(2000)))
+
+    async def give(request: Request) -> Retrieval:
+        return Retrieval(sources)
+
+    async with (
+        serve("SCP@127.0.0.1:0", c_get=give) as server,
+        associate(address(server), contexts=[STUDY_ROOT]) as association,
+    ):
+        retrieval = association.c_get(IDENTIFIER, c_store=Store())
+        with suppress(StatusError):
+            async with retrieval:
+                progress = [step async for step in retrieval]
+        assert progress == []
+    result = retrieval.result
+    assert (result.status, result.completed, result.failed) == (0xA702, 0, 2000)
+    assert 0 < sum(len(uid) + 1 for uid in result.failed_sop_instance_uids) <= 65535
+    assert retrieval.response is not None
+    assert retrieval.response.error_comment == "an instance has no presentation context"
+
+
+async def test_a_cancel_while_the_next_source_is_looked_up_tells_what_was_done() -> None:
+    looking, store = asyncio.Event(), Store()
+
+    class Slow(Lazy):
+        async def __aiter__(self) -> AsyncGenerator[BytesSource | None, None]:
+            yield instance(1)
+            yield instance(1)
+            looking.set()
+            await asyncio.Event().wait()
+
+    async def give(request: Request) -> Retrieval:
+        return Retrieval(Slow(instance(1), number=10))
+
+    async with (
+        serve("SCP@127.0.0.1:0", c_get=give) as server,
+        associate(address(server), contexts=CONTEXTS) as association,
+    ):
+        async with association.c_get(IDENTIFIER, c_store=store) as retrieval:
+            await looking.wait()
+            await retrieval.cancel()
+            async for _ in retrieval:
+                pass
+        assert retrieval.status == Status.CANCEL
+        assert retrieval.response is not None
+        assert retrieval.response.command is not None
+        assert retrieval.response.command.number_of_completed_sub_operations == len(store.data)
+        assert (await association.c_echo()).status == 0

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
+from asyncdicom.options import Timeouts
 from asyncdicom.ul.decoder import PDataFragment
 from asyncdicom.ul.encoder import p_data_header
 from asyncdicom.ul.events import (
@@ -34,7 +35,7 @@ from asyncdicom.ul.events import (
 )
 from asyncdicom.ul.items import ContextResult, ProposedContext, UserInformation
 from asyncdicom.ul.pdu import AAbort, AAssociateAC, AAssociateRJ, AAssociateRQ, AReleaseRP, AReleaseRQ
-from asyncdicom.ul.protocol import Timeouts, UpperLayer
+from asyncdicom.ul.protocol import UpperLayer
 from asyncdicom.ul.statetable import State
 
 STANDARD = runpy.run_path(str(Path(__file__).parents[1] / "standard" / "table_9_10.py"))
@@ -50,9 +51,9 @@ LEADS_TO = {
 }
 # How long each state may last: ARTIM where the standard has it, elsewhere, in any state in which a peer can
 # keep us waiting, a timer of ours, which has the effect of an A-ABORT request.
-TIMEOUTS = Timeouts(artim=10.0, close=5.0, association=30.0, release=10.0, receive=None, idle=None)
+TIMEOUTS = Timeouts(artim=10.0, close=5.0, acse=30.0, release=10.0, receive=None, idle=None)
 LASTS = {2: 10.0, 5: 30.0, 7: 10.0, 9: 10.0, 10: 10.0, 11: 10.0, 13: 5.0}
-EXPIRED = {2: "artim", 5: "association", 7: "release", 9: "release", 10: "release", 11: "release"}
+EXPIRED = {2: "artim", 5: "acse", 7: "release", 9: "release", 10: "release", 11: "release"}
 
 REQUEST = AAssociateRQ(
     "SCP", "SCU", (ProposedContext(1, "1.2.840.10008.1.1", ("1.2.840.10008.1.2",)),), UserInformation(16384)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from asyncdicom.options import Timeouts
 from asyncdicom.ul.encoder import p_data_header
 from asyncdicom.ul.events import ProtocolViolation, TimerExpired
 from asyncdicom.ul.items import ContextResult, UserInformation
 from asyncdicom.ul.pdu import AAbort, AAssociateAC, AAssociateRQ, AReleaseRP, AReleaseRQ
-from asyncdicom.ul.protocol import Timeouts, UpperLayer
+from asyncdicom.ul.protocol import UpperLayer
 from asyncdicom.ul.statetable import State
 
 REQUEST = AAssociateRQ("SCP", "SCU", (), UserInformation())
@@ -16,7 +19,7 @@ ACCEPT = AAssociateAC("SCP", "SCU", (ContextResult(1, 0, "1.2"),), UserInformati
 MESSAGE = p_data_header(1, True, True, 4) + b"data"
 PART = p_data_header(1, False, False, 4) + b"data"
 USER_ABORT = AAbort(0, 0).encode()
-OFF = Timeouts(None, None, None, None, None, None)
+OFF = Timeouts(acse=None, artim=None, receive=None, release=None, idle=None, close=None)
 
 
 def receive(core: UpperLayer, data: bytes, now: float) -> None:
@@ -49,7 +52,7 @@ def expire(core: UpperLayer, when: float, which: str | None) -> None:
 
 
 def test_artim_for_the_request() -> None:
-    core = acceptor(OFF._replace(artim=10.0))
+    core = acceptor(replace(OFF, artim=10.0))
     receive(core, REQUEST.encode()[:40], 9.0)  # a drip of bytes does not stop it
     expire(core, 10.0, "artim")
     assert core.wants_close
@@ -57,7 +60,7 @@ def test_artim_for_the_request() -> None:
 
 
 def test_artim_stops_when_the_request_has_come() -> None:
-    core = acceptor(OFF._replace(artim=10.0))
+    core = acceptor(replace(OFF, artim=10.0))
     receive(core, REQUEST.encode(), 5.0)
     assert core.state is State.STA3
     assert core.next_deadline() is None
@@ -67,7 +70,7 @@ def test_artim_stops_when_the_request_has_come() -> None:
 
 @pytest.mark.parametrize("way", ["release", "abort", "violation", "garbage"])
 def test_artim_for_the_close(way: str) -> None:
-    core = established(OFF._replace(close=5.0))
+    core = established(replace(OFF, close=5.0))
     if way == "release":
         receive(core, AReleaseRQ().encode(), 1.0)
         core.release_response(100.0)
@@ -85,22 +88,20 @@ def test_artim_for_the_close(way: str) -> None:
 
 
 def test_association() -> None:
-    core = UpperLayer(
-        requestor=True, maximum_length=16384, timeouts=OFF._replace(association=30.0, close=5.0)
-    )
+    core = UpperLayer(requestor=True, maximum_length=16384, timeouts=replace(OFF, acse=30.0, close=5.0))
     core.associate(REQUEST, 0)
     assert core.next_deadline() is None, "connecting is not ours to time"
     core.connected(2.0)
     core.data_to_send()
     receive(core, ACCEPT.encode()[:20], 31.0)
-    expire(core, 32.0, "association")
+    expire(core, 32.0, "acse")
     assert core.data_to_send() == [USER_ABORT]
     expire(core, 37.0, None)
     assert core.wants_close
 
 
 def test_release() -> None:
-    core = established(OFF._replace(release=10.0))
+    core = established(replace(OFF, release=10.0))
     core.release(100.0)
     core.data_to_send()
     receive(core, MESSAGE, 105.0)
@@ -112,7 +113,7 @@ def test_release() -> None:
 @pytest.mark.parametrize("state", [State.STA9, State.STA10, State.STA11])
 def test_release_collision_is_timed_too(state: State) -> None:
     requestor = state is not State.STA10
-    timeouts = OFF._replace(release=10.0)
+    timeouts = replace(OFF, release=10.0)
     core = UpperLayer(requestor=requestor, maximum_length=16384, timeouts=timeouts)
     if requestor:
         core.associate(REQUEST, 0)
@@ -135,7 +136,7 @@ def test_our_own_answers_are_not_timed() -> None:
     receive(core, AReleaseRQ().encode(), 1.0)
     assert core.state is State.STA8
     assert core.next_deadline() is None
-    requestor = established(OFF._replace(release=10.0))
+    requestor = established(replace(OFF, release=10.0))
     requestor.release(1.0)
     receive(requestor, AReleaseRQ().encode() + AReleaseRP().encode(), 2.0)
     assert requestor.state is State.STA12
@@ -144,7 +145,7 @@ def test_our_own_answers_are_not_timed() -> None:
 
 @pytest.mark.parametrize("owed", [PART, MESSAGE[:1], MESSAGE[:8], MESSAGE[:-1], AReleaseRQ().encode()[:7]])
 def test_receive_runs_while_something_is_incomplete(owed: bytes) -> None:
-    core = established(OFF._replace(receive=60.0))
+    core = established(replace(OFF, receive=60.0))
     receive(core, MESSAGE, 5.0)
     assert core.next_deadline() is None
     receive(core, owed, 1000.0)
@@ -154,21 +155,21 @@ def test_receive_runs_while_something_is_incomplete(owed: bytes) -> None:
 
 
 def test_receive_runs_while_a_data_set_is_expected() -> None:
-    core = established(OFF._replace(receive=60.0))
+    core = established(replace(OFF, receive=60.0))
     receive(core, MESSAGE, 5.0)
     core.expecting_data = True
     expire(core, 65.0, "receive")
 
 
 def test_receive_ends_with_the_message() -> None:
-    core = established(OFF._replace(receive=60.0))
+    core = established(replace(OFF, receive=60.0))
     receive(core, PART, 0.0)
     receive(core, p_data_header(1, False, True, 0), 59.0)
     assert core.next_deadline() is None
 
 
 def test_receive_wants_progress_not_just_bytes() -> None:
-    core = established(OFF._replace(receive=60.0))
+    core = established(replace(OFF, receive=60.0))
     receive(core, p_data_header(1, False, True, 16000), 0.0)
     for second in range(1, 60):
         receive(core, b"x", second)
@@ -178,7 +179,7 @@ def test_receive_wants_progress_not_just_bytes() -> None:
 
 
 def test_receive_wants_1_kib_a_second_of_the_whole() -> None:
-    core = established(OFF._replace(receive=60.0))
+    core = established(replace(OFF, receive=60.0))
     receive(core, MESSAGE, 1000.0)
     receive(core, p_data_header(1, False, False, 16_000), 2000.0)
     for second in range(1, 13):
@@ -189,7 +190,7 @@ def test_receive_wants_1_kib_a_second_of_the_whole() -> None:
 
 
 def test_nor_does_the_whole_go_on_while_we_do_not_read() -> None:
-    core = established(OFF._replace(receive=60.0))
+    core = established(replace(OFF, receive=60.0))
     receive(core, p_data_header(1, False, False, 10_000), 0.0)
     core.pause(10.0)
     core.resume(1010.0)
@@ -198,14 +199,14 @@ def test_nor_does_the_whole_go_on_while_we_do_not_read() -> None:
 
 
 def test_a_new_message_is_a_new_beginning() -> None:
-    core = established(OFF._replace(receive=60.0))
+    core = established(replace(OFF, receive=60.0))
     receive(core, MESSAGE[:10], 0.0)
     receive(core, MESSAGE[10:] + MESSAGE[:10], 50.0)
     assert core.next_deadline() == 110.0
 
 
 def test_receive_stands_still_while_we_do_not_read() -> None:
-    core = established(OFF._replace(receive=60.0))
+    core = established(replace(OFF, receive=60.0))
     receive(core, PART, 0.0)
     core.pause(10.0)
     core.pause(20.0)
@@ -217,7 +218,7 @@ def test_receive_stands_still_while_we_do_not_read() -> None:
 
 
 def test_idle_tells_and_does_nothing() -> None:
-    core = established(OFF._replace(idle=300.0))
+    core = established(replace(OFF, idle=300.0))
     receive(core, MESSAGE, 100.0)
     expire(core, 400.0, "idle")
     assert core.state is State.STA6
@@ -226,7 +227,7 @@ def test_idle_tells_and_does_nothing() -> None:
 
 
 def test_idle_waits_for_operations() -> None:
-    core = established(OFF._replace(idle=300.0))
+    core = established(replace(OFF, idle=300.0))
     core.set_busy(True, 10.0)
     assert core.next_deadline() is None
     core.set_busy(False, 5000.0)
@@ -244,7 +245,7 @@ def test_all_off_is_off(timeouts: Timeouts) -> None:
 
 
 def test_the_nearest_deadline_comes_first() -> None:
-    core = established(OFF._replace(receive=60.0, idle=30.0, close=5.0))
+    core = established(replace(OFF, receive=60.0, idle=30.0, close=5.0))
     receive(core, PART, 0.0)
     expire(core, 30.0, "idle")
     assert core.handle_timer(60.0) == [TimerExpired("receive")]
@@ -252,7 +253,7 @@ def test_the_nearest_deadline_comes_first() -> None:
 
 
 def test_a_fault_and_a_timer_do_not_both_abort() -> None:
-    core = established(OFF._replace(receive=60.0))
+    core = established(replace(OFF, receive=60.0))
     [event] = core.receive_data(memoryview(b"\xff"), 0.0)
     assert isinstance(event, ProtocolViolation)
     assert core.handle_timer(60.0) == []

@@ -1,0 +1,36 @@
+"""The log of a tool: what is told, where, and how it looks."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from asyncdicom.telemetry.log_output import LogFormat, log_to
+
+__all__ = ["LOG_OPTIONS", "set_up_logging"]
+
+LOG_OPTIONS = [
+    click.option(
+        "--log-file",
+        type=click.Path(dir_okay=False),
+        metavar="FILE",
+        help="Append the log to FILE, not to stderr; SIGHUP opens it anew, after a rotation.",
+    ),
+    click.option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="Lines for people, or a JSON object each, with time, level, AE titles, address and UIDs.",
+    ),
+]
+
+
+def set_up_logging(verbose: bool, debug: bool, path: str | None, format: LogFormat) -> None:
+    """Log warnings, with ``-v`` also information, with ``-d`` everything. Raises ``click.UsageError``."""
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
+    try:
+        log_to(path, level=level, format=format)
+    except OSError as error:
+        raise click.UsageError(f"--log-file {path}: {error.strerror}") from None

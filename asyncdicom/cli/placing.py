@@ -1,0 +1,103 @@
+"""Received files get their names: nothing is replaced, and other bytes get a name of their own. Blocking."""
+
+from __future__ import annotations
+
+import errno
+import filecmp
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from asyncdicom.data.part10 import read_file_meta
+from asyncdicom.data.scanner import Scanner
+from asyncdicom.exceptions import DataSetError
+
+__all__ = ["UIDS", "Placed", "differs", "place"]
+
+# What a retrieval can ask for, by the attributes of the instances.
+UIDS = {"StudyInstanceUID": 0x0020000D, "SeriesInstanceUID": 0x0020000E, "SOPInstanceUID": 0x00080018}
+_HEAD = 1 << 20  # these come early in every data set
+_PIECE = 1 << 20
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
+
+
+class Placed(NamedTuple):
+    """Where a received file is now; `what`: "new", "same" (the file was there) or "other" (its UID was)."""
+
+    path: Path
+    what: str
+
+
+def place(received: Path, target: Path) -> Placed:
+    """Give a complete file its name; raises OSError, and leaves it where it is."""
+    if _named(received, target):
+        return Placed(target, "new")
+    if _is_same(received, target):
+        received.unlink()
+        return Placed(target, "same")
+    other = target.with_name(f"{target.stem}-{_digest(received)[:16]}{target.suffix}")
+    if _named(received, other):
+        return Placed(other, "other")
+    received.unlink()  # a name made of its bytes: it came before
+    return Placed(other, "same")
+
+
+def _named(received: Path, target: Path) -> bool:
+    """Give it this name unless there is one: in one step, so that of two none is lost."""
+    try:
+        os.link(received, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        try:
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return False
+        received.replace(target)
+        return True
+    received.unlink()
+    return True
+
+
+def _is_same(received: Path, target: Path) -> bool:
+    """Whether the data sets are equal, byte for byte; who sent them is in the meta information."""
+    try:
+        if filecmp.cmp(received, target, shallow=False):
+            return True
+        return _digest(received) == _digest(target)
+    except (OSError, DataSetError):  # what has the name may be anything
+        return False
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        meta = read_file_meta(file.read(_HEAD))
+        digest.update(meta.transfer_syntax_uid.encode())
+        file.seek(meta.offset)
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def differs(received: Path, asked: Mapping[int, frozenset[str]]) -> str | None:
+    """Say what of an instance is not what was asked for, or None."""
+    with received.open("rb") as file:
+        head = file.read(_HEAD)
+    meta = read_file_meta(head)
+    scanner = Scanner(meta.transfer_syntax_uid, frozenset(asked))
+    try:
+        scanner.feed(memoryview(head)[meta.offset :])
+    except DataSetError:
+        pass  # what was read before it counts
+    for name, tag in UIDS.items():
+        if tag in asked:
+            element = scanner.found.get(tag)
+            value = "" if element is None else bytes(element.value).decode("ascii", "replace").rstrip("\0 ")
+            if value not in asked[tag]:
+                return f"not asked for: its {name} is {value or 'missing'}"
+    return None

@@ -1,0 +1,1 @@
+"""What is told about a running process: log lines and counters."""
