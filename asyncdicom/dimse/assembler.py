@@ -7,7 +7,7 @@ from typing import NamedTuple
 from asyncdicom.dimse.messages import MESSAGES, Command, CommandField, decode
 from asyncdicom.exceptions import RemoteProtocolError
 
-__all__ = ["MAXIMUM_EMPTY_FRAGMENTS", "Assembler", "DataReceived", "MessageStarted"]
+__all__ = ["MAXIMUM_EMPTY_FRAGMENTS", "Assembler", "DataReceived", "MessageStarted", "joined"]
 
 MAXIMUM_EMPTY_FRAGMENTS = 1000
 """So many fragments without a byte (PS3.8 does not forbid them) does one association tolerate."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.data.steps import finish
+from asyncdicom.dimse.assembler import joined
 from asyncdicom.exceptions import DataSetError, LocalProtocolError
 from asyncdicom.net.blocks import FILE_BLOCK_SIZE, file_blocks
 from asyncdicom.net.disk import Disk
@@ -118,6 +119,7 @@ class DataStream:
         elif length:
             self._views += views
             self.waiting += length
+            self._views = joined(self._views, self.waiting)
         if is_last:
             self._ended = True
         if self._has(self._wanted):
@@ -216,6 +218,7 @@ class DataStream:
             length += sum(map(len, batch))
             if length > maximum:
                 raise DataSetError(f"the data set has more than {maximum} bytes")
+            views = joined(views, length)
         return b"".join(views)
 
     async def dataset(self, maximum: int = _MAXIMUM_IN_MEMORY) -> Dataset:
