@@ -14,7 +14,7 @@ what an operation without an answer leads to, and which exception tells it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from asyncdicom.dimse.assembler import Assembler, DataReceived, MessageStarted, joined
@@ -116,10 +116,13 @@ class AssociationCore:
         "_assembler",
         "_encoded",
         "_encoded_command",
+        "_given",
         "_half_closed",
+        "_held",
         "_incoming",
         "_invoked",
         "_layer",
+        "_left",
         "_limits",
         "_name",
         "_performed",
@@ -155,6 +158,9 @@ class AssociationCore:
         self._performed = PerformedOperations(1)
         self._incoming: _Gathering | bool | None = _NOTHING
         self.news: list[Event] = []
+        self._left: list[Any] = []  # what the last call has understood and not handled
+        self._held: MessageStarted | None = None  # the request before which it stops
+        self._given = 0  # requests that this call gives to the driver
         self._performing = 0  # requests that the driver is not done with
         self._sending = 0  # requests of ours whose last byte has not left
         self._half_closed = False
@@ -192,7 +198,7 @@ class AssociationCore:
     @property
     def has_more(self) -> bool:
         """Whether something that was received waits to be handled: call `receive_data` again, with b""."""
-        return bool(self._layer.waiting)
+        return bool(self._left or self._layer.waiting)
 
     @property
     def expecting_data(self) -> bool:
@@ -315,7 +321,7 @@ class AssociationCore:
 
     def reconsider(self, now: float) -> None:
         """An operation has ended, or nobody waits in `queued` any more: what waited for quiet may be due."""
-        if self.failure is not None:
+        if self.failure is not None or self._left:
             return
         if self._layer.state is State.STA8:
             if not self._performing:
@@ -409,22 +415,55 @@ class AssociationCore:
         """Bytes have arrived; gives `events`. The views in them are slices of `view` itself.
 
         Handles at most `budget` messages or fragments (1 at least) and keeps the place: while `has_more`,
-        call again, with an empty view if nothing has arrived.
+        call again, with an empty view if nothing has arrived. Stops also before a request that would break
+        the operations window, or that has the Message ID of another, if requests come before it: the driver
+        may answer those at once.
         """
         layer = self._layer
-        for event in layer.receive_data(view, now, budget):
-            if type(event) is PDataFragment:
-                if self.failure is not None:
-                    continue
-                try:
-                    self._fragment(event, now)
-                except RemoteProtocolError as error:
-                    self._violated(error, now)
-                    break
-            else:
+        events: Sequence[Any] = (
+            self._some_left(view, budget) if self._left else layer.receive_data(view, now, budget)
+        )
+        self._given = 0
+        for number, event in enumerate(events, 1):
+            if type(event) is not PDataFragment and type(event) is not MessageStarted:
                 self._happened(event, now)
+                continue
+            if self.failure is not None:
+                continue
+            try:
+                if type(event) is MessageStarted:
+                    self._requested(event, now)
+                elif type(event) is PDataFragment:
+                    self._fragment(event, now)
+            except RemoteProtocolError as error:
+                self._violated(error, now)
+                break
+            if self._held is not None:
+                self._left[:0] = (self._held, *events[number:])
+                self._held = None
+                break
+        else:
+            if self._wants_release is not None and not self._left:
+                self.reconsider(now)  # which had to wait for what was left
         layer.expecting_data = self._assembler.expecting_data
         return self.events()
+
+    def _some_left(self, view: memoryview, budget: int) -> list[Any]:
+        """What the last call has left, as far as the budget goes; `view` waits behind it."""
+        if len(view):
+            self._layer.waiting.append(view)
+        left, self._left = self._left, []
+        for number, event in enumerate(left):
+            if budget <= 0:
+                self._left = left[number:]
+                return left[:number]
+            if type(event) is PDataFragment and len(event.views) > budget:
+                rest = PDataFragment(event.context_id, event.is_command, event.views[budget:], event.is_last)
+                first = PDataFragment(event.context_id, event.is_command, event.views[:budget])
+                self._left = [rest, *left[number + 1 :]]
+                return [*left[:number], first]
+            budget -= max(len(event.views), 1) if type(event) is PDataFragment else 1
+        return left
 
     def continues(self, length: int, now: float) -> bool:
         """Whether the `length` bytes that have arrived only go on with the data set of a request.
@@ -521,13 +560,17 @@ class AssociationCore:
             else:
                 self.news.append(CancelReceived(command, request))
         else:
-            self._requested(started, command, now)
+            self._requested(started, now)
 
     def _drop(self, command: Command) -> None:
         self.news.append(CommandDropped(command))
         self._incoming = _Gathering(command) if command.has_data_set else _NOTHING
 
-    def _requested(self, started: MessageStarted, command: Command, now: float) -> None:
+    def _requested(self, started: MessageStarted, now: float) -> None:
+        command = started.command
+        if self._given and self._performed.is_in_the_way(command):
+            self._held = started  # the driver may answer at once what it is given now
+            return
         try:
             self._performed.open(command)
         except DuplicateInvocation:
@@ -538,6 +581,7 @@ class AssociationCore:
             else:
                 self.news.append(refused)
             return
+        self._given += 1
         self._performing += 1
         if self._performing == 1:
             self._layer.set_busy(True, now)

@@ -31,6 +31,7 @@ MAXIMUM_PENDING = 1_000_000
 """A C-GET or C-MOVE may have so many Pending responses: each gives the peer new time."""
 
 _LARGEST_MESSAGE_ID = 0xFFFF
+_MOST_REQUESTS = 0x10000  # 0 is a Message ID, too
 _UNEXPECTED = 5  # PS3.8 Table 9-26: unexpected PDU parameter
 _PENDING = (0xFF00, 0xFF01)
 _SEVERAL_RESPONSES = (CommandField.C_FIND_RQ, CommandField.C_GET_RQ, CommandField.C_MOVE_RQ)
@@ -242,6 +243,10 @@ class PerformedOperations:
     def __len__(self) -> int:
         return len(self._open)
 
+    def is_in_the_way(self, command: Command) -> bool:
+        """Whether this request cannot be opened before another has ended."""
+        return command.message_id in self._open or len(self._open) >= (2 * self.window or _MOST_REQUESTS)
+
     def open(self, command: Command) -> None:
         """Open the operation of a request.
 
@@ -254,7 +259,7 @@ class PerformedOperations:
         if message_id in self._open:
             self._refuse(command)
         # Some peers run ahead of the window: as many again may wait their turn.
-        if len(self._open) >= (2 * self.window or _LARGEST_MESSAGE_ID + 1):
+        if len(self._open) >= (2 * self.window or _MOST_REQUESTS):
             raise RemoteProtocolError(
                 f"{command.name} where {len(self._open)} operations are open", reason=_UNEXPECTED
             )

@@ -287,7 +287,9 @@ class Channel:
         if self.inbox.budget.paused or self.closed.done():
             return
         if self.core.has_more:
-            self._go_on(self.time())
+            now = self.time()
+            self._handle(self.core.receive_data(_NOTHING, now, _SLICE), now)
+            self._go_on(now)
             self.carry_out()
         else:
             self.transport.resume_reading()

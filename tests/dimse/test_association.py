@@ -310,6 +310,43 @@ def test_message_ids_in_use_come_to_an_end() -> None:
     assert kinds(receive(core, message(ECHO_ID, echo_rq(1)))) == [ProtocolViolation, Ended]
 
 
+def test_requests_beyond_the_window_wait_until_the_others_could_be_answered() -> None:
+    core = acceptor(POLICY._replace(operations_performed=1))
+    told = b"".join(message(ECHO_ID, echo_rq(number)) for number in range(1, 8)) + AReleaseRQ().encode()
+    answered = []
+    events = receive(core, told)
+    while True:
+        for event in events:
+            if isinstance(event, MessageStarted):
+                answered.append(event.command.message_id)
+                core.begin(ECHO_ID, response_to(event.command, 0))
+                core.performed(event.command, 0.0)
+        if not core.has_more:
+            break
+        events = core.receive_data(NOTHING, 0.0)
+    assert answered == [1, 2, 3, 4, 5, 6, 7]
+    assert isinstance(core.failure, AssociationReleased)
+
+
+def test_requests_beyond_the_window_that_nobody_answers_are_a_violation() -> None:
+    core = acceptor(POLICY._replace(operations_performed=1))
+    told = b"".join(message(ECHO_ID, echo_rq(number)) for number in range(1, 8))
+    assert kinds(receive(core, told)) == [MessageStarted] * 2
+    assert core.has_more
+    assert kinds(core.receive_data(NOTHING, 0.0)) == [ProtocolViolation, Ended]
+
+
+@pytest.mark.parametrize("budget", [1, 3])
+def test_what_waits_behind_them_keeps_to_the_budget(budget: int) -> None:
+    core = acceptor()
+    told = message(ECHO_ID, echo_rq(1)) * 2 + fragments(CT_ID, True, encode(store_rq(2)), 16)
+    told += fragments(CT_ID, False, bytes(100), 1)
+    assert kinds(core.receive_data(memoryview(told), 0.0, 1000)) == [MessageStarted]
+    seen = happened(core, iter([b""]), cycle([budget]))
+    assert [kind for kind, *_ in seen] == [DuplicateRefused, MessageStarted, "data"]
+    assert seen[-1] == ("data", bytes(100), True)
+
+
 # operations
 
 
