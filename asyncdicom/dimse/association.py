@@ -17,23 +17,16 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from asyncdicom.dimse.assembler import Assembler, DataReceived, MessageStarted, joined
+from asyncdicom.dimse.assembler import Assembler, MessageStarted
 from asyncdicom.dimse.events import (
-    CancelReceived,
-    CommandDropped,
-    DuplicateRefused,
     Ended,
     Established,
     Event,
     OperationFailed,
     OperationsFailed,
-    ResponseReceived,
 )
-from asyncdicom.dimse.fragmenter import Fragmenter
-from asyncdicom.dimse.messages import Command, CommandField, encode, response_to
+from asyncdicom.dimse.exchange import A_REQUEST, NOTHING, Exchange
 from asyncdicom.dimse.operations import (
-    DuplicateInvocation,
-    Invoked,
     InvokedOperations,
     PerformedOperations,
 )
@@ -47,7 +40,6 @@ from asyncdicom.exceptions import (
     RemoteProtocolError,
 )
 from asyncdicom.options import Limits, Timeouts
-from asyncdicom.status import Status
 from asyncdicom.ul.decoder import WITHOUT_END, PDataFragment
 from asyncdicom.ul.events import (
     AbortIndication,
@@ -60,15 +52,12 @@ from asyncdicom.ul.events import (
     TimerExpired,
 )
 from asyncdicom.ul.items import UserInformation
-from asyncdicom.ul.negotiation import AcceptedContext, Negotiated, confirm
+from asyncdicom.ul.negotiation import Negotiated, confirm
 from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
 from asyncdicom.ul.protocol import UpperLayer
 from asyncdicom.ul.statetable import State
 
 __all__ = ["AssociationCore"]
-
-# A request that comes after our A-RELEASE-RQ (AR-6), or together with the end of it all, is dropped.
-_TAKES_REQUESTS = (State.STA6, State.STA8)
 
 _EXPIRED = {
     "artim": "no A-ASSOCIATE-RQ came in time",
@@ -78,29 +67,7 @@ _EXPIRED = {
 }
 
 
-class _Gathering:
-    """A data set that is kept until it is whole (that of a response), or thrown away.
-
-    `then`: the event that is due when it has ended; `operation` is None if it is thrown away.
-    """
-
-    __slots__ = ("command", "length", "operation", "then", "views")
-
-    def __init__(
-        self, command: Command, operation: Invoked | None = None, then: DuplicateRefused | None = None
-    ) -> None:
-        self.command = command
-        self.operation = operation
-        self.then = then
-        self.views: list[memoryview] = []
-        self.length = 0
-
-
-# What the data set that comes now belongs to, if it is not gathered.
-_NOTHING, _A_REQUEST = None, True
-
-
-class AssociationCore:
+class AssociationCore(Exchange):
     """The state of one association, on either side.
 
     `requestor`: we opened the connection. `timeouts` and `limits`: what stands in `options`. `name` tells
@@ -113,28 +80,10 @@ class AssociationCore:
 
     __slots__ = (
         "_answer_by",
-        "_assembler",
-        "_encoded",
-        "_encoded_command",
-        "_given",
         "_half_closed",
-        "_held",
-        "_incoming",
-        "_invoked",
-        "_layer",
         "_left",
-        "_limits",
-        "_name",
-        "_performed",
-        "_performing",
         "_quiet_by",
-        "_sending",
-        "_timeouts",
         "_wants_release",
-        "contexts",
-        "failure",
-        "negotiated",
-        "news",
         "queued",
         "request",
     )
@@ -147,35 +96,27 @@ class AssociationCore:
         limits: Limits = Limits(),
         name: Callable[[], str] = lambda: "association",
     ) -> None:
-        self._layer = UpperLayer(
+        layer = UpperLayer(
             requestor=requestor,
             maximum_length=limits.maximum_length,
             timeouts=timeouts,
             maximum_associate_length=limits.maximum_associate_length,
         )
-        self._assembler = Assembler()
-        self._invoked = InvokedOperations(1)
-        self._performed = PerformedOperations(1)
-        self._incoming: _Gathering | bool | None = _NOTHING
-        self.news: list[Event] = []
-        self._left: list[Any] = []  # what the last call has understood and not handled
-        self._held: MessageStarted | None = None  # the request before which it stops
-        self._given = 0  # requests that this call gives to the driver
-        self._performing = 0  # requests that the driver is not done with
-        self._sending = 0  # requests of ours whose last byte has not left
+        super().__init__(
+            layer,
+            Assembler(),
+            InvokedOperations(1),
+            PerformedOperations(1),
+            timeouts=timeouts,
+            limits=limits,
+            name=name,
+        )
+        self._left: list[Any] = []  # what the last call of `receive_data` has understood and not handled
         self._half_closed = False
         self._wants_release: bool | None = None  # once quiet: True to release, False to abort
         self._quiet_by: float | None = None  # until when that has to be
         self._answer_by: float | None = None  # until when we may put off the A-RELEASE-RP
-        self._timeouts = timeouts
-        self._limits = limits
-        self._name = name
-        self._encoded_command: Command | None = None
-        self._encoded = b""
         self.request: AAssociateRQ | None = None
-        self.negotiated: Negotiated | None = None
-        self.contexts: dict[int, AcceptedContext] = {}
-        self.failure: AssociationError | None = None
         self.queued = 0
 
     # what can be seen
@@ -201,36 +142,9 @@ class AssociationCore:
         return bool(self._left or self._layer.waiting)
 
     @property
-    def expecting_data(self) -> bool:
-        """Whether a command has announced a data set that has not ended."""
-        return self._assembler.expecting_data
-
-    @property
     def is_owed(self) -> bool:
         """Whether the peer has to send more before we do: the rest of a message, or the next response."""
         return self._layer.is_owed or bool(self._invoked.opened)
-
-    @property
-    def has_room(self) -> bool:
-        """Whether the operations window lets us invoke one more now (PS3.7 D.3.3.3)."""
-        return self._invoked.has_room
-
-    @property
-    def operations(self) -> list[Invoked]:
-        """The operations that we have invoked and that await their final response."""
-        return list(self._invoked)
-
-    @property
-    def performing(self) -> int:
-        """How many requests of the peer are being performed."""
-        return self._performing
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether no operation is under way in either direction."""
-        return not (self._performing or self._sending or self._invoked.opened) and (
-            self._incoming is _NOTHING or self._incoming is _A_REQUEST
-        )
 
     @property
     def wants_close(self) -> bool:
@@ -266,23 +180,6 @@ class AssociationCore:
     def data_to_send(self) -> list[bytes]:
         """The PDUs to be sent now, each given once; those of messages are not among them (`begin`)."""
         return self._layer.data_to_send()
-
-    def begin(self, context_id: int, command: Command) -> tuple[Fragmenter, list[bytes | memoryview]]:
-        """Begin a message: its encoded command, and what cuts its data set.
-
-        Messages are sent one after another: the next may begin when the last fragment of this one is on its
-        way. Raises what has ended the association, and LocalProtocolError if no message may be sent now or if
-        this one cannot be encoded.
-        """
-        if self.failure is not None:
-            self.check_open()
-        self._layer.check_p_data()
-        negotiated = self.negotiated
-        fragmenter = Fragmenter(context_id, negotiated.maximum_length if negotiated is not None else 0)
-        # A C-FIND provider sends one and the same Pending response with each match.
-        if command is not self._encoded_command:
-            self._encoded_command, self._encoded = command, encode(command)
-        return fragmenter, [*fragmenter.command(self._encoded)]
 
     # the life of the association
 
@@ -345,69 +242,9 @@ class AssociationCore:
         """The driver gives the connection up; the first failure counts."""
         if self.failure is None:
             self.failure = error
-            self._incoming = _NOTHING
+            self._incoming = NOTHING
             self._quiet_by = self._answer_by = None
             self.news.append(Ended(error))
-
-    # operations that we invoke
-
-    def invoke(
-        self, context_id: int, command: Command, now: float, *, timeout: float | None = None
-    ) -> Invoked:
-        """Open an operation and give the command its Message ID; then send it, and tell when it has left.
-
-        `timeout`: seconds for each response (None: `Timeouts.dimse`). Raises LocalProtocolError without room
-        in the window, and what makes operations impossible (`check_invocable`).
-        """
-        self.check_invocable()
-        if timeout is None:
-            timeout = self._timeouts.dimse
-        invoked = self._invoked.open(context_id, command.command_field, timeout=timeout, now=now)
-        command.message_id = invoked.message_id
-        self._sending += 1
-        self._layer.set_busy(True, now)
-        return invoked
-
-    def sent(self, operation: Invoked, now: float) -> None:
-        """The last byte of the request has left: the peer's time runs."""
-        self._sending -= 1
-        self._invoked.sent(operation.message_id, now)
-        operation.sending = False
-        if operation.closed:
-            self.reconsider(now)
-
-    def unsent(self, operation: Invoked, now: float) -> None:
-        """The request never left: it is forgotten."""
-        self._sending -= 1
-        operation.sending = False
-        if not operation.closed:
-            self._invoked.close(operation.message_id)
-        self.reconsider(now)
-
-    def cancel(self, operation: Invoked, now: float) -> Command | None:
-        """Give the C-CANCEL-RQ to be sent for an operation; None if it has ended (PS3.7 9.3.2.3)."""
-        if operation.closed or self.failure is not None:
-            return None
-        self._invoked.cancel(operation.message_id, self._timeouts.cancel, now)
-        return Command(CommandField.C_CANCEL_RQ, message_id_being_responded_to=operation.message_id)
-
-    def abandon(self, operation: Invoked) -> None:
-        """Nobody waits for the responses any more: they are dropped when they come."""
-        if not operation.closed:
-            self._invoked.abandon(operation.message_id)
-
-    # operations that we perform
-
-    def responding(self, request: Command) -> None:
-        """The final response is about to be sent: the peer may use the Message ID again when it sees it."""
-        self._performed.close(request)
-
-    def performed(self, request: Command, now: float) -> None:
-        """The driver is done with a request: its final response was sent, or never will be."""
-        self._performed.close(request)
-        self._performing -= 1
-        if not self._performing:
-            self.reconsider(now)
 
     # the transport
 
@@ -470,7 +307,7 @@ class AssociationCore:
 
         Then they are accounted for, and belong behind the last `DataReceived`; if not, `receive_data` them.
         """
-        return self._incoming is _A_REQUEST and self._layer.continues(length, now)
+        return self._incoming is A_REQUEST and self._layer.continues(length, now)
 
     def eof(self) -> bool:
         """The peer sends no more: whether the connection stays open, because what it asked is answered."""
@@ -533,99 +370,6 @@ class AssociationCore:
             self.news.append(OperationFailed(operation, error))
         if late:
             self.abort(now)
-
-    # what is received
-
-    def _fragment(self, fragment: PDataFragment, now: float) -> None:
-        for part in self._assembler.feed(
-            fragment.context_id, fragment.is_command, fragment.views, fragment.is_last
-        ):
-            if type(part) is DataReceived:
-                self._data(part, now)
-            elif type(part) is MessageStarted:
-                self._message(part, now)
-
-    def _message(self, started: MessageStarted, now: float) -> None:
-        command = started.command
-        if started.context_id not in self.contexts:
-            raise RemoteProtocolError(f"presentation context {started.context_id} was not accepted")
-        if command.is_response:
-            self._response(command, now)
-        elif self._layer.state not in _TAKES_REQUESTS:
-            self._drop(command)
-        elif command.command_field is CommandField.C_CANCEL_RQ:
-            request = self._performed.cancel(command.message_id_being_responded_to or 0)
-            if request is None:  # it has ended meanwhile (PS3.7 9.3.2.3)
-                self._drop(command)
-            else:
-                self.news.append(CancelReceived(command, request))
-        else:
-            self._requested(started, now)
-
-    def _drop(self, command: Command) -> None:
-        self.news.append(CommandDropped(command))
-        self._incoming = _Gathering(command) if command.has_data_set else _NOTHING
-
-    def _requested(self, started: MessageStarted, now: float) -> None:
-        command = started.command
-        if self._given and self._performed.is_in_the_way(command):
-            self._held = started  # the driver may answer at once what it is given now
-            return
-        try:
-            self._performed.open(command)
-        except DuplicateInvocation:
-            response = response_to(command, Status.DUPLICATE_INVOCATION)
-            refused = DuplicateRefused(started.context_id, command, response)
-            if command.has_data_set:  # a peer that still sends does not read
-                self._incoming = _Gathering(command, then=refused)
-            else:
-                self.news.append(refused)
-            return
-        self._given += 1
-        self._performing += 1
-        if self._performing == 1:
-            self._layer.set_busy(True, now)
-        self._incoming = _A_REQUEST if command.has_data_set else _NOTHING
-        self.news.append(started)
-
-    def _response(self, command: Command, now: float) -> None:
-        operation = self._invoked.receive(command, now)
-        if operation is None:
-            self._drop(command)
-        elif command.has_data_set:
-            self._incoming = _Gathering(command, operation)
-            return
-        else:
-            self.news.append(ResponseReceived(operation, command, None, operation.closed))
-        self.reconsider(now)
-
-    def _data(self, part: DataReceived, now: float) -> None:
-        incoming = self._incoming
-        if incoming is _A_REQUEST:
-            self.news.append(part)
-        elif type(incoming) is _Gathering:
-            self._gather(incoming, part, now)
-        if part.is_last:
-            self._incoming = _NOTHING
-            self._invoked.progressed(now)
-            if type(incoming) is _Gathering:
-                self.reconsider(now)
-
-    def _gather(self, incoming: _Gathering, part: DataReceived, now: float) -> None:
-        incoming.length += part.length
-        if incoming.operation is None:
-            if incoming.length > self._limits.maximum_discarded:
-                self.abort(now, f"more than {self._limits.maximum_discarded} bytes to discard")
-            elif part.is_last and incoming.then is not None:
-                self.news.append(incoming.then)
-            return
-        if incoming.length > self._limits.maximum_data_set:
-            raise RemoteProtocolError(f"the data set of a {incoming.command.name} is larger than allowed")
-        incoming.views = joined(incoming.views + part.views, incoming.length)
-        if part.is_last:
-            data = b"".join(incoming.views)
-            operation = incoming.operation
-            self.news.append(ResponseReceived(operation, incoming.command, data, operation.closed))
 
     # what the upper layer reports
 
