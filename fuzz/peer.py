@@ -1,4 +1,4 @@
-"""A whole conversation, one side of it mutated: all sans-IO cores together, as acceptor and as requestor.
+"""A whole conversation, one side of it mutated: `dimse.association` as acceptor and as requestor.
 
 As acceptor the input is what a client sends; as requestor it is our own A-ASSOCIATE-RQ, then what a server
 sends. Nothing but the documented errors inside, every accepted request is answered with PDUs that fit the

@@ -153,6 +153,11 @@ class Request:
     @property
     def is_cancelled(self) -> bool:
         """Whether the peer sent C-CANCEL for this request."""
+        return self._incoming.is_cancelled
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the work is unwanted by now: C-CANCEL came, or the handler took no data for too long."""
         return self._incoming.is_interrupted
 
     async def identifier(self) -> Dataset:
