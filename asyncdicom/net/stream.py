@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.data.steps import finish
+from asyncdicom.dimse.assembler import joined
 from asyncdicom.exceptions import DataSetError, LocalProtocolError
 from asyncdicom.net.disk import Batch
 from asyncdicom.net.lane import lane
@@ -94,6 +95,7 @@ class DataStream:
         elif length:
             self._views += views
             self.waiting += length
+            self._views = joined(self._views, self.waiting)
         if is_last:
             self._ended = True
         if self._has(self._wanted):
@@ -202,6 +204,7 @@ class DataStream:
                     "give a larger maximum=, or take it by save() or batches()"
                 )
                 raise self.unreadable
+            views = joined(views, length)
         return b"".join(views)
 
     async def dataset(self, maximum: int = _MAXIMUM_IN_MEMORY) -> Dataset:
