@@ -251,10 +251,10 @@ class AssociationCore(Exchange):
     def receive_data(self, view: memoryview, now: float, budget: int = WITHOUT_END) -> list[Event]:
         """Bytes have arrived; gives `events`. The views in them are slices of `view` itself.
 
-        Handles at most `budget` messages or fragments (1 at least) and keeps the place: while `has_more`,
-        call again, with an empty view if nothing has arrived. Stops also before a request that would break
-        the operations window, or that has the Message ID of another, if requests come before it: the driver
-        may answer those at once.
+        Handles at most `budget` messages or fragments (1 at least; messages weigh more) and keeps the place:
+        while `has_more`, call again, with an empty view if nothing has arrived. Stops also before a request
+        that would break the operations window, or that has the Message ID of another, if requests come before
+        it: the driver may answer those at once.
         """
         layer = self._layer
         events: Sequence[Any] = (

@@ -60,7 +60,7 @@ Trace = Callable[[str, object], None]
 
 _CLOSE_LINGER = 1.0  # seconds for the last bytes to leave once the connection is to be closed
 # What one association may take of a turn of the event loop, before others have theirs.
-_SLICE = 64  # messages or fragments that are handled before the clock is looked at
+_SLICE = 512  # fragments, or an eighth of it of messages, that are handled before the clock is looked at
 _TURN = 0.002  # seconds
 _TURN_BYTES = 4 << 20  # libuv reads up to 32 times before it turns to another connection
 _NOTHING = memoryview(b"")

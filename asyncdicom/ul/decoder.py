@@ -29,6 +29,7 @@ from .pdu import (
 MAXIMUM_EMPTY_FRAGMENTS = 1000  # in an association; they make no progress
 UNLIMITED = 0xFFFFFFFF
 WITHOUT_END = 1 << 62  # a budget that is never used up
+COMMAND_WEIGHT = 8  # a message that begins costs as much as so many fragments of a data set, and more
 
 _PDU_HEADER = Struct(">BxI")
 _PDV_HEADER = Struct(">IBB")
@@ -156,8 +157,8 @@ class Decoder:
     def feed(self, data: memoryview, budget: int = WITHOUT_END) -> list[Item]:
         """What these bytes complete or continue; never raises. The slices returned are of ``data`` itself.
 
-        ``budget``: stop behind so many fragments and PDUs (1 at least); what is behind ``consumed`` then has
-        to be fed again.
+        ``budget``: stop behind so many fragments and PDUs (1 at least), of which those of commands weigh
+        ``COMMAND_WEIGHT``; what is behind ``consumed`` then has to be fed again.
         """
         items: list[Item] = []
         self._fragment = None
@@ -210,7 +211,7 @@ class Decoder:
         fragment = self._open_fragment(items)
         append = fragment.views.append
         append(data[position:stop])
-        room = self._room = self._room - 1
+        room = self._room = self._room - (COMMAND_WEIGHT if fragment.is_command else 1)
         self._pdu_left -= stop - position
         self._pdv_left -= stop - position
         if self._pdv_left:

@@ -30,6 +30,7 @@ from asyncdicom.dimse.operations import MAXIMUM_DUPLICATES
 from asyncdicom.net import channel
 from asyncdicom.net.outbox import Outbox
 from asyncdicom.net.transport import Transport
+from asyncdicom.ul.decoder import COMMAND_WEIGHT
 
 ECHOES = 3000
 
@@ -75,12 +76,12 @@ async def flooded(monkeypatch: pytest.MonkeyPatch) -> int:
 
 async def test_a_flood_of_requests_is_answered_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel, "_TURN", 0.0)
-    assert 0 < await flooded(monkeypatch) <= 2 * channel._SLICE
+    assert 0 < await flooded(monkeypatch) <= 2 * channel._SLICE / COMMAND_WEIGHT
 
 
 async def test_a_flood_that_takes_one_turn_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel, "_TURN", 60.0)
-    assert await flooded(monkeypatch) > 2 * channel._SLICE
+    assert await flooded(monkeypatch) > 2 * channel._SLICE / COMMAND_WEIGHT
 
 
 @pytest.mark.parametrize("budget", [1 << 20, 1 << 16])
