@@ -1,6 +1,6 @@
 """The DICOM network stack for asyncio.
 
-`associate` opens an association, `serve` accepts them; see the README for ten jobs with a few lines each.
+`associate` opens an association, `serve` accepts them; see the README for twelve jobs with a few lines each.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from asyncdicom._version import __version__
 
 if TYPE_CHECKING:
-    from asyncdicom.access import AccessPolicy, Peer
+    from asyncdicom.access import AccessPolicy, Peer, Peers, UserIdentityCheck
     from asyncdicom.address import Address
     from asyncdicom.association import Association
     from asyncdicom.client import associate
     from asyncdicom.destination import Destination
+    from asyncdicom.dimse.messages import Command, CommandField
     from asyncdicom.exceptions import (
         AssociationAborted,
         AssociationClosed,
@@ -30,21 +31,57 @@ if TYPE_CHECKING:
         RemoteProtocolError,
         StatusError,
     )
-    from asyncdicom.net.payload import BytesSource, DataStream, FileSource, Source
+    from asyncdicom.naming import safe_name
+    from asyncdicom.net.channel import Trace
+    from asyncdicom.net.sources import BytesSource, FileSource, Source
+    from asyncdicom.net.stream import DataStream
     from asyncdicom.net.tls_files import TlsFiles
+    from asyncdicom.opening import Opening
     from asyncdicom.options import ByRole, Limits, Timeouts
     from asyncdicom.pool import AssociationPool
     from asyncdicom.running import run, serve_until_stopped
     from asyncdicom.server import Server, serve
-    from asyncdicom.services.contexts import retrieval_contexts, storage_contexts
-    from asyncdicom.services.handlers import Request, Response, Retrieval
-    from asyncdicom.services.retrieve import Progress, RetrieveResult
-    from asyncdicom.services.storage import file_source, open_file
+    from asyncdicom.services.commitment import (
+        CommitmentCheck,
+        CommitmentResult,
+        Reference,
+        StorageCommitment,
+        StorageCommitmentUser,
+    )
+    from asyncdicom.services.contexts import Proposable, retrieval_contexts, storage_contexts
+    from asyncdicom.services.node import Delivery, Node
+    from asyncdicom.services.normalized import NormalizedService
+    from asyncdicom.services.query import Query, QueryService
+    from asyncdicom.services.request import (
+        EchoHandler,
+        FindHandler,
+        LazySources,
+        NormalizedHandler,
+        NormalizedHandlers,
+        Request,
+        Retrieval,
+        RetrieveHandler,
+        StoreHandler,
+    )
+    from asyncdicom.services.responses import Answer, Identifier, Response
+    from asyncdicom.services.retrieve import (
+        GetService,
+        MoveService,
+        Progress,
+        RetrieveOperation,
+        RetrieveResult,
+    )
+    from asyncdicom.services.service import Service
+    from asyncdicom.services.storage import Storage, file_source, open_file
+    from asyncdicom.services.verification import Verification
+    from asyncdicom.services.worklist import Worklist
     from asyncdicom.status import Status
     from asyncdicom.uid import (
+        MODALITY_WORKLIST,
         PATIENT_ROOT,
         PATIENT_STUDY_ONLY,
         STORAGE,
+        STORAGE_COMMITMENT_PUSH_MODEL,
         STUDY_ROOT,
         VERIFICATION,
         InformationModel,
@@ -54,14 +91,17 @@ if TYPE_CHECKING:
     from asyncdicom.ul.negotiation import AcceptedContext, PresentationContext
 
 __all__ = [
+    "MODALITY_WORKLIST",
     "PATIENT_ROOT",
     "PATIENT_STUDY_ONLY",
     "STORAGE",
+    "STORAGE_COMMITMENT_PUSH_MODEL",
     "STUDY_ROOT",
     "VERIFICATION",
     "AcceptedContext",
     "AccessPolicy",
     "Address",
+    "Answer",
     "Association",
     "AssociationAborted",
     "AssociationClosed",
@@ -72,31 +112,63 @@ __all__ = [
     "AssociationTimeout",
     "ByRole",
     "BytesSource",
+    "Command",
+    "CommandField",
+    "CommitmentCheck",
+    "CommitmentResult",
     "DataSetError",
     "DataStream",
+    "Delivery",
     "Destination",
     "DicomNetworkError",
+    "EchoHandler",
     "FileSource",
+    "FindHandler",
+    "GetService",
+    "Identifier",
     "InformationModel",
+    "LazySources",
     "Limits",
     "LocalProtocolError",
+    "MoveService",
+    "Node",
+    "NormalizedHandler",
+    "NormalizedHandlers",
+    "NormalizedService",
+    "Opening",
     "Peer",
+    "Peers",
     "PresentationContext",
     "PresentationContextError",
     "Progress",
+    "Proposable",
     "ProtocolError",
+    "Query",
+    "QueryService",
+    "Reference",
     "RemoteProtocolError",
     "Request",
     "Response",
     "Retrieval",
+    "RetrieveHandler",
+    "RetrieveOperation",
     "RetrieveResult",
     "Server",
+    "Service",
     "Source",
     "Status",
     "StatusError",
+    "Storage",
+    "StorageCommitment",
+    "StorageCommitmentUser",
+    "StoreHandler",
     "Timeouts",
     "TlsFiles",
+    "Trace",
     "UserIdentity",
+    "UserIdentityCheck",
+    "Verification",
+    "Worklist",
     "__version__",
     "associate",
     "file_source",
@@ -104,6 +176,7 @@ __all__ = [
     "open_file",
     "retrieval_contexts",
     "run",
+    "safe_name",
     "serve",
     "serve_until_stopped",
     "storage_contexts",
@@ -112,28 +185,50 @@ __all__ = [
 # Where the public names live. They are imported when they are first used: a tool that only prints its
 # help, or only parses an address, does not load the event loop, TLS and all services.
 _MODULES = {
-    "access": "AccessPolicy Peer",
+    "access": "AccessPolicy Peer Peers UserIdentityCheck",
     "address": "Address",
     "association": "Association",
     "client": "associate",
     "destination": "Destination",
+    "dimse.messages": "Command CommandField",
     "exceptions": (
         "AssociationAborted AssociationClosed AssociationError AssociationRejected "
-        "AssociationReleased AssociationTimeout DataSetError DicomNetworkError LocalProtocolError "
-        "PresentationContextError ProtocolError RemoteProtocolError StatusError"
+        "AssociationReleased AssociationTimeout DataSetError DicomNetworkError "
+        "LocalProtocolError PresentationContextError ProtocolError RemoteProtocolError "
+        "StatusError"
     ),
-    "net.payload": "BytesSource DataStream FileSource Source",
+    "net.channel": "Trace",
+    "net.sources": "BytesSource FileSource Source",
+    "net.stream": "DataStream",
     "net.tls_files": "TlsFiles",
+    "opening": "Opening",
     "options": "ByRole Limits Timeouts",
     "pool": "AssociationPool",
     "running": "run serve_until_stopped",
     "server": "Server serve",
-    "services.contexts": "retrieval_contexts storage_contexts",
-    "services.handlers": "Request Response Retrieval",
-    "services.retrieve": "Progress RetrieveResult",
-    "services.storage": "file_source open_file",
+    "services.commitment": (
+        "CommitmentCheck CommitmentResult Reference StorageCommitment StorageCommitmentUser"
+    ),
+    "services.contexts": "Proposable retrieval_contexts storage_contexts",
+    "services.node": "Delivery Node",
+    "services.normalized": "NormalizedService",
+    "services.query": "Query QueryService",
+    "services.request": (
+        "EchoHandler FindHandler LazySources NormalizedHandler NormalizedHandlers Request Retrieval "
+        "RetrieveHandler StoreHandler"
+    ),
+    "services.responses": "Answer Identifier Response",
+    "services.retrieve": "GetService MoveService Progress RetrieveOperation RetrieveResult",
+    "services.service": "Service",
+    "services.storage": "Storage file_source open_file",
+    "services.verification": "Verification",
+    "services.worklist": "Worklist",
     "status": "Status",
-    "uid": "PATIENT_ROOT PATIENT_STUDY_ONLY STORAGE STUDY_ROOT VERIFICATION InformationModel new_uid",
+    "naming": "safe_name",
+    "uid": (
+        "MODALITY_WORKLIST PATIENT_ROOT PATIENT_STUDY_ONLY STORAGE "
+        "STORAGE_COMMITMENT_PUSH_MODEL STUDY_ROOT VERIFICATION InformationModel new_uid"
+    ),
     "ul.items": "UserIdentity",
     "ul.negotiation": "AcceptedContext PresentationContext",
 }

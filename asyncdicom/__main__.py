@@ -13,6 +13,7 @@ TOOLS = {
     "movescu": "have instances sent to a destination (C-MOVE)",
     "storescp": "receive instances and save them as files",
     "qrscp": "the archive: receive, query, retrieve",
+    "archive": "look after an archive: reindex, verify, stat",
     "conformance": "send a peer what others get wrong, and judge its reactions",
     "demo": "start an archive and play a radiologist's work-flow",
 }

@@ -14,15 +14,6 @@ from asyncdicom.address import Address, check_ae_title
 from asyncdicom.destination import Destination, as_destination
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.status import Status
-from asyncdicom.uid import (
-    MODALITY_WORKLIST_FIND,
-    PATIENT_ROOT,
-    PATIENT_STUDY_ONLY,
-    SOP_CLASSES,
-    STORAGE,
-    STUDY_ROOT,
-    VERIFICATION,
-)
 from asyncdicom.ul.items import UserIdentity
 from asyncdicom.ul.negotiation import Policy
 from asyncdicom.ul.pdu import AAssociateRJ, AAssociateRQ
@@ -43,14 +34,20 @@ __all__ = [
     "Peer",
     "Refusal",
     "certificate_name",
+    "check_grant",
+    "check_services",
     "judge",
     "permitted",
     "refused_operation",
-    "service_of",
 ]
 
 ANYBODY = "*"
-SERVICES = frozenset({"echo", "store", "find", "worklist", "get", "move"})
+
+SERVICES = frozenset(
+    {"echo", "store", "find", "worklist", "get", "move"}  # DIMSE-C
+    | {"commitment", "mpps", "ups", "print", "ian", "normalized"}  # DIMSE-N; "normalized" are all others
+)
+"""The names of the services that the library has; `serve(services=[...])` may bring others."""
 
 # PS3.8 Table 9-21: result, source, reason.
 REJECTED = AAssociateRJ(1, 1, 1)
@@ -100,11 +97,12 @@ class Peer:
     how it is called: by TLS, under which AE titles, how often at once. `networks`: it calls only
     from these ("10.0.0.7", "10.1.0.0/16"). `certificates`: it shows one of these, by its SHA-256
     fingerprint ("sha256:9f86...") or a Subject Alternative Name: "ws.example" or an IP address, or with its
-    kind, as in "uri:urn:x:ws", "email:ws@x.example", "dns:ws.example", "ip:10.0.0.7". `services`: of "echo",
-    "store", "find", "worklist", "get" and "move", those that it may use. `move_destinations`: the AE titles
+    kind, as in "uri:urn:x:ws", "email:ws@x.example", "dns:ws.example", "ip:10.0.0.7". `services`: those that
+    it may use, by the names in `SERVICES` or that of a `Service` of yours. `move_destinations`: the AE titles
     that it may have instances sent to. One text does for a list of one; an empty list allows nothing.
 
-    Raises ValueError for what is not an address, a network, a fingerprint, a service or an AE title.
+    Raises ValueError for what is not an address, a network, a fingerprint, the name of a service or an AE
+    title; `serve` does for the name of a service that there is not.
     """
 
     __slots__ = ("certificates", "destination", "grant", "host", "networks")
@@ -138,7 +136,7 @@ class AccessPolicy:
 
     `networks`: connections come only from these, `denied_networks`: never from these; others are closed
     without a byte. `certificates`: only peers that show one of these (see `Peer`) may associate; that a
-    certificate is valid is for the ``ssl`` context to require. `called_ae_titles`: the AE titles to be
+    certificate is valid is for the `ssl` context to require. `called_ae_titles`: the AE titles to be
     called by. `peers`: who may call: AE titles, each with a `Peer` or just the "host:port" (or `Destination`)
     where it is a C-MOVE destination ("" or None: it is none); "*" stands for all that are not named.
     `user_identity`: a coroutine function that judges the user identity, or its absence: True lets the user
@@ -180,6 +178,14 @@ class AccessPolicy:
         }
         self.user_identity = user_identity
         self.knows_addresses = any(peer.networks or peer.host for _, peer in self._named())
+
+    def renew(self, other: AccessPolicy) -> None:
+        """Be what `other` is, for all who have this policy, from now on: associations that stand go on.
+
+        The C-MOVE destinations of a server are renewed by `Server.renew`.
+        """
+        for name in self.__slots__:
+            setattr(self, name, getattr(other, name))
 
     @property
     def asks_for_certificates(self) -> bool:
@@ -249,59 +255,64 @@ def judge(
     return peer.grant
 
 
-def service_of(abstract_syntax: str) -> str | None:
-    """The service of an abstract syntax that we perform; one that nobody knows is taken for storage."""
-    service = _SERVICE_OF.get(abstract_syntax)
-    return service or (None if abstract_syntax in SOP_CLASSES else "store")
+def permitted(
+    offer: Policy,
+    grant: Grant,
+    performed_by: Mapping[str, frozenset[str]],
+    invoked_by: Mapping[str, frozenset[str]],
+) -> Policy:
+    """What is left of an offer: the rest is refused by the user (PS3.8 Table 9-18), not unknown.
 
-
-def permitted(offer: Policy, grant: Grant) -> Policy:
-    """What is left of an offer: the rest is refused by the user (PS3.8 Table 9-18), not unknown."""
-    if grant.services is None:
+    `performed_by` and `invoked_by`: abstract syntax -> the services that it is offered for.
+    """
+    services = grant.services
+    if services is None:
         return offer
     unknown = offer.unknown_storage
     return offer._replace(
-        performed={
-            uid: syntaxes if grant.allows(service_of(uid)) else ()
-            for uid, syntaxes in offer.performed.items()
-        },
-        invoked=offer.invoked if grant.allows("get") else dict.fromkeys(offer.invoked, ()),
-        unknown_storage=unknown if unknown is None or grant.allows("store") else (),
+        performed=_permitted(offer.performed, performed_by, services),
+        invoked=_permitted(offer.invoked, invoked_by, services),
+        unknown_storage=unknown if unknown is None or "store" in services else (),
     )
 
 
-def refused_operation(grant: Grant, command: Command) -> Status | None:
-    """What a request that was not granted is answered with; also one on a context of another service.
+def _permitted(
+    offered: Mapping[str, tuple[str, ...]], by: Mapping[str, frozenset[str]], services: frozenset[str]
+) -> dict[str, tuple[str, ...]]:
+    return {uid: syntaxes if by.get(uid, frozenset()) & services else () for uid, syntaxes in offered.items()}
 
-    A destination that is not allowed looks like one that does not exist.
+
+def refused_operation(grant: Grant, service: str | None, command: Command) -> Status | None:
+    """What a request for a service is answered with that was not granted; None if it was.
+
+    `service`: None for a request that no service performs, which only "all" includes. A destination that is
+    not allowed looks like one that does not exist.
     """
-    service = _SERVICE_OF_COMMAND.get(command.command_field)
-    if service == "find" and command.affected_sop_class_uid == MODALITY_WORKLIST_FIND:
-        service = "worklist"
     if not grant.allows(service):
         return Status.NOT_AUTHORIZED
     destinations = grant.move_destinations
-    if service == "move" and destinations is not None and command.move_destination not in destinations:
+    is_move = command.command_field is CommandField.C_MOVE_RQ
+    if is_move and destinations is not None and command.move_destination not in destinations:
         return Status.MOVE_DESTINATION_UNKNOWN
     return None
 
 
-_MODELS = (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
-_SERVICE_OF: dict[str, str] = {
-    VERIFICATION: "echo",
-    MODALITY_WORKLIST_FIND: "worklist",
-    **dict.fromkeys((model.find for model in _MODELS), "find"),
-    **dict.fromkeys((model.get for model in _MODELS), "get"),
-    **dict.fromkeys((model.move for model in _MODELS), "move"),
-    **dict.fromkeys(STORAGE, "store"),
-}
-_SERVICE_OF_COMMAND = {
-    CommandField.C_ECHO_RQ: "echo",
-    CommandField.C_STORE_RQ: "store",
-    CommandField.C_FIND_RQ: "find",
-    CommandField.C_GET_RQ: "get",
-    CommandField.C_MOVE_RQ: "move",
-}
+def check_services(policy: AccessPolicy, others: Collection[str] = ()) -> None:
+    """Raise ValueError if a peer is granted a service that is not one of `SERVICES` or `others`."""
+    for ae_title, peer in policy.peers.items():
+        try:
+            check_grant(peer.grant, others)
+        except ValueError as error:
+            raise ValueError(f"{ae_title}: {error}") from None
+
+
+def check_grant(grant: Grant, others: Collection[str] = ()) -> None:
+    """Raise ValueError for a service that is neither one of `SERVICES` nor one of `others`."""
+    known = SERVICES.union(others)
+    for name in sorted(grant.services or ()):
+        if name not in known:
+            raise ValueError(f"{name!r} is no service; they are {', '.join(sorted(known))}")
+
 
 # Understanding what users write.
 
@@ -313,7 +324,8 @@ def _each(understand: Callable[[str], str], texts: Iterable[str] | None) -> froz
 
 
 def _service(text: str) -> str:
-    if text not in SERVICES:
+    # Whether there is such a service is checked where the services are known (`check_services`).
+    if not text or text != text.lower() or not text.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"{text!r} is no service; they are {', '.join(sorted(SERVICES))}")
     return text
 

@@ -16,13 +16,13 @@ from asyncdicom.access import (
     UserIdentityCheck,
     judge,
     permitted,
-    service_of,
 )
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.counting import ConnectionRates, CountedSet, is_local, origin_of
+from asyncdicom.net.performer import Dispatch
 from asyncdicom.net.tls import certificate_of
 from asyncdicom.options import Limits
-from asyncdicom.services.dispatch import Dispatcher
+from asyncdicom.services.service import Contexts
 from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.negotiation import USER_REJECTION, Answered, Policy, answer
 from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
@@ -43,7 +43,9 @@ class Admission:
         self,
         access: AccessPolicy,
         offer: Policy,
+        contexts: Contexts,
         limits: Limits,
+        dispatcher: Callable[[Channel, Grant], Dispatch],
         spawn: Callable[[Coroutine[object, object, None]], object],
         identity_timeout: float | None,
     ) -> None:
@@ -52,6 +54,8 @@ class Admission:
         self.is_closed = False
         self._access = access
         self._offer = offer
+        self._contexts = contexts
+        self._dispatcher = dispatcher
         self._offers: dict[frozenset[str] | None, tuple[Policy, Answered]] = {}
         self._limits = limits
         self._rates = ConnectionRates(limits.accept_rate) if limits.accept_rate is not None else None
@@ -218,12 +222,10 @@ class Admission:
             return
         self.waiting.discard(channel)
         self.associated.add(channel, *keys)
-        if isinstance(channel.dispatcher, Dispatcher):
-            channel.dispatcher.grant = grant
-        channel.accept(*verdict)
+        channel.accept(*verdict, self._dispatcher(channel, grant))
         log.info("%s: association established", channel)
         if grant.services is not None:
-            _note_denied(channel, request, verdict[0])
+            _note_denied(channel, request, verdict[0], self._contexts)
 
     def _keys(
         self, host: str, calling_ae_title: str, certificate: Certificate | None
@@ -239,8 +241,11 @@ class Admission:
         """What those with this grant are offered; they share the answers, too."""
         found = self._offers.get(grant.services)
         if found is None:
-            found = self._offers[grant.services] = permitted(self._offer, grant), {}
+            found = self._offers[grant.services] = self._permitted(grant), {}
         return found
+
+    def _permitted(self, grant: Grant) -> Policy:
+        return permitted(self._offer, grant, self._contexts.performed_by, self._contexts.invoked_by)
 
     def _refuse(self, channel: Channel, refusal: Refusal, failure: Exception | None = None) -> None:
         channel.reject(refusal.rejection)
@@ -249,13 +254,13 @@ class Admission:
         log.log(level, "%s: refused: %s (%s)", channel, refusal.why, rejection, exc_info=failure)
 
 
-def _note_denied(channel: Channel, request: AAssociateRQ, accept: AAssociateAC) -> None:
+def _note_denied(channel: Channel, request: AAssociateRQ, accept: AAssociateAC, contexts: Contexts) -> None:
     proposed = {context.context_id: context.abstract_syntax for context in request.presentation_contexts}
-    denied = {
-        service_of(proposed[result.context_id]) or "others"
-        for result in accept.presentation_contexts
-        if result.result == USER_REJECTION
-    }
+    denied: set[str] = set()
+    for result in accept.presentation_contexts:
+        if result.result == USER_REJECTION:
+            uid = proposed[result.context_id]
+            denied |= contexts.performed_by.get(uid) or contexts.invoked_by.get(uid) or {"store"}
     if denied:
         log.warning("%s: refused contexts: no permission for %s", channel, ", ".join(sorted(denied)))
 

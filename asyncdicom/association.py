@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from asyncdicom.dimse.messages import CommandField
 from asyncdicom.exceptions import LocalProtocolError
 from asyncdicom.net.channel import Channel
-from asyncdicom.net.payload import Source
+from asyncdicom.net.sources import Source
 from asyncdicom.services import query, retrieve, storage, verification
-from asyncdicom.services.handlers import Identifier, Response, StoreHandler
+from asyncdicom.services.builtin import check_handlers
+from asyncdicom.services.contexts import check_storage_contexts, find_normalized_context
+from asyncdicom.services.normalized import as_tags, invoke
+from asyncdicom.services.request import StoreHandler
+from asyncdicom.services.responses import Identifier, Response
 from asyncdicom.services.retrieve import RetrieveOperation
+from asyncdicom.services.service import Services
+from asyncdicom.services.storage import Storage
 from asyncdicom.uid import STUDY_ROOT, InformationModel
 from asyncdicom.ul.negotiation import AcceptedContext
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-    from asyncdicom.services.dispatch import Dispatcher
 
 __all__ = ["Association"]
 
@@ -40,10 +44,9 @@ class Association:
     stays usable.
     """
 
-    def __init__(self, channel: Channel, dispatcher: Dispatcher) -> None:
+    def __init__(self, channel: Channel, services: Services) -> None:
         self._channel = channel
-        self._dispatcher = dispatcher
-        channel.owner = self
+        self._services = services
 
     # what was negotiated
 
@@ -150,10 +153,10 @@ class Association:
         maximum_matches: int = 100_000,
         timeout: float | None = None,
     ) -> query.Query[Any]:
-        """Query (PS3.7 9.1.2): ``await`` gives a list, ``async with`` something to iterate over.
+        """Query (PS3.7 9.1.2): `await` gives a list, `async with` something to iterate over.
 
         `identifier`: a pydicom Dataset, a mapping of keywords, or encoded bytes. `raw`: give matches
-        as encoded bytes. `maximum_matches`: the longest list that ``await`` gives. `timeout`: seconds
+        as encoded bytes. `maximum_matches`: the longest list that `await` gives. `timeout`: seconds
         to wait for each response. Leaving the block early sends C-CANCEL; see `ResponseStream`.
         """
         sop_class = information_model if isinstance(information_model, str) else information_model.find
@@ -178,7 +181,7 @@ class Association:
     ) -> RetrieveOperation:
         """Have the peer send instances to `move_destination`, an AE title that it knows (PS3.7 9.1.4).
 
-        ``await`` gives a `RetrieveResult`, ``async with`` something to iterate over for `Progress`.
+        `await` gives a `RetrieveResult`, `async with` something to iterate over for `Progress`.
         Leaving the block early sends C-CANCEL. `timeout`: seconds to wait for each response.
         """
         sop_class = information_model if isinstance(information_model, str) else information_model.move
@@ -207,8 +210,13 @@ class Association:
         contexts must have been proposed with the SCP role (`retrieval_contexts`). One C-GET at a time.
         """
         sop_class = information_model if isinstance(information_model, str) else information_model.get
-        if c_store is None and self._dispatcher.handlers.c_store is None:
+        if c_store is None and not any(
+            isinstance(service, Storage) and service.handler is not None for service in self._services
+        ):
             raise LocalProtocolError("a C-GET needs a c_store handler, to receive the instances")
+        if c_store is not None:
+            check_handlers({"c_store": c_store})
+        check_storage_contexts(self._channel)
         return retrieve.retrieve(
             self._channel,
             CommandField.C_GET_RQ,
@@ -217,6 +225,161 @@ class Association:
             priority=priority,
             timeout=timeout,
             receiver=c_store,
+        )
+
+    # DIMSE-N
+
+    def context_for(self, sop_class: str, command_field: CommandField) -> AcceptedContext:
+        """The context that a DIMSE-N request about a SOP class is sent on; `PresentationContextError` for
+        none."""
+        return find_normalized_context(self._channel, sop_class, command_field)
+
+    async def n_create(
+        self,
+        sop_class: str,
+        attributes: Identifier | None = None,
+        *,
+        sop_instance_uid: str | None = None,
+        context: str | AcceptedContext | None = None,
+        timeout: float | None = None,
+    ) -> Response:
+        """Have the peer create an instance of a SOP class (PS3.7 10.1.5).
+
+        `sop_instance_uid`: its UID; without it the peer makes one, which the response has. For `context`,
+        `timeout` and what is raised see `n_set`.
+        """
+        return await invoke(
+            self._channel,
+            CommandField.N_CREATE_RQ,
+            sop_class,
+            attributes,
+            sop_instance_uid=sop_instance_uid,
+            context=context,
+            timeout=timeout,
+        )
+
+    async def n_set(
+        self,
+        sop_class: str,
+        sop_instance_uid: str,
+        modifications: Identifier,
+        *,
+        context: str | AcceptedContext | None = None,
+        timeout: float | None = None,
+    ) -> Response:
+        """Modify attributes of an instance (PS3.7 10.1.3).
+
+        `modifications`: the new values: a pydicom Dataset, a mapping of keywords, or encoded bytes.
+        `context`: the accepted context to use, or its abstract syntax; by default the one of the SOP class or
+        of its family (UPS, print, MPPS). `timeout`: seconds to wait for the response. The response has
+        `attributes` if the peer tells the values as they are now.
+
+        Raises `PresentationContextError` if no accepted context fits, `DataSetError` if the data set cannot
+        be encoded, `AssociationError` if the association is over.
+        """
+        return await invoke(
+            self._channel,
+            CommandField.N_SET_RQ,
+            sop_class,
+            modifications,
+            sop_instance_uid=sop_instance_uid,
+            context=context,
+            timeout=timeout,
+        )
+
+    async def n_get(
+        self,
+        sop_class: str,
+        sop_instance_uid: str,
+        attributes: Iterable[int | str] = (),
+        *,
+        context: str | AcceptedContext | None = None,
+        timeout: float | None = None,
+    ) -> Response:
+        """Ask for attributes of an instance (PS3.7 10.1.2).
+
+        `attributes`: tags or keywords, by default all. For `context`, `timeout` and what is raised see
+        `n_set`; also ValueError for what is no attribute.
+        """
+        return await invoke(
+            self._channel,
+            CommandField.N_GET_RQ,
+            sop_class,
+            sop_instance_uid=sop_instance_uid,
+            attribute_identifier_list=as_tags(attributes) or None,
+            context=context,
+            timeout=timeout,
+        )
+
+    async def n_action(
+        self,
+        sop_class: str,
+        sop_instance_uid: str,
+        action_type_id: int,
+        information: Identifier | None = None,
+        *,
+        context: str | AcceptedContext | None = None,
+        timeout: float | None = None,
+    ) -> Response:
+        """Have the peer do something with an instance (PS3.7 10.1.4).
+
+        `action_type_id`: what, as PS3.4 numbers it for the SOP class; `information`: the Action Information.
+        The response has `attributes` if there is an Action Reply. For the others see `n_set`.
+        """
+        return await invoke(
+            self._channel,
+            CommandField.N_ACTION_RQ,
+            sop_class,
+            information,
+            sop_instance_uid=sop_instance_uid,
+            action_type_id=action_type_id,
+            context=context,
+            timeout=timeout,
+        )
+
+    async def n_delete(
+        self,
+        sop_class: str,
+        sop_instance_uid: str,
+        *,
+        context: str | AcceptedContext | None = None,
+        timeout: float | None = None,
+    ) -> Response:
+        """Have the peer delete an instance (PS3.7 10.1.6). For the arguments see `n_set`."""
+        return await invoke(
+            self._channel,
+            CommandField.N_DELETE_RQ,
+            sop_class,
+            sop_instance_uid=sop_instance_uid,
+            context=context,
+            timeout=timeout,
+        )
+
+    async def n_event_report(
+        self,
+        sop_class: str,
+        sop_instance_uid: str,
+        event_type_id: int,
+        information: Identifier | None = None,
+        *,
+        context: str | AcceptedContext | None = None,
+        timeout: float | None = None,
+    ) -> Response:
+        """Tell the peer, an SCU, what happened to an instance of ours (PS3.7 10.1.1).
+
+        It needs a context on which we are the SCP. `event_type_id`: what, as PS3.4 numbers it for the SOP
+        class; `information`: the Event Information. The response has `attributes` if there is an Event Reply.
+        For the others see `n_set`.
+        """
+        return await invoke(
+            self._channel,
+            CommandField.N_EVENT_REPORT_RQ,
+            sop_class,
+            information,
+            sop_instance_uid=sop_instance_uid,
+            event_type_id=event_type_id,
+            context=context,
+            timeout=timeout,
         )
 
     # the end

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import ssl as ssl_module
 from collections.abc import Iterable
+from typing import Unpack
 
+from asyncdicom.access import EVERYTHING
 from asyncdicom.address import Address, check_ae_title
 from asyncdicom.association import Association
 from asyncdicom.exceptions import AssociationClosed, AssociationError, AssociationTimeout
 from asyncdicom.net.channel import Channel, Trace
-from asyncdicom.net.tls import explain
+from asyncdicom.net.tls import check_context, explain
 from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options, of_role
+from asyncdicom.services.builtin import services_for
 from asyncdicom.services.contexts import Proposable, expand
 from asyncdicom.services.dispatch import Dispatcher
-from asyncdicom.services.handlers import Handlers, StoreHandler
+from asyncdicom.services.request import NormalizedHandlers, StoreHandler
+from asyncdicom.services.service import Service, Services
 from asyncdicom.uid import VERIFICATION
 from asyncdicom.ul.items import UserIdentity
 from asyncdicom.ul.negotiation import propose
@@ -32,29 +36,34 @@ def associate(
     address: str | Address,
     *,
     calling_ae_title: str = DEFAULT_CALLING_AE_TITLE,
-    contexts: Iterable[Proposable] = (VERIFICATION,),
+    contexts: Proposable | Iterable[Proposable] = (VERIFICATION,),
     ssl: ssl_module.SSLContext | None = None,
     server_hostname: str | None = None,
     user_identity: UserIdentity | None = None,
     c_store: StoreHandler | None = None,
+    services: Iterable[Service] = (),
     timeouts: Timeouts = Timeouts(),
     limits: Limits = Limits(),
     trace: Trace | None = None,
+    **normalized: Unpack[NormalizedHandlers],
 ) -> Opening[Association]:
-    """Open an association (PS3.8 7.1): ``async with associate(...)`` or ``await associate(...)``.
+    """Open an association (PS3.8 7.1): `async with associate(...)` or `await associate(...)`.
 
     Leaving the block normally releases it; leaving it by an exception or a cancellation aborts it.
 
     `address`: the peer, "AET@host:port". `calling_ae_title`: ours. `contexts`: what to propose (PS3.8
-    7.1.1.13), as abstract syntax UIDs, information models or `PresentationContext`s. `ssl`: a context for
-    TLS; `server_hostname`: the name that the peer's certificate must have, by default the host.
-    `user_identity`: who asks (PS3.7 D.3.3.7). `c_store`: receives the instances of a C-GET. `timeouts`: how
-    long to wait for what, in seconds, and `limits`: how much to take; each field of `Timeouts` and `Limits`
-    says what exceeding it leads to. `trace`: is called with ("sent" | "received", command or event) for each
-    message.
+    7.1.1.13), as abstract syntax UIDs, information models or `PresentationContext`s (see `Proposable`).
+    `ssl`: a context for TLS; `server_hostname`: the name that the peer's certificate must have, by default
+    the host. `user_identity`: who asks (PS3.7 D.3.3.7). `c_store`: receives the instances of a C-GET.
+    `n_event_report`: performs the event reports of the peer, an SCP (PS3.7 10.1.1); `n_create`, `n_set`,
+    `n_get`, `n_action` and `n_delete` its requests where we were given the SCP role. `services`: `Service`
+    objects that perform what the peer asks. `timeouts`: how long to wait for what, in seconds, and `limits`:
+    how much to take; each field of `Timeouts` and `Limits` says what exceeding it leads to. `trace`: is
+    called with ("sent" | "received", command or event) for each message.
 
     Raises `AssociationRejected`, `AssociationAborted`, `AssociationTimeout`, `AssociationClosed` (no
-    connection), ValueError (an impossible address or AE title). Cancelled: whatever was opened is
+    connection), ValueError (an impossible address, AE title or context), TypeError (a handler of the wrong
+    kind). Cancelled: whatever was opened is
     aborted and closed.
     """
     if not isinstance(address, Address):
@@ -68,15 +77,16 @@ def associate(
         operations_performed=of_role(limits.operations_performed, requestor=True),
         user_identity=user_identity,
     )
-    dispatcher = Dispatcher(Handlers(c_store=c_store))
+    check_context(ssl)
+    own = list(services)
+    performing = Services([*own, *services_for({"c_store": c_store, **normalized}, beside=own)])
 
     async def connect() -> Association:
         loop = asyncio.get_running_loop()
-        channel = Channel(
-            loop, requestor=True, timeouts=timeouts, limits=limits, dispatcher=dispatcher, trace=trace
-        )
-        channel.associate(request)
-        association = Association(channel, dispatcher)
+        channel = Channel(loop, requestor=True, timeouts=timeouts, limits=limits, trace=trace)
+        association = Association(channel, performing)
+        # What we have proposed, the peer may ask for.
+        channel.associate(request, Dispatcher(association, EVERYTHING, performing))
         try:
             await _connect(loop, channel, address, ssl, server_hostname, timeouts.connect)
             await asyncio.shield(channel.established)

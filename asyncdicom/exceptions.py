@@ -164,4 +164,12 @@ class StatusError(DicomNetworkError):
 
     def __str__(self) -> str:
         comment = getattr(self.response, "error_comment", None)
-        return f"status {self.status}" + (f": {comment}" if comment else "")
+        tags = dict.fromkeys((*self._tags("attribute_identifier_list"), *self._tags("offending_elements")))
+        about = ", ".join(f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in tags)
+        return "; ".join(filter(None, (f"status {self.status}" + (f": {comment}" if comment else ""), about)))
+
+    def _tags(self, name: str) -> tuple[int, ...]:
+        """What the response says it is about (PS3.7 Annex C): Attribute Identifier List, Offending
+        Element."""
+        tags = getattr(self.response, name, ())
+        return tuple(tag for tag in tags if isinstance(tag, int))

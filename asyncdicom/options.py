@@ -167,6 +167,13 @@ class Timeouts(_Options):
     request answered with 0xA700; the association is rejected.
     """
 
+    handler_deadline: float | None = None
+    """Seconds that a handler may work at a stretch: for its answer, or for the next match of a C-FIND.
+
+    The time begins when the request's data set has come. Beyond it: the handler is cancelled, and
+    the request answered with a Failure (0xA700; 0x0213 for DIMSE-N, 0x0110 for C-ECHO).
+    """
+
     cancel: float = 10.0
     """Seconds to wait for the end of what was cancelled, by either side (PS3.7 9.3.2.3, C-CANCEL).
 

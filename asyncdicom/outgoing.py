@@ -13,10 +13,11 @@ from asyncdicom.breaker import Breaker
 from asyncdicom.client import associate
 from asyncdicom.destination import Destination
 from asyncdicom.exceptions import AssociationError
-from asyncdicom.net.payload import Source
 from asyncdicom.net.reasons import NotAttempted
+from asyncdicom.net.sources import Source
 from asyncdicom.options import Limits, Timeouts
-from asyncdicom.services.handlers import Request, Response
+from asyncdicom.services.request import Request
+from asyncdicom.services.responses import Response
 from asyncdicom.ul.negotiation import PresentationContext
 
 __all__ = ["OutgoingAssociations"]
@@ -41,7 +42,7 @@ class _Storer:
     """What the C-MOVE provider sends by: an answer shows that the destination works."""
 
     def __init__(self, association: Association, breaker: Breaker) -> None:
-        self._association = association
+        self.association = association
         self._breaker = breaker
         self.has_answered = False
 
@@ -49,7 +50,7 @@ class _Storer:
         self, source: Source, *, priority: int = 0, move_originator: tuple[str, int] | None = None
     ) -> Response:
         """See `Association.c_store`."""
-        response = await self._association.c_store(source, priority=priority, move_originator=move_originator)
+        response = await self.association.c_store(source, priority=priority, move_originator=move_originator)
         self.has_answered = True
         self._breaker.succeeded()
         return response
@@ -101,6 +102,14 @@ class OutgoingAssociations:
             else:
                 line.breaker.failed(attempt, _now())
             self._end(association, end(), destination, line)
+
+    @asynccontextmanager
+    async def lend(
+        self, destination: Destination, contexts: Sequence[PresentationContext]
+    ) -> AsyncGenerator[Association, None]:
+        """The same, and gives the whole association: for what is no C-STORE."""
+        async with self.open(destination, contexts) as storer:
+            yield storer.association
 
     def _context_for(self, destination: Destination) -> ssl_module.SSLContext | None:
         """Decide how a destination is called: None is in the clear."""

@@ -9,17 +9,20 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
 from asyncdicom.address import Address
 from asyncdicom.association import Association
 from asyncdicom.client import DEFAULT_CALLING_AE_TITLE, associate
 from asyncdicom.exceptions import LocalProtocolError
 from asyncdicom.net.channel import Trace
-from asyncdicom.net.payload import Source
+from asyncdicom.net.sources import Source
 from asyncdicom.options import Limits, Timeouts, explains_options
-from asyncdicom.services.contexts import Proposable
-from asyncdicom.services.handlers import Response, StoreHandler
+from asyncdicom.services.builtin import check_handlers
+from asyncdicom.services.contexts import Proposable, expand
+from asyncdicom.services.request import NormalizedHandlers, StoreHandler
+from asyncdicom.services.responses import Response
+from asyncdicom.services.service import Service
 from asyncdicom.uid import VERIFICATION
 from asyncdicom.ul.items import UserIdentity
 
@@ -51,15 +54,18 @@ class AssociationPool:
         size: int = 4,
         operations: int | None = None,
         calling_ae_title: str = DEFAULT_CALLING_AE_TITLE,
-        contexts: Iterable[Proposable] = (VERIFICATION,),
+        contexts: Proposable | Iterable[Proposable] = (VERIFICATION,),
         ssl: SSLContext | None = None,
         server_hostname: str | None = None,
         user_identity: UserIdentity | None = None,
         c_store: StoreHandler | None = None,
+        services: Iterable[Service] = (),
         timeouts: Timeouts = Timeouts(),
         limits: Limits = Limits(),
         trace: Trace | None = None,
+        **normalized: Unpack[NormalizedHandlers],
     ) -> None:
+        check_handlers({"c_store": c_store, **normalized})
         if operations is None:
             operations = limits.operations_invoked
         if size < 1 or operations < 1:
@@ -70,14 +76,16 @@ class AssociationPool:
             associate,
             address,
             calling_ae_title=calling_ae_title,
-            contexts=tuple(contexts),
+            contexts=expand(contexts),
             ssl=ssl,
             server_hostname=server_hostname,
             user_identity=user_identity,
             c_store=c_store,
+            services=tuple(services),
             timeouts=timeouts,
             limits=replace(limits, operations_invoked=operations),
             trace=trace,
+            **normalized,
         )
         self._room = asyncio.Semaphore(size * operations)
         self._users: dict[Association, int] = {}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl as ssl_module
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple, TypeVar, Unpack
 
-from asyncdicom.access import AccessPolicy, Peers
+from asyncdicom.access import AccessPolicy, Grant, Peers, check_services
 from asyncdicom.address import Address
 from asyncdicom.admission import Admission
 from asyncdicom.association import Association
@@ -16,23 +17,26 @@ from asyncdicom.destination import Destination, as_destination
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.descriptors import missing_descriptors
 from asyncdicom.net.listener import Acceptor, bind
-from asyncdicom.net.tls import Handshakes, explain, severity
+from asyncdicom.net.tls import Handshakes, check_context, explain, severity
 from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options, of_role
 from asyncdicom.outgoing import OutgoingAssociations
-from asyncdicom.services.contexts import Proposable
+from asyncdicom.services.builtin import services_for
+from asyncdicom.services.contexts import Proposable, expand
 from asyncdicom.services.dispatch import Dispatcher
-from asyncdicom.services.handlers import (
+from asyncdicom.services.node import Node, ReportQueue
+from asyncdicom.services.request import (
     EchoHandler,
     FindHandler,
-    Handlers,
+    NormalizedHandlers,
     Request,
     RetrieveHandler,
     StoreHandler,
 )
-from asyncdicom.services.offered import offer
+from asyncdicom.services.service import Contexts, Service, Services
 from asyncdicom.telemetry.log import Log
-from asyncdicom.ul.negotiation import Policy
+from asyncdicom.uid import SOP_CLASSES, STORAGE
+from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, Policy, PresentationContext
 
 __all__ = ["Server", "serve"]
 
@@ -48,10 +52,11 @@ Access = AccessPolicy | Peers
 class _Setup(NamedTuple):
     """What `serve` was asked for."""
 
-    handlers: Handlers
+    services: Services
     outgoing: OutgoingAssociations
     access: AccessPolicy
     offer: Policy
+    contexts: Contexts
     timeouts: Timeouts
     limits: Limits
     ssl: ssl_module.SSLContext | None
@@ -67,9 +72,10 @@ def serve(
     c_find: FindHandler | None = None,
     c_get: RetrieveHandler | None = None,
     c_move: RetrieveHandler | None = None,
+    services: Iterable[Service] = (),
     destinations: Destinations | None = None,
     destination_ssl: ssl_module.SSLContext | None = None,
-    contexts: Iterable[Proposable] | None = None,
+    contexts: Proposable | Iterable[Proposable] | None = None,
     unknown_storage: bool = False,
     access: Access | None = None,
     ssl: ssl_module.SSLContext | None = None,
@@ -78,19 +84,23 @@ def serve(
     timeouts: Timeouts = Timeouts(),
     limits: Limits = Limits(),
     trace: Trace | None = None,
+    **normalized: Unpack[NormalizedHandlers],
 ) -> Opening[Server]:
-    """Serve DICOM: ``async with serve(...) as server`` or ``server = await serve(...)``.
+    """Serve DICOM: `async with serve(...) as server` or `server = await serve(...)`.
 
-    `address`: "AET@host:port"; port 0 takes a free one (`Server.port`). Each service is offered if it
-    has a handler: `c_store`, `c_get` and `c_move` are coroutine functions, `c_find` is an asynchronous
-    generator; C-ECHO is always offered, and `c_echo` is asked if it is given. `destinations`: the AE
-    titles that C-MOVE may send to, each with its "host:port" or a `Destination`, which says how it is called,
-    or a function that finds the one for a request; by default the peers of `access` that have an address.
-    `destination_ssl`: the context for TLS with those that have none of their own. A server that uses TLS, or
-    asks for certificates, sends nothing in the clear: the C-MOVE to a destination that has no context, and
-    does not say ``plain=True``, fails with 0xA702 and an Error Comment. `contexts`: the abstract syntaxes to
-    accept, by default whatever the handlers imply; `unknown_storage`: also storage SOP classes that are
-    not in the standard.
+    `address`: "AET@host:port"; port 0 takes a free one (`Server.port`). Each service is offered if it has a
+    handler: `c_store`, `c_get` and `c_move` are coroutine functions, `c_find` is an asynchronous generator;
+    C-ECHO is always offered, and `c_echo` is asked if it is given. `n_create`, `n_set`, `n_get`, `n_action`,
+    `n_delete` and `n_event_report` are coroutine functions for the SOP classes that `contexts` names (see
+    `NormalizedService`). `services`: `Service` objects, beside what the handlers stand for; each offers its
+    own SOP classes. `destinations`: the AE titles that C-MOVE may send to, each with its "host:port" or a
+    `Destination`, which says how it is called, or a function that finds the one for a request; by default the
+    peers of `access` that have an address. `destination_ssl`: the context for TLS with those that have none
+    of their own. A server that uses TLS, or asks for certificates, sends nothing in the clear: the C-MOVE to
+    a destination that has no context, and does not say `plain=True`, fails with 0xA702 and an Error
+    Comment. `contexts`: the abstract syntaxes to accept for the handlers, by default whatever they imply (see
+    `Proposable`; the roles of a `PresentationContext` are those that a peer may take); `unknown_storage`:
+    also storage SOP classes that are not in the standard.
 
     `access`: who may come and do what, an `AccessPolicy`, or just its `peers`, the AE titles that may
     call; by default anybody may do everything. `ssl`: a context for TLS. `sock`: a listening or bound
@@ -100,8 +110,9 @@ def serve(
     taken of them; each field of `Timeouts` and `Limits` says what exceeding it leads to. `trace`: is called
     with ("sent" | "received", command or event) for each message.
 
-    Raises ValueError (an impossible address or AE title) and OSError (the address cannot be
-    listened on). Cancelled while it is opened: nothing listens.
+    Raises ValueError (an impossible address, AE title, context or name of a service), TypeError (a handler of
+    the wrong kind) and OSError (the address cannot be listened on). Cancelled while it is opened: nothing
+    listens.
 
     Leaving the block closes the server (`Server.close`).
     """
@@ -115,25 +126,43 @@ def serve(
         maximum=limits.maximum_outgoing,
     )
     outgoing.find = _finder(destinations if destinations is not None else policy.destinations)
-    can_move = destinations is not None or policy.destinations
-    handlers = Handlers(
-        c_echo=c_echo,
-        c_store=c_store,
-        c_find=c_find,
-        c_get=c_get,
-        c_move=c_move,
-        destination=(lambda request: outgoing.find(request)) if can_move else None,
+    check_context(ssl)
+    check_context(destination_ssl)
+    own = list(services)
+    wanted = expand(contexts) if contexts is not None else None
+    handlers = {
+        "c_echo": c_echo,
+        "c_store": c_store,
+        "c_find": c_find,
+        "c_get": c_get,
+        "c_move": c_move,
+        **normalized,
+    }
+    implied = services_for(
+        handlers,
+        [context.abstract_syntax for context in wanted or ()],
+        destination=lambda request: outgoing.find(request),
         open_association=outgoing.open,
+        beside=own,
     )
+    performing = Services([*own, *implied])
+    check_services(policy, performing.names)
+    offered = performing.contexts(wanted, implied)
     setup = _Setup(
-        handlers=handlers,
+        services=performing,
         outgoing=outgoing,
         access=policy,
-        offer=offer(handlers, contexts, unknown_storage)._replace(
+        offer=Policy(
+            performed=offered.performed,
+            invoked=offered.invoked,
+            unknown_storage=ANY_TRANSFER_SYNTAX if unknown_storage and c_store is not None else None,
+            not_storage=frozenset(SOP_CLASSES) - frozenset(STORAGE),
             maximum_length=limits.maximum_length,
             operations_invoked=limits.operations_invoked,
             operations_performed=of_role(limits.operations_performed, requestor=False),
+            negotiate=performing.negotiate,
         ),
+        contexts=offered,
         timeouts=timeouts,
         limits=limits,
         ssl=ssl,
@@ -141,7 +170,9 @@ def serve(
     )
 
     async def start() -> Server:
-        return Server(address, [sock] if sock is not None else await bind(address, reuse_port), setup)
+        server = Server(address, [sock] if sock is not None else await bind(address, reuse_port), setup)
+        await server._start()
+        return server
 
     return Opening(start, _leave)
 
@@ -155,8 +186,15 @@ def _finder(destinations: Destinations) -> Callable[[Request], Destination | Non
             return None if where is None else as_destination(where)
 
         return found
-    table = {title: as_destination(where).named(title) for title, where in destinations.items()}
-    return lambda request: table.get(request.move_destination)
+    known = ((title, as_destination(where).named(title)) for title, where in destinations.items())
+    return _KnownDestinations(known)
+
+
+class _KnownDestinations(dict[str, Destination]):
+    """Destinations by their AE titles: what finds the one for a request."""
+
+    def __call__(self, request: Request) -> Destination | None:
+        return self.get(request.move_destination)
 
 
 class Server:
@@ -170,8 +208,15 @@ class Server:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reports = ReportQueue(self._open_to)
         self._admission = Admission(
-            setup.access, setup.offer, setup.limits, self._spawn, setup.timeouts.handler
+            setup.access,
+            setup.offer,
+            setup.contexts,
+            setup.limits,
+            self._dispatcher,
+            self._spawn,
+            setup.timeouts.handler,
         )
         self._waiting, self._associated = self._admission.waiting, self._admission.associated
         self._handshakes = (
@@ -182,8 +227,43 @@ class Server:
         too_few = missing_descriptors(setup.limits)
         if too_few is not None:
             log.warning("%s", too_few)
-        self._acceptors = [Acceptor(listener, self._take) for listener in sockets]
-        log.info("%s listens on %s", self.ae_title, address._replace(port=self.port).place)
+        self._address = address
+        self._sockets = sockets
+        self._acceptors: list[Acceptor] = []
+        self._started: list[Service] = []
+
+    async def _start(self) -> None:
+        """Start the services, then accept. What keeps one from serving is raised, and nothing stays open."""
+        loop = asyncio.get_running_loop()
+        node = Node(self.ae_title, self._open_to, self._reports, loop.time)
+        try:
+            for service in self._setup.services:
+                await service.start(node)
+                self._started.append(service)
+        except BaseException:
+            await self._stop_services()
+            for listener in self._sockets:
+                listener.close()
+            raise
+        self._acceptors = [Acceptor(listener, self._take) for listener in self._sockets]
+        log.info("%s listens on %s", self.ae_title, self._address._replace(port=self.port).place)
+
+    def _open_to(
+        self, ae_title: str, contexts: Sequence[PresentationContext]
+    ) -> AbstractAsyncContextManager[Association] | None:
+        """What a service opens associations with: to AE titles that are listed in `destinations`."""
+        outgoing = self._setup.outgoing
+        known = outgoing.find
+        destination = known.get(ae_title) if isinstance(known, _KnownDestinations) else None
+        return None if destination is None else outgoing.lend(destination, contexts)
+
+    async def _stop_services(self) -> None:
+        started, self._started = self._started, []
+        for service in reversed(started):
+            try:
+                await service.stop()
+            except Exception:
+                log.exception("%s: the service %s cannot be stopped", self.ae_title, service.name)
 
     @property
     def associations(self) -> int:
@@ -237,23 +317,24 @@ class Server:
 
     # accepting
 
+    def _dispatcher(self, channel: Channel, grant: Grant) -> Dispatcher:
+        services = self._setup.services
+        return Dispatcher(Association(channel, services), grant, services)
+
     def _take(self, connection: socket.socket, host: str) -> None:
         loop = asyncio.get_running_loop()
         if not self._admission.admits_connection(host, loop.time()):
             connection.close()
             return
-        dispatcher = Dispatcher(self._setup.handlers)
         channel = Channel(
             loop,
             requestor=False,
             timeouts=self._setup.timeouts,
             limits=self._setup.limits,
-            dispatcher=dispatcher,
             admit=self._admission.admit,
             on_closed=self._admission.forget,
             trace=self._setup.trace,
         )
-        Association(channel, dispatcher)
         connecting = self._spawn(self._connect(channel, connection, host))
         self._admission.wait(channel, host, connecting)
 
@@ -302,6 +383,8 @@ class Server:
         everybody = channels + list(self._waiting)
         if everybody:
             await asyncio.wait([asyncio.ensure_future(channel.wait_closed(1.0)) for channel in everybody])
+        await self._reports.close()
+        await self._stop_services()
         await self._setup.outgoing.close()
         if not self._closed.done():
             self._closed.set_result(None)

@@ -188,6 +188,9 @@ PATIENT_STUDY_ONLY = InformationModel(
     ("PATIENT", "STUDY"),
 )
 
+#: PS3.4 Annex K: one C-FIND, no levels, nothing to retrieve.
+MODALITY_WORKLIST = InformationModel("Modality Worklist", MODALITY_WORKLIST_FIND, "", "", ())
+
 
 def transfer_syntax(uid: str) -> TransferSyntax:
     """What is known of a transfer syntax.

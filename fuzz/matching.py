@@ -12,12 +12,12 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
 
 from asyncdicom.archive.answer import Answers
-from asyncdicom.archive.index import Writer
-from asyncdicom.archive.matching import IdentifierError
-from asyncdicom.archive.query import Query, find_query, key_at, retrieve_query
-from asyncdicom.archive.reader import Row, Statement, Statements, instance_ids, matches
-from asyncdicom.archive.record import Record
-from asyncdicom.archive.schema import BY_TAG, METADATA
+from asyncdicom.archive.index.matching import IdentifierError
+from asyncdicom.archive.index.query import Query, find_query, key_at, retrieve_query
+from asyncdicom.archive.index.reader import Row, Statement, Statements, instance_ids, matches
+from asyncdicom.archive.index.record import Record
+from asyncdicom.archive.index.schema import BY_TAG, METADATA
+from asyncdicom.archive.index.writer import Writer
 from asyncdicom.data.elements import Element, decode
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, transfer_syntax

@@ -330,7 +330,7 @@ def conversation_seeds() -> dict[str, bytes]:
 
 def identifier_seeds() -> dict[str, bytes]:
     """Identifiers with every supported key of every level, and some values of every VR."""
-    from asyncdicom.archive.query import KEYS
+    from asyncdicom.archive.index.query import KEYS
 
     values = {
         "DA": (b"20040826", b"2004.08.26", b"20040101-20051231", b"-2030", b""),

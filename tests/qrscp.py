@@ -92,7 +92,8 @@ def rows(folder: Path) -> Iterator[Row]:
 
 
 def files_below(folder: Path) -> int:
-    return sum(1 for _ in folder.rglob("*.dcm"))
+    """How many files there are, apart from those that were set aside."""
+    return sum(path.parent.name != "lost" for path in folder.rglob("*.dcm"))
 
 
 class Journal:

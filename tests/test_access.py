@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from asyncdicom import AccessPolicy, Address, Peer, Status
+from asyncdicom import AccessPolicy, Address, Peer, Request, Status, serve
 from asyncdicom.access import (
     ANYBODY,
     EVERYTHING,
@@ -15,12 +16,14 @@ from asyncdicom.access import (
     Grant,
     Refusal,
     certificate_name,
+    check_services,
     judge,
     permitted,
     refused_operation,
-    service_of,
 )
 from asyncdicom.dimse.messages import Command, CommandField
+from asyncdicom.services.builtin import services_for
+from asyncdicom.services.service import Services
 from asyncdicom.uid import MODALITY_WORKLIST_FIND, SOP_CLASSES, STORAGE, STUDY_ROOT, VERIFICATION
 from asyncdicom.ul.items import UserInformation
 from asyncdicom.ul.negotiation import Policy, PresentationContext, answer, propose
@@ -197,22 +200,72 @@ def test_the_order() -> None:
 # services
 
 
+async def handler(request: Request) -> int:
+    return 0
+
+
+async def finder(request: Request) -> AsyncIterator[bytes]:
+    yield b""
+
+
+def nowhere(*args: object) -> Any:
+    raise AssertionError("nothing is opened here")
+
+
+HANDLERS = dict.fromkeys(("c_echo", "c_store", "c_get", "c_move", "n_create", "n_event_report"), handler)
+SERVED = Services(
+    services_for({**HANDLERS, "c_find": finder}, [MODALITY_WORKLIST_FIND], open_association=nowhere)
+)
+
+
 @pytest.mark.parametrize(
-    ("abstract_syntax", "service"),
+    ("abstract_syntax", "command_field", "service"),
     [
-        (VERIFICATION, "echo"),
-        (CT, "store"),
-        (PRIVATE, "store"),
-        (STUDY_ROOT.find, "find"),
-        (STUDY_ROOT.get, "get"),
-        (STUDY_ROOT.move, "move"),
-        (MODALITY_WORKLIST_FIND, "worklist"),
-        (HANGING_PROTOCOL_FIND, None),
+        (VERIFICATION, CommandField.C_ECHO_RQ, "echo"),
+        (CT, CommandField.C_STORE_RQ, "store"),
+        (PRIVATE, CommandField.C_STORE_RQ, "store"),
+        (STUDY_ROOT.find, CommandField.C_FIND_RQ, "find"),
+        (STUDY_ROOT.get, CommandField.C_GET_RQ, "get"),
+        (STUDY_ROOT.move, CommandField.C_MOVE_RQ, "move"),
+        (MODALITY_WORKLIST_FIND, CommandField.C_FIND_RQ, "worklist"),
+        (HANGING_PROTOCOL_FIND, CommandField.C_FIND_RQ, "find"),
+        ("1.2.840.10008.5.1.4.34.6.5", CommandField.C_FIND_RQ, "ups"),
+        ("1.2.840.10008.5.1.4.34.6.1", CommandField.N_CREATE_RQ, "ups"),
+        ("1.2.840.10008.3.1.2.3.3", CommandField.N_CREATE_RQ, "mpps"),
+        ("1.2.840.10008.5.1.1.9", CommandField.N_CREATE_RQ, "print"),
+        ("1.2.840.10008.1.20.1", CommandField.N_EVENT_REPORT_RQ, "commitment"),
+        ("1.2.840.10008.5.1.4.33", CommandField.N_CREATE_RQ, "ian"),
+        ("1.2.840.10008.5.1.1.33", CommandField.N_CREATE_RQ, "normalized"),
+        # one that this service class has not got
+        (VERIFICATION, CommandField.C_STORE_RQ, None),
+        (VERIFICATION, CommandField.N_CREATE_RQ, None),
+        (CT, CommandField.N_CREATE_RQ, None),
+        (STUDY_ROOT.find, CommandField.N_CREATE_RQ, None),
+        (STUDY_ROOT.find, CommandField.C_MOVE_RQ, None),
+        (MODALITY_WORKLIST_FIND, CommandField.C_STORE_RQ, None),
     ],
 )
-def test_the_service_of_an_abstract_syntax(abstract_syntax: str, service: str | None) -> None:
-    assert service_of(abstract_syntax) == service
+def test_the_service_of_a_request(
+    abstract_syntax: str, command_field: CommandField, service: str | None
+) -> None:
+    found = SERVED.find(command_field, abstract_syntax)
+    assert (found.permission_for(abstract_syntax) if found is not None else None) == service
     assert service is None or service in SERVICES
+
+
+STORED_BY, INVOKED_BY = (
+    dict.fromkeys((*STORAGE, PRIVATE), frozenset({service})) for service in ("store", "get")
+)
+PERFORMED_BY = {
+    **STORED_BY,
+    VERIFICATION: frozenset({"echo"}),
+    STUDY_ROOT.find: frozenset({"find", "toy"}),
+    STUDY_ROOT.get: frozenset({"get"}),
+}
+
+
+def narrowed(offer: Policy, *services: str) -> Policy:
+    return permitted(offer, Grant(frozenset(services)), PERFORMED_BY, INVOKED_BY)
 
 
 def test_an_offer_is_narrowed_not_shortened() -> None:
@@ -221,18 +274,21 @@ def test_an_offer_is_narrowed_not_shortened() -> None:
         (VERIFICATION, CT, STUDY_ROOT.find, STUDY_ROOT.get, HANGING_PROTOCOL_FIND), ("1",)
     )
     offer = Policy(performed, dict.fromkeys(STORAGE, any_syntax), unknown_storage=any_syntax)
-    assert permitted(offer, EVERYTHING) is offer
-    finder = permitted(offer, Grant(frozenset({"find"})))
-    assert {uid for uid, syntaxes in finder.performed.items() if syntaxes} == {STUDY_ROOT.find}
-    assert set(finder.performed) == set(performed)
-    assert not any(finder.invoked.values())
-    assert finder.unknown_storage == ()
-    getter = permitted(offer, Grant(frozenset({"get"})))
+    assert permitted(offer, EVERYTHING, {}, {}) is offer
+    for service in ("find", "toy"):  # one of those that it is offered for is enough
+        finder = narrowed(offer, service)
+        assert {uid for uid, syntaxes in finder.performed.items() if syntaxes} == {STUDY_ROOT.find}
+        assert set(finder.performed) == set(performed)
+        assert not any(finder.invoked.values())
+        assert finder.unknown_storage == ()
+    getter = narrowed(offer, "get")
     assert all(getter.invoked.values()), "a C-GET needs C-STORE the other way"
     assert getter.performed[CT] == ()
-    storer = permitted(offer._replace(unknown_storage=None), Grant(frozenset({"store"})))
+    storer = narrowed(offer._replace(unknown_storage=None), "store")
     assert storer.unknown_storage is None
     assert storer.performed[CT] == ("1",)
+    everything_by_name = narrowed(offer, *SERVICES)
+    assert everything_by_name.performed[HANGING_PROTOCOL_FIND] == (), "nobody knows what it is offered for"
 
 
 @pytest.mark.parametrize(
@@ -263,7 +319,7 @@ def test_a_storage_context_is_for_c_store_or_for_c_get(
         called_ae_title="SCP",
         calling_ae_title="SCU",
     )
-    verdict = answer(asked, permitted(offer, Grant(frozenset({services}))))
+    verdict = answer(asked, narrowed(offer, services))
     assert not isinstance(verdict, AAssociateRJ)
     accept, negotiated = verdict
     assert [context.result for context in accept.presentation_contexts] == [result]
@@ -277,19 +333,13 @@ def request(field: CommandField, sop_class: str = CT, destination: str | None = 
 
 def test_operations() -> None:
     ask = CommandField
-    assert refused_operation(EVERYTHING, request(ask.C_MOVE_RQ, destination="ANY")) is None
+    assert refused_operation(EVERYTHING, "move", request(ask.C_MOVE_RQ, destination="ANY")) is None
+    assert refused_operation(EVERYTHING, None, request(ask.C_FIND_RQ)) is None
     finder = Grant(frozenset({"find", "move"}), frozenset({"WS1"}))
-    assert refused_operation(finder, request(ask.C_FIND_RQ, STUDY_ROOT.find)) is None
-    for field, sop_class in (
-        (ask.C_ECHO_RQ, VERIFICATION),
-        (ask.C_STORE_RQ, CT),
-        (ask.C_GET_RQ, STUDY_ROOT.find),
-        (ask.C_FIND_RQ, MODALITY_WORKLIST_FIND),
-    ):
-        assert refused_operation(finder, request(field, sop_class)) == Status.NOT_AUTHORIZED
-    worklist = Grant(frozenset({"worklist"}))
-    assert refused_operation(worklist, request(ask.C_FIND_RQ, MODALITY_WORKLIST_FIND)) is None
-    assert refused_operation(worklist, request(ask.C_FIND_RQ, STUDY_ROOT.find)) == Status.NOT_AUTHORIZED
+    assert refused_operation(finder, "find", request(ask.C_FIND_RQ, STUDY_ROOT.find)) is None
+    for service in ("echo", "store", "get", "worklist", "toy", None):
+        found = refused_operation(finder, service, request(ask.C_FIND_RQ, STUDY_ROOT.find))
+        assert found == Status.NOT_AUTHORIZED, service
     for destination, status in (
         ("WS1", None),
         ("ws1", 0xA801),
@@ -298,7 +348,16 @@ def test_operations() -> None:
         (None, 0xA801),
     ):
         move = request(ask.C_MOVE_RQ, STUDY_ROOT.move, destination)
-        assert refused_operation(finder, move) == status
+        assert refused_operation(finder, "move", move) == status
+
+
+def test_who_is_granted_a_service_that_there_is_not() -> None:
+    policy = AccessPolicy(peers={"CT1": Peer(services=["store", "worklists"])})
+    with pytest.raises(ValueError, match="CT1: 'worklists' is no service; they are commitment, echo"):
+        check_services(policy)
+    with pytest.raises(ValueError, match="worklists"):
+        serve("SCP@127.0.0.1:0", access=policy)
+    check_services(policy, {"worklists"})
 
 
 # what users write
@@ -310,7 +369,8 @@ def test_operations() -> None:
         {"address": "host:port"},
         {"networks": "10.0.0.7/16"},
         {"networks": ["hospital"]},
-        {"services": "worklists"},
+        {"services": "work lists"},
+        {"services": ""},
         {"services": ["C-STORE"]},
         {"certificates": "sha256:1234"},
         {"certificates": ""},

@@ -50,10 +50,11 @@ from asyncdicom import (
     serve,
 )
 from asyncdicom.dimse.messages import Command, CommandField, response_to
-from asyncdicom.services.handlers import StoreHandler
+from asyncdicom.services.request import StoreHandler
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
 CONTEXTS = [VERIFICATION, CT, *STUDY_CONTEXTS]
+GETTING = [*CONTEXTS, *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)])]
 RELEASED = (6, bytes(4))
 RELEASE_ASKED = (5, bytes(4))
 
@@ -796,7 +797,7 @@ async def test_only_one_c_get_at_a_time() -> None:
     async def on_store(request: Request) -> int:
         return 0
 
-    async with associated(window=4) as (association, peer):
+    async with associated(window=4, contexts=GETTING) as (association, peer):
         first = asyncio.ensure_future(association.c_get(IDENTIFIER, c_store=on_store))
         request = await peer.message()
         second = asyncio.ensure_future(association.c_get(IDENTIFIER, c_store=on_store))
@@ -816,7 +817,7 @@ async def test_a_c_get_inside_a_c_get_of_the_own_task_is_refused() -> None:
     async def on_store(request: Request) -> int:
         return 0
 
-    async with associated(window=4) as (association, peer):
+    async with associated(window=4, contexts=GETTING) as (association, peer):
 
         async def nested() -> None:
             async with association.c_get(IDENTIFIER, c_store=on_store):

@@ -1,4 +1,4 @@
-"""The ten jobs of the README run as they stand there; only ports and file names are put in."""
+"""The twelve jobs of the README run as they stand there; only ports and file names are put in."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ async def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pydicom_files: Pa
         (tmp_path / name).mkdir()
     for name in ("CT_small.dcm", "MR_small.dcm"):
         shutil.copy(pydicom_files / name, tmp_path / "images")
-    ports = {port: str(free_port()) for port in ("11113", "11114", "11115", "11116", "2762")}
+    ports = {
+        port: str(free_port()) for port in ("11113", "11114", "11115", "11116", "11117", "11118", "2762")
+    }
     access = {"*": None, "WS1": Address("WS1", "127.0.0.1", int(ports["11113"]))}
     async with (
         Archive(tmp_path / "archive") as archive,
@@ -67,8 +69,8 @@ async def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pydicom_files: Pa
         yield run
 
 
-def test_there_are_ten_jobs() -> None:
-    assert len(JOBS) == 10
+def test_there_are_twelve_jobs() -> None:
+    assert len(JOBS) == 12
 
 
 async def test_echo(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,6 +190,16 @@ async def test_gateway(run: Run) -> None:
         keys = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": ""}
         assert len(await archive.c_find(keys)) == 1
     await ended(job)
+
+
+async def test_normalized(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    await run("normalized", stored=False)
+    assert capsys.readouterr().out == "0x0000 (Success) COMPLETED\n"
+
+
+async def test_services(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    await run("services", stored=False)
+    assert capsys.readouterr().out == "Doe^Jane False 1 1\n"
 
 
 async def test_errors(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

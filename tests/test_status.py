@@ -93,6 +93,7 @@ def test_named_codes() -> None:
         "CANCEL": 0xFE00,
         "PENDING": 0xFF00,
         "PENDING_WARNING": 0xFF01,
+        "OPTIONAL_ATTRIBUTES_NOT_SUPPORTED": 0x0001,
         "OUT_OF_RESOURCES": 0xA700,
         "UNABLE_TO_CALCULATE_NUMBER_OF_MATCHES": 0xA701,
         "UNABLE_TO_PERFORM_SUB_OPERATIONS": 0xA702,
@@ -113,6 +114,9 @@ def test_named_codes() -> None:
     assert named.items() <= expected.items()
     assert all(type(value) is Status for value in named.values())
     assert set(Status.__annotations__) == set(named)
+    # PS3.7 Annex C: what a handler may have to answer has a name
+    general = {code for code, (category, *_) in CODES.items() if category in ("Failure", "Warning")}
+    assert general <= set(named.values())
 
 
 def test_it_is_an_int() -> None:

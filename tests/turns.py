@@ -19,7 +19,8 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest import mock
 
-from asyncdicom.archive import archive, files, ingest
+from asyncdicom.archive import archive, arrival, ingest
+from asyncdicom.archive.blobs import folders
 
 T = TypeVar("T")
 
@@ -83,10 +84,10 @@ class Turns:
     def in_charge(self) -> Iterator[None]:
         """Put our threads, queue and lock where the archive takes the standard library's."""
         names = _names
-        folders = random.Random(1)
+        chance = random.Random(1)
 
         def token_hex(size: int) -> str:  # few folders, so that old ones are used again
-            return f"{folders.randrange(3):02x}" if size == 1 else f"{next(names):032x}"
+            return f"{chance.randrange(3):02x}" if size == 1 else f"{next(names):032x}"
 
         threads = SimpleNamespace(Thread=self._thread, Lock=lambda: _Lock(self))
         with (
@@ -96,9 +97,12 @@ class Turns:
             mock.patch.object(
                 ingest, "queue", SimpleNamespace(SimpleQueue=lambda: _Queue(self), Empty=queue.Empty)
             ),
-            mock.patch.object(files, "threading", threads),
-            mock.patch.object(files, "secrets", SimpleNamespace(token_hex=token_hex)),
-            mock.patch.object(files.Folders, "FILES_PER_FOLDER", 2),
+            mock.patch.object(
+                arrival, "queue", SimpleNamespace(SimpleQueue=lambda: _Queue(self), Empty=queue.Empty)
+            ),
+            mock.patch.object(folders, "threading", threads),
+            mock.patch.object(folders, "secrets", SimpleNamespace(token_hex=token_hex)),
+            mock.patch.object(folders.Folders, "FILES_PER_FOLDER", 2),
         ):
             yield
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from asyncdicom.archive.archive import Archive
-from asyncdicom.archive.files import FileCalls
+from asyncdicom.archive.arrival import OnConflict
+from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import MatchingInstances, StoredInstance
-from asyncdicom.archive.index import ArchiveError
-from asyncdicom.archive.ingest import OnConflict
-from asyncdicom.archive.matching import IdentifierError
+from asyncdicom.archive.index.matching import IdentifierError
 
 __all__ = [
     "Archive",

@@ -7,8 +7,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from asyncdicom.archive.query import Form, Query
-from asyncdicom.archive.record import SPECIFIC_CHARACTER_SET
+from asyncdicom.archive.index.query import Form, Query
+from asyncdicom.archive.index.record import SPECIFIC_CHARACTER_SET
 from asyncdicom.data.elements import Encoder
 
 __all__ = ["Answers"]

@@ -12,15 +12,23 @@ from typing import TypeVar, TypeVarTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from asyncdicom.archive.files import FileCalls, Folders, InstanceFile
+from asyncdicom.archive.arrival import Arrival, OnConflict, Outcome, Uncertain
+from asyncdicom.archive.blobs.files import InstanceFile
+from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.blobs.header import header_of
+from asyncdicom.archive.blobs.look import Ended
+from asyncdicom.archive.blobs.room import Room
+from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
-from asyncdicom.archive.index import SYNCHRONOUS, ArchiveError, Reader, open_index
-from asyncdicom.archive.ingest import Arrival, Ingest, OnConflict, Outcome, Uncertain
-from asyncdicom.archive.queries import Queries
+from asyncdicom.archive.index.opening import SYNCHRONOUS, open_index, read_identity, write_identity
+from asyncdicom.archive.index.queries import Queries
+from asyncdicom.archive.index.upkeep import Reader
+from asyncdicom.archive.ingest import Ingest
+from asyncdicom.archive.leftovers import Leftovers, Swept
+from asyncdicom.archive.marker import Marker, check_place, next_marker, read_marker, write_marker
 from asyncdicom.archive.receive import Reception, Refused
-from asyncdicom.archive.room import Room
 from asyncdicom.archive.workers import Workers
-from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.net.lane import lane
 from asyncdicom.net.threads import in_thread
 from asyncdicom.status import Status
@@ -39,9 +47,11 @@ _QUERIES = 4  # for peers, who share them
 _STATUSES = {
     Outcome.STORED: Status.SUCCESS,
     Outcome.REPLACED: Status.SUCCESS,
+    Outcome.HEALED: Status.SUCCESS,
     Outcome.ALREADY_HERE: Status.SUCCESS,
     Outcome.QUARANTINED: Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING,
     Outcome.ALREADY_IN_QUARANTINE: Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING,
+    Outcome.HEALED_IN_QUARANTINE: Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING,
     Outcome.REFUSED: Status.DUPLICATE_SOP_INSTANCE,
 }
 
@@ -57,6 +67,7 @@ class Archive:
     taken: "quarantine" (0xB007; kept aside), "keep" (0x0111; not kept) or "replace" (Success).
     ``maximum_size`` bounds one data set, in bytes; ``minimum_free`` is how much of the disk is kept free, in
     bytes (None: 2 GiB, or 5 % of a smaller disk; 0: nothing). Beyond either the answer is 0xA700.
+    ``existing``: refuse to make a new archive, because a disk that is not mounted looks like a new folder.
     """
 
     def __init__(
@@ -68,6 +79,7 @@ class Archive:
         files: FileCalls | None = None,
         maximum_size: int = 16 << 30,
         minimum_free: int | None = None,
+        existing: bool = False,
     ) -> None:
         if durability not in SYNCHRONOUS:
             raise ValueError(f"durability must be one of {', '.join(SYNCHRONOUS)}, not {durability!r}")
@@ -75,6 +87,7 @@ class Archive:
         self.durability = durability
         self._on_conflict = OnConflict(on_conflict)
         self._maximum_size = maximum_size
+        self._existing = existing
         self._sync = durability == "power"
         self._calls = files if files is not None else FileCalls()
         self._folders = Folders(self.directory, self._calls, sync=self._sync)
@@ -82,7 +95,9 @@ class Archive:
         self._lock = -1
         self._is_open = False
         self._is_closing = False
-        self._sweep: asyncio.Future[None] | None = None
+        self._sweep: asyncio.Future[Swept | None] | None = None
+        self._healed = 0
+        self.is_new = False
 
     async def __aenter__(self) -> Archive:
         await self.open()
@@ -94,24 +109,27 @@ class Archive:
         await self.close()
 
     async def open(self) -> None:
-        """Open the folder, made on first use; the index is checked and swept for leftovers in the background.
+        """Open the folder, made on first use; then the index is checked and gets what it lacks, meanwhile.
 
-        Raises `ArchiveError` if another process has it, or a later version made it.
+        Raises `ArchiveError` if another process has it, a later version made it, its disk seems not to be
+        mounted, or its index is damaged.
         """
         self._writers = Workers(_WRITERS, "asyncdicom-files")
+        self._upkeep = Workers(1, "asyncdicom-upkeep")
         self._readers = ThreadPoolExecutor(_READERS, "asyncdicom-reader")
         try:
             await in_thread(self._readers, self._open)
         except BaseException:
             self._writers.shutdown()
+            self._upkeep.shutdown()
             self._readers.shutdown()
             raise
         self._is_open = True
-        self._sweep = asyncio.get_running_loop().run_in_executor(self._readers, self._look_after)
+        self._sweep = asyncio.ensure_future(in_thread(self._upkeep, self._look_after))
 
     def _open(self) -> None:
         try:
-            self._folders.prepare()
+            self._folders.prepare_root()
             self._lock = self._calls.lock_directory(self.directory)
             self._open_index()
         except BlockingIOError:
@@ -121,21 +139,52 @@ class Archive:
             raise ArchiveError(f"{self.directory} cannot be used: {error.strerror}") from error
         except (SQLAlchemyError, sqlite3.Error) as error:
             self._unlock()
-            why = type(error).__name__
-            raise ArchiveError(f"the index in {self.directory} cannot be opened: {why}") from error
+            raise ArchiveError(
+                f"the index in {self.directory} cannot be opened ({_reason(error)}): put a copy of it back, "
+                f"or have it built again from the files: asyncdicom archive {self.directory} reindex"
+            ) from error
         except BaseException:
             self._unlock()
             raise
 
     def _open_index(self) -> None:
+        marker = read_marker(self.directory, self._calls)
+        told = check_place(self._folders, self._calls, marker, existing=self._existing)
+        had_objects = self._folders.has_objects()
         index = os.path.join(self.directory, "index.sqlite")
-        self._engine = open_index(index, durability=self.durability, readers=_READERS + _QUERIES)
-        self._folders.sync_root()
-        self._reader = Reader(self._engine)
-        self._queries = Queries(self._engine, threads=_QUERIES)
-        self._finder = Finder(self._queries, self._folders.path)
-        self._ingest = Ingest(self._engine, self._folders, self._calls, on_conflict=self._on_conflict)
-        self._ingest.start()
+        self._engine = open_index(
+            index, durability=self.durability, readers=_READERS + _QUERIES, calls=self._calls
+        )
+        try:
+            identity, has_rows = read_identity(self._engine)
+            if has_rows and not had_objects:
+                raise ArchiveError(
+                    f"the index in {self.directory} has instances, and {self._folders.objects} is empty: is "
+                    "its disk mounted? If the files are lost for good, move index.sqlite away to start anew"
+                )
+            known = None if identity is None else Marker(*identity)
+            new, more = next_marker(self.directory, marker, known, has_rows)
+            self._folders.prepare()
+            write_identity(self._engine, *new)
+            write_marker(self.directory, new, self._calls, sync=self._sync)
+            self._folders.sync_root()
+            self.is_new = new.generation == 1 and not has_rows and not had_objects
+            if told or more:
+                _LOG.warning("%s", told or more)
+            self._reader = Reader(self._engine)
+            self._queries = Queries(self._engine, threads=_QUERIES)
+            self._finder = Finder(self._queries, self._folders.path)
+            self._ingest = Ingest(
+                self._engine,
+                self._folders,
+                self._calls,
+                on_conflict=self._on_conflict,
+                elsewhere=self._writers.submit,
+            )
+            self._ingest.start()
+        except BaseException:
+            self._engine.dispose()
+            raise
 
     def _unlock(self) -> None:
         if self._lock >= 0:
@@ -153,6 +202,7 @@ class Archive:
 
     def _close(self) -> None:
         self._queries.close()
+        self._upkeep.shutdown()
         self._writers.shutdown()
         self._ingest.close()
         self._readers.shutdown()
@@ -177,9 +227,7 @@ class Archive:
         """
         if not (is_usable_uid(sop_class_uid) and is_usable_uid(sop_instance_uid)):
             return Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
-        header = encode_file_meta(
-            sop_class_uid, sop_instance_uid, transfer_syntax_uid, source_ae_title=calling_ae_title
-        )
+        header = header_of(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title)
         reception = Reception(
             InstanceFile(self._folders, self._calls, header, sync=self._sync),
             self._room,
@@ -202,7 +250,10 @@ class Archive:
             return Status.OUT_OF_RESOURCES
         finally:
             await self._tidy_up(reception.file, arrival, storage_failed)
-        if outcome not in (Outcome.STORED, Outcome.ALREADY_HERE):
+        if outcome.heals:
+            self._healed += 1
+            _LOG.warning("%s was missing or damaged on the disk: the same bytes came again", sop_instance_uid)
+        elif outcome not in (Outcome.STORED, Outcome.ALREADY_HERE):
             _LOG.warning("%s conflicts with another instance: %s", sop_instance_uid, outcome.value)
         return _STATUSES[outcome]
 
@@ -248,8 +299,8 @@ class Archive:
                 self._ingest.submit(arrival)
 
         self._check_open()
-        self._writers.submit(finish)
         try:
+            self._writers.submit(finish)
             outcome = await arrival.answer
         except Refused:
             raise
@@ -272,7 +323,9 @@ class Archive:
             return  # it counts as being received: the sweep does not judge it
         if arrival is not None and arrival.is_kept:
             file.keep()
-            if arrival.obsolete is not None:
+            if arrival.obsolete is not None and arrival.answer.result().heals:
+                await self._quietly(self._set_aside, arrival.obsolete)
+            elif arrival.obsolete is not None:  # on_conflict is "replace": that is the rule
                 await self._quietly(self._calls.remove, arrival.obsolete)
         elif file.name:
             await self._quietly(file.discard, storage_failed)
@@ -286,6 +339,10 @@ class Archive:
                 await asyncio.to_thread(call, *arguments)
         except OSError as error:
             _LOG.error("a file could not be removed: %s", error.strerror)
+
+    def _set_aside(self, path: str) -> None:
+        if self._calls.look(path) is not None:
+            self._folders.set_aside(path)
 
     # finding
 
@@ -332,55 +389,80 @@ class Archive:
         )
 
     async def counts(self) -> dict[str, int]:
-        """Count patients, studies, series, instances and what is in quarantine, by table name."""
-        return await in_thread(self._readers, self._reader.counts)
+        """Count patients, studies, series, instances and what is in quarantine, by table name.
 
-    # what runs while serving, after a start
+        Raises `ArchiveError` when the index cannot be read.
+        """
+        try:
+            return await in_thread(self._readers, self._reader.counts)
+        except SQLAlchemyError as error:
+            raise ArchiveError(
+                f"the index in {self.directory} cannot be read ({_reason(error)}): stop what serves it, and "
+                f"have it built again from the files: asyncdicom archive {self.directory} reindex"
+            ) from error
 
-    def _look_after(self) -> None:
+    # what runs while serving
+
+    async def reindex(self) -> Swept:
+        """Index every file that has no row, while serving, and tell what came of it.
+
+        Waits for a sweep that is under way, then sweeps again. Raises `ArchiveError` when it could not go to
+        its end. A cancellation is raised when the sweep has ended.
+        """
+        if not self._is_open:
+            raise ArchiveError("the archive is closed")
+        swept = await in_thread(self._upkeep, self._look_after)
+        if swept is None:
+            raise ArchiveError("the sweep has ended early: the log says why")
+        return swept
+
+    def _look_after(self) -> Swept | None:
+        """Check the index, then deal with the files it does not know; None if that ended early."""
         try:
             damage = self._reader.damage(lambda: self._is_closing)
-        except SQLAlchemyError as error:
-            if not self._is_closing:
-                _LOG.error("the index could not be checked, nothing is swept: %s", type(error).__name__)
-        else:
             if damage:
-                _LOG.error("the index is damaged: restore a copy; nothing is swept (%s)", damage)
-            else:
-                self._remove_leftovers()
-
-    def _remove_leftovers(self) -> None:
-        """Remove the files that a crash has left without a row."""
-        try:
-            leftovers, indexed = self._leftovers()
-            if len(leftovers) > indexed:
-                # A crash leaves a few files; this is an index that was lost, or restored from an old copy.
-                _LOG.error("%d files are not in the index: left alone", len(leftovers))
-                return
-            for name in leftovers:
-                if self._is_closing:
-                    return
-                self._calls.remove(os.path.join(self.directory, *name.split("/")))
-            if leftovers:
-                _LOG.warning("removed %d files that were never acknowledged", len(leftovers))
+                _LOG.error(
+                    "the index is damaged, nothing is swept: stop, put a copy of it back or have it built "
+                    "again: asyncdicom archive %s reindex (%s)",
+                    self.directory,
+                    damage,
+                )
+                return None
+            return self._sweep_leftovers()
+        except Ended:
+            return None
         except (OSError, SQLAlchemyError) as error:
-            _LOG.error("the sweep for leftovers ended early: %s", type(error).__name__)
+            if not self._is_closing:
+                _LOG.error("the sweep for files without a row ended early: %s", _reason(error))
+            return None
 
-    def _leftovers(self) -> tuple[list[str], int]:
-        leftovers: list[str] = []
-        indexed = 0
-        for folder in self._folders.all_folders():
-            if self._is_closing:
-                return [], 0
-            # In this order: what is committed between the two looks is in the second.
-            names = {name for name in self._folders.names_in(folder) if not self._folders.is_receiving(name)}
-            rows = self._reader.files_in(folder)
-            indexed += len(rows)
-            leftovers += (f"{folder}/{name}" for name in names - rows)
-            missing = rows - names
-            if missing and (missing := missing - self._folders.names_in(folder)):
-                _LOG.error("%d indexed files are missing in %s", len(missing), folder)
-        return leftovers, indexed
+    def _sweep_leftovers(self) -> Swept:
+        swept = Leftovers(
+            self._folders,
+            self._calls,
+            self._reader,
+            self._ingest,
+            sync=self._sync,
+            is_closing=lambda: self._is_closing,
+        ).sweep()
+        if told := swept.told():
+            _LOG.warning("files and index of %s compared: %s", self.directory, told)
+        if swept.missing:
+            _LOG.error(
+                "%d indexed files are missing: put them back from a copy, or have them sent again; "
+                "asyncdicom archive %s verify names them",
+                swept.missing,
+                self.directory,
+            )
+        return swept
+
+
+def _reason(error: Exception) -> str:
+    """Say what was wrong, without what was asked for or stored."""
+    cause = getattr(error, "orig", None) or error
+    if isinstance(cause, OSError):
+        return cause.strerror or type(cause).__name__
+    return str(cause) if isinstance(cause, sqlite3.Error) else type(cause).__name__
 
 
 class _StorageFailed(Exception):

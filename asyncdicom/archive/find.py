@@ -8,9 +8,9 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from asyncdicom.archive.answer import Answers
-from asyncdicom.archive.matching import IdentifierError
-from asyncdicom.archive.queries import Queries
-from asyncdicom.archive.query import (
+from asyncdicom.archive.index.matching import IdentifierError
+from asyncdicom.archive.index.queries import Queries
+from asyncdicom.archive.index.query import (
     QUERY_RETRIEVE_LEVEL,
     RETRIEVE_AE_TITLE,
     Query,
@@ -18,7 +18,7 @@ from asyncdicom.archive.query import (
     reading,
     retrieve_query,
 )
-from asyncdicom.archive.reader import (
+from asyncdicom.archive.index.reader import (
     Execute,
     Row,
     Statement,
@@ -28,7 +28,7 @@ from asyncdicom.archive.reader import (
     instances_of,
     matches,
 )
-from asyncdicom.archive.record import SPECIFIC_CHARACTER_SET
+from asyncdicom.archive.index.record import SPECIFIC_CHARACTER_SET
 from asyncdicom.data.elements import Element
 from asyncdicom.data.steps import Steps, finish
 from asyncdicom.net.lane import lane

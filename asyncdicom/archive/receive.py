@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from asyncdicom.archive.files import InstanceFile
-from asyncdicom.archive.record import WANTED_TAGS, Record
-from asyncdicom.archive.room import Room
+from asyncdicom.archive.blobs.files import InstanceFile
+from asyncdicom.archive.blobs.room import Room
+from asyncdicom.archive.index.record import WANTED_TAGS, Record, usable_record
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.status import Status
-from asyncdicom.uid import is_usable_uid, transfer_syntax
+from asyncdicom.uid import transfer_syntax
 
 __all__ = ["Reception", "Refused"]
 
@@ -64,19 +64,19 @@ class Reception:
         except DataSetError as error:
             raise Refused(Status.CANNOT_UNDERSTAND, str(error)) from None
 
-    def take(self, views: Sequence[memoryview]) -> None:
+    def take(self, views: Sequence[memoryview], *, last: bool = False) -> None:
         """Scan (unless that was done) and write the next pieces. Raises ``Refused`` or ``OSError``."""
         if not self._is_scanned:
             finish(self.scan(views))
         self._is_scanned = False
         self._room.check()
-        self.file.write(views)
+        self.file.write(views, last=last)
 
     def finish(self, views: Sequence[memoryview]) -> Record:
         """Take the last pieces, check the whole and make it durable. Raises ``Refused`` or ``OSError``."""
         if not self.file.length and not any(map(len, views)):
             raise Refused(_MISMATCH, "the data set is empty")
-        self.take(views)
+        self.take(views, last=True)
         record = self._checked()
         self.file.finish()
         return record
@@ -86,16 +86,10 @@ class Reception:
             elements = self._scanner.finish()
         except DataSetError as error:
             raise Refused(Status.CANNOT_UNDERSTAND, str(error)) from None
-        record = Record(elements, little_endian=self._little_endian)
-        identity = record.identity
-        for name, uid in (
-            ("SOP Class UID", record.sop_class_uid),
-            ("SOP Instance UID", record.sop_instance_uid),
-            ("Study Instance UID", identity.study_instance_uid),
-            ("Series Instance UID", identity.series_instance_uid),
-        ):
-            if not is_usable_uid(uid):
-                raise Refused(_MISMATCH, f"no usable {name} in the data set")
+        try:
+            record = usable_record(elements, little_endian=self._little_endian)
+        except DataSetError as error:
+            raise Refused(_MISMATCH, str(error)) from None
         if self._expected != (record.sop_class_uid, record.sop_instance_uid):
             raise Refused(_MISMATCH, "the SOP UIDs of the command are not those of the data set")
         return record

@@ -6,23 +6,25 @@ from collections import Counter
 from collections.abc import AsyncIterator, Hashable, Iterable
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address
 from asyncdicom.archive.archive import PIECE, Archive
 from asyncdicom.archive.find import MatchingInstances, StoredInstance
-from asyncdicom.archive.matching import IdentifierError
-from asyncdicom.archive.queries import QueriesClosed
-from asyncdicom.archive.query import MAXIMUM_IDENTIFIER
+from asyncdicom.archive.index.matching import IdentifierError
+from asyncdicom.archive.index.queries import QueriesClosed
+from asyncdicom.archive.index.query import MAXIMUM_IDENTIFIER
 from asyncdicom.exceptions import DataSetError, StatusError
 from asyncdicom.net.channel import Trace
-from asyncdicom.net.payload import FileSource
+from asyncdicom.net.sources import FileSource
 from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import Server, serve
 from asyncdicom.services.contexts import Proposable
-from asyncdicom.services.handlers import EchoHandler, Request, Response, Retrieval
+from asyncdicom.services.request import EchoHandler, NormalizedHandlers, Request, Retrieval
+from asyncdicom.services.responses import Response
+from asyncdicom.services.service import Service
 from asyncdicom.status import Status
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, InformationModel
 
@@ -45,7 +47,8 @@ def serve_archive(
     address: str | Address,
     *,
     c_echo: EchoHandler | None = None,
-    contexts: Iterable[Proposable] | None = None,
+    services: Iterable[Service] = (),
+    contexts: Proposable | Iterable[Proposable] | None = None,
     access: AccessPolicy | Peers | None = None,
     maximum_retrievals: int = 32,
     ssl: SSLContext | None = None,
@@ -55,6 +58,7 @@ def serve_archive(
     timeouts: Timeouts = Timeouts(),
     limits: Limits = Limits(),
     trace: Trace | None = None,
+    **normalized: Unpack[NormalizedHandlers],
 ) -> Opening[Server]:
     """Serve an open archive: C-ECHO, C-STORE, C-FIND, C-GET and C-MOVE.
 
@@ -77,6 +81,7 @@ def serve_archive(
         c_find=provider.find,
         c_get=provider.retrieve,
         c_move=provider.retrieve,
+        services=services,
         destinations=destinations,
         contexts=contexts,
         unknown_storage=True,
@@ -88,6 +93,7 @@ def serve_archive(
         timeouts=timeouts,
         limits=limits,
         trace=trace,
+        **normalized,
     )
 
 
@@ -112,7 +118,7 @@ class ArchiveProvider:
 
     async def find(self, request: Request) -> AsyncIterator[bytes]:
         """C-FIND: encoded identifiers, page by page."""
-        model = _MODELS[request.affected_sop_class_uid]
+        model = _model_of(request)
         try:
             identifier = await request.data.read(MAXIMUM_IDENTIFIER)
             matches = self.archive.find(
@@ -129,7 +135,7 @@ class ArchiveProvider:
 
     async def retrieve(self, request: Request) -> Retrieval:
         """C-GET and C-MOVE: the files that match, to be sent as they are."""
-        model, peer = _MODELS[request.affected_sop_class_uid], _peer(request)
+        model, peer = _model_of(request), _peer(request)
         if self._retrievals.total() >= self._maximum or self._retrievals[peer] >= max(self._maximum // 4, 1):
             busy = IdentifierError(
                 "too many retrievals at the same time: try again later",
@@ -153,6 +159,13 @@ class ArchiveProvider:
         self._retrievals[peer] -= 1
         if not self._retrievals[peer]:
             del self._retrievals[peer]
+
+
+def _model_of(request: Request) -> InformationModel:
+    model = _MODELS.get(request.affected_sop_class_uid)
+    if model is None:  # it was asked for by `contexts`, and no service was given for it
+        raise StatusError(Response(Status.SOP_CLASS_NOT_SUPPORTED))
+    return model
 
 
 class _Files:

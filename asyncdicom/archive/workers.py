@@ -7,7 +7,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from asyncdicom.telemetry.log import Log
+
 __all__ = ["Workers"]
+
+_LOG = Log("asyncdicom.archive")
 
 
 class Workers:
@@ -19,9 +23,15 @@ class Workers:
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle: deque[None] = deque()  # one for each thread that waits for a call
+        self._is_shut_down = False
 
     def submit(self, call: Callable[[], None]) -> None:
-        """Have a thread make the call, which must not raise."""
+        """Have a thread make the call; what it raises is logged, and costs no other call anything.
+
+        Raises `RuntimeError` after `shutdown`, and where the system gives not even one thread.
+        """
+        if self._is_shut_down:
+            raise RuntimeError("the threads have ended")
         try:
             self._idle.pop()
         except IndexError:
@@ -32,11 +42,17 @@ class Workers:
         if len(self._threads) < self._maximum:
             name = f"{self._name}_{len(self._threads)}"
             thread = threading.Thread(target=self._run, name=name, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more: those that are there make all calls
+                if not self._threads:
+                    raise
+            else:
+                self._threads.append(thread)
 
     def shutdown(self) -> None:
-        """Wait until all calls are made, and end the threads; nothing may be submitted any more."""
+        """Wait until all calls are made, and end the threads; nothing can be submitted any more."""
+        self._is_shut_down = True
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
@@ -44,6 +60,9 @@ class Workers:
 
     def _run(self) -> None:
         while (call := self._queue.get()) is not None:
-            call()
+            try:
+                call()
+            except BaseException as error:
+                _LOG.error("a call in a thread failed: %s", type(error).__name__)
             del call  # what it holds on to is not kept until the next one comes
             self._idle.append(None)

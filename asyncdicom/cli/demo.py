@@ -14,7 +14,7 @@ from asyncdicom.cli.run import OK, run
 if TYPE_CHECKING:
     from asyncdicom import Address, Association, FileSource, Request, Status
     from asyncdicom.services.contexts import Proposable
-    from asyncdicom.services.handlers import StoreHandler
+    from asyncdicom.services.request import StoreHandler
 
 __all__ = ["command"]
 
@@ -57,9 +57,9 @@ async def _play(folder: Path) -> int:
     files = [file_source(path) for path in _samples()]
 
     async def keep(request: Request) -> Status:
-        from asyncdicom import Status
+        from asyncdicom import Status, safe_name
 
-        path = received / f"{request.affected_sop_instance_uid}.dcm"
+        path = received / f"{safe_name(request.affected_sop_instance_uid)}.dcm"
         size = await request.data.save(path)
         origin = request.command.move_originator_ae_title
         because = f", asked for by {origin} with C-MOVE" if origin else ""
@@ -87,7 +87,7 @@ async def _play(folder: Path) -> int:
     _say(
         "The end",
         """Every association was released, and the archive was closed. Next: run 'asyncdicom qrscp' and try
-        the tools against it, or read the ten jobs in the README.""",
+        the tools against it, or read the jobs in the README.""",
         f"{counts['patient']} patients, {counts['study']} studies, {counts['instance']} instances",
     )
     return OK

@@ -22,7 +22,7 @@ from asyncdicom.telemetry.log import Log
 if TYPE_CHECKING:
     from asyncdicom.association import Association
     from asyncdicom.cli.keys import Wanted
-    from asyncdicom.services.handlers import Identifier
+    from asyncdicom.services.responses import Identifier
 
 __all__ = ["DEFAULT_PAIRS", "Found", "Share", "divide", "find_instances"]
 

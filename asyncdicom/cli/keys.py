@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from asyncdicom.uid import (
-    MODALITY_WORKLIST_FIND,
+    MODALITY_WORKLIST,
     PATIENT_ROOT,
     PATIENT_STUDY_ONLY,
     STUDY_ROOT,
@@ -33,7 +33,7 @@ MODELS = {
     "patient": PATIENT_ROOT,
     "study": STUDY_ROOT,
     "patient-study": PATIENT_STUDY_ONLY,
-    "worklist": InformationModel("Modality Worklist", MODALITY_WORKLIST_FIND, "", "", ()),
+    "worklist": MODALITY_WORKLIST,
 }
 
 

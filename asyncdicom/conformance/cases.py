@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import association, commands, datasets, fragments, pdus, transport, user_information
+from . import association, commands, datasets, fragments, normalized, pdus, transport, user_information
 from .case import Case, row_of
 
 __all__ = ["CASES", "DEVIATIONS", "NOT_ON_THE_WIRE", "ROWS", "select"]
@@ -13,13 +13,14 @@ CASES: tuple[Case, ...] = (
     *user_information.CASES,
     *fragments.CASES,
     *commands.CASES,
+    *normalized.CASES,
     *datasets.CASES,
     *transport.CASES,
 )
 
-ROWS = {"P": 17, "A": 12, "I": 23, "U": 18, "V": 19, "C": 23, "D": 18, "M": 10, "T": 10}
+ROWS = {"P": 17, "A": 12, "I": 23, "U": 18, "V": 19, "C": 23, "N": 8, "D": 18, "M": 10, "T": 10}
 """How many rows each table has: what can be wrong with PDUs, the association, items and contexts, user
-information, fragments, commands, data sets, files on disk, the connection."""
+information, fragments, commands, DIMSE-N, data sets, files on disk, the connection."""
 
 NOT_ON_THE_WIRE: dict[str, str] = {
     "A-11": "the peer would have to be filled to its limit first",

@@ -102,12 +102,19 @@ _IMPLEMENTATION = _encode(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode()) + _e
 
 
 def encode_file_meta(
-    sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, *, source_ae_title: str | None = None
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    transfer_syntax_uid: str,
+    *,
+    source_ae_title: str | None = None,
+    private_information: tuple[str, bytes] | None = None,
 ) -> bytes:
     """Preamble, DICM and File Meta Information for a data set in ``transfer_syntax_uid``.
 
-    The preamble is always zeros, whatever came with the instance: nothing executable gets there. Raises
-    ``DataSetError`` for a value that cannot be a UID or AE title at all.
+    ``private_information`` is Private Information Creator UID and Private Information (PS3.10 7.1), whose
+    value has an even length; it is the end of what is given. The preamble is always zeros, whatever came with
+    the instance: nothing executable gets there. Raises ``DataSetError`` for a value that cannot be a UID or
+    AE title at all.
     """
     try:
         meta = (
@@ -119,6 +126,10 @@ def encode_file_meta(
         )
         if source_ae_title:
             meta += _encode(0x0016, b"AE", source_ae_title.encode("latin-1", "replace"), b" ")
+        if private_information is not None:
+            creator, value = private_information
+            meta += _encode(0x0100, b"UI", creator.encode("ascii"))
+            meta += pack("<HH2sHL", 2, 0x0102, b"OB", 0, len(value)) + value
     except (UnicodeEncodeError, struct_error) as problem:
         raise DataSetError(
             "File Meta Information cannot be encoded: a UID is not ASCII or too long"

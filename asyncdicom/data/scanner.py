@@ -66,6 +66,7 @@ def _skim_implicit(
     return position, previous
 
 
+_ZEROS = bytes(8)
 _UNPACK_IMPLICIT = Struct("<HHL").unpack_from
 _SKIM_EXPLICIT = {True: _skim_explicit("<"), False: _skim_explicit(">")}
 
@@ -77,6 +78,9 @@ class Scanner:
     its beginning is kept and the tag noted in ``truncated``. It is ``done`` at the first tag behind the last
     wanted one (when the tags ascended so far, as PS3.5 7.1 asks) or at Pixel Data. A deflated data set is
     inflated up to ``maximum_inflated`` bytes and ``maximum_ratio`` to one.
+
+    With ``whole`` it goes on to the end and is never ``done``: then ``finish`` also tells whether the last
+    element ends where the data set does. Bytes of zero behind the last element are no element.
     """
 
     __slots__ = (
@@ -93,6 +97,8 @@ class Scanner:
         "_skim",
         "_skip",
         "_wanted",
+        "_whole",
+        "_zeros",
         "done",
         "found",
         "truncated",
@@ -107,12 +113,15 @@ class Scanner:
         maximum_inflated: int = MAXIMUM_INFLATED,
         maximum_ratio: int = MAXIMUM_RATIO,
         maximum_depth: int = 64,
+        whole: bool = False,
     ) -> None:
         self.done = False
         self.found: dict[int, Element] = {}
         self.truncated: set[int] = set()
         self._wanted = tags
-        self._last = max(tags, default=0)
+        self._whole = whole
+        self._zeros = False  # behind the last element
+        self._last = 0xFFFDFFFF if whole else max(tags, default=0)
         self._maximum_value = maximum_value
         self._nesting = Nesting(read_header_of(transfer_syntax_uid), maximum_depth)
         syntax = transfer_syntax(transfer_syntax_uid)
@@ -162,6 +171,8 @@ class Scanner:
             if not self._checked and not self._carry:
                 raise DataSetError("the data set is empty")
             deflated_open = self._inflater is not None and not self._inflater.done
+            if self._whole and self._checked and not any(self._carry):
+                self._carry.clear()
             if self._carry or self._skip or self._nesting.depth or deflated_open:
                 raise DataSetError("the data set is truncated")
         return self.found
@@ -183,8 +194,10 @@ class Scanner:
     def _parse(self, data: Buffer) -> int:
         """Go through the whole elements in ``data``; how many bytes they took."""
         position, end = 0, len(data)
+        if self._zeros:
+            return self._pass_zeros(data, 0)
         nesting, skim, wanted, last = self._nesting, self._skim, self._wanted, self._last
-        previous, skip = self._previous, self._skip
+        previous, skip, whole = self._previous, self._skip, self._whole
         if not self._checked and end >= 8:
             check_start(data, nesting.read)
             self._checked = True
@@ -198,6 +211,14 @@ class Scanner:
             available = end - position
             if available < 8:
                 self._need = 8
+                break
+            if (
+                whole
+                and not nesting.depth
+                and previous > 0x0002FFFF
+                and data[position : position + 8] == _ZEROS
+            ):
+                position = self._pass_zeros(data, position)
                 break
             header = nesting.read(data, position, available)
             if header is None:
@@ -235,6 +256,12 @@ class Scanner:
                 skip = length
         self._previous, self._skip = previous, skip
         return position
+
+    def _pass_zeros(self, data: Buffer, position: int) -> int:
+        self._zeros = True
+        if bytes(data[position:]).strip(b"\0"):
+            raise DataSetError("there is something behind the end of the data set")
+        return len(data)
 
     def _keep(self, tag: int, vr: str, value: bytes, length: int) -> None:
         if vr in ("", "UN"):

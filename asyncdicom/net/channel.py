@@ -3,7 +3,7 @@
     transport  ->  AssociationCore  ->  Performer (their requests) or Invoker (our operations)
     transport  <-  Outbox           <-  both
 
-What is done with a request comes from above (`dispatcher`), so services need no sockets. An association gets
+What is done with a request comes from above (a dispatcher), so services need no sockets. An association gets
 only so much of one turn of the event loop; what is left of what it received waits for the next turn.
 """
 
@@ -76,15 +76,12 @@ class Channel:
         requestor: bool,
         timeouts: Timeouts,
         limits: Limits,
-        dispatcher: Dispatch,
         admit: Callable[[Channel, AAssociateRQ], None] | None = None,
         on_closed: Callable[[Channel], None] | None = None,
         trace: Trace | None = None,
     ) -> None:
         self.timeouts = timeouts
         self.limits = limits
-        self.dispatcher = dispatcher
-        self.owner: Any = None  # the `Association` that stands for this channel
         self.established: asyncio.Future[Negotiated] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self.time = loop.time
@@ -126,7 +123,6 @@ class Channel:
             self.core,
             self.inbox,
             self.outbox,
-            dispatcher,
             make=partial(IncomingRequest, self),
             name=self,
             cancel_timeout=timeouts.cancel,
@@ -184,13 +180,20 @@ class Channel:
 
     # the life of the association
 
-    def associate(self, request: AAssociateRQ) -> None:
+    @property
+    def dispatcher(self) -> Dispatch | None:
+        """What performs the requests, once it is known who the peer is."""
+        return self.performer.dispatcher
+
+    def associate(self, request: AAssociateRQ, dispatcher: Dispatch) -> None:
         """Have the A-ASSOCIATE-RQ sent as soon as the transport connection stands."""
+        self.performer.dispatcher = dispatcher
         self.note("sent", request)
         self.core.associate(request, self.time())
 
-    def accept(self, accept: AAssociateAC, negotiated: Negotiated) -> None:
+    def accept(self, accept: AAssociateAC, negotiated: Negotiated, dispatcher: Dispatch) -> None:
         """Answer the indication that `admit` got (PS3.8 7.1)."""
+        self.performer.dispatcher = dispatcher
         self.note("sent", accept)
         self.core.accept(accept, negotiated, self.time())
         self.carry_out()
@@ -326,6 +329,8 @@ class Channel:
             self._linger.cancel()  # it would keep all of this in memory
         if not self.closed.done():
             self.closed.set_result(None)
+        if self.dispatcher is not None and self.negotiated is not None:
+            self.dispatcher.association_ended()
         if self._on_closed is not None:
             self._on_closed(self)
 

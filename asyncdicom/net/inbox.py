@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.flow import ReadBudget
-from asyncdicom.net.payload import DataStream
+from asyncdicom.net.stream import DataStream
 
 __all__ = ["Inbox"]
 

@@ -15,7 +15,7 @@ from asyncdicom.exceptions import AssociationError, LocalProtocolError
 from asyncdicom.net.inbox import Inbox
 from asyncdicom.net.operation import Operation, Reply
 from asyncdicom.net.outbox import Outbox
-from asyncdicom.net.payload import Source
+from asyncdicom.net.sources import Source
 from asyncdicom.ul.negotiation import AcceptedContext
 
 __all__ = ["Invoker"]

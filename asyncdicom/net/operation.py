@@ -7,12 +7,20 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
 
-from asyncdicom.dimse.messages import Command
+from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.dimse.operations import Invoked
-from asyncdicom.net.payload import DataStream
+from asyncdicom.net.stream import DataStream
+from asyncdicom.status import Status
 from asyncdicom.ul.negotiation import AcceptedContext
 
-__all__ = ["IncomingRequest", "Interrupted", "Operation", "Reply"]
+__all__ = [
+    "IncomingRequest",
+    "Interrupted",
+    "Operation",
+    "Reply",
+    "permanent_failure",
+    "transient_failure",
+]
 
 _T = TypeVar("_T")
 
@@ -106,16 +114,56 @@ def _weight(reply: Reply) -> int:
     return _REPLY_WEIGHT + (len(reply.data) if reply.data is not None else 0)
 
 
+_COMPOSITE = frozenset(
+    {CommandField.C_STORE_RQ, CommandField.C_FIND_RQ, CommandField.C_GET_RQ, CommandField.C_MOVE_RQ}
+)
+
+
+def permanent_failure(command: Command) -> Status:
+    """The status of PS3.4 and PS3.7 Annex C for "it cannot be done"."""
+    return Status.CANNOT_UNDERSTAND if command.command_field in _COMPOSITE else Status.PROCESSING_FAILURE
+
+
+def transient_failure(command: Command) -> Status:
+    """The status for "it cannot be done now": the peer may try again."""
+    if command.command_field in _COMPOSITE:
+        return Status.OUT_OF_RESOURCES
+    is_echo = command.command_field is CommandField.C_ECHO_RQ
+    return Status.PROCESSING_FAILURE if is_echo else Status.RESOURCE_LIMITATION
+
+
 class Interrupted(Exception):
     """The work on a request was cut short: C-CANCEL came, or no progress was made."""
 
 
-class IncomingRequest:
-    """A request that the peer invoked and that we perform.
+class _Timer:
+    """Ends a handler that works for too long; while the peer still sends, it is not the handler's time."""
 
-    `channel` is the `net.channel.Channel` that it came on. Its handler runs in one task. C-CANCEL, and lack
-    of progress, cancel that task only where it runs the handler's own code (`guard`), never in the middle of
-    a message that we send.
+    __slots__ = ("_deadline", "_handle", "_loop", "_request")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, request: IncomingRequest) -> None:
+        self._loop = loop
+        self._deadline = deadline
+        self._request = request
+        self._handle = loop.call_later(deadline, self._passed)
+
+    def _passed(self) -> None:
+        request = self._request
+        if request.data is not None and not request.data.is_complete:
+            self._handle = self._loop.call_later(self._deadline, self._passed)
+        else:
+            request.is_late = True
+            request.channel.performer.give_up(request)
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+
+class IncomingRequest:
+    """A request that the peer invoked and that we perform, on its `net.channel.Channel`.
+
+    Its handler runs in one task. C-CANCEL, and lack of progress, cancel that task only where it runs
+    the handler's own code (`guard`), never in the middle of a message that we send.
     """
 
     __slots__ = (
@@ -126,6 +174,7 @@ class IncomingRequest:
         "context",
         "data",
         "is_cancelled",
+        "is_late",
         "is_stalled",
         "matches",
         "remark",
@@ -142,6 +191,7 @@ class IncomingRequest:
         self.task: asyncio.Task[None] | None = None
         self.is_cancelled = False
         self.is_stalled = False
+        self.is_late = False
         self.answered = False
         self.matches = 0  # sent so far, of a C-FIND
         self.remark = ""  # what the log says about it beside the status; the peer is not told
@@ -158,6 +208,11 @@ class IncomingRequest:
             self.task.cancel()
 
     @property
+    def given_up_status(self) -> Status:
+        """What a request is answered with whose handler was interrupted."""
+        return transient_failure(self.command) if self.is_stalled else Status.CANCEL
+
+    @property
     def is_interrupted(self) -> bool:
         """Whether the handler's work is not wanted any more."""
         return self.is_cancelled or self.is_stalled
@@ -169,6 +224,8 @@ class IncomingRequest:
                 work.close()
             raise Interrupted
         self._guarding = True
+        deadline = self.channel.timeouts.handler_deadline
+        timer = None if deadline is None else _Timer(asyncio.get_running_loop(), deadline, self)
         try:
             return await work
         except (asyncio.CancelledError, StopAsyncIteration):
@@ -177,5 +234,7 @@ class IncomingRequest:
             raise
         finally:
             self._guarding = False
+            if timer is not None:
+                timer.cancel()
             if self.is_interrupted and self.task is not None:
                 self.task.uncancel()  # the cancel() of `interrupt`; another may be that of a lost association

@@ -12,8 +12,9 @@ from asyncdicom.dimse.association import AssociationCore
 from asyncdicom.dimse.fragmenter import Fragmenter
 from asyncdicom.dimse.messages import Command
 from asyncdicom.exceptions import AssociationAborted
+from asyncdicom.net.disk import Batch, Buffer
 from asyncdicom.net.flow import WriteGate
-from asyncdicom.net.payload import Batch, Buffer, Source, at_hand
+from asyncdicom.net.sources import Source
 from asyncdicom.net.transport import Transport
 from asyncdicom.ul.protocol import MINIMUM_PROGRESS
 
@@ -144,7 +145,7 @@ class Outbox:
     ) -> None:
         self._has_begun = False
         try:
-            whole: Buffer | None = source if isinstance(source, bytes) else at_hand(source)
+            whole: Buffer | None = source if isinstance(source, bytes) else _at_hand(source)
             if isinstance(source, bytes) or whole is not None:
                 await self._write_batch(fragmenter, out, (whole or b"",), final=True)
             else:
@@ -236,3 +237,8 @@ class Outbox:
             self.stalled(now)
             return False
         return True
+
+
+def _at_hand(source: Source) -> Buffer | None:
+    # Sources of users may be without.
+    return source.at_hand() if hasattr(source, "at_hand") else None

@@ -14,10 +14,11 @@ from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.inbox import Inbox
 from asyncdicom.net.operation import IncomingRequest
 from asyncdicom.net.outbox import Outbox
-from asyncdicom.net.payload import DataStream
+from asyncdicom.net.stream import DataStream
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.negotiation import AcceptedContext
+from asyncdicom.ul.statetable import State
 
 __all__ = ["Dispatch", "Performer"]
 
@@ -33,9 +34,12 @@ class Dispatch(Protocol):
     async def __call__(self, incoming: IncomingRequest) -> None:
         """Perform a request and respond to it."""
 
+    def association_ended(self) -> None:
+        """The association, which was established, is over."""
+
 
 class Performer:
-    """Runs the dispatcher for each request, and sends what it answers.
+    """Runs the `dispatcher` for each request, and sends what it answers.
 
     `make` makes the request that the dispatcher gets; `carry_out` is called when the core may have something
     to be done; `spawn` runs something that ends with the association; `abort` aborts it for a reason.
@@ -46,13 +50,13 @@ class Performer:
         "_cancel_timeout",
         "_carry_out",
         "_core",
-        "_dispatcher",
         "_inbox",
         "_make",
         "_name",
         "_outbox",
         "_spawn",
         "_time",
+        "dispatcher",
         "performing",
     )
 
@@ -61,7 +65,6 @@ class Performer:
         core: AssociationCore,
         inbox: Inbox,
         outbox: Outbox,
-        dispatcher: Dispatch,
         *,
         make: Callable[[AcceptedContext, Command, DataStream | None], IncomingRequest],
         name: object,
@@ -71,11 +74,11 @@ class Performer:
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         abort: Callable[[str], None],
     ) -> None:
+        self.dispatcher: Dispatch | None = None  # until it is known who the peer is, nothing is performed
         self.performing: set[IncomingRequest] = set()  # until their task has ended
         self._core = core
         self._inbox = inbox
         self._outbox = outbox
-        self._dispatcher = dispatcher
         self._make = make
         self._name = name
         self._cancel_timeout = cancel_timeout
@@ -110,12 +113,13 @@ class Performer:
 
     def _answer_at_once(self, context: AcceptedContext, command: Command) -> bool:
         # A C-ECHO that no handler asked for costs no task.
-        answer = self._dispatcher.at_once(context, command)
+        answer = self.dispatcher.at_once(context, command) if self.dispatcher is not None else None
         return answer is not None and self._outbox.send_at_once(context.context_id, answer)
 
     async def _perform(self, request: IncomingRequest) -> None:
         try:
-            await self._dispatcher(request)
+            if self.dispatcher is not None:
+                await self.dispatcher(request)
         except AssociationError as error:
             log.debug("%s: message %s was not answered: %s", self._name, request.command.message_id, error)
         except Exception:
@@ -146,6 +150,8 @@ class Performer:
         if request.data is not None and not request.data.is_complete:
             request.data.discard()
             await request.data.finished()
+        if self._core.state is State.STA7:
+            return  # our A-RELEASE-RQ has left: nothing may follow it (PS3.8 9.2.1)
         others = not request.answered or len(self.performing) > 1
         await self._outbox.send(request.context.context_id, command, data, soon=others)
 
@@ -164,8 +170,14 @@ class Performer:
             return
         message_id = request.command.message_id
         log.warning("%s: the handler of message %s ignores its cancellation", self._name, message_id)
-        status = Status.OUT_OF_RESOURCES if request.is_stalled else Status.CANCEL
-        self._spawn(self.respond(request, response_to(request.command, status)))
+        response = response_to(request.command, request.given_up_status)
+        self._spawn(self.respond(request, response))
+
+    def give_up(self, request: IncomingRequest) -> None:
+        """A handler has worked for too long: stop it, and answer for it."""
+        message_id = request.command.message_id
+        log.warning("%s: the handler of message %s took too long", self._name, message_id)
+        self._interrupt(request, stalled=True)
 
     def unstick(self) -> bool:
         """Give up the handlers that have left data waiting for too long; False if there is none."""

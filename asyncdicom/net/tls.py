@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from asyncdicom.access import Certificate, certificate_name
 
-__all__ = ["Handshakes", "certificate_of", "explain", "explain_loss", "severity"]
+__all__ = ["Handshakes", "certificate_of", "check_context", "explain", "explain_loss", "severity"]
 
 _RECORD_HEADER = 5
 _HANDSHAKE = 0x16
@@ -132,6 +132,14 @@ async def _taken(connection: socket.socket, handshake: asyncio.Task[object]) -> 
                 return
         except OSError:  # BlockingIOError: nothing is left
             return
+
+
+def check_context(context: object) -> None:
+    """Raise TypeError for what `ssl=` cannot be."""
+    if context is not None and not isinstance(context, ssl.SSLContext):
+        raise TypeError(
+            f"ssl= takes an ssl.SSLContext, such as ssl.create_default_context(), not {context!r:.100}"
+        )
 
 
 def certificate_of(connection: object) -> Certificate | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from asyncdicom.dimse.messages import CommandField
+from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.net.operation import IncomingRequest
-from asyncdicom.services.handlers import Response
+from asyncdicom.services.responses import Response
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import name_of
 
@@ -54,21 +54,31 @@ _COUNTERS = {
 
 def _subject(incoming: IncomingRequest) -> str:
     command = incoming.command
-    what = name_of(command.affected_sop_class_uid or incoming.context.abstract_syntax)
+    named, instance = _uids(command)
+    what = name_of(named or incoming.context.abstract_syntax)
     if command.move_destination is not None:
         return f"to {command.move_destination} ({what})"
-    if command.affected_sop_instance_uid is None:
+    if instance is None:
         return f"({what})"
     size = f", {incoming.data.received} bytes" if incoming.data is not None else ""
-    return f"of {what} {command.affected_sop_instance_uid}{size}"
+    return f"of {what} {instance}{size}"
+
+
+def _uids(command: Command) -> tuple[str | None, str | None]:
+    """The SOP class and instance that a request names, as the affected or the requested ones."""
+    return (
+        command.requested_sop_class_uid or command.affected_sop_class_uid,
+        command.requested_sop_instance_uid or command.affected_sop_instance_uid,
+    )
 
 
 def _fields(incoming: IncomingRequest) -> dict[str, object]:
     command = incoming.command
+    named, instance = _uids(command)
     fields = {
         "message_id": command.message_id,
-        "sop_class_uid": command.affected_sop_class_uid,
-        "sop_instance_uid": command.affected_sop_instance_uid,
+        "sop_class_uid": named,
+        "sop_instance_uid": instance,
         "move_destination": command.move_destination,
     }
     return {name: value for name, value in fields.items() if value is not None}

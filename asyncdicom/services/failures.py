@@ -14,7 +14,7 @@ _MAXIMUM_KINDS = 8  # the peer can choose what it answers
 
 
 class Failures:
-    """Collects reasons; ``whose``: what the log lines begin with."""
+    """Collects reasons; `whose`: what the log lines begin with."""
 
     __slots__ = ("_kinds", "_whose", "comment")
 

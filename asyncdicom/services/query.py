@@ -10,13 +10,16 @@ from typing import Any, TypeVar, cast
 from asyncdicom.dimse.messages import Command, CommandField, Priority, response_to
 from asyncdicom.exceptions import DicomNetworkError
 from asyncdicom.net.channel import Channel
-from asyncdicom.net.operation import IncomingRequest, Interrupted, Reply
+from asyncdicom.net.operation import Interrupted, Reply
+from asyncdicom.services.classes import C_FIND_CLASSES, permission_of
 from asyncdicom.services.contexts import find_context
-from asyncdicom.services.handlers import Handlers, Identifier, Request, Response
-from asyncdicom.services.streams import ResponseStream
+from asyncdicom.services.request import FindHandler, Request
+from asyncdicom.services.responses import Answer, Identifier, Response, ResponseStream, encode_identifier
+from asyncdicom.services.service import Service
 from asyncdicom.status import Status
+from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STUDY_ROOT
 
-__all__ = ["Query", "encode_identifier", "find", "provide"]
+__all__ = ["Query", "QueryService", "find"]
 
 _MAXIMUM_MATCHES = 100_000
 _MAXIMUM_ELEMENTS = 16_384  # of one match, those in sequences included
@@ -28,7 +31,7 @@ _Match = TypeVar("_Match")  # Dataset, or bytes with raw=True
 
 
 class Query(ResponseStream[_Match, list[_Match]]):
-    """A C-FIND: gives one Identifier a match, a pydicom Dataset, or its bytes with ``raw=True``."""
+    """A C-FIND: gives one Identifier a match, a pydicom Dataset, or its bytes with `raw=True`."""
 
     def __init__(self, *args: Any, raw: bool, maximum_matches: int) -> None:
         super().__init__(*args)
@@ -71,7 +74,7 @@ def find(
     maximum_matches: int = _MAXIMUM_MATCHES,
     timeout: float | None = None,
 ) -> Query[Any]:
-    """Prepare a C-FIND; it starts with ``async with`` or ``await``."""
+    """Prepare a C-FIND; it starts with `async with` or `await`."""
     context = find_context(channel, sop_class_uid)
     command = Command(
         CommandField.C_FIND_RQ, affected_sop_class_uid=sop_class_uid, priority=Priority(priority)
@@ -80,24 +83,42 @@ def find(
     return Query(channel, context, command, data, timeout, raw=raw, maximum_matches=maximum_matches)
 
 
-def encode_identifier(identifier: Identifier, transfer_syntax_uid: str) -> bytes:
-    """Encode an Identifier; bytes are taken to be encoded already."""
-    if isinstance(identifier, bytes):
-        return identifier
-    from asyncdicom.dataset import encode
+class QueryService(Service):
+    """Answers C-FIND with what `handler` yields, an asynchronous generator function of the request.
 
-    return encode(identifier, transfer_syntax_uid)
+    Offered are the three Query/Retrieve information models (PS3.4 C.3); with `contexts=` of `serve` any other
+    one.
+    """
+
+    name = "query"
+    permission = "find"
+    sop_classes: tuple[str, ...] = (PATIENT_ROOT.find, STUDY_ROOT.find, PATIENT_STUDY_ONLY.find)
+    commands = frozenset({CommandField.C_FIND_RQ})
+
+    def __init__(self, handler: FindHandler) -> None:
+        self.handler = handler
+
+    def takes(self, abstract_syntax: str) -> bool:
+        """Every SOP class that has C-FIND, and what the standard does not know."""
+        return abstract_syntax in C_FIND_CLASSES or abstract_syntax not in SOP_CLASSES
+
+    def permission_for(self, abstract_syntax: str) -> str:
+        """Queries for work items and procedure steps have names of their own."""
+        return permission_of(abstract_syntax, self.permission)
+
+    async def perform(self, request: Request) -> Answer:
+        """Send what the handler yields as Pending responses; its end is Success."""
+        return await provide(request, self.handler)
 
 
-async def provide(incoming: IncomingRequest, request: Request, handlers: Handlers) -> Response:
+async def provide(request: Request, handler: FindHandler) -> Response:
     """Send what the handler yields as Pending responses; its end is Success."""
-    if handlers.c_find is None:
-        return Response(Status.SOP_CLASS_NOT_SUPPORTED)
+    incoming = request.incoming
     if incoming.data is None:
         return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, error_comment="no identifier")
     pending = response_to(incoming.command, Status.PENDING, has_data_set=True)
     maximum = incoming.channel.limits.maximum_matches
-    matches = cast("Any", handlers.c_find(request))
+    matches = cast("Any", handler(request))
     async with aclosing(_Closable(matches)):
         iterator: AsyncIterator[Identifier] = aiter(matches)
         while True:

@@ -7,7 +7,15 @@ another one, to a destination that the provider knows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, aclosing
 from typing import NamedTuple
 
@@ -19,27 +27,34 @@ from asyncdicom.dimse.suboperations import SubOperations
 from asyncdicom.exceptions import AssociationError, DicomNetworkError, PresentationContextError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.operation import IncomingRequest, Interrupted, Reply
-from asyncdicom.net.payload import FileSource, Source
 from asyncdicom.net.reasons import in_short
+from asyncdicom.net.sources import FileSource, Source
 from asyncdicom.services import storage
+from asyncdicom.services.classes import C_GET_CLASSES, C_MOVE_CLASSES
 from asyncdicom.services.contexts import find_context, groups_of_kinds
 from asyncdicom.services.failures import Failures
-from asyncdicom.services.handlers import (
-    Handlers,
-    Identifier,
+from asyncdicom.services.request import (
     LazySources,
+    OpenAssociation,
     Request,
-    Response,
     Retrieval,
+    RetrieveHandler,
     StoreHandler,
 )
-from asyncdicom.services.query import encode_identifier
-from asyncdicom.services.single import outcome
-from asyncdicom.services.streams import ResponseStream
+from asyncdicom.services.responses import (
+    Answer,
+    Identifier,
+    Response,
+    ResponseStream,
+    encode_identifier,
+    response_of,
+)
+from asyncdicom.services.service import Service
 from asyncdicom.status import Status
-from asyncdicom.ul.negotiation import PresentationContext
+from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STORAGE, STUDY_ROOT
+from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, PresentationContext
 
-__all__ = ["Progress", "RetrieveOperation", "RetrieveResult", "provide_get", "provide_move", "retrieve"]
+__all__ = ["GetService", "MoveService", "Progress", "RetrieveOperation", "RetrieveResult", "retrieve"]
 
 _FAILED_SOP_INSTANCE_UID_LIST = 0x00080058
 _MAXIMUM_LOSSES = 10  # associations to a destination that one C-MOVE loses before it gives up
@@ -134,7 +149,7 @@ def retrieve(
     timeout: float | None = None,
     receiver: StoreHandler | None = None,
 ) -> RetrieveOperation:
-    """Prepare a C-GET or C-MOVE; it starts with ``async with`` or ``await``."""
+    """Prepare a C-GET or C-MOVE; it starts with `async with` or `await`."""
     context = find_context(channel, sop_class_uid)
     command = Command(
         command_field,
@@ -149,19 +164,71 @@ def retrieve(
 # As SCP.
 
 StoreOne = Callable[[Source], Awaitable[Response]]
+FindDestination = Callable[[Request], Destination | None]
 Kind = tuple[str, str]
 """SOP Class UID and Transfer Syntax UID: what a sub-operation needs a context for."""
 
+_MODELS = (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
 _IN_A_ROW = 32  # sub-operations that end without anything to wait for, before others have their turn
 
 
-async def provide_get(incoming: IncomingRequest, request: Request, handlers: Handlers) -> Response:
+class GetService(Service):
+    """Performs C-GET: `handler`, a coroutine function, says what is sent on the same association."""
+
+    name = "retrieval by C-GET"
+    permission = "get"
+    sop_classes = tuple(model.get for model in _MODELS)
+    commands = frozenset({CommandField.C_GET_RQ})
+
+    def __init__(self, handler: RetrieveHandler) -> None:
+        self.c_get = handler
+
+    def invoked(self) -> Mapping[str, tuple[str, ...]]:
+        """The C-STOREs go the other way: we are their SCU."""
+        return dict.fromkeys(STORAGE, ANY_TRANSFER_SYNTAX)
+
+    def takes(self, abstract_syntax: str) -> bool:
+        """Every SOP class that has C-GET, and what the standard does not know."""
+        return abstract_syntax in C_GET_CLASSES or abstract_syntax not in SOP_CLASSES
+
+    async def perform(self, request: Request) -> Answer:
+        """Send what the handler wants sent (PS3.4 C.4.3.3)."""
+        return await provide_get(request.incoming, request, self)
+
+
+class MoveService(Service):
+    """Performs C-MOVE: `handler`, a coroutine function, says what is sent to the Move Destination.
+
+    `destination` finds the `Destination` for the request that names it (None: unknown), `open_association`
+    opens the association that the instances are sent on.
+    """
+
+    name = "retrieval by C-MOVE"
+    permission = "move"
+    sop_classes = tuple(model.move for model in _MODELS)
+    commands = frozenset({CommandField.C_MOVE_RQ})
+
+    def __init__(
+        self, handler: RetrieveHandler, destination: FindDestination, open_association: OpenAssociation
+    ) -> None:
+        self.c_move = handler
+        self.destination = destination
+        self.open_association = open_association
+
+    def takes(self, abstract_syntax: str) -> bool:
+        """Every SOP class that has C-MOVE, and what the standard does not know."""
+        return abstract_syntax in C_MOVE_CLASSES or abstract_syntax not in SOP_CLASSES
+
+    async def perform(self, request: Request) -> Answer:
+        """Send what the handler wants sent (PS3.4 C.4.2.3)."""
+        return await provide_move(request.incoming, request, self)
+
+
+async def provide_get(incoming: IncomingRequest, request: Request, handlers: GetService) -> Response:
     """Send what the handler wants sent on this association (PS3.4 C.4.3.3)."""
-    if handlers.c_get is None:
-        return Response(Status.SOP_CLASS_NOT_SUPPORTED)
     retrieval = await incoming.guard(handlers.c_get(request))
     if not isinstance(retrieval, Retrieval):
-        return outcome(retrieval)
+        return response_of(retrieval)
     priority = incoming.command.priority or Priority.MEDIUM
 
     async def store(source: Source) -> Response:
@@ -179,17 +246,15 @@ async def provide_get(incoming: IncomingRequest, request: Request, handlers: Han
     return work.final()
 
 
-async def provide_move(incoming: IncomingRequest, request: Request, handlers: Handlers) -> Response:
+async def provide_move(incoming: IncomingRequest, request: Request, handlers: MoveService) -> Response:
     """Send what the handler wants sent to the Move Destination (PS3.4 C.4.2.3)."""
-    if handlers.c_move is None or handlers.destination is None or handlers.open_association is None:
-        return Response(Status.SOP_CLASS_NOT_SUPPORTED)
     destination = handlers.destination(request)
     if destination is None:
         incoming.remark = "refused: an unknown destination"
         return Response(Status.MOVE_DESTINATION_UNKNOWN)
     retrieval = await incoming.guard(handlers.c_move(request))
     if not isinstance(retrieval, Retrieval):
-        return outcome(retrieval)
+        return response_of(retrieval)
     work = _Retrieving(incoming, len(retrieval.sources), f"C-MOVE to {destination.where}")
     try:
         for kinds in groups_of_kinds(_kinds(retrieval.sources)):
@@ -206,14 +271,13 @@ async def provide_move(incoming: IncomingRequest, request: Request, handlers: Ha
 async def _move(
     incoming: IncomingRequest,
     request: Request,
-    handlers: Handlers,
+    handlers: MoveService,
     destination: Destination,
     sources: AsyncIterator[Source | None],
     kinds: Collection[Kind],
     work: _Retrieving,
 ) -> bool:
     """Send over one association to the destination; True if it was lost and may be tried again."""
-    assert handlers.open_association is not None
     originator = (request.calling_ae_title, request.message_id)
     priority = incoming.command.priority or Priority.MEDIUM
     contexts = [PresentationContext(sop_class, (syntax,)) for sop_class, syntax in kinds]
@@ -285,7 +349,7 @@ class _Retrieving:
     ) -> bool:
         """Send one after another, telling the peer after each; True if the association was lost on the way.
 
-        What there is no context for (``kinds``) is counted as failed; it costs no message.
+        What there is no context for (`kinds`) is counted as failed; it costs no message.
         """
         operations, in_a_row = self._operations, 0
         while not self._incoming.is_interrupted:

@@ -11,29 +11,34 @@ from asyncdicom.data.scanner import Scanner
 from asyncdicom.dimse.messages import Command, CommandField, Priority
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.channel import Channel
-from asyncdicom.net.operation import IncomingRequest
-from asyncdicom.net.payload import BytesSource, FileSource, Source
+from asyncdicom.net.disk import AT_ONCE
+from asyncdicom.net.sources import BytesSource, FileSource, Source
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.services.contexts import find_context
-from asyncdicom.services.handlers import Handlers, Request, Response
-from asyncdicom.services.single import final_response, outcome
+from asyncdicom.services.request import Request, StoreHandler
+from asyncdicom.services.responses import Answer, Response, final_response
+from asyncdicom.services.service import Service
 from asyncdicom.status import Status
 from asyncdicom.uid import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
+    SOP_CLASSES,
+    STORAGE,
     is_usable_uid,
     transfer_syntax,
 )
+from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["dataset_source", "file_source", "open_file", "provide", "store"]
+__all__ = ["Storage", "dataset_source", "file_source", "open_file", "store"]
 
 _SOP_CLASS_UID = 0x00080016
 _SOP_INSTANCE_UID = 0x00080018
 _HEAD_SIZE = 8192
 _MAXIMUM_HEAD = 1 << 17
+_STORED = ("storage", "non-patient-object-storage")  # service classes
 
 
 async def store(
@@ -59,16 +64,37 @@ async def store(
     return await final_response(channel, operation)
 
 
-async def provide(incoming: IncomingRequest, request: Request, handlers: Handlers) -> Response:
-    """Give a received instance to the handler: the command first, the data while it comes."""
-    c_store = incoming.channel.invoker.receiver or handlers.c_store  # a sub-operation of our C-GET, or not
-    if c_store is None:
-        return Response(Status.SOP_CLASS_NOT_SUPPORTED)
-    if not is_usable_uid(request.affected_sop_instance_uid):
-        return Response(Status.INVALID_SOP_INSTANCE, error_comment="invalid Affected SOP Instance UID")
-    if incoming.data is None:
-        return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, error_comment="no data set")
-    return outcome(await incoming.guard(c_store(request)))
+class Storage(Service):
+    """Gives received instances to `handler`, a coroutine function: first the command, then the data.
+
+    Without a handler it performs only the C-STORE sub-operations of a C-GET of ours that brought its own.
+    """
+
+    name = "storage"
+    permission = "store"
+    commands = frozenset({CommandField.C_STORE_RQ})
+    transfer_syntaxes = ANY_TRANSFER_SYNTAX  # nothing is decoded
+
+    def __init__(self, handler: StoreHandler | None = None) -> None:
+        self.handler = handler
+        self.sop_classes = STORAGE if handler is not None else ()
+
+    def takes(self, abstract_syntax: str) -> bool:
+        """Storage SOP classes of any kind, and what the standard does not know."""
+        entry = SOP_CLASSES.get(abstract_syntax)
+        return entry is None or entry[1] in _STORED
+
+    async def perform(self, request: Request) -> Answer:
+        """Ask the handler: that of our C-GET, or that of the association."""
+        incoming = request.incoming
+        handler = incoming.channel.invoker.receiver or self.handler
+        if handler is None:
+            return Status.SOP_CLASS_NOT_SUPPORTED
+        if not is_usable_uid(request.affected_sop_instance_uid):
+            return Response(Status.INVALID_SOP_INSTANCE, error_comment="invalid Affected SOP Instance UID")
+        if incoming.data is None:
+            return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, error_comment="no data set")
+        return await incoming.guard(handler(request))
 
 
 async def open_file(path: str | os.PathLike[str]) -> FileSource:
@@ -110,7 +136,7 @@ def file_source(path: str | os.PathLike[str]) -> FileSource:
 
 def _open_at_once(path: str, flags: int) -> int:
     # Opening a FIFO would wait for somebody who writes to it.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    return os.open(path, flags | AT_ONCE)
 
 
 def _head_is_short(head: bytes) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.net.channel import Channel
-from asyncdicom.net.operation import IncomingRequest
 from asyncdicom.services.contexts import find_context
-from asyncdicom.services.handlers import Handlers, Request, Response
-from asyncdicom.services.single import final_response, outcome
+from asyncdicom.services.request import EchoHandler, Request
+from asyncdicom.services.responses import Answer, Response, final_response
+from asyncdicom.services.service import Service
 from asyncdicom.status import Status
 from asyncdicom.uid import VERIFICATION
 
-__all__ = ["echo", "provide"]
+__all__ = ["Verification", "echo"]
 
 
 async def echo(channel: Channel, *, timeout: float | None = None) -> Response:
@@ -21,8 +21,20 @@ async def echo(channel: Channel, *, timeout: float | None = None) -> Response:
     return await final_response(channel, await channel.invoker.invoke(context, command, timeout=timeout))
 
 
-async def provide(incoming: IncomingRequest, request: Request, handlers: Handlers) -> Response:
-    """Answer a C-ECHO: Success unless a handler says otherwise."""
-    if handlers.c_echo is None:
-        return Response(Status.SUCCESS)
-    return outcome(await incoming.guard(handlers.c_echo(request)))
+class Verification(Service):
+    """Answers C-ECHO: with Success, or as `handler` says, a coroutine function of the request."""
+
+    name = "verification"
+    permission = "echo"
+    sop_classes = (VERIFICATION,)
+    commands = frozenset({CommandField.C_ECHO_RQ})
+
+    def __init__(self, handler: EchoHandler | None = None) -> None:
+        self.handler = handler
+        self.at_once = Status.SUCCESS if handler is None else None
+
+    async def perform(self, request: Request) -> Answer:
+        """Ask the handler."""
+        if self.handler is None:
+            return Status.SUCCESS
+        return await request.incoming.guard(self.handler(request))

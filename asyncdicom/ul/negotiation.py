@@ -6,7 +6,7 @@ makes of that reply. Both sides end up with a ``Negotiated``, each from its own 
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import NamedTuple
 
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
@@ -79,6 +79,8 @@ class Negotiated(NamedTuple):
     peer_implementation_class_uid: str | None
     peer_implementation_version_name: str | None
     user_identity_response: bytes | None
+    extended: Mapping[str, bytes] = {}
+    """SOP class -> what the acceptor answered to the SOP Class Extended Negotiation (PS3.7 D.3.3.5)."""
 
 
 class Policy(NamedTuple):
@@ -97,6 +99,8 @@ class Policy(NamedTuple):
     maximum_length: int = Limits.maximum_length
     operations_invoked: int = 1
     operations_performed: int = 1
+    negotiate: Callable[[str, bytes], bytes | None] | None = None
+    """Answers the SOP Class Extended Negotiation of an accepted context; None does not answer it."""
 
 
 def _too_short(maximum_length: int) -> bool:
@@ -225,6 +229,7 @@ def answer(
         return rejection
     results, contexts, role_answers = _look_up(request, policy, {} if answered is None else answered)
     theirs = request.user_information
+    extended = _extended(theirs, contexts, policy)
     window = theirs.operations_window
     if window is not None:
         # Both numbers are the requestor's in the answer too (PS3.7 D.3.3.3).
@@ -243,6 +248,7 @@ def answer(
             implementation_version_name=IMPLEMENTATION_VERSION_NAME,
             operations_window=window,
             role_selections=role_answers,
+            extended_negotiations=tuple(ExtendedNegotiation(*each) for each in extended.items()),
             user_identity_response=user_identity_response,
         ),
         reserved=request.reserved,
@@ -257,8 +263,29 @@ def answer(
         theirs.implementation_class_uid,
         theirs.implementation_version_name,
         user_identity_response,
+        extended,
     )
     return accept, negotiated
+
+
+_NOTHING: Mapping[str, bytes] = {}
+
+
+def _extended(
+    theirs: UserInformation, contexts: Mapping[int, AcceptedContext], policy: Policy
+) -> Mapping[str, bytes]:
+    """Answer the first item of each SOP class that has an accepted context."""
+    if policy.negotiate is None or not theirs.extended_negotiations:
+        return _NOTHING  # the same for all associations
+    found: dict[str, bytes] = {}
+    accepted = {context.abstract_syntax for context in contexts.values()}
+    for uid, information in theirs.extended_negotiations:
+        if uid in accepted:
+            accepted.discard(uid)
+            answer = policy.negotiate(uid, information)
+            if answer is not None:
+                found[uid] = answer
+    return found
 
 
 def propose(
@@ -354,4 +381,5 @@ def confirm(request: AAssociateRQ, accept: AAssociateAC) -> Negotiated:
         theirs.implementation_class_uid,
         theirs.implementation_version_name,
         theirs.user_identity_response,
+        {each.sop_class_uid: each.information for each in reversed(theirs.extended_negotiations)},
     )

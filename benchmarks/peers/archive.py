@@ -9,8 +9,9 @@ from pathlib import Path
 
 from asyncdicom import Timeouts
 from asyncdicom.archive import Archive
-from asyncdicom.archive.index import Writer, open_index
-from asyncdicom.archive.record import Record
+from asyncdicom.archive.index.opening import open_index
+from asyncdicom.archive.index.record import Record
+from asyncdicom.archive.index.writer import Writer
 from asyncdicom.archive.scp import serve_archive
 from asyncdicom.data.elements import Element
 from benchmarks import identifiers, instances

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from asyncdicom.archive import Archive
-from asyncdicom.archive.schema import BY_TAG
+from asyncdicom.archive.index.schema import BY_TAG
 from asyncdicom.data.elements import decode, encode
 from asyncdicom.status import Status
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT, InformationModel, transfer_syntax

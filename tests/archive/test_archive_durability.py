@@ -268,7 +268,7 @@ async def test_an_index_that_fails(
 async def test_an_instance_that_the_index_cannot_take_costs_the_others_nothing(
     tmp_path: Path, tools: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from asyncdicom.archive.record import Record
+    from asyncdicom.archive.index.record import Record
 
     proper = Record.row
 

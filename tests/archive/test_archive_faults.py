@@ -299,13 +299,14 @@ async def test_an_uncertain_replacement_costs_neither(tmp_path: Path, tools: Any
         writer._cursor = Failing(writer._cursor)
         assert await tools.store(archive, tools.data_set(PatientName="OTHER")) == 0xA700
         assert len(tools.files_below(tmp_path)) == 2  # one of them has a row: nobody knows which
-        await asyncio.to_thread(archive._remove_leftovers)
+        await archive.reindex()
         assert len(tools.files_below(tmp_path)) == 2  # the sweep of this life does not judge it
     async with Archive(tmp_path, on_conflict="replace") as archive:
         assert archive._sweep is not None
         await asyncio.wait((archive._sweep,))
-        (path,) = tools.files_below(tmp_path)
+        (path,) = tools.files_below(tmp_path / "objects")
         assert path.read_bytes().endswith(tools.data_set())
+        assert len(tools.files_below(tmp_path / "quarantine")) == 1  # complete, so it is kept
 
 
 async def test_what_was_uncertain_goes_with_the_next_commit(tmp_path: Path, tools: Any) -> None:
@@ -341,8 +342,8 @@ async def test_the_sweep_goes_on_while_others_are_served(tmp_path: Path, tools: 
         assert await tools.store(archive, tools.data_set()) == 0x0000
         assert await tools.store(archive, tools.data_set(PatientName="OTHER")) == 0xB007
     (kept,) = tools.files_below(tmp_path / "objects")
-    kept.with_name("leftover.dcm").write_bytes(b"half")
-    (tmp_path / "quarantine" / "leftover.dcm").write_bytes(b"half")
+    kept.with_name(f"{1:032x}.dcm").write_bytes(b"half")
+    (tmp_path / "quarantine" / f"{2:032x}.dcm").write_bytes(b"half")
     calls = Slow()
     async with Archive(tmp_path, files=calls) as archive:
         assert await asyncio.to_thread(calls.listing.wait, 30)

@@ -11,8 +11,12 @@ from typing import Any
 
 import pytest
 
-from asyncdicom.archive import files
-from asyncdicom.archive.files import FileCalls, Folders, InstanceFile
+from asyncdicom.archive.blobs import folders as folders_module
+from asyncdicom.archive.blobs.files import InstanceFile
+from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.file_calls import FileCalls
+
+HEADER = b"HEADER" + bytes(16)  # the place of the digest
 
 
 @pytest.fixture
@@ -23,21 +27,23 @@ def folders(tmp_path: Path) -> Folders:
 
 
 def test_an_object_is_header_then_data_set(folders: Folders) -> None:
-    file = InstanceFile(folders, FileCalls(), b"HEADER", sync=True)
+    file = InstanceFile(folders, FileCalls(), HEADER, sync=True)
     file.write([memoryview(b"abc"), memoryview(b""), memoryview(b"def")])
     file.write([memoryview(b"ghi")])
     file.finish()
-    assert Path(file.path).read_bytes() == b"HEADERabcdefghi"
-    assert (file.offset, file.length) == (6, 9)
+    assert (
+        Path(file.path).read_bytes() == b"HEADER" + hashlib.sha256(b"abcdefghi").digest()[:16] + b"abcdefghi"
+    )
+    assert (file.offset, file.length) == (22, 9)
     assert file.digest == hashlib.sha256(b"abcdefghi").hexdigest()[:32]
     assert stat.S_IMODE(os.stat(file.path).st_mode) & 0o037 == 0
 
 
 def test_more_pieces_than_one_call_takes(folders: Folders) -> None:
-    file = InstanceFile(folders, FileCalls(), b"", sync=False)
+    file = InstanceFile(folders, FileCalls(), bytes(16), sync=False)
     file.write([memoryview(bytes([n % 256])) for n in range(5000)])
     file.finish()
-    assert Path(file.path).read_bytes() == bytes(n % 256 for n in range(5000))
+    assert Path(file.path).read_bytes()[16:] == bytes(n % 256 for n in range(5000))
 
 
 def test_short_writes_are_continued(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,14 +51,15 @@ def test_short_writes_are_continued(folders: Folders, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "writev", lambda fd, views: write(fd, bytes(b"".join(views))[:5]))
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:3]))
     assert writev is not os.writev
-    file = InstanceFile(folders, FileCalls(), b"HEADER", sync=False)
+    file = InstanceFile(folders, FileCalls(), HEADER, sync=False)
     file.write([memoryview(b"abc"), memoryview(b""), memoryview(b"defghijkl")])
     file.finish()
-    assert Path(file.path).read_bytes() == b"HEADERabcdefghijkl"
+    content = Path(file.path).read_bytes()
+    assert (content[:6], content[22:]) == (b"HEADER", b"abcdefghijkl")
 
 
 def test_nothing_is_there_before_the_first_write(folders: Folders) -> None:
-    file = InstanceFile(folders, FileCalls(), b"HEADER", sync=False)
+    file = InstanceFile(folders, FileCalls(), HEADER, sync=False)
     file.discard()
     assert list(Path(folders.objects).iterdir()) == []
 
@@ -66,7 +73,7 @@ def test_discard_closes_and_removes(folders: Folders) -> None:
             super().close(descriptor)
 
     calls = Calls()
-    file = InstanceFile(folders, calls, b"HEADER", sync=False)
+    file = InstanceFile(folders, calls, HEADER, sync=False)
     file.write([memoryview(b"abc")])
     assert folders.is_receiving(file.name)
     file.discard()
@@ -116,7 +123,7 @@ def test_a_folder_whose_sync_failed_is_not_chosen_again(
     folders = Folders(str(tmp_path), calls, sync=True)
     folders.prepare()
     chance = iter(["aa", *["aa"] * 5, "bb", "cc", "d" * 32])
-    monkeypatch.setattr(files, "secrets", SimpleNamespace(token_hex=lambda size: next(chance)))
+    monkeypatch.setattr(folders_module, "secrets", SimpleNamespace(token_hex=lambda size: next(chance)))
     calls.failing = True
     with pytest.raises(OSError, match="sync failed"):
         folders.take_name()

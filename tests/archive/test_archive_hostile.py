@@ -24,11 +24,11 @@ from sqlalchemy.pool import StaticPool
 from wire import Peer, find_rq, fragments, message, store_rq
 
 from asyncdicom.archive import Archive, IdentifierError
-from asyncdicom.archive.matching import MAXIMUM_CHARACTERS
-from asyncdicom.archive.query import find_query
-from asyncdicom.archive.reader import FREE_COST, Statements, matches
-from asyncdicom.archive.schema import LEVELS, METADATA, patient, study
-from asyncdicom.archive.text import fold_name, normalise, values_of
+from asyncdicom.archive.index.matching import MAXIMUM_CHARACTERS
+from asyncdicom.archive.index.query import find_query
+from asyncdicom.archive.index.reader import FREE_COST, Statements, matches
+from asyncdicom.archive.index.schema import LEVELS, METADATA, patient, study
+from asyncdicom.archive.index.text import fold_name, normalise, values_of
 from asyncdicom.data.elements import Element, encode
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.dimse.messages import encode as encode_command
@@ -216,7 +216,7 @@ async def attack_in_process(tmp_path: Path, tools: Any) -> None:
     assert log.bad == []
     assert counts["instance"] + counts["quarantine"] == len(tools.files_below(tmp_path))
     assert tools.names_in(tmp_path) == ["archive"]
-    assert tools.names_in(tmp_path / "archive") == ["index.sqlite", "objects", "quarantine"]
+    assert tools.names_in(tmp_path / "archive") == ["archive.json", "index.sqlite", "objects", "quarantine"]
     names = re.compile(r"objects/[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{32}\.dcm|quarantine/[0-9a-f]{32}\.dcm")
     for path in tools.files_below(tmp_path):
         assert names.fullmatch(str(path.relative_to(tmp_path / "archive")))
@@ -224,7 +224,7 @@ async def attack_in_process(tmp_path: Path, tools: Any) -> None:
         tables = {
             name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         }
-    assert tables == {"patient", "study", "series", "instance", "quarantine"}
+    assert tables == {"archive", "patient", "study", "series", "instance", "quarantine"}
     print(f"{len(strings)} strings: {kept} kept, {answered} queries answered, {refused} refused")
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Column, MetaData, Table, Text, create_engine, insert, select
 
-from asyncdicom.archive.matching import (
+from asyncdicom.archive.index.matching import (
     Alternatives,
     IdentifierError,
     cost_of,
@@ -21,9 +21,9 @@ from asyncdicom.archive.matching import (
     match_integer,
     match_name,
 )
-from asyncdicom.archive.query import Form, Key
-from asyncdicom.archive.reader import TABLES, condition_of, parameters_of
-from asyncdicom.archive.text import fold_name
+from asyncdicom.archive.index.query import Form, Key
+from asyncdicom.archive.index.reader import TABLES, condition_of, parameters_of
+from asyncdicom.archive.index.text import fold_name
 
 TABLE = Table(
     "t",

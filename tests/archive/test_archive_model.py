@@ -142,6 +142,18 @@ class Disk(FileCalls):
         self._now[path] = self._open[descriptor] = File()
         return descriptor
 
+    def open_to_read(self, path: str) -> int:
+        self._call()
+        descriptor = super().open_to_read(path)
+        self._open[descriptor] = self._now.get(path, File())
+        return descriptor
+
+    def write_at(self, descriptor: int, position: int, data: bytes) -> None:
+        self._call()
+        super().write_at(descriptor, position, data)
+        now = self._open[descriptor].now
+        self._open[descriptor].now = now[:position] + data + now[position + len(data) :]
+
     def write(self, descriptor: int, views: Sequence[bytes | memoryview]) -> None:
         self._call()
         super().write(descriptor, views)
@@ -302,7 +314,7 @@ async def live(
         opened = Archive(disk.root, files=disk, on_conflict=on_conflict)
         (error,) = await turns.run(opened.open())
         if error is not None:
-            assert disk.dead or disk._failing
+            assert disk.dead or disk._failing, error
             return
         for cursor in (opened._ingest._writer._cursor,):
             cursor.execute("PRAGMA synchronous = OFF")  # COMMIT is durable here by decree
@@ -408,10 +420,8 @@ async def start_again(root: Path, witness: Witness, on_conflict: str) -> None:
         survivor._durable[str(path)] = file
     witness.close()
     witness.look(survivor)
-    files_left = len(tools.files_below(root))
-    assert files_left == rows or files_left >= 2 * rows, (
-        "leftovers are swept, unless the index may be the lost one"
-    )
+    below = [path for path in tools.files_below(root) if path.parent.name != "lost"]
+    assert len(below) == rows, "what is no instance is not left among them"
 
 
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -491,6 +501,9 @@ def test_a_sync_left_out_is_found_out(tools: Any) -> None:
     """Proof that these tests can fail: each place that syncs is needed, and each is missed when left out."""
     places = {place for case in itertools.islice(corpus(), 30) for place in run_lives(tools, **case).syncs}
     places.discard(ELSEWHERE)  # the model begins below it
+    # Each life of the model has synced a folder before it made a file there. Folders that others have copied,
+    # or that an archive without durability has made, are in test_archive_kept.py.
+    places -= {place for place in places if place.endswith("_sweep_folder()")}
     assert len(places) >= 8
     for place in sorted(places):
         for case in itertools.islice(corpus(), 300):

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from asyncdicom.archive import Archive, IdentifierError
-from asyncdicom.archive.index import open_index
-from asyncdicom.archive.queries import Queries, QueriesClosed
-from asyncdicom.archive.query import find_query
-from asyncdicom.archive.reader import Execute, Statements, matches
+from asyncdicom.archive.index.opening import open_index
+from asyncdicom.archive.index.queries import Queries, QueriesClosed
+from asyncdicom.archive.index.query import find_query
+from asyncdicom.archive.index.reader import Execute, Statements, matches
 from asyncdicom.data.elements import Element, encode
 from asyncdicom.uid import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from asyncdicom.archive import Archive, FileCalls
-from asyncdicom.archive.room import MINIMUM_FREE, Room
+from asyncdicom.archive.blobs.room import MINIMUM_FREE, Room
 
 GIB = 1 << 30
 

@@ -288,7 +288,7 @@ async def test_a_restart_keeps_everything(tmp_path: Path, tools: Any) -> None:
         assert await tools.store(archive, data) == 0x0000
         assert await archive.counts() == {**ONE, "instance": 2, "quarantine": 1}
     assert set(files) < set(tools.files_below(tmp_path))
-    assert tools.names_in(tmp_path) == ["index.sqlite", "objects", "quarantine"]
+    assert tools.names_in(tmp_path) == ["archive.json", "index.sqlite", "objects", "quarantine"]
 
 
 async def test_two_archives_on_one_folder(archive: Archive) -> None:
@@ -334,7 +334,7 @@ async def test_leftovers_of_a_crash_are_swept(tmp_path: Path, tools: Any) -> Non
         assert await tools.store(archive, tools.data_set()) == 0x0000
     (kept,) = tools.files_below(tmp_path)
     (tmp_path / "objects" / "zz").mkdir()
-    kept.with_name("leftover.dcm").write_bytes(b"half")
+    kept.with_name(f"{1:032x}.dcm").write_bytes(b"half")
     async with Archive(tmp_path, durability="none") as archive:
         assert await tools.store(archive, tools.data_set(SOPInstanceUID="1.2.3.1.1.2")) == 0x0000
         assert archive._sweep is not None

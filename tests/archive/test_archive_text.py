@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncdicom.archive.schema import BY_TAG, LEVELS
-from asyncdicom.archive.text import fold_name, normalise, text_of, values_of
+from asyncdicom.archive.index.schema import BY_TAG, LEVELS
+from asyncdicom.archive.index.text import fold_name, normalise, text_of, values_of
 from asyncdicom.data.elements import Element
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from asyncdicom import BytesSource, Request, Retrieval, StatusError
 from asyncdicom.data.elements import encode
-from asyncdicom.services.handlers import Response
+from asyncdicom.services.responses import Response
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, JPEG_BASELINE_8BIT
 
 CT = "1.2.840.10008.5.1.4.1.1.2"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from wire import eventually
 
-from asyncdicom import AccessPolicy, Timeouts, associate
+from asyncdicom import AccessPolicy, NormalizedService, Request, Timeouts, associate
 from asyncdicom.address import Address
 from asyncdicom.archive import Archive
 from asyncdicom.archive.scp import serve_archive
@@ -19,9 +19,11 @@ from asyncdicom.conformance.cases import CASES, DEVIATIONS, select
 from asyncdicom.conformance.tcp import play_with_acceptor, play_with_requestor
 from asyncdicom.exceptions import AssociationError, PresentationContextError
 from asyncdicom.server import Server
+from asyncdicom.services.normalized import NORMALIZED_HANDLERS
 from asyncdicom.uid import STUDY_ROOT, VERIFICATION
 
 PATIENCE = 5.0
+MPPS, GRAYSCALE_PRINT = "1.2.840.10008.3.1.2.3.3", "1.2.840.10008.5.1.1.9"
 
 
 @pytest.fixture
@@ -30,11 +32,23 @@ async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
         yield opened
 
 
+def _normalized() -> NormalizedService:
+    """Takes whatever is asked, if it can be read: beside the archive, so that no case is skipped."""
+
+    async def take(request: Request) -> int:
+        await request.attributes()
+        return 0
+
+    handlers = {name: take for name in NORMALIZED_HANDLERS if name != "n_event_report"}
+    return NormalizedService(sop_classes=[MPPS, GRAYSCALE_PRINT], **handlers)
+
+
 @pytest.fixture
 async def server(archive: Archive) -> AsyncIterator[Server]:
     async with serve_archive(
         archive,
         "ARCHIVE@127.0.0.1:0",
+        services=[_normalized()],
         timeouts=Timeouts(artim=0.2, receive=0.3, release=1.0),
     ) as serving:
         yield serving

@@ -183,8 +183,8 @@ def test_what_a_message_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("asyncdicom.net.disk._SLOW", math.inf)  # a busy machine must not change the way,
-    monkeypatch.setattr("asyncdicom.net.payload._read", Disk())  # nor must what ran before
-    monkeypatch.setattr("asyncdicom.net.payload._written", Disk())
+    monkeypatch.setattr("asyncdicom.net.sources._read", Disk())  # nor must what ran before
+    monkeypatch.setattr("asyncdicom.net.part_file._written", Disk())
     found, ceiling = measure(work, tmp_path), MESSAGES[what]
     print(f"{what}: {found}")
     too_much = [key for key in Work._fields if getattr(found, key) > getattr(ceiling, key)]

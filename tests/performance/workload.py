@@ -34,7 +34,7 @@ from asyncdicom import (
     serve,
 )
 from asyncdicom.net import disk
-from asyncdicom.net.payload import DataStream
+from asyncdicom.net.stream import DataStream
 from asyncdicom.net.transport import Transport
 from asyncdicom.opening import Opening
 

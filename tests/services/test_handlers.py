@@ -11,6 +11,7 @@ import pytest
 from wire import (
     CT,
     IDENTIFIER,
+    MR,
     STUDY_CONTEXTS,
     Peer,
     cancel_rq,
@@ -38,8 +39,10 @@ from asyncdicom import (
     serve,
 )
 from asyncdicom.dimse.messages import Command, CommandField, encode
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
 CONTEXTS = [VERIFICATION, CT, STUDY_ROOT]
+GETTING = [*CONTEXTS, *retrieval_contexts([(MR, EXPLICIT_VR_LITTLE_ENDIAN)])]
 RAW_CONTEXTS = [VERIFICATION, CT, *STUDY_CONTEXTS]
 FIND = 5  # the context ID of C-FIND in RAW_CONTEXTS
 
@@ -101,7 +104,7 @@ async def test_a_handler_that_fails_is_answered_for_and_the_server_lives_on(
     handlers = {"c_echo": handler, "c_store": handler, "c_get": handler, "c_move": handler}
     async with (
         serve("SCP@127.0.0.1:0", **handlers, c_find=find_fails, destinations={"WS": "h:1"}) as server,
-        associate(address(server), contexts=CONTEXTS) as association,
+        associate(address(server), contexts=GETTING) as association,
     ):
         responses = [
             await association.c_echo(),
@@ -397,7 +400,7 @@ async def test_c_cancel_reaches_a_retrieve_handler() -> None:
 
     async with (
         serve("SCP@127.0.0.1:0", c_get=on_get) as server,
-        associate(address(server), contexts=CONTEXTS) as association,
+        associate(address(server), contexts=GETTING) as association,
     ):
         async with association.c_get(IDENTIFIER, c_store=on_store) as retrieval:
             await asyncio.sleep(0.01)

@@ -247,7 +247,8 @@ async def test_an_unreadable_identifier_fails_the_query_not_the_association() ->
     ):
         with pytest.raises(StatusError) as caught:
             await association.c_find(b"\x08\x00\x52\x00CS\xff\xffgarbage")
-        assert caught.value.status == 0xC000
+        assert caught.value.status == 0xA900
+        assert caught.value.response.error_comment.startswith("your data set cannot be read: ")
         assert len(await association.c_find(QUERY)) == 3
 
 

@@ -16,6 +16,7 @@ from asyncdicom import (
     AcceptedContext,
     Address,
     BytesSource,
+    PresentationContextError,
     Request,
     Response,
     Retrieval,
@@ -399,7 +400,7 @@ async def test_sources_are_made_while_they_are_sent_and_what_is_gone_has_failed(
     assert ended == [3]
 
 
-async def test_without_contexts_a_c_get_fails_without_a_message_for_each_instance() -> None:
+async def test_without_their_contexts_a_c_get_fails_without_a_message_for_each_instance() -> None:
     sources = Lazy(*(instance(1) for _ in range(2000)))
 
     async def give(request: Request) -> Retrieval:
@@ -407,7 +408,9 @@ async def test_without_contexts_a_c_get_fails_without_a_message_for_each_instanc
 
     async with (
         serve("SCP@127.0.0.1:0", c_get=give) as server,
-        associate(address(server), contexts=[STUDY_ROOT]) as association,
+        associate(
+            address(server), contexts=[STUDY_ROOT, *retrieval_contexts([(MR, EXPLICIT_VR_LITTLE_ENDIAN)])]
+        ) as association,
     ):
         retrieval = association.c_get(IDENTIFIER, c_store=Store())
         with suppress(StatusError):
@@ -419,6 +422,15 @@ async def test_without_contexts_a_c_get_fails_without_a_message_for_each_instanc
     assert 0 < sum(len(uid) + 1 for uid in result.failed_sop_instance_uids) <= 65535
     assert retrieval.response is not None
     assert retrieval.response.error_comment == "an instance has no presentation context"
+
+
+async def test_a_c_get_that_can_bring_nothing_is_refused_before_it_is_asked() -> None:
+    async with (
+        serve("SCP@127.0.0.1:0", c_get=giving(instance(1))) as server,
+        associate(address(server), contexts=[STUDY_ROOT]) as association,
+    ):
+        with pytest.raises(PresentationContextError, match="add retrieval_contexts"):
+            await association.c_get(IDENTIFIER, c_store=Store())
 
 
 async def test_a_cancel_while_the_next_source_is_looked_up_tells_what_was_done() -> None:

@@ -1,0 +1,185 @@
+"""What is on its way into the index, and how whoever waits for it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import queue
+from collections.abc import Iterable
+from typing import Any
+
+from asyncdicom.archive.blobs.files import InstanceFile, StoredFile
+from asyncdicom.archive.index.record import Record
+from asyncdicom.net.threads import Ending
+
+__all__ = ["Answer", "Arrival", "Found", "OnConflict", "Outcome", "State", "Uncertain", "deliver"]
+
+
+class OnConflict(enum.Enum):
+    """What becomes of an instance whose SOP Instance UID is taken by other bytes."""
+
+    QUARANTINE = "quarantine"
+    KEEP = "keep"
+    REPLACE = "replace"
+
+
+class Outcome(enum.Enum):
+    """What became of an arrival."""
+
+    STORED = "stored"
+    REPLACED = "stored in place of another"
+    HEALED = "stored in place of its own file, which was missing or damaged"
+    ALREADY_HERE = "the same bytes are here already"
+    QUARANTINED = "in quarantine"
+    ALREADY_IN_QUARANTINE = "the same bytes are in quarantine already"
+    HEALED_IN_QUARANTINE = "in quarantine, in place of its own file, which was missing or damaged"
+    REFUSED = "the first stays, this one is not kept"
+    WITHDRAWN = "withdrawn before its turn"
+    UNTRUSTED = "a sync of its folder has failed"
+
+    @property
+    def keeps(self) -> bool:
+        """Tell whether the file of the arrival belongs to the index afterwards."""
+        return self in _KEPT
+
+    @property
+    def heals(self) -> bool:
+        """Tell whether a file that was missing or damaged was replaced by its own bytes."""
+        return self in (Outcome.HEALED, Outcome.HEALED_IN_QUARANTINE)
+
+
+_KEPT = frozenset(
+    {
+        Outcome.STORED,
+        Outcome.REPLACED,
+        Outcome.HEALED,
+        Outcome.QUARANTINED,
+        Outcome.HEALED_IN_QUARANTINE,
+    }
+)
+
+
+class State(enum.Enum):
+    """What a look at the file of a row has found."""
+
+    SOUND = "as its row says"
+    MISSING = "missing"
+    DAMAGED = "damaged"
+
+
+class Uncertain(Exception):
+    """A commit failed, and so did making sure of it: the file must stay until the next commit."""
+
+
+Answer = Outcome | BaseException
+
+
+class Arrival:
+    """One instance on its way into the index, and the answer to whoever waits for it.
+
+    Its record is there when its file is closed, and durable as far as promised.
+    """
+
+    record: Record
+    file: InstanceFile | StoredFile
+    was_found = False  # in the archive's own folder, without a row
+
+    def __init__(self, file: InstanceFile, transfer_syntax_uid: str, calling_ae_title: str) -> None:
+        self.file = file
+        self.transfer_syntax_uid = transfer_syntax_uid
+        self.calling_ae_title = calling_ae_title
+        self.obsolete: str | None = None  # the file that this one has replaced
+        self.looked: dict[str, State] = {}  # what was found where the files of rows were looked at
+        # A thread may be using the file, or the row be on its way to the disk, until the answer is there.
+        self.answer: Ending[Outcome] = Ending(loop=asyncio.get_running_loop())
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Tell whether nobody waits for the answer any more."""
+        return self.answer.is_withdrawn
+
+    def tell(self, answer: Answer) -> None:
+        """Answer, from any thread."""
+        deliver([(self, answer)])
+
+    @property
+    def is_kept(self) -> bool:
+        """Tell whether the file belongs to the index now."""
+        return self._is_answered and self.answer.exception() is None and self.answer.result().keeps
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Tell whether nobody knows if the file belongs to the index."""
+        return self._is_answered and isinstance(self.answer.exception(), Uncertain)
+
+    @property
+    def _is_answered(self) -> bool:
+        return self.answer.done() and not self.answer.cancelled()
+
+    def file_row(self) -> dict[str, Any]:
+        """Give the columns that instance and quarantine have in common."""
+        return {
+            "transfer_syntax_uid": self.transfer_syntax_uid,
+            "file": self.file.name,
+            "data_set_offset": self.file.offset,
+            "data_set_length": self.file.length,
+            "digest": self.file.digest,
+            "calling_ae_title": self.calling_ae_title,
+        }
+
+
+class Found(Arrival):
+    """A file that lies in the archive's folder and has no row; a thread waits for the answer."""
+
+    was_found = True
+    is_withdrawn = False
+
+    def __init__(
+        self, file: StoredFile, transfer_syntax_uid: str, record: Record, *, in_quarantine: bool
+    ) -> None:
+        self.file = file
+        self.transfer_syntax_uid = transfer_syntax_uid
+        self.calling_ae_title = ""
+        self.record = record
+        self.in_quarantine = in_quarantine
+        self.obsolete = None
+        self.looked = {}
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+
+    def tell(self, answer: Answer) -> None:
+        """Answer, from any thread."""
+        self._answers.put(answer)
+
+    def wait(self) -> Answer:
+        """Wait for the answer. Blocks."""
+        return self._answers.get(True)
+
+
+def deliver(answers: Iterable[tuple[Arrival, Answer]]) -> None:
+    """Answer in the loops that wait: normally all in one, which is woken once."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Arrival, Answer]]] = {}
+    for arrival, answer in answers:
+        if arrival.was_found:
+            arrival.tell(answer)
+        else:
+            by_loop.setdefault(arrival.answer.get_loop(), []).append((arrival, answer))
+    for loop, group in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_set, group)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            continue
+
+
+def _set(answers: Iterable[tuple[Arrival, Answer]]) -> None:
+    for arrival, answer in answers:
+        future = arrival.answer
+        if future.done():
+            continue
+        if isinstance(answer, BaseException) and (
+            isinstance(answer, StopIteration) or not isinstance(answer, Exception)
+        ):  # a future does not take the first, and the others would end the loop
+            answer = RuntimeError(type(answer).__name__)
+        if isinstance(answer, BaseException):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)

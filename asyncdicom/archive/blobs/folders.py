@@ -1,0 +1,217 @@
+"""Where the files of the archive lie, and which of its folders can be trusted.
+
+No received value is ever part of a path: names are random, folders too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+
+from asyncdicom.archive.file_calls import FileCalls
+
+__all__ = ["Folders"]
+
+_OUR_FOLDER = re.compile(r"[0-9a-f]{2}")
+_OUR_FILE = re.compile(r"[0-9a-f]{32}\.dcm")
+_TRIES = 256  # to find a folder among 256 of which no sync has failed
+
+
+class Folders:
+    """Where files lie below the archive's root, and which of them are being received now.
+
+    New objects share one random folder ``objects/ab/cd`` for a while, then move on to another: so a group
+    commit has one folder to sync, and no folder grows beyond a thousand files or so. For many threads.
+
+    What a failed sync was to write may be lost for good although the next sync succeeds: the kernel has given
+    those pages up. So a file is not trusted any more once a sync of its folder has failed.
+    """
+
+    FILES_PER_FOLDER = 1000
+
+    def __init__(self, root: str, calls: FileCalls, *, sync: bool) -> None:
+        self.objects = os.path.join(root, "objects")
+        self.quarantine = os.path.join(root, "quarantine")
+        self.lost = os.path.join(root, "lost")
+        self.sets_modes = False  # whether the umask takes away what a file should have
+        self._root = root
+        self._calls = calls
+        self._sync = sync
+        self._lock = threading.Lock()
+        self._receiving: dict[str, str] = {}  # by the last part, which stays the same in quarantine
+        self._untrusted: set[str] = set()
+        self._folder = ""
+        self._room = 0
+
+    def prepare(self) -> None:
+        """Make the root and its two folders."""
+        self.prepare_root()
+        for path in (self.objects, self.quarantine):
+            self._calls.make_directory(path)
+
+    def prepare_root(self) -> None:
+        """Make the root and every folder on the way to it."""
+        self._make(self._root)
+
+    def _make(self, path: str) -> None:
+        try:
+            self._calls.make_directory(path)
+        except FileNotFoundError:
+            self._make(os.path.dirname(path))
+            self._calls.make_directory(path)
+
+    def sync_root(self) -> None:
+        """Make what is in the root durable, and every entry on the way to it: a crash may have left them."""
+        path = self._root
+        self.sync(path)
+        while not os.path.ismount(path):
+            path = os.path.dirname(path)
+            try:
+                self.sync(path)
+            except PermissionError:
+                continue  # others made it, and keep it
+
+    def sync(self, path: str) -> None:
+        """Make the entries of a folder durable, if the archive is to survive a power cut."""
+        if not self._sync:
+            return
+        try:
+            self._calls.sync_directory(path)
+        except BaseException:
+            receiving = list(self._receiving.values())
+            self._untrusted.update(name for name in receiving if os.path.dirname(self.path(name)) == path)
+            self._room = 0
+            raise
+
+    def is_trusted(self, name: str) -> bool:
+        """Tell whether a sync of its folder can still make ``name`` durable."""
+        return name not in self._untrusted
+
+    def take_name(self) -> str:
+        """Give a new name below ``objects``; until `give_back` the file counts as being received."""
+        with self._lock:
+            if self._room <= 0:
+                self._open_folder()
+            self._room -= 1
+            file = f"{secrets.token_hex(16)}.dcm"
+            name = f"{self._folder}/{file}"
+            self._receiving[file] = name
+            return name
+
+    def _open_folder(self) -> None:
+        outer = self._new_folder("")
+        self._folder = self._new_folder(f"{outer}/")
+        for name in (outer, self._folder):
+            self._calls.make_directory(self.path(name))
+            try:  # also if it was there: whoever made it may have died before this
+                self.sync(os.path.dirname(self.path(name)))
+            except BaseException:
+                self._untrusted.add(name)
+                raise
+        self.sets_modes = sys.platform != "win32"  # the first file shows whether that is needed
+        self._room = self.FILES_PER_FOLDER
+
+    def _new_folder(self, above: str) -> str:
+        for _ in range(_TRIES):
+            name = f"{above}{secrets.token_hex(1)}"
+            if self.is_trusted(name):
+                return name
+        raise OSError(errno.EIO, "syncs of too many folders have failed", self.path(above))
+
+    def give_back(self, name: str, *, failed: bool) -> None:
+        """Say that ``name`` is not being received any more; after a failure the next file goes elsewhere."""
+        self._receiving.pop(os.path.basename(name), None)
+        self._untrusted.discard(name)
+        if failed:
+            self._room = 0
+
+    def all_folders(self) -> Iterator[str]:
+        """Give the folders that files are in: every ``objects/ab/cd``, then ``quarantine``; never a link."""
+        for outer in self._our_folders("objects"):
+            yield from self._our_folders(outer)
+        if self.is_folder(self.quarantine):
+            yield "quarantine"
+
+    def _our_folders(self, above: str) -> Iterator[str]:
+        for name in self._calls.list(self.below_root(above)):
+            if _OUR_FOLDER.fullmatch(name) and self.is_folder(self.below_root(f"{above}/{name}")):
+                yield f"{above}/{name}"
+
+    def has_objects(self) -> bool:
+        """Tell whether there is any folder ``objects/ab``: the first instance makes one, and it stays."""
+        return self.is_folder(self.objects) and any(
+            _OUR_FOLDER.fullmatch(name) and self.is_folder(os.path.join(self.objects, name))
+            for name in self._calls.names(self.objects)
+        )
+
+    def is_folder(self, path: str) -> bool:
+        """Tell whether ``path`` is a folder, and no link to one."""
+        found = self._calls.look(path)
+        return found is not None and stat.S_ISDIR(found.st_mode)
+
+    def foreign_folders(self) -> int:
+        """Count what lies in ``objects`` and ``objects/ab`` and is no folder of ours: links, notes."""
+        outer = list(self._our_folders("objects"))
+        count = len(self._calls.list(self.objects)) - len(outer)
+        for folder in outer:
+            count += len(self._calls.list(self.below_root(folder))) - sum(
+                1 for _ in self._our_folders(folder)
+            )
+        return count
+
+    def names_in(self, folder: str) -> tuple[list[str], int]:
+        """Give the names of our files in one of `all_folders`, and how many other things are there."""
+        names = self._calls.list(self.below_root(folder))
+        ours = [name for name in names if _OUR_FILE.fullmatch(name)]
+        return ours, len(names) - len(ours)
+
+    def below_root(self, name: str) -> str:
+        """Give the path of what lies below the archive's folder, by a name with slashes."""
+        return os.path.join(self._root, *name.split("/"))
+
+    def is_receiving(self, name: str) -> bool:
+        """Tell whether ``name`` is being received now, or is on its way to quarantine."""
+        return os.path.basename(name) in self._receiving
+
+    def path(self, name: str) -> str:
+        """Give the path of an object, or of a folder of objects."""
+        return os.path.join(self.objects, *name.split("/"))
+
+    def quarantine_path(self, name: str) -> str:
+        """Give the path of a file in quarantine."""
+        return os.path.join(self.quarantine, name)
+
+    def move_to_quarantine(self, path: str) -> str:
+        """Move a file there, into a folder that is made if it was taken away, and give its new path.
+
+        Neither end is durable before `sync`.
+        """
+        target = self.quarantine_path(os.path.basename(path))
+        try:
+            self._calls.move(path, target)
+        except FileNotFoundError:
+            if not self._calls.make_directory(self.quarantine):
+                raise  # it was there: the file is what is missing
+            self.sync(self._root)
+            self._calls.move(path, target)
+        return target
+
+    def set_aside(self, path: str) -> str:
+        """Move a file that belongs to no row into ``lost``, replacing nothing, and give its new path.
+
+        It loses its ending: nobody takes for an image what is cut off or damaged.
+        """
+        if self._calls.make_directory(self.lost):
+            self.sync(self._root)
+        name = os.path.basename(path).removesuffix(".dcm")
+        while self._calls.look(os.path.join(self.lost, name)) is not None:
+            name = secrets.token_hex(16)
+        target = os.path.join(self.lost, name)
+        self._calls.move(path, target)
+        return target

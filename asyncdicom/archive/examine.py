@@ -1,0 +1,159 @@
+"""A file without a row is examined: is it an instance that was received to its end?"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from asyncdicom.archive.blobs.files import StoredFile
+from asyncdicom.archive.blobs.header import DIGEST_SIZE, digest_in
+from asyncdicom.archive.blobs.look import Ended
+from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.record import WANTED_TAGS, Record, usable_record
+from asyncdicom.data.part10 import HEAD_SIZE, read_file_meta
+from asyncdicom.data.scanner import Scanner
+from asyncdicom.exceptions import DataSetError
+from asyncdicom.uid import transfer_syntax
+
+__all__ = ["Examined", "Unusable", "examine"]
+
+_PIECE = 1 << 20
+_SHORTEST = 132  # bytes of preamble and DICM
+_UNFINISHED = bytes(DIGEST_SIZE).hex()
+
+
+class Unusable(Exception):
+    """Not an instance that can be indexed. ``was_acknowledged`` is False where that is proved."""
+
+    def __init__(self, why: str, *, was_acknowledged: bool = True) -> None:
+        super().__init__(why)
+        self.was_acknowledged = was_acknowledged
+
+
+class Examined(NamedTuple):
+    """An instance that can be indexed."""
+
+    file: StoredFile
+    transfer_syntax_uid: str
+    record: Record
+
+
+def examine(
+    calls: FileCalls, path: str, name: str, *, sync: bool, is_closing: Callable[[], bool]
+) -> Examined:
+    """Read a whole file, and make it durable if ``sync``. Blocks.
+
+    A file of ours tells the digest of its data set: that proves that it is as it was received. One of an
+    earlier version has to be a Part 10 file whose elements end where the file does. Raises `Unusable`,
+    `OSError`, and `Ended` when ``is_closing()``.
+    """
+    descriptor = calls.open_to_read(path)
+    try:
+        examined = _examine(_Pieces(calls, descriptor, is_closing), path, name)
+        if sync:
+            calls.sync_data(descriptor)
+        return examined
+    finally:
+        calls.close(descriptor)
+
+
+class _Pieces:
+    def __init__(self, calls: FileCalls, descriptor: int, is_closing: Callable[[], bool]) -> None:
+        self._calls = calls
+        self._descriptor = descriptor
+        self._is_closing = is_closing
+
+    def head(self) -> bytes:
+        head = b""
+        while len(head) < HEAD_SIZE and (piece := self._calls.read(self._descriptor, HEAD_SIZE - len(head))):
+            head += piece
+        return head
+
+    def rest(self) -> Iterator[bytes]:
+        while piece := self._calls.read(self._descriptor, _PIECE):
+            if self._is_closing():
+                raise Ended
+            yield piece
+
+
+def _examine(pieces: _Pieces, path: str, name: str) -> Examined:
+    head = pieces.head()
+    if len(head) < _SHORTEST:
+        raise Unusable("it has no data set", was_acknowledged=False)
+    try:
+        meta = read_file_meta(head)
+    except DataSetError as error:
+        raise Unusable(str(error)) from None
+    told = digest_in(head, meta.offset)
+    whole = _Whole(meta.transfer_syntax_uid, is_proved=told not in (None, _UNFINISHED))
+    whole.feed(head[meta.offset :])
+    for piece in pieces.rest():
+        whole.feed(piece)
+    why = whole.what_is_wrong()
+    if told == _UNFINISHED:
+        # Complete all the same: a crash came just before its end, or the disk has lost what was written last.
+        raise Unusable(why or "it was never finished", was_acknowledged=not why)
+    if told is not None and told != whole.digest:
+        raise Unusable("its bytes are not those that were received")
+    if why:
+        raise Unusable(why)
+    try:
+        record = whole.record()
+    except DataSetError as error:
+        raise Unusable(str(error)) from None
+    file = StoredFile(name, path, meta.offset, whole.length, whole.digest)
+    return Examined(file, meta.transfer_syntax_uid, record)
+
+
+class _Whole:
+    """Takes a data set to its end: its digest, its record, and whether it is complete."""
+
+    def __init__(self, transfer_syntax_uid: str, *, is_proved: bool) -> None:
+        self.length = 0
+        self._syntax = transfer_syntax(transfer_syntax_uid)
+        # Deflated: its own end is enough. To go through all that comes out of it is for nobody.
+        self._inflate = (
+            zlib.decompressobj(-zlib.MAX_WBITS) if self._syntax.deflated and not is_proved else None
+        )
+        self._scanner = Scanner(
+            transfer_syntax_uid, WANTED_TAGS, whole=not is_proved and not self._syntax.deflated
+        )
+        self._digest = hashlib.sha256()
+        self._error = ""
+
+    @property
+    def digest(self) -> str:
+        return self._digest.hexdigest()[: 2 * DIGEST_SIZE]
+
+    def feed(self, piece: bytes) -> None:
+        self.length += len(piece)
+        self._digest.update(piece)
+        if self._error:
+            return
+        try:
+            if not self._scanner.done:
+                self._scanner.feed(piece)
+            rest = piece
+            while self._inflate is not None and rest and not self._inflate.eof:
+                self._inflate.decompress(rest, _PIECE)
+                rest = self._inflate.unconsumed_tail
+        except DataSetError as error:
+            self._error = str(error)
+        except zlib.error:
+            self._error = "the deflated data set is corrupt"
+
+    def what_is_wrong(self) -> str:
+        if self._error:
+            return self._error
+        if self._inflate is not None and not self._inflate.eof:
+            return "the deflated data set is truncated"
+        try:
+            self._scanner.finish()
+        except DataSetError as error:
+            return str(error)
+        return ""
+
+    def record(self) -> Record:
+        return usable_record(self._scanner.found, little_endian=self._syntax.little_endian)

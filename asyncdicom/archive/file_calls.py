@@ -1,0 +1,162 @@
+"""The file calls of the archive. Nothing else in it touches the file system.
+
+Every call goes through one `FileCalls`, so that tests can make the disk full, slow or forgetful.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Sequence
+
+from asyncdicom.net import disk
+
+__all__ = ["FILE_MODE", "FOLDER_MODE", "FileCalls"]
+
+FOLDER_MODE, FILE_MODE = 0o750, 0o640
+
+Bytes = bytes | memoryview
+
+
+class FileCalls:
+    """The file calls that the archive makes, all blocking, all raising ``OSError``."""
+
+    def create(self, path: str) -> int:
+        """Create a file that must not exist, and give its descriptor."""
+        return os.open(path, disk.CREATE, FILE_MODE)
+
+    def open_to_read(self, path: str) -> int:
+        """Open a regular file, no link, and give its descriptor. A FIFO of that name holds nobody up."""
+        descriptor = os.open(path, disk.READ | disk.NO_LINK)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        return descriptor
+
+    def read(self, descriptor: int, size: int) -> bytes:
+        """Read on, at most ``size`` bytes; none at the end."""
+        return os.read(descriptor, size)
+
+    def write_at(self, descriptor: int, position: int, data: bytes) -> None:
+        """Write over what is at ``position``, without moving where `write` goes on."""
+        disk.write_at(descriptor, data, position)
+
+    def look(self, path: str) -> os.stat_result | None:
+        """Give what is at ``path``, links not followed; None if nothing is."""
+        try:
+            return os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def restrict(self, path: str, *, make: bool = False) -> None:
+        """Let nobody but owner and group read a file that others write; ``make`` it if it is not there."""
+        if make:
+            with contextlib.suppress(FileExistsError):
+                descriptor = os.open(path, disk.CREATE, FILE_MODE)
+                os.chmod(path, FILE_MODE)
+                os.close(descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            mode = stat.S_IMODE(os.stat(path).st_mode)
+            if mode & ~FILE_MODE:
+                os.chmod(path, mode & FILE_MODE)
+
+    def replace(self, path: str, content: bytes, *, sync: bool) -> None:
+        """Put a small file in the place of one; a crash leaves the old or the new one."""
+        half = f"{path}.half"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(half)
+        descriptor = os.open(half, disk.CREATE, FILE_MODE)
+        try:
+            os.chmod(half, FILE_MODE)
+            disk.write_all(descriptor, [content])
+            if sync:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(half, path)
+
+    def set_mode(self, descriptor: int) -> bool:
+        """Let owner and group have what `create` asked for; tell whether the umask had taken it away."""
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) == FILE_MODE:
+            return False
+        os.chmod(descriptor, FILE_MODE)
+        return True
+
+    def write(self, descriptor: int, views: Sequence[Bytes]) -> None:
+        """Write all ``views``, one after another."""
+        disk.write_all(descriptor, views)
+
+    def sync_data(self, descriptor: int) -> None:
+        """Return when the content of the file survives a power cut."""
+        disk.sync_data(descriptor)
+
+    def sync_directory(self, path: str) -> None:
+        """Return when the entries of a folder survive a power cut."""
+        if sys.platform == "win32":
+            return  # no such call there
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """Close a descriptor."""
+        os.close(descriptor)
+
+    def make_directory(self, path: str) -> bool:
+        """Make a folder unless it is there, whatever the umask; tell whether it was made."""
+        try:
+            os.mkdir(path, FOLDER_MODE)
+        except FileExistsError:
+            return False
+        os.chmod(path, FOLDER_MODE)
+        return True
+
+    def lock_directory(self, path: str) -> int:
+        """Take a folder for this process alone until the descriptor is closed (-1 where that is unknown).
+
+        Raises ``BlockingIOError`` if another process has it.
+        """
+        if sys.platform == "win32":
+            return -1
+        import fcntl
+
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def move(self, source: str, target: str) -> None:
+        """Give a file another name on the same file system."""
+        os.rename(source, target)
+
+    def remove(self, path: str) -> None:
+        """Remove a file; one that is not there is no error."""
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+
+    def list(self, path: str) -> list[str]:
+        """Give the names in a folder, sorted; none if it is not there."""
+        return sorted(self.names(path))
+
+    def names(self, path: str) -> Sequence[str]:
+        """Give the names in a folder as they come; none if it is not there."""
+        try:
+            return os.listdir(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def space(self, path: str) -> tuple[int, int]:
+        """Give the size of the disk that a folder is on, and what is free of it, in bytes."""
+        usage = shutil.disk_usage(path)
+        return usage.total, usage.free

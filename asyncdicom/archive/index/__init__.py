@@ -1,0 +1,1 @@
+"""The index: what is stored, and how it is found. Nothing outside speaks SQL."""

@@ -1,0 +1,65 @@
+"""An index of an earlier version is brought to this one, step by step.
+
+First the whole index is copied (``index.sqlite.schema-2``), then all steps and the new number are one
+transaction: whoever is killed on the way finds the old index or the new one, never a half.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+from asyncdicom.archive.file_calls import FileCalls
+
+__all__ = ["STEPS", "migrate"]
+
+
+def _to_3(cursor: Any) -> None:
+    """The archive's ID and the number of its start."""
+    cursor.execute(
+        "CREATE TABLE archive (id INTEGER NOT NULL, archive_id TEXT NOT NULL, generation INTEGER NOT NULL, "
+        "PRIMARY KEY (id))"
+    )
+
+
+STEPS: dict[int, Callable[[Any], None]] = {2: _to_3}
+"""What leads from each schema to the next one."""
+
+
+def migrate(connection: Any, path: str, calls: FileCalls, version: int, wanted: int) -> str:
+    """Bring the index at ``path`` from one schema to another; gives the path of the copy of what it was.
+
+    ``connection`` is the driver's, in autocommit mode. Raises ``sqlite3.Error`` or ``OSError``; then nothing
+    has changed.
+    """
+    copy = f"{path}.schema-{version}"
+    _copy(connection, copy, calls)
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("BEGIN IMMEDIATE")
+        try:
+            for number in range(version, wanted):
+                STEPS[number](cursor)
+            cursor.execute(f"PRAGMA user_version = {wanted}")
+            cursor.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                cursor.execute("ROLLBACK")
+            raise
+    return copy
+
+
+def _copy(connection: Any, target: str, calls: FileCalls) -> None:
+    half = f"{target}.half"
+    calls.remove(half)
+    calls.restrict(half, make=True)  # SQLite takes one that is empty
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("VACUUM INTO ?", (half,))
+    descriptor = calls.open_to_read(half)
+    try:
+        calls.sync_data(descriptor)
+    finally:
+        calls.close(descriptor)
+    calls.move(half, target)
+    calls.sync_directory(os.path.dirname(target))

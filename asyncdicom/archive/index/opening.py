@@ -1,0 +1,115 @@
+"""The index in SQLite is opened: its settings, its schema, and which archive it belongs to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    select,
+    text,
+)
+
+from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.migrations import STEPS, migrate
+from asyncdicom.archive.index.schema import (
+    METADATA,
+    SCHEMA_VERSION,
+    SPARSE_INDEXES,
+    archive,
+)
+from asyncdicom.telemetry.log import Log
+
+__all__ = ["SYNCHRONOUS", "open_index", "read_identity", "write_identity"]
+
+_LOG = Log("asyncdicom.archive")
+
+SYNCHRONOUS = {"power": "FULL", "process": "NORMAL", "none": "OFF"}
+"""SQLite's synchronous by durability; with WAL, NORMAL survives the process but not the power."""
+
+
+_CACHED_STATEMENTS = 24
+"""For each connection: all that the writer has; a prepared query is up to 100 KB."""
+
+
+def open_index(path: str, *, durability: str, readers: int, calls: FileCalls | None = None) -> Engine:
+    """Open the index, made on first use; one of an earlier version is brought to this one.
+
+    Raises `ArchiveError` for one that a later version has made, and what SQLite or the disk say.
+    """
+    calls = calls if calls is not None else FileCalls()
+    for name in (path, f"{path}-wal", f"{path}-shm"):  # SQLite gives those it makes the mode of the first
+        calls.restrict(name, make=name == path)
+    # hide_parameters: what was asked for or stored must not get into a log with an error message
+    engine = create_engine(
+        URL.create("sqlite", database=path),
+        pool_size=readers + 1,
+        max_overflow=1,
+        hide_parameters=True,
+        connect_args={"cached_statements": _CACHED_STATEMENTS},
+        query_cache_size=0,  # what is compiled is kept where it is used: this cache knows no bytes
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves; a SELECT alone is its own transaction
+        for pragma in (
+            "journal_mode = WAL",
+            f"synchronous = {SYNCHRONOUS[durability]}",
+            "busy_timeout = 5000",
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    try:
+        with engine.connect() as connection:
+            _check_schema(connection, path, calls)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _check_schema(connection: Connection, path: str, calls: FileCalls) -> None:
+    version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    if version > SCHEMA_VERSION:
+        raise ArchiveError(f"the index has schema {version}, this version knows {SCHEMA_VERSION}: upgrade")
+    if 0 < version < min(STEPS):
+        raise ArchiveError(f"the index has schema {version}, from before the first release: use a new folder")
+    if version in STEPS:
+        driver: Any = connection.connection.driver_connection
+        copy = migrate(driver, path, calls, version, SCHEMA_VERSION)
+        _LOG.warning(
+            "the index was brought from schema %d to %d; %s is what it was", version, SCHEMA_VERSION, copy
+        )
+    METADATA.create_all(connection)
+    for index in SPARSE_INDEXES:
+        index.create(connection, checkfirst=True)
+    # Also if it is the same: this commit syncs what a killed process has left in the WAL. Its rows are
+    # visible now, and a sender that tries again is told that the instance is here.
+    connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def read_identity(engine: Engine) -> tuple[tuple[str, int] | None, bool]:
+    """Give the archive's ID and generation that the index knows, and whether it knows any instance."""
+    with engine.connect() as connection:
+        row = connection.execute(select(archive.c.archive_id, archive.c.generation)).first()
+        # of the table itself, which is what counts: an index of it may be damaged
+        has_rows = connection.execute(text("SELECT 1 FROM instance NOT INDEXED LIMIT 1")).first() is not None
+    return (None if row is None else (row[0], row[1])), has_rows
+
+
+def write_identity(engine: Engine, archive_id: str, generation: int) -> None:
+    """Note the archive's ID and generation in the index."""
+    with engine.connect() as connection:
+        connection.execute(
+            text(
+                "INSERT OR REPLACE INTO archive (id, archive_id, generation) "
+                "VALUES (1, :archive_id, :generation)"
+            ),
+            {"archive_id": archive_id, "generation": generation},
+        )

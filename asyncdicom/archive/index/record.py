@@ -1,0 +1,127 @@
+"""One received instance as the index sees it: from scanned elements to the rows of its four levels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from asyncdicom.archive.index.schema import BY_TAG, LEVELS, NAME_GROUPS, UNIQUE_KEYS, Attribute
+from asyncdicom.archive.index.text import fold_name, normalise, text_of, values_of
+from asyncdicom.data.elements import Element
+from asyncdicom.exceptions import DataSetError
+from asyncdicom.uid import is_usable_uid
+
+__all__ = [
+    "SPECIFIC_CHARACTER_SET",
+    "WANTED_TAGS",
+    "Identity",
+    "Record",
+    "character_set_of",
+    "usable_record",
+]
+
+SPECIFIC_CHARACTER_SET = 0x00080005
+WANTED_TAGS = frozenset(BY_TAG) | {SPECIFIC_CHARACTER_SET}
+"""What the scanner picks out of a data set."""
+
+_SOP_CLASS_UID = 0x00080016
+_ISSUER_OF_PATIENT_ID = 0x00100021
+
+
+class Identity(NamedTuple):
+    """What places an instance in the tree: equal identities share patient, study and series."""
+
+    patient_id: str
+    issuer_of_patient_id: str
+    only_study: str
+    study_instance_uid: str
+    series_instance_uid: str
+
+
+class Record:
+    """The indexed attributes of one instance; rows of upper levels are made when they are asked for."""
+
+    __slots__ = (
+        "_character_set",
+        "_elements",
+        "_little_endian",
+        "identity",
+        "sop_class_uid",
+        "sop_instance_uid",
+    )
+
+    def __init__(self, elements: Mapping[int, Element], *, little_endian: bool) -> None:
+        self._elements = elements
+        self._little_endian = little_endian
+        self._character_set = character_set_of(elements)
+        study = self._text(UNIQUE_KEYS["STUDY"], "UI")
+        patient_id = self._text(UNIQUE_KEYS["PATIENT"], "LO")
+        self.sop_class_uid = self._text(_SOP_CLASS_UID, "UI")
+        self.sop_instance_uid = self._text(UNIQUE_KEYS["IMAGE"], "UI")
+        self.identity = Identity(
+            patient_id,
+            self._text(_ISSUER_OF_PATIENT_ID, "LO"),
+            "" if patient_id else study,
+            study,
+            self._text(UNIQUE_KEYS["SERIES"], "UI"),
+        )
+
+    def _text(self, tag: int, vr: str) -> str:
+        element = self._elements.get(tag)
+        if element is None:
+            return ""
+        return normalise(text_of(element, vr, self._character_set, little_endian=self._little_endian), vr)
+
+    def row(self, level: str) -> dict[str, str]:
+        """Give the columns of one level (PATIENT, STUDY, SERIES, IMAGE) that come from the data set."""
+        row = dict(_EMPTY_ROWS[level])
+        for attribute in LEVELS[level]:
+            element = self._elements.get(attribute.tag)
+            if element is not None and element.value:
+                text = text_of(element, attribute.vr, self._character_set, little_endian=self._little_endian)
+                _fill(row, attribute, text)
+        return row
+
+
+def usable_record(elements: Mapping[int, Element], *, little_endian: bool) -> Record:
+    """Give the record of an instance. Raises `DataSetError` if a UID that places it is not usable."""
+    record = Record(elements, little_endian=little_endian)
+    identity = record.identity
+    for name, uid in (
+        ("SOP Class UID", record.sop_class_uid),
+        ("SOP Instance UID", record.sop_instance_uid),
+        ("Study Instance UID", identity.study_instance_uid),
+        ("Series Instance UID", identity.series_instance_uid),
+    ):
+        if not is_usable_uid(uid):
+            raise DataSetError(f"no usable {name} in the data set")
+    return record
+
+
+def character_set_of(elements: Mapping[int, Element]) -> str:
+    """Give the value of Specific Character Set (0008,0005), empty if there is none."""
+    element = elements.get(SPECIFIC_CHARACTER_SET)
+    return element.value.decode("ascii", "replace").strip(" \0") if element is not None else ""
+
+
+_EMPTY_ROWS = {
+    level: {name: "" for a in attributes for name in (a.column, *a.companions)}
+    | {name: "[]" for a in attributes if a.many for name in a.companions}
+    for level, attributes in LEVELS.items()
+}
+
+
+def _fill(row: dict[str, str], attribute: Attribute, text: str) -> None:
+    column, vr = attribute.column, attribute.vr
+    if attribute.many:
+        values = [normalise(value, vr) for value in values_of(text, vr)]
+        row[column] = normalise("\\".join(values), vr)
+        if vr == "PN":
+            values = [group for value in values for group in fold_name(value) if group]
+        row[column + "_values"] = json.dumps(values, ensure_ascii=False)
+        return
+    row[column] = normalise(text, vr)
+    if vr == "PN":
+        for group, folded in zip(NAME_GROUPS, fold_name(row[column]), strict=True):
+            row[f"{column}_{group}"] = folded

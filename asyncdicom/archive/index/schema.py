@@ -1,0 +1,273 @@
+"""What the index holds: the attributes of each level, and the SQL tables made from them.
+
+``LEVELS`` is the one list of indexed attributes (PS3.4 C.6.1.1 and C.6.2.1: the unique, the required and the
+optional keys that people ask for). Tables, matching, ingest and answers all follow it; an attribute is added
+by adding a row.
+
+Every attribute is a text column named as its keyword in snake_case, empty where the data set has no value.
+Beside it, for matching:
+
+* a person name has its three component groups, casefolded (``patient_name_alphabetic`` ...);
+* an attribute of many values has them as a JSON list (``image_type_values``): of names, the folded groups.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    literal_column,
+)
+
+__all__ = [
+    "BY_TAG",
+    "LEVELS",
+    "METADATA",
+    "NAME_GROUPS",
+    "SCHEMA_VERSION",
+    "SPARSE_INDEXES",
+    "UNIQUE_KEYS",
+    "Attribute",
+    "archive",
+    "has_backslash",
+    "instance",
+    "patient",
+    "quarantine",
+    "series",
+    "study",
+]
+
+SCHEMA_VERSION = 3  # 1 had other digests; `migrations` knows the way from 2
+
+NAME_GROUPS = ("alphabetic", "ideographic", "phonetic")
+"""The component groups of a person name, in the order of PS3.5 6.2.1."""
+
+
+class Attribute(NamedTuple):
+    """One indexed attribute."""
+
+    tag: int
+    keyword: str
+    vr: str
+    many: bool = False
+    column: str = ""
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """The names of the columns that exist only for matching."""
+        if self.many:
+            return (self.column + "_values",)
+        if self.vr == "PN":
+            return tuple(f"{self.column}_{group}" for group in NAME_GROUPS)
+        return ()
+
+
+_TABLE = {
+    "PATIENT": """
+        0010,0010 PN PatientName
+        0010,0020 LO PatientID
+        0010,0021 LO IssuerOfPatientID
+        0010,0030 DA PatientBirthDate
+        0010,0032 TM PatientBirthTime
+        0010,0040 CS PatientSex
+        0010,1000 LO OtherPatientIDs              many
+        0010,1001 PN OtherPatientNames            many
+        0010,2160 SH EthnicGroup
+        0010,4000 LT PatientComments
+    """,
+    "STUDY": """
+        0008,0020 DA StudyDate
+        0008,0030 TM StudyTime
+        0008,0050 SH AccessionNumber
+        0008,0090 PN ReferringPhysicianName
+        0008,1030 LO StudyDescription
+        0008,1060 PN NameOfPhysiciansReadingStudy many
+        0008,1080 LO AdmittingDiagnosesDescription many
+        0010,1010 AS PatientAge
+        0010,1020 DS PatientSize
+        0010,1030 DS PatientWeight
+        0010,2180 SH Occupation
+        0010,21B0 LT AdditionalPatientHistory
+        0020,000D UI StudyInstanceUID
+        0020,0010 SH StudyID
+    """,
+    "SERIES": """
+        0008,0021 DA SeriesDate
+        0008,0031 TM SeriesTime
+        0008,0060 CS Modality
+        0008,0070 LO Manufacturer
+        0008,0080 LO InstitutionName
+        0008,1010 SH StationName
+        0008,103E LO SeriesDescription
+        0008,1050 PN PerformingPhysicianName      many
+        0008,1070 PN OperatorsName                many
+        0008,1090 LO ManufacturerModelName
+        0018,0015 CS BodyPartExamined
+        0018,1030 LO ProtocolName
+        0018,5100 CS PatientPosition
+        0020,000E UI SeriesInstanceUID
+        0020,0011 IS SeriesNumber
+        0020,0060 CS Laterality
+        0040,0244 DA PerformedProcedureStepStartDate
+        0040,0245 TM PerformedProcedureStepStartTime
+    """,
+    "IMAGE": """
+        0008,0008 CS ImageType                    many
+        0008,0016 UI SOPClassUID
+        0008,0018 UI SOPInstanceUID
+        0008,0022 DA AcquisitionDate
+        0008,0023 DA ContentDate
+        0008,0032 TM AcquisitionTime
+        0008,0033 TM ContentTime
+        0020,0012 IS AcquisitionNumber
+        0020,0013 IS InstanceNumber
+        0028,0008 IS NumberOfFrames
+        0028,0010 US Rows
+        0028,0011 US Columns
+        0028,0100 US BitsAllocated
+    """,
+}
+
+
+def _snake_case(keyword: str) -> str:
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", keyword.replace("IDs", "Ids"))
+    return words.lower()
+
+
+def _parse(row: str) -> Attribute:
+    tag, vr, keyword, *many = row.split()
+    return Attribute(int(tag.replace(",", ""), 16), keyword, vr, bool(many), _snake_case(keyword))
+
+
+LEVELS: dict[str, tuple[Attribute, ...]] = {
+    level: tuple(_parse(row) for row in rows.strip().splitlines()) for level, rows in _TABLE.items()
+}
+"""The indexed attributes of each Query/Retrieve Level, from the top."""
+
+BY_TAG: dict[int, tuple[str, Attribute]] = {
+    attribute.tag: (level, attribute) for level, attributes in LEVELS.items() for attribute in attributes
+}
+
+UNIQUE_KEYS = {"PATIENT": 0x00100020, "STUDY": 0x0020000D, "SERIES": 0x0020000E, "IMAGE": 0x00080018}
+"""The Unique Key of each level (PS3.4 C.6.1.1)."""
+
+
+METADATA = MetaData()
+
+
+def _columns(level: str) -> list[Column[str]]:
+    names = [name for a in LEVELS[level] for name in (a.column, *a.companions)]
+    return [Column(name, Text, nullable=False) for name in names]
+
+
+def _parent(table: str) -> Column[int]:
+    return Column("parent", ForeignKey(f"{table}.id"), nullable=False)
+
+
+# Which archive this is, and how many times it was started: one row, the same as in `archive.json`.
+archive = Table(
+    "archive",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("archive_id", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+)
+
+# A patient without Patient ID is known by the study alone: two unnamed patients are never taken for one.
+patient = Table(
+    "patient",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("only_study", Text, nullable=False),
+    *_columns("PATIENT"),
+    UniqueConstraint("patient_id", "issuer_of_patient_id", "only_study"),
+    *(Index(f"patient_name_{group}_index", f"patient_name_{group}") for group in NAME_GROUPS),
+    Index("patient_birth_date_index", "patient_birth_date"),
+)
+
+# A Study Instance UID that comes with two Patient IDs makes two studies: an image is never shown under the
+# name of a patient whose identifier it does not carry. The same holds for series.
+study = Table(
+    "study",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    _parent("patient"),
+    *_columns("STUDY"),
+    UniqueConstraint("parent", "study_instance_uid"),
+    Index("study_instance_uid_index", "study_instance_uid"),
+    Index("study_date_index", "study_date"),
+    Index("accession_number_index", "accession_number"),
+)
+
+series = Table(
+    "series",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    _parent("study"),
+    *_columns("SERIES"),
+    UniqueConstraint("parent", "series_instance_uid"),
+    Index("series_instance_uid_index", "series_instance_uid"),
+)
+
+
+def _file_columns() -> list[Column[str] | Column[int]]:
+    return [
+        Column("transfer_syntax_uid", Text, nullable=False),
+        Column("file", Text, nullable=False, unique=True),  # below objects/ or quarantine/
+        Column("data_set_offset", Integer, nullable=False),
+        Column("data_set_length", Integer, nullable=False),
+        Column("digest", Text, nullable=False),  # of the data set: 16 bytes of SHA-256, in hexadecimal
+        Column("received", Text, nullable=False),  # UTC, ISO 8601
+        Column("calling_ae_title", Text, nullable=False),
+    ]
+
+
+instance = Table(
+    "instance",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    _parent("series"),
+    *_columns("IMAGE"),
+    *_file_columns(),
+    UniqueConstraint("sop_instance_uid"),
+    Index("instance_parent_index", "parent"),
+)
+
+quarantine = Table(
+    "quarantine",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("sop_class_uid", Text, nullable=False),
+    Column("sop_instance_uid", Text, nullable=False, index=True),
+    Column("reason", Text, nullable=False),
+    *_file_columns(),
+)
+
+
+def has_backslash(column: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Give the condition that a text holds several values: those of an attribute that should have one."""
+    return func.instr(column, literal_column("'\\'")) > literal_column("0")
+
+
+# The few texts with several values have an index of their own, so that to look into them costs nothing.
+SPARSE_INDEXES = tuple(
+    Index(f"{column.name}_several_index", column, sqlite_where=has_backslash(column))
+    for column in (
+        *(patient.c[f"patient_name_{group}"] for group in NAME_GROUPS),
+        patient.c.patient_id,
+        patient.c.patient_birth_date,
+        study.c.study_date,
+        study.c.accession_number,
+    )
+)

@@ -1,0 +1,242 @@
+"""The index is written to, by one thread.
+
+Statements are SQLAlchemy Core, compiled once; then they go straight to the driver: building them anew for
+every instance would cost more than SQLite takes to run them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ClauseElement,
+    Engine,
+    Table,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.dialects import sqlite
+
+from asyncdicom.archive.index.record import Identity, Record
+from asyncdicom.archive.index.schema import (
+    SCHEMA_VERSION,
+    instance,
+    patient,
+    quarantine,
+    series,
+    study,
+)
+
+__all__ = ["Existing", "Prepared", "Writer"]
+
+
+class Prepared:
+    """A statement compiled once, with the order of its parameters."""
+
+    def __init__(self, statement: ClauseElement) -> None:
+        compiled: Any = statement.compile(dialect=sqlite.dialect())
+        self.sql = str(compiled)
+        self._constants = {name: value for name, value in compiled.params.items() if value is not None}
+        self._names = compiled.positiontup
+        self._pick = operator.itemgetter(*self._names) if self._names else lambda row: ()
+
+    def bind(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Give the values of the parameters in their order."""
+        values = self._pick({**self._constants, **row} if self._constants else row)
+        return (values,) if len(self._names) == 1 else values
+
+
+def _insertion(table: Table) -> Prepared:
+    return Prepared(insert(table).values({c.name: bindparam(c.name) for c in table.c if c.name != "id"}))
+
+
+def _equal(table: Table, *names: str) -> list[Any]:
+    return [table.c[name] == bindparam(name) for name in names]
+
+
+_FILE = ("transfer_syntax_uid", "digest", "file", "data_set_offset", "data_set_length")
+_FIND_INSTANCE = Prepared(
+    select(instance.c.id, instance.c.parent, *(instance.c[name] for name in _FILE)).where(
+        *_equal(instance, "sop_instance_uid")
+    )
+)
+_FIND_QUARANTINED = Prepared(
+    select(quarantine.c.id, literal_column("0"), *(quarantine.c[name] for name in _FILE)).where(
+        *_equal(quarantine, "sop_instance_uid", "digest")
+    )
+)
+_SET_FILE = {
+    table: Prepared(
+        update(table)
+        .where(table.c.id == bindparam("row"))
+        .values({name: bindparam(name) for name in ("file", "data_set_offset", "data_set_length")})
+    )
+    for table in (instance, quarantine)
+}
+_FIND = {
+    patient: Prepared(
+        select(patient.c.id).where(*_equal(patient, "patient_id", "issuer_of_patient_id", "only_study"))
+    ),
+    study: Prepared(select(study.c.id).where(*_equal(study, "parent", "study_instance_uid"))),
+    series: Prepared(select(series.c.id).where(*_equal(series, "parent", "series_instance_uid"))),
+}
+_INSERT = {table: _insertion(table) for table in (patient, study, series, instance, quarantine)}
+_PARENT = {table: Prepared(select(table.c.parent).where(*_equal(table, "id"))) for table in (series, study)}
+_DELETE_INSTANCE = Prepared(delete(instance).where(*_equal(instance, "id")))
+_DELETE_IF_EMPTY = {
+    table: Prepared(
+        delete(table).where(*_equal(table, "id"), ~exists(select(1).where(below.c.parent == table.c.id)))
+    )
+    for table, below in ((series, instance), (study, series), (patient, study))
+}
+
+
+class Existing(NamedTuple):
+    """What the index has for a SOP Instance UID."""
+
+    id: int
+    parent: int
+    transfer_syntax_uid: str
+    digest: str
+    file: str
+    data_set_offset: int
+    data_set_length: int
+    is_quarantined: bool = False
+
+
+class Writer:
+    """The one writer; all methods belong to its thread, between `begin` and `commit` or `roll_back`."""
+
+    _REMEMBERED = 20_000
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._fairy: Any = None
+        self._cursor: Any = None
+        self._reopen()
+        self._series: dict[Identity, int] = {}  # those that are committed
+        self._new_series: dict[Identity, int] = {}
+        self._now = ""
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        if self._cursor is None:
+            self._reopen()
+        self._cursor.execute("BEGIN IMMEDIATE")
+        self._now = datetime.now(UTC).isoformat(timespec="milliseconds")
+
+    def commit(self) -> None:
+        """Make what was written since `begin` visible, and durable as far as promised."""
+        self._cursor.execute("COMMIT")
+        if len(self._series) > self._REMEMBERED:
+            self._series.clear()
+        self._series.update(self._new_series)
+        self._new_series.clear()
+
+    def roll_back(self) -> None:
+        """Undo what was written since `begin`; never raises."""
+        self._new_series.clear()
+        try:
+            if self._cursor is not None and self._fairy.driver_connection.in_transaction:
+                self._cursor.execute("ROLLBACK")
+        except BaseException:
+            self.renew()
+
+    def renew(self) -> None:
+        """Give the connection up with what it was doing; `begin` opens another. Never raises."""
+        self._series.clear()
+        self._new_series.clear()
+        self._cursor = None
+        try:
+            self._fairy.invalidate()
+        except BaseException:
+            return  # it was no good
+
+    def _reopen(self) -> None:
+        self._fairy = self._engine.raw_connection()
+        self._cursor = self._fairy.cursor()
+
+    def overwrite_tail(self) -> None:
+        """Commit a transaction without content, over whatever a failed COMMIT may have left in the WAL."""
+        if self._cursor is None:
+            self._reopen()
+        self._cursor.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._cursor is not None:
+            self._fairy.close()
+
+    def find(self, sop_instance_uid: str) -> Existing | None:
+        """Look an instance up."""
+        row = self._cursor.execute(_FIND_INSTANCE.sql, (sop_instance_uid,)).fetchone()
+        return None if row is None else Existing(*row)
+
+    def find_quarantined(self, sop_instance_uid: str, digest: str) -> Existing | None:
+        """Look for the same bytes in quarantine under the same UID."""
+        row = self._cursor.execute(
+            _FIND_QUARANTINED.sql,
+            _FIND_QUARANTINED.bind({"sop_instance_uid": sop_instance_uid, "digest": digest}),
+        ).fetchone()
+        return None if row is None else Existing._make((*row, True))
+
+    def set_file(self, existing: Existing, file: Mapping[str, Any]) -> None:
+        """Let a row have another file with the same bytes."""
+        statement = _SET_FILE[quarantine if existing.is_quarantined else instance]
+        self._cursor.execute(statement.sql, statement.bind({**file, "row": existing.id}))
+
+    def series_of(self, record: Record) -> int:
+        """Give the id of the series of ``record``; rows that are not there yet are inserted."""
+        identity = record.identity
+        known = self._series.get(identity) or self._new_series.get(identity)
+        if known is None:
+            parent = self._row_id(patient, {"only_study": identity.only_study}, record, "PATIENT")
+            parent = self._row_id(study, {"parent": parent}, record, "STUDY")
+            known = self._row_id(series, {"parent": parent}, record, "SERIES")
+            self._new_series[identity] = known
+        return known
+
+    def _row_id(self, table: Table, own: Mapping[str, Any], record: Record, level: str) -> int:
+        key = _FIND[table].bind({**record.identity._asdict(), **own})
+        row = self._cursor.execute(_FIND[table].sql, key).fetchone()
+        if row is None:  # the first received values stay
+            values = {**record.row(level), **own}
+            self._cursor.execute(_INSERT[table].sql, _INSERT[table].bind(values))
+            return int(self._cursor.lastrowid)
+        return int(row[0])
+
+    def insert_instances(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Insert instances; ``rows`` have every column but id and received."""
+        self._insert_all(instance, rows)
+
+    def insert_quarantined(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Insert rows about files in quarantine; they have every column but id and received."""
+        self._insert_all(quarantine, rows)
+
+    def _insert_all(self, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
+        bound = [_INSERT[table].bind({**row, "received": self._now}) for row in rows]
+        if bound:
+            self._cursor.executemany(_INSERT[table].sql, bound)
+
+    def remove(self, existing: Existing) -> None:
+        """Remove an instance, and series, study and patient if they are empty then."""
+        self._cursor.execute(_DELETE_INSTANCE.sql, (existing.id,))
+        row_id: int | None = existing.parent
+        for table in (series, study, patient):
+            parent = None
+            if table is not patient:
+                parent = self._cursor.execute(_PARENT[table].sql, (row_id,)).fetchone()[0]
+            self._cursor.execute(_DELETE_IF_EMPTY[table].sql, (row_id,))
+            if not self._cursor.rowcount:
+                break
+            row_id = parent
+        self._series.clear()
+        self._new_series.clear()

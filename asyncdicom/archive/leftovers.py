@@ -1,0 +1,241 @@
+"""Files without a row: they are indexed again, or set aside; none that may have been acknowledged is removed.
+
+A crash leaves a few, an index that was lost or put back from a copy leaves many. Only what has a name of ours
+is touched, and nothing behind a link. It goes folder by folder and is committed in groups: one that breaks
+off goes on at the next start where it ended, and what it holds in memory does not grow with the archive.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from asyncdicom.archive.arrival import Found, Outcome, State
+from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.blobs.look import Ended
+from asyncdicom.archive.examine import Unusable, examine
+from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.upkeep import Reader
+from asyncdicom.archive.ingest import Ingest
+from asyncdicom.telemetry.log import Log
+
+__all__ = ["Leftovers", "Swept"]
+
+_LOG = Log("asyncdicom.archive")
+
+_GROUP = 64  # files that are on their way into the index at a time
+_NAMES = 1000  # asked for in one query
+_NAMED = 10  # files that are named one by one
+
+
+@dataclass
+class Swept:
+    """How many files a sweep has dealt with, and in what way."""
+
+    indexed: int = 0
+    """Indexed again, also in place of one that was missing or damaged."""
+
+    quarantined: int = 0
+    """In quarantine now: another instance has their SOP Instance UID."""
+
+    set_aside: int = 0
+    """In the folder `lost` now: damaged or cut off, or no instances that can be indexed."""
+
+    copies: int = 0
+    """Removed: the same bytes are in another file, which was compared, and have a row."""
+
+    unfinished: int = 0
+    """Removed: their data set had not come to its end, so nobody was told that they are kept."""
+
+    failed: int = 0
+    """Still where they were: the disk or the index failed. The next start tries again."""
+
+    missing: int = 0
+    """Rows whose file is not there."""
+
+    foreign: int = 0
+    """Things in the archive's folders that have no name of ours, links among them: left alone."""
+
+    def told(self) -> str:
+        """Say what was done in one line, empty if that was nothing."""
+        return ", ".join(
+            f"{count} {_WORDS[name]}" for name, count in asdict(self).items() if count and name in _WORDS
+        )
+
+
+_WORDS = {
+    "indexed": "files that were not in the index are indexed again",
+    "quarantined": "put into quarantine",
+    "set_aside": "set aside in lost/",
+    "copies": "removed as copies of indexed files",
+    "unfinished": "removed that were never received to their end",
+    "failed": "left because of errors",
+    "foreign": "foreign things left alone",
+}
+
+
+class Leftovers:
+    """One sweep of the archive's folders, for a thread of its own. ``is_closing`` ends it early."""
+
+    def __init__(
+        self,
+        folders: Folders,
+        calls: FileCalls,
+        reader: Reader,
+        ingest: Ingest,
+        *,
+        sync: bool,
+        is_closing: Callable[[], bool],
+    ) -> None:
+        self._folders = folders
+        self._calls = calls
+        self._reader = reader
+        self._ingest = ingest
+        self._sync = sync
+        self._is_closing = is_closing
+        self._swept = Swept()
+
+    def sweep(self) -> Swept:
+        """Deal with every file that has no row. Raises `Ended`, `OSError` or `SQLAlchemyError` on the way."""
+        seen: set[str] = set()
+        for folder in self._folders.all_folders():
+            seen.add(folder)
+            self._sweep_folder(folder)
+        for folder in self._reader.folders():
+            if folder not in seen and not self._folders.is_folder(self._folders.below_root(folder)):
+                self._count_missing(folder, set())
+        self._swept.foreign += self._folders.foreign_folders()
+        return self._swept
+
+    def _sweep_folder(self, folder: str) -> None:
+        if self._is_closing():
+            raise Ended
+        names, foreign = self._folders.names_in(folder)
+        self._swept.foreign += foreign
+        # In this order: what is committed between the two looks is in the second.
+        names = [name for name in names if not self._folders.is_receiving(name)]
+        unknown = [name for some in _chunks(names, _NAMES) for name in self._unknown(folder, some)]
+        if unknown and self._sync and folder != "quarantine":
+            # Whoever made these folders may have died before their entries were durable.
+            for path in (self._folders.objects, os.path.dirname(self._folders.below_root(folder))):
+                self._folders.sync(path)
+        for group in _chunks(unknown, _GROUP):
+            self._index(folder, group)
+        self._count_missing(folder, set(names))
+
+    def _unknown(self, folder: str, names: Sequence[str]) -> list[str]:
+        known = self._reader.known(folder, names)
+        return [name for name in names if name not in known]
+
+    def _count_missing(self, folder: str, names: set[str]) -> None:
+        after = ""
+        while rows := self._reader.files_in(folder, after):
+            for name in rows:
+                if (
+                    name not in names
+                    and self._calls.look(self._folders.below_root(f"{folder}/{name}")) is None
+                ):
+                    self._swept.missing += 1
+            after = rows[-1]
+
+    # one file
+
+    def _index(self, folder: str, names: Sequence[str]) -> None:
+        on_their_way = [found for name in names if (found := self._submit(folder, name)) is not None]
+        for found in on_their_way:
+            answer = found.wait()
+            try:
+                self._conclude(found, answer)
+            except OSError as error:
+                self._fail(found.file.path, error)
+
+    def _submit(self, folder: str, name: str) -> Found | None:
+        path = self._folders.below_root(f"{folder}/{name}")
+        below = folder.partition("/")[2]
+        try:
+            examined = examine(
+                self._calls,
+                path,
+                f"{below}/{name}" if below else name,
+                sync=self._sync,
+                is_closing=self._is_closing,
+            )
+        except Unusable as error:
+            self._give_up(path, error)
+        except FileNotFoundError:
+            return None  # somebody has taken it away
+        except OSError as error:
+            self._fail(path, error)
+        else:
+            found = Found(
+                examined.file,
+                examined.transfer_syntax_uid,
+                examined.record,
+                in_quarantine=not below,
+            )
+            self._ingest.submit(found)
+            return found
+        return None
+
+    def _conclude(self, found: Found, answer: object) -> None:
+        if answer in (Outcome.STORED, Outcome.REPLACED, Outcome.HEALED, Outcome.HEALED_IN_QUARANTINE):
+            self._swept.indexed += 1
+            if found.obsolete is not None and self._calls.look(found.obsolete) is not None:
+                self._folders.set_aside(found.obsolete)
+        elif answer is Outcome.QUARANTINED:
+            self._swept.quarantined += 1
+        elif answer in (Outcome.ALREADY_HERE, Outcome.ALREADY_IN_QUARANTINE):
+            self._remove_copy(found)
+        else:
+            self._fail(found.file.path, answer)
+
+    def _remove_copy(self, found: Found) -> None:
+        """Remove a file whose bytes are in another one, which has a row and was compared with it just now."""
+        file = found.file
+        sound = [name for name, state in found.looked.items() if state is State.SOUND]
+        if not sound:
+            return  # the row is its own, by now
+        kept = [path(name) for name in sound for path in (self._folders.path, self._folders.quarantine_path)]
+        if self._is_same_file(file.path, kept):
+            self._swept.foreign += 1  # seen twice, by a mount: there is only one
+            return
+        self._calls.remove(file.path)
+        self._swept.copies += 1
+
+    def _is_same_file(self, path: str, others: Sequence[str]) -> bool:
+        mine = self._calls.look(path)
+        for other in others:
+            theirs = self._calls.look(other)
+            if mine is not None and theirs is not None and os.path.samestat(mine, theirs):
+                return mine.st_nlink == 1
+        return False
+
+    def _give_up(self, path: str, why: Unusable) -> None:
+        try:
+            if why.was_acknowledged:
+                self._folders.set_aside(path)
+                self._swept.set_aside += 1
+                if self._swept.set_aside <= _NAMED:
+                    _LOG.warning("%s was set aside in lost/: %s", os.path.basename(path), why)
+            else:
+                self._calls.remove(path)
+                self._swept.unfinished += 1
+        except OSError as error:
+            self._fail(path, error)
+
+    def _fail(self, path: str, error: object) -> None:
+        self._swept.failed += 1
+        if self._swept.failed <= _NAMED:
+            _LOG.error("%s has no row and could not be indexed: %s", path, _reason(error))
+
+
+def _reason(error: object) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return error.value if isinstance(error, Outcome) else type(error).__name__
+
+
+def _chunks(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(names), size):
+        yield names[start : start + size]

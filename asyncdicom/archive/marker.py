@@ -1,0 +1,168 @@
+"""What ties a folder, its index and its disk together: one ID, and a number that grows with every start.
+
+Both are in the file ``archive.json`` and in the index. The index gets the new number first, then the file: so
+a crash between the two leaves the index one ahead, and an index that is behind is an older copy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.archive.file_calls import FileCalls
+
+__all__ = ["MARKER", "Marker", "check_place", "next_marker", "read_marker", "write_marker"]
+
+MARKER = "archive.json"
+_MAXIMUM_SIZE = 65536
+_LOOKED_AT = 200  # entries of a foreign folder that are looked at for DICOM files
+
+
+class Marker(NamedTuple):
+    """The archive's ID (hexadecimal) and how many times it was started."""
+
+    archive_id: str
+    generation: int
+
+
+def read_marker(root: str, calls: FileCalls) -> Marker | None:
+    """Read the marker of a folder; None if there is none. Raises `ArchiveError` for a damaged one."""
+    path = os.path.join(root, MARKER)
+    if calls.look(path) is None:
+        return None
+    descriptor = calls.open_to_read(path)
+    try:
+        text = calls.read(descriptor, _MAXIMUM_SIZE)
+    finally:
+        calls.close(descriptor)
+    try:
+        values = json.loads(text)
+        marker = Marker(values["archive_id"], values["generation"])
+        if re.fullmatch(r"[0-9a-f]{32}", marker.archive_id) and type(marker.generation) is int:
+            return marker
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ArchiveError(
+        f"{path} is damaged: it says which archive this is. If the folder is right, remove that file; "
+        "the next start writes it anew from the index"
+    )
+
+
+def write_marker(root: str, marker: Marker, calls: FileCalls, *, sync: bool) -> None:
+    """Write the marker; a crash leaves the old or the new one. The root is to be synced."""
+    text = json.dumps(marker._asdict()).encode() + b"\n"
+    calls.replace(os.path.join(root, MARKER), text, sync=sync)
+
+
+def check_place(folders: Folders, calls: FileCalls, marker: Marker | None, *, existing: bool) -> str:
+    """Look at the archive's folder before anything is made in it; gives what is worth telling, or nothing.
+
+    Raises `ArchiveError` where a disk seems not to be mounted, and, if the archive has to be an ``existing``
+    one, where there is none.
+    """
+    root = folders.below_root("").rstrip(os.sep) or os.sep
+    for name in ("objects", "quarantine", "lost"):
+        path = folders.below_root(name)
+        found = calls.look(path)
+        if found is not None and not folders.is_folder(path):
+            raise ArchiveError(
+                f"{path} is a link or no folder: the archive keeps its files on one disk; put "
+                "the folder there, or mount its disk there"
+            )
+    names = set(calls.names(root))
+    has_index, has_objects = "index.sqlite" in names, folders.has_objects()
+    if marker is None and not has_index and not has_objects:
+        if existing:
+            raise ArchiveError(f"there is no archive in {root}: is its disk mounted?")
+        return _foreign(root, names - {"objects", "quarantine", "lost"}, calls)
+    if not has_index:
+        return (
+            f"the index in {root} is missing, so it is built again from the files; "
+            "if you have a copy of index.sqlite, stop and put it back first: it is faster"
+        )
+    return ""
+
+
+def _foreign(root: str, names: set[str], calls: FileCalls) -> str:
+    for path in _some_files(root, sorted(names), calls):
+        if _is_dicom(path, calls):
+            return (
+                f"{root} holds DICOM files that are not the archive's: they are left alone and not found by "
+                f"queries; to import them, send them: asyncdicom storescu AET@host:port {root}"
+            )
+    return ""
+
+
+def _some_files(root: str, names: list[str], calls: FileCalls) -> list[str]:
+    waiting, files = [os.path.join(root, name) for name in names[:_LOOKED_AT]], []
+    looked = 0
+    while waiting and looked < _LOOKED_AT:
+        path = waiting.pop(0)
+        looked += 1
+        found = calls.look(path)
+        if found is None:
+            continue
+        if found.st_mode & 0o170000 == 0o040000:
+            waiting += [os.path.join(path, name) for name in _list(path, calls)[:_LOOKED_AT]]
+        else:
+            files.append(path)
+    return files
+
+
+def _list(path: str, calls: FileCalls) -> Sequence[str]:
+    try:
+        return calls.names(path)
+    except OSError:
+        return []
+
+
+def _is_dicom(path: str, calls: FileCalls) -> bool:
+    try:
+        descriptor = calls.open_to_read(path)
+    except OSError:
+        return False
+    try:
+        return calls.read(descriptor, 132)[128:] == b"DICM"
+    except OSError:
+        return False
+    finally:
+        calls.close(descriptor)
+
+
+def next_marker(root: str, marker: Marker | None, index: Marker | None, has_rows: bool) -> tuple[Marker, str]:
+    """Give the marker of this start from those of folder and index, and what is worth telling about them.
+
+    Raises `ArchiveError` if the index is that of another archive.
+    """
+    told = ""
+    if marker is not None and index is not None:
+        if marker.archive_id != index.archive_id:
+            raise ArchiveError(
+                f"index.sqlite in {root} belongs to another archive ({index.archive_id}, the folder is "
+                f"{marker.archive_id}): put the right one there, or have it built again from the files: "
+                f"asyncdicom archive {root} reindex"
+            )
+        if index.generation < marker.generation:
+            told = (
+                f"the index in {root} is an older copy (start {index.generation}, the folder has seen "
+                f"{marker.generation}): what was stored since is indexed again from the files now"
+            )
+        elif index.generation > marker.generation + 1:
+            told = (
+                f"the files in {root} are an older copy (start {marker.generation}, the index has seen "
+                f"{index.generation}): asyncdicom archive {root} verify tells which files are missing"
+            )
+    elif marker is not None:
+        what = "older than the folder's marker" if has_rows else "empty, and the folder was an archive before"
+        told = f"the index in {root} is {what}: what it lacks is indexed again from the files now"
+    elif index is not None:
+        told = f"{root}/{MARKER} was missing and is written anew"
+    known = marker or index
+    generation = max((each.generation for each in (marker, index) if each is not None), default=0) + 1
+    return Marker(known.archive_id if known is not None else uuid.uuid4().hex, generation), told

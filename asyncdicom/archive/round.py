@@ -1,0 +1,214 @@
+"""The arrivals of one transaction: what is to be done with each, the files first, then the rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, Outcome, State
+from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.writer import Existing, Writer
+
+__all__ = ["LookFirst", "Round"]
+
+
+class LookFirst(Exception):
+    """The answer depends on what is in the file of a row: somebody looks, and the arrival comes again."""
+
+    def __init__(self, existing: Existing) -> None:
+        super().__init__(existing.file)
+        self.existing = existing
+
+
+class _Plan(NamedTuple):
+    """The outcome of an arrival, if its folder can be synced, and the row that gives way to it."""
+
+    outcome: Outcome
+    existing: Existing | None = None
+
+
+class Round:
+    """One transaction. What fails for one arrival is its answer alone; what fails for all is raised."""
+
+    def __init__(self, writer: Writer, folders: Folders, calls: FileCalls, on_conflict: OnConflict) -> None:
+        self._writer = writer
+        self._folders = folders
+        self._calls = calls
+        self._on_conflict = on_conflict
+        self._moved: list[tuple[Arrival, str]] = []
+
+    def settle(self, batch: Sequence[Arrival]) -> list[Answer]:
+        """Bring files and rows to what the commit is to make true; gives the answers after it."""
+        plans = [self._try(self._plan, arrival) for arrival in batch]
+        failed = self._sync({self._folder(a) for a, plan in zip(batch, plans, strict=True) if _is_kept(plan)})
+        answers: list[Answer] = []
+        instances: list[Mapping[str, Any]] = []
+        quarantined: list[Mapping[str, Any]] = []
+        for arrival, plan in zip(batch, plans, strict=True):
+            if isinstance(plan, BaseException):
+                answers.append(plan)
+            elif _is_kept(plan) and (error := failed.get(self._folder(arrival))) is not None:
+                answers.append(error)
+            else:
+                self._write(arrival, plan, instances, quarantined)
+                answers.append(plan.outcome)
+        self._writer.insert_instances(instances)
+        self._writer.insert_quarantined(quarantined)
+        return answers
+
+    @staticmethod
+    def _try(plan: Callable[[Arrival], _Plan], arrival: Arrival) -> _Plan | BaseException:
+        try:
+            return plan(arrival)
+        except (OSError, LookFirst) as error:
+            return error
+
+    @staticmethod
+    def _folder(arrival: Arrival) -> str:
+        return os.path.dirname(arrival.file.path)
+
+    def _sync(self, folders: set[str]) -> dict[str, OSError]:
+        failed: dict[str, OSError] = {}
+        for folder in folders:
+            try:
+                self._folders.sync(folder)
+            except OSError as error:
+                failed[folder] = error
+        return failed
+
+    # what is to be done
+
+    def _plan(self, arrival: Arrival) -> _Plan:
+        if arrival.is_withdrawn:
+            return _Plan(Outcome.WITHDRAWN)
+        if not self._folders.is_trusted(arrival.file.name):
+            return _Plan(Outcome.UNTRUSTED)
+        existing = self._writer.find(arrival.record.sop_instance_uid)
+        if isinstance(arrival, Found):
+            return self._plan_found(arrival, existing)
+        if existing is None:
+            return _Plan(Outcome.STORED)
+        if _is_same(existing, arrival):
+            return self._again(arrival, existing)
+        if self._on_conflict is OnConflict.QUARANTINE:
+            return self._plan_quarantine(arrival)
+        if self._on_conflict is OnConflict.REPLACE:
+            return _Plan(Outcome.REPLACED, existing)
+        return _Plan(Outcome.REFUSED)
+
+    def _plan_found(self, found: Found, existing: Existing | None) -> _Plan:
+        """A file without a row: it is indexed again, and never takes the place of one that is there."""
+        if found.in_quarantine:
+            if existing is not None and _is_same(existing, found):
+                return self._again(found, existing)
+            return self._plan_quarantine(found)
+        if existing is None:
+            return _Plan(Outcome.STORED)
+        if _is_same(existing, found):
+            return self._again(found, existing)
+        if self._look(found, existing) is State.MISSING:
+            return _Plan(Outcome.REPLACED, existing)
+        return self._plan_quarantine(found)
+
+    def _again(self, arrival: Arrival, existing: Existing) -> _Plan:
+        """The same bytes have a row: they are here if its file is, else this one takes its place."""
+        is_here = existing.file == arrival.file.name or self._look(arrival, existing) is State.SOUND
+        if existing.is_quarantined:
+            if is_here:
+                return _Plan(Outcome.ALREADY_IN_QUARANTINE)
+            self._move(arrival)
+            return _Plan(Outcome.HEALED_IN_QUARANTINE, existing)
+        if is_here:
+            return _Plan(Outcome.ALREADY_HERE)
+        if isinstance(arrival, Found) and arrival.in_quarantine:
+            return self._plan_quarantine(arrival)  # what the index calls an object lies below objects
+        return _Plan(Outcome.HEALED, existing)
+
+    @staticmethod
+    def _look(arrival: Arrival, existing: Existing) -> State:
+        state = arrival.looked.get(existing.file)
+        if state is None:
+            raise LookFirst(existing)
+        return state
+
+    def _plan_quarantine(self, arrival: Arrival) -> _Plan:
+        existing = self._writer.find_quarantined(arrival.record.sop_instance_uid, arrival.file.digest)
+        if existing is not None:
+            return self._again(arrival, existing)
+        self._move(arrival)
+        return _Plan(Outcome.QUARANTINED)
+
+    def _move(self, arrival: Arrival) -> None:
+        path = arrival.file.path
+        if os.path.dirname(path) == self._folders.quarantine:
+            return
+        arrival.file.path = self._folders.move_to_quarantine(path)
+        self._moved.append((arrival, path))
+
+    # doing it
+
+    def _write(
+        self,
+        arrival: Arrival,
+        plan: _Plan,
+        instances: list[Mapping[str, Any]],
+        quarantined: list[Mapping[str, Any]],
+    ) -> None:
+        outcome, existing = plan
+        if outcome.heals and existing is not None:
+            self._writer.set_file(existing, self._file_row(arrival, outcome))
+            arrival.obsolete = self._path(existing)
+        elif outcome in (Outcome.STORED, Outcome.REPLACED):
+            if existing is not None:
+                self._writer.remove(existing)
+                arrival.obsolete = self._path(existing)
+            parent = self._writer.series_of(arrival.record)
+            instances.append({**arrival.record.row("IMAGE"), "parent": parent, **arrival.file_row()})
+        elif outcome is Outcome.QUARANTINED:
+            record = arrival.record
+            reason = "another instance has this SOP Instance UID"
+            if isinstance(arrival, Found) and arrival.in_quarantine:
+                reason = "it was in quarantine and had lost its row"
+            quarantined.append(
+                {
+                    "sop_class_uid": record.sop_class_uid,
+                    "sop_instance_uid": record.sop_instance_uid,
+                    "reason": reason,
+                    **self._file_row(arrival, outcome),
+                }
+            )
+
+    @staticmethod
+    def _file_row(arrival: Arrival, outcome: Outcome) -> dict[str, Any]:
+        row = arrival.file_row()
+        if outcome is not Outcome.HEALED:
+            row["file"] = os.path.basename(arrival.file.path)
+        return row
+
+    def _path(self, existing: Existing) -> str:
+        folders = self._folders
+        return (
+            folders.quarantine_path(existing.file) if existing.is_quarantined else folders.path(existing.file)
+        )
+
+    def undo(self) -> None:
+        """Move back what was moved: the transaction has failed."""
+        for arrival, path in self._moved:
+            try:
+                self._calls.move(arrival.file.path, path)
+            except OSError:
+                continue  # it stays where it is, and whoever removes it knows where that is
+            arrival.file.path = path
+
+
+def _is_kept(plan: _Plan | BaseException) -> bool:
+    return isinstance(plan, _Plan) and plan.outcome.keeps
+
+
+def _is_same(existing: Existing, arrival: Arrival) -> bool:
+    return (existing.digest, existing.transfer_syntax_uid) == (
+        arrival.file.digest,
+        arrival.transfer_syntax_uid,
+    )

@@ -1,0 +1,156 @@
+"""What can be proposed, and what is said about what was not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from wire import CT, MR, instance, listening
+
+from asyncdicom import (
+    MODALITY_WORKLIST,
+    PATIENT_ROOT,
+    STUDY_ROOT,
+    VERIFICATION,
+    PresentationContext,
+    PresentationContextError,
+    Request,
+    associate,
+    serve,
+)
+from asyncdicom.services.contexts import DEFAULT_TRANSFER_SYNTAXES, expand
+from asyncdicom.services.normalized import as_tags
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+
+MPPS = "1.2.840.10008.3.1.2.3.3"
+
+
+def default(*uids: str) -> list[PresentationContext]:
+    return [PresentationContext(uid, DEFAULT_TRANSFER_SYNTAXES) for uid in uids]
+
+
+def dataset(syntax: str | None = None) -> Dataset:
+    found = Dataset()
+    found.SOPClassUID = CT
+    if syntax is not None:
+        found.file_meta = FileMetaDataset()
+        found.file_meta.TransferSyntaxUID = syntax
+    return found
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ([CT, MR, CT], default(CT, MR)),
+        (CT, default(CT)),
+        (f"{CT}\0", default(CT)),
+        ("CT Image Storage", default(CT)),
+        (["ct image storage", "CTImageStorage"], default(CT)),
+        (["1.2.826.0.1.3680043.8.498.1"], default("1.2.826.0.1.3680043.8.498.1")),
+        (STUDY_ROOT, default(STUDY_ROOT.find, STUDY_ROOT.move, STUDY_ROOT.get)),
+        ([MODALITY_WORKLIST], default(MODALITY_WORKLIST.find)),
+        (PresentationContext(CT, ("1.2",), False, True), [PresentationContext(CT, ("1.2",), False, True)]),
+        (dataset(), default(CT)),
+        ([dataset(EXPLICIT_VR_LITTLE_ENDIAN)], [PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,))]),
+        ([instance()], [PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,))]),
+        ((), []),
+    ],
+)
+def test_what_can_be_written(written: Any, expected: list[PresentationContext]) -> None:
+    assert expand(written) == expected
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "says"),
+    [
+        (["CT Image Store"], ValueError, "did you mean 'CT Image Storage'?"),
+        (["nothing like it at all"], ValueError, "no SOP class of PS3.6$"),
+        ([""], ValueError, "no SOP class of PS3.6$"),
+        ([None], TypeError, "not None"),
+        ([5], TypeError, "not 5"),
+        ([("1.2", ("1.2",))], TypeError, "contexts= takes UIDs, names"),
+    ],
+)
+def test_what_cannot(wrong: Any, error: type[Exception], says: str) -> None:
+    for door in (associate, serve):
+        with pytest.raises(error, match=says):
+            door("SCP@127.0.0.1:0", contexts=wrong)
+
+
+async def test_what_was_not_proposed_is_told_with_what_to_add() -> None:
+    async with (
+        serve("SCP@127.0.0.1:0") as server,
+        associate(f"SCP@127.0.0.1:{server.port}", contexts=[VERIFICATION, MR]) as association,
+    ):
+        for call, advice in (
+            (lambda: association.c_find({}), "add STUDY_ROOT to contexts="),
+            (lambda: association.c_find({}, information_model=PATIENT_ROOT), "add PATIENT_ROOT to"),
+            (lambda: association.c_find({}, information_model=MODALITY_WORKLIST), "add MODALITY_WORKLIST to"),
+        ):
+            with pytest.raises(PresentationContextError, match=f"was not proposed; {advice}"):
+                call()
+        with pytest.raises(
+            PresentationContextError, match=r"was not proposed; add storage_contexts\(files\)"
+        ):
+            await association.c_store(instance())
+        with pytest.raises(PresentationContextError, match=f'was not proposed; add "{MPPS}" to contexts='):
+            await association.n_get(MPPS, "1.2")
+        with pytest.raises(PresentationContextError, match="no accepted presentation context for MR Image"):
+            await association.c_store(instance(sop_class=MR))
+
+
+async def test_a_server_does_not_speak_of_what_it_would_have_to_propose() -> None:
+    seen: list[str] = []
+
+    async def on_echo(request: Request) -> int:
+        try:
+            await request.association.c_store(instance())
+        except PresentationContextError as error:
+            seen.append(str(error))
+        return 0
+
+    async with (
+        serve("SCP@127.0.0.1:0", c_echo=on_echo) as server,
+        associate(f"SCP@127.0.0.1:{server.port}") as association,
+    ):
+        await association.c_echo()
+    assert "no accepted presentation context for CT Image Storage" in seen[0]
+
+
+async def test_the_roles_of_a_context_that_is_served_are_those_of_the_peer() -> None:
+    offered = [PresentationContext(MPPS, (IMPLICIT_VR_LITTLE_ENDIAN,), scu_role=False, scp_role=True)]
+    async with (
+        serve("SCP@127.0.0.1:0", contexts=offered) as server,
+        associate(f"SCP@127.0.0.1:{server.port}", contexts=offered) as association,
+    ):
+        [context] = association.contexts.values()
+        assert (context.as_scu, context.as_scp) == (False, True)
+
+
+async def test_only_another_transfer_syntax() -> None:
+    context = PresentationContext(CT, (IMPLICIT_VR_LITTLE_ENDIAN,))
+    async with listening() as listener:
+        connecting = asyncio.ensure_future(associate(f"SCP@127.0.0.1:{listener.port}", contexts=[context]))
+        peer = await listener.peer()
+        await peer.accept()
+        association = await connecting
+        with pytest.raises(PresentationContextError, match="only with Implicit VR Little Endian"):
+            await association.c_store(instance())
+        peer.reset()
+        await association.abort()
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("PatientName", (0x00100010,)),
+        (0x00100010, (0x00100010,)),
+        (["PatientName", 0x00100020], (0x00100010, 0x00100020)),
+        ((), ()),
+    ],
+)
+def test_attributes_are_tags_or_keywords(written: Any, expected: tuple[int, ...]) -> None:
+    assert as_tags(written) == expected
