@@ -62,6 +62,8 @@ _KEYS: dict[str, type] = {
     "durability": str,
     "on_conflict": str,
     "minimum_free": int,
+    "scrub": int,
+    "maximum_quarantined": int,
     "strict": bool,
     "log_file": str,
     "log_format": str,

@@ -114,6 +114,22 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     help="Refuse to start a new archive: a disk that is not mounted looks like a new folder.",
 )
 @click.option(
+    "--scrub",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    metavar="MIB",
+    help="Compare stored files with their digests, all the time, at so many MiB a second; 0: never.",
+)
+@click.option(
+    "--maximum-quarantined",
+    type=click.IntRange(0),
+    default=10_000,
+    show_default=True,
+    metavar="N",
+    help="How many conflicting instances are kept aside; more are refused (0xA700).",
+)
+@click.option(
     "--strict/--open",
     "strict",
     default=None,
@@ -187,6 +203,8 @@ async def _serve(
     on_conflict: str,
     minimum_free: int | None,
     existing: bool,
+    scrub: int,
+    maximum_quarantined: int,
     limits: Limits,
     timeouts: Timeouts,
     tls: Tls,
@@ -194,6 +212,7 @@ async def _serve(
 ) -> int:
     from asyncdicom.address import Address
     from asyncdicom.archive import Archive, ArchiveError
+    from asyncdicom.archive.control import Control
     from asyncdicom.archive.scp import serve_archive
     from asyncdicom.cli.dump import trace
     from asyncdicom.running import serve_until_stopped
@@ -206,6 +225,8 @@ async def _serve(
                 on_conflict=on_conflict,
                 minimum_free=None if minimum_free is None else minimum_free << 20,
                 existing=existing,
+                scrub=scrub << 20,
+                maximum_quarantined=maximum_quarantined,
             ) as archive,
             serve_archive(
                 archive,
@@ -217,6 +238,7 @@ async def _serve(
                 limits=limits,
                 trace=trace if debug else None,
             ) as server,
+            Control(archive),
         ):
             counts = await archive.counts()
             if as_json:
