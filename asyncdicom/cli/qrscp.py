@@ -216,6 +216,7 @@ async def _serve(
     from asyncdicom.archive.scp import serve_archive
     from asyncdicom.cli.dump import trace
     from asyncdicom.running import serve_until_stopped
+    from asyncdicom.telemetry.log_output import reopen_logs
 
     try:
         async with (
@@ -238,7 +239,7 @@ async def _serve(
                 limits=limits,
                 trace=trace if debug else None,
             ) as server,
-            Control(archive),
+            Control(archive, on_reload=reopen_logs),
         ):
             counts = await archive.counts()
             if as_json:
