@@ -164,9 +164,16 @@ async def test_a_file_system_without_links(tmp_path: Path, tools: Any) -> None:
 # bounds
 
 
-@pytest.mark.parametrize("bound", [{"maximum_quarantined": 2}, {"maximum_quarantined_bytes": 600}])
-async def test_a_full_quarantine_refuses(tmp_path: Path, tools: Any, bound: dict[str, int]) -> None:
-    async with Archive(tmp_path, durability="none", **bound) as archive:
+@pytest.mark.parametrize(
+    ("files", "sizes", "less", "kept"), [(2, 9, 0, 2), (9, 2, 0, 2), (9, 2, 1, 1), (5, 5, 0, 5)]
+)
+async def test_a_full_quarantine_refuses(
+    tmp_path: Path, tools: Any, files: int, sizes: int, less: int, kept: int
+) -> None:
+    size = sizes * len(tools.data_set(PatientName="OTHER0")) - less
+    async with Archive(
+        tmp_path, durability="none", maximum_quarantined=files, maximum_quarantined_bytes=size
+    ) as archive:
         assert await tools.store(archive, tools.data_set()) == 0x0000
         answers, comments = [], set()
         for number in range(6):
@@ -178,9 +185,10 @@ async def test_a_full_quarantine_refuses(tmp_path: Path, tools: Any, bound: dict
         assert comments == {"conflicts with a stored instance; the quarantine is full"}
         assert answers == sorted(answers, reverse=True)
         assert set(answers) == {0xB007, 0xA700}
+        assert answers.count(0xB007) == kept
         assert await tools.store(archive, tools.data_set(PatientName="OTHER0")) == 0xB007  # it is there
         (counts,) = await lines(archive, "stat")
-        assert counts["quarantine"] == answers.count(0xB007)
+        assert counts["quarantine"] == kept
         assert counts["refused_conflicts"] == answers.count(0xA700)
         assert len(contents(tmp_path, tools)["objects"]) == 1
         await lines(archive, "quarantine purge", names=(await names(archive))[:1])

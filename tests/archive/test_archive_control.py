@@ -133,6 +133,16 @@ async def test_what_is_no_request_is_answered(tmp_path: Path, request_line: byte
             assert await reader.read() == b""
 
 
+@pytest.mark.parametrize("over", [-1, 0, 1])
+async def test_the_longest_request(tmp_path: Path, over: int) -> None:
+    async with controlled(tmp_path), connected(tmp_path) as (reader, writer):
+        request_line = b'{"method": "stat"}'
+        writer.write(request_line.rjust(MAXIMUM_LINE + over) + b"\n")
+        if over <= 0:
+            assert set(json.loads(await reader.readline())) == {"result"}
+        await ended(reader)
+
+
 async def test_a_line_without_an_end_is_bounded(tmp_path: Path) -> None:
     async with controlled(tmp_path):
         async with connected(tmp_path) as (reader, writer):
