@@ -279,6 +279,12 @@ class Archive:
             return Status.OUT_OF_RESOURCES
         finally:
             await self._tidy_up(reception.file, arrival, storage_failed)
+        if outcome is not Outcome.STORED:
+            self._tell(sop_instance_uid, outcome)
+        return _STATUSES[outcome]
+
+    def _tell(self, sop_instance_uid: str, outcome: Outcome) -> None:
+        """Count and log what is not simply stored. Raises `StatusError` where the answer needs a comment."""
         self.care.count(outcome)
         if outcome is Outcome.QUARANTINE_FULL:
             _LOG.error(
@@ -291,9 +297,8 @@ class Archive:
             raise StatusError(Response(Status.OUT_OF_RESOURCES, error_comment=full))
         if outcome.heals:
             _LOG.warning("%s was missing or damaged on the disk: the same bytes came again", sop_instance_uid)
-        elif outcome not in (Outcome.STORED, Outcome.ALREADY_HERE):
+        elif outcome is not Outcome.ALREADY_HERE:
             _LOG.warning("%s conflicts with another instance: %s", sop_instance_uid, outcome.value)
-        return _STATUSES[outcome]
 
     async def _receive(
         self, reception: Reception, batches: AsyncIterator[list[memoryview]], peer: Hashable

@@ -76,6 +76,14 @@ class Care:
     def start(self) -> None:
         """Tell what an operator should know, and start the scrub."""
         self._tell_disks()
+        try:
+            self._tell_quarantine()
+        except SQLAlchemyError as error:
+            _LOG.error("the index cannot tell what is in quarantine: %s", reason(error))
+        if self._scrub is not None:
+            self._scrub.start()
+
+    def _tell_quarantine(self) -> None:
         files, size = self._quarantined.usage()
         if files:
             _LOG.warning(
@@ -86,8 +94,6 @@ class Care:
             )
             if not self._calls.names(self._folders.quarantine):
                 _LOG.error("%s is empty: is its disk mounted?", self._folders.quarantine)
-        if self._scrub is not None:
-            self._scrub.start()
 
     def _tell_disks(self) -> None:
         """A name is moved between the two folders: on two disks, or two mounts of one, that cannot be."""

@@ -120,7 +120,8 @@ class Ingest:
     def _run(self) -> None:
         while self._waiting or self._changes or not self._ended:
             try:
-                self._make_changes()
+                if self._changes:
+                    self._make_changes()
                 self._round()
             except BaseException as error:
                 self._rescue(error)

@@ -6,14 +6,11 @@ nothing: a good copy that is sent again heals it.
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from asyncdicom.archive.arrival import State
 from asyncdicom.archive.blobs.folders import Folders
@@ -31,7 +28,7 @@ _LOG = Log("asyncdicom.archive")
 _FIRST = 60.0  # seconds after the start: the sweep, and those who call first, have the disk for themselves
 _AGAIN = timedelta(days=1)  # after one time round: a small archive is not read all day
 _SAVED = 64  # rows after which the place is noted
-_RETRY = 600.0  # seconds after an error of the index
+_RETRY = 600.0  # seconds after an error: of the index, mostly
 _NAMED = 10  # files a time round that are named one by one
 _TABLES = ("instance", "quarantine")
 
@@ -103,7 +100,7 @@ class Scrub:
                 wait = self._go_round()
             except Ended:
                 return
-            except (OSError, SQLAlchemyError, sqlite3.Error) as error:
+            except Exception as error:
                 _LOG.error("the scrub waits for %d s: %s", _RETRY, type(error).__name__)
                 wait = _RETRY
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from asyncdicom.cli.output import json_line, warn
-from asyncdicom.cli.run import EXIT_CODES, FAILED, INTERRUPTED, OK, complain, run
+from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain, run
 from asyncdicom.telemetry.text import printable
 
 __all__ = ["command"]
@@ -37,8 +37,6 @@ def _asking(work: Callable[[], Awaitable[int]]) -> int:
             return await work()
         except ArchiveError as error:
             return complain(_NAME, str(error), FAILED)
-        except asyncio.CancelledError:
-            return INTERRUPTED
 
     return run(asked)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,31 @@ async def test_killed_at_every_file_call(tmp_path: Path, tools: Any, method: str
             break
     assert is_done
     assert len(seen) > 1
+
+
+@pytest.mark.parametrize("step", ["begin", "insert_quarantined", "insert_instances", "commit"])
+async def test_an_index_that_fails_changes_nothing(tmp_path: Path, tools: Any, step: str) -> None:
+    first, other = await conflict(tmp_path, tools)
+    async with Archive(tmp_path) as archive:
+        parts: Any = archive
+        writer = parts._ingest._writer
+        proper = getattr(writer, step)
+
+        def fail(*_: Any) -> None:
+            setattr(writer, step, proper)
+            raise sqlite3.OperationalError("disk I/O error")
+
+        setattr(writer, step, fail)
+        with pytest.raises(ArchiveError, match="disk I/O error"):
+            await lines(archive, "quarantine accept", names=await names(archive))
+        assert await patient_names(archive, tools) == {"FIRST"}
+        await archive.reindex()
+        files = contents(tmp_path, tools)
+        assert [len(each) for each in files.values()] == [1, 1]
+        assert holds(files["objects"], first)
+        assert holds(files["quarantine"], other)
+        await lines(archive, "quarantine accept", names=await names(archive))
+        assert await patient_names(archive, tools) == {"OTHER"}
 
 
 class NoLinks(FileCalls):
