@@ -74,8 +74,8 @@ class Archive:
     ``existing``: refuse to make a new archive, because a disk that is not mounted looks like a new folder.
     ``maximum_quarantined`` and ``maximum_quarantined_bytes`` bound what peers bring into quarantine: beyond
     them a conflict is refused (0xA700). ``scrub``: stored files are compared with their digests, slowly, all
-    the time, at so many bytes a second; 0: never. ``sweep``: deal with files without a row at start; without
-    it, `reindex` does.
+    the time, at so many bytes a second; 0: never. ``sweep``: at start, deal with files without a row and
+    tell what is amiss; without it, `reindex` deals with them.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class Archive:
                 scrub_rate=self._scrub_rate,
                 is_closing=lambda: self._is_closing,
             )
-            self.care.start()
+            self.care.start(tell=self._sweeps)
         except BaseException:
             self._engine.dispose()
             raise

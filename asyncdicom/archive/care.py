@@ -73,13 +73,14 @@ class Care:
         """What the sweep under way, or the last one, has done so far."""
         self.quarantine = Aside(folders, calls, self._quarantined, ingest, sync=sync, is_closing=is_closing)
 
-    def start(self) -> None:
-        """Tell what an operator should know, and start the scrub."""
-        self._tell_disks()
-        try:
-            self._tell_quarantine()
-        except SQLAlchemyError as error:
-            _LOG.error("the index cannot tell what is in quarantine: %s", reason(error))
+    def start(self, *, tell: bool) -> None:
+        """Start the scrub; before, ``tell`` what an operator should know."""
+        if tell:
+            self._tell_disks()
+            try:
+                self._tell_quarantine()
+            except SQLAlchemyError as error:
+                _LOG.error("the index cannot tell what is in quarantine: %s", reason(error))
         if self._scrub is not None:
             self._scrub.start()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from asyncdicom.cli.output import json_line, warn
+from asyncdicom.cli.output import json_line, progress, warn
 from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain, run
 from asyncdicom.telemetry.text import printable
 
@@ -115,12 +115,17 @@ def verify(directory: str, rate: int | None, as_json: bool) -> int:
 
     async def work() -> int:
         last: _Line = {}
+        done = 0
         arguments = {} if rate is None else {"bytes_per_second": rate << 20}
-        async with aclosing(_ask(directory, "verify", arguments)) as lines:
-            async for line in lines:
-                last = line
-                if "state" in line:
-                    _show(line, as_json, "{sop_instance_uid}: {file} is {state}")
+        with progress("files verified", None) as advance:
+            async with aclosing(_ask(directory, "verify", arguments)) as lines:
+                async for line in lines:
+                    last = line
+                    if advance is not None and "verified_so_far" in line:
+                        advance(line["verified_so_far"] - done)
+                        done = line["verified_so_far"]
+                    if "state" in line:
+                        _show(line, as_json, "{sop_instance_uid}: {file} is {state}")
         _show(last, as_json, "{verified} files verified, {bad} of them missing or damaged")
         return FAILED if last["bad"] else OK
 
