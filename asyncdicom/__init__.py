@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         RemoteProtocolError,
         StatusError,
     )
+    from asyncdicom.naming import safe_name
     from asyncdicom.net.channel import Trace
     from asyncdicom.net.sources import BytesSource, FileSource, Source
     from asyncdicom.net.stream import DataStream
@@ -175,6 +176,7 @@ __all__ = [
     "open_file",
     "retrieval_contexts",
     "run",
+    "safe_name",
     "serve",
     "serve_until_stopped",
     "storage_contexts",
@@ -222,6 +224,7 @@ _MODULES = {
     "services.verification": "Verification",
     "services.worklist": "Worklist",
     "status": "Status",
+    "naming": "safe_name",
     "uid": (
         "MODALITY_WORKLIST PATIENT_ROOT PATIENT_STUDY_ONLY STORAGE "
         "STORAGE_COMMITMENT_PUSH_MODEL STUDY_ROOT VERIFICATION InformationModel new_uid"

@@ -12,7 +12,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Any
@@ -47,11 +47,11 @@ class ControlError(DicomNetworkError):
 class Control:
     """The channel of an open archive, as a context manager. It does not keep the archive from serving.
 
-    ``on_reload``: what the method ``reload`` calls; without any there is no such method. On Windows, and
+    ``on_reload``: what the method ``reload`` awaits; without any there is no such method. On Windows, and
     where the socket cannot be made (that is logged), there is no channel.
     """
 
-    def __init__(self, archive: Archive, *, on_reload: Callable[[], object] | None = None) -> None:
+    def __init__(self, archive: Archive, *, on_reload: Callable[[], Awaitable[object]] | None = None) -> None:
         self._archive = archive
         self._path = os.path.join(archive.directory, NAME)
         self._methods: dict[str, Method] = dict(METHODS)
@@ -150,10 +150,10 @@ class Control:
         return self._methods[method], arguments
 
 
-def _reloading(on_reload: Callable[[], object]) -> Method:
+def _reloading(on_reload: Callable[[], Awaitable[object]]) -> Method:
     async def reload(archive: Archive, arguments: Mapping[str, Any]) -> AsyncGenerator[Line, None]:
-        on_reload()
-        yield {"reloaded": True}
+        await on_reload()
+        yield {"reloaded": "the log says what is in force"}
 
     return reload
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 
@@ -23,14 +24,16 @@ _written = Disk()
 class PartFile:
     """A file that gets its name when it is complete: `head`, then what is written. All methods block.
 
-    Its folder is made when it is missing. `disk` is what tells where the methods are to be called.
+    Its folder is made when it is missing. More than `maximum` bytes, the head aside, are an OSError (EFBIG).
+    `disk` is what tells where the methods are to be called.
     """
 
-    __slots__ = ("_descriptor", "_error", "_head", "_part", "_target", "disk")
+    __slots__ = ("_descriptor", "_error", "_head", "_part", "_room", "_target", "disk")
 
-    def __init__(self, target: str, head: bytes) -> None:
+    def __init__(self, target: str, head: bytes, maximum: int | None = None) -> None:
         self.disk = _written
         self._target = target
+        self._room = maximum
         self._head = head
         self._part = f"{target}.{_PROCESS}-{next(_part_numbers)}.part"
         self._descriptor: int | None = None
@@ -50,6 +53,10 @@ class PartFile:
         """Write what comes next, or raise what went wrong with what was offered before."""
         if self._error is not None:
             raise self._error
+        if self._room is not None:
+            self._room -= sum(map(len, batch))
+            if self._room < 0:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         if self._descriptor is None:
             try:
                 self._descriptor = os.open(self._part, CREATE, _FILE_MODE)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.data.steps import finish
+from asyncdicom.dimse.assembler import joined
 from asyncdicom.exceptions import DataSetError, LocalProtocolError
 from asyncdicom.net.disk import Batch
 from asyncdicom.net.lane import lane
@@ -94,6 +95,7 @@ class DataStream:
         elif length:
             self._views += views
             self.waiting += length
+            self._views = joined(self._views, self.waiting)
         if is_last:
             self._ended = True
         if self._has(self._wanted):
@@ -202,6 +204,7 @@ class DataStream:
                     "give a larger maximum=, or take it by save() or batches()"
                 )
                 raise self.unreadable
+            views = joined(views, length)
         return b"".join(views)
 
     async def dataset(self, maximum: int = _MAXIMUM_IN_MEMORY) -> Dataset:
@@ -229,12 +232,19 @@ class DataStream:
             self.unreadable = error
             raise
 
-    async def save(self, path: str | os.PathLike[str], *, source_ae_title: str | None = None) -> int:
+    async def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        source_ae_title: str | None = None,
+        maximum: int | None = None,
+    ) -> int:
         """Write a DICOM Part 10 file, byte for byte as received, and give its data set's length.
 
         The file appears under its name when it is complete; an existing one is replaced. Its folder is
         made when it is missing. After an error or a cancellation no file is left. It is not synced to the
-        disk (the archive does that).
+        disk (the archive does that). A data set of more than `maximum` bytes is an OSError (EFBIG) as soon
+        as it has come that far. `path` is taken as it is: of received text it is made by `safe_name`.
         """
         if not self.sop_class_uid or not self.sop_instance_uid:
             raise LocalProtocolError("only an instance received with C-STORE can be saved as a file")
@@ -244,7 +254,7 @@ class DataStream:
             self.transfer_syntax_uid,
             source_ae_title=source_ae_title,
         )
-        file = PartFile(os.fspath(path), head)
+        file = PartFile(os.fspath(path), head, maximum)
         last: Batch = ()
         try:
             self._sink = file.offer

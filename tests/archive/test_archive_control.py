@@ -51,7 +51,11 @@ async def answered(root: Path, method: str, **arguments: Any) -> list[Any]:
 
 async def test_it_answers(tmp_path: Path, tools: Any) -> None:
     reloads: list[None] = []
-    async with controlled(tmp_path, on_reload=lambda: reloads.append(None)) as archive:
+
+    async def reload() -> None:
+        reloads.append(None)
+
+    async with controlled(tmp_path, on_reload=reload) as archive:
         assert await tools.store(archive, tools.data_set()) == 0x0000
         assert await tools.store(archive, tools.data_set(PatientName="OTHER")) == 0xB007
         (counts,) = await answered(tmp_path, "stat")
@@ -63,7 +67,7 @@ async def test_it_answers(tmp_path: Path, tools: Any) -> None:
         assert (await answered(tmp_path, "quarantine accept", names=[listed["name"]]))[-1] == {
             "accepted_all": 1
         }
-        assert await answered(tmp_path, "reload") == [{"reloaded": True}]
+        assert set((await answered(tmp_path, "reload"))[0]) == {"reloaded"}
     assert reloads == [None]
     assert not (tmp_path / "control").exists()
     with pytest.raises(NotServed):
