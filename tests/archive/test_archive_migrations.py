@@ -1,6 +1,6 @@
 """An index of an earlier version is brought to this one, also by one who is killed on the way.
 
-`schema_2.sql` and `schema_2.files` are what the version before the archive's ID has written: two instances
+`archive_schema_2.txt` (SQL) and `archive_schema_2_files.txt` are what the version before the archive's ID has written: two instances
 and one in quarantine. A file is its path and its bytes behind the preamble.
 """
 
@@ -18,19 +18,19 @@ from asyncdicom.archive.index.migrations import STEPS, migrate
 from asyncdicom.archive.index.schema import SCHEMA_VERSION
 from asyncdicom.archive.maintenance import verify
 
-HERE = Path(__file__).parent
+DATA = Path(__file__).parents[1] / "data"
 
 
 def of_schema_2(root: Path) -> Path:
     """Make the archive that the earlier version has left; gives its index."""
-    for line in (HERE / "schema_2.files").read_text().splitlines():
+    for line in (DATA / "archive_schema_2_files.txt").read_text().splitlines():
         name, content = line.split()
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(128) + bytes.fromhex(content))
     index = root / "index.sqlite"
     with closing(sqlite3.connect(index)) as connection:
-        connection.executescript((HERE / "schema_2.sql").read_text())
+        connection.executescript((DATA / "archive_schema_2.txt").read_text())
         connection.execute("PRAGMA user_version = 2")
     return index
 
