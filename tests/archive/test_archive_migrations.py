@@ -1,7 +1,7 @@
 """An index of an earlier version is brought to this one, also by one who is killed on the way.
 
-`archive_schema_2.txt` (SQL) and `archive_schema_2_files.txt` are what the version before the archive's ID has written: two instances
-and one in quarantine. A file is its path and its bytes behind the preamble.
+`archive_schema_2.txt` (SQL) and `archive_schema_2_files.txt` are what the version before the archive's ID has
+written: two instances and one in quarantine. A file is its path and its bytes behind the preamble.
 """
 
 from __future__ import annotations
