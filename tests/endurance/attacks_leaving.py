@@ -356,7 +356,7 @@ ATTACKS = (
            names_of_another_kind, {"taken for a DNS name": 0}),
     Attack("client, Maximum Length of 8",
            "a client stores 2 MB at an SCP of Maximum Length 8 that reads nothing",
-           client_of_maximum_length_8, {"objects": 60_000}, "all fragments are made before one is written"),
+           client_of_maximum_length_8, {"objects": 60_000}),
     Attack("client, large matches", "an awaited C-FIND is answered with 12 identifiers of 8 MiB",
            large_matches, {"MiB taken": 64}, "the list of matches is bounded by number alone"),
     Attack("client, Pending for ever", "a C-MOVE is answered with 20,000 Pending that say nothing new",
