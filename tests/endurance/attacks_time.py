@@ -110,27 +110,24 @@ def moves_to(answer: bytes, count: tuple[int, int]) -> Callable[[Path], Awaitabl
     return make
 
 
-AT_ONCE = "whatever has come is worked on in one turn of the loop"
-VIEWS = "views of received data count by their bytes"
 READ = {"handlers": "read"}
 COUNTED = {"counted": True}
 
 ATTACKS = (
     Attack("pipelined C-ECHO", "5,000 C-ECHO-RQs in one go, on uvloop",
-           Siege("echoes", (5000, 500_000), counted=True), SERVED | TURN | SLICE, AT_ONCE),
+           Siege("echoes", (5000, 500_000), counted=True), SERVED | TURN | SLICE),
     Attack("pipelined C-ECHO, asyncio", "the same, on asyncio's own loop",
            Siege("echoes", (5000, 500_000), settings={"loop": "asyncio"}, counted=True),
-           SERVED | TURN | SLICE, AT_ONCE),
+           SERVED | TURN | SLICE),
     Attack("C-STORE of one-byte fragments", "100,000 fragments of one byte, to a handler that reads nothing",
-           Siege("one_byte_store", (100_000, 3_000_000), counted=True), SERVED | SLICE | WEIGHT, VIEWS),
+           Siege("one_byte_store", (100_000, 3_000_000), counted=True), SERVED | SLICE | WEIGHT),
     Attack("identifier of one-byte fragments", "an identifier of 100,000 fragments of one byte",
            Siege("one_byte_find", (100_000, 4_000_000), settings=READ, counted=True),
-           SERVED | SLICE | WEIGHT, VIEWS),
+           SERVED | SLICE | WEIGHT),
     Attack("unknown keys", "a C-FIND with 3,000 unknown keys, answered with a page of 1,000 matches",
            Siege("unknown_keys", (3000, 30_000), prepare=PAGE), SERVED | {"MiB": 16}),
     Attack("Message ID in use", "2,000 C-FINDs under one Message ID",
-           Siege("same_message_id", (2000, 200_000)), SERVED | {"tasks": 64, "log lines": 10},
-           "a task and a log line each"),
+           Siege("same_message_id", (2000, 200_000)), SERVED | {"tasks": 64, "log lines": 10}),
     Attack("shapes of queries", "8 C-FINDs with other numbers of patterns in their keys",
            Siege("shapes", (8, 800), prepare=SOME), SERVED | {"objects kept": 60_000}),
     Attack("worst patterns", "8 C-FINDs of 64 patterns of 243 characters over texts of 1,024",
@@ -155,18 +152,15 @@ ATTACKS = (
            Siege("gets_without_contexts", (16, 16), prepare=MANY), SERVED,
            "the sources are a list in memory", only_long=True),
     Attack("Maximum Length of 8", "a C-GET by a peer of Maximum Length 8 that reads nothing",
-           Siege("maximum_length_of_8", (1, 16), prepare=LARGE, counted=True), SERVED | SLICE | WEIGHT,
-           "all fragments are made before one is written"),
+           Siege("maximum_length_of_8", (1, 16), prepare=LARGE, counted=True), SERVED | SLICE | WEIGHT),
     Attack("C-MOVE, nobody answers", "64 C-MOVEs to a destination that does not answer",
            moves_to(b"", (4, 60)), SERVED | {"outgoing at once": 16}),
     Attack("C-MOVE, each aborted", "64 C-MOVEs to a destination that aborts",
            moves_to(ABORT, (4, 60)), SERVED | {"outgoing associations": 32}),
     Attack("empty items", "5 A-ASSOCIATE-RQs of 200 KiB of empty items, by a stranger",
-           Siege("empty_items", (5, 1000), counted=True), SERVED | SLICE,
-           "items are read before they are counted"),
+           Siege("empty_items", (5, 1000), counted=True), SERVED | SLICE),
     Attack("new texts", "5 rejected A-ASSOCIATE-RQs of 127 UIDs that nobody has seen before",
-           Siege("new_texts", (5, 1000), settings=COUNTED), SERVED | {"strings interned": 100},
-           "received text is interned (Python 3.12 keeps it for good)"),
+           Siege("new_texts", (5, 1000), settings=COUNTED), SERVED | {"strings interned": 100}),
     Attack("files read in the loop", "a C-GET of an image, of which a slow disk would hold up everybody",
            Siege("gets", (1, 16), prepare=LARGE, settings=COUNTED), SERVED | {"file calls of the loop": 0}),
 )  # fmt: skip
