@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -16,8 +17,8 @@ from asyncdicom.archive.arrival import Arrival, OnConflict, Outcome, Uncertain
 from asyncdicom.archive.blobs.files import InstanceFile
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.header import header_of
-from asyncdicom.archive.blobs.look import Ended
 from asyncdicom.archive.blobs.room import Room
+from asyncdicom.archive.care import Care, reason
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
@@ -25,12 +26,15 @@ from asyncdicom.archive.index.opening import SYNCHRONOUS, open_index, read_ident
 from asyncdicom.archive.index.queries import Queries
 from asyncdicom.archive.index.upkeep import Reader
 from asyncdicom.archive.ingest import Ingest
-from asyncdicom.archive.leftovers import Leftovers, Swept
+from asyncdicom.archive.leftovers import Swept
 from asyncdicom.archive.marker import Marker, check_place, next_marker, read_marker, write_marker
 from asyncdicom.archive.receive import Reception, Refused
+from asyncdicom.archive.round import Bounds
 from asyncdicom.archive.workers import Workers
+from asyncdicom.exceptions import StatusError
 from asyncdicom.net.lane import lane
-from asyncdicom.net.threads import in_thread
+from asyncdicom.net.threads import Threads, in_thread
+from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import InformationModel, is_usable_uid
@@ -68,6 +72,10 @@ class Archive:
     ``maximum_size`` bounds one data set, in bytes; ``minimum_free`` is how much of the disk is kept free, in
     bytes (None: 2 GiB, or 5 % of a smaller disk; 0: nothing). Beyond either the answer is 0xA700.
     ``existing``: refuse to make a new archive, because a disk that is not mounted looks like a new folder.
+    ``maximum_quarantined`` and ``maximum_quarantined_bytes`` bound what peers bring into quarantine: beyond
+    them a conflict is refused (0xA700). ``scrub``: stored files are compared with their digests, slowly, all
+    the time, at so many bytes a second; 0: never. ``sweep``: at start, deal with files without a row and
+    tell what is amiss; without it, `reindex` deals with them.
     """
 
     def __init__(
@@ -80,6 +88,10 @@ class Archive:
         maximum_size: int = 16 << 30,
         minimum_free: int | None = None,
         existing: bool = False,
+        maximum_quarantined: int = 10_000,
+        maximum_quarantined_bytes: int = 16 << 30,
+        scrub: int = 1 << 20,
+        sweep: bool = True,
     ) -> None:
         if durability not in SYNCHRONOUS:
             raise ValueError(f"durability must be one of {', '.join(SYNCHRONOUS)}, not {durability!r}")
@@ -88,6 +100,9 @@ class Archive:
         self._on_conflict = OnConflict(on_conflict)
         self._maximum_size = maximum_size
         self._existing = existing
+        self._bounds = Bounds(maximum_quarantined, maximum_quarantined_bytes)
+        self._scrub_rate = scrub
+        self._sweeps = sweep
         self._sync = durability == "power"
         self._calls = files if files is not None else FileCalls()
         self._folders = Folders(self.directory, self._calls, sync=self._sync)
@@ -96,7 +111,6 @@ class Archive:
         self._is_open = False
         self._is_closing = False
         self._sweep: asyncio.Future[Swept | None] | None = None
-        self._healed = 0
         self.is_new = False
 
     async def __aenter__(self) -> Archive:
@@ -125,7 +139,8 @@ class Archive:
             self._readers.shutdown()
             raise
         self._is_open = True
-        self._sweep = asyncio.ensure_future(in_thread(self._upkeep, self._look_after))
+        if self._sweeps:
+            self._sweep = asyncio.ensure_future(in_thread(self._upkeep, self.care.sweep))
 
     def _open(self) -> None:
         try:
@@ -140,7 +155,7 @@ class Archive:
         except (SQLAlchemyError, sqlite3.Error) as error:
             self._unlock()
             raise ArchiveError(
-                f"the index in {self.directory} cannot be opened ({_reason(error)}): put a copy of it back, "
+                f"the index in {self.directory} cannot be opened ({reason(error)}): put a copy of it back, "
                 f"or have it built again from the files: asyncdicom archive {self.directory} reindex"
             ) from error
         except BaseException:
@@ -179,9 +194,21 @@ class Archive:
                 self._folders,
                 self._calls,
                 on_conflict=self._on_conflict,
+                bounds=self._bounds,
                 elsewhere=self._writers.submit,
             )
             self._ingest.start()
+            self.care = Care(
+                self.directory,
+                self._folders,
+                self._calls,
+                self._reader,
+                self._ingest,
+                sync=self._sync,
+                scrub_rate=self._scrub_rate,
+                is_closing=lambda: self._is_closing,
+            )
+            self.care.start(tell=self._sweeps)
         except BaseException:
             self._engine.dispose()
             raise
@@ -204,6 +231,7 @@ class Archive:
         self._queries.close()
         self._upkeep.shutdown()
         self._writers.shutdown()
+        self.care.close()
         self._ingest.close()
         self._readers.shutdown()
         self._engine.dispose()
@@ -223,7 +251,8 @@ class Archive:
         """Store one instance; the Status is the answer to the C-STORE.
 
         The UIDs are those of the command, ``batches`` is the data set as it arrives. It may be left unread
-        when the answer is a Failure. After a Failure, an exception or a cancellation nothing is kept.
+        when the answer is a Failure. After a Failure, an exception or a cancellation nothing is kept. Raises
+        `StatusError`, with an Error Comment, for a conflict that the quarantine has no room for.
         """
         if not (is_usable_uid(sop_class_uid) and is_usable_uid(sop_instance_uid)):
             return Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
@@ -250,12 +279,26 @@ class Archive:
             return Status.OUT_OF_RESOURCES
         finally:
             await self._tidy_up(reception.file, arrival, storage_failed)
-        if outcome.heals:
-            self._healed += 1
-            _LOG.warning("%s was missing or damaged on the disk: the same bytes came again", sop_instance_uid)
-        elif outcome not in (Outcome.STORED, Outcome.ALREADY_HERE):
-            _LOG.warning("%s conflicts with another instance: %s", sop_instance_uid, outcome.value)
+        if outcome is not Outcome.STORED:
+            self._tell(sop_instance_uid, outcome)
         return _STATUSES[outcome]
+
+    def _tell(self, sop_instance_uid: str, outcome: Outcome) -> None:
+        """Count and log what is not simply stored. Raises `StatusError` where the answer needs a comment."""
+        self.care.count(outcome)
+        if outcome is Outcome.QUARANTINE_FULL:
+            _LOG.error(
+                "%s refused, it conflicts with another instance and the quarantine is full; "
+                "asyncdicom archive %s quarantine list shows what is there",
+                sop_instance_uid,
+                self.directory,
+            )
+            full = "conflicts with a stored instance; the quarantine is full"
+            raise StatusError(Response(Status.OUT_OF_RESOURCES, error_comment=full))
+        if outcome.heals:
+            _LOG.warning("%s was missing or damaged on the disk: the same bytes came again", sop_instance_uid)
+        elif outcome is not Outcome.ALREADY_HERE:
+            _LOG.warning("%s conflicts with another instance: %s", sop_instance_uid, outcome.value)
 
     async def _receive(
         self, reception: Reception, batches: AsyncIterator[list[memoryview]], peer: Hashable
@@ -388,6 +431,40 @@ class Archive:
             identifier, transfer_syntax_uid, information_model, relational=relational, peer=peer
         )
 
+    async def upkeep(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
+        """Make a call of `care` in the one thread that looks after files, behind a sweep that is under way.
+
+        Raises what it raises, and `ArchiveError` when the archive is closed, or disk or index fail. A
+        cancellation is raised when the call has ended.
+        """
+        return await self.called(self._upkeep, call, *arguments)
+
+    async def read(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
+        """Make a call of `care` that only reads, in another thread; as `upkeep`."""
+        return await self.called(self._readers, call, *arguments)
+
+    async def called(
+        self,
+        threads: Threads,
+        call: Callable[[*_Ts], _T],
+        *arguments: *_Ts,
+        ending: threading.Event | None = None,
+    ) -> _T:
+        """Make a call in one of some threads; a cancellation sets ``ending``, then as `upkeep`."""
+        if not self._is_open:
+            raise ArchiveError("the archive is closed")
+        calling = asyncio.ensure_future(in_thread(threads, call, *arguments))
+        try:
+            return await asyncio.shield(calling)
+        except asyncio.CancelledError:
+            if ending is not None:
+                ending.set()
+            await asyncio.wait((calling,))
+            calling.exception()
+            raise
+        except (OSError, SQLAlchemyError, sqlite3.Error) as error:
+            raise ArchiveError(f"{self.directory}: disk or index failed ({reason(error)})") from error
+
     async def counts(self) -> dict[str, int]:
         """Count patients, studies, series, instances and what is in quarantine, by table name.
 
@@ -397,7 +474,7 @@ class Archive:
             return await in_thread(self._readers, self._reader.counts)
         except SQLAlchemyError as error:
             raise ArchiveError(
-                f"the index in {self.directory} cannot be read ({_reason(error)}): stop what serves it, and "
+                f"the index in {self.directory} cannot be read ({reason(error)}): stop what serves it, and "
                 f"have it built again from the files: asyncdicom archive {self.directory} reindex"
             ) from error
 
@@ -407,62 +484,13 @@ class Archive:
         """Index every file that has no row, while serving, and tell what came of it.
 
         Waits for a sweep that is under way, then sweeps again. Raises `ArchiveError` when it could not go to
-        its end. A cancellation is raised when the sweep has ended.
+        its end. A cancellation ends the sweep, and is raised then; a sweep that is under way goes on.
         """
-        if not self._is_open:
-            raise ArchiveError("the archive is closed")
-        swept = await in_thread(self._upkeep, self._look_after)
+        ending = threading.Event()
+        swept = await self.called(self._upkeep, self.care.sweep, ending, ending=ending)
         if swept is None:
             raise ArchiveError("the sweep has ended early: the log says why")
         return swept
-
-    def _look_after(self) -> Swept | None:
-        """Check the index, then deal with the files it does not know; None if that ended early."""
-        try:
-            damage = self._reader.damage(lambda: self._is_closing)
-            if damage:
-                _LOG.error(
-                    "the index is damaged, nothing is swept: stop, put a copy of it back or have it built "
-                    "again: asyncdicom archive %s reindex (%s)",
-                    self.directory,
-                    damage,
-                )
-                return None
-            return self._sweep_leftovers()
-        except Ended:
-            return None
-        except (OSError, SQLAlchemyError) as error:
-            if not self._is_closing:
-                _LOG.error("the sweep for files without a row ended early: %s", _reason(error))
-            return None
-
-    def _sweep_leftovers(self) -> Swept:
-        swept = Leftovers(
-            self._folders,
-            self._calls,
-            self._reader,
-            self._ingest,
-            sync=self._sync,
-            is_closing=lambda: self._is_closing,
-        ).sweep()
-        if told := swept.told():
-            _LOG.warning("files and index of %s compared: %s", self.directory, told)
-        if swept.missing:
-            _LOG.error(
-                "%d indexed files are missing: put them back from a copy, or have them sent again; "
-                "asyncdicom archive %s verify names them",
-                swept.missing,
-                self.directory,
-            )
-        return swept
-
-
-def _reason(error: Exception) -> str:
-    """Say what was wrong, without what was asked for or stored."""
-    cause = getattr(error, "orig", None) or error
-    if isinstance(cause, OSError):
-        return cause.strerror or type(cause).__name__
-    return str(cause) if isinstance(cause, sqlite3.Error) else type(cause).__name__
 
 
 class _StorageFailed(Exception):

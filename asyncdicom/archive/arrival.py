@@ -33,6 +33,7 @@ class Outcome(enum.Enum):
     QUARANTINED = "in quarantine"
     ALREADY_IN_QUARANTINE = "the same bytes are in quarantine already"
     HEALED_IN_QUARANTINE = "in quarantine, in place of its own file, which was missing or damaged"
+    QUARANTINE_FULL = "not kept: the quarantine is full"
     REFUSED = "the first stays, this one is not kept"
     WITHDRAWN = "withdrawn before its turn"
     UNTRUSTED = "a sync of its folder has failed"

@@ -18,6 +18,7 @@ from asyncdicom.net import disk
 __all__ = ["FILE_MODE", "FOLDER_MODE", "FileCalls"]
 
 FOLDER_MODE, FILE_MODE = 0o750, 0o640
+_COPIED = 1 << 20  # bytes at a time
 
 Bytes = bytes | memoryview
 
@@ -137,6 +138,28 @@ class FileCalls:
     def move(self, source: str, target: str) -> None:
         """Give a file another name on the same file system."""
         os.rename(source, target)
+
+    def link(self, source: str, target: str, *, sync: bool) -> None:
+        """Give a file a second name; where the file system has no such thing, make a copy under it."""
+        try:
+            os.link(source, target, follow_symlinks=False)
+            return
+        except (FileNotFoundError, FileExistsError):
+            raise
+        except (OSError, NotImplementedError):
+            reading = self.open_to_read(source)
+        try:
+            writing = self.create(target)
+            try:
+                self.set_mode(writing)
+                while piece := self.read(reading, _COPIED):
+                    self.write(writing, [piece])
+                if sync:
+                    self.sync_data(writing)
+            finally:
+                self.close(writing)
+        finally:
+            self.close(reading)
 
     def remove(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""

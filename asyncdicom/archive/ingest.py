@@ -14,6 +14,8 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,10 +26,12 @@ from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.look import look_at
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.writer import Existing, Writer
-from asyncdicom.archive.round import LookFirst, Round
+from asyncdicom.archive.round import Bounds, LookFirst, Round
 from asyncdicom.telemetry.log import Log
 
-__all__ = ["Ingest"]
+__all__ = ["Change", "Ingest"]
+
+_T = TypeVar("_T")
 
 _LOG = Log("asyncdicom.archive")
 
@@ -36,6 +40,25 @@ BATCH = 256
 
 _LOUD = (3, 10, 100, 1000)  # failures in a row at which it is said that nothing is stored
 _RENEW = 10  # failures in a row after which another connection is tried
+
+
+class Change(Generic[_T]):
+    """Something else that is written into the index: alone in its transaction. A thread waits for it."""
+
+    def __init__(self, apply: Callable[[Writer], _T]) -> None:
+        self.apply = apply
+        self._answers: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def tell(self, result: _T | None, error: BaseException | None = None) -> None:
+        """Say what came of it."""
+        self._answers.put((result, error))
+
+    def wait(self) -> _T:
+        """Give what `apply` gave when it is committed, else raise what failed. Blocks."""
+        result, error = self._answers.get(True)
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
 
 
 class Ingest:
@@ -51,19 +74,22 @@ class Ingest:
         calls: FileCalls,
         *,
         on_conflict: OnConflict,
+        bounds: Bounds,
         elsewhere: Callable[[Callable[[], None]], object],
     ) -> None:
         self._engine = engine
         self._folders = folders
         self._calls = calls
         self._on_conflict = on_conflict
+        self._bounds = bounds
         self._elsewhere = elsewhere
         self._waiting: list[Arrival] = []  # taken from the queue, for the next round
         self._in_hand: list[Arrival] = []  # in this round
         self._doubtful: list[Arrival] = []
+        self._changes: list[Change[Any]] = []
         self._failures = 0  # rounds in a row that nothing was committed in
         self._ended = False
-        self._queue: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Arrival | Change[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="asyncdicom-index", daemon=True)
 
     def start(self) -> None:
@@ -81,12 +107,39 @@ class Ingest:
         """Queue ``arrival``, from any thread; its answer is the outcome, or what kept it out of the index."""
         self._queue.put(arrival)
 
+    def change(self, apply: Callable[[Writer], _T]) -> _T:
+        """Have the writer's thread make a change, alone in its transaction, and give what it gives. Blocks.
+
+        Raises what `apply` or the commit raises: then nothing has changed. For threads that end before
+        `close` is called.
+        """
+        change = Change(apply)
+        self._queue.put(change)
+        return change.wait()
+
     def _run(self) -> None:
-        while self._waiting or not self._ended:
+        while self._waiting or self._changes or not self._ended:
             try:
+                if self._changes:
+                    self._make_changes()
                 self._round()
             except BaseException as error:
                 self._rescue(error)
+
+    def _make_changes(self) -> None:
+        while self._changes:
+            change = self._changes.pop()
+            try:
+                self._writer.begin()
+                result = change.apply(self._writer)
+                self._writer.commit()
+            except BaseException as error:
+                self._writer.roll_back()
+                with suppress(BaseException):  # a commit that failed in its sync may come to life: see below
+                    self._writer.overwrite_tail()
+                change.tell(None, error)
+            else:
+                change.tell(result)
 
     def _round(self) -> None:
         self._take(block=not self._waiting)
@@ -113,9 +166,11 @@ class Ingest:
     def _take(self, *, block: bool) -> None:
         try:
             while not self._ended and len(self._waiting) < BATCH:
-                arrival = self._queue.get(block and not self._waiting)
+                arrival = self._queue.get(block and not self._waiting and not self._changes)
                 if arrival is None:
                     self._ended = True
+                elif isinstance(arrival, Change):
+                    self._changes.append(arrival)
                 else:
                     self._waiting.append(arrival)
         except queue.Empty:
@@ -176,7 +231,7 @@ class Ingest:
                 self._writer.renew()
 
     def _commit(self, batch: list[Arrival]) -> list[Answer]:
-        round_ = Round(self._writer, self._folders, self._calls, self._on_conflict)
+        round_ = Round(self._writer, self._folders, self._calls, self._on_conflict, self._bounds)
         try:
             self._writer.begin()
             outcomes = round_.settle(batch)

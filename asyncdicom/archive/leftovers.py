@@ -16,6 +16,7 @@ from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.look import Ended
 from asyncdicom.archive.examine import Unusable, examine
 from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.quarantined import QuarantineReader
 from asyncdicom.archive.index.upkeep import Reader
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.telemetry.log import Log
@@ -76,7 +77,10 @@ _WORDS = {
 
 
 class Leftovers:
-    """One sweep of the archive's folders, for a thread of its own. ``is_closing`` ends it early."""
+    """One sweep of the archive's folders, for a thread of its own; it counts in ``swept``.
+
+    ``is_closing`` ends it early.
+    """
 
     def __init__(
         self,
@@ -84,6 +88,7 @@ class Leftovers:
         calls: FileCalls,
         reader: Reader,
         ingest: Ingest,
+        swept: Swept,
         *,
         sync: bool,
         is_closing: Callable[[], bool],
@@ -91,10 +96,11 @@ class Leftovers:
         self._folders = folders
         self._calls = calls
         self._reader = reader
+        self._quarantined = QuarantineReader(reader.engine)
         self._ingest = ingest
         self._sync = sync
         self._is_closing = is_closing
-        self._swept = Swept()
+        self._swept = swept
 
     def sweep(self) -> Swept:
         """Deal with every file that has no row. Raises `Ended`, `OSError` or `SQLAlchemyError` on the way."""
@@ -120,6 +126,8 @@ class Leftovers:
             # Whoever made these folders may have died before their entries were durable.
             for path in (self._folders.objects, os.path.dirname(self._folders.below_root(folder))):
                 self._folders.sync(path)
+        if folder == "quarantine":
+            unknown = self._without_buried(unknown)
         for group in _chunks(unknown, _GROUP):
             self._index(folder, group)
         self._count_missing(folder, set(names))
@@ -127,6 +135,16 @@ class Leftovers:
     def _unknown(self, folder: str, names: Sequence[str]) -> list[str]:
         known = self._reader.known(folder, names)
         return [name for name in names if name not in known]
+
+    def _without_buried(self, names: Sequence[str]) -> list[str]:
+        """Remove what an operator has removed already, when a crash had left the file."""
+        left: list[str] = []
+        for some in _chunks(names, _NAMES):
+            buried = self._quarantined.buried(some)
+            for name in buried:
+                self._calls.remove(self._folders.quarantine_path(name))
+            left += [name for name in some if name not in buried]
+        return left
 
     def _count_missing(self, folder: str, names: set[str]) -> None:
         after = ""

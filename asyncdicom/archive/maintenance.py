@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from asyncdicom.archive.arrival import State
 from asyncdicom.archive.blobs.folders import Folders
-from asyncdicom.archive.blobs.look import look_at
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.opening import open_index
-from asyncdicom.archive.index.upkeep import FileRow, Reader
+from asyncdicom.archive.index.upkeep import Reader
 from asyncdicom.archive.marker import read_marker
+from asyncdicom.archive.scrub import Pace
+from asyncdicom.archive.verifying import Verified, verified
 
-__all__ = ["Verified", "set_damaged_index_aside", "verify"]
-
-
-class Verified(NamedTuple):
-    """What was found at the file of one row."""
-
-    sop_instance_uid: str
-    path: str
-    state: str
-
-    @property
-    def is_sound(self) -> bool:
-        """Tell whether the file is what its row says."""
-        return self.state == State.SOUND.value
+__all__ = ["set_damaged_index_aside", "verify"]
 
 
 @contextmanager
@@ -95,7 +81,7 @@ def verify(directory: str, *, bytes_per_second: int | None = None) -> Iterator[V
         try:
             engine = open_index(index, durability="power", readers=1, calls=calls)
             try:
-                yield from _verify(Reader(engine), folders, calls, _pace(bytes_per_second))
+                yield from verified(Reader(engine), folders, calls, Pace(bytes_per_second, threading.Event()))
             finally:
                 engine.dispose()
         except (SQLAlchemyError, sqlite3.Error) as error:
@@ -103,33 +89,3 @@ def verify(directory: str, *, bytes_per_second: int | None = None) -> Iterator[V
                 f"the index in {directory} cannot be read: have it built again from the files: "
                 f"asyncdicom archive {directory} reindex"
             ) from error
-
-
-def _verify(
-    reader: Reader, folders: Folders, calls: FileCalls, pace: Callable[[int], None]
-) -> Iterator[Verified]:
-    for table, path in (("instance", folders.path), ("quarantine", folders.quarantine_path)):
-        after = 0
-        while rows := reader.file_rows(table, after):
-            for row in rows:
-                yield Verified(row.sop_instance_uid, path(row.file), _state(calls, path(row.file), row, pace))
-            after = rows[-1].id
-
-
-def _state(calls: FileCalls, path: str, row: FileRow, pace: Callable[[int], None]) -> str:
-    try:
-        return look_at(calls, path, row, read_so_far=pace).value
-    except OSError as error:
-        return f"not readable ({error.strerror})"
-
-
-def _pace(bytes_per_second: int | None) -> Callable[[int], None]:
-    start, read = time.monotonic(), 0
-
-    def wait(size: int) -> None:
-        nonlocal read
-        if bytes_per_second is not None:
-            read += size
-            time.sleep(max(0.0, start + read / bytes_per_second - time.monotonic()))
-
-    return wait

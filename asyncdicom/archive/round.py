@@ -9,9 +9,18 @@ from typing import Any, NamedTuple
 from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, Outcome, State
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.quarantined import usage
 from asyncdicom.archive.index.writer import Existing, Writer
 
-__all__ = ["LookFirst", "Round"]
+__all__ = ["Bounds", "LookFirst", "Round"]
+
+
+class Bounds(NamedTuple):
+    """How much peers may bring into quarantine."""
+
+    files: int
+    size: int
+    """Bytes of their data sets together."""
 
 
 class LookFirst(Exception):
@@ -32,11 +41,20 @@ class _Plan(NamedTuple):
 class Round:
     """One transaction. What fails for one arrival is its answer alone; what fails for all is raised."""
 
-    def __init__(self, writer: Writer, folders: Folders, calls: FileCalls, on_conflict: OnConflict) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        folders: Folders,
+        calls: FileCalls,
+        on_conflict: OnConflict,
+        bounds: Bounds,
+    ) -> None:
         self._writer = writer
         self._folders = folders
         self._calls = calls
         self._on_conflict = on_conflict
+        self._bounds = bounds
+        self._usage: tuple[int, int] | None = None  # of the quarantine, asked for when it is needed
         self._moved: list[tuple[Arrival, str]] = []
 
     def settle(self, batch: Sequence[Arrival]) -> list[Answer]:
@@ -137,8 +155,17 @@ class Round:
         existing = self._writer.find_quarantined(arrival.record.sop_instance_uid, arrival.file.digest)
         if existing is not None:
             return self._again(arrival, existing)
+        if not (arrival.was_found or self._has_room(arrival.file.length)):
+            return _Plan(Outcome.QUARANTINE_FULL)
         self._move(arrival)
         return _Plan(Outcome.QUARANTINED)
+
+    def _has_room(self, length: int) -> bool:
+        """Tell whether the quarantine takes one more of a length (bytes), and count it."""
+        files, size = self._usage or usage(self._writer)
+        has_room = files < self._bounds.files and size + length <= self._bounds.size
+        self._usage = (files + 1, size + length) if has_room else (files, size)
+        return has_room
 
     def _move(self, arrival: Arrival) -> None:
         path = arrival.file.path

@@ -1,30 +1,84 @@
-"""``asyncdicom archive DIR ...``: what an operator does with an archive's folder while nothing serves it."""
+"""``asyncdicom archive DIR ...``: what an operator does with an archive, served or not."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
 
 import click
 
-from asyncdicom.cli.output import json_line
+from asyncdicom.cli.output import json_line, progress, warn
 from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain, run
-
-if TYPE_CHECKING:
-    from asyncdicom.archive.maintenance import Verified
+from asyncdicom.telemetry.text import printable
 
 __all__ = ["command"]
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 _NAME = "asyncdicom archive"
 
+_Line = Mapping[str, Any]
+
 
 @click.group(epilog=EXIT_CODES)
 @click.argument("directory", metavar="DIR", type=click.Path(file_okay=False))
 @click.pass_context
 def command(ctx: click.Context, directory: str) -> None:
-    """Look after the archive in the folder DIR, while no qrscp serves it."""
+    """Look after the archive in the folder DIR: the process that serves it is asked, if there is one."""
     ctx.obj = directory
+
+
+def _asking(work: Callable[[], Awaitable[int]]) -> int:
+    from asyncdicom.archive import ArchiveError
+
+    async def asked() -> int:
+        try:
+            return await work()
+        except ArchiveError as error:
+            return complain(_NAME, str(error), FAILED)
+
+    return run(asked)
+
+
+async def _ask(
+    directory: str,
+    method: str,
+    arguments: _Line | None = None,
+    *,
+    before: Callable[[str], None] | None = None,
+) -> AsyncGenerator[_Line, None]:
+    """Ask the process that serves a folder, or else take the folder's lock: the lines are the same.
+
+    ``before`` is called when nothing serves it.
+    """
+    from asyncdicom.archive import Archive
+    from asyncdicom.archive.control import NotServed, ask
+    from asyncdicom.archive.operations import METHODS
+
+    try:
+        async with aclosing(ask(directory, method, arguments or {})) as lines:
+            async for line in lines:
+                yield line
+        return
+    except NotServed:
+        pass
+    if before is not None:
+        await asyncio.to_thread(before, directory)
+    async with (
+        Archive(directory, existing=True, sweep=False, scrub=0) as archive,
+        aclosing(METHODS[method](archive, arguments or {})) as lines,
+    ):
+        async for line in lines:
+            yield line
+
+
+async def _result(directory: str, method: str, before: Callable[[str], None] | None = None) -> _Line:
+    last: _Line = {}
+    async with aclosing(_ask(directory, method, before=before)) as lines:
+        async for line in lines:
+            last = line
+    return last
 
 
 @command.command()
@@ -32,27 +86,24 @@ def command(ctx: click.Context, directory: str) -> None:
 @click.pass_obj
 def reindex(directory: str, as_json: bool) -> int:
     """Index every file that the index does not know; one that is damaged is moved aside and built anew."""
-    return run(lambda: _reindex(directory, as_json))
+
+    async def work() -> int:
+        swept = dict(await _result(directory, "reindex", _set_damaged_aside))
+        told, counts = swept.pop("told"), swept["counts"]
+        if as_json:
+            json_line(**swept)
+        else:
+            print(f"{told or 'nothing to do'}; {counts['instance']} instances are in the index")
+        return FAILED if swept["failed"] or swept["missing"] else OK
+
+    return _asking(work)
 
 
-async def _reindex(directory: str, as_json: bool) -> int:
-    from asyncdicom.archive import Archive, ArchiveError
+def _set_damaged_aside(directory: str) -> None:
     from asyncdicom.archive.maintenance import set_damaged_index_aside
 
-    try:
-        aside = set_damaged_index_aside(directory)
-        if aside:
-            complain(_NAME, f"the index was damaged, or that of another archive; it is kept: {aside}", OK)
-        async with Archive(directory, existing=True) as archive:
-            swept = await archive.reindex()
-            counts = await archive.counts()
-    except ArchiveError as error:
-        return complain(_NAME, str(error), FAILED)
-    if as_json:
-        json_line(**asdict(swept), counts=counts)
-    else:
-        print(f"{swept.told() or 'nothing to do'}; {counts['instance']} instances are in the index")
-    return FAILED if swept.failed or swept.missing else OK
+    if aside := set_damaged_index_aside(directory):
+        complain(_NAME, f"the index was damaged, or that of another archive; it is kept: {aside}", OK)
 
 
 @command.command()
@@ -61,50 +112,114 @@ async def _reindex(directory: str, as_json: bool) -> int:
 @click.pass_obj
 def verify(directory: str, rate: int | None, as_json: bool) -> int:
     """Compare every file with the digest in its row; exit code 1 if one is missing or damaged."""
-    from asyncdicom.archive import ArchiveError
-    from asyncdicom.archive.maintenance import verify as verified_files
 
-    total = bad = 0
-    try:
-        for each in verified_files(directory, bytes_per_second=None if rate is None else rate << 20):
-            total += 1
-            if not each.is_sound:
-                bad += 1
-                _show(each, as_json)
-    except ArchiveError as error:
-        return complain(_NAME, str(error), FAILED)
+    async def work() -> int:
+        last: _Line = {}
+        done = 0
+        arguments = {} if rate is None else {"bytes_per_second": rate << 20}
+        with progress("files verified", None) as advance:
+            async with aclosing(_ask(directory, "verify", arguments)) as lines:
+                async for line in lines:
+                    last = line
+                    if advance is not None and "verified_so_far" in line:
+                        advance(line["verified_so_far"] - done)
+                        done = line["verified_so_far"]
+                    if "state" in line:
+                        _show(line, as_json, "{sop_instance_uid}: {file} is {state}")
+        _show(last, as_json, "{verified} files verified, {bad} of them missing or damaged")
+        return FAILED if last["bad"] else OK
+
+    return _asking(work)
+
+
+def _show(line: _Line, as_json: bool, text: str) -> None:
     if as_json:
-        json_line(verified=total, bad=bad)
+        json_line(**line)
     else:
-        print(f"{total} files verified, {bad} of them missing or damaged")
-    return FAILED if bad else OK
-
-
-def _show(each: Verified, as_json: bool) -> None:
-    if as_json:
-        json_line(sop_instance_uid=each.sop_instance_uid, file=each.path, state=each.state)
-    else:
-        print(f"{each.sop_instance_uid}: {each.path} is {each.state}")
+        print(text.format_map({key: printable(str(value)) for key, value in line.items()}), flush=True)
 
 
 @command.command()
 @_JSON
 @click.pass_obj
 def stat(directory: str, as_json: bool) -> int:
-    """Count patients, studies, series, instances and what is in quarantine."""
-    return run(lambda: _stat(directory, as_json))
+    """Count patients ... instances, what is in quarantine or set aside, and what was found bad or healed."""
+
+    async def work() -> int:
+        counts = await _result(directory, "stat")
+        if as_json:
+            json_line(**counts)
+        else:
+            print("\n".join(f"{name:20}{count}" for name, count in counts.items()))
+        return OK
+
+    return _asking(work)
 
 
-async def _stat(directory: str, as_json: bool) -> int:
-    from asyncdicom.archive import Archive, ArchiveError
+@command.group()
+def quarantine() -> None:
+    """Instances that came under the SOP Instance UID of another one, and are kept aside."""
 
-    try:
-        async with Archive(directory, existing=True) as archive:
-            counts = await archive.counts()
-    except ArchiveError as error:
-        return complain(_NAME, str(error), FAILED)
-    if as_json:
-        json_line(**counts)
-    else:
-        print("\n".join(f"{name:12}{count}" for name, count in counts.items()))
+
+@quarantine.command("list")
+@_JSON
+@click.pass_obj
+def list_(directory: str, as_json: bool) -> int:
+    """Show what is there: its name, UID, size in bytes, when it came, from whom, and why it is there."""
+
+    async def work() -> int:
+        async with aclosing(_ask(directory, "quarantine list")) as lines:
+            async for line in lines:
+                text = "{quarantined} in quarantine, {size} bytes"
+                if "name" in line:
+                    text = "{name} {sop_instance_uid} {size} {received} from {calling_ae_title}: {reason}"
+                _show(line, as_json, text)
+        return OK
+
+    return _asking(work)
+
+
+@quarantine.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@_JSON
+@click.pass_obj
+def accept(directory: str, names: tuple[str, ...], as_json: bool) -> int:
+    """Put NAME (as `list` shows it, or its first 8 digits) in the place of the stored instance.
+
+    The stored one goes to quarantine, so that it can be accepted again.
+    """
+    return _asking(lambda: _each(directory, "accept", list(names), as_json))
+
+
+@quarantine.command()
+@click.argument("names", metavar="NAME...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All that is there now.")
+@_JSON
+@click.pass_obj
+def purge(directory: str, names: tuple[str, ...], everything: bool, as_json: bool) -> int:
+    """Remove NAME (as `list` shows it, or its first 8 digits) for good; the index keeps what it was."""
+    if bool(names) == everything:
+        raise click.UsageError("say what to remove: names that `quarantine list` shows, or --all")
+
+    async def work() -> int:
+        chosen = list(names)
+        if everything:
+            async with aclosing(_ask(directory, "quarantine list")) as lines:
+                chosen = [line["name"] async for line in lines if "name" in line]
+        return await _each(directory, "purge", chosen, as_json)
+
+    return _asking(work)
+
+
+async def _each(directory: str, what: str, names: list[str], as_json: bool) -> int:
+    done, word = 0, {"accept": "accepted", "purge": "purged"}[what]
+    for start in range(0, len(names), 500):
+        some = {"names": names[start : start + 500]}
+        async with aclosing(_ask(directory, f"quarantine {what}", some)) as lines:
+            async for line in lines:
+                if word in line:
+                    done += 1
+                    _show({"sop_instance_uid": line[word]}, as_json, f"{word}: {{sop_instance_uid}}")
+    if not as_json:
+        warn(f"{done} {word}")
     return OK

@@ -64,6 +64,8 @@ _KEYS: dict[str, type] = {
     "durability": str,
     "on_conflict": str,
     "minimum_free": int,
+    "scrub": int,
+    "quarantine_limit": int,
     "strict": bool,
     "log_file": str,
     "log_format": str,

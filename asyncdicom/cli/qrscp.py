@@ -156,6 +156,22 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     help="Refuse to start a new archive: a disk that is not mounted looks like a new folder.",
 )
 @click.option(
+    "--scrub",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    metavar="MIB",
+    help="Compare stored files with their digests, all the time, at so many MiB a second; 0: never.",
+)
+@click.option(
+    "--quarantine-limit",
+    type=click.IntRange(0),
+    default=10_000,
+    show_default=True,
+    metavar="N",
+    help="How many conflicting instances are kept aside; more are refused (0xA700).",
+)
+@click.option(
     "--strict/--open",
     "strict",
     default=None,
@@ -290,16 +306,20 @@ async def _serve(
     on_conflict: str,
     minimum_free: int | None,
     existing: bool,
+    scrub: int,
+    quarantine_limit: int,
     limits: Limits,
     timeouts: Timeouts,
     debug: bool,
 ) -> int:
     from asyncdicom.address import Address
     from asyncdicom.archive import Archive, ArchiveError
+    from asyncdicom.archive.control import Control
     from asyncdicom.archive.scp import serve_archive
     from asyncdicom.cli.dump import trace
     from asyncdicom.cli.printing import Printer
     from asyncdicom.running import serve_until_stopped
+    from asyncdicom.telemetry.log_output import reopen_logs
 
     try:
         with Printer(as_json=as_json) as printer:
@@ -310,6 +330,8 @@ async def _serve(
                     on_conflict=on_conflict,
                     minimum_free=None if minimum_free is None else minimum_free << 20,
                     existing=existing,
+                    scrub=scrub << 20,
+                    maximum_quarantined=quarantine_limit,
                 ) as archive,
                 serve_archive(
                     archive,
@@ -337,10 +359,17 @@ async def _serve(
                     "Ctrl-C stops."
                 )
                 reload = _Reload(server, known, context, aet, host)
-                return await serve_until_stopped(
-                    server,
-                    on_reload=[reload_with(reload.load, reload.use)],
-                    on_ready=lambda: printer.line(json_text(told) if as_json else text),
-                )
+                on_reload = reload_with(reload.load, reload.use)
+
+                async def again() -> None:
+                    reopen_logs()
+                    await on_reload()
+
+                async with Control(archive, on_reload=again):
+                    return await serve_until_stopped(
+                        server,
+                        on_reload=[on_reload],
+                        on_ready=lambda: printer.line(json_text(told) if as_json else text),
+                    )
     except ArchiveError as error:
         return complain("asyncdicom qrscp", str(error), FAILED)

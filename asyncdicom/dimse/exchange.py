@@ -38,11 +38,6 @@ __all__ = ["A_REQUEST", "NOTHING", "Exchange"]
 _TAKES_REQUESTS = (State.STA6, State.STA8)
 
 
-def _crosses_the_release(state: State, command: Command) -> bool:
-    # An event report on what we have asked for may cross our A-RELEASE-RQ: it is told, but not answered.
-    return state is State.STA7 and command.command_field is CommandField.N_EVENT_REPORT_RQ
-
-
 class _Gathering:
     """A data set that is kept until it is whole (that of a response), or thrown away.
 
@@ -266,9 +261,7 @@ class Exchange:
             raise RemoteProtocolError(f"presentation context {started.context_id} was not accepted")
         if command.is_response:
             self._response(command, now)
-        elif self._layer.state not in _TAKES_REQUESTS and not _crosses_the_release(
-            self._layer.state, command
-        ):
+        elif not self._takes(command):
             self._drop(command)
         elif command.command_field is CommandField.C_CANCEL_RQ:
             request = self._performed.cancel(command.message_id_being_responded_to or 0)
@@ -278,6 +271,13 @@ class Exchange:
                 self.news.append(CancelReceived(command, request))
         else:
             self._requested(started, now)
+
+    def _takes(self, command: Command) -> bool:
+        # An event report in answer to what we have asked may cross our A-RELEASE-RQ: it is not answered, but
+        # told.
+        state = self._layer.state
+        is_report = command.command_field is CommandField.N_EVENT_REPORT_RQ
+        return state in _TAKES_REQUESTS or (is_report and state is State.STA7)
 
     def _drop(self, command: Command) -> None:
         self.news.append(CommandDropped(command))

@@ -3,7 +3,7 @@
     transport  ->  AssociationCore  ->  Performer (their requests) or Invoker (our operations)
     transport  <-  Outbox           <-  both
 
-What is done with a request comes from above (a dispatcher), so services need no sockets. An association gets
+What is done with a request comes from above (`dispatcher`), so services need no sockets. An association gets
 only so much of one turn of the event loop; what is left of what it received waits for the next turn.
 """
 
@@ -180,11 +180,6 @@ class Channel:
 
     # the life of the association
 
-    @property
-    def dispatcher(self) -> Dispatch | None:
-        """What performs the requests, once it is known who the peer is."""
-        return self.performer.dispatcher
-
     def associate(self, request: AAssociateRQ, dispatcher: Dispatch) -> None:
         """Have the A-ASSOCIATE-RQ sent as soon as the transport connection stands."""
         self.performer.dispatcher = dispatcher
@@ -329,8 +324,9 @@ class Channel:
             self._linger.cancel()  # it would keep all of this in memory
         if not self.closed.done():
             self.closed.set_result(None)
-        if self.dispatcher is not None and self.negotiated is not None:
-            self.dispatcher.association_ended()
+        dispatcher = self.performer.dispatcher
+        if dispatcher is not None and self.core.negotiated is not None:
+            dispatcher.association_ended()
         if self._on_closed is not None:
             self._on_closed(self)
 

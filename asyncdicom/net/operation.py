@@ -160,10 +160,11 @@ class _Timer:
 
 
 class IncomingRequest:
-    """A request that the peer invoked and that we perform, on its `net.channel.Channel`.
+    """A request that the peer invoked and that we perform.
 
-    Its handler runs in one task. C-CANCEL, and lack of progress, cancel that task only where it runs
-    the handler's own code (`guard`), never in the middle of a message that we send.
+    `channel` is the `net.channel.Channel` that it came on. Its handler runs in one task. C-CANCEL, and lack
+    of progress, cancel that task only where it runs the handler's own code (`guard`), never in the middle of
+    a message that we send.
     """
 
     __slots__ = (

@@ -145,7 +145,11 @@ class Outbox:
     ) -> None:
         self._has_begun = False
         try:
-            whole: Buffer | None = source if isinstance(source, bytes) else _at_hand(source)
+            whole: Buffer | None
+            if isinstance(source, bytes):
+                whole = source
+            else:
+                whole = source.at_hand() if hasattr(source, "at_hand") else None
             if isinstance(source, bytes) or whole is not None:
                 await self._write_batch(fragmenter, out, (whole or b"",), final=True)
             else:
@@ -237,8 +241,3 @@ class Outbox:
             self.stalled(now)
             return False
         return True
-
-
-def _at_hand(source: Source) -> Buffer | None:
-    # Sources of users may be without.
-    return source.at_hand() if hasattr(source, "at_hand") else None

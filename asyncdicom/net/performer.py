@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from asyncdicom.dimse.association import AssociationCore
-from asyncdicom.dimse.messages import Command, response_to
+from asyncdicom.dimse.messages import Command, CommandField, response_to
 from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.inbox import Inbox
 from asyncdicom.net.operation import IncomingRequest
@@ -39,7 +39,7 @@ class Dispatch(Protocol):
 
 
 class Performer:
-    """Runs the `dispatcher` for each request, and sends what it answers.
+    """Runs the dispatcher for each request, and sends what it answers.
 
     `make` makes the request that the dispatcher gets; `carry_out` is called when the core may have something
     to be done; `spawn` runs something that ends with the association; `abort` aborts it for a reason.
@@ -113,7 +113,8 @@ class Performer:
 
     def _answer_at_once(self, context: AcceptedContext, command: Command) -> bool:
         # A C-ECHO that no handler asked for costs no task.
-        answer = self.dispatcher.at_once(context, command) if self.dispatcher is not None else None
+        dispatcher = self.dispatcher
+        answer = dispatcher.at_once(context, command) if dispatcher is not None else None
         return answer is not None and self._outbox.send_at_once(context.context_id, answer)
 
     async def _perform(self, request: IncomingRequest) -> None:
@@ -150,7 +151,8 @@ class Performer:
         if request.data is not None and not request.data.is_complete:
             request.data.discard()
             await request.data.finished()
-        if self._core.state is State.STA7:
+        is_report = request.command.command_field is CommandField.N_EVENT_REPORT_RQ
+        if is_report and self._core.state is State.STA7:
             return  # our A-RELEASE-RQ has left: nothing may follow it (PS3.8 9.2.1)
         others = not request.answered or len(self.performing) > 1
         await self._outbox.send(request.context.context_id, command, data, soon=others)
@@ -170,8 +172,7 @@ class Performer:
             return
         message_id = request.command.message_id
         log.warning("%s: the handler of message %s ignores its cancellation", self._name, message_id)
-        response = response_to(request.command, request.given_up_status)
-        self._spawn(self.respond(request, response))
+        self._spawn(self.respond(request, response_to(request.command, request.given_up_status)))
 
     def give_up(self, request: IncomingRequest) -> None:
         """A handler has worked for too long: stop it, and answer for it."""

@@ -224,7 +224,10 @@ async def attack_in_process(tmp_path: Path, tools: Any) -> None:
         tables = {
             name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         }
-    assert tables == {"archive", "patient", "study", "series", "instance", "quarantine"}
+    assert tables == {
+        *("archive", "patient", "study", "series", "instance", "quarantine"),
+        *("scrub", "tombstone"),
+    }
     print(f"{len(strings)} strings: {kept} kept, {answered} queries answered, {refused} refused")
 
 

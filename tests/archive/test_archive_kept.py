@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
-import sqlite3
 import stat
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asyncdicom.archive import Archive, ArchiveError, FileCalls
-from asyncdicom.archive.index.schema import SCHEMA_VERSION
 from asyncdicom.archive.maintenance import set_damaged_index_aside, verify
 
 Damage = Callable[[Path, Path], None]
@@ -288,31 +284,6 @@ async def test_modes_do_not_depend_on_the_umask(tmp_path: Path, tools: Any, umas
     (tmp_path / "archive" / "index.sqlite").chmod(0o666)
     async with Archive(tmp_path / "archive"):
         assert stat.S_IMODE((tmp_path / "archive" / "index.sqlite").stat().st_mode) == 0o640
-
-
-# an index of an earlier version
-
-
-def to_schema_2(root: Path) -> None:
-    """What the version before had: no table `archive`, no marker."""
-    with closing(sqlite3.connect(root / "index.sqlite")) as connection:
-        connection.execute("DROP TABLE archive")
-        connection.execute("PRAGMA user_version = 2")
-        connection.commit()
-    (root / "archive.json").unlink()
-
-
-async def test_an_index_of_schema_2_is_brought_up(tmp_path: Path, tools: Any) -> None:
-    await keep(tmp_path, tools, range(3))
-    to_schema_2(tmp_path)
-    async with Archive(tmp_path) as archive:
-        assert await found(archive, tools) == {f"1.2.3.{number}" for number in range(3)}
-    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
-    with closing(sqlite3.connect(tmp_path / "index.sqlite.schema-2")) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
-        assert connection.execute("SELECT count(*) FROM instance").fetchone() == (3,)
-    assert json.loads((tmp_path / "archive.json").read_text())["generation"] == 1
 
 
 class Synced(FileCalls):

@@ -1,9 +1,12 @@
-"""``asyncdicom archive``: looking after a folder that nothing serves."""
+"""``asyncdicom archive``: looking after an archive that is served, or not."""
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from asyncdicom.archive import Archive
 from asyncdicom.data.elements import encode
@@ -12,12 +15,14 @@ from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
-async def keep(root: Path, count: int) -> None:
+async def keep(root: Path, count: int, **others: bytes) -> None:
     async with Archive(root, durability="none") as archive:
         for number in range(count):
             uid = f"1.2.3.1.1.{number}"
             values = {0x00080016: CT, 0x00080018: uid, 0x0020000D: "1.2.3.1", 0x0020000E: "1.2.3.1.1"}
             elements = [(tag, "UI", value.encode()) for tag, value in values.items()]
+            elements += [(0x00100010, "PN", name) for name in others.values()]
+            elements.sort()
             data = encode(elements, EXPLICIT_VR_LITTLE_ENDIAN)
 
             async def batches(data: bytes = data):  # type: ignore[no-untyped-def]
@@ -29,7 +34,7 @@ async def keep(root: Path, count: int) -> None:
                 transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
                 batches=batches(),
             )
-            assert status == 0x0000
+            assert status in (0x0000, 0xB007)
 
 
 async def test_a_damaged_index_is_built_again(tmp_path: Path, tool: Any) -> None:
@@ -59,7 +64,45 @@ async def test_verify_names_what_is_missing_or_damaged(tmp_path: Path, tool: Any
 
 
 async def test_a_folder_that_is_no_archive(tmp_path: Path, tool: Any) -> None:
-    for word in ("reindex", "verify", "stat"):
-        refused = await tool("archive", tmp_path / "none", word)
+    for words in (
+        ["reindex"],
+        ["verify"],
+        ["stat"],
+        ["quarantine", "list"],
+        ["quarantine", "purge", "--all"],
+    ):
+        refused = await tool("archive", tmp_path / "none", *words)
         assert refused.code == 1
         assert len(refused.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+async def test_it_works_served_or_not(tmp_path: Path, tool: Any, start: Any, is_served: bool) -> None:
+    await keep(tmp_path, 3)
+    await keep(tmp_path, 2, name=b"OTHER")
+    async with AsyncExitStack() as serving:
+        if is_served:
+            qrscp = await serving.enter_async_context(start("qrscp", "--port", 0, "--data", tmp_path))
+            await qrscp.stdout.readline()
+            await qrscp.stdout.readline()
+            assert (tmp_path / "control").is_socket()
+        assert (
+            await tool("archive", tmp_path, "verify")
+        ).out == "5 files verified, 0 of them missing or damaged\n"
+        (counts,) = (await tool("archive", tmp_path, "stat", "--json")).json
+        assert (counts["instance"], counts["quarantine"]) == (3, 2)
+        assert "3 instances are in the index" in (await tool("archive", tmp_path, "reindex")).out
+        first, second, total = (await tool("archive", tmp_path, "quarantine", "list", "--json")).json
+        assert total["quarantined"] == 2
+        assert (await tool("archive", tmp_path, "quarantine", "accept", first["name"][:8])).code == 0
+        assert (await tool("archive", tmp_path, "quarantine", "purge", second["name"])).code == 0
+        refused = await tool("archive", tmp_path, "quarantine", "purge", second["name"])
+        assert refused.code == 1
+        assert len(refused.err.splitlines()) == 1
+        listed = await tool("archive", tmp_path, "quarantine", "list")
+        assert "accepted another one" in listed.lines[0]
+        assert listed.lines[-1].startswith("1 in quarantine")
+        assert (await tool("archive", tmp_path, "quarantine", "purge", "--all")).code == 0
+        assert (await tool("archive", tmp_path, "quarantine", "purge")).code == 2
+        (counts,) = (await tool("archive", tmp_path, "stat", "--json")).json
+        assert (counts["instance"], counts["quarantine"], counts["purged"]) == (3, 0, 2)

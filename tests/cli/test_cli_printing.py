@@ -104,7 +104,8 @@ def test_lines_that_are_lost_are_told_in_json(monkeypatch: pytest.MonkeyPatch) -
     os.close(reading)
     *lines, last = map(json.loads, b"".join(got).splitlines())
     numbers = [line["number"] for line in lines if "number" in line]
-    assert numbers == list(range(len(numbers))), "those that are lost came last"
+    assert numbers == sorted(set(numbers)), "what is not lost is in its order"
+    assert len(numbers) < 20_000
     (warning,) = (line["warning"] for line in lines if "warning" in line)
     assert warning == f"{20_000 - len(numbers)} lines are lost: stdout did not take them"
     assert last == {"last": True}

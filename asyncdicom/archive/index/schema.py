@@ -44,8 +44,10 @@ __all__ = [
     "instance",
     "patient",
     "quarantine",
+    "scrub",
     "series",
     "study",
+    "tombstone",
 ]
 
 SCHEMA_VERSION = 3  # 1 had other digests; `migrations` knows the way from 2
@@ -252,6 +254,32 @@ quarantine = Table(
     Column("sop_instance_uid", Text, nullable=False, index=True),
     Column("reason", Text, nullable=False),
     *_file_columns(),
+)
+
+
+# A file of the quarantine that an operator has removed: what it was stays known. (A table that is only added
+# needs no step of `migrations`: it is made when it is not there, and an earlier version leaves it alone.)
+tombstone = Table(
+    "tombstone",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    *(Column(column.name, column.type, nullable=False) for column in quarantine.c if column.name != "id"),
+    Column("purged", Text, nullable=False),  # UTC, ISO 8601
+    Index("tombstone_file_index", "file"),
+)
+
+# How far the slow look at all files has come: one row.
+scrub = Table(
+    "scrub",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False),  # the table that it is in; empty between two times round
+    Column("after", Integer, nullable=False),  # the last row it has looked at
+    Column("missing", Integer, nullable=False),  # of this time round
+    Column("damaged", Integer, nullable=False),
+    Column("last_missing", Integer, nullable=False),  # of the last time round
+    Column("last_damaged", Integer, nullable=False),
+    Column("ended", Text, nullable=False),  # that one: UTC, ISO 8601; empty before
 )
 
 

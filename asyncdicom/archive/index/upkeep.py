@@ -42,6 +42,11 @@ class Reader:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    @property
+    def engine(self) -> Engine:
+        """What gives the connections."""
+        return self._engine
+
     def known(self, folder: str, names: Iterable[str]) -> set[str]:
         """Give those of ``names`` that are indexed in ``quarantine``, or in one folder ``objects/ab/cd``."""
         _, _, below = folder.partition("/")

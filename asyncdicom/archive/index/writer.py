@@ -126,6 +126,11 @@ class Writer:
         self._new_series: dict[Identity, int] = {}
         self._now = ""
 
+    @property
+    def now(self) -> str:
+        """When the transaction began: UTC, ISO 8601."""
+        return self._now
+
     def begin(self) -> None:
         """Begin a transaction."""
         if self._cursor is None:
@@ -175,6 +180,10 @@ class Writer:
         if self._cursor is not None:
             self._fairy.close()
 
+    def execute(self, statement: Prepared, row: Mapping[str, Any]) -> Any:
+        """Execute another statement of this transaction, and give the driver's cursor."""
+        return self._cursor.execute(statement.sql, statement.bind(row))
+
     def find(self, sop_instance_uid: str) -> Existing | None:
         """Look an instance up."""
         row = self._cursor.execute(_FIND_INSTANCE.sql, (sop_instance_uid,)).fetchone()
@@ -214,15 +223,15 @@ class Writer:
         return int(row[0])
 
     def insert_instances(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Insert instances; ``rows`` have every column but id and received."""
+        """Insert instances; ``rows`` have every column but id; those without received are new."""
         self._insert_all(instance, rows)
 
     def insert_quarantined(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Insert rows about files in quarantine; they have every column but id and received."""
+        """Insert rows about files in quarantine; they have every column but id; as in `insert_instances`."""
         self._insert_all(quarantine, rows)
 
     def _insert_all(self, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
-        bound = [_INSERT[table].bind({**row, "received": self._now}) for row in rows]
+        bound = [_INSERT[table].bind({"received": self._now, **row}) for row in rows]
         if bound:
             self._cursor.executemany(_INSERT[table].sql, bound)
 

@@ -1,0 +1,158 @@
+"""What an operator does with the quarantine: look, accept one in place of the stored one, remove.
+
+A file has two names while its row moves: it is linked where it will be, the rows are changed in one
+transaction, then the old name goes. Whoever is killed on the way leaves files whose bytes have a row under
+their other name; the sweep at the next start removes those names. Nothing is ever without a file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from asyncdicom.archive.arrival import Found
+from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.archive.examine import Examined, Unusable, examine
+from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.quarantined import Quarantined, QuarantineReader, bury, swap
+from asyncdicom.archive.index.writer import Writer
+from asyncdicom.archive.ingest import Ingest
+from asyncdicom.telemetry.log import Log
+
+__all__ = ["Aside", "Quarantined"]
+
+_LOG = Log("asyncdicom.archive")
+
+_NAME = re.compile(r"[0-9a-f]{8,32}")
+_REASON = "an operator has accepted another one in its place"
+
+
+class Aside:
+    """The quarantine of an open archive. Every method blocks; `accept` and `purge` are for one thread.
+
+    That thread is the one of the sweep: what has two names for a moment is not taken for a leftover.
+    """
+
+    def __init__(
+        self,
+        folders: Folders,
+        calls: FileCalls,
+        reader: QuarantineReader,
+        ingest: Ingest,
+        *,
+        sync: bool,
+        is_closing: Callable[[], bool],
+    ) -> None:
+        self._folders = folders
+        self._calls = calls
+        self._reader = reader
+        self._ingest = ingest
+        self._sync = sync
+        self._is_closing = is_closing
+
+    def pages(self) -> Iterator[list[Quarantined]]:
+        """Give what is there, page by page, in the order in which it came."""
+        after = 0
+        while rows := self._reader.page(after):
+            yield rows
+            after = rows[-1].id
+
+    def _named(self, name: str) -> Quarantined:
+        if not _NAME.fullmatch(name):
+            raise ArchiveError(
+                f"{name[:40]!r} names nothing: give 8 or more digits of a name that `list` shows"
+            )
+        rows = self._reader.named(name)
+        if len(rows) != 1:
+            what = "two files" if rows else "no file"
+            raise ArchiveError(f"{what} in quarantine: the name starts with {name}; see `quarantine list`")
+        return rows[0]
+
+    # in place of the stored one
+
+    def accept(self, name: str) -> str:
+        """Put a file of the quarantine in the place of the stored one, which goes to quarantine.
+
+        ``name``: that of its file, or the first 8 or more of its digits. Gives its SOP Instance UID. Raises
+        `ArchiveError` when there is none, or it is damaged, and what disk and index raise: then nothing has
+        changed.
+        """
+        row = self._named(name)
+        path = self._folders.quarantine_path(row.file)
+        examined = self._examined(path, row)
+        target = self._folders.take_name()
+        old: list[str] = []
+        try:
+            self._calls.link(path, self._folders.path(target), sync=self._sync)
+            self._folders.sync(os.path.dirname(self._folders.path(target)))
+            old += self._ingest.change(lambda writer: self._swap(writer, row, examined, target))
+        except LookupError:
+            self._calls.remove(self._folders.path(target))
+            raise ArchiveError(f"{row.file} is not in quarantine any more") from None
+        finally:
+            self._folders.give_back(target, failed=False)
+        for each in (path, *old):
+            with suppress(OSError):  # the sweep finds it: its bytes have a row under another name
+                self._calls.remove(each)
+        _LOG.warning(
+            "%s: the instance from quarantine was put in place of the stored one", row.sop_instance_uid
+        )
+        return row.sop_instance_uid
+
+    def _examined(self, path: str, row: Quarantined) -> Examined:
+        try:
+            examined = examine(self._calls, path, row.file, sync=self._sync, is_closing=self._is_closing)
+        except FileNotFoundError:
+            raise ArchiveError(f"{row.file} is missing in {self._folders.quarantine}") from None
+        except Unusable as error:
+            raise ArchiveError(f"{row.file} cannot be accepted: {error}") from None
+        if examined.file.digest != row.digest:
+            raise ArchiveError(f"{row.file} cannot be accepted: it is damaged, its row has another digest")
+        return examined
+
+    def _swap(self, writer: Writer, row: Quarantined, examined: Examined, target: str) -> list[str]:
+        """Change the rows; gives the old path of the stored file, which has another name now."""
+        existing = writer.find(row.sop_instance_uid)
+        aside, old = "", []
+        if existing is not None:
+            stored = self._folders.path(existing.file)
+            aside = f"{secrets.token_hex(16)}.dcm"
+            try:
+                self._calls.link(stored, self._folders.quarantine_path(aside), sync=self._sync)
+                old.append(stored)
+            except FileNotFoundError:
+                aside = ""  # nothing is there that could be kept
+                _LOG.warning("%s: the stored file was missing", row.sop_instance_uid)
+            self._folders.sync(self._folders.quarantine)
+        found = Found(examined.file, examined.transfer_syntax_uid, examined.record, in_quarantine=True)
+        found.calling_ae_title = row.calling_ae_title
+        new: dict[str, Any] = {**examined.record.row("IMAGE"), **found.file_row(), "file": target}
+
+        def fresh() -> dict[str, Any]:
+            return {**new, "parent": writer.series_of(examined.record)}
+
+        swap(writer, row.file, existing, fresh, aside, _REASON)
+        return old
+
+    # away
+
+    def purge(self, name: str) -> Quarantined:
+        """Remove a file of the quarantine for good; its row is kept as a tombstone.
+
+        ``name``: as for `accept`. The row goes first: whoever is killed then leaves a file with a tombstone,
+        which the next start removes. Raises as `accept`.
+        """
+        row = self._named(name)
+        try:
+            self._ingest.change(lambda writer: bury(writer, row.file))
+        except LookupError:
+            raise ArchiveError(f"{row.file} is not in quarantine any more") from None
+        with suppress(OSError):
+            self._calls.remove(self._folders.quarantine_path(row.file))
+        _LOG.warning("%s: %s was removed from quarantine, as asked", row.sop_instance_uid, row.file)
+        return row

@@ -1,0 +1,204 @@
+"""What looks after an open archive: the check at start, the sweep, the scrub, the quarantine, the counts."""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from asyncdicom.archive.arrival import Outcome
+from asyncdicom.archive.aside import Aside
+from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.blobs.look import Ended
+from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.place import read_place
+from asyncdicom.archive.index.quarantined import QuarantineReader
+from asyncdicom.archive.index.upkeep import Reader
+from asyncdicom.archive.ingest import Ingest
+from asyncdicom.archive.leftovers import Leftovers, Swept
+from asyncdicom.archive.scrub import Scrub
+from asyncdicom.archive.verifying import Verified, verified
+from asyncdicom.telemetry.log import Log
+
+__all__ = ["Care", "reason"]
+
+_LOG = Log("asyncdicom.archive")
+
+_COUNTED = {
+    Outcome.HEALED: "healed",
+    Outcome.HEALED_IN_QUARANTINE: "healed",
+    Outcome.QUARANTINED: "conflicts",
+    Outcome.ALREADY_IN_QUARANTINE: "conflicts",
+    Outcome.REFUSED: "conflicts",
+    Outcome.REPLACED: "conflicts",
+    Outcome.QUARANTINE_FULL: "refused_conflicts",
+}
+
+
+class Care:
+    """Every method blocks; all but `counts`, `stat` and `verify` are for one and the same thread.
+
+    ``scrub_rate``: bytes a second, 0: no scrub. ``is_closing`` ends what is long.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        folders: Folders,
+        calls: FileCalls,
+        reader: Reader,
+        ingest: Ingest,
+        *,
+        sync: bool,
+        scrub_rate: int,
+        is_closing: Callable[[], bool],
+    ) -> None:
+        self._directory = directory
+        self._folders = folders
+        self._calls = calls
+        self._reader = reader
+        self._ingest = ingest
+        self._sync = sync
+        self._is_closing = is_closing
+        self._quarantined = QuarantineReader(reader.engine)
+        self._scrub = Scrub(folders, calls, reader, ingest, rate=scrub_rate) if scrub_rate else None
+        self._since_start: Counter[str] = Counter()
+        self.swept = Swept()
+        """What the sweep under way, or the last one, has done so far."""
+        self.quarantine = Aside(folders, calls, self._quarantined, ingest, sync=sync, is_closing=is_closing)
+
+    def start(self, *, tell: bool) -> None:
+        """Start the scrub; before, ``tell`` what an operator should know."""
+        if tell:
+            self._tell_disks()
+            try:
+                self._tell_quarantine()
+            except SQLAlchemyError as error:
+                _LOG.error("the index cannot tell what is in quarantine: %s", reason(error))
+        if self._scrub is not None:
+            self._scrub.start()
+
+    def _tell_quarantine(self) -> None:
+        files, size = self._quarantined.usage()
+        if files:
+            _LOG.warning(
+                "%d instances (%d MiB) are in quarantine: asyncdicom archive %s quarantine list shows them",
+                files,
+                size >> 20,
+                self._directory,
+            )
+            if not self._calls.names(self._folders.quarantine):
+                _LOG.error("%s is empty: is its disk mounted?", self._folders.quarantine)
+
+    def _tell_disks(self) -> None:
+        """A name is moved between the two folders: on two disks, or two mounts of one, that cannot be."""
+        nothing = f"{secrets.token_hex(16)}.dcm"
+        try:
+            self._calls.move(self._folders.path(nothing), self._folders.quarantine_path(nothing))
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                _LOG.error(
+                    "%s and %s are on two disks or mounts: instances that conflict cannot be put into "
+                    "quarantine and are refused (0xA700); let both be folders of one disk",
+                    self._folders.objects,
+                    self._folders.quarantine,
+                )
+
+    def close(self) -> None:
+        """End the scrub; the index is open still."""
+        if self._scrub is not None and self._scrub.is_running:
+            self._scrub.close()
+
+    # counting
+
+    def count(self, outcome: Outcome) -> None:
+        """Count what became of an arrival."""
+        if outcome in _COUNTED:
+            self._since_start[_COUNTED[outcome]] += 1
+
+    def stat(self) -> dict[str, int]:
+        """Count rows by table, what is aside or was found bad, and conflicts and heals since the start."""
+        _, size = self._quarantined.usage()
+        place = read_place(self._reader.engine)
+        return {
+            **self._reader.counts(),
+            "quarantine_bytes": size,
+            "purged": self._quarantined.tombstones(),
+            "lost": len(self._calls.names(self._folders.lost)),
+            "missing": max(place.missing, place.last_missing),
+            "damaged": max(place.damaged, place.last_damaged),
+            **{
+                name: self._since_start[name]
+                for name in ("conflicts", "refused_conflicts", "healed", "set_aside")
+            },
+        }
+
+    def verify(self, pace: Callable[[int], None]) -> Iterator[Verified]:
+        """Compare each file with its row; ``pace`` is called with what was read, and may wait or raise."""
+        return verified(self._reader, self._folders, self._calls, pace)
+
+    # the sweep
+
+    def sweep(self, ending: threading.Event | None = None) -> Swept | None:
+        """Check the index, then deal with the files it does not know; None if that ended early.
+
+        ``ending``, when it is set, ends it early.
+        """
+
+        def is_ending() -> bool:
+            return self._is_closing() or (ending is not None and ending.is_set())
+
+        self.swept = Swept()
+        try:
+            damage = self._reader.damage(is_ending)
+            if damage:
+                _LOG.error(
+                    "the index is damaged, nothing is swept: stop, put a copy of it back or have it built "
+                    "again: asyncdicom archive %s reindex (%s)",
+                    self._directory,
+                    damage,
+                )
+                return None
+            return self._sweep_leftovers(is_ending)
+        except Ended:
+            return None
+        except (OSError, SQLAlchemyError) as error:
+            if not is_ending():
+                _LOG.error("the sweep for files without a row ended early: %s", reason(error))
+            return None
+
+    def _sweep_leftovers(self, is_ending: Callable[[], bool]) -> Swept:
+        swept = Leftovers(
+            self._folders,
+            self._calls,
+            self._reader,
+            self._ingest,
+            self.swept,
+            sync=self._sync,
+            is_closing=is_ending,
+        ).sweep()
+        self._since_start["set_aside"] += swept.set_aside
+        if told := swept.told():
+            _LOG.warning("files and index of %s compared: %s", self._directory, told)
+        if swept.missing:
+            _LOG.error(
+                "%d indexed files are missing: put them back from a copy, or have them sent again; "
+                "asyncdicom archive %s verify names them",
+                swept.missing,
+                self._directory,
+            )
+        return swept
+
+
+def reason(error: BaseException) -> str:
+    """Say what was wrong, without what was asked for or stored."""
+    cause: Any = getattr(error, "orig", None) or error
+    if isinstance(cause, OSError):
+        return cause.strerror or type(cause).__name__
+    return str(cause) if isinstance(cause, sqlite3.Error) else type(cause).__name__
