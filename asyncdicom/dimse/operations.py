@@ -92,9 +92,9 @@ class Invoked:
 
 
 class InvokedOperations:
-    """The operations that this side has invoked; ``window`` is the negotiated number, 0 for any.
+    """The operations that this side has invoked; `window` is the negotiated number, 0 for any.
 
-    ``opened``: those that await their final response, by Message ID.
+    `opened`: those that await their final response, by Message ID.
     """
 
     def __init__(self, window: int = 1) -> None:
@@ -125,9 +125,9 @@ class InvokedOperations:
     def open(
         self, context_id: int, command_field: CommandField, *, timeout: float | None, now: float
     ) -> Invoked:
-        """Open an operation under a free Message ID; its timer waits for ``sent``.
+        """Open an operation under a free Message ID; its timer waits for `sent`.
 
-        ``timeout`` is how long the peer may take for a response, and between two of them; None for ever.
+        `timeout` is how long the peer may take for a response, and between two of them; None for ever.
         Raises LocalProtocolError if there is no room.
         """
         if not self.has_room:
@@ -150,7 +150,7 @@ class InvokedOperations:
                 self._restart(invoked, now)
 
     def receive(self, command: Command, now: float) -> Invoked | None:
-        """Take a response: the operation it belongs to, ``closed`` if it is the final one.
+        """Take a response: the operation it belongs to, `closed` if it is the final one.
 
         None if nobody awaits it: the operation was abandoned, or there is none (then too many raise
         RemoteProtocolError).
@@ -190,7 +190,7 @@ class InvokedOperations:
             raise RemoteProtocolError(f"more than {MAXIMUM_REPEATED} Pending responses that say nothing new")
 
     def cancel(self, message_id: int, timeout: float | None, now: float) -> None:
-        """C-CANCEL was sent: from now the final response has ``timeout``, whatever comes before it."""
+        """C-CANCEL was sent: from now the final response has `timeout`, whatever comes before it."""
         invoked = self.opened.get(message_id)
         if invoked is not None:
             invoked.cancelled = True
@@ -231,7 +231,7 @@ class InvokedOperations:
             self._paused_at = None
 
     def next_deadline(self) -> float | None:
-        """When ``expired`` has to be asked next; None for not before something else happens."""
+        """When `expired` has to be asked next; None for not before something else happens."""
         if self._paused_at is not None:
             return None
         deadlines = [invoked.deadline for invoked in self.opened.values() if invoked.deadline is not None]
@@ -258,7 +258,7 @@ class InvokedOperations:
 
 
 class PerformedOperations:
-    """The operations that the peer has invoked; ``window`` is the negotiated number, 0 for any."""
+    """The operations that the peer has invoked; `window` is the negotiated number, 0 for any."""
 
     def __init__(self, window: int = 1) -> None:
         self.window = window
