@@ -62,7 +62,7 @@ class Lane:
     async def run(self, key: Hashable, steps: Steps[_T]) -> _T:
         """Do all steps and give their result; what they raise is raised here.
 
-        ``key`` says who asks: those with different keys take turns, after 2 ms each. Cancelled: the work ends
+        `key` says who asks: those with different keys take turns, after 2 ms each. Cancelled: the work ends
         after the step that is being done, and nobody waits for that.
         """
         job = _Job(steps)

@@ -110,7 +110,6 @@ def moves_to(answer: bytes, count: tuple[int, int]) -> Callable[[Path], Awaitabl
     return make
 
 
-AT_ONCE = "whatever has come is worked on in one turn of the loop"
 READ = {"handlers": "read"}
 COUNTED = {"counted": True}
 
