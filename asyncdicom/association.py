@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
 from asyncdicom.dimse.messages import CommandField
 from asyncdicom.exceptions import LocalProtocolError
@@ -14,8 +14,9 @@ from asyncdicom.net.sources import Source
 from asyncdicom.services import query, retrieve, storage, verification
 from asyncdicom.services.builtin import check_handlers
 from asyncdicom.services.contexts import check_storage_contexts, find_normalized_context
+from asyncdicom.services.node import Node as ServerNode
 from asyncdicom.services.normalized import as_tags, invoke
-from asyncdicom.services.request import StoreHandler
+from asyncdicom.services.request import ReceivedRequest, StoreHandler
 from asyncdicom.services.responses import Identifier, Response
 from asyncdicom.services.retrieve import RetrieveOperation
 from asyncdicom.services.service import Services
@@ -26,7 +27,7 @@ from asyncdicom.ul.negotiation import AcceptedContext
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Association"]
+__all__ = ["Association", "Node", "Request"]
 
 _ABORT_LINGER = 1.0
 
@@ -401,3 +402,10 @@ class Association:
     def __repr__(self) -> str:
         state = "established" if self.is_established else "closed"
         return f"<Association {self._channel} {state}>"
+
+
+Request: TypeAlias = ReceivedRequest[Association]
+"""What handlers and services get."""
+
+Node: TypeAlias = ServerNode[Association]
+"""What `Service.start` gets."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 
 from asyncdicom.address import Address
-from asyncdicom.association import Association
+from asyncdicom.association import Association, Request
 from asyncdicom.breaker import Breaker
 from asyncdicom.client import associate
 from asyncdicom.destination import Destination
@@ -16,7 +16,6 @@ from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.reasons import NotAttempted
 from asyncdicom.net.sources import Source
 from asyncdicom.options import Limits, Timeouts
-from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Response
 from asyncdicom.ul.negotiation import PresentationContext
 

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from asyncdicom.dimse.assembler import DataReceived, MessageStarted
 from asyncdicom.dimse.association import AssociationCore
@@ -36,7 +36,7 @@ from asyncdicom.exceptions import (
     AssociationTimeout,
 )
 from asyncdicom.net.invoker import Invoker
-from asyncdicom.net.operation import IncomingRequest
+from asyncdicom.net.operation import Performed
 from asyncdicom.net.outbox import Outbox
 from asyncdicom.net.performer import Dispatch, Performer
 from asyncdicom.net.reading import Reading
@@ -49,7 +49,7 @@ from asyncdicom.ul.events import AssociateIndication, TimerExpired
 from asyncdicom.ul.negotiation import AcceptedContext, Negotiated
 from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
 
-__all__ = ["Channel", "Trace"]
+__all__ = ["Channel", "IncomingRequest", "Trace"]
 
 log = Log("asyncdicom.association")
 
@@ -120,7 +120,7 @@ class Channel:
             self.core,
             self.inbox,
             self.outbox,
-            make=partial(IncomingRequest, self),
+            make=partial(Performed, self),
             name=self,
             cancel_timeout=timeouts.cancel,
             time=self.time,
@@ -450,6 +450,9 @@ class Channel:
             fields["called_ae_title"] = request.called_ae_title
         return fields
 
+
+IncomingRequest: TypeAlias = Performed[Channel]
+"""A request on one of these channels."""
 
 _NOT_TRACED = {Ended, Established, OperationFailed, OperationsFailed}
 _HANDLERS: dict[type, Callable[[Channel, Any, float], None]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from asyncdicom.dimse.messages import Command, CommandField
-from asyncdicom.net.operation import IncomingRequest
+from asyncdicom.net.channel import IncomingRequest
 from asyncdicom.services.responses import Response
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import name_of

@@ -25,8 +25,8 @@ from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Command, CommandField, Priority, response_to
 from asyncdicom.dimse.suboperations import SubOperations
 from asyncdicom.exceptions import AssociationError, DicomNetworkError, PresentationContextError
-from asyncdicom.net.channel import Channel
-from asyncdicom.net.operation import IncomingRequest, Interrupted, Reply
+from asyncdicom.net.channel import Channel, IncomingRequest
+from asyncdicom.net.operation import Interrupted, Reply
 from asyncdicom.net.reasons import in_short
 from asyncdicom.net.sources import FileSource, Source
 from asyncdicom.services import storage
