@@ -207,26 +207,15 @@ MAXIMUM_ELEMENTS = 1 << 18
 """Of a data set that is decoded whole, those in sequences of undefined length included: 100 MB as objects."""
 
 
-def walk(
-    data: Buffer, transfer_syntax_uid: str, *, maximum_depth: int = 64, maximum_elements: int | None = None
-) -> Iterator[Walked]:
-    """Yield (tag, VR, start, stop) of each value of the top level of a data set that is not deflated.
-
-    The value of a sequence is its items, without the delimiter. Elements of group 0002 are left out, they do
-    not belong there. Raises ``DataSetError`` for whatever does not fit in ``data``.
-    """
-    walked = walking(
-        data, transfer_syntax_uid, maximum_depth=maximum_depth, maximum_elements=maximum_elements
-    )
-    return (value for value in walked if value is not None)
-
-
 def walking(
     data: Buffer, transfer_syntax_uid: str, *, maximum_depth: int = 64, maximum_elements: int | None = None
 ) -> Iterator[Walked | None]:
-    """As `walk`, with a None after every thousand headers: the place to let others work.
+    """Yield (tag, VR, start, stop) of each value of the top level of a data set that is not deflated.
 
-    More than ``maximum_elements`` headers, at any depth, raise ``DataSetError``.
+    After every thousand headers comes a None: the place to let others work. The value of a sequence is its
+    items, without the delimiter. Elements of group 0002 are left out, they do not belong there. Raises
+    ``DataSetError`` for whatever does not fit in ``data``, and for more than ``maximum_elements`` headers, at
+    any depth.
     """
     end = len(data)
     position = start = outer_tag = count = 0

@@ -397,7 +397,7 @@ class _Retrieving:
         if status.is_success:
             self._operations.completed()
         elif status.is_warning:
-            self._operations.warned(uid)
+            self._operations.warned()
         else:
             kind = f"an instance was refused with 0x{status:04X}"
             self._failed(uid, kind, f"{uid} was refused with {status}")

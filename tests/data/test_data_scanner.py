@@ -412,3 +412,33 @@ def test_a_file_whose_data_set_is_not_in_the_declared_syntax() -> None:
     if data[128:132] == b"DICM":
         meta = read_file_meta(data)
         assert outcome(data[meta.offset :], meta.transfer_syntax_uid, tags=INDEX_TAGS) is DataSetError
+
+
+# to the end of the data set
+
+
+def is_whole(data, syntax=EXPLICIT, pieces=()):
+    return scan(data, syntax, pieces, frozenset(), whole=True) == {}
+
+
+END = dataset([(*NAME, b"DOE^J "), PIXELS, (0xFFFCFFFC, "OB", bytes(10))], "explicit")
+
+
+@pytest.mark.parametrize("behind", [b"", bytes(1), bytes(7), bytes(8), bytes(20_000)])
+def test_zeros_behind_the_last_element_are_no_element(behind) -> None:
+    for pieces in ((), range(1, len(END) + 30), (len(END),), (len(END) + 1, len(END) + 9)):
+        assert is_whole(END + behind, pieces=pieces)
+
+
+@pytest.mark.parametrize("behind", [b"\0\0\0\0\0\0\0\0\1", bytes(9000) + b"x", b"\1"])
+def test_something_behind_the_last_element_is_noticed(behind) -> None:
+    for pieces in ((), range(1, len(END) + 30), (len(END) + 8,)):
+        with pytest.raises(DataSetError):
+            is_whole(END + behind, pieces=pieces)
+
+
+@pytest.mark.parametrize("missing", [1, 9, 23, 60])
+def test_an_end_that_is_missing_is_noticed(missing) -> None:
+    for pieces in ((), range(1, len(END))):
+        with pytest.raises(DataSetError, match="truncated"):
+            is_whole(END[:-missing], pieces=pieces)
