@@ -24,12 +24,13 @@ from asyncdicom.data.elements import encode as encode_elements
 from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Command, CommandField, Priority, response_to
 from asyncdicom.dimse.suboperations import SubOperations
-from asyncdicom.exceptions import AssociationError, DicomNetworkError, PresentationContextError
+from asyncdicom.exceptions import AssociationError, DataSetError, DicomNetworkError, PresentationContextError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.operation import IncomingRequest, Interrupted, Reply
 from asyncdicom.net.reasons import in_short
 from asyncdicom.net.sources import FileSource, Source
 from asyncdicom.services import storage
+from asyncdicom.services.arrivals import Arrivals, RetrieveResult, corrected
 from asyncdicom.services.classes import C_GET_CLASSES, C_MOVE_CLASSES
 from asyncdicom.services.contexts import find_context, groups_of_kinds
 from asyncdicom.services.failures import Failures
@@ -51,10 +52,13 @@ from asyncdicom.services.responses import (
 )
 from asyncdicom.services.service import Service
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STORAGE, STUDY_ROOT
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, PresentationContext
 
 __all__ = ["GetService", "MoveService", "Progress", "RetrieveOperation", "RetrieveResult", "retrieve"]
+
+log = Log("asyncdicom.services")
 
 _FAILED_SOP_INSTANCE_UID_LIST = 0x00080058
 _MAXIMUM_LOSSES = 10  # associations to a destination that one C-MOVE loses before it gives up
@@ -74,31 +78,32 @@ class Progress(NamedTuple):
         return sum(count for count in self if count > 0)
 
 
-class RetrieveResult(NamedTuple):
-    """How a C-GET or C-MOVE ended."""
-
-    status: Status
-    completed: int
-    failed: int
-    warning: int
-    failed_sop_instance_uids: tuple[str, ...]
-
-
 # As SCU.
 
 
 class RetrieveOperation(ResponseStream[Progress, RetrieveResult]):
-    """A C-GET or C-MOVE: iterate over its `Progress`, or await its `RetrieveResult`."""
+    """A C-GET or C-MOVE: iterate over its `Progress`, or await its `RetrieveResult`.
+
+    `response` and `failed_sop_instance_uids` are what the peer tells, `result` is what is known here.
+    """
 
     failed_sop_instance_uids: tuple[str, ...] = ()
     """The Failed SOP Instance UID List of the final response."""
+
+    @property
+    def status(self) -> Status | None:
+        """The final status (that of `result`), once the operation has ended."""
+        return None if self.response is None else self.result.status
 
     def _pending(self, reply: Reply) -> Progress:
         return _progress(reply.command)
 
     def _final(self, reply: Reply) -> None:
         if reply.data:
-            self.failed_sop_instance_uids = _read_failed(reply.data, self._context.transfer_syntax)
+            try:
+                self.failed_sop_instance_uids = _read_failed(reply.data, self._context.transfer_syntax)
+            except DataSetError as error:  # how it ended is in the counters
+                log.warning("%s: the list of failed instances cannot be read: %s", self._channel, error)
 
     @property
     def result(self) -> RetrieveResult:
@@ -106,12 +111,22 @@ class RetrieveOperation(ResponseStream[Progress, RetrieveResult]):
         if self.response is None or self.response.command is None:
             raise DicomNetworkError("the retrieval has not ended yet")
         counters = _progress(self.response.command)
-        return RetrieveResult(
+        told = RetrieveResult(
             self.response.status,
             max(counters.completed, 0),
             max(counters.failed, 0),
             max(counters.warning, 0),
             self.failed_sop_instance_uids,
+            self.response.error_comment,
+        )
+        return told if self._receiver is None else corrected(told, self._receiver, self._under_way())
+
+    def _under_way(self) -> int:
+        """C-STOREs that the peer did not wait for."""
+        performing = self._channel.performer.performing
+        return sum(
+            request.command.command_field is CommandField.C_STORE_RQ and not request.answered
+            for request in performing
         )
 
     async def _whole(self) -> RetrieveResult:
@@ -158,7 +173,8 @@ def retrieve(
         move_destination=move_destination,
     )
     data = encode_identifier(identifier, context.transfer_syntax)
-    return RetrieveOperation(channel, context, command, data, timeout, receiver)
+    arrivals = Arrivals(receiver) if command_field is CommandField.C_GET_RQ else None
+    return RetrieveOperation(channel, context, command, data, timeout, arrivals)
 
 
 # As SCP.
@@ -340,7 +356,7 @@ class _Retrieving:
     def __init__(self, incoming: IncomingRequest, total: int, what: str) -> None:
         self._incoming = incoming
         self._operations = SubOperations(total)
-        self._failures = Failures(f"{incoming.channel}: {what}")
+        self._failures = Failures(incoming, what)
         self.losses = 0
         """How many associations were lost on the way."""
 
@@ -383,7 +399,7 @@ class _Retrieving:
         """Do one sub-operation and count it; True if its association was lost."""
         uid, channel = source.sop_instance_uid, self._incoming.channel
         try:
-            status = (await store(source)).status
+            response = await store(source)
         except AssociationError as error:
             channel.check_open()
             self.losses += 1
@@ -394,13 +410,15 @@ class _Retrieving:
             self._operations.failed(uid)
             _explain(self._failures, uid, error)
             return False
+        status, comment = response.status, response.error_comment
         if status.is_success:
             self._operations.completed()
         elif status.is_warning:
             self._operations.warned(uid)
         else:
-            kind = f"an instance was refused with 0x{status:04X}"
-            self._failed(uid, kind, f"{uid} was refused with {status}")
+            said = f": {comment}" if comment else ""
+            kind = f"an instance was refused with 0x{status:04X}{said}"
+            self._failed(uid, kind, f"{uid} was refused with {status}{said}")
         return False
 
     def _failed(self, uid: str, kind: str, detail: str = "", *, is_ours: bool = False) -> None:
