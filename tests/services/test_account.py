@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from wire import CT, IDENTIFIER, Peer, eventually, instance, store_rq
+from wire import ABORT, CT, IDENTIFIER, Peer, eventually, instance, store_rq
 
 from asyncdicom import (
     STUDY_ROOT,
@@ -163,7 +163,7 @@ async def test_what_nobody_is_left_to_answer_is_told(caplog: pytest.LogCaptureFi
             await peer.associate()
             peer.send(3, store_rq(), b"data")
             await begun.wait()
-            peer.reset()
+            peer.write(ABORT)
         await eventually(lambda: lines(caplog, "C-STORE of CT Image Storage 1.2.3"))
         assert lines(caplog, "not answered, the association is lost")
 
