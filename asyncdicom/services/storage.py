@@ -91,7 +91,8 @@ class Storage(Service):
     async def perform(self, request: Request) -> Answer:
         """Ask the handler: that of our C-GET, or that of the association."""
         incoming = request.incoming
-        handler = incoming.channel.invoker.receiver or self.handler
+        arrivals = incoming.channel.invoker.receiver
+        handler = self.handler if arrivals is None else arrivals.handler or self.handler
         if handler is None:
             return Status.SOP_CLASS_NOT_SUPPORTED
         if not is_usable_uid(request.affected_sop_instance_uid):

@@ -69,7 +69,7 @@ async def test_c_get_brings_the_instances_on_the_same_association() -> None:
             progress = [step async for step in retrieval]
         assert retrieval.status == Status.SUCCESS
         assert [(p.remaining, p.completed, p.total) for p in progress] == [(2, 1, 3), (1, 2, 3)]
-        assert retrieval.result == (Status.SUCCESS, 3, 0, 0, ())
+        assert retrieval.result == (Status.SUCCESS, 3, 0, 0, (), None)
         assert (await association.c_echo()).status == 0
     assert store.data == {source.sop_instance_uid: source.data for source in sources}
     assert all(request.command.move_originator_ae_title is None for request in store.requests)
@@ -219,7 +219,7 @@ async def test_c_move_sends_to_the_destination() -> None:
         async with association.c_move(IDENTIFIER, move_destination="WS") as retrieval:
             steps = [(p.remaining, p.completed) async for p in retrieval]
     assert steps == [(2, 1), (1, 2)]
-    assert retrieval.result == (Status.SUCCESS, 3, 0, 0, ())
+    assert retrieval.result == (Status.SUCCESS, 3, 0, 0, (), None)
     assert store.data == {source.sop_instance_uid: source.data for source in sources}
     first = store.requests[0]
     assert (first.calling_ae_title, first.called_ae_title) == ("SCP", "WS")
@@ -393,7 +393,8 @@ async def test_sources_are_made_while_they_are_sent_and_what_is_gone_has_failed(
             else:
                 retrieval = association.c_move(IDENTIFIER, move_destination="WS")
             result = await retrieval
-    assert result == (0xB000, 2, 1, 0, ())
+    assert result[:5] == (0xB000, 2, 1, 0, ())
+    assert result.error_comment == "an instance is not there any more"
     assert retrieval.response is not None
     assert retrieval.response.error_comment == "an instance is not there any more"
     assert len(store.data) == 2
