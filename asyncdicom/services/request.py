@@ -215,12 +215,21 @@ class Retrieval(NamedTuple):
 
 
 class Storer(Protocol):
-    """Something with `c_store`, as the C-MOVE provider needs it: an association to the destination."""
+    """What the C-MOVE provider needs of an association to the destination."""
+
+    @property
+    def operations_invoked(self) -> int:
+        """How many C-STOREs may be outstanding (0: unlimited; PS3.7 D.3.3.3)."""
 
     async def c_store(
-        self, source: Source, *, priority: int = 0, move_originator: tuple[str, int] | None = None
+        self,
+        source: Source,
+        *,
+        priority: int = 0,
+        move_originator: tuple[str, int] | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> Response:
-        """Send one instance."""
+        """Send one instance; call `on_sent` when the last byte has left."""
 
 
 class NormalizedUser(Protocol):
