@@ -10,6 +10,7 @@ import pydicom
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID
 
 from asyncdicom.data import elements
 from asyncdicom.data.part10 import read_file_meta
@@ -101,7 +102,7 @@ def test_group_2_is_never_written() -> None:
     dataset = Dataset()
     dataset.PatientID = "1"
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = EXPLICIT
+    dataset.file_meta.TransferSyntaxUID = UID(EXPLICIT)
     assert encode(dataset, EXPLICIT) == elements.encode([(0x00100020, "LO", b"1")], EXPLICIT)
     with_meta = elements.encode([(0x00020010, "UI", b"1.2"), (0x00100020, "LO", b"1")], EXPLICIT)
     assert encode(decode(with_meta, EXPLICIT), EXPLICIT) == encode(dataset, EXPLICIT)

@@ -185,10 +185,10 @@ def test_a_bomb_behind_the_keys_is_not_looked_at() -> None:
 
 # --- malformed data sets, by the ids of the cases in asyncdicom/conformance/ ---
 
-OPEN_SEQUENCE = header(0x00081140, "SQ", UNDEFINED, "explicit")
-OPEN_ITEM = header(0xFFFEE000, "", UNDEFINED, "explicit")
-END_ITEM = header(0xFFFEE00D, "", 0, "explicit")
-END_SEQUENCE = header(0xFFFEE0DD, "", 0, "explicit")
+OPEN_SEQUENCE: bytes = header(0x00081140, "SQ", UNDEFINED, "explicit")
+OPEN_ITEM: bytes = header(0xFFFEE000, "", UNDEFINED, "explicit")
+END_ITEM: bytes = header(0xFFFEE00D, "", 0, "explicit")
+END_SEQUENCE: bytes = header(0xFFFEE0DD, "", 0, "explicit")
 PLAIN = dataset(KEYS, "explicit")
 UID_ELEMENT, REST = dataset(KEYS[:1], "explicit"), dataset(KEYS[1:], "explicit")
 

@@ -201,11 +201,11 @@ def test_what_waits_is_not_copied() -> None:
 def test_what_arrives_while_something_waits_comes_behind_it() -> None:
     core = acceptor()
     first, second = message(ECHO_ID, echo_rq(1)) + message(ECHO_ID, echo_rq(2)), message(ECHO_ID, echo_rq(3))
-    ids = [e.command.message_id for e in core.receive_data(memoryview(first), 0.0, 1)]
-    ids += [e.command.message_id for e in core.receive_data(memoryview(second), 0.0, 1)]
+    events: list[Any] = core.receive_data(memoryview(first), 0.0, 1)
+    events += core.receive_data(memoryview(second), 0.0, 1)
     while core.has_more:
-        ids += [e.command.message_id for e in core.receive_data(NOTHING, 0.0, 1)]
-    assert ids == [1, 2, 3]
+        events += core.receive_data(NOTHING, 0.0, 1)
+    assert [e.command.message_id for e in events] == [1, 2, 3]
 
 
 def test_what_arrives_while_a_request_is_held_back_comes_behind_it() -> None:
@@ -226,7 +226,7 @@ def test_only_the_data_set_of_a_request_takes_the_short_cut() -> None:
     receive(core, whole[:-5000])
     assert core.continues(1000, 0.0)
     assert not core.continues(4000, 0.0), "the end of the fragment is no middle"
-    events = core.receive_data(memoryview(whole[-4000:]), 0.0)
+    events: list[Any] = core.receive_data(memoryview(whole[-4000:]), 0.0)
     assert kinds(events) == [DataReceived]
     assert events[0].is_last
     core.receive_data(memoryview(message(ECHO_ID, echo_rq(2)) * 2), 0.0, 1)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import runpy
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.p_data import PDV, PDataTF
@@ -67,7 +68,7 @@ pdvs = st.builds(
     st.booleans(),
     st.binary(max_size=8) | st.integers(60, 100).map(bytes),
 )
-pdus = st.one_of(
+pdus: st.SearchStrategy[Any] = st.one_of(
     st.lists(pdvs, min_size=1, max_size=3).map(lambda some: PDataTF(tuple(some))),
     pdvs.map(lambda pdv: PDataTF((pdv,))),
     st.sampled_from((AReleaseRQ(), AReleaseRP(), AAssociateRJ(1, 2, 3))),

@@ -72,7 +72,7 @@ DCMTK_ECHO_RQ = AAssociateRQ(
     (ProposedContext(1, VERIFICATION, (IMPLICIT,)),),
     UserInformation(16384, "1.2.276.0.7230010.3.0.3.6.7", "OFFIS_DCMTK_367"),
 )
-EXPECTED = {
+EXPECTED: dict[str, Any] = {
     "DCMTK_ECHO_RQ": DCMTK_ECHO_RQ,
     "PYNETDICOM_RQ": PYNETDICOM_RQ,
     "PYNETDICOM_AC": PYNETDICOM_AC,
