@@ -19,11 +19,12 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from asyncdicom.archive.arrival import Answer, Arrival, OnConflict, Uncertain, deliver
+from asyncdicom.archive.blobs.compare import compare_files
 from asyncdicom.archive.blobs.files import InstanceFile
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.look import look_at
 from asyncdicom.archive.file_calls import FileCalls
-from asyncdicom.archive.index.writer import Existing, Writer
+from asyncdicom.archive.index.writer import Writer
 from asyncdicom.archive.round import LookFirst, Round
 from asyncdicom.telemetry.log import Log
 
@@ -98,7 +99,7 @@ class Ingest:
         self._in_hand = []
         for arrival, answer in answers:
             if isinstance(answer, LookFirst):
-                self._have_looked(arrival, answer.existing)
+                self._have_looked(arrival, answer)
         self._tell_failures([answer for _, answer in answers if isinstance(answer, BaseException)])
 
     def _rescue(self, error: BaseException) -> None:
@@ -121,12 +122,12 @@ class Ingest:
         except queue.Empty:
             pass
 
-    def _have_looked(self, arrival: Arrival, existing: Existing) -> None:
+    def _have_looked(self, arrival: Arrival, wanted: LookFirst) -> None:
         """Have the file of a row looked at, which may take long, by another thread."""
 
         def look() -> None:
             try:
-                self._look(arrival, existing)
+                self._look(arrival, wanted)
                 self.submit(arrival)
             except BaseException as error:
                 arrival.tell(error)
@@ -135,16 +136,19 @@ class Ingest:
             self._elsewhere(look)
         except RuntimeError:  # closing: nobody else is waiting
             try:
-                self._look(arrival, existing)
+                self._look(arrival, wanted)
                 self._waiting.append(arrival)
             except BaseException as error:
                 arrival.tell(error)
 
-    def _look(self, arrival: Arrival, existing: Existing) -> None:
-        folders = self._folders
+    def _look(self, arrival: Arrival, wanted: LookFirst) -> None:
+        folders, existing = self._folders, wanted.existing
         name = existing.file
         path = folders.quarantine_path(name) if existing.is_quarantined else folders.path(name)
-        arrival.looked[name] = look_at(self._calls, path, existing)
+        if wanted.compares:
+            arrival.compared[name] = compare_files(self._calls, path, existing, arrival)
+        else:
+            arrival.looked[name] = look_at(self._calls, path, existing)
 
     def _settle(self, batch: list[Arrival]) -> list[tuple[Arrival, Answer]]:
         try:

@@ -10,16 +10,21 @@ from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, Outco
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.writer import Existing, Writer
+from asyncdicom.data.likeness import Likeness
 
 __all__ = ["LookFirst", "Round"]
 
 
 class LookFirst(Exception):
-    """The answer depends on what is in the file of a row: somebody looks, and the arrival comes again."""
+    """The answer depends on what is in the file of a row: somebody looks, and the arrival comes again.
 
-    def __init__(self, existing: Existing) -> None:
+    `compares`: its elements are compared with those of the arrival; else only with what the row says.
+    """
+
+    def __init__(self, existing: Existing, *, compares: bool = False) -> None:
         super().__init__(existing.file)
         self.existing = existing
+        self.compares = compares
 
 
 class _Plan(NamedTuple):
@@ -92,6 +97,17 @@ class Round:
             return _Plan(Outcome.STORED)
         if _is_same(existing, arrival):
             return self._again(arrival, existing)
+        return self._plan_other(arrival, existing)
+
+    def _plan_other(self, arrival: Arrival, existing: Existing) -> _Plan:
+        """Other bytes under a SOP Instance UID that is taken: do they say the same?"""
+        likeness = arrival.compared.get(existing.file)
+        if likeness is None:
+            raise LookFirst(existing, compares=True)
+        if likeness is Likeness.EQUAL:
+            return _Plan(Outcome.SAME)
+        if likeness is Likeness.TORSO and not arrival.is_incomplete:
+            return _Plan(Outcome.SUPERSEDED, existing)
         if self._on_conflict is OnConflict.QUARANTINE:
             return self._plan_quarantine(arrival)
         if self._on_conflict is OnConflict.REPLACE:
@@ -159,11 +175,23 @@ class Round:
         outcome, existing = plan
         if outcome.heals and existing is not None:
             self._writer.set_file(existing, self._file_row(arrival, outcome))
-            arrival.obsolete = self._path(existing)
-        elif outcome in (Outcome.STORED, Outcome.REPLACED):
+            if self._path(existing) != arrival.file.path:  # it may have been on its way there
+                arrival.obsolete = self._path(existing)
+        elif outcome in (Outcome.STORED, Outcome.REPLACED, Outcome.SUPERSEDED):
             if existing is not None:
                 self._writer.remove(existing)
                 arrival.obsolete = self._path(existing)
+            if existing is not None and outcome is Outcome.SUPERSEDED:
+                # Its file is moved there after the commit; a start after a crash between them does that.
+                quarantined.append(
+                    {
+                        "sop_class_uid": existing.sop_class_uid,
+                        "sop_instance_uid": arrival.record.sop_instance_uid,
+                        "reason": "it ends within an element, and a complete copy has come",
+                        "file": os.path.basename(existing.file),
+                        **existing.file_row(),
+                    }
+                )
             parent = self._writer.series_of(arrival.record)
             instances.append({**arrival.record.row("IMAGE"), "parent": parent, **arrival.file_row()})
         elif outcome is Outcome.QUARANTINED:

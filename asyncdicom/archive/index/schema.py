@@ -48,7 +48,7 @@ __all__ = [
     "study",
 ]
 
-SCHEMA_VERSION = 3  # 1 had other digests; `migrations` knows the way from 2
+SCHEMA_VERSION = 4  # 1 had other digests; `migrations` knows the way from 2
 
 NAME_GROUPS = ("alphabetic", "ideographic", "phonetic")
 """The component groups of a person name, in the order of PS3.5 6.2.1."""
@@ -228,6 +228,7 @@ def _file_columns() -> list[Column[str] | Column[int]]:
         Column("data_set_offset", Integer, nullable=False),
         Column("data_set_length", Integer, nullable=False),
         Column("digest", Text, nullable=False),  # of the data set: 16 bytes of SHA-256, in hexadecimal
+        Column("incomplete", Integer, nullable=False, server_default="0"),  # 1: it ends within an element
         Column("received", Text, nullable=False),  # UTC, ISO 8601
         Column("calling_ae_title", Text, nullable=False),
     ]

@@ -62,7 +62,10 @@ def _equal(table: Table, *names: str) -> list[Any]:
     return [table.c[name] == bindparam(name) for name in names]
 
 
-_FILE = ("transfer_syntax_uid", "digest", "file", "data_set_offset", "data_set_length")
+_FILE = (
+    *("transfer_syntax_uid", "digest", "file", "data_set_offset", "data_set_length"),
+    *("sop_class_uid", "calling_ae_title", "incomplete"),
+)
 _FIND_INSTANCE = Prepared(
     select(instance.c.id, instance.c.parent, *(instance.c[name] for name in _FILE)).where(
         *_equal(instance, "sop_instance_uid")
@@ -109,7 +112,21 @@ class Existing(NamedTuple):
     file: str
     data_set_offset: int
     data_set_length: int
+    sop_class_uid: str
+    calling_ae_title: str
+    incomplete: int
     is_quarantined: bool = False
+
+    def file_row(self) -> dict[str, Any]:
+        """Give the columns that instance and quarantine have in common, except the file's name."""
+        return {
+            "transfer_syntax_uid": self.transfer_syntax_uid,
+            "data_set_offset": self.data_set_offset,
+            "data_set_length": self.data_set_length,
+            "digest": self.digest,
+            "incomplete": self.incomplete,
+            "calling_ae_title": self.calling_ae_title,
+        }
 
 
 class Writer:
