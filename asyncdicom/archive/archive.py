@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar, TypeVarTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from asyncdicom.archive.arrival import Arrival, OnConflict, Outcome, Uncertain
+from asyncdicom.archive.arrival import Arrival, OnConflict, OnMismatch, Outcome, Rules, Uncertain
 from asyncdicom.archive.blobs.files import InstanceFile
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.header import header_of
@@ -80,9 +80,11 @@ class Archive:
     ``durability`` says what a Success has survived: "power" (a power cut), "process" (the death of this
     process) or "none". ``on_conflict`` says what becomes of other bytes under a SOP Instance UID that is
     taken and that say something else: "quarantine" (0xB007; kept aside), "keep" (0x0111; not kept) or
-    "replace" (Success). ``incomplete`` says what becomes of a data set that ends within an element: "refuse"
-    (0xC000; nothing is kept) or "store" (Success; marked in the index). A complete one that has all its
-    complete elements takes its place, and it goes to quarantine.
+    "replace" (Success). ``on_mismatch`` says what becomes of an instance whose Patient ID is there twice,
+    or whose study is that of another patient: "separate" (Success; kept under its own Patient ID, with a
+    warning) or "quarantine" (0xB007). ``incomplete`` says what becomes of a data set that ends within an
+    element: "refuse" (0xC000; nothing is kept) or "store" (Success; marked in the index). A complete one
+    that has all its complete elements takes its place, and it goes to quarantine.
     ``maximum_size`` bounds one data set, in bytes; ``minimum_free`` is how much of the disk is kept free, in
     bytes (None: 2 GiB, or 5 % of a smaller disk; 0: nothing). Beyond either the answer is 0xA700.
     ``existing``: refuse to make a new archive, because a disk that is not mounted looks like a new folder.
@@ -94,6 +96,7 @@ class Archive:
         *,
         durability: str = "power",
         on_conflict: str = "quarantine",
+        on_mismatch: str = "separate",
         incomplete: str = "refuse",
         files: FileCalls | None = None,
         maximum_size: int = 16 << 30,
@@ -104,7 +107,7 @@ class Archive:
             raise ValueError(f"durability must be one of {', '.join(SYNCHRONOUS)}, not {durability!r}")
         self.directory = os.path.abspath(directory)
         self.durability = durability
-        self._on_conflict = OnConflict(on_conflict)
+        self._rules = Rules(OnConflict(on_conflict), OnMismatch(on_mismatch))
         if incomplete not in ("refuse", "store"):
             raise ValueError(f"incomplete must be refuse or store, not {incomplete!r}")
         self._keeps_incomplete = incomplete == "store"
@@ -201,7 +204,7 @@ class Archive:
                 self._engine,
                 self._folders,
                 self._calls,
-                on_conflict=self._on_conflict,
+                rules=self._rules,
                 elsewhere=self._writers.submit,
             )
             self._ingest.start()
@@ -274,6 +277,8 @@ class Archive:
         finally:
             await self._tidy_up(reception.file, arrival, storage_failed)
         self._tell(sop_instance_uid, outcome, arrival)
+        if arrival.record.contradiction and _ANSWERS[outcome] is _IN_QUARANTINE:
+            return Stored(_IN_QUARANTINE.status, f"{arrival.record.contradiction}: quarantined")
         return _ANSWERS[outcome]
 
     def _tell(self, uid: str, outcome: Outcome, arrival: Arrival) -> None:
@@ -281,7 +286,11 @@ class Archive:
         if arrival.is_incomplete and outcome.keeps:
             self.happened["incomplete"] += 1
             _LOG.warning("%s ends within an element: kept, and marked as incomplete", uid)
-        if outcome in (Outcome.STORED, Outcome.ALREADY_HERE):
+        if (contradiction := arrival.record.contradiction) and outcome.keeps:
+            self.happened["mismatch"] += 1
+            where = "in quarantine" if outcome is not Outcome.STORED else "kept under its own Patient ID"
+            _LOG.warning("%s: %s: %s", uid, contradiction, where)
+        if contradiction or outcome in (Outcome.STORED, Outcome.ALREADY_HERE):
             return
         self.happened[outcome.name.lower()] += 1
         if outcome.heals:

@@ -6,13 +6,24 @@ import asyncio
 import enum
 import queue
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from asyncdicom.archive.blobs.files import InstanceFile, StoredFile
 from asyncdicom.archive.index.record import Record
 from asyncdicom.data.likeness import Likeness
 
-__all__ = ["Answer", "Arrival", "Found", "OnConflict", "Outcome", "State", "Uncertain", "deliver"]
+__all__ = [
+    "Answer",
+    "Arrival",
+    "Found",
+    "OnConflict",
+    "OnMismatch",
+    "Outcome",
+    "Rules",
+    "State",
+    "Uncertain",
+    "deliver",
+]
 
 
 class OnConflict(enum.Enum):
@@ -21,6 +32,20 @@ class OnConflict(enum.Enum):
     QUARANTINE = "quarantine"
     KEEP = "keep"
     REPLACE = "replace"
+
+
+class OnMismatch(enum.Enum):
+    """What becomes of an instance whose ID is there twice, or whose study is that of another patient."""
+
+    SEPARATE = "separate"
+    QUARANTINE = "quarantine"
+
+
+class Rules(NamedTuple):
+    """What an archive does in cases of doubt."""
+
+    on_conflict: OnConflict = OnConflict.QUARANTINE
+    on_mismatch: OnMismatch = OnMismatch.SEPARATE
 
 
 class Outcome(enum.Enum):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from asyncdicom.archive.arrival import Answer, Arrival, OnConflict, Uncertain, deliver
+from asyncdicom.archive.arrival import Answer, Arrival, Rules, Uncertain, deliver
 from asyncdicom.archive.blobs.compare import compare_files
 from asyncdicom.archive.blobs.files import InstanceFile
 from asyncdicom.archive.blobs.folders import Folders
@@ -51,13 +51,13 @@ class Ingest:
         folders: Folders,
         calls: FileCalls,
         *,
-        on_conflict: OnConflict,
+        rules: Rules,
         elsewhere: Callable[[Callable[[], None]], object],
     ) -> None:
         self._engine = engine
         self._folders = folders
         self._calls = calls
-        self._on_conflict = on_conflict
+        self._rules = rules
         self._elsewhere = elsewhere
         self._waiting: list[Arrival] = []  # taken from the queue, for the next round
         self._in_hand: list[Arrival] = []  # in this round
@@ -180,7 +180,7 @@ class Ingest:
                 self._writer.renew()
 
     def _commit(self, batch: list[Arrival]) -> list[Answer]:
-        round_ = Round(self._writer, self._folders, self._calls, self._on_conflict)
+        round_ = Round(self._writer, self._folders, self._calls, self._rules)
         try:
             self._writer.begin()
             outcomes = round_.settle(batch)

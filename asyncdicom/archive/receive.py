@@ -108,7 +108,9 @@ class Reception:
         except DataSetError as error:
             raise Refused(Status.CANNOT_UNDERSTAND, str(error)) from None
         try:
-            record = usable_record(elements, little_endian=self._little_endian)
+            record = usable_record(
+                elements, little_endian=self._little_endian, repeated=self._scanner.repeated
+            )
         except DataSetError as error:
             raise Refused(_MISMATCH, str(error)) from None
         if self._expected != (record.sop_class_uid, record.sop_instance_uid):

@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, Outcome, State
+from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, OnMismatch, Outcome, Rules, State
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.record import Identity
 from asyncdicom.archive.index.writer import Existing, Writer
 from asyncdicom.data.likeness import Likeness
 
@@ -37,11 +38,13 @@ class _Plan(NamedTuple):
 class Round:
     """One transaction. What fails for one arrival is its answer alone; what fails for all is raised."""
 
-    def __init__(self, writer: Writer, folders: Folders, calls: FileCalls, on_conflict: OnConflict) -> None:
+    def __init__(self, writer: Writer, folders: Folders, calls: FileCalls, rules: Rules) -> None:
         self._writer = writer
         self._folders = folders
         self._calls = calls
-        self._on_conflict = on_conflict
+        self._on_conflict = rules.on_conflict
+        self._on_mismatch = rules.on_mismatch
+        self._planned: dict[str, list[Identity]] = {}  # of new instances of this round, by study
         self._moved: list[tuple[Arrival, str]] = []
 
     def settle(self, batch: Sequence[Arrival]) -> list[Answer]:
@@ -94,10 +97,24 @@ class Round:
         if isinstance(arrival, Found):
             return self._plan_found(arrival, existing)
         if existing is None:
-            return _Plan(Outcome.STORED)
+            return self._plan_new(arrival)
         if _is_same(existing, arrival):
             return self._again(arrival, existing)
         return self._plan_other(arrival, existing)
+
+    def _plan_new(self, arrival: Arrival) -> _Plan:
+        """A new instance: is it clear whose it is?"""
+        identity, study = arrival.record.identity, arrival.record.identity.study_instance_uid
+        known = self._writer.patients_of(identity)
+        planned = self._planned.setdefault(study, [])
+        known += [(other.patient_id, other.issuer_of_patient_id, other.told_apart) for other in planned]
+        if tuple(identity.of_patient().values()) not in known and any(map(identity.contradicts, known)):
+            arrival.record.contradiction = "another patient has this Study Instance UID"
+        if arrival.record.contradiction and self._on_mismatch is OnMismatch.QUARANTINE:
+            return self._plan_quarantine(arrival)
+        if identity not in planned:
+            planned.append(identity)
+        return _Plan(Outcome.STORED)
 
     def _plan_other(self, arrival: Arrival, existing: Existing) -> _Plan:
         """Other bytes under a SOP Instance UID that is taken: do they say the same?"""
@@ -196,7 +213,7 @@ class Round:
             instances.append({**arrival.record.row("IMAGE"), "parent": parent, **arrival.file_row()})
         elif outcome is Outcome.QUARANTINED:
             record = arrival.record
-            reason = "another instance has this SOP Instance UID"
+            reason = record.contradiction or "another instance has this SOP Instance UID"
             if isinstance(arrival, Found) and arrival.in_quarantine:
                 reason = "it was in quarantine and had lost its row"
             quarantined.append(

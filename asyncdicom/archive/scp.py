@@ -154,7 +154,8 @@ class ArchiveProvider:
             if isinstance(error, (IdentifierError, DataSetError, QueriesClosed)):
                 raise _refusal(error) from None
             raise
-        return Retrieval(_Files(found), partial(self._ended, peer))
+        comment = "another patient has this Study Instance UID: name the Patient ID"
+        return Retrieval(_Files(found), partial(self._ended, peer), comment if found.leaves_out else None)
 
     def _ended(self, peer: Hashable) -> None:
         self._retrievals[peer] -= 1

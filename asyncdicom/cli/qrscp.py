@@ -102,6 +102,14 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     "(0x0111), or put in place of the first. The same data in another encoding are a Success.",
 )
 @click.option(
+    "--on-mismatch",
+    type=click.Choice(["separate", "quarantine"]),
+    default="separate",
+    show_default=True,
+    help="What becomes of an instance with two Patient IDs, or of a study of another patient: kept under its "
+    "own Patient ID with a warning, or put aside (0xB007).",
+)
+@click.option(
     "--incomplete",
     type=click.Choice(["refuse", "store"]),
     default="refuse",
@@ -192,6 +200,7 @@ async def _serve(
     data: str,
     durability: str,
     on_conflict: str,
+    on_mismatch: str,
     incomplete: str,
     minimum_free: int | None,
     existing: bool,
@@ -212,6 +221,7 @@ async def _serve(
                 data,
                 durability=durability,
                 on_conflict=on_conflict,
+                on_mismatch=on_mismatch,
                 incomplete=incomplete,
                 minimum_free=None if minimum_free is None else minimum_free << 20,
                 existing=existing,

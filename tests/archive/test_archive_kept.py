@@ -297,6 +297,7 @@ def to_schema_2(root: Path) -> None:
     """What the version before had: no table `archive`, no marker."""
     with closing(sqlite3.connect(root / "index.sqlite")) as connection:
         connection.execute("DROP TABLE archive")
+        connection.execute("ALTER TABLE patient RENAME COLUMN told_apart TO only_study")
         for table in ("instance", "quarantine"):
             connection.execute(f"ALTER TABLE {table} DROP COLUMN incomplete")
         connection.execute("PRAGMA user_version = 2")

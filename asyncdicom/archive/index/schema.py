@@ -184,14 +184,15 @@ archive = Table(
     Column("generation", Integer, nullable=False),
 )
 
-# A patient without Patient ID is known by the study alone: two unnamed patients are never taken for one.
+# `told_apart`: of a patient without Patient ID the study, since two unnamed patients are never taken for one;
+# of one whose Patient ID is not known for sure as text, its bytes. Else it is empty.
 patient = Table(
     "patient",
     METADATA,
     Column("id", Integer, primary_key=True),
-    Column("only_study", Text, nullable=False),
+    Column("told_apart", Text, nullable=False),
     *_columns("PATIENT"),
-    UniqueConstraint("patient_id", "issuer_of_patient_id", "only_study"),
+    UniqueConstraint("patient_id", "issuer_of_patient_id", "told_apart"),
     *(Index(f"patient_name_{group}_index", f"patient_name_{group}") for group in NAME_GROUPS),
     Index("patient_birth_date_index", "patient_birth_date"),
 )
