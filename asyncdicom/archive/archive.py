@@ -286,6 +286,11 @@ class Archive:
         if arrival.is_incomplete and outcome.keeps:
             self.happened["incomplete"] += 1
             _LOG.warning("%s ends within an element: kept, and marked as incomplete", uid)
+        if arrival.is_strange and outcome.keeps:
+            self.happened["strange"] += 1
+            _LOG.warning(
+                "%s has elements that cannot be read: kept as it came, without them in the index", uid
+            )
         if (contradiction := arrival.record.contradiction) and outcome.keeps:
             self.happened["mismatch"] += 1
             where = "in quarantine" if outcome is not Outcome.STORED else "kept under its own Patient ID"
@@ -335,6 +340,7 @@ class Archive:
             try:
                 arrival.record = reception.finish(rest)
                 arrival.is_incomplete = reception.is_incomplete
+                arrival.is_strange = reception.is_strange
             except BaseException as error:
                 arrival.tell(error)
             else:

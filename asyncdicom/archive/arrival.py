@@ -125,6 +125,7 @@ class Arrival:
     file: InstanceFile | StoredFile
     was_found = False  # in the archive's own folder, without a row
     is_incomplete = False  # it ends within an element
+    is_strange = False  # it has elements that cannot be read
 
     def __init__(self, file: InstanceFile, transfer_syntax_uid: str, calling_ae_title: str) -> None:
         self.file = file

@@ -66,6 +66,11 @@ class Reception:
             self._is_deflated or (self.file.length > 0 and self._scanner.skips < size)
         )
 
+    @property
+    def is_strange(self) -> bool:
+        """Whether there are elements that cannot be read; none of those that place the instance."""
+        return self._is_lost or self._scanner.strange > 0
+
     def scan(self, views: Sequence[memoryview]) -> Steps[None]:
         """Look through the next pieces, in steps; `take` will not do so again. Raises ``Refused``."""
         self._is_scanned = True

@@ -87,6 +87,7 @@ class Scanner:
     With ``whole`` it goes on to the end and is never ``done``: then ``finish`` also tells whether the last
     element ends where the data set does. Bytes of zero behind the last element are no element. What is
     deflated is inflated to its end, without a limit, and not looked at behind the last wanted tag.
+    ``strange`` counts elements without a readable VR: they are skipped, unless they are wanted.
     ``repeated`` has the wanted tags that came with different values: the last one counts.
     """
 
@@ -110,6 +111,7 @@ class Scanner:
         "done",
         "found",
         "repeated",
+        "strange",
         "truncated",
     )
 
@@ -128,6 +130,7 @@ class Scanner:
         self.found: dict[int, Element] = {}
         self.truncated: set[int] = set()
         self.repeated: set[int] = set()
+        self.strange = 0
         self._wanted = tags
         self._whole = whole
         self._zeros = False  # behind the last element
@@ -263,6 +266,8 @@ class Scanner:
                 self._need = 12
                 break
             tag, vr, size, length = header
+            if vr == "UN" and size == 8:  # a UN that says so has a header of 12 bytes
+                self.strange += 1
             if nesting.depth:
                 position += size
                 skip = nesting.step(tag, vr, length)

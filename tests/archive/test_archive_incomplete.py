@@ -204,3 +204,29 @@ async def test_a_refusal_tells_its_reason(
     assert stored.status == status
     assert 0 < len(stored.comment) <= 64
     assert stored.comment.isascii()
+
+
+@pytest.mark.parametrize("vr", [b"--", b"  ", b"\0\0", b"??", b"us", b"X-"])
+@pytest.mark.parametrize("tag", [0x00080001, 0x00080060, 0x00091010, 0x00190010, 0x7FE11010])
+async def test_a_value_representation_that_is_none_costs_nothing(
+    archive: Archive, tools: Any, vr: bytes, tag: int
+) -> None:
+    element = (tag >> 16).to_bytes(2, "little") + (tag & 0xFFFF).to_bytes(2, "little") + vr + b"\4\0ABCD"
+    plain = tools.data_set(Modality=None)
+    at = 0
+    while (
+        at < len(plain)
+        and int.from_bytes(plain[at : at + 2], "little") << 16
+        | int.from_bytes(plain[at + 2 : at + 4], "little")
+        < tag
+    ):
+        is_long = plain[at + 4 : at + 6] in (b"OB", b"OW", b"UN")
+        length = int.from_bytes(plain[at + 8 : at + 12] if is_long else plain[at + 6 : at + 8], "little")
+        at += (12 if is_long else 8) + length
+    data = plain[:at] + element + plain[at:]
+    assert await tools.store(archive, data, sop_instance_uid=UID, sop_class_uid=tools.ct) == 0x0000
+    assert await kept(archive, tools) == data
+    assert archive.happened == {"strange": 1}
+    [match] = await tools.find(archive, StudyInstanceUID="", PatientID="", ModalitiesInStudy="")
+    assert match["PatientID"] == "P1"
+    assert match["ModalitiesInStudy"] == ("ABCD" if tag == 0x00080060 else "")
