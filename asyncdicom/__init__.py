@@ -31,8 +31,10 @@ if TYPE_CHECKING:
         RemoteProtocolError,
         StatusError,
     )
+    from asyncdicom.naming import safe_name
     from asyncdicom.net.channel import Trace
-    from asyncdicom.net.payload import BytesSource, DataStream, FileSource, Source
+    from asyncdicom.net.sources import BytesSource, FileSource, Source
+    from asyncdicom.net.stream import DataStream
     from asyncdicom.net.tls_files import TlsFiles
     from asyncdicom.opening import Opening
     from asyncdicom.options import ByRole, Limits, Timeouts
@@ -174,6 +176,7 @@ __all__ = [
     "open_file",
     "retrieval_contexts",
     "run",
+    "safe_name",
     "serve",
     "serve_until_stopped",
     "storage_contexts",
@@ -195,7 +198,8 @@ _MODULES = {
         "StatusError"
     ),
     "net.channel": "Trace",
-    "net.payload": "BytesSource DataStream FileSource Source",
+    "net.sources": "BytesSource FileSource Source",
+    "net.stream": "DataStream",
     "net.tls_files": "TlsFiles",
     "opening": "Opening",
     "options": "ByRole Limits Timeouts",
@@ -220,6 +224,7 @@ _MODULES = {
     "services.verification": "Verification",
     "services.worklist": "Worklist",
     "status": "Status",
+    "naming": "safe_name",
     "uid": (
         "MODALITY_WORKLIST PATIENT_ROOT PATIENT_STUDY_ONLY STORAGE "
         "STORAGE_COMMITMENT_PUSH_MODEL STUDY_ROOT VERIFICATION InformationModel new_uid"

@@ -179,6 +179,14 @@ class AccessPolicy:
         self.user_identity = user_identity
         self.knows_addresses = any(peer.networks or peer.host for _, peer in self._named())
 
+    def renew(self, other: AccessPolicy) -> None:
+        """Be what `other` is, for all who have this policy, from now on: associations that stand go on.
+
+        The C-MOVE destinations of a server are renewed by `Server.renew`.
+        """
+        for name in self.__slots__:
+            setattr(self, name, getattr(other, name))
+
     @property
     def asks_for_certificates(self) -> bool:
         """Whether anybody has to show a certificate, which takes TLS."""

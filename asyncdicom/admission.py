@@ -17,13 +17,13 @@ from asyncdicom.access import (
     judge,
     permitted,
 )
-from asyncdicom.net.channel import Channel, Dispatch
+from asyncdicom.net.channel import Channel
 from asyncdicom.net.counting import ConnectionRates, CountedSet, is_local, origin_of
+from asyncdicom.net.performer import Dispatch
 from asyncdicom.net.tls import certificate_of
 from asyncdicom.options import Limits
 from asyncdicom.services.service import Contexts
 from asyncdicom.telemetry.log import Log
-from asyncdicom.ul.items import UserInformation
 from asyncdicom.ul.negotiation import USER_REJECTION, Answered, Policy, answer
 from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
 
@@ -223,7 +223,6 @@ class Admission:
         self.waiting.discard(channel)
         self.associated.add(channel, *keys)
         channel.accept(*verdict, self._dispatcher(channel, grant))
-        channel.request = request._replace(presentation_contexts=(), user_information=UserInformation())
         log.info("%s: association established", channel)
         if grant.services is not None:
             _note_denied(channel, request, verdict[0], self._contexts)

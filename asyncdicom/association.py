@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 from asyncdicom.dimse.messages import CommandField
 from asyncdicom.exceptions import LocalProtocolError
 from asyncdicom.net.channel import Channel
-from asyncdicom.net.payload import Source
+from asyncdicom.net.sources import Source
 from asyncdicom.services import query, retrieve, storage, verification
 from asyncdicom.services.builtin import check_handlers
 from asyncdicom.services.contexts import check_storage_contexts, find_normalized_context

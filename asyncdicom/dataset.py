@@ -14,7 +14,7 @@ from asyncdicom.data.elements import MAXIMUM_ELEMENTS, walking
 from asyncdicom.data.inflation import MAXIMUM_INFLATED, deflate, inflating
 from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError
-from asyncdicom.uid import transfer_syntax
+from asyncdicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, transfer_syntax
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -55,7 +55,8 @@ def decode(
 ) -> Dataset:
     """Decode a whole data set. Values are converted when they are looked at, as pydicom does it.
 
-    The transfer syntax is noted in `file_meta`, so that `pixel_array` works. Raises `DataSetError` where the
+    The transfer syntax is noted in `file_meta`, so that `pixel_array` works, and `save_as` writes a file that
+    can be read. Raises `DataSetError` where the
     bytes are no data set in `transfer_syntax_uid`, inflate to more than `maximum_inflated` bytes (or 200 to
     one), or have more than `maximum_elements`, at any depth.
     """
@@ -73,14 +74,17 @@ def decoding(
     data: bytes,
     transfer_syntax_uid: str,
     *,
+    sop_class_uid: str = "",
+    sop_instance_uid: str = "",
     maximum_inflated: int = MAXIMUM_INFLATED,
     maximum_elements: int = MAXIMUM_ELEMENTS,
 ) -> Steps[Dataset]:
-    """As `decode`, in steps of a thousand elements of the top level; a sequence is read in one."""
+    """As `decode`, in steps of a thousand elements of the top level; a sequence is read in one.
+
+    `sop_class_uid` and `sop_instance_uid` make it an instance, with whole File Meta Information (PS3.10 7.1).
+    """
     from pydicom import Dataset
-    from pydicom.dataset import FileMetaDataset
     from pydicom.filereader import data_element_generator
-    from pydicom.uid import UID
 
     syntax = transfer_syntax(transfer_syntax_uid)
     if syntax.deflated:
@@ -101,9 +105,32 @@ def decoding(
         dataset.set_original_encoding(syntax.implicit, syntax.little_endian, _character_set_of(dataset))
     except Exception as error:
         raise DataSetError(f"the data set cannot be decoded: {error}") from error
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = UID(transfer_syntax_uid)
+    _make_writable(dataset, transfer_syntax_uid, sop_class_uid, sop_instance_uid)
     return dataset
+
+
+def _make_writable(
+    dataset: Dataset, transfer_syntax_uid: str, sop_class_uid: str, sop_instance_uid: str
+) -> None:
+    """Have `save_as` write a file that can be read: without a preamble it writes the bare elements."""
+    from pydicom import config
+    from pydicom.dataelem import DataElement
+    from pydicom.dataset import FileMetaDataset
+
+    meta: list[tuple[int, str, Any]] = [(0x00020010, "UI", transfer_syntax_uid)]
+    if sop_class_uid and sop_instance_uid:
+        meta += [
+            (0x00020000, "UL", 0),  # counted when it is written
+            (0x00020001, "OB", b"\0\1"),
+            (0x00020002, "UI", sop_class_uid),
+            (0x00020003, "UI", sop_instance_uid),
+            (0x00020012, "UI", IMPLEMENTATION_CLASS_UID),
+            (0x00020013, "SH", IMPLEMENTATION_VERSION_NAME),
+        ]
+    dataset.preamble = bytes(128)
+    dataset.file_meta = FileMetaDataset()
+    for tag, vr, value in meta:  # not validated: a UID is kept as it came
+        dataset.file_meta.add(DataElement(tag, vr, value, validation_mode=config.IGNORE))
 
 
 _STEP = 1000

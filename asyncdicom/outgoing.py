@@ -13,8 +13,8 @@ from asyncdicom.breaker import Breaker
 from asyncdicom.client import associate
 from asyncdicom.destination import Destination
 from asyncdicom.exceptions import AssociationError
-from asyncdicom.net.payload import Source
 from asyncdicom.net.reasons import NotAttempted
+from asyncdicom.net.sources import Source
 from asyncdicom.options import Limits, Timeouts
 from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Response

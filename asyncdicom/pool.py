@@ -16,7 +16,7 @@ from asyncdicom.association import Association
 from asyncdicom.client import DEFAULT_CALLING_AE_TITLE, associate
 from asyncdicom.exceptions import LocalProtocolError
 from asyncdicom.net.channel import Trace
-from asyncdicom.net.payload import Source
+from asyncdicom.net.sources import Source
 from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.services.builtin import check_handlers
 from asyncdicom.services.contexts import Proposable, expand

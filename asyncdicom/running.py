@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from inspect import isawaitable
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, NoReturn, Protocol
@@ -17,7 +18,16 @@ from typing import Any, NoReturn, Protocol
 from asyncdicom.telemetry.log import Log
 from asyncdicom.telemetry.log_output import close_logs, log_to, reopen_logs
 
-__all__ = ["HUNG", "INTERRUPTED", "STOPPED", "Stoppable", "run", "run_coroutine", "serve_until_stopped"]
+__all__ = [
+    "HUNG",
+    "INTERRUPTED",
+    "STOPPED",
+    "Stoppable",
+    "hold_reloads",
+    "run",
+    "run_coroutine",
+    "serve_until_stopped",
+]
 
 log = Log("asyncdicom.server")
 
@@ -64,9 +74,11 @@ def run(
     `serving`: what `serve` gives, or another context manager that gives the server, for programs that open
     and close more. It is entered in a new event loop (uvloop where there is one). Signals, `on_reload`,
     `grace` and what is returned: see `serve_until_stopped`. Where logging is not set up, warnings go to
-    stderr through a bounded queue, so that a log that takes nothing holds up nobody.
+    stderr through a bounded queue, so that a log that takes nothing holds up nobody. A SIGHUP that comes
+    before the server is there is acted upon when it is.
     """
     log_to()
+    hold_reloads()
 
     async def serve() -> int:
         async with serving as server:
@@ -91,8 +103,32 @@ def run_coroutine(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
             return INTERRUPTED
 
 
+class _Held:
+    """Takes SIGHUP until there is a server to act upon it."""
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+
+
+def hold_reloads() -> None:
+    """Keep a SIGHUP for `serve_until_stopped`: by itself the signal would end the process.
+
+    For programs that have something to reload, before they read it first. Does nothing outside the main
+    thread.
+    """
+    if _RELOAD is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(_RELOAD, _Held())
+
+
 async def serve_until_stopped(
-    server: Stoppable, *, on_reload: Sequence[Callable[[], object]] = (), grace: float = _GRACE
+    server: Stoppable,
+    *,
+    on_reload: Sequence[Callable[[], object]] = (),
+    on_ready: Callable[[], object] | None = None,
+    grace: float = _GRACE,
 ) -> int:
     """Serve until SIGTERM or SIGINT (Ctrl-C), close the server, and give the exit code: 0 or 130.
 
@@ -102,8 +138,10 @@ async def serve_until_stopped(
     not end (a thread waits for a disk that hangs, say) is ended with exit code 4, and its log says where
     which thread was.
 
-    SIGHUP calls each function of `on_reload`, in the event loop; log files that `log_to` opened are opened
-    anew before. One that raises is logged, and the others are called all the same.
+    SIGHUP calls each function of `on_reload`, in the event loop, and awaits the coroutine functions among
+    them, one after another; log files that `log_to` opened are opened anew before. One that raises is logged,
+    and the others are called all the same. `on_ready` is called as soon as signals are taken: the place to
+    tell others that the server listens, as a signal may come in answer.
 
     Signals are left alone outside the main thread. Gives 0 as well when the server is closed by others.
     Cancelled: closes the server.
@@ -118,19 +156,13 @@ async def serve_until_stopped(
             for task in asyncio.all_tasks(loop):
                 task.cancel()
 
-    def reload() -> None:
-        log.info("SIGHUP: log files are opened anew, and %d more reloaded", len(on_reload))
-        for call in on_reload:
-            try:
-                call()
-            except Exception:
-                log.exception("a reload failed; what was loaded before goes on")
-
-    watch = _Watch(loop, stop, reload, server.drain_timeout + grace)
+    watch = _Watch(loop, stop, _Reloads(on_reload).ask, server.drain_timeout + grace)
     watch.start()
     serving = asyncio.ensure_future(server.serve_forever())
     ends: list[asyncio.Future[Any]] = [stopped, serving]
     try:
+        if on_ready is not None:
+            on_ready()
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if not stopped.done():
             watch.end()
@@ -145,6 +177,33 @@ async def serve_until_stopped(
         log.warning("waiting for %d associations to end; a second signal aborts them", server.associations)
     await closing
     return stopped.result()
+
+
+class _Reloads:
+    """Reloads in one task; signals that come meanwhile lead to one more round, however many they are."""
+
+    def __init__(self, calls: Sequence[Callable[[], object]]) -> None:
+        self._calls = calls
+        self._is_asked = False
+        self._task: asyncio.Task[None] | None = None
+
+    def ask(self) -> None:
+        """Reload; called in the event loop."""
+        self._is_asked = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        while self._is_asked:
+            self._is_asked = False
+            log.info("SIGHUP: log files are opened anew, and %d more reloaded", len(self._calls))
+            for call in self._calls:
+                try:
+                    result = call()
+                    if isawaitable(result):
+                        await result
+                except Exception:
+                    log.exception("a reload failed; what was loaded before goes on")
 
 
 class _Watch:
@@ -174,6 +233,10 @@ class _Watch:
             return
         for number in (*_SIGNALS, *([_RELOAD] if _RELOAD is not None else [])):
             self._before[number] = signal.signal(number, self._put)
+            before = self._before[number]
+            if isinstance(before, _Held) and before.came:
+                before.came = False
+                self._queue.put(number)
         threading.Thread(target=self._watch, name="asyncdicom-signals", daemon=True).start()
 
     def _put(self, number: int, frame: FrameType | None) -> None:

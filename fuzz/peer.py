@@ -1,4 +1,4 @@
-"""A whole conversation, one side of it mutated: all sans-IO cores together, as acceptor and as requestor.
+"""A whole conversation, one side of it mutated: `dimse.association` as acceptor and as requestor.
 
 As acceptor the input is what a client sends; as requestor it is our own A-ASSOCIATE-RQ, then what a server
 sends. Nothing but the documented errors inside, every accepted request is answered with PDUs that fit the
@@ -14,8 +14,8 @@ from asyncdicom.ul.negotiation import Policy
 from asyncdicom.ul.pdu import AAssociateRQ, decode_pdu
 from asyncdicom.ul.statetable import State
 from fuzz.check import Finding, Head, check, pieces, words
-from fuzz.core import Core
 from fuzz.pdu_stream import check_sent
+from fuzz.side import Side
 
 HEAD = 3
 LAYOUT = "pdus"
@@ -37,7 +37,7 @@ POLICIES = (
 )
 
 
-def _requestor(body: bytes, policy: Policy) -> tuple[Core, bytes] | None:
+def _requestor(body: bytes, policy: Policy) -> tuple[Side, bytes] | None:
     """Our request is the first PDU of the input, when it is one that we could send."""
     stop = 6 + int.from_bytes(body[2:6], "big")
     if body[:1] != b"\1" or stop > len(body):
@@ -47,23 +47,23 @@ def _requestor(body: bytes, policy: Policy) -> tuple[Core, bytes] | None:
     except RemoteProtocolError:
         return None
     assert isinstance(request, AAssociateRQ)
-    return Core(request=request, policy=policy, answers=True), body[stop:]
+    return Side(request=request, policy=policy, answers=True), body[stop:]
 
 
-def _set_up(data: bytes) -> tuple[Core, bytes, int, int] | None:
+def _set_up(data: bytes) -> tuple[Side, bytes, int, int] | None:
     head = Head(data, HEAD)
     flags, seed, operations = head.byte(), head.byte(), head.byte()
     policy = POLICIES[flags >> 1 & 1]
     if not flags & 1:
-        return Core(request=None, policy=policy, answers=not flags & 4), head.body, seed, operations
+        return Side(request=None, policy=policy, answers=not flags & 4), head.body, seed, operations
     made = _requestor(head.body, policy)
     return made and (*made, seed, operations)
 
 
-def _invoke(core: Core, operations: int) -> None:
+def _invoke(side: Side, operations: int) -> None:
     """As a requestor: some operations, so that responses have something to answer."""
     field = (CommandField.C_ECHO_RQ, CommandField.C_FIND_RQ, CommandField.C_STORE_RQ, CommandField.C_GET_RQ)
-    for context in list(core.contexts.values()):
+    for context in list(side.core.contexts.values()):
         uid = context.abstract_syntax or "1.2"
         kind = field[operations & 3]
         command = Command(kind, affected_sop_class_uid=uid)
@@ -72,35 +72,35 @@ def _invoke(core: Core, operations: int) -> None:
             command.priority, command.has_data_set, data = 0, True, b"\x08\0\x52\0\0\0\0\0" * 9
         if kind is CommandField.C_STORE_RQ:
             command.affected_sop_instance_uid = "1.2.3"
-        if not core.invoke(context.context_id, command, data):
+        if not side.invoke(context.context_id, command, data):
             return
         operations >>= 2
 
 
-def _talk(core: Core, body: bytes, seed: int, operations: int) -> bytes:
+def _talk(side: Side, body: bytes, seed: int, operations: int) -> bytes:
     out = b""
-    invoked = not core.layer.requestor
+    invoked = not side.core.is_requestor
     # A peer waits for the answer to its A-ASSOCIATE before it goes on; else there would be no conversation.
     stop = 6 + int.from_bytes(body[2:6], "big") if body[:1] in (b"\1", b"\2") else 0
     for piece in (*pieces(body[:stop], seed), *pieces(body[stop:], seed)):
-        core.receive(piece)
-        out += core.output()
-        if not invoked and core.layer.state is State.STA6:
+        side.receive(piece)
+        out += side.output()
+        if not invoked and side.core.state is State.STA6:
             invoked = True
-            _invoke(core, operations)
+            _invoke(side, operations)
         elif invoked and operations & 0x80:
-            core.release()  # does nothing while an operation is open
-    while core.respond(0, 0x0000):  # where answers were held back
-        out += core.output()
-    return out + core.output()
+            side.release()  # does nothing while an operation is open
+    while side.respond(0, 0x0000):  # where answers were held back
+        out += side.output()
+    return out + side.output()
 
 
 def once(data: bytes) -> None:
     """What is measured."""
     made = _set_up(data)
     if made is not None:
-        core, body, _, operations = made
-        _talk(core, body, 1, operations)
+        side, body, _, operations = made
+        _talk(side, body, 1, operations)
 
 
 def run(data: bytes) -> object:
@@ -108,23 +108,22 @@ def run(data: bytes) -> object:
     made = _set_up(data)
     if made is None:
         return None
-    core, body, seed, operations = made
-    out = _talk(core, body, seed, operations)
-    check(len(core.violations) <= 1, "two violations")
+    side, body, seed, operations = made
+    out = _talk(side, body, seed, operations)
+    check(len(side.violations) <= 1, "two violations")
     items = check_sent(out)
-    if core.maximum_length:
+    if side.maximum_length:
         longest = max((len(v) for i in items if isinstance(i, PDataFragment) for v in i.views), default=0)
-        check(longest <= core.maximum_length - 6, f"a fragment of {longest} for {core.maximum_length}")
-    state = core.layer.state
-    core.pass_time(300.0)
-    if not core.layer.wants_close:
-        check(core.layer.state in (State.STA1, State.STA6), f"still in {core.layer.state.name}")
-        owing = core.layer._decoder.in_pdu or core.layer._decoder.in_message or core.layer.expecting_data
-        check(not owing and not len(core.invoked), "the peer owes something for ever")
-    core.output()
-    core.closed()
-    names = tuple(m.name for m in core.got[:4])
-    why = words((core.violations or [""])[0])
-    if core.violations and not why:
+        check(longest <= side.maximum_length - 6, f"a fragment of {longest} for {side.maximum_length}")
+    state = side.core.state
+    side.pass_time(300.0)
+    if not side.core.wants_close:
+        check(side.core.state in (State.STA1, State.STA6), f"still in {side.core.state.name}")
+        check(not side.core.is_owed, "the peer owes something for ever")
+    side.output()
+    side.closed()
+    names = tuple(m.name for m in side.got[:4])
+    why = words((side.violations or [""])[0])
+    if side.violations and not why:
         raise Finding("a violation without a word")
-    return core.layer.requestor, state, names, why, tuple(core.expired[:2])
+    return side.core.is_requestor, state, names, why, tuple(side.expired[:2])

@@ -18,10 +18,10 @@ PACKAGE = Path(asyncdicom.__file__).parent
 LEVELS: list[set[str]] = [
     {"_version"},
     {"_sop_classes"},
-    {"exceptions", "status", "uid", "address", "options"},
+    {"exceptions", "status", "uid", "address", "options", "naming"},
     {"ul", "destination", "breaker"},
     {"dimse", "data"},
-    {"dataset", "conformance", "access"},
+    {"dataset", "access"},
     {"telemetry"},
     {"net"},
     {"services"},
@@ -31,15 +31,14 @@ LEVELS: list[set[str]] = [
     {"server", "running"},
     {"__init__"},
 ]
-TOOLS = {"archive", "cli", "__main__"}
+TOOLS = {"archive", "cli", "conformance", "__main__"}
 RANK = {name: rank for rank, level in enumerate(LEVELS) for name in level}
 
-SANS_IO = {"_version", "_sop_classes", "exceptions", "status", "uid", "address", "options"} | {
+SANS_IO = {"_version", "_sop_classes", "exceptions", "status", "uid", "address", "options", "naming"} | {
     "breaker",
     "ul",
     "dimse",
     "data",
-    "conformance",
     "access",
     "destination",
 }
@@ -142,6 +141,120 @@ def test_sockets_are_for_net_and_the_front_doors(path: Path) -> None:
     used = {name.split(".")[0] for name in imports(path, at_import=False)}
     if module_name(path) not in allowed:
         assert not used & {"socket", "ssl"}
+
+
+# What may use the wire suite, which is an application.
+USES_CONFORMANCE = {"cli", "conformance"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_conformance_is_an_application(path: Path) -> None:
+    used = {name for name in imports(path, at_import=False) if name.startswith("asyncdicom.conformance")}
+    assert not used or module_name(path) in USES_CONFORMANCE
+    if module_name(path) == "conformance":  # it plays by itself: nothing of the network side helps it
+        others = {name.split(".")[1] for name in imports(path, at_import=False) if ".net" in name}
+        assert "net" not in others
+
+
+# circles
+
+
+def everything_imported(source: str, package: tuple[str, ...]) -> Iterator[str]:
+    """All that a module imports: at any time, for types alone too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from imported(ast.unparse(node), package, at_import=False)
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """The groups of modules each of which leads to each other."""
+
+    def reachable(start: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for name in graph[waiting.pop()] - found:
+                found.add(name)
+                waiting.append(name)
+        return found
+
+    leads_to = {name: reachable(name) for name in graph}
+    groups: list[set[str]] = []
+    for name, others in leads_to.items():
+        if name in others and not any(name in group for group in groups):
+            groups.append({other for other in others if name in leads_to[other]})
+    return groups
+
+
+def import_graph(files: dict[str, tuple[str, tuple[str, ...]]]) -> dict[str, set[str]]:
+    """Which modules each module imports; `files`: name -> source and package."""
+    graph = {}
+    for name, (source, package) in files.items():
+        modules = {other for other in everything_imported(source, package) if other in files} - {name}
+        # `from package import module` is about the module.
+        parents = {other.rpartition(".")[0] for other in modules}
+        graph[name] = modules - parents
+    return graph
+
+
+def test_nothing_goes_in_circles() -> None:
+    files = {}
+    for path in FILES:
+        name = module_of(path).removesuffix(".__init__")
+        files[name] = (path.read_text(), path.parent.relative_to(PACKAGE.parent).parts)
+    # One is left, for type checkers only: a request gives the association it came on, whose methods users
+    # look up, and the association runs the services.
+    (known,) = circles(import_graph(files))
+    assert known >= {"asyncdicom.association", "asyncdicom.services.request"}
+    assert {name.rpartition(".")[0] for name in known} == {"asyncdicom", "asyncdicom.services"}
+
+
+def test_a_circle_is_noticed() -> None:
+    sources = {
+        "p.a": "from p import b",
+        "p.b": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p.c import C",
+        "p.c": "def f():\n    from .a import g",
+        "p.d": "from p.a import g",
+    }
+    graph = import_graph({name: (source, ("p",)) for name, source in sources.items()})
+    assert circles(graph) == [{"p.a", "p.b", "p.c"}]
+
+
+# one core
+
+PARTS_OF_THE_CORE = {"UpperLayer", "InvokedOperations", "PerformedOperations", "Assembler", "Decoder"}
+THE_CORE = {
+    "asyncdicom/dimse/association.py": PARTS_OF_THE_CORE - {"Decoder"},
+    "asyncdicom/ul/protocol.py": {"Decoder"},
+    "fuzz/pdu_stream.py": {"UpperLayer", "Decoder"},  # the targets of these parts
+    "fuzz/command.py": {"Assembler"},
+}
+REPOSITORY = PACKAGE.parent
+
+
+def constructed(source: str) -> set[str]:
+    """The parts of the core that are made there."""
+    names = (
+        node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+    )
+    return PARTS_OF_THE_CORE & set(names)
+
+
+def test_the_parts_of_the_core_are_put_together_in_one_place() -> None:
+    made = {
+        str(path.relative_to(REPOSITORY)): found
+        for folder in ("asyncdicom", "fuzz", "benchmarks")
+        for path in (REPOSITORY / folder).rglob("*.py")
+        if (found := constructed(path.read_text()))
+    }
+    assert made == THE_CORE
+
+
+def test_a_second_core_is_noticed() -> None:
+    assert constructed("layer = protocol.UpperLayer(requestor=True)") == {"UpperLayer"}
+    assert constructed("def f(layer: UpperLayer): return layer") == set()
 
 
 def test_the_checks_can_fail() -> None:

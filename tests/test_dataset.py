@@ -50,6 +50,16 @@ def test_a_mapping(syntax) -> None:
 
 
 @SYNTAXES
+def test_what_was_decoded_can_be_saved_and_read(syntax, tmp_path: Path) -> None:
+    path = tmp_path / "saved"
+    decode(encode(IDENTIFIER, syntax), syntax).save_as(path)
+    assert read_file_meta(path.read_bytes()).transfer_syntax_uid == syntax
+    read = pydicom.dcmread(path)
+    assert read.PatientName == "DOE^J*"
+    assert read == from_mapping(IDENTIFIER)
+
+
+@SYNTAXES
 def test_our_own_codec_reads_it(syntax) -> None:
     ours = {element.tag: element for element in elements.decode(encode(IDENTIFIER, syntax), syntax)}
     assert ours[0x00100010] == (0x00100010, "PN", b"DOE^J*")

@@ -63,6 +63,7 @@ PROMISED = [
     "open_file",
     "retrieval_contexts",
     "run",
+    "safe_name",
     "serve",
     "serve_until_stopped",
     "storage_contexts",

@@ -9,6 +9,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
 from importlib import import_module
@@ -59,10 +60,16 @@ from asyncdicom.dimse.assembler import Assembler
 from asyncdicom.dimse.command import MAXIMUM_ELEMENTS, decode_elements
 from asyncdicom.dimse.fragmenter import MAXIMUM_PDU, Fragmenter
 from asyncdicom.dimse.messages import Command, CommandField, decode, encode, response_to
-from asyncdicom.dimse.operations import MAXIMUM_STRAYS, InvokedOperations, PerformedOperations
+from asyncdicom.dimse.operations import (
+    MAXIMUM_DUPLICATES,
+    MAXIMUM_STRAYS,
+    DuplicateInvocation,
+    InvokedOperations,
+    PerformedOperations,
+)
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
 from asyncdicom.net.counting import ConnectionRates, CountedSet, is_local, origin_of
-from asyncdicom.net.payload import DataStream
+from asyncdicom.net.stream import DataStream
 from asyncdicom.opening import Opening
 from asyncdicom.options import of_role
 from asyncdicom.server import Server
@@ -70,11 +77,15 @@ from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.ul.decoder import MAXIMUM_EMPTY_FRAGMENTS, Decoder
 from asyncdicom.ul.encoder import p_data_header
 from asyncdicom.ul.items import (
+    MAXIMUM_ITEMS,
+    MAXIMUM_RELATED,
     MAXIMUM_TRANSFER_SYNTAXES,
     MAXIMUM_USER_SUB_ITEMS,
+    CommonExtendedNegotiation,
     ProposedContext,
     UserIdentity,
     UserInformation,
+    item,
 )
 from asyncdicom.ul.negotiation import (
     LONGEST_USER_IDENTITY,
@@ -156,7 +167,7 @@ ELSEWHERE = {
     # archive/test_archive_room.py
     "`archive.blobs.room.MINIMUM_FREE`",
     # dimse/test_operations.py
-    "`operations_invoked`",
+    *("`operations_invoked`", "`dimse.operations.MAXIMUM_PENDING`"),
     # test_outgoing.py
     *("`maximum_outgoing`", "`destination.Destination(maximum_associations)`"),
     # net/test_flow.py, net/test_blocks.py
@@ -164,7 +175,9 @@ ELSEWHERE = {
     # below
     *("`connect`", "`tls_handshake`", "`drain`"),
     "`dimse.fragmenter.MAXIMUM_PDU`",
-    *("`net.payload.DataStream.read(maximum)`", "`archive.archive.Archive(maximum_size)`"),
+    # dimse/test_fragmenter.py
+    "`dimse.fragmenter.MOST_FRAGMENTS`",
+    *("`net.stream.DataStream.read(maximum)`", "`archive.archive.Archive(maximum_size)`"),
 }
 
 
@@ -231,6 +244,29 @@ def user_sub_items(n: int) -> bool:
     at = body.index(bytes.fromhex("5000 0008 5100 0004"))
     items = bytes.fromhex("5100 0004 00004000") + bytes.fromhex("7f00 0000") * (n - 1)
     return is_readable(body[:at] + b"\x50\0" + len(items).to_bytes(2, "big") + items)
+
+
+def all_items(n: int) -> bool:
+    """In one context, which holds all of them but itself, in two, and beside one."""
+    body = request().encode()[6:74]
+    nothing = item(0x77, b"")
+    one = item(0x20, bytes((1, 0, 0, 0)) + nothing * (n - 1))
+    two = item(0x20, bytes((1, 0, 0, 0)) + nothing * (n // 2 - 1)) + item(
+        0x20, bytes((3, 0, 0, 0)) + nothing * (n - n // 2 - 1)
+    )
+    user = item(0x50, nothing * 500) + nothing * (n - 501)
+    found = {is_readable(body + items) for items in (one, two, user, nothing * n)}
+    assert len(found) == 1
+    return found.pop()
+
+
+def related_classes(n: int) -> bool:
+    uids = tuple(f"1.2.{number}" for number in range(n))
+    information = UserInformation(common_extended_negotiations=(CommonExtendedNegotiation("1", "2", uids),))
+    body = request(user_information=information).encode()[6:]
+    received = decode_pdu(1, body)
+    assert isinstance(received, AAssociateRQ)
+    return received.user_information.common_extended_negotiations[0].related_general_sop_class_uids == uids
 
 
 def user_identity(n: int) -> bool:
@@ -303,6 +339,18 @@ def stray_cancels(n: int) -> bool:
     return True
 
 
+def duplicates(n: int) -> bool:
+    book = PerformedOperations(2)
+    book.open(echo_rq(7))
+    try:
+        for _ in range(n):
+            with suppress(DuplicateInvocation):
+                book.open(echo_rq(7))
+    except RemoteProtocolError:
+        return False
+    return True
+
+
 def nested(n: int) -> bool:
     data = bytes.fromhex("08001111 ffffffff feff00e0 ffffffff") * n
     data += bytes.fromhex("feff0de0 00000000 feffdde0 00000000") * n
@@ -334,6 +382,8 @@ CORE: dict[str, list[tuple[int, Callable[[int], bool]]]] = {
     "ul.pdu.MAXIMUM_CONTEXTS": [(MAXIMUM_CONTEXTS, contexts), (MAXIMUM_CONTEXTS, proposed)],
     "ul.items.MAXIMUM_TRANSFER_SYNTAXES": [(MAXIMUM_TRANSFER_SYNTAXES, transfer_syntaxes)],
     "ul.items.MAXIMUM_USER_SUB_ITEMS": [(MAXIMUM_USER_SUB_ITEMS, user_sub_items)],
+    "ul.items.MAXIMUM_ITEMS": [(MAXIMUM_ITEMS, all_items)],
+    "ul.items.MAXIMUM_RELATED": [(MAXIMUM_RELATED, related_classes)],
     "ul.negotiation.LONGEST_USER_IDENTITY": [(LONGEST_USER_IDENTITY, user_identity)],
     "ul.protocol.MAXIMUM_DRAIN": [(MAXIMUM_DRAIN, drained)],
     "ul.decoder.MAXIMUM_EMPTY_FRAGMENTS": [
@@ -346,6 +396,7 @@ CORE: dict[str, list[tuple[int, Callable[[int], bool]]]] = {
         (MAXIMUM_STRAYS, stray_responses),
         (MAXIMUM_STRAYS, stray_cancels),
     ],
+    "dimse.operations.MAXIMUM_DUPLICATES": [(MAXIMUM_DUPLICATES, duplicates)],
     "data.elements.decode(maximum_depth)": [(64, nested)],
     "data.elements.decode(maximum_inflated)": [(65536, inflated)],
 }

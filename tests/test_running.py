@@ -16,6 +16,7 @@ from qrscp import CT, data_set
 from wire import ABORTED_BY_USER, EOF, Peer, fragments, message, store_rq
 
 from asyncdicom import PresentationContext, associate, serve, serve_until_stopped
+from asyncdicom.running import hold_reloads
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
 CONTEXT = PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,))
@@ -199,6 +200,27 @@ async def test_a_hang_up_reloads_and_goes_on() -> None:
     assert code == 0
     assert err.count("a reload failed; what was loaded before goes on") == 2
     assert err.count("no such certificate") == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+async def test_a_hang_up_before_the_server_is_there_reloads_when_it_is() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    hold_reloads()
+    os.kill(os.getpid(), signal.SIGHUP)
+    try:
+        async with serve("SCP@127.0.0.1:0") as server:
+            told: list[str] = []
+
+            async def reload() -> None:
+                told.append("reloaded")
+                await server.close()
+
+            done = await serve_until_stopped(
+                server, on_reload=[reload], on_ready=lambda: told.append("listens")
+            )
+        assert (done, told) == (0, ["listens", "reloaded"])
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 async def test_a_server_that_is_closed_by_others() -> None:

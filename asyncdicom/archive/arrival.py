@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from asyncdicom.archive.blobs.files import InstanceFile, StoredFile
 from asyncdicom.archive.index.record import Record
 from asyncdicom.data.likeness import Likeness
+from asyncdicom.net.threads import Ending
 
 __all__ = [
     "Answer",
@@ -102,19 +103,6 @@ class Uncertain(Exception):
 Answer = Outcome | BaseException
 
 
-class _Answer(asyncio.Future[Outcome]):
-    """Comes in any case. Who awaits it and is cancelled gets the CancelledError when it is there.
-
-    Until then a thread may be using the file, or the row may be on its way to the disk.
-    """
-
-    withdrawn = False
-
-    def cancel(self, msg: object = None) -> bool:
-        self.withdrawn = True
-        return False  # so the task goes on waiting
-
-
 class Arrival:
     """One instance on its way into the index, and the answer to whoever waits for it.
 
@@ -134,12 +122,13 @@ class Arrival:
         self.obsolete: str | None = None  # the file that this one has replaced
         self.looked: dict[str, State] = {}  # what was found where the files of rows were looked at
         self.compared: dict[str, Likeness] = {}  # and where they were compared with this one
-        self.answer = _Answer(loop=asyncio.get_running_loop())
+        # A thread may be using the file, or the row be on its way to the disk, until the answer is there.
+        self.answer: Ending[Outcome] = Ending(loop=asyncio.get_running_loop())
 
     @property
     def is_withdrawn(self) -> bool:
         """Tell whether nobody waits for the answer any more."""
-        return self.answer.withdrawn
+        return self.answer.is_withdrawn
 
     def tell(self, answer: Answer) -> None:
         """Answer, from any thread."""

@@ -13,21 +13,11 @@ import stat
 import sys
 from collections.abc import Sequence
 
+from asyncdicom.net import disk
+
 __all__ = ["FILE_MODE", "FOLDER_MODE", "FileCalls"]
 
-_CREATE = (
-    os.O_CREAT
-    | os.O_EXCL
-    | os.O_WRONLY
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_BINARY", 0)
-)
-_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_READ |= getattr(os, "O_NONBLOCK", 0)  # so that a FIFO under one of our names holds nobody up
-
 FOLDER_MODE, FILE_MODE = 0o750, 0o640
-_IOVECS = 1024  # what Linux and macOS take in one call (IOV_MAX)
 
 Bytes = bytes | memoryview
 
@@ -37,11 +27,11 @@ class FileCalls:
 
     def create(self, path: str) -> int:
         """Create a file that must not exist, and give its descriptor."""
-        return os.open(path, _CREATE, FILE_MODE)
+        return os.open(path, disk.CREATE, FILE_MODE)
 
     def open_to_read(self, path: str) -> int:
-        """Open a regular file, no link, and give its descriptor."""
-        descriptor = os.open(path, _READ)
+        """Open a regular file, no link, and give its descriptor. A FIFO of that name holds nobody up."""
+        descriptor = os.open(path, disk.READ | disk.NO_LINK)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise OSError(errno.EINVAL, "not a regular file", path)
@@ -53,14 +43,7 @@ class FileCalls:
 
     def write_at(self, descriptor: int, position: int, data: bytes) -> None:
         """Write over what is at ``position``, without moving where `write` goes on."""
-        if hasattr(os, "pwrite"):
-            if os.pwrite(descriptor, data, position) != len(data):
-                raise OSError(errno.ENOSPC, "a short write")
-            return
-        end = os.lseek(descriptor, 0, os.SEEK_CUR)
-        os.lseek(descriptor, position, os.SEEK_SET)
-        _write_all(descriptor, [data])
-        os.lseek(descriptor, end, os.SEEK_SET)
+        disk.write_at(descriptor, data, position)
 
     def look(self, path: str) -> os.stat_result | None:
         """Give what is at ``path``, links not followed; None if nothing is."""
@@ -73,7 +56,7 @@ class FileCalls:
         """Let nobody but owner and group read a file that others write; ``make`` it if it is not there."""
         if make:
             with contextlib.suppress(FileExistsError):
-                descriptor = os.open(path, _CREATE, FILE_MODE)
+                descriptor = os.open(path, disk.CREATE, FILE_MODE)
                 os.chmod(path, FILE_MODE)
                 os.close(descriptor)
         with contextlib.suppress(FileNotFoundError):
@@ -86,10 +69,10 @@ class FileCalls:
         half = f"{path}.half"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(half)
-        descriptor = os.open(half, _CREATE, FILE_MODE)
+        descriptor = os.open(half, disk.CREATE, FILE_MODE)
         try:
             os.chmod(half, FILE_MODE)
-            _write_all(descriptor, [content])
+            disk.write_all(descriptor, [content])
             if sync:
                 os.fsync(descriptor)
         finally:
@@ -105,18 +88,17 @@ class FileCalls:
 
     def write(self, descriptor: int, views: Sequence[Bytes]) -> None:
         """Write all ``views``, one after another."""
-        for start in range(0, len(views), _IOVECS):
-            _write_all(descriptor, list(views[start : start + _IOVECS]))
+        disk.write_all(descriptor, views)
 
     def sync_data(self, descriptor: int) -> None:
         """Return when the content of the file survives a power cut."""
-        getattr(os, "fdatasync", os.fsync)(descriptor)
+        disk.sync_data(descriptor)
 
     def sync_directory(self, path: str) -> None:
         """Return when the entries of a folder survive a power cut."""
         if sys.platform == "win32":
             return  # no such call there
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
         finally:
@@ -144,7 +126,7 @@ class FileCalls:
             return -1
         import fcntl
 
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -178,14 +160,3 @@ class FileCalls:
         """Give the size of the disk that a folder is on, and what is free of it, in bytes."""
         usage = shutil.disk_usage(path)
         return usage.total, usage.free
-
-
-def _write_all(descriptor: int, views: list[Bytes]) -> None:
-    if not hasattr(os, "writev"):
-        views = [b"".join(views)]
-    while views:
-        written = os.writev(descriptor, views) if len(views) > 1 else os.write(descriptor, views[0])
-        while views and written >= len(views[0]):
-            written -= len(views.pop(0))
-        if views and written:
-            views[0] = memoryview(views[0])[written:]

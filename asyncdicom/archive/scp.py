@@ -17,7 +17,7 @@ from asyncdicom.archive.index.queries import QueriesClosed
 from asyncdicom.archive.index.query import MAXIMUM_IDENTIFIER
 from asyncdicom.exceptions import DataSetError, StatusError
 from asyncdicom.net.channel import Trace
-from asyncdicom.net.payload import FileSource
+from asyncdicom.net.sources import FileSource
 from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import Server, serve

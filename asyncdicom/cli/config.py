@@ -35,11 +35,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from asyncdicom.access import Peer, check_grant
+from asyncdicom.access import AccessPolicy, Peer, check_grant
 from asyncdicom.address import Address, check_ae_title
 from asyncdicom.cli.toml_lines import line_of
 from asyncdicom.destination import Destination
@@ -105,7 +107,8 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a configuration file; ``access`` holds what `access.AccessPolicy` takes of it.
 
     ``tls`` is the table of that name, ``peer_tls`` what peers say of TLS (see `secured`), ``certificates_at``
-    where certificates of callers are asked for; ``limits`` and ``timeouts`` are `Limits` and `Timeouts`.
+    where certificates of callers are asked for; ``limits`` and ``timeouts`` are `Limits` and `Timeouts`;
+    ``place_of`` gives the file and line of a key.
     Raises `ConfigError`, which names file and line.
     """
     where = os.fspath(path)
@@ -114,15 +117,29 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
             text = file.read()
         config = tomllib.loads(text)
         understood = _understood(config)
-        understood["certificates_at"] = _asks_for_certificates(text, where, understood["access"])
+        understood["place_of"] = place_of = partial(_place, where, text)
+        asked = _asks_for_certificates(understood["access"])
+        understood["certificates_at"] = None if asked is None else place_of(asked)
         return understood
     except OSError as error:
         raise ConfigError(f"{where}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{where}:{line}: it is not UTF-8, as TOML has to be") from None
     except _WrongError as error:
-        line = line_of(text, error.key)
-        raise ConfigError(f"{where}:{line}: {error}" if line else f"{where}: {error}") from None
-    except ValueError as error:  # of TOML, which tells the line
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{_place(where, text, error.key)}: {error}") from None
+    except ValueError as error:  # of TOML
+        found = _LINE.search(str(error))
+        line = int(found[1]) if found and found[1] else max(len(text.splitlines()), 1)
+        raise ConfigError(f"{where}:{line}: {_LINE.sub('', str(error))}") from None
+
+
+_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)")
+
+
+def _place(file: str, text: str, key: tuple[str, ...]) -> str:
+    line = line_of(text, key)
+    return f"{file}:{line}" if line else file
 
 
 def _understood(config: dict[str, Any]) -> dict[str, Any]:
@@ -137,15 +154,21 @@ def _understood(config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(entry, dict) and "tls" in entry:
             peer_tls[title] = entry["tls"]
         peers[title] = _peer(title, entry)
-    config["access"] = {key: config.pop(key) for key in _LISTS if key in config} | {"peers": peers}
+    lists = {key: config.pop(key) for key in _LISTS if key in config}
+    for key, value in lists.items():
+        try:
+            AccessPolicy(**{key: value})
+        except ValueError as error:
+            raise _WrongError(f"{key}: {error}", (key,)) from None
+    config["access"] = lists | {"peers": peers}
     config["peer_tls"] = peer_tls
     return config
 
 
-def _asks_for_certificates(text: str, where: str, access: dict[str, Any]) -> str | None:
+def _asks_for_certificates(access: dict[str, Any]) -> tuple[str, ...] | None:
     keys: list[tuple[str, ...]] = [("certificates",)] if "certificates" in access else []
     keys += [("peers", title, "certificates") for title, p in access["peers"].items() if p.certificates]
-    return f"{where}:{line_of(text, keys[0])}" if keys else None
+    return keys[0] if keys else None
 
 
 def _check(table: dict[str, Any], keys: dict[str, Any], where: tuple[str, ...]) -> None:
@@ -153,16 +176,32 @@ def _check(table: dict[str, Any], keys: dict[str, Any], where: tuple[str, ...]) 
     start = "".join(f"{part}." for part in where[:-1]) + f"{where[-1]}: " if where else ""
     for key, value in table.items():
         if key not in keys:
-            near = difflib.get_close_matches(key, keys, 1)
-            meant = f"; did you mean {near[0]}? Known are" if near else "; known are"
-            known = ", ".join(keys)
-            raise _WrongError(f"{start}unknown key {key!r}{meant} {known}", (*where, key))
+            raise _WrongError(f"{start}unknown key {key!r}{_meant(key, keys, where)}", (*where, key))
         kinds = keys[key] if isinstance(keys[key], tuple) else (keys[key],)
         if type(value) not in kinds:
             names = " or ".join(kind.__name__ for kind in kinds)
             raise _WrongError(f"{start}{key} must be of type {names}", (*where, key))
         if isinstance(value, list) and not all(isinstance(item, str) for item in value):
             raise _WrongError(f"{start}{key} must be a list of texts", (*where, key))
+
+
+def _meant(key: str, keys: dict[str, Any], where: tuple[str, ...]) -> str:
+    """Say which key may have been meant: one of this table, or the same one in another table."""
+    known = f"nown are {', '.join(keys)}"
+    near = difflib.get_close_matches(key, keys, 1)
+    if near:
+        return f"; did you mean {near[0]}? K{known}"
+    tables = {"tls": _TLS, "limits": _names(Limits), "timeouts": _names(Timeouts), "": _KEYS}
+    for table, others in tables.items():
+        other = difflib.get_close_matches(key, others, 1, cutoff=0.8)
+        if other and where != (table,):
+            place = f"in [{table}]" if table else "at the beginning of the file, above the first table"
+            return f"; did you mean {other[0]} {place}? K{known}"
+    return f"; k{known}"
+
+
+def _names(kind: type) -> list[str]:
+    return list(kind.__annotations__)
 
 
 def _options(kind: type[_T], config: dict[str, Any], name: str) -> _T:
@@ -194,22 +233,40 @@ def _peer(ae_title: str, entry: object) -> Peer:
         _check(entry, _PEER_KEYS, where)
         if isinstance(entry.get("tls"), dict):
             _check_tls(entry["tls"], (*where, "tls"))
-        limits = {key: entry[key] for key in _OF_PEER if key in entry}
-        called = {key: entry[key] for key in entry if key not in (*_OF_PEER, "address", "tls")}
-        for key in _SECONDS:
-            if key in called:
-                called[key] = called[key] or None  # 0 is "for ever", as in the options of the tools
-        if entry.get("tls") is False:
-            called["plain"] = True
-        if not entry.get("address") and (called or "tls" in entry):
-            raise ValueError(f"{', '.join(called) or 'tls'} is for C-MOVE to it, which needs its address")
-        peer = parse_peer(ae_title, entry.get("address", ""), called, **limits)
-        check_grant(peer.grant)
-        return peer
+        return _made(ae_title, entry)
     except _WrongError:
         raise
     except ValueError as error:
-        raise _WrongError(f"peers.{ae_title}: {error}", where) from None
+        raise _WrongError(f"peers.{ae_title}: {error}", (*where, _culprit(ae_title, entry))) from None
+
+
+def _culprit(ae_title: str, entry: object) -> str:
+    """Find the key of a peer's table that is wrong by itself: what checks it does not tell."""
+    table = entry if isinstance(entry, dict) else {}
+    for key, value in table.items():
+        alone = {"address": "host:1"} if key not in (*_OF_PEER, "address", "tls") else {}
+        try:
+            _made(ae_title, alone | {key: value})
+        except ValueError:
+            return str(key)
+    return ""
+
+
+def _made(ae_title: str, table: dict[str, Any]) -> Peer:
+    limits = {key: table[key] for key in _OF_PEER if key in table}
+    called = {key: table[key] for key in table if key not in (*_OF_PEER, "address", "tls")}
+    for key in _SECONDS:
+        if key in called:
+            if not called[key] >= 0:  # nan is not, either
+                raise ValueError(f"{key} is a number of seconds, or 0 for ever, not {called[key]}")
+            called[key] = called[key] or None  # 0 is "for ever", as in the options of the tools
+    if table.get("tls") is False:
+        called["plain"] = True
+    if not table.get("address") and (called or "tls" in table):
+        raise ValueError(f"{', '.join(called) or 'tls'} is for C-MOVE to it, which needs its address")
+    peer = parse_peer(ae_title, table.get("address", ""), called, **limits)
+    check_grant(peer.grant)
+    return peer
 
 
 def parse_peer(ae_title: str, where: str, called: dict[str, Any] | None = None, **limits: list[str]) -> Peer:

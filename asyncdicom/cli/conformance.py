@@ -79,7 +79,7 @@ async def _play(peer: Peer, case: Case, patience: float) -> Verdict:
     """Play a case, again while the peer says that it is busy: with the cases before, perhaps."""
     import asyncio
 
-    from asyncdicom.net.conformance import play_with_acceptor
+    from asyncdicom.conformance.tcp import play_with_acceptor
 
     ssl = peer.tls.client()
     for _ in range(_BUSY_TIMES):

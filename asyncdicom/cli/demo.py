@@ -57,9 +57,9 @@ async def _play(folder: Path) -> int:
     files = [file_source(path) for path in _samples()]
 
     async def keep(request: Request) -> Status:
-        from asyncdicom import Status
+        from asyncdicom import Status, safe_name
 
-        path = received / f"{request.affected_sop_instance_uid}.dcm"
+        path = received / f"{safe_name(request.affected_sop_instance_uid)}.dcm"
         size = await request.data.save(path)
         origin = request.command.move_originator_ae_title
         because = f", asked for by {origin} with C-MOVE" if origin else ""

@@ -7,7 +7,7 @@ import time
 import click
 
 from asyncdicom.cli.options import EPILOG, peer_options
-from asyncdicom.cli.output import json_line, status_fields
+from asyncdicom.cli.output import json_text, status_fields
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import FAILED, OK, run
 
@@ -22,16 +22,21 @@ def command(peer: Peer, repeat: int, abort: bool, as_json: bool) -> int:
 
 
 async def _echo(peer: Peer, repeat: int, abort: bool, as_json: bool) -> int:
+    from asyncdicom.cli.printing import show
+
     code = OK
     async with peer.associate(["1.2.840.10008.1.1"]) as association:
         for _ in range(repeat):
             start = time.perf_counter()
             response = await association.c_echo()
             seconds = time.perf_counter() - start
-            if as_json:
-                json_line(peer=str(peer.address), **status_fields(response.status), seconds=round(seconds, 6))
-            else:
-                print(f"{peer.address}: {response.status} in {seconds * 1e3:.1f} ms")
+            fields = {
+                "peer": str(peer.address),
+                **status_fields(response.status),
+                "seconds": round(seconds, 6),
+            }
+            text = f"{peer.address}: {response.status} in {seconds * 1e3:.1f} ms"
+            await show(json_text(fields) if as_json else text)
             if not response.status.is_success:
                 code = FAILED
         if abort:

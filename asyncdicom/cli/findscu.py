@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 import click
 
 from asyncdicom.cli.options import EPILOG, key_options, peer_options
+from asyncdicom.cli.output import json_line, status_fields
 from asyncdicom.cli.peer import Peer
-from asyncdicom.cli.run import OK, run
+from asyncdicom.cli.run import FAILED, OK, run
 from asyncdicom.telemetry.log import Log
+from asyncdicom.telemetry.text import printable
 
 if TYPE_CHECKING:
     from asyncdicom.cli.keys import Wanted
+    from asyncdicom.services.responses import Response
 
 log = Log("asyncdicom.cli")
 
@@ -65,22 +68,41 @@ def command(
 
 
 async def _find(peer: Peer, query: Wanted, cancel: int | None, as_json: bool) -> int:
+    from asyncdicom.cli.printing import show
     from asyncdicom.cli.text import as_json_model, as_text
+    from asyncdicom.exceptions import StatusError
 
     sop_class = query.sop_class("find")
-    show = as_json_model if as_json else as_text
-    count = 0
-    async with (
-        peer.associate([sop_class]) as association,
-        association.c_find(query.identifier, information_model=sop_class) as matches,
-    ):
-        async for match in matches:
-            count += 1
-            print(show(match), flush=True)
-            if count == cancel:
-                break
+    render = as_json_model if as_json else as_text
+    count, failure = 0, None
+    async with peer.associate([sop_class]) as association:
+        matches = association.c_find(query.identifier, information_model=sop_class)
+        try:
+            async with matches:
+                async for match in matches:
+                    count += 1
+                    await show(render(match))
+                    if count == cancel:
+                        break
+        except StatusError as error:  # the association is released as always
+            failure = error
     if not matches.optional_keys_supported:
         log.warning("the peer does not match by all of these keys: it may have found too much")
-    if not as_json:
-        print(f"{count} {'match' if count == 1 else 'matches'}, status {matches.status}")
-    return OK
+    if failure is not None and not as_json:
+        raise failure
+    return _report(matches.response, count, as_json, was_cancelled=count == cancel)
+
+
+def _report(response: Response | None, count: int, as_json: bool, *, was_cancelled: bool) -> int:
+    from asyncdicom.services.responses import Response
+    from asyncdicom.status import Status
+
+    if response is None:  # there is one: the operation has ended
+        response = Response(Status.PROCESSING_FAILURE)
+    status, comment = response.status, response.error_comment
+    if as_json:
+        json_line(**status_fields(status), matches=count, **({"error_comment": comment} if comment else {}))
+    else:
+        said = f", {printable(comment)}" if comment else ""
+        print(f"{count} {'match' if count == 1 else 'matches'}, status {status}{said}")
+    return OK if status.is_success or status.is_warning or was_cancelled else FAILED

@@ -25,6 +25,7 @@ def command(
     level: str | None,
     keys: tuple[str, ...],
     output_directory: str | None,
+    keep_incomplete: bool,
     as_json: bool,
 ) -> int:
     """Retrieve instances from PEER (C-GET) and save them as DICOM files.
@@ -40,7 +41,7 @@ def command(
     from asyncdicom.cli.receiver import Receiver
 
     query = wanted(model, level, keys, retrieve=True)
-    receiver = Receiver(output_directory, asked=query.identifier)
+    receiver = Receiver(output_directory, keep_incomplete=keep_incomplete, asked=query.identifier)
     return run(lambda: _get(peer, query, receiver, as_json))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import click
 
 from asyncdicom.telemetry.log_output import LogFormat, log_to
@@ -27,9 +25,8 @@ LOG_OPTIONS = [
 ]
 
 
-def set_up_logging(verbose: bool, debug: bool, path: str | None, format: LogFormat) -> None:
-    """Log warnings, with ``-v`` also information, with ``-d`` everything. Raises ``click.UsageError``."""
-    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
+def set_up_logging(level: int, path: str | None, format: LogFormat) -> None:
+    """Log what has this level, to stderr or to a file. Raises ``click.UsageError``."""
     try:
         log_to(path, level=level, format=format)
     except OSError as error:

@@ -24,7 +24,7 @@ log = Log("asyncdicom.cli")
 @click.command(epilog=EPILOG)
 @key_options()
 @click.option("-aem", type=AE_TITLE, metavar="AET", help="The destination: an AE title that PEER knows.")
-@click.option("--port", type=PORT, help="Receive here, on this port; -aem is then -aet by default.")
+@click.option("+P", "--port", type=PORT, help="Receive here, on this port; -aem is then -aet by default.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="With --port: the address to listen on.")
 @directory_options
 @peer_options("MOVESCU")
@@ -37,6 +37,7 @@ def command(
     port: int | None,
     host: str,
     output_directory: str | None,
+    keep_incomplete: bool,
     as_json: bool,
 ) -> int:
     """Have PEER send instances to a destination (C-MOVE).
@@ -60,9 +61,17 @@ def command(
         raise click.UsageError(
             "PEER is asked by TLS, so what it sends is received by TLS, too: add +tls KEY CERT"
         )
-    ours = peer.calling_ae_title
+    # It should be our AE title (PS3.7 9.1.1.1.8); pynetdicom, for one, names that of the C-MOVE SCP.
+    originators = (peer.calling_ae_title, peer.address.ae_title)
     receiver = (
-        None if port is None else Receiver(output_directory, asked=query.identifier, move_originator=ours)
+        None
+        if port is None
+        else Receiver(
+            output_directory,
+            keep_incomplete=keep_incomplete,
+            asked=query.identifier,
+            move_originators=originators,
+        )
     )
     return run(lambda: _move(peer, query, destination, host, port, receiver, as_json))
 
@@ -119,9 +128,9 @@ async def _move(
             )
             await stack.enter_async_context(receiving)
         association = await stack.enter_async_context(peer.associate([query.sop_class("move")]))
-        result = await retrieve(
+        retrieved = await retrieve(
             association.c_move(query.identifier, information_model=query.model, move_destination=destination)
         )
-    if result.status == Status.MOVE_DESTINATION_UNKNOWN:
+    if retrieved.result.status == Status.MOVE_DESTINATION_UNKNOWN:
         log.warning("%s has no address for the AE title %s: it has to be told", peer.address, destination)
-    return report([result], receiver, as_json)
+    return report([retrieved], receiver, as_json)

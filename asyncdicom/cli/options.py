@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from click.core import ParameterSource
 
 from asyncdicom.address import ANY_SCP, DEFAULT_PORT, Address, check_ae_title
 from asyncdicom.cli.fields import FieldOption
+from asyncdicom.cli.habits import habits
 from asyncdicom.cli.logs import LOG_OPTIONS, set_up_logging
 from asyncdicom.cli.peer import Peer, Tls
 from asyncdicom.cli.run import EXIT_CODES
@@ -57,9 +59,17 @@ _LOGGING = [
     click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line."),
     click.option("-v", "--verbose", is_flag=True, help="Tell what is done."),
     click.option("-d", "--debug", is_flag=True, help="Tell everything, with all commands."),
+    click.option("-q", "--quiet", is_flag=True, help="Tell errors only."),
+    click.option(
+        "-ll",
+        "--log-level",
+        type=click.Choice(["fatal", "error", "warn", "info", "debug", "trace"], case_sensitive=False),
+        hidden=True,
+        help="As DCMTK's tools have it: error is -q, info is -v, debug is -d.",
+    ),
 ]
 _TLS = [
-    click.option("--tls", "tls", is_flag=True, help="Use TLS and trust what the system trusts."),
+    click.option("--tls", "+tla", "tls", is_flag=True, help="Use TLS and trust what the system trusts."),
     click.option(
         "+tls",
         "identity",
@@ -122,18 +132,24 @@ _PDU = _limit("-pdu", "--max-pdu", field="maximum_length", least=4096, most=1 <<
 
 
 def output_options(function: Function) -> Function:
-    """``--json``, ``-v`` and ``-d``; sets up logging. The function gets ``as_json`` and ``debug``."""
+    """``--json``, ``-v``, ``-d`` and ``-q``; sets up logging. The function gets ``as_json`` and ``debug``."""
 
     @functools.wraps(function)
     def logged(
         *,
         verbose: bool,
         debug: bool,
+        quiet: bool,
+        log_level: str | None,
         log_file: str | None = None,
         log_format: LogFormat = "short",
         **options: Any,
     ) -> int:
-        set_up_logging(verbose, debug, log_file, log_format)
+        debug = debug or log_level in ("debug", "trace")
+        verbose = verbose or log_level == "info"
+        quiet = quiet or log_level in ("fatal", "error")
+        level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
+        set_up_logging(logging.ERROR if quiet else level, log_file, log_format)
         return function(debug=debug, **options)
 
     return _apply(_LOGGING, logged)
@@ -158,6 +174,7 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
         *_IDENTITY,
         *_TLS,
         click.option("--server-hostname", metavar="NAME", help="The host name in the peer's certificate."),
+        *habits(ae_title),
     ]
 
     def decorate(function: Function) -> Function:
@@ -232,6 +249,7 @@ def server_options(ae_title: str) -> Option:
         _PDU,
         *_TLS[1:],
         *LOG_OPTIONS,
+        *habits(ae_title, server=True),
     ]
 
     def decorate(function: Function) -> Function:
@@ -253,6 +271,9 @@ def server_options(ae_title: str) -> Option:
             }
             if identity is None and (trusted or ignore_peer_cert or crl):
                 raise click.UsageError("a server needs a certificate for TLS: add +tls KEY CERT")
+            from asyncdicom.running import hold_reloads  # with asyncio, which --help does not need
+
+            hold_reloads()
             tls = Tls(False, identity, trusted, ignore_peer_cert, crl)
             return function(tls=tls, limits=limits, **others)
 
@@ -287,11 +308,12 @@ def key_options(*, worklist: bool = False) -> Option:
 
 
 def directory_options(function: Function) -> Function:
-    """Where to put what is received: ``output_directory``, None for nowhere."""
+    """Where to put what is received: ``output_directory``, None for nowhere; ``keep_incomplete``."""
 
     @functools.wraps(function)
-    def with_directory(*, output_directory: str, ignore: bool, **others: Any) -> int:
-        return function(output_directory=None if ignore else output_directory, **others)
+    def with_directory(*, output_directory: str, ignore: bool, incomplete: str, **others: Any) -> int:
+        directory = None if ignore else output_directory
+        return function(output_directory=directory, keep_incomplete=incomplete == "store", **others)
 
     options: list[Option] = [
         click.option(
@@ -304,6 +326,14 @@ def directory_options(function: Function) -> Function:
             help="The folder to save files in.",
         ),
         click.option("--ignore", is_flag=True, help="Receive, but save nothing."),
+        click.option(
+            "--incomplete",
+            type=click.Choice(["refuse", "store"]),
+            default="refuse",
+            show_default=True,
+            help="What becomes of a data set that ends within an element: refused (0xC000), or kept as "
+            "NAME.dcm.incomplete (0xB007).",
+        ),
     ]
     return _apply(options, with_directory)
 

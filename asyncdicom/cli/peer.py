@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,6 +34,12 @@ class Tls(NamedTuple):
     trusted: tuple[str, ...] = ()
     ignore: bool = False
     crl: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> Tls:
+        """Give what the options say; a server has no ``--tls``."""
+        names = ("identity", "trusted", "ignore_peer_cert", "crl")
+        return cls(parameters.get("tls", False), *(parameters[name] for name in names))
 
     def client(self) -> ssl_module.SSLContext | None:
         """Give the context to connect with; None without TLS. Raises ``click.UsageError``."""

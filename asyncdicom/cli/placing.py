@@ -6,28 +6,37 @@ import errno
 import filecmp
 import hashlib
 import os
-from collections.abc import Mapping
+import stat
+import time
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from asyncdicom.data.part10 import read_file_meta
+from asyncdicom.data.part10 import HEAD_SIZE, read_file_meta
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError
+from asyncdicom.uid import transfer_syntax
 
-__all__ = ["UIDS", "Placed", "differs", "place"]
+__all__ = ["UIDS", "Placed", "differs", "missing_end", "place"]
 
 # What a retrieval can ask for, by the attributes of the instances.
 UIDS = {"StudyInstanceUID": 0x0020000D, "SeriesInstanceUID": 0x0020000E, "SOPInstanceUID": 0x00080018}
 _HEAD = 1 << 20  # these come early in every data set
 _PIECE = 1 << 20
+_PATIENCE = 2.0  # seconds of CPU to find the end of a data set: a peer can make it of 100 million elements
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
 
 
 class Placed(NamedTuple):
-    """Where a received file is now; `what`: "new", "same" (the file was there) or "other" (its UID was)."""
+    """Where a received file is now; `what`: "new", "same" (the file was there) or "other" (its UID was).
+
+    `missing`: why it is known to be incomplete.
+    """
 
     path: Path
     what: str
+    missing: str = ""
 
 
 def place(received: Path, target: Path) -> Placed:
@@ -37,11 +46,17 @@ def place(received: Path, target: Path) -> Placed:
     if _is_same(received, target):
         received.unlink()
         return Placed(target, "same")
-    other = target.with_name(f"{target.stem}-{_digest(received)[:16]}{target.suffix}")
-    if _named(received, other):
-        return Placed(other, "other")
-    received.unlink()  # a name made of its bytes: it came before
-    return Placed(other, "same")
+    digest = _digest(received)[:16]
+    end, number = digest, 1
+    while True:  # who knows the digest may have sent another instance whose UID makes this name
+        other = target.with_name(f"{target.stem}-{end}{target.suffix}")
+        if _named(received, other):
+            return Placed(other, "other")
+        if _is_same(received, other):
+            received.unlink()
+            return Placed(other, "same")
+        number += 1
+        end = f"{digest}-{number}"
 
 
 def _named(received: Path, target: Path) -> bool:
@@ -66,6 +81,8 @@ def _named(received: Path, target: Path) -> bool:
 def _is_same(received: Path, target: Path) -> bool:
     """Whether the data sets are equal, byte for byte; who sent them is in the meta information."""
     try:
+        if not stat.S_ISREG(os.lstat(target).st_mode):  # a link, or a pipe that reading would wait for
+            return False
         if filecmp.cmp(received, target, shallow=False):
             return True
         return _digest(received) == _digest(target)
@@ -82,6 +99,49 @@ def _digest(path: Path) -> str:
         while piece := file.read(_PIECE):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def missing_end(received: Path) -> str | None:
+    """Say why the data set of a file is not whole, if its elements do not end where it does; else None.
+
+    What cannot be read is not judged, nor is what takes more than two seconds: nothing is refused for that.
+    """
+    start = time.thread_time()
+    with received.open("rb", buffering=0) as file:
+        meta = read_file_meta(file.read(HEAD_SIZE))
+        file.seek(meta.offset)
+        pieces = iter(lambda: file.read(_PIECE), b"")
+        if transfer_syntax(meta.transfer_syntax_uid).deflated:
+            return _missing_end_of_deflated(pieces, start)
+        scanner = Scanner(meta.transfer_syntax_uid, frozenset(), whole=True)
+        try:
+            for piece in pieces:
+                scanner.feed(piece)
+                if time.thread_time() - start > _PATIENCE:
+                    return None
+        except DataSetError:
+            return None
+    try:
+        scanner.finish()
+    except DataSetError as error:
+        return str(error)
+    return None
+
+
+def _missing_end_of_deflated(pieces: Iterator[bytes], start: float) -> str | None:
+    """Its own end is enough: to go through all that comes out of it is for nobody."""
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        for piece in pieces:
+            rest = piece
+            while rest and not inflate.eof:
+                inflate.decompress(rest, _PIECE)
+                rest = inflate.unconsumed_tail
+                if time.thread_time() - start > _PATIENCE:
+                    return None
+    except zlib.error:  # it may have a header of zlib
+        return None
+    return None if inflate.eof else "the deflated data set is truncated"
 
 
 def differs(received: Path, asked: Mapping[int, frozenset[str]]) -> str | None:

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from asyncdicom.access import ANYBODY, AccessPolicy, Peer
 from asyncdicom.cli.config import ConfigError, parse_peer, read_config, secured
 from asyncdicom.cli.options import PORT, server_options
-from asyncdicom.cli.output import json_line
+from asyncdicom.cli.output import json_text
 from asyncdicom.cli.peer import Tls
+from asyncdicom.cli.reloading import Rereadable, parameters_again, reload_with
 from asyncdicom.cli.run import EXIT_CODES, FAILED, complain, run, with_descriptors
 from asyncdicom.options import Limits, Timeouts
+from asyncdicom.telemetry.log import Log
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from asyncdicom.server import Server
 
 __all__ = ["command"]
 
+log = Log("asyncdicom.cli")
+
+_PLACE_OF = "asyncdicom.place_of"
+# Parameter -> the key of the file that it has another name in.
+_KEYS = {
+    "aet": ("ae_title",),
+    "identity": ("tls", "certificate"),
+    "trusted": ("tls", "trusted"),
+    "crl": ("tls", "crl"),
+}
 _LOOPBACK = ("localhost", "::1")
+# The parameters that SIGHUP reads again; what else has changed takes a restart.
+_RELOADED = {"configured", "peers", "plain_peers", "strict", "identity", "trusted", "crl", "ignore_peer_cert"}
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> dict[str, Any]:
@@ -29,6 +50,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -
         config = read_config(path)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
+    ctx.meta[_PLACE_OF] = config.pop("place_of")
     others = {key: config.pop(key) for key in ("access", "limits", "timeouts", "peer_tls", "certificates_at")}
     tls = config.pop("tls", None)
     if tls is not None:
@@ -39,6 +61,26 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -
         config["aet"] = config.pop("ae_title")
     ctx.default_map = config
     return others
+
+
+class _Configured(Rereadable):
+    """A command with a configuration file: what is wrong in it is told with its line."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the command line, and the file that it names."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.BadParameter as error:
+            name = None if error.param is None else error.param.name
+            if error.ctx is None or name is None:
+                raise
+            if error.ctx.get_parameter_source(name) is not ParameterSource.DEFAULT_MAP:
+                raise
+            key = _KEYS.get(name, (name,))
+            place = error.ctx.meta[_PLACE_OF](key)
+            raise click.UsageError(f"{place}: {'.'.join(key)}: {error.message}") from None
 
 
 def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Peer]:
@@ -53,7 +95,7 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     return peers
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=_Configured, epilog=EXIT_CODES)
 @click.option(
     "--config",
     "configured",
@@ -138,18 +180,56 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
 @server_options("ASYNCDICOM")
 def command(
     configured: dict[str, Any],
-    peers: dict[str, Peer],
-    plain_peers: dict[str, Peer],
     aet: str,
     host: str,
-    strict: bool | None,
     as_json: bool,
     tls: Tls,
     limits: dict[str, int],
+    peers: dict[str, Peer],
+    plain_peers: dict[str, Peer],
+    strict: bool | None,
     **options: Any,
 ) -> int:
-    """Run an archive: it receives instances, answers queries and sends what is asked for."""
-    everybody: dict[str, Peer] = configured["access"]["peers"] | peers | plain_peers
+    """Run an archive: it receives instances, answers queries and sends what is asked for.
+
+    SIGHUP reads the configuration file and the certificates again: who may call, C-MOVE destinations and TLS
+    are then what they say; the rest takes a restart. What is wrong is logged, and changes nothing.
+    """
+    context = click.get_current_context()
+    known = _known(context.params, aet, host, tls)
+    return run(
+        lambda: _serve(
+            known,
+            context,
+            aet,
+            host,
+            as_json,
+            limits=with_descriptors(replace(configured["limits"], **limits)),
+            timeouts=configured["timeouts"],
+            **options,
+        )
+    )
+
+
+class _Known(NamedTuple):
+    """Who may do what, and by which certificates: what can change while the archive serves."""
+
+    access: AccessPolicy
+    told: str
+    ssl: SSLContext | None
+    destination_ssl: SSLContext | None
+
+    def destinations(self, ae_title: str) -> dict[str, Any]:
+        """Where C-MOVE may send to: the archive itself is none of them."""
+        return {title: where for title, where in self.access.destinations.items() if title != ae_title}
+
+
+def _known(parameters: Mapping[str, Any], aet: str, host: str, tls: Tls) -> _Known:
+    """Find out of the command line and the files that it names. Raises ``click.UsageError``."""
+    configured, strict = parameters["configured"], parameters["strict"]
+    everybody: dict[str, Peer] = (
+        configured["access"]["peers"] | parameters["peers"] | parameters["plain_peers"]
+    )
     if strict is None:
         strict = not (host in _LOOPBACK or host.startswith("127."))
     if strict and not everybody:
@@ -161,8 +241,7 @@ def command(
     if not strict:
         everybody = {ANYBODY: Peer()} | everybody
     try:
-        asked_at = configured.pop("certificates_at")
-        secured(everybody, configured.pop("peer_tls"), replace(tls.files(), verify=True))
+        secured(everybody, configured["peer_tls"], replace(tls.files(), verify=True))
         access = AccessPolicy(
             **configured["access"] | {"peers": everybody, "called_ae_titles": [aet] if strict else None}
         )
@@ -170,28 +249,52 @@ def command(
         raise click.UsageError(str(error)) from None
     if access.asks_for_certificates and (tls.identity is None or tls.ignore or not tls.trusted):
         raise click.UsageError(
-            f"{asked_at}: certificates of callers are asked for, but nobody can show one: use TLS and say "
-            "whom it trusts, with +tls KEY CERT +cf FILE, or in the file with [tls] and its key, certificate "
-            "and trusted"
+            f"{configured['certificates_at']}: certificates of callers are asked for, but nobody can show "
+            "one: use TLS and say whom it trusts, with +tls KEY CERT +cf FILE, or in the file with [tls] and "
+            "its key, certificate and trusted"
         )
-    return run(
-        lambda: _serve(
-            access,
-            who,
-            aet,
-            host,
-            as_json,
-            tls=tls,
-            limits=with_descriptors(replace(configured["limits"], **limits)),
-            timeouts=configured["timeouts"],
-            **options,
+    return _Known(access, who, tls.server(), tls.for_destinations())
+
+
+class _Reload:
+    """What SIGHUP does: finds out who is known now, and lets the server know."""
+
+    def __init__(self, server: Server, known: _Known, context: click.Context, aet: str, host: str) -> None:
+        self._server = server
+        self._known = known
+        self._context = context
+        self._before = context.params
+        self._aet = aet
+        self._host = host
+
+    def load(self) -> tuple[_Known, dict[str, Any]]:
+        """Read everything again."""
+        parameters = parameters_again(self._context)
+        tls = Tls.of(parameters)
+        if (tls.identity is None) != (self._known.ssl is None):
+            raise click.UsageError("TLS cannot begin or end while the archive serves: restart it for that")
+        return _known(parameters, self._aet, self._host, tls), parameters
+
+    def use(self, loaded: tuple[_Known, dict[str, Any]]) -> None:
+        """Let it be in force; tells what is not."""
+        known, parameters = loaded
+        self._server.renew(
+            ssl=known.ssl,
+            destination_ssl=known.destination_ssl,
+            destinations=known.destinations(self._aet),
         )
-    )
+        self._known.access.renew(known.access)
+        before, self._before = self._before, parameters
+        changed = [name for name in parameters if name not in _RELOADED and parameters[name] != before[name]]
+        now, then = parameters["configured"], before["configured"]
+        changed += [table for table in ("limits", "timeouts") if now[table] != then[table]]
+        if changed:
+            log.warning("SIGHUP: a restart is needed for what changed of %s", ", ".join(changed))
 
 
 async def _serve(
-    access: AccessPolicy,
-    who: str,
+    known: _Known,
+    context: click.Context,
     aet: str,
     host: str,
     as_json: bool,
@@ -206,48 +309,57 @@ async def _serve(
     existing: bool,
     limits: Limits,
     timeouts: Timeouts,
-    tls: Tls,
     debug: bool,
 ) -> int:
     from asyncdicom.address import Address
     from asyncdicom.archive import Archive, ArchiveError
     from asyncdicom.archive.scp import serve_archive
     from asyncdicom.cli.dump import trace
+    from asyncdicom.cli.printing import Printer
     from asyncdicom.running import serve_until_stopped
 
     try:
-        async with (
-            Archive(
-                data,
-                durability=durability,
-                on_conflict=on_conflict,
-                on_mismatch=on_mismatch,
-                incomplete=incomplete,
-                minimum_free=None if minimum_free is None else minimum_free << 20,
-                existing=existing,
-            ) as archive,
-            serve_archive(
-                archive,
-                Address(aet, host, port),
-                access=access,
-                ssl=tls.server(),
-                destination_ssl=tls.for_destinations(),
-                timeouts=timeouts,
-                limits=limits,
-                trace=trace if debug else None,
-            ) as server,
-        ):
-            counts = await archive.counts()
-            if as_json:
-                json_line(ae_title=aet, host=host, port=server.port, data=archive.directory, counts=counts)
-            else:
+        with Printer(as_json=as_json) as printer:
+            async with (
+                Archive(
+                    data,
+                    durability=durability,
+                    on_conflict=on_conflict,
+                    on_mismatch=on_mismatch,
+                    incomplete=incomplete,
+                    minimum_free=None if minimum_free is None else minimum_free << 20,
+                    existing=existing,
+                ) as archive,
+                serve_archive(
+                    archive,
+                    Address(aet, host, port),
+                    access=known.access,
+                    ssl=known.ssl,
+                    destination_ssl=known.destination_ssl,
+                    timeouts=timeouts,
+                    limits=limits,
+                    trace=trace if debug else None,
+                ) as server,
+            ):
+                counts = await archive.counts()
                 where = Address(aet, host, server.port).place
-                print(
-                    f"{aet} listens on {where}; {who}; durability: {durability}\n"
+                told = {
+                    "ae_title": aet,
+                    "host": host,
+                    "port": server.port,
+                    "data": archive.directory,
+                    "counts": counts,
+                }
+                text = (
+                    f"{aet} listens on {where}; {known.told}; durability: {durability}\n"
                     f"{archive.directory}: {counts['study']} studies, {counts['instance']} instances. "
-                    "Ctrl-C stops.",
-                    flush=True,
+                    "Ctrl-C stops."
                 )
-            return await serve_until_stopped(server)
+                reload = _Reload(server, known, context, aet, host)
+                return await serve_until_stopped(
+                    server,
+                    on_reload=[reload_with(reload.load, reload.use)],
+                    on_ready=lambda: printer.line(json_text(told) if as_json else text),
+                )
     except ArchiveError as error:
         return complain("asyncdicom qrscp", str(error), FAILED)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from asyncdicom.cli.naming import file_name
-from asyncdicom.cli.output import json_line
-from asyncdicom.cli.placing import UIDS, Placed, differs, place
+from asyncdicom.cli.output import json_text
+from asyncdicom.cli.placing import UIDS, Placed, differs, missing_end, place
+from asyncdicom.naming import safe_name
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
+from asyncdicom.uid import is_usable_uid
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+    from asyncdicom.cli.printing import Printer
 
 __all__ = ["Receiver"]
 
@@ -30,44 +34,59 @@ log = Log("asyncdicom.cli")
 _numbers = itertools.count()
 _MAXIMUM_SIZE = 16 << 30  # bytes of a data set, as for the archive
 _MINIMUM_FREE = 2 << 30  # bytes; of a small disk a twentieth of it is enough, as for the archive
+_REMEMBERED = 1000  # instances that were refused
 
 
 class Receiver:
     """A handler of C-STORE requests: saves each instance in `directory`, or ignores it (None).
 
-    A file is named after its SOP Instance UID and appears when it is complete. None is replaced: the same
-    data set received again is kept once, another one under this UID gets a name of its own, which is told.
+    A file is named after its SOP Instance UID (`safe_name`) and appears when it is complete. None is
+    replaced: the same data set received again is kept once, another one under this UID gets a name of its
+    own, which is told. `printer`: gets a line of JSON for each. `maximum_size`, of a data set, and
+    `minimum_free`, what stays free of the disk (by default 2 GiB, or a twentieth of it), are bytes: what
+    exceeds them is refused with 0xA700 as soon as it does. A data set that ends before its last element does
+    is refused with 0xC000, or, with `keep_incomplete`, kept with ".incomplete" at the end of its name and
+    answered with the Warning 0xB007.
     `asked`: takes only what a retrieval with this identifier asks for, by its UIDs.
-    `move_originator`: takes nothing that a C-MOVE of another AE title has led to.
+    `move_originators`: takes nothing that says it was led to by a C-MOVE of another AE title.
     """
 
     def __init__(
         self,
         directory: str | None,
         *,
-        as_json: bool = False,
+        printer: Printer | None = None,
+        maximum_size: int = _MAXIMUM_SIZE,
+        minimum_free: int | None = None,
+        keep_incomplete: bool = False,
         asked: Dataset | None = None,
-        move_originator: str | None = None,
+        move_originators: Collection[str] | None = None,
     ) -> None:
         self.received = 0
         self.bytes = 0
         self.refused: dict[str, str] = {}
-        """Why instances were refused, by their UIDs."""
+        """Why instances were refused, by their UIDs (the first of many)."""
         self._asked = _uids_of(asked)
-        self._move_originator = move_originator
+        self._move_originators = move_originators
         self._directory = None if directory is None else _made(directory)
-        self._as_json = as_json
+        self._printer = printer
+        self._maximum_size = maximum_size
+        self._minimum_free = minimum_free
+        self._keep_incomplete = keep_incomplete
+        self._left = self._free = 0  # how much may be written, and is free, when it was last looked at
 
     async def __call__(self, request: Request) -> Response:
         """Receive one instance."""
         uid = request.affected_sop_instance_uid
         placed: Placed | None = None
-        try:
-            name = file_name(uid)
-        except ValueError as error:
-            return self._refused(request, Status.INVALID_SOP_INSTANCE, str(error))
+        if not is_usable_uid(uid):
+            return self._refused(request, Status.INVALID_SOP_INSTANCE, f"{uid!r} is not a UID")
         originator = request.command.move_originator_ae_title
-        if self._move_originator is not None and originator not in (None, self._move_originator):
+        if (
+            originator is not None
+            and self._move_originators is not None
+            and (originator not in self._move_originators)
+        ):
             return self._refused(request, Status.NOT_AUTHORIZED, "sent for a C-MOVE of somebody else")
         asked = self._asked.get(UIDS["SOPInstanceUID"])
         if asked is not None and uid not in asked:
@@ -78,12 +97,11 @@ class Receiver:
                 async for batch in request.data.batches():
                     size += sum(map(len, batch))
             else:
-                size, placed = await self._save(request, self._directory / name)
+                size, placed = await self._save(request, self._directory / f"{safe_name(uid)}.dcm")
         except OSError as error:
-            why = error.strerror or str(error)
-            return self._refused(request, Status.OUT_OF_RESOURCES, f"{why}: {self._directory}")
-        except _NotWantedError as error:
-            return self._refused(request, Status.NOT_AUTHORIZED, str(error))
+            return self._refused(request, Status.OUT_OF_RESOURCES, f"{self._why(error)}: {self._directory}")
+        except _RefusedError as error:
+            return self._refused(request, error.status, str(error))
         path = None if placed is None else placed.path
         if placed is not None and placed.what == "other":
             log.warning(
@@ -91,45 +109,87 @@ class Receiver:
             )
         self.received += 1
         self.bytes += size
-        if self._as_json:
-            json_line(
-                sop_class_uid=request.affected_sop_class_uid,
-                sop_instance_uid=uid,
-                transfer_syntax_uid=request.transfer_syntax_uid,
-                calling_ae_title=request.calling_ae_title,
-                bytes=size,
-                file=None if path is None else str(path),
-            )
+        if self._printer is not None:
+            fields = {
+                "sop_class_uid": request.affected_sop_class_uid,
+                "sop_instance_uid": uid,
+                "transfer_syntax_uid": request.transfer_syntax_uid,
+                "calling_ae_title": request.calling_ae_title,
+                "bytes": size,
+                "file": None if path is None else str(path),
+            }
+            self._printer.line(json_text(fields))
+        if placed is not None and placed.missing:
+            log.warning("%s: %s; kept as %s", uid, placed.missing, placed.path.name)
+            return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING, error_comment=placed.missing)
         return Response(Status.SUCCESS)
 
     async def _save(self, request: Request, target: Path) -> tuple[int, Placed]:
-        """Save under a name of its own first; raises OSError, `_NotWantedError`."""
-        _check_room(target.parent)
+        """Save under a name of its own first; raises OSError, `_RefusedError`."""
+        if self._left <= 0:
+            await in_thread(file_threads(), self._look, target.parent)
+        if self._left <= 0:
+            raise OSError(errno.ENOSPC, self._too_full())
         part = target.with_name(f".{target.stem}.{os.getpid()}-{next(_numbers)}.incoming")
+        size = await request.data.save(
+            part,
+            source_ae_title=request.calling_ae_title,
+            maximum=min(self._maximum_size, self._left),
+        )
+        return size, await in_thread(file_threads(), self._place, part, target)
+
+    # in a thread
+
+    def _place(self, part: Path, target: Path) -> Placed:
         try:
-            size = await request.data.save(part, source_ae_title=request.calling_ae_title)
-            if size > _MAXIMUM_SIZE:
-                raise OSError(0, f"a data set of more than {_MAXIMUM_SIZE >> 30} GiB")
-            return size, await in_thread(file_threads(), self._place, part, target)
+            why = differs(part, self._asked) if self._asked else None
+            if why is not None:
+                raise _RefusedError(Status.NOT_AUTHORIZED, why)
+            missing = missing_end(part)
+            if missing is None:
+                return place(part, target)
+            if not self._keep_incomplete:
+                raise _RefusedError(Status.CANNOT_UNDERSTAND, missing)
+            return place(part, target.with_name(f"{target.name}.incomplete"))._replace(missing=missing)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+        finally:
+            self._look(target.parent)
 
-    def _place(self, part: Path, target: Path) -> Placed:
-        why = differs(part, self._asked) if self._asked else None
-        if why is not None:
-            raise _NotWantedError(why)
-        return place(part, target)
+    def _look(self, directory: Path) -> None:
+        """Look how much more may be written."""
+        usage = shutil.disk_usage(directory)
+        keep = self._minimum_free
+        self._free = usage.free
+        self._left = usage.free - (min(_MINIMUM_FREE, usage.total // 20) if keep is None else keep)
+
+    # what went wrong
+
+    def _why(self, error: OSError) -> str:
+        if error.errno != errno.EFBIG:
+            return error.strerror or str(error)
+        if self._left < self._maximum_size:
+            return self._too_full()
+        return f"a data set of more than {self._maximum_size} bytes"
+
+    def _too_full(self) -> str:
+        return f"only {self._free >> 20} MiB of the disk are free"
 
     def _refused(self, request: Request, status: Status, why: str) -> Response:
         uid = request.affected_sop_instance_uid
-        self.refused[uid] = why
+        if len(self.refused) < _REMEMBERED:
+            self.refused[uid] = why
         log.error("refused %s from %s: %s", uid, request.calling_ae_title, why)
         return Response(status, error_comment=why.partition(": ")[0])
 
 
-class _NotWantedError(Exception):
-    """An instance that was not asked for."""
+class _RefusedError(Exception):
+    """An instance that was not asked for, or is not whole."""
+
+    def __init__(self, status: Status, why: str) -> None:
+        super().__init__(why)
+        self.status = status
 
 
 def _uids_of(identifier: Dataset | None) -> Mapping[int, frozenset[str]]:
@@ -140,13 +200,6 @@ def _uids_of(identifier: Dataset | None) -> Mapping[int, frozenset[str]]:
         if value:
             asked[tag] = frozenset([value] if isinstance(value, str) else map(str, value))
     return asked
-
-
-def _check_room(directory: Path) -> None:
-    """Raise OSError if so little of the disk is free that nothing more should be stored."""
-    usage = shutil.disk_usage(directory)
-    if usage.free < min(_MINIMUM_FREE, usage.total // 20):
-        raise OSError(0, f"only {usage.free >> 20} MiB of the disk are free")
 
 
 def _made(directory: str) -> Path:

@@ -33,12 +33,14 @@ __all__ = [
 
 log = Log("asyncdicom.cli")
 
+_HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+
 OK, FAILED, USAGE, NO_ASSOCIATION, INTERRUPTED = 0, 1, 2, 3, 130
 
 EXIT_CODES = """\
-Exit codes: 0 done; 1 the operation, or a part of it, failed; 2 the command line is wrong; 3 no
-association (the peer is unreachable, rejected or aborted it); 4 a server that was stopped did not end
-in time, and was ended by force (the log says what hung); 130 interrupted."""
+Exit codes: 0 done; 1 the operation, or a part of it, failed, or no file was found to send; 2 the command
+line is wrong; 3 no association (the peer is unreachable, rejected or aborted it); 4 a server that was
+stopped did not end in time, and was ended by force (the log says what hung); 130 interrupted."""
 
 # What to check after an A-ASSOCIATE-RJ, by source and reason (PS3.8 Table 9-21).
 _ADVICE = {
@@ -64,7 +66,7 @@ def run_tool(tool: str, arguments: list[str]) -> int:
 def _run_tool(tool: str, name: str, arguments: list[str]) -> int:
     try:
         command: click.Command = import_module(f"asyncdicom.cli.{tool}").command
-        code: int | None = command.main(arguments, prog_name=name, standalone_mode=False)
+        code: int | None = command.main(arguments, prog_name=name, standalone_mode=False, **_HELP)
         sys.stdout.flush()
         return complain(name, "interrupted", INTERRUPTED) if code == INTERRUPTED else code or OK
     except click.ClickException as error:

@@ -7,19 +7,22 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 from asyncdicom.association import Association
-from asyncdicom.cli.output import Advance, json_line, progress, status_fields, warn
+from asyncdicom.cli.output import Advance, json_line, json_text, progress, status_fields
 from asyncdicom.cli.peer import Peer
+from asyncdicom.cli.printing import show, tell
 from asyncdicom.exceptions import AssociationError, DicomNetworkError
-from asyncdicom.net.payload import Batch, Source
+from asyncdicom.net.disk import Batch, Buffer
+from asyncdicom.net.sources import Source
 from asyncdicom.pool import AssociationPool
 from asyncdicom.services.contexts import storage_contexts
 from asyncdicom.services.responses import Response
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import name_of
 
-__all__ = ["Sending"]
+__all__ = ["Sending", "Watched"]
 
 log = Log("asyncdicom.cli")
 
@@ -31,6 +34,7 @@ class Sending:
         self.sent = 0
         self.warned = 0
         self.failed = 0
+        self.skipped = 0
         self._bytes = 0
         self._not_sent = 0
         self._lost_in_a_row = 0
@@ -43,9 +47,9 @@ class Sending:
         self._as_json = as_json
         self._start = time.perf_counter()
 
-    def unreadable(self, path: Path, why: str) -> None:
+    async def unreadable(self, path: Path, why: str) -> None:
         """Count and name a file that cannot be sent at all."""
-        self._failed(path, why)
+        await self._failed(path, why)
 
     async def send(self, groups: Sequence[Sequence[Source]]) -> None:
         """Send each group over associations that propose its contexts.
@@ -71,10 +75,10 @@ class Sending:
         pool = AssociationPool(self._peer.address, size=size, operations=self._operations, **options)
         async with pool:
             async with pool.acquire() as association:  # if there is none to be had, no file is to blame
-                self._at_once = size * self._granted(association)
+                self._at_once = size * await self._granted(association)
             await asyncio.gather(*(self._work(pool, waiting, advance) for _ in range(self._at_once)))
 
-    def _granted(self, association: Association) -> int:
+    async def _granted(self, association: Association) -> int:
         """How many operations an association may have outstanding; says so if it is less than asked for."""
         granted = association.operations_invoked or self._operations  # 0: unlimited
         if granted >= self._operations:
@@ -82,54 +86,52 @@ class Sending:
         if not self._told:
             self._told = True
             what = f"{self._peer.address} allows {granted} outstanding operation{'s' * (granted > 1)}"
-            warn(f"{what} an association, not {self._operations}")
+            await tell(f"{what} an association, not {self._operations}")
         return granted
 
     async def _work(self, pool: AssociationPool, waiting: Iterator[Source], advance: Advance | None) -> None:
         for source in waiting:
-            watched = source if advance is None else _Watched(source, advance)
+            watched = source if advance is None else Watched(source, advance)
             try:
                 response = await pool.c_store(watched)
             except AssociationError as error:
-                self._failed(_path(source), str(error))
+                await self._failed(_path(source), str(error))
                 self._lost_in_a_row += 1
                 if self._lost_in_a_row > self._at_once:  # all of them, and one that was new
                     self._given_up = error
             except (DicomNetworkError, OSError) as error:
-                self._failed(_path(source), str(error))
+                await self._failed(_path(source), str(error))
             else:
                 self._lost_in_a_row = 0
-                self._answered(source, response)
+                await self._answered(source, response)
             self._not_sent -= 1
             if self._given_up is not None:
                 return
 
-    def _answered(self, source: Source, response: Response) -> None:
+    async def _answered(self, source: Source, response: Response) -> None:
         status = response.status
         if not (status.is_success or status.is_warning):
-            comment = f": {response.error_comment}" if response.error_comment else ""
-            self._failed(_path(source), f"status {status}{comment}", response)
+            await self._failed(_path(source), _said(response), response)
             return
         self._bytes += getattr(source, "length", 0)
         if status.is_success:
             self.sent += 1
         else:
             self.warned += 1
-            warn(f"{_path(source)}: status {status}")
+            await tell(f"{_path(source)}: {_said(response)}")
         log.info("%s: %s, status %s", _path(source), name_of(source.sop_class_uid), status)
         if self._as_json:
-            json_line(
-                file=str(_path(source)), sop_instance_uid=source.sop_instance_uid, **status_fields(status)
-            )
+            fields = {"file": str(_path(source)), "sop_instance_uid": source.sop_instance_uid}
+            await show(json_text(fields | _fields(response)))
 
-    def _failed(self, path: Path, why: str, response: Response | None = None) -> None:
+    async def _failed(self, path: Path, why: str, response: Response | None = None) -> None:
         self.failed += 1
         why = " ".join(why.removeprefix(f"{path}: ").split())
         if self._as_json:
-            fields = {} if response is None else status_fields(response.status)
-            json_line(file=str(path), error=why, **fields)
+            fields = {} if response is None else _fields(response)
+            await show(json_text({"file": str(path), "error": why} | fields))
         else:
-            warn(f"{path}: {why}")
+            await tell(f"{path}: {why}")
 
     def report(self) -> None:
         """Print the summary; what was not sent has failed."""
@@ -141,20 +143,33 @@ class Sending:
                 warned=self.warned,
                 failed=self.failed,
                 not_sent=self._not_sent,
+                skipped=self.skipped,
                 bytes=self._bytes,
                 seconds=round(seconds, 6),
             )
             return
         not_sent = f" ({self._not_sent} not sent)" if self._not_sent else ""
+        not_sent += f", skipped {self.skipped}" if self.skipped else ""
         speed = f"{seconds:.2f} s ({self._bytes / seconds / 1e6:.1f} MB/s)"
         print(f"sent {self.sent}, warned {self.warned}, failed {self.failed}{not_sent} in {speed}")
+
+
+def _said(response: Response) -> str:
+    comment = f": {response.error_comment}" if response.error_comment else ""
+    return f"status {response.status}{comment}"
+
+
+def _fields(response: Response) -> dict[str, Any]:
+    """Give what a response shows in JSON."""
+    comment = {"error_comment": response.error_comment} if response.error_comment else {}
+    return status_fields(response.status) | comment
 
 
 def _path(source: Source) -> Path:
     return Path(getattr(source, "path", source.sop_instance_uid))
 
 
-class _Watched:
+class Watched:
     """A source that tells how much of it was read."""
 
     def __init__(self, source: Source, advance: Advance) -> None:
@@ -170,3 +185,10 @@ class _Watched:
             async for batch in batches:
                 yield batch
                 self._advance(sum(map(len, batch)))
+
+    def at_hand(self) -> Buffer | None:
+        """See `Source`."""
+        whole = self._source.at_hand()
+        if whole is not None:
+            self._advance(len(whole))
+        return whole

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from asyncdicom.cli.options import EPILOG, peer_options
 from asyncdicom.cli.peer import Peer
-from asyncdicom.cli.run import FAILED, OK, run
+from asyncdicom.cli.run import FAILED, OK, complain, run
 
 
 @click.command(epilog=EPILOG)
@@ -25,32 +27,44 @@ from asyncdicom.cli.run import FAILED, OK, run
     help="Have N operations outstanding on each association, if the peer grants an Asynchronous "
     "Operations Window.",
 )
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Also send what is a DICOMDIR, and count what is no DICOM file as failed, in folders, too.",
+)
 @peer_options("STORESCU", more="FILE...")
-def command(peer: Peer, arguments: tuple[str, ...], associations: int, operations: int, as_json: bool) -> int:
+def command(
+    peer: Peer, arguments: tuple[str, ...], associations: int, operations: int, strict: bool, as_json: bool
+) -> int:
     """Send DICOM files, and those in folders, to PEER (C-STORE).
 
     \b
     asyncdicom storescu PACS@10.0.0.5:104 study/ image.dcm
     asyncdicom storescu --associations 4 --operations 16 10.0.0.5 104 study/
 
-    Files are sent as they are encoded. What cannot be sent is named, and the rest is sent.
+    Files are sent as they are encoded. What cannot be sent is named, and the rest is sent. In folders, a
+    DICOMDIR and what is plainly no DICOM file are skipped. Exit code 1 also if nothing is found to send.
     """
     if not arguments:
         raise click.UsageError("say which files or folders to send after PEER")
-    return run(lambda: _store(peer, arguments, associations, operations, as_json))
+    return run(lambda: _store(peer, arguments, associations, operations, strict, as_json))
 
 
 async def _store(
-    peer: Peer, arguments: tuple[str, ...], associations: int, operations: int, as_json: bool
+    peer: Peer, arguments: tuple[str, ...], associations: int, operations: int, strict: bool, as_json: bool
 ) -> int:
     from asyncdicom.cli.files import find_files, read_heads
     from asyncdicom.cli.sending import Sending
     from asyncdicom.services.contexts import groups_for_contexts
 
     sending = Sending(peer, associations, operations, as_json=as_json)
-    sources = await read_heads(find_files(arguments), sending.unreadable)
+    named = [Path(argument) for argument in arguments]
+    found = await read_heads(find_files(arguments), sending.unreadable, named=named, strict=strict)
+    sending.skipped = found.skipped
     try:
-        await sending.send(groups_for_contexts(sources))
+        await sending.send(groups_for_contexts(found.sources))
     finally:
         sending.report()
+    if not found.sources and not sending.failed:
+        return complain("asyncdicom storescu", f"no DICOM file to send in {', '.join(arguments)}", FAILED)
     return FAILED if sending.failed else OK

@@ -1,17 +1,16 @@
-"""The wire suite against the sans-IO core itself: no socket, and time that passes when it is told to."""
+"""The wire suite against the sans-IO association: no socket, and time that passes when it is told to."""
 
 from __future__ import annotations
 
-from asyncdicom.dimse.assembler import Assembler, DataReceived, MessageStarted
-from asyncdicom.dimse.fragmenter import Fragmenter
-from asyncdicom.dimse.messages import Command, CommandField, encode, response_to
-from asyncdicom.dimse.operations import DuplicateInvocation, InvokedOperations, PerformedOperations
-from asyncdicom.exceptions import RemoteProtocolError
-from asyncdicom.ul.decoder import PDataFragment
-from asyncdicom.ul.events import AssociateConfirmation, AssociateIndication, Event, ReleaseIndication
-from asyncdicom.ul.negotiation import Policy, PresentationContext, answer, confirm, propose
+from asyncdicom.dimse.assembler import DataReceived, MessageStarted
+from asyncdicom.dimse.association import AssociationCore
+from asyncdicom.dimse.events import DuplicateRefused, Established, Event, ResponseReceived
+from asyncdicom.dimse.messages import Command, CommandField, response_to
+from asyncdicom.options import Limits
+from asyncdicom.status import Status
+from asyncdicom.ul.events import AssociateIndication
+from asyncdicom.ul.negotiation import Policy, PresentationContext, answer, propose
 from asyncdicom.ul.pdu import AAssociateRJ
-from asyncdicom.ul.protocol import UpperLayer
 from asyncdicom.ul.statetable import State
 
 from .build import CT, IMPLICIT, STUDY_FIND, STUDY_MOVE, VERIFICATION
@@ -29,131 +28,104 @@ _REQUEST = propose(
     calling_ae_title="SCU",
     maximum_length=16384,
 )
-_SUCCESS, _DUPLICATE_INVOCATION = 0x0000, 0x0210
+_LIMITS = Limits(maximum_length=16384)
+_EMPTY = memoryview(b"")
 
 
-class _Side:
-    """The cores of one side: it performs whatever it can understand, or it verifies and releases."""
+class _User:
+    """Who uses the association: performs whatever it can understand, or verifies and releases."""
 
-    def __init__(self, *, requestor: bool) -> None:
+    def __init__(self, *, requestor: bool, budget: int) -> None:
         self.now = 0.0
-        self.layer = UpperLayer(requestor=requestor, maximum_length=16384)
-        self.invoked, self.performed = InvokedOperations(), PerformedOperations()
-        self._assembler = Assembler()
-        self._maximum_length = 0
+        self.core = AssociationCore(requestor=requestor, limits=_LIMITS)
+        self._budget = budget
         self._started: MessageStarted | None = None
-        self._responses: list[tuple[int, Command]] = []
-        self._out: list[bytes] = []
+        self._requests: list[tuple[int, Command]] = []
+        self._out: list[bytes | memoryview] = []
         if requestor:
-            self.layer.associate(_REQUEST, self.now)
-        self.layer.connected(self.now)
+            self.core.associate(_REQUEST, self.now)
+        self.core.connected(self.now)
 
     def receive(self, data: bytes) -> None:
         """Bytes come from the peer; what was asked for is answered behind the last of them."""
-        for event in self.layer.receive_data(memoryview(data), self.now):
-            if not isinstance(event, PDataFragment):
-                self._event(event)
-                continue
-            try:
-                self._fragment(event)
-            except RemoteProtocolError as error:
-                self.layer.violation(error, self.now)
-                break
-        self.layer.expecting_data = self._assembler.expecting_data
-        for context_id, response in self._responses:
-            if self.layer.state is State.STA6:
-                self._send(context_id, response)
-                self.performed.close(response.message_id_being_responded_to or 0)
-        self._responses.clear()
+        self._happened(self.core.receive_data(memoryview(data), self.now, self._budget))
+        while self.core.has_more:
+            self._happened(self.core.receive_data(_EMPTY, self.now, self._budget))
+        requests, self._requests = self._requests, []
+        for context_id, request in requests:
+            self.core.responding(request)
+            if self.core.state is State.STA6:
+                self._send(context_id, response_to(request, Status.SUCCESS))
+            self.core.performed(request, self.now)
 
     def lost(self) -> None:
         """The peer has closed the connection."""
-        self.layer.connection_closed(self.now)
+        self.core.connection_closed(self.now)
 
     def output(self) -> bytes | None:
         """What has to be sent; no bytes if the connection is to be closed, None if there is nothing to do."""
-        out = b"".join([*self._out, *self.layer.data_to_send()])
+        out = b"".join([*self._out, *self.core.data_to_send()])
         self._out.clear()
-        if not out and not self.layer.wants_close and self.layer.state is not State.STA1:
+        if not out and not self.core.wants_close and self.core.state is not State.STA1:
             return None
         return out
 
     def wait(self) -> bool:
         """Time passes until the next deadline, if there is one."""
-        deadline = self.layer.next_deadline()
+        deadline = self.core.next_deadline()
         if deadline is None:
             return False
         self.now = deadline
-        self.layer.handle_timer(self.now)
+        self._happened(self.core.handle_timer(self.now))
         return True
 
-    def _event(self, event: Event) -> None:
-        match event:
-            case AssociateIndication():
-                verdict = answer(event.request, _POLICY)
-                if isinstance(verdict, AAssociateRJ):
-                    self.layer.reject(verdict, self.now)
-                    return
-                accept, negotiated = verdict
-                self._maximum_length = negotiated.maximum_length
-                self.performed = PerformedOperations(negotiated.operations_performed)
-                self.layer.accept(accept, self.now)
-            case AssociateConfirmation():
-                try:
-                    negotiated = confirm(_REQUEST, event.accept)
-                except RemoteProtocolError as error:
-                    self.layer.violation(error, self.now)
-                    return
-                if 1 in negotiated.contexts:
-                    self._verify()
-                else:
-                    self.layer.release(self.now)
-            case ReleaseIndication():
-                self.layer.release_response(self.now)
+    def _happened(self, events: list[Event]) -> None:
+        for event in events:
+            match event:
+                case AssociateIndication():
+                    verdict = answer(event.request, _POLICY)
+                    if isinstance(verdict, AAssociateRJ):
+                        self.core.reject(verdict, self.now)
+                    else:
+                        self.core.accept(*verdict, self.now)
+                case Established() if self.core.is_requestor:
+                    if 1 in event.negotiated.contexts:
+                        self._verify()
+                    else:
+                        self.core.release(self.now)
+                case MessageStarted():
+                    self._started = event
+                    if not event.command.has_data_set:
+                        self._requested()
+                case DataReceived() if event.is_last:
+                    self._requested()
+                case DuplicateRefused():
+                    self._send(event.context_id, event.response)
+                case ResponseReceived() if event.is_final:
+                    self.core.release(self.now)
+
+    def _requested(self) -> None:
+        if self._started is not None:
+            self._requests.append(self._started)
 
     def _verify(self) -> None:
-        opened = self.invoked.open(1, CommandField.C_ECHO_RQ, timeout=30.0, now=self.now)
-        request = Command(
-            CommandField.C_ECHO_RQ, message_id=opened.message_id, affected_sop_class_uid=_OFFERED[0]
-        )
+        request = Command(CommandField.C_ECHO_RQ, affected_sop_class_uid=_OFFERED[0])
+        operation = self.core.invoke(1, request, self.now, timeout=30.0)
         self._send(1, request)
+        self.core.sent(operation, self.now)
 
     def _send(self, context_id: int, command: Command) -> None:
-        self._out += self.layer.data_to_send()
-        self._out += Fragmenter(context_id, self._maximum_length).command(encode(command))
-
-    def _fragment(self, fragment: PDataFragment) -> None:
-        for part in self._assembler.feed(
-            fragment.context_id, fragment.is_command, fragment.views, fragment.is_last
-        ):
-            if isinstance(part, MessageStarted):
-                self._started = part
-                if not part.command.has_data_set:
-                    self._message(part)
-            elif isinstance(part, DataReceived) and part.is_last and self._started is not None:
-                self._message(self._started)
-
-    def _message(self, started: MessageStarted) -> None:
-        command = started.command
-        if command.is_response:
-            operation = self.invoked.receive(command, self.now)
-            if operation is not None and operation.closed:
-                self.layer.release(self.now)
-        elif command.command_field is CommandField.C_CANCEL_RQ:
-            self.performed.cancel(command.message_id_being_responded_to or 0)
-        else:
-            status = _SUCCESS
-            try:
-                self.performed.open(command)
-            except DuplicateInvocation:
-                status = _DUPLICATE_INVOCATION
-            self._responses.append((started.context_id, response_to(command, status)))
+        self._out += self.core.data_to_send()
+        self._out += self.core.begin(context_id, command)[1]
 
 
-def play_in_memory(case: Case, size: int = 1 << 30) -> Verdict:
-    """Play one case with the core; `size` is how many bytes arrive at a time."""
+def play_in_memory(case: Case, size: int = 1 << 30, budget: int = 1 << 30) -> Verdict:
+    """Play one case with the core; `size` is how many bytes arrive at a time.
+
+    `budget`: how many messages or fragments it handles at a time.
+    """
     playing = play(case, called="SCP", calling="SCU")
-    side = _Side(requestor=not case.is_acceptor)
+    side = _User(requestor=not case.is_acceptor, budget=budget)
     answer: bytes | None = None
     while True:
         try:
@@ -171,6 +143,6 @@ def play_in_memory(case: Case, size: int = 1 << 30) -> Verdict:
                 while answer is None and case.slow and side.wait():
                     answer = side.output()
             case Do.RECONNECT:
-                side = _Side(requestor=not case.is_acceptor)
+                side = _User(requestor=not case.is_acceptor, budget=budget)
             case _:
                 side.lost()

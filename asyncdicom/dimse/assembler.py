@@ -7,7 +7,7 @@ from typing import NamedTuple
 from asyncdicom.dimse.messages import MESSAGES, Command, CommandField, decode
 from asyncdicom.exceptions import RemoteProtocolError
 
-__all__ = ["MAXIMUM_EMPTY_FRAGMENTS", "Assembler", "DataReceived", "MessageStarted"]
+__all__ = ["MAXIMUM_EMPTY_FRAGMENTS", "Assembler", "DataReceived", "MessageStarted", "joined"]
 
 MAXIMUM_EMPTY_FRAGMENTS = 1000
 """So many fragments without a byte (PS3.8 does not forbid them) does one association tolerate."""
@@ -140,3 +140,12 @@ def _is_due(command: Command) -> bool:
     if command.command_field is CommandField.C_FIND_RSP:
         return command.status in _PENDING
     return MESSAGES[command.command_field].may_have_data
+
+
+def joined(views: list[memoryview], length: int) -> list[memoryview]:
+    """Give received data in fewer pieces if it came in too many for its `length` in bytes.
+
+    A view weighs about 190 bytes however short it is, and keeps the whole block that was received into.
+    So what is kept has 16 views and one more for each KiB at most; large fragments are never copied.
+    """
+    return views if len(views) <= 16 + (length >> 10) else [memoryview(b"".join(views))]

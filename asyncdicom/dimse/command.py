@@ -45,21 +45,27 @@ def decode_elements(data: bytes) -> dict[int, bytes]:
     """Split a Command Set into ``{tag: value}``, without its Command Group Length.
 
     Many peers get the group length wrong and the PDVs delimit a Command Set anyway: it is not looked at.
-    The order of the elements is not looked at either. Raises RemoteProtocolError.
+    The order of the elements is not looked at either, and elements of other groups are passed over: some
+    peers put the Failed SOP Instance UID List here. Raises RemoteProtocolError.
     """
     elements: dict[int, bytes] = {}
+    others = 0
     unpack = _HEADER.unpack_from
     offset, end = 0, len(data)
     while offset < end:
         if end - offset < 8:
             raise RemoteProtocolError(f"Command Set ends inside the header of an element, at byte {offset}")
         group, tag, length = unpack(data, offset)
-        if group:
-            raise RemoteProtocolError(f"element ({group:04X},{tag:04X}) in a Command Set")
         offset += 8
         if length > end - offset:  # also an undefined length, 0xFFFFFFFF
-            left = end - offset
-            raise RemoteProtocolError(f"element (0000,{tag:04X}) claims {length} bytes where {left} are left")
+            where = f"({group:04X},{tag:04X})"
+            raise RemoteProtocolError(f"element {where} claims {length} bytes where {end - offset} are left")
+        if group:
+            others += 1
+            if others > MAXIMUM_ELEMENTS:
+                raise RemoteProtocolError(f"Command Set of more than {MAXIMUM_ELEMENTS} strange elements")
+            offset += length
+            continue
         if tag in elements:
             raise RemoteProtocolError(f"element (0000,{tag:04X}) twice in a Command Set")
         if len(elements) == MAXIMUM_ELEMENTS:

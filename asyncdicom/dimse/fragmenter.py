@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from asyncdicom.exceptions import LocalProtocolError
 from asyncdicom.ul.encoder import p_data_header
 
-__all__ = ["MAXIMUM_PDU", "Fragmenter"]
+__all__ = ["MAXIMUM_PDU", "MOST_FRAGMENTS", "Fragmenter"]
 
 MAXIMUM_PDU = 262144
 """The largest PDU we send (its PDU-length field, in bytes), however large the peer's Maximum Length is."""
 
+MOST_FRAGMENTS = 1024
+"""So many fragments are made at once by `Fragmenter.pieces`: each costs memory, however short it is."""
+
+_WORTH_A_BUFFER = 1024  # shorter fragments are copied together: as buffers they weigh more than as bytes
 _PDV_OVERHEAD = 6  # of the PDU length: PDV length (4), presentation context ID, message control header
 
 
@@ -31,6 +35,11 @@ class Fragmenter:
         self._full_header = p_data_header(context_id, False, False, self.fragment_length)
         self._pending: list[memoryview] = []
         self._pending_length = 0
+
+    @property
+    def most(self) -> int:
+        """How many bytes are cut at once by `pieces`."""
+        return self.fragment_length * MOST_FRAGMENTS
 
     def command(self, encoded: bytes) -> list[bytes]:
         """Cut an encoded Command Set into ready PDUs."""
@@ -81,3 +90,21 @@ class Fragmenter:
             held = 0
         self._pending_length = held
         return out
+
+    def pieces(
+        self, views: Iterable[bytes | bytearray | memoryview], *, final: bool
+    ) -> Iterator[list[bytes | memoryview]]:
+        """Cut as `data` does, `MOST_FRAGMENTS` at a time: the next are made when these are on their way.
+
+        So a peer whose Maximum Length is 8 gets its tiny PDUs without a list of them all in memory.
+        """
+        most = self.most
+        for part in views:
+            view = memoryview(part)
+            for start in range(0, len(view), most):
+                yield self._compact(self.data([view[start : start + most]], final=False))
+        if final:
+            yield self.data([], final=True)
+
+    def _compact(self, out: list[bytes | memoryview]) -> list[bytes | memoryview]:
+        return [b"".join(out)] if self.fragment_length < _WORTH_A_BUFFER and out else out

@@ -295,6 +295,7 @@ class _Row(NamedTuple):
     required: bool
 
 
+_LONGEST_UID = 64  # characters
 # What many messages have alike is encoded once.
 _ALIKE = {"command_field", "has_data_set", "priority", "status", "affected_sop_class_uid"}
 
@@ -307,7 +308,13 @@ def _element_writer(name: str) -> Write:
         raw = write(value)
         return encode_element(tag, raw) if raw else b""
 
-    return lru_cache(1024)(write_element) if name in _ALIKE else write_element
+    if name not in _ALIKE:
+        return write_element
+    cached = lru_cache(1024)(write_element)
+    if vr != "UI":
+        return cached
+    # A peer that names its SOP class with 64 KiB must not have that remembered a thousand times.
+    return lambda value: cached(value) if len(value) <= _LONGEST_UID else write_element(value)
 
 
 _WRITERS = {name: _element_writer(name) for name in FIELDS}

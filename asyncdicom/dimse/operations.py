@@ -12,6 +12,8 @@ from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
 
 __all__ = [
+    "MAXIMUM_DUPLICATES",
+    "MAXIMUM_PENDING",
     "MAXIMUM_STRAYS",
     "DuplicateInvocation",
     "Invoked",
@@ -20,9 +22,16 @@ __all__ = [
 ]
 
 MAXIMUM_STRAYS = 1000
-"""So many responses to nothing, and as many cancels of nothing, does one association tolerate."""
+"""An association tolerates so many responses to nothing, and so many cancels of nothing."""
+
+MAXIMUM_DUPLICATES = 100
+"""An association answers so many requests under a Message ID that is in use."""
+
+MAXIMUM_PENDING = 1_000_000
+"""A C-GET or C-MOVE may have so many Pending responses: each gives the peer new time."""
 
 _LARGEST_MESSAGE_ID = 0xFFFF
+_MOST_REQUESTS = 0x10000  # 0 is a Message ID, too
 _UNEXPECTED = 5  # PS3.8 Table 9-26: unexpected PDU parameter
 _PENDING = (0xFF00, 0xFF01)
 _SEVERAL_RESPONSES = (CommandField.C_FIND_RQ, CommandField.C_GET_RQ, CommandField.C_MOVE_RQ)
@@ -43,6 +52,8 @@ class Invoked:
         "context_id",
         "deadline",
         "message_id",
+        "pending",
+        "sending",
         "timeout",
     )
 
@@ -60,6 +71,10 @@ class Invoked:
         """Nobody awaits the response any more."""
         self.closed = False
         """The final response has come."""
+        self.sending = True
+        """The last byte of the request has not left."""
+        self.pending = 0
+        """So many Pending responses have come."""
 
     def __repr__(self) -> str:
         flags = [flag for flag in ("cancelled", "abandoned", "closed") if getattr(self, flag)]
@@ -67,11 +82,14 @@ class Invoked:
 
 
 class InvokedOperations:
-    """The operations that this side has invoked; ``window`` is the negotiated number, 0 for any."""
+    """The operations that this side has invoked; ``window`` is the negotiated number, 0 for any.
+
+    ``opened``: those that await their final response, by Message ID.
+    """
 
     def __init__(self, window: int = 1) -> None:
         self.window = window
-        self._open: dict[int, Invoked] = {}
+        self.opened: dict[int, Invoked] = {}
         self._last_message_id = 0
         self._strays = 0
         # Deadlines are kept in a time of their own, which stands still while reading is paused: what
@@ -80,19 +98,19 @@ class InvokedOperations:
         self._stood_still = 0.0
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self.opened)
 
     def __iter__(self) -> Iterator[Invoked]:
-        return iter(list(self._open.values()))
+        return iter(list(self.opened.values()))
 
     def is_open(self, message_id: int) -> bool:
         """Whether this operation still awaits its final response, abandoned or not."""
-        return message_id in self._open
+        return message_id in self.opened
 
     @property
     def has_room(self) -> bool:
         """Whether one more may be invoked now."""
-        return len(self._open) < (self.window or _LARGEST_MESSAGE_ID)
+        return len(self.opened) < (self.window or _LARGEST_MESSAGE_ID)
 
     def open(
         self, context_id: int, command_field: CommandField, *, timeout: float | None, now: float
@@ -103,21 +121,23 @@ class InvokedOperations:
         Raises LocalProtocolError if there is no room.
         """
         if not self.has_room:
-            raise LocalProtocolError(f"{len(self._open)} operations are open, and the peer allows no more")
+            raise LocalProtocolError(f"{len(self.opened)} operations are open, and the peer allows no more")
         message_id = self._last_message_id
         while True:
             message_id = message_id % _LARGEST_MESSAGE_ID + 1
-            if message_id not in self._open:
+            if message_id not in self.opened:
                 break
         self._last_message_id = message_id
-        invoked = self._open[message_id] = Invoked(message_id, context_id, command_field, timeout)
+        invoked = self.opened[message_id] = Invoked(message_id, context_id, command_field, timeout)
         return invoked
 
     def sent(self, message_id: int, now: float) -> None:
         """The last byte of the request has left: the peer's time runs."""
-        invoked = self._open.get(message_id)
-        if invoked is not None and not invoked.cancelled:
-            self._restart(invoked, now)
+        invoked = self.opened.get(message_id)
+        if invoked is not None:
+            invoked.sending = False
+            if not invoked.cancelled:
+                self._restart(invoked, now)
 
     def receive(self, command: Command, now: float) -> Invoked | None:
         """Take a response: the operation it belongs to, ``closed`` if it is the final one.
@@ -126,7 +146,7 @@ class InvokedOperations:
         RemoteProtocolError).
         """
         message_id = command.message_id_being_responded_to or 0
-        invoked = self._open.get(message_id)
+        invoked = self.opened.get(message_id)
         if invoked is None or command.command_field != invoked.command_field | 0x8000:
             self._strays += 1
             if self._strays > MAXIMUM_STRAYS:
@@ -135,14 +155,18 @@ class InvokedOperations:
         if command.status not in _PENDING:
             invoked.closed = True
             invoked.deadline = None
-            del self._open[message_id]
-        elif not invoked.cancelled and invoked.command_field in _SEVERAL_RESPONSES:
-            self._restart(invoked, now)  # elsewhere Pending means nothing: no progress
+            del self.opened[message_id]
+        elif invoked.command_field in _SEVERAL_RESPONSES:  # elsewhere Pending means nothing: no progress
+            invoked.pending += 1
+            if invoked.pending > MAXIMUM_PENDING and invoked.command_field is not CommandField.C_FIND_RQ:
+                raise RemoteProtocolError(f"more than {MAXIMUM_PENDING} Pending responses to one operation")
+            if not invoked.cancelled:
+                self._restart(invoked, now)
         return None if invoked.abandoned else invoked
 
     def cancel(self, message_id: int, timeout: float | None, now: float) -> None:
         """C-CANCEL was sent: from now the final response has ``timeout``, whatever comes before it."""
-        invoked = self._open.get(message_id)
+        invoked = self.opened.get(message_id)
         if invoked is not None:
             invoked.cancelled = True
             invoked.timeout = timeout
@@ -150,20 +174,20 @@ class InvokedOperations:
 
     def progressed(self, now: float) -> None:
         """A C-STORE sub-operation goes on or has ended: the C-GET that it belongs to need not respond yet."""
-        for invoked in self._open.values():
+        for invoked in self.opened.values():
             is_get = invoked.command_field is CommandField.C_GET_RQ
             if is_get and invoked.deadline is not None and not invoked.cancelled:
                 self._restart(invoked, now)
 
     def abandon(self, message_id: int) -> None:
         """Nobody waits for the response any more; the operation stays open until it comes."""
-        invoked = self._open.get(message_id)
+        invoked = self.opened.get(message_id)
         if invoked is not None:
             invoked.abandoned = True
 
     def close(self, message_id: int) -> None:
         """Forget an operation: its request never left."""
-        invoked = self._open.pop(message_id, None)
+        invoked = self.opened.pop(message_id, None)
         if invoked is not None:
             invoked.closed = True
             invoked.deadline = None
@@ -183,7 +207,7 @@ class InvokedOperations:
         """When ``expired`` has to be asked next; None for not before something else happens."""
         if self._paused_at is not None:
             return None
-        deadlines = [invoked.deadline for invoked in self._open.values() if invoked.deadline is not None]
+        deadlines = [invoked.deadline for invoked in self.opened.values() if invoked.deadline is not None]
         return min(deadlines) + self._stood_still if deadlines else None
 
     def expired(self, now: float) -> list[Invoked]:
@@ -191,7 +215,7 @@ class InvokedOperations:
         if self._paused_at is not None:
             return []
         expired = []
-        for invoked in self._open.values():
+        for invoked in self.opened.values():
             # Compared as next_deadline() gave it, lest rounding makes a timer fire in vain.
             if invoked.deadline is not None and invoked.deadline + self._stood_still <= now:
                 invoked.deadline = None
@@ -211,48 +235,67 @@ class PerformedOperations:
 
     def __init__(self, window: int = 1) -> None:
         self.window = window
-        self._cancelled: dict[int, bool] = {}
+        self._open: dict[int, Command] = {}
+        self._cancelled: frozenset[int] = frozenset()
+        self._duplicates = 0
         self._strays = 0
 
     def __len__(self) -> int:
-        return len(self._cancelled)
+        return len(self._open)
+
+    def is_in_the_way(self, command: Command) -> bool:
+        """Whether this request cannot be opened before another has ended."""
+        return command.message_id in self._open or len(self._open) >= (2 * self.window or _MOST_REQUESTS)
 
     def open(self, command: Command) -> None:
         """Open the operation of a request.
 
-        Raises DuplicateInvocation if its Message ID is in use, RemoteProtocolError if the peer has more
-        operations outstanding than twice the window.
+        Raises DuplicateInvocation if its Message ID is in use, RemoteProtocolError if there were too many of
+        those, or if the peer has more operations outstanding than twice the window.
         """
         message_id = command.message_id
         if message_id is None:
             raise RemoteProtocolError(f"{command.name} without message_id")
-        if message_id in self._cancelled:
-            raise DuplicateInvocation(f"{command.name} with Message ID {message_id}, which is in use")
+        if message_id in self._open:
+            self._refuse(command)
         # Some peers run ahead of the window: as many again may wait their turn.
-        if len(self._cancelled) >= (2 * self.window or _LARGEST_MESSAGE_ID + 1):
+        if len(self._open) >= (2 * self.window or _MOST_REQUESTS):
             raise RemoteProtocolError(
-                f"{command.name} where {len(self._cancelled)} operations are open", reason=_UNEXPECTED
+                f"{command.name} where {len(self._open)} operations are open", reason=_UNEXPECTED
             )
-        self._cancelled[message_id] = False
+        self._open[message_id] = command
 
-    def cancel(self, message_id: int) -> bool:
-        """Note a C-CANCEL; False if there was nothing to cancel (too many such: RemoteProtocolError)."""
-        if self._cancelled.get(message_id) is False:
-            self._cancelled[message_id] = True
-            return True
+    def _refuse(self, command: Command) -> None:
+        self._duplicates += 1
+        if self._duplicates > MAXIMUM_DUPLICATES:
+            raise RemoteProtocolError(f"more than {MAXIMUM_DUPLICATES} requests under a Message ID in use")
+        raise DuplicateInvocation(f"{command.name} with Message ID {command.message_id}, which is in use")
+
+    def cancel(self, message_id: int) -> Command | None:
+        """Note a C-CANCEL and give the request that it cancels.
+
+        None if there is nothing to cancel (too many such: RemoteProtocolError).
+        """
+        command = self._open.get(message_id)
+        if command is not None and message_id not in self._cancelled:
+            self._cancelled |= {message_id}
+            return command
         self._strays += 1
         if self._strays > MAXIMUM_STRAYS:
             raise RemoteProtocolError(f"more than {MAXIMUM_STRAYS} C-CANCELs of nothing")
-        return False
-
-    def is_open(self, message_id: int) -> bool:
-        """Whether the peer has an operation open under this Message ID."""
-        return message_id in self._cancelled
+        return None
 
     def is_cancelled(self, message_id: int) -> bool:
         """Whether the peer has cancelled this open operation."""
-        return self._cancelled.get(message_id, False)
+        return message_id in self._cancelled
 
-    def close(self, message_id: int) -> None:
-        """The final response is sent: the Message ID is free again."""
-        self._cancelled.pop(message_id, None)
+    def close(self, command: Command) -> None:
+        """The final response to this request is being sent: the Message ID is free again.
+
+        Does nothing if another request has the Message ID by now.
+        """
+        message_id = command.message_id or 0
+        if self._open.get(message_id) is command:
+            del self._open[message_id]
+            if message_id in self._cancelled:
+                self._cancelled -= {message_id}

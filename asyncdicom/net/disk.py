@@ -5,18 +5,50 @@ Measured on two cores: to hand a call to a thread and come back costs 50 to 200 
 call is made in the event loop while the disk answers at once. A call that takes long may only have been
 interrupted by other processes; if one of the next ones takes long because it slept, the disk is slow: the
 calls go to threads, for a second at first, then for longer, until a call in the loop is quick again.
+
+What a platform lacks is made up for here and nowhere else: Windows has neither `writev` nor `pread`, and
+macOS got `preadv` late. (No child process inherits a file that Python opens, PEP 446.)
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import time
-from collections.abc import Callable
-from typing import TypeVar, TypeVarTuple
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, TypeVar, TypeVarTuple
 
 from asyncdicom.net.threads import file_threads, in_thread
 
-__all__ = ["Disk"]
+__all__ = [
+    "AT_ONCE",
+    "CREATE",
+    "NO_LINK",
+    "READ",
+    "Batch",
+    "Buffer",
+    "Disk",
+    "read_at",
+    "read_into",
+    "sync_data",
+    "write_all",
+    "write_at",
+]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Batch: TypeAlias = Sequence[Buffer]
+
+# How a file is opened (`os.open`): 0 stands for a flag that the platform does not have.
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO does not wait for its other end
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows changes line ends without it
+READ = os.O_RDONLY | AT_ONCE | _BINARY
+CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK | _BINARY  # a file that must not exist
+
+_HAS_WRITEV = hasattr(os, "writev")
+_HAS_PREAD = hasattr(os, "pread")  # and `pwrite`
+_HAS_PREADV = hasattr(os, "preadv")
+_IOV_MAX = 1024  # buffers that Linux and macOS take in one call
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -81,3 +113,80 @@ class Disk:
         if slept:
             self._quick_from = now + self._ban
             self._ban = min(2 * self._ban, _LONGEST_BAN)
+
+
+def write_all(file: int, buffers: Batch) -> None:
+    """Write a gather list wholly, however little the system takes at once (blocking)."""
+    if not _HAS_WRITEV:
+        for buffer in buffers:
+            _write_one(file, buffer)
+        return
+    wanted = sum(map(len, buffers))
+    written = os.writev(file, buffers[:_IOV_MAX]) if wanted else 0
+    if written == wanted:  # nearly always
+        return
+    views = [memoryview(buffer) for buffer in buffers if len(buffer)]
+    start = 0
+    while True:
+        while start < len(views) and written >= len(views[start]):
+            written -= len(views[start])
+            start += 1
+        if start == len(views):
+            return
+        if written:
+            views[start] = views[start][written:]
+        written = os.writev(file, views[start : start + _IOV_MAX])
+
+
+def _write_one(file: int, buffer: Buffer) -> None:
+    left = memoryview(buffer)
+    while left:
+        left = left[os.write(file, left) :]
+
+
+def write_at(file: int, data: Buffer, position: int) -> None:
+    """Write all of `data` over what is at `position`; where `write_all` goes on is not moved (blocking)."""
+    if not _HAS_PREAD:
+        end = os.lseek(file, 0, os.SEEK_CUR)
+        os.lseek(file, position, os.SEEK_SET)
+        _write_one(file, data)
+        os.lseek(file, end, os.SEEK_SET)
+        return
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(file, left, position)
+        left, position = left[written:], position + written
+
+
+def read_at(file: int, length: int, position: int) -> bytes:
+    """Read `length` bytes from `position` on; `EOFError` where the file ends before (blocking)."""
+    data = os.pread(file, length, position) if _HAS_PREAD else b""
+    while len(data) < length:
+        data += _read_some(file, length - len(data), position + len(data))
+    return data
+
+
+def read_into(file: int, view: memoryview, position: int) -> None:
+    """Fill `view` from `position` on; `EOFError` where the file ends before (blocking)."""
+    done = os.preadv(file, [view], position) if _HAS_PREADV else 0
+    while done < len(view):
+        piece = _read_some(file, len(view) - done, position + done)
+        view[done : done + len(piece)] = piece
+        done += len(piece)
+
+
+def _read_some(file: int, length: int, position: int) -> bytes:
+    """Read what the system gives at once."""
+    if _HAS_PREAD:
+        data = os.pread(file, length, position)
+    else:
+        os.lseek(file, position, os.SEEK_SET)
+        data = os.read(file, length)
+    if not data:
+        raise EOFError
+    return data
+
+
+def sync_data(file: int) -> None:
+    """Return when the content of a file survives a power cut (blocking)."""
+    getattr(os, "fdatasync", os.fsync)(file)

@@ -5,30 +5,57 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
+from asyncdicom.dimse.association import AssociationCore
+from asyncdicom.dimse.events import CommandDropped, OperationFailed, ResponseReceived
 from asyncdicom.dimse.messages import MESSAGES, Command, CommandField
-from asyncdicom.dimse.operations import InvokedOperations
-from asyncdicom.exceptions import AssociationTimeout, LocalProtocolError
-from asyncdicom.net.operation import Operation
-from asyncdicom.net.payload import Source
-
-if TYPE_CHECKING:
-    from asyncdicom.net.channel import Channel
-    from asyncdicom.ul.negotiation import AcceptedContext
+from asyncdicom.exceptions import AssociationError, LocalProtocolError
+from asyncdicom.net.inbox import Inbox
+from asyncdicom.net.operation import Operation, Reply
+from asyncdicom.net.outbox import Outbox
+from asyncdicom.net.sources import Source
+from asyncdicom.ul.negotiation import AcceptedContext
 
 __all__ = ["Invoker"]
 
 
 class Invoker:
-    """Sends requests and matches the responses to them."""
+    """Sends requests and hands the responses to who waits for them.
 
-    __slots__ = ("_channel", "_room", "book", "operations")
+    `carry_out` is called when the core may have something to be done; `shorten_timeout` hears of time-outs
+    that may be shorter than all others.
+    """
 
-    def __init__(self, channel: Channel) -> None:
-        self.book = InvokedOperations(1)
+    __slots__ = (
+        "_carry_out",
+        "_core",
+        "_inbox",
+        "_outbox",
+        "_room",
+        "_shorten_timeout",
+        "_time",
+        "operations",
+    )
+
+    def __init__(
+        self,
+        core: AssociationCore,
+        inbox: Inbox,
+        outbox: Outbox,
+        *,
+        time: Callable[[], float],
+        carry_out: Callable[[], None],
+        shorten_timeout: Callable[[float], None],
+    ) -> None:
         self.operations: dict[int, Operation] = {}
-        self._channel = channel
+        self._core = core
+        self._inbox = inbox
+        self._outbox = outbox
+        self._time = time
+        self._carry_out = carry_out
+        self._shorten_timeout = shorten_timeout
         self._room: deque[asyncio.Future[None]] = deque()
 
     async def invoke(
@@ -49,39 +76,34 @@ class Invoker:
         Cancelled while waiting for room: nothing was sent. Cancelled while sending: A-ABORT.
         """
         await self._wait_for_turn(command.command_field)
-        channel = self._channel
-        channel.shorten_timeout(timeout)
-        invoked = self.book.open(
-            context.context_id,
-            command.command_field,
-            timeout=channel.timeouts.dimse if timeout is None else timeout,
-            now=channel.time(),
-        )
-        command.message_id = invoked.message_id
-        operation = Operation(channel.inbox.taken, context, invoked)
+        core = self._core
+        if timeout is not None:
+            self._shorten_timeout(timeout)
+        invoked = core.invoke(context.context_id, command, self._time(), timeout=timeout)
+        operation = Operation(self._inbox.taken, context, invoked)
         operation.receiver = receiver
         if held:
             operation.held_by = asyncio.current_task()
-        self.operations[operation.message_id] = operation
-        channel.operations_changed()
+        self.operations[invoked.message_id] = operation
         try:
             if payload is None or isinstance(payload, bytes):
-                await channel.outbox.send(context.context_id, command, payload)
+                await self._outbox.send(context.context_id, command, payload)
             else:
-                await channel.outbox.send_instance(context.context_id, command, payload)
+                await self._outbox.send_instance(context.context_id, command, payload)
         except BaseException:
-            self.book.close(operation.message_id)
+            core.unsent(invoked, self._time())
+            self._forget(invoked.message_id)
+            self._carry_out()
             raise
-        finally:
-            operation.is_sending = False
-            if not self.book.is_open(operation.message_id):
-                self._remove(operation)
-        self.book.sent(operation.message_id, channel.time())
-        channel.arm_timer()
+        core.sent(invoked, self._time())
+        if invoked.closed:
+            self._forget(invoked.message_id)
+        self._carry_out()
         return operation
 
     async def _wait_for_turn(self, command_field: CommandField) -> None:
-        self._channel.check_invocable()
+        core = self._core
+        core.check_invocable()
         while in_the_way := self._in_the_way(command_field):
             me = asyncio.current_task()
             if all(operation.held_by is me for operation in in_the_way):
@@ -93,12 +115,20 @@ class Invoker:
                 )
             turn = asyncio.get_running_loop().create_future()
             self._room.append(turn)
-            await turn
-            self._channel.check_invocable()
+            core.queued += 1
+            try:
+                await turn
+            except BaseException:
+                core.queued -= 1
+                core.reconsider(self._time())
+                self._carry_out()
+                raise
+            core.queued -= 1
+            core.check_invocable()
 
     def _in_the_way(self, command_field: CommandField) -> list[Operation]:
-        """The operations of which one has to end first."""
-        if not self.book.has_room:
+        """The operations one of which has to end before this request may be sent."""
+        if not self._core.has_room:
             return list(self.operations.values())
         if command_field is not CommandField.C_GET_RQ:
             return []
@@ -111,10 +141,10 @@ class Invoker:
         receivers = (operation.receiver for operation in self.operations.values())
         return next((receiver for receiver in receivers if receiver is not None), None)
 
-    def _remove(self, operation: Operation) -> None:
-        self.operations.pop(operation.message_id, None)
-        self.wake()
-        self._channel.operations_changed()
+    def _forget(self, message_id: int) -> None:
+        self.operations.pop(message_id, None)
+        if self._room:
+            self.wake()
 
     def wake(self) -> None:
         """Let those who wait for room look again, first come, first served."""
@@ -123,48 +153,49 @@ class Invoker:
             if not turn.done():
                 turn.set_result(None)
 
-    def respond(self, command: Command, now: float) -> Operation | None:
-        """Find the operation that a response belongs to, and close it if the response is final.
+    # what the core reports
 
-        None: nobody waits for it (it is late, or was never asked for).
-        """
-        invoked = self.book.receive(command, now)
-        message_id = command.message_id_being_responded_to or 0
+    def responded(self, event: ResponseReceived, now: float) -> None:
+        """Hand a response to whoever invoked the operation."""
+        invoked = event.operation
+        operation = self.operations[invoked.message_id]
+        if event.is_final and not invoked.sending:
+            self._forget(invoked.message_id)
+        weight = operation.deliver(Reply(event.command, event.data), event.is_final)
+        self._inbox.added(weight, now)
+
+    def dropped(self, event: CommandDropped) -> None:
+        """A response came that nobody waits for; an abandoned operation may have ended with it."""
+        message_id = event.command.message_id_being_responded_to or 0
         operation = self.operations.get(message_id)
-        if operation is not None and not (self.book.is_open(message_id) or operation.is_sending):
-            self._remove(operation)
-        return operation if invoked is not None else None
+        if operation is not None and operation.invoked.closed and not operation.invoked.sending:
+            self._forget(message_id)
+
+    def failed(self, event: OperationFailed) -> None:
+        """A response did not come in time."""
+        operation = self.operations.get(event.operation.message_id)
+        if operation is not None:
+            operation.fail(event.error)
+
+    def fail(self, error: AssociationError) -> None:
+        """End all operations with `error`."""
+        for operation in self.operations.values():
+            operation.fail(copy.copy(error))
+        self.wake()
+
+    # what our user does with an operation
 
     async def cancel(self, operation: Operation) -> None:
         """Send C-CANCEL-RQ for an operation that has not ended (PS3.7 9.3.2.3)."""
-        channel = self._channel
-        if operation.is_final or channel.failure is not None:
+        if operation.is_final:
             return
-        self.book.cancel(operation.message_id, channel.timeouts.cancel, channel.time())
-        channel.arm_timer()
-        command = Command(CommandField.C_CANCEL_RQ, message_id_being_responded_to=operation.message_id)
-        await channel.outbox.send(operation.context.context_id, command)
+        command = self._core.cancel(operation.invoked, self._time())
+        if command is not None:
+            self._carry_out()
+            await self._outbox.send(operation.context.context_id, command)
 
     def abandon(self, operation: Operation) -> None:
         """Nobody waits for the response any more: drop it when it comes."""
         operation.drop_replies()
         if not operation.is_final:
-            self.book.abandon(operation.message_id)
-
-    def expire(self, now: float) -> bool:
-        """Fail the operations whose response did not come in time; True if there was one."""
-        if self._channel.inbox.expecting_data:
-            self.book.progressed(now)
-        late = self.book.expired(now)
-        for invoked in late:
-            operation = self.operations.get(invoked.message_id)
-            if operation is not None:
-                what = f"{self._channel}: the response did not come in time"
-                operation.fail(AssociationTimeout(what, which="dimse"))
-        return bool(late)
-
-    def fail(self, error: Exception) -> None:
-        """End all operations with `error`."""
-        for operation in self.operations.values():
-            operation.fail(copy.copy(error))
-        self.wake()
+            self._core.abandon(operation.invoked)

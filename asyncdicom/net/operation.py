@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from asyncdicom.dimse.messages import Command, CommandField
+from asyncdicom.dimse.operations import Invoked
+from asyncdicom.net.stream import DataStream
 from asyncdicom.status import Status
-
-if TYPE_CHECKING:
-    from asyncdicom.dimse.operations import Invoked
-    from asyncdicom.net.channel import Channel
-    from asyncdicom.net.payload import DataStream
-    from asyncdicom.ul.negotiation import AcceptedContext
+from asyncdicom.ul.negotiation import AcceptedContext
 
 __all__ = [
     "IncomingRequest",
@@ -56,7 +53,6 @@ class Operation:
         "held_by",
         "invoked",
         "is_final",
-        "is_sending",
         "receiver",
     )
 
@@ -65,7 +61,6 @@ class Operation:
         self.invoked = invoked
         self.held_by: asyncio.Task[object] | None = None
         self.receiver: Any = None
-        self.is_sending = True
         self.is_final = False
         self._taken = taken
         self._replies: deque[Reply] = deque()
@@ -167,8 +162,9 @@ class _Timer:
 class IncomingRequest:
     """A request that the peer invoked and that we perform.
 
-    Its handler runs in one task. C-CANCEL, and lack of progress, cancel that task only where it runs
-    the handler's own code (`guard`), never in the middle of a message that we send.
+    `channel` is the `net.channel.Channel` that it came on. Its handler runs in one task. C-CANCEL, and lack
+    of progress, cancel that task only where it runs the handler's own code (`guard`), never in the middle of
+    a message that we send.
     """
 
     __slots__ = (
@@ -187,7 +183,7 @@ class IncomingRequest:
     )
 
     def __init__(
-        self, channel: Channel, context: AcceptedContext, command: Command, data: DataStream | None
+        self, channel: Any, context: AcceptedContext, command: Command, data: DataStream | None
     ) -> None:
         self.channel = channel
         self.context = context

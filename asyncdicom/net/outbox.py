@@ -3,45 +3,68 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import Any
 
+from asyncdicom.dimse.association import AssociationCore
 from asyncdicom.dimse.fragmenter import Fragmenter
-from asyncdicom.dimse.messages import Command, encode
+from asyncdicom.dimse.messages import Command
 from asyncdicom.exceptions import AssociationAborted
+from asyncdicom.net.disk import Batch, Buffer
 from asyncdicom.net.flow import WriteGate
-from asyncdicom.net.payload import Batch, Source, at_hand
+from asyncdicom.net.sources import Source
+from asyncdicom.net.transport import Transport
 from asyncdicom.ul.protocol import MINIMUM_PROGRESS
-
-if TYPE_CHECKING:
-    from asyncdicom.net.channel import Channel
 
 __all__ = ["Outbox"]
 
 
 class Outbox:
-    """Sends messages: those of several tasks take turns, their fragments never mix (PS3.8 E.1)."""
+    """Sends messages: those of several tasks take turns, their fragments never mix (PS3.8 E.1).
+
+    `name` is how the association is called in exceptions; `abort` aborts it, `spawn` runs something that ends
+    with it, `note` is called with each command that is sent, if it is given.
+    """
 
     __slots__ = (
-        "_channel",
-        "_encoded",
-        "_encoded_command",
+        "_abort",
+        "_answers",
+        "_core",
         "_fetching",
         "_gate",
+        "_has_begun",
+        "_name",
+        "_note",
+        "_spawn",
         "_stalled_at",
+        "_transport",
         "_unsent",
-        "maximum_length",
         "write_timeout",
     )
 
-    def __init__(self, channel: Channel, write_timeout: float | None) -> None:
-        self.maximum_length = 0  # of a P-DATA-TF, as the peer announced; 0: unlimited
+    def __init__(
+        self,
+        core: AssociationCore,
+        transport: Transport,
+        write_timeout: float | None,
+        *,
+        name: object,
+        abort: Callable[[str], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        note: Callable[[str, object], None] | None,
+    ) -> None:
         self.write_timeout = write_timeout
-        self._channel = channel
+        self._core = core
+        self._transport = transport
+        self._name = name
+        self._abort = abort
+        self._spawn = spawn
+        self._note = note
         self._gate = WriteGate()
-        self._encoded_command: Command | None = None
-        self._encoded = b""
+        self._answers: deque[tuple[int, Command]] = deque()  # wait for the gate
+        self._has_begun = False  # some of the message that holds the gate is on its way
         self._fetching: asyncio.Task[object] | None = None  # who waits for a source to give more
         self._stalled_at: float | None = None
         self._unsent = 0
@@ -51,20 +74,23 @@ class Outbox:
     ) -> None:
         """Send a message that is small. `soon`: others are about to follow; it may leave together with them.
 
-        Cancelled: nothing was sent.
+        Cancelled: nothing was sent; if the data set takes more than 1024 fragments, as `send_instance`.
         """
         if not self._gate.try_acquire():
             await self._gate.acquire(small=True)
         try:
             fragmenter, out = self._begin(context_id, command)
             if data is not None:
+                if len(data) > fragmenter.most:
+                    await self._stream(fragmenter, out, data)
+                    return
                 out += fragmenter.data([data], final=True)
             await self._drain()
             message = b"".join(out)  # one small buffer costs less than four
             if soon:
-                self._channel.transport.write_soon(message)
+                self._transport.write_soon(message)
             else:
-                self._channel.transport.write([message])
+                self._transport.write([message])
         finally:
             self._gate.release()
 
@@ -82,58 +108,84 @@ class Outbox:
             self._gate.release()
 
     def _begin(self, context_id: int, command: Command) -> tuple[Fragmenter, list[bytes | memoryview]]:
-        self._channel.check_open()
-        self._channel.upper_layer.check_p_data()
-        self._channel.note("sent", command)
-        fragmenter = Fragmenter(context_id, self.maximum_length)
-        return fragmenter, [*fragmenter.command(self._encode(command))]
+        begun = self._core.begin(context_id, command)
+        if self._note is not None:
+            self._note("sent", command)
+        return begun
 
     def send_at_once(self, context_id: int, command: Command) -> bool:
         """Send a message without a data set if nothing has to be waited for; tells whether it was."""
-        channel = self._channel
-        if channel.transport.is_writing_paused or not self._gate.try_acquire():
+        if (
+            self._transport.is_writing_paused
+            or self._core.failure is not None
+            or not self._gate.try_acquire()
+        ):
             return False
         try:
             _, out = self._begin(context_id, command)
-            channel.transport.write([b"".join(out)])
+            self._transport.write([b"".join(out)])
         finally:
             self._gate.release()
         return True
 
-    def _encode(self, command: Command) -> bytes:
-        # A C-FIND provider sends one and the same Pending response with each match.
-        if command is not self._encoded_command:
-            self._encoded_command, self._encoded = command, encode(command)
-        return self._encoded
+    def answer(self, context_id: int, command: Command) -> None:
+        """Send a response that no handler gives, at once or behind what is being sent."""
+        if self._answers or not self.send_at_once(context_id, command):
+            self._answers.append((context_id, command))
+            if len(self._answers) == 1:
+                self._spawn(self._send_answers())
 
-    async def _stream(self, fragmenter: Fragmenter, out: list[bytes | memoryview], source: Source) -> None:
-        begun = False
+    async def _send_answers(self) -> None:
+        while self._answers:
+            await self.send(*self._answers[0])
+            self._answers.popleft()
+
+    async def _stream(
+        self, fragmenter: Fragmenter, out: list[bytes | memoryview], source: Source | bytes
+    ) -> None:
+        self._has_begun = False
         try:
-            whole = at_hand(source)
-            if whole is not None:
-                out += fragmenter.data([whole], final=True)
+            whole: Buffer | None
+            if isinstance(source, bytes):
+                whole = source
+            else:
+                whole = source.at_hand() if hasattr(source, "at_hand") else None
+            if isinstance(source, bytes) or whole is not None:
+                await self._write_batch(fragmenter, out, (whole or b"",), final=True)
             else:
                 async with aclosing(source.open()) as batches:
                     while (batch := await self._fetch(batches)) is not None:
-                        self._channel.check_open()
-                        fragments = fragmenter.data(batch, final=False)
-                        out += fragments
-                        if fragments:  # the command alone would wake the peer for nothing
-                            await self._write(out)
-                            begun = True
-                            out = []
-                self._channel.check_open()
-                out += fragmenter.data([], final=True)
-            await self._write(out)
-            begun = True
+                        self._core.check_open()
+                        out = await self._write_batch(fragmenter, out, batch, final=False)
+                self._core.check_open()
+                await self._write_batch(fragmenter, out, (), final=True)
             await self._drain()  # the peer's time to respond runs from here
         except BaseException as error:
-            if begun and self._channel.failure is None:
-                self._channel.abort()  # the rest of the message can never follow
+            if self._has_begun and self._core.failure is None:
+                self._abort("a message was not completed")  # the rest of it can never follow
                 if isinstance(error, Exception):
-                    what = f"{self._channel}: aborted in the middle of a message: {error}"
+                    what = f"{self._name}: aborted in the middle of a message: {error}"
                     raise AssociationAborted(0, 0, what) from error
             raise
+
+    async def _write_batch(
+        self, fragmenter: Fragmenter, out: list[bytes | memoryview], batch: Batch, *, final: bool
+    ) -> list[bytes | memoryview]:
+        """Send some of a data set behind `out`; gives what was not worth to be sent alone."""
+        if sum(map(len, batch)) <= fragmenter.most:
+            fragments = fragmenter.data(batch, final=final)
+            out += fragments
+            if fragments:  # the command alone would wake the peer for nothing
+                await self._write(out)
+                out = []
+            return out
+        for fragments in fragmenter.pieces(batch, final=final):
+            out += fragments
+            await self._write(out)
+            out = []
+            await asyncio.sleep(0)  # thousands of fragments: it is the turn of the others
+            self._core.check_open()
+        return out
 
     async def _fetch(self, batches: AsyncGenerator[Batch, None]) -> Batch | None:
         """Wait for the source, but no longer than there is an association to send on."""
@@ -142,7 +194,7 @@ class Outbox:
             return await anext(batches, None)
         except asyncio.CancelledError:
             if self._fetching is None and task is not None and task.uncancel() == 0:
-                self._channel.check_open()  # it was `fail` that cancelled it
+                self._core.check_open()  # it was `fail` that cancelled it
             raise
         finally:
             self._fetching = None
@@ -156,26 +208,26 @@ class Outbox:
     async def _write(self, out: list[bytes | memoryview]) -> None:
         """Write when what was written before is gone. Cancelled while waiting: nothing was written."""
         await self._drain()
-        self._channel.transport.write(out)
+        self._transport.write(out)
+        self._has_begun = True
 
     async def _drain(self) -> None:
-        transport = self._channel.transport
-        if transport.is_writing_paused:
-            await transport.drain()
-            self._channel.check_open()
+        if self._transport.is_writing_paused:
+            await self._transport.drain()
+            self._core.check_open()
 
     # the peer has to take what is sent
 
     def stalled(self, now: float) -> None:
         """The transport takes no more for now."""
         self._stalled_at = now
-        self._unsent = self._channel.transport.unsent
+        self._unsent = self._transport.unsent
 
     def deadline(self) -> float | None:
         """When the peer must have taken something."""
         if self._stalled_at is None or self.write_timeout is None:
             return None
-        if not self._channel.transport.is_writing_paused:
+        if not self._transport.is_writing_paused:
             self._stalled_at = None
             return None
         return self._stalled_at + self.write_timeout
@@ -185,7 +237,7 @@ class Outbox:
         deadline = self.deadline()
         if deadline is None or now < deadline:
             return False
-        if self._unsent - self._channel.transport.unsent >= MINIMUM_PROGRESS:
+        if self._unsent - self._transport.unsent >= MINIMUM_PROGRESS:
             self.stalled(now)
             return False
         return True

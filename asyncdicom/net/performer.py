@@ -4,88 +4,129 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
+from asyncdicom.dimse.association import AssociationCore
 from asyncdicom.dimse.messages import Command, CommandField, response_to
-from asyncdicom.dimse.operations import DuplicateInvocation, PerformedOperations
 from asyncdicom.exceptions import AssociationError
+from asyncdicom.net.inbox import Inbox
 from asyncdicom.net.operation import IncomingRequest
-from asyncdicom.net.payload import DataStream
+from asyncdicom.net.outbox import Outbox
+from asyncdicom.net.stream import DataStream
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
+from asyncdicom.ul.negotiation import AcceptedContext
 from asyncdicom.ul.statetable import State
 
-if TYPE_CHECKING:
-    from asyncdicom.net.channel import Channel
-    from asyncdicom.ul.negotiation import AcceptedContext
-
-__all__ = ["Performer"]
+__all__ = ["Dispatch", "Performer"]
 
 log = Log("asyncdicom.association")
 
 
+class Dispatch(Protocol):
+    """What is done with requests (`services.dispatch.Dispatcher`)."""
+
+    def at_once(self, context: AcceptedContext, command: Command) -> Command | None:
+        """Give the response to a request that needs no work."""
+
+    async def __call__(self, incoming: IncomingRequest) -> None:
+        """Perform a request and respond to it."""
+
+    def association_ended(self) -> None:
+        """The association, which was established, is over."""
+
+
 class Performer:
-    """Runs the dispatcher for each request, and sends what it answers."""
+    """Runs the dispatcher for each request, and sends what it answers.
 
-    __slots__ = ("_channel", "_open", "book", "performing")
+    `make` makes the request that the dispatcher gets; `carry_out` is called when the core may have something
+    to be done; `spawn` runs something that ends with the association; `abort` aborts it for a reason.
+    """
 
-    def __init__(self, channel: Channel) -> None:
-        self.book = PerformedOperations(1)
+    __slots__ = (
+        "_abort",
+        "_cancel_timeout",
+        "_carry_out",
+        "_core",
+        "_inbox",
+        "_make",
+        "_name",
+        "_outbox",
+        "_spawn",
+        "_time",
+        "dispatcher",
+        "performing",
+    )
+
+    def __init__(
+        self,
+        core: AssociationCore,
+        inbox: Inbox,
+        outbox: Outbox,
+        *,
+        make: Callable[[AcceptedContext, Command, DataStream | None], IncomingRequest],
+        name: object,
+        cancel_timeout: float,
+        time: Callable[[], float],
+        carry_out: Callable[[], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        abort: Callable[[str], None],
+    ) -> None:
+        self.dispatcher: Dispatch | None = None  # until it is known who the peer is, nothing is performed
         self.performing: set[IncomingRequest] = set()  # until their task has ended
-        self._open: dict[int, IncomingRequest] = {}  # until their final response, by Message ID
-        self._channel = channel
+        self._core = core
+        self._inbox = inbox
+        self._outbox = outbox
+        self._make = make
+        self._name = name
+        self._cancel_timeout = cancel_timeout
+        self._time = time
+        self._carry_out = carry_out
+        self._spawn = spawn
+        self._abort = abort
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
         """What performs the requests that are under way."""
         return {request.task for request in self.performing if request.task is not None}
 
-    def start(self, context: AcceptedContext, command: Command) -> DataStream | None:
-        """Begin to perform a request; gives the stream that its data set has to be fed to."""
-        channel = self._channel
-        if self._answer_at_once(context, command):
-            return None
+    def start(self, context: AcceptedContext, command: Command, now: float) -> None:
+        """Begin to perform a request; its data set is fed to the inbox."""
         data = None
         if command.has_data_set:
-            data = DataStream(
+            inbox = self._inbox
+            data = inbox.stream = DataStream(
                 context.transfer_syntax,
                 command.affected_sop_class_uid or context.abstract_syntax,
                 command.affected_sop_instance_uid or "",
-                taken=channel.inbox.taken,
-                is_held_back=channel.inbox.is_held_back,
+                taken=inbox.taken,
+                is_held_back=inbox.is_held_back,
             )
-        request = IncomingRequest(channel, context, command, data)
-        try:
-            self.book.open(command)
-        except DuplicateInvocation:
-            log.warning("%s: message ID %s is already in use", channel, command.message_id)
-            channel.spawn(self.respond(request, response_to(command, Status.DUPLICATE_INVOCATION)))
-            return data
-        self._open[command.message_id or 0] = request
+        elif self._answer_at_once(context, command):
+            self._core.performed(command, now)
+            return
+        request = self._make(context, command, data)
         self.performing.add(request)
-        channel.operations_changed()
         request.task = asyncio.create_task(self._perform(request))
-        return data
 
     def _answer_at_once(self, context: AcceptedContext, command: Command) -> bool:
         # A C-ECHO that no handler asked for costs no task.
-        if command.has_data_set or self.book.is_open(command.message_id or 0):
-            return False
-        dispatcher = self._channel.dispatcher
+        dispatcher = self.dispatcher
         answer = dispatcher.at_once(context, command) if dispatcher is not None else None
-        return answer is not None and self._channel.outbox.send_at_once(context.context_id, answer)
+        return answer is not None and self._outbox.send_at_once(context.context_id, answer)
 
     async def _perform(self, request: IncomingRequest) -> None:
-        channel = self._channel
         try:
-            if channel.dispatcher is not None:
-                await channel.dispatcher(request)
+            if self.dispatcher is not None:
+                await self.dispatcher(request)
         except AssociationError as error:
-            log.debug("%s: message %s was not answered: %s", channel, request.command.message_id, error)
+            log.debug("%s: message %s was not answered: %s", self._name, request.command.message_id, error)
         except Exception:
-            log.exception("%s: message %s cannot be answered; aborting", channel, request.command.message_id)
-            channel.abort()
+            message_id = request.command.message_id
+            log.exception("%s: message %s cannot be answered; aborting", self._name, message_id)
+            self._abort("a request could not be answered")
         finally:
             self._end(request)
 
@@ -93,15 +134,9 @@ class Performer:
         if request in self.performing:
             if request.data is not None:
                 request.data.discard()
-            self._close(request)
             self.performing.discard(request)
-            self._channel.operations_changed()
-
-    def _close(self, request: IncomingRequest) -> None:
-        message_id = request.command.message_id or 0
-        if self._open.get(message_id) is request:
-            del self._open[message_id]
-            self.book.close(message_id)
+            self._core.performed(request.command, self._time())
+            self._carry_out()
 
     async def respond(self, request: IncomingRequest, command: Command, data: bytes | None = None) -> None:
         """Send a response to a request; what follows a final one is ignored.
@@ -112,40 +147,37 @@ class Performer:
             return
         request.answered = not Status(command.status or 0).is_pending
         if request.answered:
-            self._close(request)  # the peer may use the Message ID again as soon as it sees the response
+            self._core.responding(request.command)
         if request.data is not None and not request.data.is_complete:
             request.data.discard()
             await request.data.finished()
         is_report = request.command.command_field is CommandField.N_EVENT_REPORT_RQ
-        if is_report and self._channel.upper_layer.state is State.STA7:
+        if is_report and self._core.state is State.STA7:
             return  # our A-RELEASE-RQ has left: nothing may follow it (PS3.8 9.2.1)
         others = not request.answered or len(self.performing) > 1
-        await self._channel.outbox.send(request.context.context_id, command, data, soon=others)
+        await self._outbox.send(request.context.context_id, command, data, soon=others)
 
     def cancel(self, command: Command) -> None:
-        """A C-CANCEL-RQ came: stop the handler, or answer without it if it does not stop."""
-        message_id = command.message_id_being_responded_to or 0
-        if not self.book.cancel(message_id):
-            return  # it has ended meanwhile (PS3.7 9.3.2.3)
-        self._interrupt(self._open[message_id])
+        """C-CANCEL came for this request: stop the handler, or answer without it if it does not stop."""
+        for request in self.performing:
+            if request.command is command and not request.answered:
+                self._interrupt(request)
 
     def _interrupt(self, request: IncomingRequest, *, stalled: bool = False) -> None:
         request.interrupt(stalled=stalled)
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._channel.timeouts.cancel, self._give_up, request)
+        asyncio.get_running_loop().call_later(self._cancel_timeout, self._give_up, request)
 
     def _give_up(self, request: IncomingRequest) -> None:
-        if request.answered or self._channel.failure is not None or request not in self.performing:
+        if request.answered or self._core.failure is not None or request not in self.performing:
             return
         message_id = request.command.message_id
-        log.warning("%s: the handler of message %s ignores its cancellation", self._channel, message_id)
-        response = response_to(request.command, request.given_up_status)
-        self._channel.spawn(self.respond(request, response))
+        log.warning("%s: the handler of message %s ignores its cancellation", self._name, message_id)
+        self._spawn(self.respond(request, response_to(request.command, request.given_up_status)))
 
     def give_up(self, request: IncomingRequest) -> None:
         """A handler has worked for too long: stop it, and answer for it."""
         message_id = request.command.message_id
-        log.warning("%s: the handler of message %s took too long", self._channel, message_id)
+        log.warning("%s: the handler of message %s took too long", self._name, message_id)
         self._interrupt(request, stalled=True)
 
     def unstick(self) -> bool:
@@ -153,13 +185,13 @@ class Performer:
         stuck = [request for request in self.performing if request.data is not None and request.data.waiting]
         for request in stuck:
             message_id = request.command.message_id
-            log.warning("%s: the handler of message %s makes no progress", self._channel, message_id)
+            log.warning("%s: the handler of message %s makes no progress", self._name, message_id)
             self._interrupt(request, stalled=True)
             if request.data is not None:
                 request.data.discard()
         return bool(stuck)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: AssociationError) -> None:
         """The association has ended: tell whoever reads a data set, and cancel the handlers."""
         for request in self.performing:
             if request.data is not None:

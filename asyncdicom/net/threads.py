@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, Protocol, TypeVar
 
-__all__ = ["Threads", "file_threads", "in_thread"]
+__all__ = ["Ending", "Threads", "file_threads", "in_thread"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -24,11 +24,18 @@ def file_threads() -> ThreadPoolExecutor:
     return _threads
 
 
-class _Ending(asyncio.Future[_T]):
-    """The end of a call in a thread. Who awaits it and is cancelled gets the CancelledError at that end."""
+class Ending(asyncio.Future[_T]):
+    """The end of what a thread does. Who awaits it and is cancelled gets the CancelledError at that end.
+
+    `is_withdrawn`: that has happened, so nobody wants the result any more.
+    """
+
+    is_withdrawn = False
 
     def cancel(self, msg: object = None) -> bool:
-        return False  # so the task goes on waiting, and is cancelled when it wakes up
+        """Note it; the task that awaits goes on waiting, and is cancelled when it wakes up."""
+        self.is_withdrawn = True
+        return False
 
 
 class Threads(Protocol):
@@ -45,7 +52,7 @@ async def in_thread(executor: Threads, function: Callable[_P, _T], *args: _P.arg
     another patient's file: so a cancellation is raised only when the call has ended.
     """
     loop = asyncio.get_running_loop()
-    ending: _Ending[_T] = _Ending(loop=loop)
+    ending: Ending[_T] = Ending(loop=loop)
 
     def call() -> None:
         try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from asyncdicom.net.blocks import block_pool
 
 if TYPE_CHECKING:
-    from asyncdicom.net.payload import Buffer
+    from asyncdicom.net.disk import Buffer
 
 __all__ = ["Receiver", "Transport"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from asyncdicom.dimse.messages import CommandField
 from asyncdicom.exceptions import PresentationContextError
 from asyncdicom.net.channel import Channel
-from asyncdicom.net.payload import Source
+from asyncdicom.net.sources import Source
 from asyncdicom.services.classes import SPEAKS_FOR, has_operation, may_name
 from asyncdicom.uid import (
     EXPLICIT_VR_LITTLE_ENDIAN,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypedDict, Ty
 from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Command
 from asyncdicom.net.operation import IncomingRequest
-from asyncdicom.net.payload import DataStream, Source
+from asyncdicom.net.sources import Source
+from asyncdicom.net.stream import DataStream
 from asyncdicom.services.responses import Answer, Identifier, Response
 from asyncdicom.ul.negotiation import AcceptedContext, PresentationContext
 

@@ -27,8 +27,8 @@ from asyncdicom.dimse.suboperations import SubOperations
 from asyncdicom.exceptions import AssociationError, DicomNetworkError, PresentationContextError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.operation import IncomingRequest, Interrupted, Reply
-from asyncdicom.net.payload import FileSource, Source
 from asyncdicom.net.reasons import in_short
+from asyncdicom.net.sources import FileSource, Source
 from asyncdicom.services import storage
 from asyncdicom.services.classes import C_GET_CLASSES, C_MOVE_CLASSES
 from asyncdicom.services.contexts import find_context, groups_of_kinds

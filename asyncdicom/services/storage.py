@@ -11,7 +11,8 @@ from asyncdicom.data.scanner import Scanner
 from asyncdicom.dimse.messages import Command, CommandField, Priority
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.channel import Channel
-from asyncdicom.net.payload import BytesSource, FileSource, Source
+from asyncdicom.net.disk import AT_ONCE
+from asyncdicom.net.sources import BytesSource, FileSource, Source
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.services.contexts import find_context
 from asyncdicom.services.request import Request, StoreHandler
@@ -135,7 +136,7 @@ def file_source(path: str | os.PathLike[str]) -> FileSource:
 
 def _open_at_once(path: str, flags: int) -> int:
     # Opening a FIFO would wait for somebody who writes to it.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    return os.open(path, flags | AT_ONCE)
 
 
 def _head_is_short(head: bytes) -> bool:

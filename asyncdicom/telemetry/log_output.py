@@ -5,19 +5,20 @@ The library itself installs no handler.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import select
 import sys
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TextIO
 
 from asyncdicom.telemetry.log import fields_of
 from asyncdicom.telemetry.log_queue import LogQueue, Sink
 from asyncdicom.telemetry.text import printable
 
-__all__ = ["FileSink", "LogFormat", "StderrSink", "close_logs", "log_to", "reopen_logs"]
+__all__ = ["FileSink", "LogFormat", "StreamSink", "close_logs", "log_to", "reopen_logs"]
 
 LogFormat = Literal["short", "text", "json"]
 """How a line looks: without its time, for people at a terminal; with it; or as a JSON object."""
@@ -45,18 +46,19 @@ class _Lines:
             self._is_torn = was_torn if len(rest) == left else bool(rest)
 
 
-class StderrSink:
-    """What stderr is at the moment: a progress bar replaces it."""
+class StreamSink:
+    """What "stderr" or "stdout" is at the moment: a progress bar replaces it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._lines = _Lines()
 
     def write(self, data: bytes) -> None:
         """See `log_queue.Sink`. Written below Python's buffers, whose locks others would wait for."""
-        stream = sys.stderr
+        stream = getattr(sys, self._name)
         if stream is None:  # closed before we began: its number may be another file's by now
-            raise OSError("there is no stderr")
-        if stream.isatty():
+            raise OSError(f"there is no {self._name}")
+        if stream.isatty() or not _has_descriptor(stream):
             stream.write(data.decode(stream.encoding or "utf-8", "replace"))
             stream.flush()
         else:
@@ -64,6 +66,15 @@ class StderrSink:
 
     def reopen(self) -> None:
         """See `log_queue.Sink`."""
+
+
+def _has_descriptor(stream: TextIO) -> bool:
+    """Whether it is a file of the system's: a program may have put anything in its place."""
+    try:
+        stream.fileno()
+    except io.UnsupportedOperation:
+        return False
+    return True
 
 
 class FileSink:
@@ -144,7 +155,7 @@ def log_to(
     root = logging.getLogger()
     if root.handlers:
         return None
-    sink: Sink = StderrSink() if path is None else FileSink(path)
+    sink: Sink = StreamSink("stderr") if path is None else FileSink(path)
     encoding = "utf-8" if path is not None else getattr(sys.stderr, "encoding", None) or "utf-8"
     _queue = LogQueue(sink, encoding=lambda: encoding)
     _queue.setFormatter(_Json() if format == "json" else _Text(timed=format == "text"))

@@ -40,12 +40,21 @@ class Sink(Protocol):
 class LogQueue(logging.Handler):
     """A handler that never waits and never raises; `sink` gets the lines in a thread.
 
-    The queue is bounded in lines and in bytes. Repeated warnings of one peer are summed up (`Repeats`).
+    `what` and `where`: the words by which it tells what was lost. The queue is bounded in lines and in
+    bytes. Repeated warnings of one peer are summed up (`Repeats`).
     `flush` and `close` wait for a second at most. A forked child begins with an empty queue.
     """
 
-    def __init__(self, sink: Sink, *, encoding: Callable[[], str] = lambda: "utf-8") -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        encoding: Callable[[], str] = lambda: "utf-8",
+        what: str = "log lines",
+        where: str = "the log",
+    ) -> None:
         super().__init__()
+        self._lost = f"%d {what} are lost: {where} did not take them"
         self._sink = sink
         self._encoding = encoding
         self._repeats = Repeats()
@@ -180,8 +189,7 @@ class LogQueue(logging.Handler):
         try:
             dropped = self._dropped
             if dropped > self._told:
-                lost = f"{dropped - self._told} log lines are lost: the log did not take them"
-                item = self._summary(lost).encode() + b"\n" + item
+                item = self._summary(self._lost % (dropped - self._told)).encode() + b"\n" + item
             self._sink.write(item + b"\n")
             self._told = dropped
         except BaseException as error:

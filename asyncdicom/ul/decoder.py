@@ -28,6 +28,8 @@ from .pdu import (
 
 MAXIMUM_EMPTY_FRAGMENTS = 1000  # in an association; they make no progress
 UNLIMITED = 0xFFFFFFFF
+WITHOUT_END = 1 << 62  # a budget that is never used up
+COMMAND_WEIGHT = 8  # a message that begins costs as much as so many fragments of a data set, and more
 
 _PDU_HEADER = Struct(">BxI")
 _PDV_HEADER = Struct(">IBB")
@@ -100,7 +102,8 @@ class Decoder:
 
     ``maximum_length`` is what we announced for P-DATA-TF (0: no limit), ``maximum_associate_length`` the
     longest A-ASSOCIATE-RQ or -AC taken; both are in bytes and without the 6 bytes of the PDU header.
-    After a fault, or an A-ABORT, everything else is ignored: ``error`` is the fault.
+    After a fault, or an A-ABORT, everything else is ignored: ``error`` is the fault. ``consumed`` is how many
+    bytes the last ``feed`` took.
     """
 
     __slots__ = (
@@ -116,8 +119,10 @@ class Decoder:
         "_key",
         "_pdu_left",
         "_pdv_left",
+        "_room",
         "_running",
         "_stopped",
+        "consumed",
         "error",
         "in_message",
     )
@@ -141,17 +146,25 @@ class Decoder:
         self._fragment: PDataFragment | None = None  # what further bytes of this feed may join
         self._running = False  # PDataStart was said in this feed and still holds
         self._empty_fragments = 0
+        self._room = 0  # what is left of the budget of this feed
+        self.consumed = 0
 
     @property
     def in_pdu(self) -> bool:
         """Whether the peer owes the rest of a PDU."""
         return bool(self._head or self._pdu_left or self._body_left)
 
-    def feed(self, data: memoryview) -> list[Item]:
-        """What these bytes complete or continue; never raises. The slices returned are of ``data`` itself."""
+    def feed(self, data: memoryview, budget: int = WITHOUT_END) -> list[Item]:
+        """What these bytes complete or continue; never raises. The slices returned are of ``data`` itself.
+
+        ``budget``: stop behind so many fragments and PDUs (1 at least), of which those of commands weigh
+        ``COMMAND_WEIGHT``; what is behind ``consumed`` then has to be fed again.
+        """
         items: list[Item] = []
         self._fragment = None
         self._running = self._pdu_left > 0
+        self._room = budget
+        self.consumed = len(data)
         try:
             self._decode(data, items)
         except RemoteProtocolError as error:
@@ -172,8 +185,11 @@ class Decoder:
         return True
 
     def _decode(self, data: memoryview, items: list[Item]) -> None:
-        position, end = 0, len(data)
+        position, end = 0, self.consumed
         while position < end and not self._stopped:
+            if self._room <= 0:
+                self.consumed = position
+                return
             if self._pdv_left:
                 position = self._payload(data, position, end, items)
             elif self._body_left:
@@ -195,6 +211,7 @@ class Decoder:
         fragment = self._open_fragment(items)
         append = fragment.views.append
         append(data[position:stop])
+        room = self._room = self._room - (COMMAND_WEIGHT if fragment.is_command else 1)
         self._pdu_left -= stop - position
         self._pdv_left -= stop - position
         if self._pdv_left:
@@ -209,7 +226,7 @@ class Decoder:
             maximum = self._bounds[P_DATA_TF][1]
             context_id, kind = fragment.context_id, int(fragment.is_command)
             limit = end - 12
-            while stop <= limit:
+            while stop <= limit and room > 0:
                 pdu_type, length, pdv_length, pdv_context_id, control = unpack(data, stop)
                 after = stop + 6 + length
                 if (
@@ -223,6 +240,8 @@ class Decoder:
                     break
                 append(data[stop + 12 : after])
                 stop = after
+                room -= 1
+            self._room = room
         return stop
 
     def _open_fragment(self, items: list[Item]) -> PDataFragment:
@@ -279,6 +298,7 @@ class Decoder:
             self._control(items)
 
     def _control(self, items: list[Item]) -> None:
+        self._room -= 1
         items.append(ControlPDU(self._body_type, bytes(self._body)))
         self._body = bytearray()
         self._fragment = None
@@ -302,6 +322,7 @@ class Decoder:
             self._empty(items)
 
     def _empty(self, items: list[Item]) -> None:
+        self._room -= 1
         fragment = self._open_fragment(items)
         if self._is_last:
             self._close_fragment(fragment)

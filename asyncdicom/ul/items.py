@@ -8,8 +8,8 @@ syntax) is returned as it is, for ``negotiation`` to answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from struct import Struct
-from sys import intern
 from typing import NamedTuple
 
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
@@ -32,6 +32,9 @@ USER_IDENTITY_RESPONSE = 0x59
 
 MAXIMUM_TRANSFER_SYNTAXES = 64  # kept of one proposed context; the rest is skipped
 MAXIMUM_USER_SUB_ITEMS = 512
+MAXIMUM_RELATED = 16  # kept of the Related General SOP Classes of one sub-item; the rest is skipped
+MAXIMUM_ITEMS = 12_000  # items and sub-items of one PDU: 128 contexts of 64 transfer syntaxes are 8,448
+_SHARED = 64  # bytes: the longest text that is kept for the next association
 
 _HEADER = Struct(">BxH")
 _U16 = Struct(">H")
@@ -89,6 +92,19 @@ class Cursor:
         start = self._advance(length)
         return Cursor(self._data, start, start + length)
 
+    def values(self) -> Iterator[tuple[int, bytes]]:
+        """The (type, value) of all items that are left, as ``items`` but without a cursor for each."""
+        data, position, end = self._data, self._position, self._end
+        while end - position >= _HEADER.size:
+            item_type, length = _HEADER.unpack_from(data, position)
+            position += _HEADER.size
+            if length > end - position:
+                raise RemoteProtocolError(f"an item of {length} bytes where only {end - position} are left")
+            yield item_type, data[position : position + length]
+            position += length
+        if any(data[position:end]):
+            raise RemoteProtocolError("stray bytes after the last item")
+
     def items(self) -> Iterator[tuple[int, Cursor]]:
         """The (type, value) of all items that are left. Up to three zero bytes of padding may follow them."""
         while self.remaining:
@@ -103,9 +119,41 @@ class Cursor:
 def text(data: bytes) -> str:
     """A UID or name as sent, without the NUL or space padding some peers add (never fails).
 
-    The same few UIDs come with every association: all of them share one string.
+    The same few UIDs come with every association, which share one string as long as it is remembered. What a
+    peer sent must never be interned: in Python 3.12 that is for good.
     """
-    return intern(data.decode("latin-1").strip("\0 "))
+    return _shared_text(data) if len(data) <= _SHARED else data.decode("latin-1").strip("\0 ")
+
+
+@lru_cache(1024)
+def _shared_text(data: bytes) -> str:
+    return data.decode("latin-1").strip("\0 ")
+
+
+# The items that have sub-items, and how many bytes stand before these.
+_NESTING = {PROPOSED_CONTEXT: 4, CONTEXT_RESULT: 4, USER_INFORMATION: 0}
+
+
+def check_number(data: bytes, position: int) -> None:
+    """Raise ``RemoteProtocolError`` for more than ``MAXIMUM_ITEMS`` items and sub-items in what follows.
+
+    A PDU of 256 KiB has room for 65,000 empty items: they are counted before anything is made of them.
+    """
+    unpack, end = _HEADER.unpack_from, len(data)
+    left = MAXIMUM_ITEMS
+    while position + 4 <= end and left >= 0:
+        item_type, length = unpack(data, position)
+        position += 4
+        left -= 1
+        stop = min(position + length, end)
+        if item_type in _NESTING:
+            position += _NESTING[item_type]
+            while position + 4 <= stop and left >= 0:
+                position += 4 + unpack(data, position)[1]
+                left -= 1
+        position = stop
+    if left < 0:
+        raise RemoteProtocolError(f"more than {MAXIMUM_ITEMS} items and sub-items in one PDU")
 
 
 def item(item_type: int, value: bytes) -> bytes:
@@ -264,11 +312,11 @@ def decode_proposed_context(cursor: Cursor) -> ProposedContext:
     cursor.take(3)
     abstract_syntaxes: list[str] = []
     transfer_syntaxes: list[str] = []
-    for item_type, value in cursor.items():
+    for item_type, value in cursor.values():
         if item_type == ABSTRACT_SYNTAX:
-            abstract_syntaxes.append(text(value.rest()))
+            abstract_syntaxes.append(text(value))
         elif item_type == TRANSFER_SYNTAX and len(transfer_syntaxes) < MAXIMUM_TRANSFER_SYNTAXES:
-            transfer_syntaxes.append(text(value.rest()))
+            transfer_syntaxes.append(text(value))
     return ProposedContext(context_id, _only(abstract_syntaxes) or "", tuple(transfer_syntaxes))
 
 
@@ -280,7 +328,7 @@ def decode_context_result(cursor: Cursor) -> ContextResult:
     cursor.take(1)
     if result:
         return ContextResult(context_id, result)
-    syntaxes = (text(value.rest()) for item_type, value in cursor.items() if item_type == TRANSFER_SYNTAX)
+    syntaxes = (text(value) for item_type, value in cursor.values() if item_type == TRANSFER_SYNTAX)
     return ContextResult(context_id, result, _only(syntaxes))
 
 
@@ -296,8 +344,8 @@ def _common_extended(cursor: Cursor) -> CommonExtendedNegotiation:
     sop_class_uid = text(cursor.take(cursor.u16()))
     service_class_uid = text(cursor.take(cursor.u16()))
     related = cursor.sub(cursor.u16())
-    uids = []
-    while related.remaining:
+    uids: list[str] = []
+    while related.remaining and len(uids) < MAXIMUM_RELATED:
         uids.append(text(related.take(related.u16())))
     return CommonExtendedNegotiation(sop_class_uid, service_class_uid, tuple(uids))
 

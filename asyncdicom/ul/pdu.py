@@ -234,6 +234,7 @@ def _associate_fields(
     """The fields of both A-ASSOCIATE PDUs in the order of their attributes; items may come in any order."""
     if len(body) < ASSOCIATE_FIXED_LENGTH:
         raise RemoteProtocolError(f"A-ASSOCIATE of {len(body)} bytes, shorter than its fixed part")
+    items.check_number(body, ASSOCIATE_FIXED_LENGTH)
     version, _, titles, reserved = _FIXED.unpack_from(body)
     contexts: dict[int, Context] = {}
     application_context_name: str | None = None

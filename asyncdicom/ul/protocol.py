@@ -7,10 +7,13 @@ carries out its effects. Times are in seconds, of any one clock that does not go
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
 from asyncdicom.options import Limits, Timeouts, of_role
 
-from .decoder import ControlPDU, Decoder, PDataFragment
+from .decoder import WITHOUT_END, ControlPDU, Decoder, PDataFragment
 from .events import (
     AbortIndication,
     AssociateConfirmation,
@@ -56,23 +59,14 @@ _EVENT_OF_PDU = {
     A_ABORT: Evt.EVT16,
 }
 _NEED_THE_BODY = {Action.AE_3, Action.AE_4, Action.AE_6, Action.AA_3}
-_SEND_THE_PDU = {
-    Effect.SEND_ASSOCIATE_RQ,
-    Effect.SEND_ASSOCIATE_AC,
-    Effect.SEND_ASSOCIATE_RJ,
-    Effect.SEND_RELEASE_RQ,
-    Effect.SEND_RELEASE_RP,
-}
-# The timer that runs while a state lasts. The standard has ARTIM only, in Sta2 and Sta13; where else we wait
-# for the peer, ours has the effect of an A-ABORT request.
+# The standard has one timer, ARTIM, which the table starts and stops in Sta2 and Sta13. Where else we wait
+# for the peer, a timer of ours runs while the state lasts, and has the effect of an A-ABORT request.
 _TIMER_OF_STATE = {
-    State.STA2: "artim",
     State.STA5: "acse",
     State.STA7: "release",
     State.STA9: "release",
     State.STA10: "release",
     State.STA11: "release",
-    State.STA13: "close",
 }
 _MAY_OWE_A_MESSAGE = {State.STA6, State.STA7}
 _MAY_OWE_A_PDU = set(State) - {State.STA1, State.STA2, State.STA4, State.STA13}
@@ -85,8 +79,8 @@ class UpperLayer:
     (0: no limit). ``maximum_associate_length``: the longest A-ASSOCIATE PDU taken, in bytes.
 
     Attributes: ``state``; ``wants_close``: the transport connection is to be closed now, once what is in
-    ``data_to_send`` has left; ``expecting_data``: set by the caller while a message it knows to be incomplete
-    has no open fragment.
+    ``data_to_send`` has left; ``waiting``: what was received and not handled yet; ``expecting_data``: set by
+    the caller while a message it knows to be incomplete has no open fragment.
 
     The local primitives return whether they did anything: one that comes too late is dropped.
     """
@@ -94,6 +88,7 @@ class UpperLayer:
     __slots__ = (
         "_abort_sent",
         "_accepted",
+        "_artim",
         "_busy",
         "_decoder",
         "_drained",
@@ -111,6 +106,7 @@ class UpperLayer:
         "expecting_data",
         "requestor",
         "state",
+        "waiting",
         "wants_close",
     )
 
@@ -129,12 +125,14 @@ class UpperLayer:
         self._timeouts = timeouts
         self._idle = of_role(timeouts.idle, requestor=requestor)
         self._decoder = Decoder(maximum_length, maximum_associate_length)
+        self.waiting: list[memoryview] = []
         self._request = b""
         self._accepted = 0  # one bit for each accepted presentation context ID
         self._outgoing: list[bytes] = []
         self._drained = 0
         self._fault_seen = False
         self._abort_sent = False
+        self._artim: float | None = None
         self._state_deadline: float | None = None
         self._receive_deadline: float | None = None
         self._progress = 0
@@ -198,27 +196,40 @@ class UpperLayer:
 
     # The transport.
 
-    def receive_data(self, data: memoryview, now: float) -> list[Event]:
-        """Bytes have arrived. Never raises; the views in the events are slices of ``data`` itself."""
+    def receive_data(self, data: memoryview, now: float, budget: int = WITHOUT_END) -> list[Event]:
+        """Bytes have arrived. Never raises; the views in the events are slices of ``data`` itself.
+
+        Stops behind ``budget`` fragments and PDUs (1 at least). What is left is kept, not copied: while
+        there is something in ``waiting``, call again, with no bytes if none have arrived.
+        """
         events: list[Event] = []
-        if self.state is State.STA1 or (self.state is State.STA13 and self._overflows(len(data), now)):
+        received = len(data)
+        if self.state is State.STA1 or (self.state is State.STA13 and self._overflows(received, now)):
+            self.waiting.clear()
             return events
+        if self.waiting:
+            if received:
+                self.waiting.append(data)
+            data = self.waiting.pop(0)
         completed = not self.is_owed
-        for item in self._decoder.feed(data):
-            if isinstance(item, PDataFragment):
+        decoder = self._decoder
+        for item in decoder.feed(data, budget):
+            if type(item) is PDataFragment:
                 completed |= item.is_last
                 self._fragment(item, now, events)
-            elif isinstance(item, ControlPDU):
+            elif type(item) is ControlPDU:
                 completed = True
                 self._control(item, now, events)
             elif self.state not in _MAY_OWE_A_MESSAGE:  # there DT-2 and AR-6 only hand on what comes
                 self._received(Evt.EVT10, "P-DATA-TF", now, events)
-        error = self._decoder.error
+        if decoder.consumed < len(data):
+            self.waiting.insert(0, data[decoder.consumed :])
+        error = decoder.error
         if error is not None and not self._fault_seen:
             self._fault_seen = True
             self._fault(Evt.EVT19, error, now, events)
         self._idle_since = now
-        self._arm_receive(now, len(data), completed)
+        self._arm_receive(now, received, completed)
         return events
 
     def continues(self, length: int, now: float) -> bool:
@@ -226,7 +237,7 @@ class UpperLayer:
 
         Then they are accounted for, and go on with the last ``PDataFragment``; if not, ``receive_data`` them.
         """
-        if self.state not in _MAY_OWE_A_MESSAGE or not self._decoder.continues(length):
+        if self.waiting or self.state not in _MAY_OWE_A_MESSAGE or not self._decoder.continues(length):
             return False
         self._idle_since = now
         self._arm_receive(now, length, False)
@@ -234,8 +245,9 @@ class UpperLayer:
 
     def connection_closed(self, now: float) -> list[Event]:
         """The transport connection is gone (Evt17)."""
-        outcome = self._step(Evt.EVT17, now)
-        return [TransportClosed()] if outcome is Action.AA_4 else []
+        events: list[Event] = []
+        self._step(Evt.EVT17, now, events=events)
+        return events
 
     def data_to_send(self) -> list[bytes]:
         """The PDUs to be sent now, each given once."""
@@ -246,14 +258,23 @@ class UpperLayer:
 
     def next_deadline(self) -> float | None:
         """When ``handle_timer`` has something to do, or None."""
-        deadlines = (self._state_deadline, self._active_receive_deadline(), self._idle_deadline())
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        soonest = self._artim
+        for deadline in (self._state_deadline, self._active_receive_deadline(), self._idle_deadline()):
+            if deadline is not None and (soonest is None or deadline < soonest):
+                soonest = deadline
+        return soonest
 
     def handle_timer(self, now: float) -> list[Event]:
         """Do what is due; calling it too early or twice does nothing."""
+        if self._artim is not None and self._artim <= now:
+            is_news = self.state is State.STA2
+            self._step(Evt.EVT18, now)
+            return [TimerExpired("artim")] if is_news else []
         deadline = self._state_deadline
         if deadline is not None and deadline <= now:
-            return self._state_timer_expired(now)
+            which = _TIMER_OF_STATE[self.state]
+            self._step(Evt.EVT15, now)
+            return [TimerExpired(which)]
         deadline = self._active_receive_deadline()
         if deadline is not None and deadline <= now:
             self._step(Evt.EVT15, now)
@@ -281,12 +302,6 @@ class UpperLayer:
             if self._receive_deadline is not None:
                 self._receive_deadline += now - self._paused_at
         self._paused_at = None
-
-    def _state_timer_expired(self, now: float) -> list[Event]:
-        which = _TIMER_OF_STATE[self.state]
-        if self._step(Evt.EVT18, now) is None:
-            self._step(Evt.EVT15, now)
-        return [] if which == "close" else [TimerExpired(which)]
 
     def _active_receive_deadline(self) -> float | None:
         return self._receive_deadline if self._paused_at is None and self.is_owed else None
@@ -319,10 +334,15 @@ class UpperLayer:
         now: float,
         *,
         send: bytes = b"",
-        reason: int = 0,
+        about: Any = None,
+        events: list[Event] | None = None,
         acceptable: bool = True,
     ) -> Action | None:
-        """Take one event to the table and carry out the effects; None if the cell is blank."""
+        """Take one event to the table and carry out the effects; None if the cell is blank.
+
+        ``send``: the encoded PDU, where one is sent that is no A-ABORT. ``about``: the PDU that was received,
+        or the fault that was found. Indications are added to ``events``.
+        """
         outcome = transition(self.state, event, requestor=self.requestor, acceptable=acceptable)
         if outcome is None:
             return None
@@ -334,13 +354,18 @@ class UpperLayer:
         for effect in effects:
             if effect in _SEND_THE_PDU:
                 self._outgoing.append(send)
-            elif effect is Effect.SEND_USER_ABORT:
-                self._send_abort(AAbort(0, 0))
-            elif effect is Effect.SEND_PROVIDER_ABORT:
-                self._send_abort(AAbort(2, reason))
-            elif effect is Effect.CLOSE_TRANSPORT:
-                self.wants_close = True
+            elif effect in _INDICATIONS:
+                if events is not None:
+                    events.append(_INDICATIONS[effect](about))
+            else:
+                _EFFECTS[effect](self, about, now)
         return action
+
+    def _send_user_abort(self, about: object, now: float) -> None:
+        self._send_abort(AAbort(0, 0))
+
+    def _send_provider_abort(self, error: RemoteProtocolError, now: float) -> None:
+        self._send_abort(AAbort(2, error.reason))
 
     def _send_abort(self, abort: AAbort) -> None:
         """Once at most: a peer that goes on sending garbage is not told again (AA-7)."""
@@ -348,8 +373,19 @@ class UpperLayer:
             self._abort_sent = True
             self._outgoing.append(abort.encode())
 
+    def _close_transport(self, about: object, now: float) -> None:
+        self.wants_close = True
+
+    def _start_artim(self, about: object, now: float) -> None:
+        timeouts = self._timeouts
+        timeout = timeouts.artim if self.state is State.STA2 else timeouts.close
+        self._artim = None if timeout is None else now + timeout
+
+    def _stop_artim(self, about: object, now: float) -> None:
+        self._artim = None
+
     def _start_timer(self, now: float) -> None:
-        """The timer of the state just entered; the table starts and stops ARTIM at just these moments."""
+        """The timer of ours that runs in the state just entered."""
         which = _TIMER_OF_STATE.get(self.state)
         timeout: float | None = getattr(self._timeouts, which) if which else None
         self._state_deadline = None if timeout is None else now + timeout
@@ -382,21 +418,15 @@ class UpperLayer:
             case AAssociateRQ():
                 rejection = unacceptable(received)
                 if rejection is None:
-                    self._step(event, now)
-                    events.append(AssociateIndication(received))
+                    self._step(event, now, about=received, events=events)
                 else:
                     self._step(event, now, send=rejection.encode(), acceptable=False)
                     events.append(AssociateRejection(rejection))
             case AAssociateAC():
                 self._established(received)
-                self._step(event, now)
-                events.append(AssociateConfirmation(received))
-            case AAssociateRJ():
-                self._step(event, now)
-                events.append(AssociateRejection(received))
-            case AAbort():
-                self._step(event, now)
-                events.append(AbortIndication(received.source, received.reason))
+                self._step(event, now, about=received, events=events)
+            case AAssociateRJ() | AAbort():
+                self._step(event, now, about=received, events=events)
 
     def _received(self, event: Evt, name: str, now: float, events: list[Event]) -> None:
         """A PDU of which nothing but its type matters."""
@@ -405,19 +435,46 @@ class UpperLayer:
             where = self.state.name.capitalize()
             self._fault(event, RemoteProtocolError(f"unexpected {name} in {where}", reason=2), now, events)
             return
-        self._step(event, now)
-        if action is Action.AR_2 or action is Action.AR_8:
-            events.append(ReleaseIndication(collision=action is Action.AR_8))
-        elif action is Action.AR_3 or action is Action.AR_10:
-            events.append(ReleaseConfirmation())
+        self._step(event, now, events=events)
 
     def _fault(self, event: Evt, error: RemoteProtocolError, now: float, events: list[Event]) -> None:
         """The peer broke the protocol: AA-1, AA-7 or AA-8."""
-        action = self._step(event, now, reason=error.reason)
-        if action is Action.AA_1 or action is Action.AA_8:
+        action = self._step(event, now, about=error, events=events)
+        if action is Action.AA_1:  # no user knows of this connection, but whoever looks after it should
             events.append(ProtocolViolation(error))
 
     def _overflows(self, length: int, now: float) -> bool:
         """Whether a peer that should close has sent too much: then it is treated as if ARTIM had expired."""
         self._drained += length
         return self._drained > MAXIMUM_DRAIN and self._step(Evt.EVT18, now) is not None
+
+
+def _provider_abort(about: RemoteProtocolError | None) -> Event:
+    return TransportClosed() if about is None else ProtocolViolation(about)
+
+
+# How the effects of the table are carried out.
+_SEND_THE_PDU = {
+    Effect.SEND_ASSOCIATE_RQ,
+    Effect.SEND_ASSOCIATE_AC,
+    Effect.SEND_ASSOCIATE_RJ,
+    Effect.SEND_RELEASE_RQ,
+    Effect.SEND_RELEASE_RP,
+}
+_INDICATIONS: dict[Effect, Callable[[Any], Event]] = {
+    Effect.INDICATE_ASSOCIATE: AssociateIndication,
+    Effect.CONFIRM_ACCEPT: AssociateConfirmation,
+    Effect.CONFIRM_REJECT: AssociateRejection,
+    Effect.INDICATE_RELEASE: lambda about: ReleaseIndication(collision=False),
+    Effect.INDICATE_RELEASE_COLLISION: lambda about: ReleaseIndication(collision=True),
+    Effect.CONFIRM_RELEASE: lambda about: ReleaseConfirmation(),
+    Effect.INDICATE_ABORT: lambda abort: AbortIndication(abort.source, abort.reason),
+    Effect.INDICATE_PROVIDER_ABORT: _provider_abort,
+}
+_EFFECTS: dict[Effect, Callable[[UpperLayer, Any, float], None]] = {
+    Effect.CLOSE_TRANSPORT: UpperLayer._close_transport,
+    Effect.START_ARTIM: UpperLayer._start_artim,
+    Effect.STOP_ARTIM: UpperLayer._stop_artim,
+    Effect.SEND_USER_ABORT: UpperLayer._send_user_abort,
+    Effect.SEND_PROVIDER_ABORT: UpperLayer._send_provider_abort,
+}

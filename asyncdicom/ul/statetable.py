@@ -1,6 +1,7 @@
 """The DICOM Upper Layer protocol machine: PS3.8 9.2, Table 9-10, and its actions, Tables 9-6 to 9-9.
 
-All of it is data, but for ``transition`` at the end, which looks things up.
+All of it is data, but for ``transition`` at the end, which looks things up. P-DATA passes by the table: its
+rows say where it may be sent and received, but ``protocol.UpperLayer`` asks them once for many fragments.
 """
 
 from __future__ import annotations
@@ -85,29 +86,29 @@ class Action(Enum):
 
 
 class Effect(Enum):
-    """What an action does, as values: ``protocol.UpperLayer`` carries them out."""
+    """What an action does, as values: ``protocol.UpperLayer`` carries out each of them.
 
-    OPEN_TRANSPORT = 1
-    CLOSE_TRANSPORT = 2
-    START_ARTIM = 3
-    STOP_ARTIM = 4
-    SEND_ASSOCIATE_RQ = 5
-    SEND_ASSOCIATE_AC = 6
-    SEND_ASSOCIATE_RJ = 7
-    SEND_P_DATA = 8
-    SEND_RELEASE_RQ = 9
-    SEND_RELEASE_RP = 10
-    SEND_USER_ABORT = 11
-    SEND_PROVIDER_ABORT = 12
-    INDICATE_ASSOCIATE = 13
-    CONFIRM_ACCEPT = 14
-    CONFIRM_REJECT = 15
-    INDICATE_P_DATA = 16
-    INDICATE_RELEASE = 17
-    INDICATE_RELEASE_COLLISION = 18
-    CONFIRM_RELEASE = 19
-    INDICATE_ABORT = 20
-    INDICATE_PROVIDER_ABORT = 21
+    Opening the connection (AE-1) is not among them, its caller does that; nor is P-DATA.
+    """
+
+    CLOSE_TRANSPORT = 1
+    START_ARTIM = 2
+    STOP_ARTIM = 3
+    SEND_ASSOCIATE_RQ = 4
+    SEND_ASSOCIATE_AC = 5
+    SEND_ASSOCIATE_RJ = 6
+    SEND_RELEASE_RQ = 7
+    SEND_RELEASE_RP = 8
+    SEND_USER_ABORT = 9
+    SEND_PROVIDER_ABORT = 10
+    INDICATE_ASSOCIATE = 11
+    CONFIRM_ACCEPT = 12
+    CONFIRM_REJECT = 13
+    INDICATE_RELEASE = 14
+    INDICATE_RELEASE_COLLISION = 15
+    CONFIRM_RELEASE = 16
+    INDICATE_ABORT = 17
+    INDICATE_PROVIDER_ABORT = 18
 
 
 # PS3.8 Table 9-10. A dot is a blank cell: the event cannot happen in that state, or means nothing there.
@@ -161,7 +162,7 @@ def _outcome(next_state: State, *effects: Effect) -> Outcome:
 
 # fmt: off
 ACTIONS = {
-    Action.AE_1:  _outcome(State.STA4, Effect.OPEN_TRANSPORT),
+    Action.AE_1:  _outcome(State.STA4),
     Action.AE_2:  _outcome(State.STA5, Effect.SEND_ASSOCIATE_RQ),
     Action.AE_3:  _outcome(State.STA6, Effect.CONFIRM_ACCEPT),
     Action.AE_4:  _outcome(State.STA1, Effect.CONFIRM_REJECT, Effect.CLOSE_TRANSPORT),
@@ -169,15 +170,15 @@ ACTIONS = {
     Action.AE_6:  _outcome(State.STA3, Effect.STOP_ARTIM, Effect.INDICATE_ASSOCIATE),
     Action.AE_7:  _outcome(State.STA6, Effect.SEND_ASSOCIATE_AC),
     Action.AE_8:  _outcome(State.STA13, Effect.SEND_ASSOCIATE_RJ, Effect.START_ARTIM),
-    Action.DT_1:  _outcome(State.STA6, Effect.SEND_P_DATA),
-    Action.DT_2:  _outcome(State.STA6, Effect.INDICATE_P_DATA),
+    Action.DT_1:  _outcome(State.STA6),
+    Action.DT_2:  _outcome(State.STA6),
     Action.AR_1:  _outcome(State.STA7, Effect.SEND_RELEASE_RQ),
     Action.AR_2:  _outcome(State.STA8, Effect.INDICATE_RELEASE),
     Action.AR_3:  _outcome(State.STA1, Effect.CONFIRM_RELEASE, Effect.CLOSE_TRANSPORT),
     Action.AR_4:  _outcome(State.STA13, Effect.SEND_RELEASE_RP, Effect.START_ARTIM),
     Action.AR_5:  _outcome(State.STA1, Effect.STOP_ARTIM),
-    Action.AR_6:  _outcome(State.STA7, Effect.INDICATE_P_DATA),
-    Action.AR_7:  _outcome(State.STA8, Effect.SEND_P_DATA),
+    Action.AR_6:  _outcome(State.STA7),
+    Action.AR_7:  _outcome(State.STA8),
     Action.AR_8:  _outcome(State.STA9, Effect.INDICATE_RELEASE_COLLISION),
     Action.AR_9:  _outcome(State.STA11, Effect.SEND_RELEASE_RP),
     Action.AR_10: _outcome(State.STA12, Effect.CONFIRM_RELEASE),

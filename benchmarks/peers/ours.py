@@ -137,6 +137,9 @@ class Generated:
             yield [item, fragment]
         yield [struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)]
 
+    def at_hand(self) -> None:
+        """See `asyncdicom.Source`."""
+
 
 async def send_generated(port: int, size: int, receiver_pid: int) -> Sample:
     """Send one instance of any size that no file holds."""

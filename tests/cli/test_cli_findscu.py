@@ -65,7 +65,8 @@ async def test_json(tool: Tool) -> None:
     async with serve("SCP@127.0.0.1:0", c_find=Answers(ONE, TWO)) as server:
         result = await tool("findscu", "--json", "127.0.0.1", server.port, "-k", "PatientName")
     assert result.code == 0
-    first, second = result.json
+    first, second, end = result.json
+    assert (end["status"], end["matches"]) == (0, 2)
     assert first["00100010"] == {"vr": "PN", "Value": [{"Alphabetic": "Doe^John"}]}
     assert first["0020000D"] == {"vr": "UI", "Value": ["1.2.3"]}
     assert second["00100010"]["Value"] == [{"Alphabetic": "Ünver^日本"}]
@@ -167,6 +168,20 @@ async def test_a_failure(tool: Tool) -> None:
     assert err == "asyncdicom findscu: status 0xA700 (Failure: out of resources): no such luck\n"
 
 
+async def test_a_failure_in_json_and_a_release_after_it(tool: Tool, caplog: pytest.LogCaptureFixture) -> None:
+    ends: list[object] = []
+    async with serve(
+        "SCP@127.0.0.1:0",
+        c_find=Answers(ONE, end=Status.OUT_OF_RESOURCES),
+        trace=lambda direction, what: ends.append((direction, type(what).__name__)),
+    ) as server:
+        result = await tool("findscu", "--json", "127.0.0.1", server.port)
+    assert result.code == 1
+    end = result.json[-1]
+    assert (end["status"], end["matches"], end["error_comment"]) == (0xA700, 1, "no such luck")
+    assert "Abort" not in str(ends)
+
+
 async def test_a_peer_without_the_service(tool: Tool) -> None:
     async with serve("SCP@127.0.0.1:0") as server:
         code, _, err = await tool("findscu", "127.0.0.1", server.port)
@@ -200,7 +215,8 @@ async def test_any_stdout_shows_any_text_and_json_stays_json(encoding: str) -> N
     assert "\x9b" not in text + found
     assert "\u202e" not in text + found
     assert "PatientName: " in text
-    values = json.loads(found)
+    values, end = map(json.loads, found.splitlines())
+    assert end["status"] == 0
     assert values["00081030"]["Value"] == [comment]
     assert values["00100010"]["Value"] == [{"Alphabetic": "山田^太郎", "Ideographic": "é"}]
 

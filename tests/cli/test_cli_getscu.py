@@ -9,7 +9,7 @@ import pytest
 from cli.nodes import JPEG, PLAIN, Instance, Node, data_sets, expected
 from cli.running import Tool
 
-from asyncdicom import STORAGE, Request, Retrieval, Status, serve
+from asyncdicom import STORAGE, Request, Response, Retrieval, Status, serve
 
 STUDY = [
     Instance("1.1", "1.1.1", "1.1.1.1"),
@@ -116,6 +116,23 @@ async def test_failed_instances_are_named(tool: Tool, tmp_path: Path) -> None:
     assert first == "failed: 1.1.1.2"
     assert second.startswith("completed 2, warned 0, failed 1, received 2 (0.0 MB), status 0xB000 (Warning")
     assert data_sets(tmp_path) == expected([STUDY[0], STUDY[2]])
+
+
+@pytest.mark.parametrize(("status", "code"), [(0, 0), (0xB000, 1), (0xFE00, 1)])
+async def test_nothing_matched(tool: Tool, tmp_path: Path, status: int, code: int) -> None:
+    async def nothing(request: Request) -> Response:
+        await request.data.read()
+        return Response(status, error_comment="look elsewhere")
+
+    async with serve("SCP@127.0.0.1:0", c_find=Node([]).find, c_get=nothing) as server:
+        command = ("getscu", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.1")
+        result = await tool(*command)
+        in_json = await tool(*command, "--json")
+    assert (result.code, in_json.code) == (code, code)
+    assert result.err == ("nothing matched\n" if status == 0 else "")
+    assert result.out.endswith(", look elsewhere\n")
+    (line,) = in_json.json
+    assert (line["status"], line["error_comment"]) == (status, "look elsewhere")
 
 
 async def test_what_cannot_be_saved_is_refused(

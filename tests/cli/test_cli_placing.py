@@ -6,21 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from cli.placed import written
 
 from asyncdicom.cli.placing import UIDS, differs, place
-from asyncdicom.data.elements import encode
-from asyncdicom.data.part10 import encode_file_meta
-from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
-
-CT = "1.2.840.10008.5.1.4.1.1.2"
-
-
-def written(path: Path, pixels: bytes = b"12", sender: str = "CT1", study: str = "1.2") -> Path:
-    uids = [(0x00080018, "UI", b"1.2.3"), (0x0020000D, "UI", study.encode())]
-    data = encode([*uids, (0x7FE00010, "OB", pixels)], EXPLICIT_VR_LITTLE_ENDIAN)
-    meta = encode_file_meta(CT, "1.2.3", EXPLICIT_VR_LITTLE_ENDIAN, source_ae_title=sender)
-    path.write_bytes(meta + data)
-    return path
 
 
 @pytest.fixture(params=["links", "no links"])
@@ -37,7 +25,9 @@ def test_nothing_is_replaced(tmp_path: Path) -> None:
     target, part = tmp_path / "1.2.3.dcm", tmp_path / "part"
     assert place(written(part), target).what == "new"
     first = target.read_bytes()
-    assert place(written(part, sender="CT2"), target) == (target, "same"), "who sent it makes no difference"
+    assert place(written(part, sender="CT2"), target)[:2] == (target, "same"), (
+        "who sent it makes no difference"
+    )
     other = place(written(part, b"34"), target)
     assert other.what == "other"
     assert place(written(part, b"34"), target).what == "same", "also kept once"

@@ -56,6 +56,7 @@ def test_a_peer_is_a_line_or_a_table(tmp_path: Path) -> None:
     config = read_config(tmp_path / "archive.toml")
     access = config.pop("access")
     assert config.pop("peer_tls") == {}
+    assert config.pop("place_of")(("peers", "FAR", "networks")) == f"{tmp_path / 'archive.toml'}:21"
     assert config.pop("certificates_at") == f"{tmp_path / 'archive.toml'}:25"
     assert config == {
         "ae_title": "ARCHIVE",
@@ -90,7 +91,7 @@ def test_a_peer_is_a_line_or_a_table(tmp_path: Path) -> None:
         ("[peers.A]\naddress = 'h:1'\ntls = 3", "archive.toml:3: peers.A: tls must be of type bool or dict"),
         (
             "[peers.A]\ntls = true",
-            ":1: peers.A: tls is for C-MOVE to it, which needs its",
+            ":2: peers.A: tls is for C-MOVE to it, which needs its",
         ),
         (
             "[peers.A]\naddress = 'h:1'\n[peers.A.tls]\nkey = 'k'",
@@ -120,6 +121,36 @@ def test_a_peer_is_a_line_or_a_table(tmp_path: Path) -> None:
         ("limits.max_pdu = 16384", "Limits has no 'max_pdu'; "),
         ("timeouts.dimse = 'never'", "Timeouts.dimse must be a number or None, not 'never'"),
         ("timeouts.dimse_timeout = 5", "Timeouts has no 'dimse_timeout'; did you mean dimse?"),
+        ("\n[peers", "archive.toml:2: Expected ']'"),
+        ("port = 1\n\na = ]\n", "archive.toml:3: Invalid value"),
+        ("\nnetworks = ['10.0.0.0/33']", "archive.toml:2: networks: '10.0.0.0/33' does not appear"),
+        ("certificates = ['sha256:1']", "archive.toml:1: certificates: 'sha256:1' is no fingerprint"),
+        (
+            "[peers.A]\naddress = 'h:1'\ndimse_timeout = -3",
+            "archive.toml:3: peers.A: dimse_timeout is a number",
+        ),
+        (
+            "[peers.A]\naddress = 'h:1'\nacse_timeout = nan",
+            "archive.toml:3: peers.A: acse_timeout is a number",
+        ),
+        (
+            "[peers.A]\naddress = 'h:1'\n\noperations_invoked = 70000",
+            "archive.toml:4: peers.A: A@h:1: at least",
+        ),
+        ("[peers.A]\n\nservices = ['stor']", "archive.toml:3: peers.A: 'stor' is no service"),
+        (
+            "[peers.A]\naddress = 'h:1'\n[peers.A.tls]\ntrustd = []",
+            "archive.toml:4: peers.A.tls: unknown key 'trustd'",
+        ),
+        (
+            "maximum_associations = 3",
+            ":1: unknown key 'maximum_associations'; did you mean maximum_associations in [limits]?",
+        ),
+        (
+            "[tls]\nlog_file = 'x'",
+            ":2: tls: unknown key 'log_file'; did you mean log_file at the beginning of the file",
+        ),
+        ("log_fromat = 'json'", "unknown key 'log_fromat'; did you mean log_format?"),
     ],
 )
 def test_a_wrong_configuration(tmp_path: Path, text: str, says: str) -> None:
@@ -152,6 +183,34 @@ async def test_what_is_said_on_the_command_line_wins(start: Start, tmp_path: Pat
             assert negotiated.maximum_length == 1000
             with pytest.raises(AssociationRejected):
                 await associate(address)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("\nport = 70000", ":2: port: 70000 is not in the range"),
+        ("durability = 'pwer'", ":1: durability: 'pwer' is not one of"),
+        ("log_format = 'xml'", ":1: log_format: 'xml' is not one of"),
+        ("ae_title = ''", ":1: ae_title: AE title '' is empty"),
+        ("minimum_free = -1", ":1: minimum_free: -1 is not in the range"),
+        ("[tls]\ncertificate = 'no.pem'", ":2: tls.certificate: File 'no.pem' does not exist"),
+        (
+            "[tls]\ncertificate = '/dev/null'\n\ntrusted = ['no.pem']",
+            ":4: tls.trusted: File 'no.pem' does not",
+        ),
+    ],
+)
+async def test_options_that_are_wrong_in_the_file(tool: Tool, tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "archive.toml").write_text(text)
+    code, _, err = await tool("qrscp", "--config", tmp_path / "archive.toml")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{tmp_path / 'archive.toml'}{says}" in err
+
+
+def test_a_file_that_is_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "archive.toml").write_bytes(b"port = 1\n# \xfc\n")
+    with pytest.raises(ConfigError, match=r"archive.toml:2: it is not UTF-8"):
+        read_config(tmp_path / "archive.toml")
 
 
 async def test_networks_are_checked_before_it_starts(tool: Tool, tmp_path: Path) -> None:

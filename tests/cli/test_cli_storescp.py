@@ -13,7 +13,7 @@ from cli.nodes import Instance, data_sets, expected
 from cli.running import Start, Tool
 
 from asyncdicom import AssociationRejected, BytesSource, Limits, associate, storage_contexts
-from asyncdicom.net.payload import Batch
+from asyncdicom.net.disk import Batch
 
 INSTANCE = Instance("1", "1.1", "1.1.1")
 PRIVATE = Instance("1", "1.1", "1.1.2", SOPClassUID="1.2.3.4.5.6")

@@ -71,7 +71,7 @@ async def test_what_is_not_dicom_is_named_and_the_rest_is_sent(
     os.mkfifo(tmp_path / "in" / "b" / "pipe")
     async with serve("SCP@127.0.0.1:0", c_store=received) as server:
         code, out, err = await tool(
-            "storescu", "127.0.0.1", server.port, tmp_path / "in", tmp_path / "missing"
+            "storescu", "--strict", "127.0.0.1", server.port, tmp_path / "in", tmp_path / "missing"
         )
     assert code == 1
     assert out.startswith("sent 5, warned 0, failed 4 in ")
@@ -83,6 +83,47 @@ async def test_what_is_not_dicom_is_named_and_the_rest_is_sent(
     ]
     assert "not a DICOM Part 10 file" in err
     assert received == folder
+
+
+async def test_a_cd(tool: Tool, tmp_path: Path, folder: dict[str, bytes]) -> None:
+    """What lies beside the images is skipped; what may be a damaged image is not."""
+    received = Received()
+    write_instance(tmp_path / "in" / "DICOMDIR", "1.2.840.10008.1.3.10", "1.9")
+    (tmp_path / "in" / "AUTORUN.INF").write_text("[autorun]")
+    (tmp_path / "in" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (tmp_path / "in" / "b" / "VIEWER.EXE").write_bytes(b"MZ" + bytes(500))
+    async with serve("SCP@127.0.0.1:0", c_store=received) as server:
+        code, out, err = await tool("storescu", "127.0.0.1", server.port, tmp_path / "in")
+        assert (code, err) == (0, "")
+        assert out.startswith("sent 5, warned 0, failed 0, skipped 4 in ")
+        assert received == folder
+
+        damaged = {
+            "cut.dcm": b"",
+            "meta": bytes(128) + b"DICM" + b"\2\0\2\0UI\x40\0",
+            "bare": b"\x08\0\x16\0UI\4\0001.2",
+            "big": b"\0\x08\0\x16UI\0\0041.2",
+        }
+        for name, data in damaged.items():
+            (tmp_path / "in" / name).write_bytes(data)
+        code, out, err = await tool("storescu", "127.0.0.1", server.port, tmp_path / "in")
+        assert code == 1
+        assert out.startswith("sent 5, warned 0, failed 4, skipped 4 in ")
+        assert {line.partition(": ")[0].rpartition("/")[2] for line in err.splitlines()} == set(damaged)
+
+        code, out, _ = await tool("storescu", "127.0.0.1", server.port, tmp_path / "in" / "AUTORUN.INF")
+        assert (code, out[:25]) == (1, "sent 0, warned 0, failed "), "it was asked for by its name"
+
+
+@pytest.mark.parametrize("rubbish", [False, True])
+async def test_nothing_is_found_to_send(tool: Tool, tmp_path: Path, rubbish: bool) -> None:
+    if rubbish:
+        (tmp_path / "notes.txt").write_text("hello")
+    async with serve("SCP@127.0.0.1:0", c_store=Received()) as server:
+        code, out, err = await tool("storescu", "127.0.0.1", server.port, tmp_path)
+    assert code == 1
+    assert out.startswith("sent 0, warned 0, failed 0")
+    assert err == f"asyncdicom storescu: no DICOM file to send in {tmp_path}\n"
 
 
 async def test_failures_and_warnings(tool: Tool, tmp_path: Path, folder: dict[str, bytes]) -> None:
@@ -106,7 +147,7 @@ async def test_warnings_alone_are_no_failure(tool: Tool, tmp_path: Path, folder:
 async def test_json(tool: Tool, tmp_path: Path, folder: dict[str, bytes]) -> None:
     (tmp_path / "in" / "notes.txt").write_text("hello")
     async with serve("SCP@127.0.0.1:0", c_store=Received({"1.2.1": 0xA700})) as server:
-        result = await tool("storescu", "--json", "127.0.0.1", server.port, tmp_path / "in")
+        result = await tool("storescu", "--json", "--strict", "127.0.0.1", server.port, tmp_path / "in")
     assert (result.code, result.err) == (1, "")
     bad, *answered, summary = result.json
     assert bad["file"] == f"{tmp_path}/in/notes.txt"
@@ -119,6 +160,7 @@ async def test_json(tool: Tool, tmp_path: Path, folder: dict[str, bytes]) -> Non
         "warned": 0,
         "failed": 2,
         "not_sent": 0,
+        "skipped": 0,
         "bytes": sum(len(data) for uid, data in folder.items() if uid != "1.2.1"),
     }
 

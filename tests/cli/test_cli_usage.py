@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-from cli.running import Tool
+from collections.abc import AsyncIterator
+from pathlib import Path
 
-from asyncdicom import Limits, Timeouts
+import pytest
+from cli.running import Tool, write_instance
+
+from asyncdicom import Limits, Request, Timeouts, serve
 from asyncdicom.cli.fields import documentation
 
 PEER = "SCP@127.0.0.1:1"
@@ -54,6 +57,15 @@ UID = "StudyInstanceUID=1.2"
         (f"movescu -k {UID} {PEER}", "say where to send: -aem AET, or --port"),
         ("storescp", "Missing argument 'PORT'"),
         ("storescp 99999", "99999 is not in the range"),
+        (f"storescu -xe {PEER} x", "-xe: files are sent as they are encoded"),
+        (f"storescu +sp *.dcm {PEER} x", "+sp: the shell finds files by patterns"),
+        (f"storescu -r {PEER} x", "-r: folders are sent with those in them"),
+        (f"findscu -X {PEER}", "-X: nothing is written to files"),
+        (f"echoscu --use-passwd x {PEER}", "+pw: private keys are read without a passphrase"),
+        ("storescp -xcr cmd 11112", "-xcr: nothing is executed; a program can read what was received"),
+        ("storescp -ss study 11112", "-ss: files are named after their SOP Instance UIDs"),
+        ("storescp +tla 11112", "+tla: a server needs a certificate"),
+        ("qrscp -lc log.cfg", "-lc: the log is told where to go by --log-file"),
         ("storescp -ic 11112", "a server needs a certificate for TLS: add +tls KEY CERT"),
     ],
 )
@@ -84,3 +96,34 @@ async def test_help_is_what_the_field_says(
     sentence = documented[field].partition("\n")[0].removesuffix(".")
     assert sentence in shown
     assert shown[shown.index(sentence) :].partition("[default: ")[2].startswith(f"{default};")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "storescu +sd +r -nh -R +C -x= -xs -xv -tls -rc -pw -q -ll warn {peer} {file}",
+        "storescu --scan-directories --no-halt --log-level error {peer} {file}",
+        "echoscu -q -ll fatal {peer}",
+        "findscu +sr -S -k PatientID {peer}",
+    ],
+)
+async def test_habits_of_dcmtk_that_change_nothing(tool: Tool, tmp_path: Path, line: str) -> None:
+    write_instance(tmp_path / "file", "1.2.840.10008.5.1.4.1.1.2", "1.2.3")
+
+    async def take(request: Request) -> int:
+        await request.data.read()
+        return 0
+
+    async def find(request: Request) -> AsyncIterator[bytes]:
+        await request.data.read()
+        for match in ():
+            yield match
+
+    async with serve("SCP@127.0.0.1:0", c_store=take, c_find=find) as server:
+        words = line.format(peer=f"SCP@127.0.0.1:{server.port}", file=tmp_path / "file").split()
+        assert (await tool(*words)).code == 0
+
+
+async def test_dash_h_is_help(tool: Tool) -> None:
+    code, out, _ = await tool("storescu", "-h")
+    assert (code, out.startswith("Usage: asyncdicom storescu")) == (0, True)

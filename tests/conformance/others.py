@@ -21,7 +21,7 @@ from asyncdicom.archive import Archive
 from asyncdicom.archive.scp import serve_archive
 from asyncdicom.conformance.case import Case, Verdict
 from asyncdicom.conformance.cases import select
-from asyncdicom.net.conformance import play_with_acceptor, play_with_requestor
+from asyncdicom.conformance.tcp import play_with_acceptor, play_with_requestor
 
 SERVERS = {
     "DCMTK storescp": ("storescp", "-od", "{folder}", "{port}"),

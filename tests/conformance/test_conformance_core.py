@@ -16,8 +16,8 @@ def name(case: Case) -> str:
     return case.id
 
 
-def check(case: Case, size: int) -> None:
-    verdict = play_in_memory(case, size)
+def check(case: Case, size: int, budget: int = 1 << 20) -> None:
+    verdict = play_in_memory(case, size, budget)
     assert verdict.result == ("tolerated" if case.id in DEVIATIONS else PASSED), (
         f"{case.what}: {verdict.got} {verdict.why}, not {case.expect}"
     )
@@ -36,6 +36,11 @@ TOGETHER = {"C-08b", "C-19b", "P-16", "P-17"}
 def test_core_byte_by_byte(case: Case) -> None:
     many = max((len(piece) for piece in (case.send,) if isinstance(piece, bytes)), default=0) > 100_000
     check(case, 4093 if many else 1)
+
+
+@pytest.mark.parametrize("case", [case for case in CORE if case.id not in TOGETHER], ids=name)
+def test_core_one_fragment_at_a_time(case: Case) -> None:
+    check(case, 1 << 20, budget=1)
 
 
 def test_every_row_has_its_case_or_a_reason() -> None:

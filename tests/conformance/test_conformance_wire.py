@@ -16,8 +16,8 @@ from asyncdicom.archive import Archive
 from asyncdicom.archive.scp import serve_archive
 from asyncdicom.conformance.case import Case, Verdict
 from asyncdicom.conformance.cases import CASES, DEVIATIONS, select
+from asyncdicom.conformance.tcp import play_with_acceptor, play_with_requestor
 from asyncdicom.exceptions import AssociationError, PresentationContextError
-from asyncdicom.net.conformance import play_with_acceptor, play_with_requestor
 from asyncdicom.server import Server
 from asyncdicom.services.normalized import NORMALIZED_HANDLERS
 from asyncdicom.uid import STUDY_ROOT, VERIFICATION

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import encode_elements
 
-from asyncdicom.dimse.assembler import MAXIMUM_EMPTY_FRAGMENTS, Assembler, DataReceived, MessageStarted
+from asyncdicom.dimse.assembler import (
+    MAXIMUM_EMPTY_FRAGMENTS,
+    Assembler,
+    DataReceived,
+    MessageStarted,
+    joined,
+)
 from asyncdicom.dimse.command import decode_elements
 from asyncdicom.dimse.messages import FIELDS, Command, CommandField, Priority, encode
 from asyncdicom.exceptions import RemoteProtocolError
@@ -254,3 +260,21 @@ def test_a_final_move_response_may_have_an_identifier() -> None:
         CommandField.C_MOVE_RSP, message_id_being_responded_to=1, status=0xB000, has_data_set=True
     )
     assert started(Assembler(), memoryview(encode(command))).expecting_data
+
+
+# what is kept
+
+
+@pytest.mark.parametrize("size", [1, 3, 100, 1023, 1024, 5000])
+def test_kept_views_are_few_for_their_bytes(size: int) -> None:
+    kept: list[memoryview] = []
+    data = bytes(range(256)) * 20
+    for number in range(1, 2000):
+        kept = joined([*kept, memoryview(data)[:size]], number * size)
+        assert len(kept) <= 16 + (number * size >> 10)
+    assert b"".join(kept) == data[:size] * 1999
+
+
+def test_large_views_are_not_copied() -> None:
+    views = [memoryview(bytes(4000)) for _ in range(100)]
+    assert joined(views, 400_000) is views

@@ -49,6 +49,11 @@ def test_a_missing_group_length_and_any_order_are_tolerated() -> None:
     }
 
 
+def test_elements_of_other_groups_are_passed_over() -> None:
+    strange = element(8, 0x58, b"1.2\0") * (MAXIMUM_ELEMENTS - 1)
+    assert decode_elements(strange + element(0, 0x0110, b"\1\0") + element(2, 0x10, b"")) == {0x0110: b"\1\0"}
+
+
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
@@ -57,7 +62,8 @@ def test_a_missing_group_length_and_any_order_are_tolerated() -> None:
         (element(0, 2, b"1.2\0", 5), "claims 5 bytes"),
         (element(0, 2, b"1.2\0", 0xFFFFFFFF), "claims 4294967295 bytes"),
         (element(0, 2, b"1.2\0", 0x80000000) + element(0, 0x100, b"\1\0"), "claims"),
-        (element(2, 0x10, b"1.2\0"), r"\(0002,0010\)"),
+        (element(2, 0x10, b"1.2\0", 5), r"\(0002,0010\) claims 5"),
+        (element(8, 0x58, b"1.2\0") * (MAXIMUM_ELEMENTS + 1), "strange"),
         (element(0, 2, b"1.2\0") * 2, "twice"),
         (b"".join(element(0, tag, b"") for tag in range(MAXIMUM_ELEMENTS + 1)), "more than"),
     ],

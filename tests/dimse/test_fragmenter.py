@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncdicom.dimse.assembler import Assembler, DataReceived, MessageStarted
-from asyncdicom.dimse.fragmenter import MAXIMUM_PDU, Fragmenter
+from asyncdicom.dimse.fragmenter import MAXIMUM_PDU, MOST_FRAGMENTS, Fragmenter
 from asyncdicom.dimse.messages import Command, CommandField, Priority, encode
 from asyncdicom.exceptions import LocalProtocolError
 
@@ -172,3 +172,34 @@ def test_a_command_that_needs_several_pdus() -> None:
     found = fragments(b"".join(Fragmenter(5, 8).command(encoded)), 8)
     assert b"".join(fragment.data for fragment in found) == encoded
     assert {len(fragment.data) for fragment in found} == {2}
+
+
+# in pieces
+
+
+@pytest.mark.parametrize("maximum_length", [8, 64, 1022, 1030, 16384])
+@pytest.mark.parametrize("final", [True, False])
+def test_pieces_are_what_data_gives(maximum_length: int, final: bool) -> None:
+    size = Fragmenter(1, maximum_length).fragment_length
+    data = bytes(range(256)) * (size * 5 * MOST_FRAGMENTS // 2 // 256 + 1)
+    views = [data[:1000], data[1000:-1], data[-1:]]
+    whole = Fragmenter(1, maximum_length).data(views, final=final)
+    pieces = list(Fragmenter(1, maximum_length).pieces(views, final=final))
+    assert b"".join(b"".join(piece) for piece in pieces) == b"".join(whole)
+    assert len(pieces) > 2
+
+
+@pytest.mark.parametrize("maximum_length", [8, 1022])
+def test_pieces_of_tiny_fragments_are_bytes_and_few_at_a_time(maximum_length: int) -> None:
+    fragmenter = Fragmenter(1, maximum_length)
+    size = fragmenter.fragment_length
+    for piece in fragmenter.pieces([bytes(size * 3000)], final=True):
+        assert len(piece) <= 2
+        assert len(b"".join(piece)) <= (MOST_FRAGMENTS + 1) * (size + 12)
+
+
+def test_pieces_of_large_fragments_are_views() -> None:
+    fragmenter = Fragmenter(1, 16384)
+    data = memoryview(bytes(2 * fragmenter.most))
+    views = [v for piece in fragmenter.pieces([data], final=True) for v in piece if len(v) > 12]
+    assert all(isinstance(view, memoryview) and view.obj is data.obj for view in views)

@@ -6,6 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.dimse.operations import (
+    MAXIMUM_DUPLICATES,
     MAXIMUM_STRAYS,
     DuplicateInvocation,
     Invoked,
@@ -329,17 +330,47 @@ class InvokedMachine(RuleBasedStateMachine):
 TestInvokedMachine = InvokedMachine.TestCase
 
 
+@pytest.mark.parametrize("field", [GET, MOVE])
+def test_pending_responses_to_a_retrieval_come_to_an_end(
+    field: CommandField, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncdicom.dimse.operations.MAXIMUM_PENDING", 5)
+    operations = InvokedOperations(2)
+    retrieval = operations.open(1, field, timeout=30, now=0)
+    query = operations.open(1, FIND, timeout=30, now=0)
+    for _ in range(5):
+        assert operations.receive(response(retrieval, PENDING), 1) is retrieval
+    with pytest.raises(RemoteProtocolError, match="5 Pending"):
+        operations.receive(response(retrieval, PENDING), 1)
+    for _ in range(10):  # who asked bounds the number of matches
+        assert operations.receive(response(query, PENDING), 1) is query
+
+
 # --- performed ------------------------------------------------------------------------------------------
 
 
 def test_a_message_id_in_use_is_a_duplicate() -> None:
     operations = PerformedOperations(5)
-    operations.open(request(7))
+    first = request(7)
+    operations.open(first)
     with pytest.raises(DuplicateInvocation):
         operations.open(request(7, STORE))
     assert len(operations) == 1
-    operations.close(7)
+    operations.close(first)
     operations.open(request(7))
+    operations.close(first)  # its answer, which comes late, does not free the Message ID of the next
+    assert len(operations) == 1
+
+
+def test_only_so_many_requests_under_a_message_id_in_use_are_answered() -> None:
+    operations = PerformedOperations(5)
+    operations.open(request(7))
+    for _ in range(MAXIMUM_DUPLICATES):
+        with pytest.raises(DuplicateInvocation):
+            operations.open(request(7))
+    with pytest.raises(RemoteProtocolError, match="in use") as caught:
+        operations.open(request(7))
+    assert not isinstance(caught.value, DuplicateInvocation)
 
 
 @pytest.mark.parametrize("window", [1, 3])
@@ -381,6 +412,7 @@ class PerformedMachine(RuleBasedStateMachine):
         super().__init__()
         self.operations = PerformedOperations(4)
         self.cancelled: dict[int, bool] = {}
+        self.requests: dict[int, Command] = {}
 
     @rule(message_id=message_ids)
     def open(self, message_id: int) -> None:
@@ -388,19 +420,21 @@ class PerformedMachine(RuleBasedStateMachine):
             with pytest.raises(DuplicateInvocation):
                 self.operations.open(request(message_id, FIND))
         else:
-            self.operations.open(request(message_id, FIND))
+            self.requests[message_id] = request(message_id, FIND)
+            self.operations.open(self.requests[message_id])
             self.cancelled[message_id] = False
 
     @rule(message_id=message_ids)
     def cancel(self, message_id: int) -> None:
         news = self.cancelled.get(message_id) is False
-        assert self.operations.cancel(message_id) is news
+        cancelled = self.operations.cancel(message_id)
+        assert cancelled is (self.requests[message_id] if news else None)
         if news:
             self.cancelled[message_id] = True
 
     @rule(message_id=message_ids)
     def close(self, message_id: int) -> None:
-        self.operations.close(message_id)
+        self.operations.close(self.requests.get(message_id, request(message_id, FIND)))
         self.cancelled.pop(message_id, None)
 
     @invariant()

@@ -353,7 +353,7 @@ async def test_a_response_that_grows_too_large_within_one_fragment_aborts() -> N
         pending = response_to(request.command, 0xFF00, has_data_set=True)
         peer.write(fragments(request.context_id, True, encode(pending)))
         peer.write(p_data_header(request.context_id, False, True, 8000) + bytes(500))
-        await eventually(lambda: association._channel.upper_layer._decoder._begun)
+        await eventually(lambda: association._channel.core._layer._decoder._begun)
         peer.write(bytes(2000))  # not the end of the fragment
         assert await peer.pdu() == aborted(2, 6)
         with pytest.raises(AssociationAborted):

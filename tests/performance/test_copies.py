@@ -16,9 +16,9 @@ from asyncdicom.archive.scp import serve_archive
 from asyncdicom.data.elements import encode
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.dimse.fragmenter import Fragmenter
-from asyncdicom.net import payload
+from asyncdicom.net import part_file
 from asyncdicom.net.blocks import BlockPool
-from asyncdicom.net.payload import DataStream
+from asyncdicom.net.stream import DataStream
 from asyncdicom.net.transport import Transport
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
@@ -154,7 +154,7 @@ MUTANTS = {
         (to_file, to_archive, through_gateway),
     ),
     "the file joins what it writes": Mutant(
-        payload,
+        part_file,
         "write_all",
         lambda write: lambda file, buffers: write(file, [b"".join(buffers)]),
         (to_file,),

@@ -74,7 +74,7 @@ def encode(pdus: int) -> int:
 
 
 def walk_elements(count: int) -> int:
-    data = memoryview(element(0x00080018, b"UI", b"1.2\0") + element(0x00190010, b"LO", b"abcd") * count)
+    data = memoryview(b"".join(element(0x00190010 + n, b"LO", b"abcd") for n in range(count)))
     scanner = Scanner("1.2.840.10008.1.2.1", frozenset([0x00080018]), whole=True)
     return count_calls(lambda: (scanner.feed(data), scanner.finish()))
 
@@ -217,8 +217,8 @@ def test_what_a_message_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("asyncdicom.net.disk._SLOW", math.inf)  # a busy machine must not change the way,
-    monkeypatch.setattr("asyncdicom.net.payload._read", Disk())  # nor must what ran before
-    monkeypatch.setattr("asyncdicom.net.payload._written", Disk())
+    monkeypatch.setattr("asyncdicom.net.sources._read", Disk())  # nor must what ran before
+    monkeypatch.setattr("asyncdicom.net.part_file._written", Disk())
     found, ceiling = measure(work, tmp_path), MESSAGES[what]
     print(f"{what}: {found}")
     too_much = [key for key in Work._fields if getattr(found, key) > getattr(ceiling, key)]

@@ -19,8 +19,7 @@ from wire import CT, eventually, instance
 
 from asyncdicom import Association, Request, associate, serve
 from asyncdicom.exceptions import AssociationError
-from asyncdicom.net.disk import Disk
-from asyncdicom.net.payload import Batch
+from asyncdicom.net.disk import Batch, Disk
 from asyncdicom.net.threads import file_threads
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
@@ -102,7 +101,7 @@ async def files_hit_by_a_cancelled_write(folder: Path, monkeypatch: pytest.Monke
     """Abort a store while its thread writes, open other files meanwhile, and give how many of them change."""
     slow = Disk()
     slow._quick_from = math.inf  # all its calls are made in threads
-    monkeypatch.setattr("asyncdicom.net.payload._written", slow)
+    monkeypatch.setattr("asyncdicom.net.part_file._written", slow)
     write = HeldBack(monkeypatch)
 
     receiving: list[Association] = []

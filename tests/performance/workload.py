@@ -9,6 +9,7 @@ which callgrind does not look at. Prints the phases as JSON lines: name, and how
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
 import os
@@ -33,7 +34,7 @@ from asyncdicom import (
     serve,
 )
 from asyncdicom.net import disk
-from asyncdicom.net.payload import DataStream
+from asyncdicom.net.stream import DataStream
 from asyncdicom.net.transport import Transport
 from asyncdicom.opening import Opening
 
@@ -232,6 +233,7 @@ PHASES: dict[str, Phase] = {
 
 async def measure(folder: Path) -> None:
     disk._SLOW = math.inf  # a busy machine must not change which way is measured
+    gc.disable()  # in which phase a full collection falls is chance, and worth a sixth of a small C-STORE
     process = await asyncio.create_subprocess_exec(
         sys.executable, __file__, "peer", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )

@@ -291,7 +291,9 @@ async def test_a_data_set_larger_than_the_reader_wants_is_an_error_and_not_a_ris
     ):
         assert (await association.c_store(instance(1_000_000))).status == 0xA700
         assert (await association.c_store(instance(1000))).status == 0
-    assert errors == ["the data set has more than 1000 bytes"]
+    [error] = errors
+    assert error.startswith("the data set has more than 1000 bytes")
+    assert "save()" in error, "what to do instead"
 
 
 async def test_unknown_storage_is_taken_only_when_asked_for() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -139,3 +141,15 @@ def test_a_version_name_is_cut_before_its_padding_is() -> None:
     padded = items.item(items.IMPLEMENTATION_VERSION_NAME, b"OFFIS_DCMTK_.27\0Y")
     decoded = items.decode_user_information(Cursor(padded))
     assert decoded.implementation_version_name == "OFFIS_DCMTK_.27"
+
+
+def test_received_text_is_never_interned() -> None:
+    """Python 3.12 would keep it for good, also that of a peer who is rejected."""
+    received = items.text(b"1.2.3.4.5.6.7.8.9.received.once")
+    again = "".join(list(received))
+    assert sys.intern(again) is again
+
+
+def test_what_is_remembered_of_received_text_is_short() -> None:
+    assert items.text(b"1.2.840.10008.1.1") is items.text(b"1.2.840.10008.1.1")
+    assert items.text(b"1" * 65) is not items.text(b"1" * 65)

@@ -1,0 +1,201 @@
+"""What C-STORE sends: a `Source` is an encoded data set on its way out.
+
+It moves in batches, lists of buffers, and nobody looks at the bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import AsyncGenerator
+from concurrent.futures import Future
+from typing import Protocol
+
+from asyncdicom.exceptions import DataSetError
+from asyncdicom.net.blocks import FILE_BLOCK_SIZE, file_blocks
+from asyncdicom.net.disk import READ, Batch, Buffer, Disk, read_at, read_into
+from asyncdicom.net.threads import file_threads, in_thread
+from asyncdicom.uid import transfer_syntax
+
+__all__ = ["BytesSource", "FileSource", "Source"]
+
+_READ_AHEAD = 1 << 20  # the largest file that is read whole before its turn
+
+# What is read and what is written are often on different disks: `part_file.py` has one of its own.
+_read = Disk()
+_in_threads = Disk(lambda: -math.inf)  # it is never the time for a call in the event loop
+
+
+class Source(Protocol):
+    """Something that C-STORE can send: three UIDs, and the encoded data set when it is opened.
+
+    A source that wraps another one passes `at_hand` on: it is what makes many small instances quick.
+    """
+
+    @property
+    def sop_class_uid(self) -> str:
+        """The Affected SOP Class UID."""
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """The Affected SOP Instance UID."""
+
+    @property
+    def transfer_syntax_uid(self) -> str:
+        """The transfer syntax that the bytes are encoded in."""
+
+    def open(self) -> AsyncGenerator[Batch, None]:
+        """Iterate over the encoded data set, in batches of buffers that do not change afterwards."""
+
+    def at_hand(self) -> Buffer | None:
+        """Give the whole data set if nothing has to be waited for; else None, and `open` is called.
+
+        An object without this method is opened, too.
+        """
+
+
+class BytesSource:
+    """An encoded data set in memory."""
+
+    __slots__ = ("data", "sop_class_uid", "sop_instance_uid", "transfer_syntax_uid")
+
+    def __init__(
+        self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data: Buffer
+    ) -> None:
+        self.sop_class_uid = sop_class_uid
+        self.sop_instance_uid = sop_instance_uid
+        self.transfer_syntax_uid = transfer_syntax_uid
+        self.data = data
+
+    async def open(self) -> AsyncGenerator[Batch, None]:
+        """See `Source`."""
+        yield [self.data]
+
+    def at_hand(self) -> Buffer | None:
+        """See `Source`."""
+        if self.__class__.open is not BytesSource.open:
+            return None  # what is derived from it gives something else
+        return self.data
+
+
+class FileSource:
+    """The data set of a DICOM Part 10 file, read while it is sent and never decoded.
+
+    `in_threads`: nothing of it is read in the event loop, however quick the disk is: a server has others to
+    serve when a disk does not answer any more.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_disk",
+        "length",
+        "offset",
+        "path",
+        "sop_class_uid",
+        "sop_instance_uid",
+        "transfer_syntax_uid",
+    )
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+        offset: int,
+        length: int,
+        in_threads: bool = False,
+    ) -> None:
+        self.path = path
+        self.sop_class_uid = sop_class_uid
+        self.sop_instance_uid = sop_instance_uid
+        self.transfer_syntax_uid = transfer_syntax_uid
+        self.offset = offset
+        self.length = length
+        self._ahead: Future[bytes] | None = None
+        self._disk = _in_threads if in_threads else _read
+
+    def read_ahead(self) -> None:
+        """Begin to read now what will be sent soon, if it is small and the disk is slow."""
+        if self._ahead is None and self.length <= _READ_AHEAD and not self._disk.is_quick:
+            self._ahead = file_threads().submit(self._read_whole)
+
+    def at_hand(self) -> Buffer | None:
+        """Give the data set if it is small, the disk is quick and it was not read ahead; blocks."""
+        if self._ahead is not None or self.length > FILE_BLOCK_SIZE or not self._disk.is_quick:
+            return None
+        if self.__class__.open is not FileSource.open:
+            return None  # what is derived from it gives something else
+        return self._disk.at_once(self._read_whole)
+
+    async def open(self) -> AsyncGenerator[Batch, None]:
+        """See `Source`. A file that changed its length meanwhile raises `DataSetError`."""
+        ahead_of_time, self._ahead = self._ahead, None
+        if ahead_of_time is not None or self.length <= FILE_BLOCK_SIZE:
+            if ahead_of_time is None:
+                yield [await self._disk.call(self._read_whole)]
+            else:
+                whole = await asyncio.wrap_future(ahead_of_time)
+                yield [whole]
+            return
+        blocks = file_blocks(asyncio.get_running_loop())
+        block = blocks.acquire()
+        opened: list[int] = []
+        ahead: Future[memoryview] | None = None
+        try:
+            await self._disk.call(lambda: opened.append(os.open(self.path, READ)))
+            [file] = opened
+            position, end = self.offset, self.offset + self.length
+            while position < end:
+                if ahead is None:
+                    view = await self._disk.call(self._read, file, block, position, end)
+                else:
+                    view, ahead = await asyncio.wrap_future(ahead), None
+                blocks.give_back(block)
+                block = blocks.acquire()
+                position += len(view)
+                if position < end and not self._disk.is_quick:
+                    # The next block is read while this one is on the wire.
+                    ahead = file_threads().submit(self._read, file, block, position, end)
+                yield [view]
+            yield [self._padding()]
+        finally:
+            if ahead is not None:
+                await in_thread(file_threads(), _wait_for, ahead)
+            blocks.give_back(block)
+            for descriptor in opened:
+                os.close(descriptor)
+
+    def _padding(self) -> bytes:
+        # PS3.5 A.5: a NULL makes the length of a deflated data set even; some files are without it.
+        odd = self.length % 2 and transfer_syntax(self.transfer_syntax_uid).deflated
+        return b"\0" if odd else b""
+
+    def _read_whole(self) -> bytes:
+        file = os.open(self.path, READ)
+        try:
+            data = read_at(file, self.length, self.offset)
+        except EOFError:
+            raise self._shorter() from None
+        finally:
+            os.close(file)
+        return data + self._padding() if self.length % 2 else data
+
+    def _read(self, file: int, block: bytearray, position: int, end: int) -> memoryview:
+        view = memoryview(block)[: min(len(block), end - position)]
+        try:
+            read_into(file, view, position)
+        except EOFError:
+            raise self._shorter() from None
+        return view.toreadonly()
+
+    def _shorter(self) -> DataSetError:
+        return DataSetError(f"{self.path} became shorter while it was being sent")
+
+
+def _wait_for(reading: Future[memoryview]) -> None:
+    # A read in flight must not meet another file under the same descriptor.
+    if not reading.cancel():
+        reading.exception()

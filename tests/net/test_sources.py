@@ -1,0 +1,258 @@
+"""What is sent: bytes, and files that may change meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import math
+import os
+import threading
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wire import CT, eventually, listening
+
+from asyncdicom import (
+    AssociationAborted,
+    BytesSource,
+    DataSetError,
+    FileSource,
+    Request,
+    associate,
+    open_file,
+    serve,
+)
+from asyncdicom.data.part10 import encode_file_meta
+from asyncdicom.net.blocks import FILE_BLOCK_SIZE
+from asyncdicom.net.disk import Batch, Disk
+from asyncdicom.uid import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN
+
+
+def part10(path: Path, data: bytes) -> Path:
+    path.write_bytes(encode_file_meta(CT, "1.2.3", EXPLICIT_VR_LITTLE_ENDIAN) + data)
+    return path
+
+
+async def test_a_file_that_shrinks_while_it_is_sent_aborts_the_association(tmp_path: Path) -> None:
+    path = part10(tmp_path / "one.dcm", bytes(30_000_000))
+    async with listening() as listener:
+        task = asyncio.ensure_future(associate(f"SCP@127.0.0.1:{listener.port}", contexts=[CT]))
+        peer = await listener.peer()
+        await peer.accept()
+        association = await task
+        storing = asyncio.create_task(association.c_store(path))
+        await eventually(lambda: peer.reader._buffer)  # type: ignore[attr-defined]
+        os.truncate(path, 2_000_000)
+        while (pdu := await peer.pdu())[0] == 4:
+            pass
+        assert pdu[0] == 7, "and nothing is made up for what is missing"
+        await peer.close()
+        with pytest.raises(AssociationAborted, match="became shorter"):
+            await storing
+
+
+async def test_a_small_file_that_shrinks_before_it_is_sent_costs_nothing(tmp_path: Path) -> None:
+    async def on_store(request: Request) -> int:
+        return 0
+
+    path = part10(tmp_path / "one.dcm", bytes(1000))
+    source = await open_file(path)
+    os.truncate(path, 500)
+    async with (
+        serve("SCP@127.0.0.1:0", c_store=on_store) as server,
+        associate(f"SCP@127.0.0.1:{server.port}", contexts=[CT]) as association,
+    ):
+        with pytest.raises(DataSetError, match="became shorter"):
+            await association.c_store(source)
+        assert (await association.c_store(part10(path, b""))).status == 0
+
+
+@pytest.mark.parametrize("length", [0, 1, 1 << 20, (1 << 20) + 1, (3 << 20) + 7])
+async def test_a_file_source_gives_the_data_set(tmp_path: Path, length: int) -> None:
+    data = os.urandom(length)
+    source = await open_file(part10(tmp_path / "one.dcm", data))
+    got = bytearray()
+    async for batch in source.open():
+        for buffer in batch:
+            got += buffer
+    assert got == data
+
+
+async def test_a_file_source_closes_its_file_wherever_it_is_left(tmp_path: Path) -> None:
+    source: FileSource = await open_file(part10(tmp_path / "one.dcm", bytes(5 << 20)))
+    opened: AsyncGenerator[object, None] = source.open()
+    await anext(opened)
+    await opened.aclose()
+    # `nothing_left` looks for open files
+
+
+async def test_the_views_of_a_file_source_do_not_change_afterwards(tmp_path: Path) -> None:
+    """The event loop may keep them until the peer reads."""
+    data = os.urandom(5 << 20)
+    source = await open_file(part10(tmp_path / "one.dcm", data))
+    kept = [buffer async for batch in source.open() for buffer in batch]
+    assert b"".join(kept) == data
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
+@pytest.mark.parametrize("length", [10, 5 << 20])
+async def test_a_file_that_became_a_fifo_holds_nobody_up(tmp_path: Path, length: int) -> None:
+    path = part10(tmp_path / "one.dcm", bytes(length))
+    source = await open_file(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError) as caught:
+        [batch async for batch in source.open()]
+    assert caught.value.errno == errno.ESPIPE
+
+
+async def test_bytes_can_be_sent_again(tmp_path: Path) -> None:
+    source = BytesSource(CT, "1.2.3", EXPLICIT_VR_LITTLE_ENDIAN, b"abc")
+    for _ in range(2):
+        assert [b async for b in source.open()] == [[b"abc"]]
+        assert source.at_hand() == b"abc"
+
+
+# at hand
+
+
+async def test_a_small_file_is_at_hand_and_a_large_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncdicom.net.sources._read", Disk())
+    small, large = FILE_BLOCK_SIZE, FILE_BLOCK_SIZE + 1
+    assert (await open_file(part10(tmp_path / "one.dcm", bytes(small)))).at_hand() == bytes(small)
+    assert (await open_file(part10(tmp_path / "two.dcm", bytes(large)))).at_hand() is None
+
+
+async def test_nothing_is_at_hand_on_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Disk()
+    slow._quick_from = math.inf
+    monkeypatch.setattr("asyncdicom.net.sources._read", slow)
+    source = await open_file(part10(tmp_path / "one.dcm", b"abcd"))
+    assert source.at_hand() is None
+    source.read_ahead()
+    assert source.at_hand() is None
+    assert [batch async for batch in source.open()] == [[b"abcd"]]
+
+
+async def sent(*sources: Any) -> list[bytes]:
+    """What arrives of some instances."""
+    got: list[bytes] = []
+
+    async def on_store(request: Request) -> int:
+        got.append(await request.data.read())
+        return 0
+
+    async with (
+        serve("SCP@127.0.0.1:0", c_store=on_store) as server,
+        associate(f"SCP@127.0.0.1:{server.port}", contexts=[CT]) as association,
+    ):
+        for source in sources:
+            assert (await association.c_store(source)).status == 0
+    return got
+
+
+class Doubled(BytesSource):
+    """A source that is derived from one of ours, and opens otherwise."""
+
+    async def open(self) -> AsyncGenerator[Batch, None]:
+        yield [self.data, self.data]
+
+
+class DoubledFile(FileSource):
+    """The same of a file."""
+
+    async def open(self) -> AsyncGenerator[Batch, None]:
+        async for batch in super().open():
+            yield [*batch, *batch]
+
+
+async def test_what_is_derived_from_a_source_is_sent_as_it_opens(tmp_path: Path) -> None:
+    file = await open_file(part10(tmp_path / "one.dcm", b"abcd"))
+    doubled = DoubledFile(
+        file.path,
+        sop_class_uid=CT,
+        sop_instance_uid="1.2.3",
+        transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
+        offset=file.offset,
+        length=file.length,
+    )
+    same = type("Same", (BytesSource,), {})(CT, "1.2.3", EXPLICIT_VR_LITTLE_ENDIAN, b"efgh")
+    assert await sent(Doubled(CT, "1.2.3", EXPLICIT_VR_LITTLE_ENDIAN, b"ab"), doubled, same) == [
+        b"abab",
+        b"abcdabcd",
+        b"efgh",
+    ]
+
+
+class OpenedOnly:
+    """The least that can be sent."""
+
+    sop_class_uid, sop_instance_uid, transfer_syntax_uid = CT, "1.2.3", EXPLICIT_VR_LITTLE_ENDIAN
+
+    async def open(self) -> AsyncGenerator[Batch, None]:
+        yield [b"ab"]
+        yield [b"cd"]
+
+
+class Answering(OpenedOnly):
+    """A source of somebody else that has its data set at hand."""
+
+    def at_hand(self) -> bytes:
+        return b"efgh"
+
+
+async def test_what_a_source_has_at_hand_is_sent_and_it_need_not_have_anything() -> None:
+    assert await sent(OpenedOnly(), Answering()) == [b"abcd", b"efgh"]
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 1 << 18, (1 << 18) + 1, (1 << 19) + 1])
+@pytest.mark.parametrize("syntax", [EXPLICIT_VR_LITTLE_ENDIAN, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN])
+async def test_a_deflated_data_set_has_an_even_length(tmp_path: Path, length: int, syntax: str) -> None:
+    """PS3.5 A.5; DCMTK aborts an association on which a fragment of odd length comes (PS3.8 E.1)."""
+    data = bytes(range(1, 256)) * (length // 255 + 1)
+    path = tmp_path / "file"
+    path.write_bytes(b"HEAD" + data)
+    source = FileSource(
+        path,
+        sop_class_uid="1.2",
+        sop_instance_uid="1.3",
+        transfer_syntax_uid=syntax,
+        offset=4,
+        length=length,
+    )
+    sent = b"".join([bytes(buffer) async for batch in source.open() for buffer in batch])
+    padding = b"\0" if length % 2 and syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN else b""
+    assert sent == data[:length] + padding
+
+
+@pytest.mark.parametrize("length", [10, (1 << 20) + 1])
+async def test_what_is_read_in_threads_is_never_touched_in_the_event_loop(
+    tmp_path: Path, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(length))
+    touched: set[int] = set()
+    opened = os.open
+
+    def note(*arguments: Any, **options: Any) -> int:
+        touched.add(threading.get_ident())
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(os, "open", note)
+    source = FileSource(
+        path,
+        sop_class_uid="1.2",
+        sop_instance_uid="1.3",
+        transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
+        offset=0,
+        length=length,
+        in_threads=True,
+    )
+    assert source.at_hand() is None
+    assert sum([len(buffer) async for batch in source.open() for buffer in batch]) == length
+    assert touched
+    assert threading.get_ident() not in touched
