@@ -142,12 +142,14 @@ class Archive:
         """
         self._writers = Workers(_WRITERS, "asyncdicom-files")
         self._upkeep = Workers(1, "asyncdicom-upkeep")
+        self._comparing = Workers(1, "asyncdicom-compare")  # who sends conflicts waits behind himself
         self._readers = ThreadPoolExecutor(_READERS, "asyncdicom-reader")
         try:
             await in_thread(self._readers, self._open)
         except BaseException:
             self._writers.shutdown()
             self._upkeep.shutdown()
+            self._comparing.shutdown()
             self._readers.shutdown()
             raise
         self._is_open = True
@@ -206,6 +208,7 @@ class Archive:
                 self._calls,
                 rules=self._rules,
                 elsewhere=self._writers.submit,
+                one_by_one=self._comparing.submit,
             )
             self._ingest.start()
         except BaseException:
@@ -230,6 +233,7 @@ class Archive:
         self._queries.close()
         self._upkeep.shutdown()
         self._writers.shutdown()
+        self._comparing.shutdown()
         self._ingest.close()
         self._readers.shutdown()
         self._engine.dispose()
@@ -391,6 +395,8 @@ class Archive:
             _LOG.error("a file could not be removed: %s", error.strerror)
 
     def _put_into_quarantine(self, path: str) -> None:
+        if self._calls.look(path) is None:
+            return  # a sweep has come first
         self._folders.move_to_quarantine(path)
         self._folders.sync(self._folders.quarantine)
 

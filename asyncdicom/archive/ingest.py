@@ -42,7 +42,8 @@ _RENEW = 10  # failures in a row after which another connection is tried
 class Ingest:
     """Owns the writer thread and the only connection that writes.
 
-    ``elsewhere`` has another thread make a call; it may raise `RuntimeError` when there is none any more.
+    ``elsewhere`` has another thread make a call, `one_by_one` one that computes and takes long; both may
+    raise `RuntimeError` when there is none any more.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class Ingest:
         *,
         rules: Rules,
         elsewhere: Callable[[Callable[[], None]], object],
+        one_by_one: Callable[[Callable[[], None]], object],
     ) -> None:
         self._engine = engine
         self._folders = folders
         self._calls = calls
         self._rules = rules
         self._elsewhere = elsewhere
+        self._one_by_one = one_by_one
         self._waiting: list[Arrival] = []  # taken from the queue, for the next round
         self._in_hand: list[Arrival] = []  # in this round
         self._doubtful: list[Arrival] = []
@@ -133,7 +136,7 @@ class Ingest:
                 arrival.tell(error)
 
         try:
-            self._elsewhere(look)
+            (self._one_by_one if wanted.compares else self._elsewhere)(look)
         except RuntimeError:  # closing: nobody else is waiting
             try:
                 self._look(arrival, wanted)

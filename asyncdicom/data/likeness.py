@@ -28,8 +28,8 @@ from asyncdicom.uid import transfer_syntax
 
 __all__ = ["Likeness", "comparing"]
 
-MAXIMUM_ELEMENTS = 1 << 18
-"""Headers of one data set, at any depth: beyond that nobody compares."""
+MAXIMUM_ELEMENTS = 1 << 16
+"""Headers of one data set, at any depth: beyond that nobody compares, half a second of work."""
 MAXIMUM_INFLATED = 1 << 30
 """Bytes that a deflated data set may give: beyond that nobody compares."""
 MAXIMUM_DEPTH = 64
