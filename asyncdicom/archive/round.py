@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, Outcome, State
+from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, OnMismatch, Outcome, Rules, State
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.quarantined import usage
+from asyncdicom.archive.index.record import Identity
 from asyncdicom.archive.index.writer import Existing, Writer
+from asyncdicom.data.likeness import Likeness
 
 __all__ = ["Bounds", "LookFirst", "Round"]
 
@@ -24,11 +26,15 @@ class Bounds(NamedTuple):
 
 
 class LookFirst(Exception):
-    """The answer depends on what is in the file of a row: somebody looks, and the arrival comes again."""
+    """The answer depends on what is in the file of a row: somebody looks, and the arrival comes again.
 
-    def __init__(self, existing: Existing) -> None:
+    `compares`: its elements are compared with those of the arrival; else only with what the row says.
+    """
+
+    def __init__(self, existing: Existing, *, compares: bool = False) -> None:
         super().__init__(existing.file)
         self.existing = existing
+        self.compares = compares
 
 
 class _Plan(NamedTuple):
@@ -42,19 +48,16 @@ class Round:
     """One transaction. What fails for one arrival is its answer alone; what fails for all is raised."""
 
     def __init__(
-        self,
-        writer: Writer,
-        folders: Folders,
-        calls: FileCalls,
-        on_conflict: OnConflict,
-        bounds: Bounds,
+        self, writer: Writer, folders: Folders, calls: FileCalls, rules: Rules, bounds: Bounds
     ) -> None:
         self._writer = writer
         self._folders = folders
         self._calls = calls
-        self._on_conflict = on_conflict
+        self._on_conflict = rules.on_conflict
+        self._on_mismatch = rules.on_mismatch
         self._bounds = bounds
         self._usage: tuple[int, int] | None = None  # of the quarantine, asked for when it is needed
+        self._planned: dict[str, list[Identity]] = {}  # of new instances of this round, by study
         self._moved: list[tuple[Arrival, str]] = []
 
     def settle(self, batch: Sequence[Arrival]) -> list[Answer]:
@@ -107,9 +110,34 @@ class Round:
         if isinstance(arrival, Found):
             return self._plan_found(arrival, existing)
         if existing is None:
-            return _Plan(Outcome.STORED)
+            return self._plan_new(arrival)
         if _is_same(existing, arrival):
             return self._again(arrival, existing)
+        return self._plan_other(arrival, existing)
+
+    def _plan_new(self, arrival: Arrival) -> _Plan:
+        """A new instance: is it clear whose it is?"""
+        identity, study = arrival.record.identity, arrival.record.identity.study_instance_uid
+        known = self._writer.patients_of(identity)
+        planned = self._planned.setdefault(study, [])
+        known += [(other.patient_id, other.issuer_of_patient_id, other.told_apart) for other in planned]
+        if tuple(identity.of_patient().values()) not in known and any(map(identity.contradicts, known)):
+            arrival.record.contradiction = "another patient has this Study Instance UID"
+        if arrival.record.contradiction and self._on_mismatch is OnMismatch.QUARANTINE:
+            return self._plan_quarantine(arrival)
+        if identity not in planned:
+            planned.append(identity)
+        return _Plan(Outcome.STORED)
+
+    def _plan_other(self, arrival: Arrival, existing: Existing) -> _Plan:
+        """Other bytes under a SOP Instance UID that is taken: do they say the same?"""
+        likeness = arrival.compared.get(existing.file)
+        if likeness is None:
+            raise LookFirst(existing, compares=True)
+        if likeness is Likeness.EQUAL:
+            return _Plan(Outcome.SAME)
+        if likeness is Likeness.TORSO and not arrival.is_incomplete:
+            return _Plan(Outcome.SUPERSEDED, existing)
         if self._on_conflict is OnConflict.QUARANTINE:
             return self._plan_quarantine(arrival)
         if self._on_conflict is OnConflict.REPLACE:
@@ -186,16 +214,28 @@ class Round:
         outcome, existing = plan
         if outcome.heals and existing is not None:
             self._writer.set_file(existing, self._file_row(arrival, outcome))
-            arrival.obsolete = self._path(existing)
-        elif outcome in (Outcome.STORED, Outcome.REPLACED):
+            if self._path(existing) != arrival.file.path:  # it may have been on its way there
+                arrival.obsolete = self._path(existing)
+        elif outcome in (Outcome.STORED, Outcome.REPLACED, Outcome.SUPERSEDED):
             if existing is not None:
                 self._writer.remove(existing)
                 arrival.obsolete = self._path(existing)
+            if existing is not None and outcome is Outcome.SUPERSEDED:
+                # Its file is moved there after the commit; a start after a crash between them does that.
+                quarantined.append(
+                    {
+                        "sop_class_uid": existing.sop_class_uid,
+                        "sop_instance_uid": arrival.record.sop_instance_uid,
+                        "reason": "it ends within an element, and a complete copy has come",
+                        "file": os.path.basename(existing.file),
+                        **existing.file_row(),
+                    }
+                )
             parent = self._writer.series_of(arrival.record)
             instances.append({**arrival.record.row("IMAGE"), "parent": parent, **arrival.file_row()})
         elif outcome is Outcome.QUARANTINED:
             record = arrival.record
-            reason = "another instance has this SOP Instance UID"
+            reason = record.contradiction or "another instance has this SOP Instance UID"
             if isinstance(arrival, Found) and arrival.in_quarantine:
                 reason = "it was in quarantine and had lost its row"
             quarantined.append(

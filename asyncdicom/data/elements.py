@@ -28,7 +28,7 @@ VRS: dict[bytes, tuple[str, bool]] = {vr.encode(): (vr, False) for vr in _SHORT.
 }
 # PS3.5 6.2: everything else is padded with NUL.
 _TEXT = "AE AS CS DA DS DT IS LO LT PN SH ST TM UC UR UT"
-_PADDED_WITH_SPACE = frozenset(_TEXT.split())
+TEXT_PADDED_VRS = frozenset(_TEXT.split())
 # PS3.5 7.1.1: only these (and what Implicit VR does not tell) may have an undefined length.
 _MAY_BE_UNDEFINED = frozenset(["", "SQ", "UN", "OB", "OW", "OD", "OF", "OL", "OV"])
 
@@ -117,10 +117,13 @@ def _explicit(byte_order: str) -> ReadHeader:
 
 
 def _unknown_vr(tag: int, vr: bytes, reserved: int) -> tuple[str, bool]:
-    # PS3.5 6.2: new VRs have the long form, whose two reserved bytes are zero. "??" is seen in short form.
-    if (vr.isalpha() and vr.isupper()) or vr == b"??":
-        return "UN", reserved == 0 and vr != b"??"
-    raise DataSetError(f"{show(tag)} has no Value Representation but {vr!r}: not Explicit VR")
+    # PS3.5 6.2: new VRs have the long form, whose two reserved bytes are zero.
+    if vr.isalpha() and vr.isupper():
+        return "UN", reserved == 0
+    # "??", "--", blanks and NULs are seen, in short form; a length of Implicit VR looks otherwise.
+    if vr == b"\0\0" or all(0x20 <= byte < 0x7F for byte in vr):
+        return "UN", False
+    raise DataSetError(f"{show(tag)} has no Value Representation: not Explicit VR")
 
 
 def _implicit() -> ReadHeader:
@@ -347,7 +350,7 @@ class Encoder:
 
     def element(self, tag: int, vr: str, raw: bytes) -> bytes:
         """Encode one element. Raises ``DataSetError`` as `encode` does."""
-        value = raw if len(raw) % 2 == 0 else raw + (b" " if vr in _PADDED_WITH_SPACE else b"\0")
+        value = raw if len(raw) % 2 == 0 else raw + (b" " if vr in TEXT_PADDED_VRS else b"\0")
         group, element, length = tag >> 16, tag & 0xFFFF, len(value)
         if self._syntax.implicit and length < UNDEFINED_LENGTH:
             return self._implicit(group, element, length) + value

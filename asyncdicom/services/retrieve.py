@@ -243,7 +243,7 @@ async def provide_get(incoming: IncomingRequest, request: Request, handlers: Get
             await work.perform(sources, store, accepted)
     finally:
         retrieval.ended()
-    return work.final()
+    return work.final(retrieval.comment)
 
 
 async def provide_move(incoming: IncomingRequest, request: Request, handlers: MoveService) -> Response:
@@ -265,7 +265,7 @@ async def provide_move(incoming: IncomingRequest, request: Request, handlers: Mo
                     is_lost = await _move(incoming, request, handlers, destination, sources, kinds, work)
     finally:
         retrieval.ended()
-    return work.final()
+    return work.final(retrieval.comment)
 
 
 async def _move(
@@ -407,8 +407,8 @@ class _Retrieving:
         self._operations.failed(uid)
         self._failures.add(kind, detail or f"{uid}: {kind}" if uid else kind, is_ours=is_ours)
 
-    def final(self) -> Response:
-        """Give the final response."""
+    def final(self, comment: str | None) -> Response:
+        """Give the final response; `comment` tells what nothing that failed tells."""
         incoming, operations = self._incoming, self._operations
         status = Status(operations.final_status(incoming.is_cancelled))
         data = None
@@ -420,7 +420,7 @@ class _Retrieving:
             status,
             counters=operations.counters(remaining=incoming.is_cancelled),
             data=data,
-            error_comment=self._failures.comment,
+            error_comment=self._failures.comment or comment,
         )
 
 

@@ -82,7 +82,8 @@ async def store(archive: Archive, data: bytes, size: int = 1 << 20, **options: A
         found = {}
     options.setdefault("sop_class_uid", found.get(0x00080016, CT))
     options.setdefault("sop_instance_uid", found.get(0x00080018, "1.2.3"))
-    return await archive.store(batches=in_batches(data, size), calling_ae_title="MODALITY", **options)
+    stored = await archive.store(batches=in_batches(data, size), calling_ae_title="MODALITY", **options)
+    return stored.status
 
 
 def read_answer(answer: bytes, syntax: str = EXPLICIT_VR_LITTLE_ENDIAN) -> dict[str, str]:

@@ -303,6 +303,7 @@ def test_over_the_network_seen_from_outside(tmp_path: Path) -> None:
 
     log = asyncio.run(work())
     opened = set(re.findall(r'"((?:[^"\\]|\\.)*)"', (tmp_path / "trace").read_text()))
+    opened.discard("")  # the status of a file that is open: it has no path
     assert opened, "it has stored something"
     here = str(Path(__file__).parents[2])
     assert outside(opened, tmp_path / "archive", here, "/proc/self", "/dev/urandom") == []

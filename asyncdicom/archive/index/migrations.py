@@ -24,7 +24,14 @@ def _to_3(cursor: Any) -> None:
     )
 
 
-STEPS: dict[int, Callable[[Any], None]] = {2: _to_3}
+def _to_4(cursor: Any) -> None:
+    """Which files end within an element, unknown of those that are here; and a name that says more."""
+    for table in ("instance", "quarantine"):
+        cursor.execute(f"ALTER TABLE {table} ADD COLUMN incomplete INTEGER DEFAULT 0 NOT NULL")
+    cursor.execute("ALTER TABLE patient RENAME COLUMN only_study TO told_apart")
+
+
+STEPS: dict[int, Callable[[Any], None]] = {2: _to_3, 3: _to_4}
 """What leads from each schema to the next one."""
 
 
