@@ -43,7 +43,7 @@ class Contender(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What the issue asks for: ``value`` of the medians has to be at least, or at most, ``bound``."""
+    """A goal: ``value`` of the medians has to be at least, or at most, ``bound``."""
 
     text: str
     value: Callable[[Medians], float]

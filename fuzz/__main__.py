@@ -1,4 +1,4 @@
-"""``python -m fuzz --seconds 60 [--target NAME]``: all targets in turn, each in its own process."""
+"""`python -m fuzz --seconds 60 [--target NAME]`: all targets in turn, each in its own process."""
 
 from __future__ import annotations
 

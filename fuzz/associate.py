@@ -1,6 +1,6 @@
-"""The A-ASSOCIATE PDUs: ``ul.items`` and ``ul.pdu``, and what ``ul.negotiation`` makes of them.
+"""The A-ASSOCIATE PDUs: `ul.items` and `ul.pdu`, and what `ul.negotiation` makes of them.
 
-Reading raises ``RemoteProtocolError`` and nothing else. What was read can be written, and reads the same.
+Reading raises `RemoteProtocolError` and nothing else. What was read can be written, and reads the same.
 Whatever request is accepted, the answer can be sent and both sides agree on what was agreed.
 """
 

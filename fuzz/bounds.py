@@ -69,7 +69,7 @@ def _least(
 
 
 def check_bounds(target: Any, data: bytes) -> None:
-    """Raise ``TooMuch`` if ``target.once`` needs more than its ``LINES`` and ``MEMORY`` (base, per byte)."""
+    """Raise `TooMuch` if `target.once` needs more than its `LINES` and `MEMORY` (base, per byte)."""
     base, each = target.LINES
     ran = _least(lines, target.once, data, base + each * len(data))
     if ran > base + each * len(data):
@@ -81,7 +81,7 @@ def check_bounds(target: Any, data: bytes) -> None:
 
 
 def timed(target: Any, data: bytes) -> object:
-    """Run all checks; raise ``TooMuch`` if that takes too much processor time, three times in a row."""
+    """Run all checks; raise `TooMuch` if that takes too much processor time, three times in a row."""
     allowed = getattr(target, "SECONDS", SECONDS)
     for _ in range(3):
         start = time.process_time()

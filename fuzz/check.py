@@ -15,13 +15,13 @@ class Finding(Exception):
 
 
 def check(condition: object, message: str) -> None:
-    """Raise ``Finding`` unless ``condition`` holds; unlike ``assert`` also under ``python -O``."""
+    """Raise `Finding` unless `condition` holds; unlike `assert` also under `python -O`."""
     if not condition:
         raise Finding(message)
 
 
 def check_equal(one: object, other: object, message: str) -> None:
-    """Raise ``Finding`` unless both are equal; it shows where they begin to differ."""
+    """Raise `Finding` unless both are equal; it shows where they begin to differ."""
     if one == other:
         return
     left, right = repr(one), repr(other)
@@ -47,12 +47,12 @@ class Head:
         return next(self._bytes)
 
     def choose(self, options: Sequence[T]) -> T:
-        """One of ``options``, by the next byte."""
+        """One of `options`, by the next byte."""
         return options[self.byte() % len(options)]
 
 
 def pieces(data: bytes, seed: int) -> Iterator[memoryview]:
-    """``data`` cut at random, by ``seed``: 0 gives single bytes (of a short input), 1 the whole."""
+    """`data` cut at random, by `seed`: 0 gives single bytes (of a short input), 1 the whole."""
     view = memoryview(data)
     length, random = len(view), Random(seed)
     if seed == 0 and length <= 400:

@@ -1,6 +1,6 @@
-"""Command Sets: ``dimse.command``, ``dimse.messages``, and the way there through ``dimse.assembler``.
+"""Command Sets: `dimse.command`, `dimse.messages`, and the way there through `dimse.assembler`.
 
-Reading raises ``RemoteProtocolError`` and nothing else. What can be written again reads the same. Every
+Reading raises `RemoteProtocolError` and nothing else. What can be written again reads the same. Every
 request that was taken can be answered: its response can be encoded.
 """
 

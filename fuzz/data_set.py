@@ -1,7 +1,7 @@
-"""Data sets: ``data.scanner`` and ``data.elements`` against each other, in all kinds of transfer syntax.
+"""Data sets: `data.scanner` and `data.elements` against each other, in all kinds of transfer syntax.
 
-Both raise ``DataSetError`` and nothing else, however the bytes are cut; where both read, they read the same.
-What ``decode`` gave can be encoded and reads the same. Text of any value in any character set is a str.
+Both raise `DataSetError` and nothing else, however the bytes are cut; where both read, they read the same.
+What `decode` gave can be encoded and reads the same. Text of any value in any character set is a str.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def run_plain(
 ) -> tuple[int, Findings]:
     """Fuzz one target with our mutator; an input with a new outcome joins the pool.
 
-    Ends after ``seconds``, or ``runs`` inputs. The same seed, corpus and code give the same inputs.
+    Ends after `seconds`, or `runs` inputs. The same seed, corpus and code give the same inputs.
     """
     target, random = load(name), Random(f"{name} {seed}")
     findings = Findings(name, target, corpus)
@@ -74,7 +74,7 @@ def run_plain(
 
 
 def run_atheris(name: str, *, seconds: float, seed: int = 0, work: Path, corpus: Path = CORPUS) -> None:
-    """Fuzz one target with libFuzzer, which ends the process; what it finds interesting goes to ``work``.
+    """Fuzz one target with libFuzzer, which ends the process; what it finds interesting goes to `work`.
 
     A finding is written to the corpus and does not end the run. Counts are in libFuzzer's own last lines.
     """

@@ -47,7 +47,7 @@ def examine(target: Any, data: bytes, *, measured: bool = True) -> object:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Within: what takes for ever raises ``Hang``."""
+    """Within: what takes for ever raises `Hang`."""
 
     def hung(number: int, frame: FrameType | None) -> None:
         raise Hang(f"more than {HANGS} seconds")

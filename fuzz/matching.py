@@ -1,6 +1,6 @@
-"""Identifiers of C-FIND, C-GET and C-MOVE: ``archive.query`` and ``archive.matching``, down to SQLite.
+"""Identifiers of C-FIND, C-GET and C-MOVE: `archive.query` and `archive.matching`, down to SQLite.
 
-An identifier is answered or refused with ``IdentifierError``. No SQL fails, no text of the peer becomes SQL,
+An identifier is answered or refused with `IdentifierError`. No SQL fails, no text of the peer becomes SQL,
 every answer has the keys that were asked for, and no pattern takes long.
 """
 

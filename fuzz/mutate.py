@@ -2,7 +2,7 @@
 
 An input is parsed as far as it makes sense, into nodes with a head, a length field and a body of nodes or
 bytes. After a change the lengths are right again, unless the change was to make one wrong. All of it follows
-from the given ``Random``: the same seed gives the same input.
+from the given `Random`: the same seed gives the same input.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _U32 = 0xFFFFFFFF
 
 
 class Node:
-    """``head``, a length of ``width`` bytes, ``body``; with a width of 0 it is plain bytes."""
+    """`head`, a length of `width` bytes, `body`; with a width of 0 it is plain bytes."""
 
     __slots__ = ("body", "head", "lie", "order", "width")
 
@@ -358,7 +358,7 @@ def _change_tree(random: Random, nodes: list[Node], others: list[Node]) -> None:
 
 
 def mutate(data: bytes, other: bytes, layout: str, head: int, random: Random, maximum: int) -> bytes:
-    """An input made from ``data``, perhaps with parts of ``other``, of at most ``maximum`` bytes."""
+    """An input made from `data`, perhaps with parts of `other`, of at most `maximum` bytes."""
     start, body = bytearray(data[:head].ljust(head, b"\0")), data[head:]
     while start and random.random() < 0.2:
         start[random.randrange(head)] = random.randrange(256)

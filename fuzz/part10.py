@@ -1,6 +1,6 @@
-"""The head of a file: ``data.part10``.
+"""The head of a file: `data.part10`.
 
-Reading raises ``DataSetError`` and nothing else; what is written reads the same.
+Reading raises `DataSetError` and nothing else; what is written reads the same.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The byte stream of a connection: ``ul.decoder`` and ``ul.protocol`` in every state of both roles.
+"""The byte stream of a connection: `ul.decoder` and `ul.protocol` in every state of both roles.
 
-However the bytes are cut, the events are the same; ``receive_data`` never raises; what is sent is valid.
+However the bytes are cut, the events are the same; `receive_data` never raises; what is sent is valid.
 The head chooses the state at the beginning, the maximum lengths, the cuts.
 """
 
@@ -61,7 +61,7 @@ ASSOCIATE_LENGTHS = (262144, 262144, 4096, 68)
 
 
 def primitive(layer: UpperLayer, letter: str, now: float) -> None:
-    """One local primitive of ``PATHS``."""
+    """One local primitive of `PATHS`."""
     match letter:
         case "s":
             layer.associate(REQUEST, now)

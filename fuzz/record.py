@@ -1,4 +1,4 @@
-"""``python -m fuzz.record``: makes the seeds, from conversations of DCMTK and pynetdicom with our archive.
+"""`python -m fuzz.record`: makes the seeds, from conversations of DCMTK and pynetdicom with our archive.
 
 Every tool talks to an archive on the loopback interface, through a proxy that notes what both sides say. The
 notes are cut into seeds of all targets, at most 24 KiB each. The files are the smallest of
@@ -80,7 +80,7 @@ _ALL = ("-k", "QueryRetrieveLevel=PATIENT", "-k", "PatientID=id00001")
 
 
 class Recorder:
-    """A proxy in front of ``port``: ``streams`` are the two directions of each connection."""
+    """A proxy in front of `port`: `streams` are the two directions of each connection."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -229,7 +229,7 @@ def _short(stream: bytes, used: set[int]) -> bytes:
 
 
 def _fragmented(stream: bytes, size: int) -> bytes:
-    """The same messages in fragments of ``size`` bytes, a PDU each."""
+    """The same messages in fragments of `size` bytes, a PDU each."""
     out = b""
     for pdu in _pdus(stream):
         if pdu[0] != 4:
@@ -292,7 +292,7 @@ _FRESH_ACCEPTOR, _FRESH_REQUESTOR, _ACCEPTOR_STA6, _REQUESTOR_STA6 = 1, 11, 3, 1
 
 
 def conversation_seeds() -> dict[str, bytes]:
-    """Scripts of ``fuzz.conversation`` by hand: 6 bytes of head, then steps of 4 bytes."""
+    """Scripts of `fuzz.conversation` by hand: 6 bytes of head, then steps of 4 bytes."""
     hello = [(0, 0, 0, 0), (0, 1, 0, 0)]
     echo = [(5, 0, 0, 0), (0, 0, 0, 0), (8, 1, 0, 0), (0, 1, 0, 0)]
     store = [(5, 0, 1, 40), (0, 0, 0, 0), (8, 1, 0, 0), (0, 1, 0, 0)]
@@ -358,7 +358,7 @@ def identifier_seeds() -> dict[str, bytes]:
 
 
 def negotiation_seeds() -> dict[str, bytes]:
-    """Requests with every kind of sub-item, for each policy of ``fuzz.associate``, and answers."""
+    """Requests with every kind of sub-item, for each policy of `fuzz.associate`, and answers."""
     found = {}
     for number, policy in enumerate(associate.POLICIES):
         request = associate.REQUEST.encode()[6:]

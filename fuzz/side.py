@@ -54,8 +54,8 @@ def message(command: Command, data: bytes | None, *, dropped: bool = False) -> M
 class Side:
     """An association and its user.
 
-    ``sent`` and ``got`` are the messages; ``violations`` is how often the peer broke the protocol, ``ended``
-    how often the association ended. ``answers``: respond to each request at once; otherwise ``respond`` is
+    `sent` and `got` are the messages; `violations` is how often the peer broke the protocol, `ended`
+    how often the association ended. `answers`: respond to each request at once; otherwise `respond` is
     called from outside.
     """
 

@@ -1,4 +1,4 @@
-"""Text: ``data.charset`` never raises, whatever the bytes, the character sets and the VR."""
+"""Text: `data.charset` never raises, whatever the bytes, the character sets and the VR."""
 
 from __future__ import annotations
 

@@ -45,8 +45,8 @@ _T = TypeVar("_T")
 
 _INSTANCE_AVAILABILITY = 0x00080056
 
-PAGES = (16, 64, 256)
-"""Rows of the first page, of the second, and of all others: the first match comes soon, and little waits."""
+PAGES = (16, 64)
+"""Rows of the first page, and of all others: the first match comes soon, and little waits to be read."""
 MAXIMUM_PAGE = 1 << 16
 """Characters of a page: one more row than that ends it."""
 MAXIMUM_INSTANCES = 500_000

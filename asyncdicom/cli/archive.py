@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -64,6 +63,8 @@ async def _ask(
     except NotServed:
         pass
     if before is not None:
+        import asyncio
+
         await asyncio.to_thread(before, directory)
     async with (
         Archive(directory, existing=True, sweep=False, scrub=0) as archive,

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from click.core import ParameterSource
 
 from asyncdicom.access import ANYBODY, AccessPolicy, Peer
 from asyncdicom.cli.config import ConfigError, parse_peer, read_config, secured
@@ -71,12 +70,14 @@ class _Configured(Rereadable):
     ) -> click.Context:
         """Read the command line, and the file that it names."""
         try:
-            return super().make_context(info_name, args, parent, **extra)
+            return super().make_context(info_name, list(args), parent, **extra)
         except click.BadParameter as error:
             name = None if error.param is None else error.param.name
             if error.ctx is None or name is None:
                 raise
-            if error.ctx.get_parameter_source(name) is not ParameterSource.DEFAULT_MAP:
+            # (Some versions of click note a value's source only when the value is right, so ask the parser.)
+            given, _, _ = self.make_parser(error.ctx).parse_args(list(args))
+            if name in given or name not in (error.ctx.default_map or {}):
                 raise
             key = _KEYS.get(name, (name,))
             place = error.ctx.meta[_PLACE_OF](key)

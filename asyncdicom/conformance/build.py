@@ -1,6 +1,6 @@
 """Bytes for the cases, right and wrong: every length can be made to lie.
 
-Written apart from the codecs of ``ul`` and ``dimse``, which the cases are to judge.
+Written apart from the codecs of `ul` and `dimse`, which the cases are to judge.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ Attributes = dict[int, tuple[bytes, bytes]]
 
 
 def attributes(case: str, **changes: bytes | None) -> Attributes:
-    """A small CT image; ``x0020000D=None`` leaves out an attribute, a value replaces it."""
+    """A small CT image; `x0020000D=None` leaves out an attribute, a value replaces it."""
     number = _number(case)
     found: Attributes = {
         0x00080005: (b"CS", b"ISO_IR 100"),

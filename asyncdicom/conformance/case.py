@@ -13,7 +13,7 @@ A reaction is a line of text, what the peer does in its order:
     refused             no connection
     garbage             something that cannot be read
 
-``|`` separates reactions, ``*``, ``?`` and ``[...]`` are wildcards.
+`|` separates reactions, `*`, `?` and `[...]` are wildcards.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Do(Enum):
 class Facts(NamedTuple):
     """What is known of the peer when the bytes of a case are made.
 
-    ``maximum_length`` is what it announced (0: no limit), ``contexts`` are the ID, abstract syntax and first
-    transfer syntax of each context that it proposed, ``message_id`` is that of its open request.
+    `maximum_length` is what it announced (0: no limit), `contexts` are the ID, abstract syntax and first
+    transfer syntax of each context that it proposed, `message_id` is that of its open request.
     """
 
     called: bytes
@@ -93,12 +93,12 @@ Check = Callable[[Received], str]
 class Case(NamedTuple):
     """One thing that a peer can do, and what has to follow.
 
-    ``send``: bytes, or what makes them of `Facts` (None: it cannot be done with this peer), or several
-    pieces that are sent one after another. ``expect`` is what the standard asks for, or the safest where
-    it leaves a choice; ``tolerate`` is what does no harm. ``request``: the A-ASSOCIATE-RQ to get to
-    ESTABLISHED with; ``needs``: a presentation context that has to be accepted for the case to mean
-    anything. ``service``: a matter of the service that performs the request, not of the protocol below it.
-    ``slow``: the reaction is that of a timer.
+    `send`: bytes, or what makes them of `Facts` (None: it cannot be done with this peer), or several
+    pieces that are sent one after another. `expect` is what the standard asks for, or the safest where
+    it leaves a choice; `tolerate` is what does no harm. `request`: the A-ASSOCIATE-RQ to get to
+    ESTABLISHED with; `needs`: a presentation context that has to be accepted for the case to mean
+    anything. `service`: a matter of the service that performs the request, not of the protocol below it.
+    `slow`: the reaction is that of a timer.
     """
 
     id: str
@@ -121,10 +121,10 @@ class Case(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """How a case went: ``result`` is passed, tolerated, failed or skipped.
+    """How a case went: `result` is passed, tolerated, failed or skipped.
 
-    ``got`` is the reaction, ``why`` what a check found or why the case could not be played; ``sent`` and
-    ``received`` are the evidence.
+    `got` is the reaction, `why` what a check found or why the case could not be played; `sent` and
+    `received` are the evidence.
     """
 
     case: Case

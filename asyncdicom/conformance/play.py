@@ -1,7 +1,7 @@
 """How a case is played, without a socket: what to send, what to wait for, what came back.
 
-``play`` is a generator. It yields bytes to be sent and `Do`s; for ``Do.READ`` it is sent what came: bytes,
-none of them if the connection is closed, None if nothing came in time. For ``Do.RECONNECT`` None means that
+`play` is a generator. It yields bytes to be sent and `Do`s; for `Do.READ` it is sent what came: bytes,
+none of them if the connection is closed, None if nothing came in time. For `Do.RECONNECT` None means that
 there is no connection. It returns a `Verdict`.
 """
 

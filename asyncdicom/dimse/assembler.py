@@ -17,14 +17,14 @@ _PENDING = (0xFF00, 0xFF01)
 
 
 class MessageStarted(NamedTuple):
-    """A Command Set is complete; its Data Set follows if ``command.has_data_set``."""
+    """A Command Set is complete; its Data Set follows if `command.has_data_set`."""
 
     context_id: int
     command: Command
 
 
 class DataReceived(NamedTuple):
-    """Some more of the Data Set of the message that was started last; ``length`` in bytes."""
+    """Some more of the Data Set of the message that was started last; `length` in bytes."""
 
     views: list[memoryview]
     length: int
@@ -39,7 +39,7 @@ class Assembler:
     """Puts the messages of one association together again.
 
     Messages come one after another, never interleaved, and one message keeps to one presentation context
-    (PS3.8 E.1). ``maximum_command`` is in bytes. Data is handed on, never kept.
+    (PS3.8 E.1). `maximum_command` is in bytes. Data is handed on, never kept.
     """
 
     def __init__(self, maximum_command: int = 65536) -> None:

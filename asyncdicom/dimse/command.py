@@ -42,7 +42,7 @@ def join_elements(elements: list[bytes]) -> bytes:
 
 
 def decode_elements(data: bytes) -> dict[int, bytes]:
-    """Split a Command Set into ``{tag: value}``, without its Command Group Length.
+    """Split a Command Set into `{tag: value}`, without its Command Group Length.
 
     Many peers get the group length wrong and the PDVs delimit a Command Set anyway: it is not looked at.
     The order of the elements is not looked at either, and elements of other groups are passed over: some

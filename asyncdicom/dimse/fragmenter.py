@@ -22,7 +22,7 @@ _PDV_OVERHEAD = 6  # of the PDU length: PDV length (4), presentation context ID,
 class Fragmenter:
     """Cuts the messages of one presentation context into PDUs of one PDV each.
 
-    ``maximum_length`` is what the peer announced, in bytes; 0 is no limit (PS3.8 D.1). Fragments are of even
+    `maximum_length` is what the peer announced, in bytes; 0 is no limit (PS3.8 D.1). Fragments are of even
     length (PS3.8 E.1), the last one excepted if the whole is odd.
     """
 
@@ -56,10 +56,10 @@ class Fragmenter:
     def data(
         self, views: Iterable[bytes | bytearray | memoryview], *, final: bool
     ) -> list[bytes | memoryview]:
-        """Cut the next part of a Data Set into PDUs: a list ``[header, view, header, view, ...]`` to gather.
+        """Cut the next part of a Data Set into PDUs: a list `[header, view, header, view, ...]` to gather.
 
-        Nothing is copied. Up to one fragment is kept back, as views, until more comes or it is ``final``,
-        since the last fragment has to say that it is the last. After ``final`` the next Data Set may begin.
+        Nothing is copied. Up to one fragment is kept back, as views, until more comes or it is `final`,
+        since the last fragment has to say that it is the last. After `final` the next Data Set may begin.
         """
         size, header = self.fragment_length, self._full_header
         out: list[bytes | memoryview] = []

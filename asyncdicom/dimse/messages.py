@@ -1,6 +1,6 @@
 """The 23 DIMSE messages of PS3.7 9.3 and 10.3: which fields each has, and their encoding.
 
-``FIELDS`` is Table E.1-1 and ``MESSAGES`` are the tables of 9.3 and 10.3; the codec follows them.
+`FIELDS` is Table E.1-1 and `MESSAGES` are the tables of 9.3 and 10.3; the codec follows them.
 What we send is held to the tables. What we read needs only as much as makes a message answerable, since
 the field is full of peers that leave out the rest.
 """
@@ -111,8 +111,8 @@ FIELDS: dict[str, tuple[int, str]] = {
 class MessageType(NamedTuple):
     """One message of PS3.7: its name, its fields, and whether a Data Set goes with it.
 
-    ``required`` and ``optional`` leave out Command Field and Command Data Set Type, which all messages have.
-    ``data_set`` is "M" (mandatory), "U" (optional or conditional) or "" (PS3.7 gives the message none).
+    `required` and `optional` leave out Command Field and Command Data Set Type, which all messages have.
+    `data_set` is "M" (mandatory), "U" (optional or conditional) or "" (PS3.7 gives the message none).
     """
 
     name: str
@@ -190,11 +190,11 @@ MESSAGES: dict[CommandField, MessageType] = {
 
 
 class Command:
-    """The Command Set of one message: ``Command(CommandField.C_ECHO_RQ, message_id=1, ...)``.
+    """The Command Set of one message: `Command(CommandField.C_ECHO_RQ, message_id=1, ...)`.
 
     The attributes are the fields of group 0000; None where a message has not got the field. UIDs and AE
-    titles are without padding, tags are ints 0xGGGGEEEE, ``status`` is the bare number, and
-    ``has_data_set`` stands for Command Data Set Type: whether a Data Set follows.
+    titles are without padding, tags are ints 0xGGGGEEEE, `status` is the bare number, and
+    `has_data_set` stands for Command Data Set Type: whether a Data Set follows.
     """
 
     command_field: CommandField
@@ -358,7 +358,7 @@ _RESPONSES = {
 
 
 def encode(command: Command) -> bytes:
-    """Encode a Command Set; ``error_comment`` is cut to what an LO can hold.
+    """Encode a Command Set; `error_comment` is cut to what an LO can hold.
 
     Raises LocalProtocolError where a field is missing, is not one of this message, or does not fit its VR.
     """
@@ -435,9 +435,9 @@ def decode(data: bytes) -> Command:
 
 
 def response_to(request: Command, status: int, **fields: Any) -> Command:
-    """Build the response to ``request``, for its Message ID and with the SOP class and instance it names.
+    """Build the response to `request`, for its Message ID and with the SOP class and instance it names.
 
-    ``fields`` are more attributes of Command. Raises LocalProtocolError for a message that has no response.
+    `fields` are more attributes of Command. Raises LocalProtocolError for a message that has no response.
     """
     response = _RESPONSES.get(request.command_field)
     if response is None:

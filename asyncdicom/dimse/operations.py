@@ -14,6 +14,7 @@ from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
 __all__ = [
     "MAXIMUM_DUPLICATES",
     "MAXIMUM_PENDING",
+    "MAXIMUM_REPEATED",
     "MAXIMUM_STRAYS",
     "DuplicateInvocation",
     "Invoked",
@@ -29,6 +30,9 @@ MAXIMUM_DUPLICATES = 100
 
 MAXIMUM_PENDING = 1_000_000
 """A C-GET or C-MOVE may have so many Pending responses: each gives the peer new time."""
+
+MAXIMUM_REPEATED = 1000
+"""So many of them in a row may say nothing new: the same numbers of sub-operations as the one before."""
 
 _LARGEST_MESSAGE_ID = 0xFFFF
 _MOST_REQUESTS = 0x10000  # 0 is a Message ID, too
@@ -52,7 +56,9 @@ class Invoked:
         "context_id",
         "deadline",
         "message_id",
+        "numbers",
         "pending",
+        "repeated",
         "sending",
         "timeout",
     )
@@ -75,6 +81,10 @@ class Invoked:
         """The last byte of the request has not left."""
         self.pending = 0
         """So many Pending responses have come."""
+        self.numbers: tuple[int | None, ...] = ()
+        """What the last of them said about the sub-operations."""
+        self.repeated = 0
+        """So many of them in a row have said just that."""
 
     def __repr__(self) -> str:
         flags = [flag for flag in ("cancelled", "abandoned", "closed") if getattr(self, flag)]
@@ -82,9 +92,9 @@ class Invoked:
 
 
 class InvokedOperations:
-    """The operations that this side has invoked; ``window`` is the negotiated number, 0 for any.
+    """The operations that this side has invoked; `window` is the negotiated number, 0 for any.
 
-    ``opened``: those that await their final response, by Message ID.
+    `opened`: those that await their final response, by Message ID.
     """
 
     def __init__(self, window: int = 1) -> None:
@@ -115,9 +125,9 @@ class InvokedOperations:
     def open(
         self, context_id: int, command_field: CommandField, *, timeout: float | None, now: float
     ) -> Invoked:
-        """Open an operation under a free Message ID; its timer waits for ``sent``.
+        """Open an operation under a free Message ID; its timer waits for `sent`.
 
-        ``timeout`` is how long the peer may take for a response, and between two of them; None for ever.
+        `timeout` is how long the peer may take for a response, and between two of them; None for ever.
         Raises LocalProtocolError if there is no room.
         """
         if not self.has_room:
@@ -140,7 +150,7 @@ class InvokedOperations:
                 self._restart(invoked, now)
 
     def receive(self, command: Command, now: float) -> Invoked | None:
-        """Take a response: the operation it belongs to, ``closed`` if it is the final one.
+        """Take a response: the operation it belongs to, `closed` if it is the final one.
 
         None if nobody awaits it: the operation was abandoned, or there is none (then too many raise
         RemoteProtocolError).
@@ -157,15 +167,30 @@ class InvokedOperations:
             invoked.deadline = None
             del self.opened[message_id]
         elif invoked.command_field in _SEVERAL_RESPONSES:  # elsewhere Pending means nothing: no progress
-            invoked.pending += 1
-            if invoked.pending > MAXIMUM_PENDING and invoked.command_field is not CommandField.C_FIND_RQ:
-                raise RemoteProtocolError(f"more than {MAXIMUM_PENDING} Pending responses to one operation")
+            if invoked.command_field is not CommandField.C_FIND_RQ:
+                self._count_pending(invoked, command)
             if not invoked.cancelled:
                 self._restart(invoked, now)
         return None if invoked.abandoned else invoked
 
+    def _count_pending(self, invoked: Invoked, command: Command) -> None:
+        """A retrieval may take long, but not for ever. Raises RemoteProtocolError."""
+        numbers = (
+            command.number_of_remaining_sub_operations,
+            command.number_of_completed_sub_operations,
+            command.number_of_failed_sub_operations,
+            command.number_of_warning_sub_operations,
+        )
+        invoked.pending += 1
+        invoked.repeated = invoked.repeated + 1 if numbers == invoked.numbers else 0
+        invoked.numbers = numbers
+        if invoked.pending > MAXIMUM_PENDING:
+            raise RemoteProtocolError(f"more than {MAXIMUM_PENDING} Pending responses to one operation")
+        if invoked.repeated > MAXIMUM_REPEATED:
+            raise RemoteProtocolError(f"more than {MAXIMUM_REPEATED} Pending responses that say nothing new")
+
     def cancel(self, message_id: int, timeout: float | None, now: float) -> None:
-        """C-CANCEL was sent: from now the final response has ``timeout``, whatever comes before it."""
+        """C-CANCEL was sent: from now the final response has `timeout`, whatever comes before it."""
         invoked = self.opened.get(message_id)
         if invoked is not None:
             invoked.cancelled = True
@@ -176,8 +201,10 @@ class InvokedOperations:
         """A C-STORE sub-operation goes on or has ended: the C-GET that it belongs to need not respond yet."""
         for invoked in self.opened.values():
             is_get = invoked.command_field is CommandField.C_GET_RQ
-            if is_get and invoked.deadline is not None and not invoked.cancelled:
-                self._restart(invoked, now)
+            if is_get:
+                invoked.repeated = 0
+                if invoked.deadline is not None and not invoked.cancelled:
+                    self._restart(invoked, now)
 
     def abandon(self, message_id: int) -> None:
         """Nobody waits for the response any more; the operation stays open until it comes."""
@@ -204,7 +231,7 @@ class InvokedOperations:
             self._paused_at = None
 
     def next_deadline(self) -> float | None:
-        """When ``expired`` has to be asked next; None for not before something else happens."""
+        """When `expired` has to be asked next; None for not before something else happens."""
         if self._paused_at is not None:
             return None
         deadlines = [invoked.deadline for invoked in self.opened.values() if invoked.deadline is not None]
@@ -231,7 +258,7 @@ class InvokedOperations:
 
 
 class PerformedOperations:
-    """The operations that the peer has invoked; ``window`` is the negotiated number, 0 for any."""
+    """The operations that the peer has invoked; `window` is the negotiated number, 0 for any."""
 
     def __init__(self, window: int = 1) -> None:
         self.window = window

@@ -11,7 +11,7 @@ _MAXIMUM_NUMBER = 0xFFFF  # the numbers travel as US
 
 
 class SubOperations:
-    """Counts the sub-operations of one retrieval; ``total`` is how many there will be."""
+    """Counts the sub-operations of one retrieval; `total` is how many there will be."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -49,7 +49,7 @@ class SubOperations:
         """The numbers as attributes of a Command.
 
         A Pending response shall contain the number of remaining ones and a Canceled one may; Success, Warning
-        and Failure shall not (PS3.4 C.4.2.1.6): there ``remaining=False``.
+        and Failure shall not (PS3.4 C.4.2.1.6): there `remaining=False`.
         """
         numbers = {
             "number_of_completed_sub_operations": self.number_of_completed,

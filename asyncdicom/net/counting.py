@@ -75,7 +75,7 @@ class CountedSet(Generic[_Member]):
 
 
 class ConnectionRates:
-    """How fast connections may come from each origin: ``rate`` a second, two seconds' worth at once."""
+    """How fast connections may come from each origin: `rate` a second, two seconds' worth at once."""
 
     __slots__ = ("_origins", "_rate")
 

@@ -33,7 +33,7 @@ class FairQueue(Generic[_T]):
         self._waiting.setdefault(key, deque()).appendleft(item)
 
     def take(self, may: Callable[[Hashable], bool] = lambda key: True) -> tuple[Hashable, _T] | None:
-        """Take the next item of the first key that ``may`` have a turn; that key is the last one then."""
+        """Take the next item of the first key that `may` have a turn; that key is the last one then."""
         key = next(filter(may, self._waiting), _NOBODY)
         if key is _NOBODY:
             return None

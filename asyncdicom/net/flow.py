@@ -76,7 +76,7 @@ class ReadBudget:
             self._everybody.total += count
 
     def close(self) -> None:
-        """The association has ended: what still waits there is no concern of the others."""
+        """The association has ended: what still waits for its handlers is counted no longer."""
         self._count(-self.undelivered)
         self._closed = True
 

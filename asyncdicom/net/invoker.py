@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +55,7 @@ class Invoker:
         self._time = time
         self._carry_out = carry_out
         self._shorten_timeout = shorten_timeout
-        self._room: deque[asyncio.Future[None]] = deque()
+        self._room: list[asyncio.Future[None]] = []
 
     async def invoke(
         self,
@@ -148,7 +147,7 @@ class Invoker:
 
     def wake(self) -> None:
         """Let those who wait for room look again, first come, first served."""
-        waiting, self._room = self._room, deque()
+        waiting, self._room = self._room, []
         for turn in waiting:
             if not turn.done():
                 turn.set_result(None)

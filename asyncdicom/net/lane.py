@@ -7,8 +7,6 @@ in steps, and those who ask for it take turns. What releases the interpreter (fi
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -16,6 +14,7 @@ from typing import Any, TypeVar
 
 from asyncdicom.data.steps import Steps
 from asyncdicom.net.fair import FairQueue
+from asyncdicom.net.threads import Told
 
 __all__ = ["Lane", "lane"]
 
@@ -24,28 +23,15 @@ _T = TypeVar("_T")
 _SLICE = 0.002  # seconds of work before the next one's turn
 
 
-class _Job:
+class _Job(Told):
     """Work in steps, and who waits for its result."""
 
-    __slots__ = ("ending", "is_cancelled", "loop", "steps")
+    __slots__ = ("is_cancelled", "steps")
 
     def __init__(self, steps: Steps[Any]) -> None:
         self.steps = steps
-        self.loop = asyncio.get_running_loop()
-        self.ending: asyncio.Future[Any] = self.loop.create_future()
+        super().__init__()
         self.is_cancelled = False
-
-    def tell(self, result: object, error: BaseException | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            self.loop.call_soon_threadsafe(self._deliver, result, error)
-
-    def _deliver(self, result: object, error: BaseException | None) -> None:
-        if self.ending.done():
-            return
-        if error is not None:
-            self.ending.set_exception(error)
-        else:
-            self.ending.set_result(result)
 
 
 class Lane:
@@ -62,7 +48,7 @@ class Lane:
     async def run(self, key: Hashable, steps: Steps[_T]) -> _T:
         """Do all steps and give their result; what they raise is raised here.
 
-        ``key`` says who asks: those with different keys take turns, after 2 ms each. Cancelled: the work ends
+        `key` says who asks: those with different keys take turns, after 2 ms each. Cancelled: the work ends
         after the step that is being done, and nobody waits for that.
         """
         job = _Job(steps)

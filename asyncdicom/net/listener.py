@@ -49,7 +49,7 @@ async def bind(address: Address, reuse_port: bool) -> list[socket.socket]:
 class Acceptor:
     """Gives each connection on a listening socket, and the host that it comes from, to `take`.
 
-    Not with ``sock_accept``: who is cancelled while that has just accepted a connection loses it.
+    Not with `sock_accept`: who is cancelled while that has just accepted a connection loses it.
     """
 
     __slots__ = ("_listener", "_loop", "_pause", "_take")

@@ -31,7 +31,7 @@ def _reachable(path: str) -> Iterator[str]:
 
 
 def listen_local(path: str) -> socket.socket:
-    """Listen at ``path`` for this user alone, whatever the umask; a socket that lies there is replaced.
+    """Listen at `path` for this user alone, whatever the umask; a socket that lies there is replaced.
 
     For who knows that nobody else listens there. Raises `OSError`, also where something else lies there.
     """
@@ -55,7 +55,7 @@ def listen_local(path: str) -> socket.socket:
 
 
 def connect_local(path: str, timeout: float) -> socket.socket:
-    """Connect to ``path``; every call of the socket waits at most ``timeout`` seconds. Raises `OSError`."""
+    """Connect to `path`; every call of the socket waits at most `timeout` seconds. Raises `OSError`."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(timeout)

@@ -39,8 +39,8 @@ class Reply(NamedTuple):
 class Operation:
     """An operation that was invoked and whose responses come in.
 
-    ``held_by`` is the task that keeps it open between responses (a query or retrieval that is being
-    iterated); the same task must not wait for room in the operations window. ``receiver`` performs the
+    `held_by` is the task that keeps it open between responses (a query or retrieval that is being
+    iterated); the same task must not wait for room in the operations window. `receiver` performs the
     C-STORE sub-operations of a C-GET.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
@@ -63,7 +62,7 @@ class Outbox:
         self._spawn = spawn
         self._note = note
         self._gate = WriteGate()
-        self._answers: deque[tuple[int, Command]] = deque()  # wait for the gate
+        self._answers: list[tuple[int, Command]] = []  # wait for the gate; few, or the peer is aborted
         self._has_begun = False  # some of the message that holds the gate is on its way
         self._fetching: asyncio.Task[object] | None = None  # who waits for a source to give more
         self._stalled_at: float | None = None
@@ -138,7 +137,7 @@ class Outbox:
     async def _send_answers(self) -> None:
         while self._answers:
             await self.send(*self._answers[0])
-            self._answers.popleft()
+            del self._answers[0]
 
     async def _stream(
         self, fragmenter: Fragmenter, out: list[bytes | memoryview], source: Source | bytes

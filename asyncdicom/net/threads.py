@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
-__all__ = ["Ending", "Threads", "file_threads", "in_thread"]
+__all__ = ["Ending", "Threads", "Told", "file_threads", "in_thread"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -69,3 +70,26 @@ async def in_thread(executor: Threads, function: Callable[_P, _T], *args: _P.arg
         if ending.done():
             ending.exception()  # nobody else will look at it
         raise
+
+
+class Told:
+    """A piece of work of a thread, and who waits for its result in the event loop that made it."""
+
+    __slots__ = ("ending", "loop")
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.ending: asyncio.Future[Any] = self.loop.create_future()
+
+    def tell(self, result: object, error: BaseException | None = None) -> None:
+        """Give the result or the error, from any thread; who does not wait any more gets nothing."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            self.loop.call_soon_threadsafe(self._deliver, result, error)
+
+    def _deliver(self, result: object, error: BaseException | None) -> None:
+        if self.ending.done():
+            return
+        if error is not None:
+            self.ending.set_exception(error)
+        else:
+            self.ending.set_result(result)

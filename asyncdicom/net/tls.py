@@ -38,7 +38,7 @@ class Handshakes:
     async def perform(self, factory: Callable[[], asyncio.BaseProtocol], connection: socket.socket) -> None:
         """Make a TLS connection of it; the time that the peer may take does not run while it waits.
 
-        Raises OSError (TimeoutError, ``ssl.SSLError``). Raising or cancelled, it leaves the socket to be
+        Raises OSError (TimeoutError, `ssl.SSLError`). Raising or cancelled, it leaves the socket to be
         closed.
         """
         loop = asyncio.get_running_loop()

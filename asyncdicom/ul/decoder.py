@@ -2,7 +2,7 @@
 
 Control PDUs are small: their length is judged at the header, then they are buffered whole. P-DATA-TF is
 never buffered: what arrived of a fragment goes up as slices of the caller's own memory, and all consecutive
-slices of one message part become one ``PDataFragment``. So a megabyte of 16 KiB PDUs costs 64 turns of one
+slices of one message part become one `PDataFragment`. So a megabyte of 16 KiB PDUs costs 64 turns of one
 short loop.
 """
 
@@ -40,7 +40,7 @@ _STRANGERS = {0x0B: "HL7", 0x16: "TLS", 0x47: "HTTP", 0x48: "HTTP", 0x50: "HTTP"
 
 
 class ControlPDU:
-    """A whole PDU other than P-DATA-TF; ``body`` is all but its header, for ``pdu.decode_pdu``."""
+    """A whole PDU other than P-DATA-TF; `body` is all but its header, for `pdu.decode_pdu`."""
 
     __slots__ = ("body", "pdu_type")
 
@@ -59,9 +59,9 @@ class PDataStart:
 
 
 class PDataFragment:
-    """Bytes of one command or one data set, in order; ``is_last`` if nothing of it follows.
+    """Bytes of one command or one data set, in order; `is_last` if nothing of it follows.
 
-    ``views`` are slices of what was fed, none of them empty; there may be none at all.
+    `views` are slices of what was fed, none of them empty; there may be none at all.
     """
 
     __slots__ = ("context_id", "is_command", "is_last", "views")
@@ -100,10 +100,10 @@ def _bounds(maximum_length: int, maximum_associate_length: int) -> dict[int, tup
 class Decoder:
     """Turns bytes into PDUs, whatever their split.
 
-    ``maximum_length`` is what we announced for P-DATA-TF (0: no limit), ``maximum_associate_length`` the
+    `maximum_length` is what we announced for P-DATA-TF (0: no limit), `maximum_associate_length` the
     longest A-ASSOCIATE-RQ or -AC taken; both are in bytes and without the 6 bytes of the PDU header.
-    After a fault, or an A-ABORT, everything else is ignored: ``error`` is the fault. ``consumed`` is how many
-    bytes the last ``feed`` took.
+    After a fault, or an A-ABORT, everything else is ignored: `error` is the fault. `consumed` is how many
+    bytes the last `feed` took.
     """
 
     __slots__ = (
@@ -155,10 +155,10 @@ class Decoder:
         return bool(self._head or self._pdu_left or self._body_left)
 
     def feed(self, data: memoryview, budget: int = WITHOUT_END) -> list[Item]:
-        """What these bytes complete or continue; never raises. The slices returned are of ``data`` itself.
+        """What these bytes complete or continue; never raises. The slices returned are of `data` itself.
 
-        ``budget``: stop behind so many fragments and PDUs (1 at least), of which those of commands weigh
-        ``COMMAND_WEIGHT``; what is behind ``consumed`` then has to be fed again.
+        `budget`: stop behind so many fragments and PDUs (1 at least), of which those of commands weigh
+        `COMMAND_WEIGHT`; what is behind `consumed` then has to be fed again.
         """
         items: list[Item] = []
         self._fragment = None
@@ -174,9 +174,9 @@ class Decoder:
         return items
 
     def continues(self, length: int) -> bool:
-        """Whether ``length`` more bytes are only the middle of a data set's fragment; then they are taken.
+        """Whether `length` more bytes are only the middle of a data set's fragment; then they are taken.
 
-        A short cut of ``feed`` for what most of a large message is. False: nothing was taken.
+        A short cut of `feed` for what most of a large message is. False: nothing was taken.
         """
         if not self._begun or length >= self._pdv_left:
             return False

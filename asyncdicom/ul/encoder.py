@@ -25,9 +25,9 @@ def message_control_header(is_command: bool, is_last: bool) -> int:
 
 @lru_cache(1024)
 def p_data_header(context_id: int, is_command: bool, is_last: bool, length: int) -> bytes:
-    """The 12 bytes before a fragment of ``length`` bytes that is the one PDV of its P-DATA-TF PDU.
+    """The 12 bytes before a fragment of `length` bytes that is the one PDV of its P-DATA-TF PDU.
 
-    Raises ``LocalProtocolError`` for a length or a context ID that does not fit.
+    Raises `LocalProtocolError` for a length or a context ID that does not fit.
     """
     if not (0 <= length <= MAXIMUM_FRAGMENT and 1 <= context_id <= 255):
         raise LocalProtocolError(f"a fragment of {length} bytes in context {context_id} cannot be encoded")

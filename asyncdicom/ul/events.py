@@ -1,6 +1,6 @@
-"""What ``protocol.UpperLayer`` reports to its caller: the indications and confirmations of PS3.8 7.
+"""What `protocol.UpperLayer` reports to its caller: the indications and confirmations of PS3.8 7.
 
-Received data is reported as ``PDataFragment``, just as the decoder made it.
+Received data is reported as `PDataFragment`, just as the decoder made it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
 
 
 class AssociateIndication(NamedTuple):
-    """A-ASSOCIATE indication: answer with ``accept`` or ``reject``."""
+    """A-ASSOCIATE indication: answer with `accept` or `reject`."""
 
     request: AAssociateRQ
 
@@ -32,10 +32,10 @@ class AssociateRejection(NamedTuple):
 
 
 class ReleaseIndication(NamedTuple):
-    """A-RELEASE indication: answer with ``release_response``, after what still has to be sent.
+    """A-RELEASE indication: answer with `release_response`, after what still has to be sent.
 
-    In a collision both sides have asked. ``release_response`` on this event and again on
-    ``ReleaseConfirmation`` is right on both sides: where it is not its turn it does nothing.
+    In a collision both sides have asked. `release_response` on this event and again on
+    `ReleaseConfirmation` is right on both sides: where it is not its turn it does nothing.
     """
 
     collision: bool
@@ -67,7 +67,7 @@ class TransportClosed:
 
 
 class ProtocolViolation(NamedTuple):
-    """The peer broke the protocol; our A-ABORT is in ``data_to_send``."""
+    """The peer broke the protocol; our A-ABORT is in `data_to_send`."""
 
     error: RemoteProtocolError
 

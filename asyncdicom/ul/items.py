@@ -1,8 +1,8 @@
 """Items and sub-items of the A-ASSOCIATE PDUs (PS3.8 9.3.2, 9.3.3 and Annex D; PS3.7 Annex D.3.3).
 
 Every item is a type, a reserved byte, a 2-byte length and a value. What cannot be read raises
-``RemoteProtocolError``; what can be read but not be agreed to (an even context ID, no transfer
-syntax) is returned as it is, for ``negotiation`` to answer.
+`RemoteProtocolError`; what can be read but not be agreed to (an even context ID, no transfer
+syntax) is returned as it is, for `negotiation` to answer.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _U32 = Struct(">I")
 
 
 class Cursor:
-    """Reads forward through bytes and never past its end; ``sub`` gives a child bound within its parent."""
+    """Reads forward through bytes and never past its end; `sub` gives a child bound within its parent."""
 
     __slots__ = ("_data", "_end", "_position")
 
@@ -79,7 +79,7 @@ class Cursor:
         return value
 
     def take(self, length: int) -> bytes:
-        """The next ``length`` bytes."""
+        """The next `length` bytes."""
         start = self._advance(length)
         return self._data[start : start + length]
 
@@ -88,12 +88,12 @@ class Cursor:
         return self.take(self.remaining)
 
     def sub(self, length: int) -> Cursor:
-        """A cursor over the next ``length`` bytes, which are skipped here."""
+        """A cursor over the next `length` bytes, which are skipped here."""
         start = self._advance(length)
         return Cursor(self._data, start, start + length)
 
     def values(self) -> Iterator[tuple[int, bytes]]:
-        """The (type, value) of all items that are left, as ``items`` but without a cursor for each."""
+        """The (type, value) of all items that are left, as `items` but without a cursor for each."""
         data, position, end = self._data, self._position, self._end
         while end - position >= _HEADER.size:
             item_type, length = _HEADER.unpack_from(data, position)
@@ -135,7 +135,7 @@ _NESTING = {PROPOSED_CONTEXT: 4, CONTEXT_RESULT: 4, USER_INFORMATION: 0}
 
 
 def check_number(data: bytes, position: int) -> None:
-    """Raise ``RemoteProtocolError`` for more than ``MAXIMUM_ITEMS`` items and sub-items in what follows.
+    """Raise `RemoteProtocolError` for more than `MAXIMUM_ITEMS` items and sub-items in what follows.
 
     A PDU of 256 KiB has room for 65,000 empty items: they are counted before anything is made of them.
     """
@@ -157,14 +157,14 @@ def check_number(data: bytes, position: int) -> None:
 
 
 def item(item_type: int, value: bytes) -> bytes:
-    """One encoded item; raises ``LocalProtocolError`` if its length does not fit the 16 bits it has."""
+    """One encoded item; raises `LocalProtocolError` if its length does not fit the 16 bits it has."""
     if len(value) > 0xFFFF:
         raise LocalProtocolError(f"item {item_type:02X}H cannot hold {len(value)} bytes (at most 65535)")
     return _HEADER.pack(item_type, len(value)) + value
 
 
 def uid_bytes(uid: str) -> bytes:
-    """The characters of a UID, never padded (PS3.8 Annex F); whatever ``text`` read can be written again."""
+    """The characters of a UID, never padded (PS3.8 Annex F); whatever `text` read can be written again."""
     try:
         return uid.encode("latin-1")
     except UnicodeEncodeError:
@@ -180,7 +180,7 @@ def _counted(value: bytes) -> bytes:
 class ProposedContext(NamedTuple):
     """A presentation context as the requestor proposes it (PS3.8 9.3.2.2).
 
-    ``abstract_syntax`` is empty where the peer sent none, or more than one.
+    `abstract_syntax` is empty where the peer sent none, or more than one.
     """
 
     context_id: int
@@ -197,7 +197,7 @@ class ProposedContext(NamedTuple):
 class ContextResult(NamedTuple):
     """The acceptor's answer to one proposed context (PS3.8 9.3.3.2): 0 is acceptance.
 
-    ``transfer_syntax`` is None where the peer sent none, or more than one; it means nothing unless accepted.
+    `transfer_syntax` is None where the peer sent none, or more than one; it means nothing unless accepted.
     """
 
     context_id: int
@@ -268,7 +268,7 @@ class UserIdentity(NamedTuple):
 
 
 class UserInformation(NamedTuple):
-    """The User Information item (PS3.8 9.3.2.3). ``operations_window`` is (invoked, performed)."""
+    """The User Information item (PS3.8 9.3.2.3). `operations_window` is (invoked, performed)."""
 
     maximum_length: int = 0
     implementation_class_uid: str | None = None

@@ -1,7 +1,7 @@
 """Association negotiation as pure functions (PS3.8 7.1.1; PS3.7 Annex D.3).
 
-``propose`` makes a request, ``answer`` is the acceptor's reply to one, ``confirm`` is what the requestor
-makes of that reply. Both sides end up with a ``Negotiated``, each from its own point of view.
+`propose` makes a request, `answer` is the acceptor's reply to one, `confirm` is what the requestor
+makes of that reply. Both sides end up with a `Negotiated`, each from its own point of view.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class AcceptedContext(NamedTuple):
 class Negotiated(NamedTuple):
     """What both sides agreed on, from the local point of view.
 
-    ``maximum_length`` is the peer's, in bytes; ``operations_invoked`` is how many operations we may have
-    open, ``operations_performed`` how many the peer may. In all three 0 means no limit.
+    `maximum_length` is the peer's, in bytes; `operations_invoked` is how many operations we may have
+    open, `operations_performed` how many the peer may. In all three 0 means no limit.
     """
 
     contexts: dict[int, AcceptedContext]
@@ -86,10 +86,10 @@ class Negotiated(NamedTuple):
 class Policy(NamedTuple):
     """What an acceptor takes.
 
-    ``performed`` and ``invoked`` map abstract syntaxes to the transfer syntaxes taken where we are the SCP or
-    the SCU; ``("*",)`` takes any, ``()`` is for a peer that must not have it (user rejection).
-    ``unknown_storage`` are those taken for abstract syntaxes that are neither in ``performed`` nor in
-    ``not_storage``; None does not support these. ``maximum_length`` in bytes.
+    `performed` and `invoked` map abstract syntaxes to the transfer syntaxes taken where we are the SCP or
+    the SCU; `("*",)` takes any, `()` is for a peer that must not have it (user rejection).
+    `unknown_storage` are those taken for abstract syntaxes that are neither in `performed` nor in
+    `not_storage`; None does not support these. `maximum_length` in bytes.
     """
 
     performed: Mapping[str, tuple[str, ...]]
@@ -220,8 +220,8 @@ def answer(
 ) -> tuple[AAssociateAC, Negotiated] | AAssociateRJ:
     """The acceptor's reply: each context gets the requestor's first transfer syntax that the policy takes.
 
-    AE titles and the user identity are for the caller to judge; ``user_identity_response`` is what the peer
-    is told about the latter (PS3.7 D.3.3.7.2). ``answered``: a dictionary that an acceptor keeps for one
+    AE titles and the user identity are for the caller to judge; `user_identity_response` is what the peer
+    is told about the latter (PS3.7 D.3.3.7.2). `answered`: a dictionary that an acceptor keeps for one
     policy, so that a proposal that comes again is not worked out again and its tables are shared.
     """
     rejection = unacceptable(request) or _refused(request)
@@ -304,7 +304,7 @@ def propose(
 
     Items that some peers do not take are left out where they say nothing: role selection for the default
     roles, the operations window for one operation at a time. Roles belong to the SOP class: those of its
-    contexts are added up. Raises ``LocalProtocolError`` for no context, more than 128, or one that is empty.
+    contexts are added up. Raises `LocalProtocolError` for no context, more than 128, or one that is empty.
     """
     if not 0 < len(contexts) <= MAXIMUM_CONTEXTS:
         raise LocalProtocolError(f"{len(contexts)} presentation contexts (an association has 1 to 128)")
@@ -341,7 +341,7 @@ def propose(
 def confirm(request: AAssociateRQ, accept: AAssociateAC) -> Negotiated:
     """What the acceptor's reply to our request means. Contexts it does not mention are rejected.
 
-    Raises ``RemoteProtocolError`` for an accepted context we did not propose, or with a transfer syntax we
+    Raises `RemoteProtocolError` for an accepted context we did not propose, or with a transfer syntax we
     did not propose for it. A peer that does not answer a role selection is taken to agree to it.
     """
     proposed = {context.context_id: context for context in request.presentation_contexts}

@@ -71,7 +71,7 @@ def _associate(pdu: AAssociateRQ | AAssociateAC, pdu_type: int) -> bytes:
 class AAssociateRQ(NamedTuple):
     """A-ASSOCIATE-RQ (PS3.8 9.3.2).
 
-    ``ae_title_fields`` are the 32 bytes of both titles as received, empty in what we make ourselves: an
+    `ae_title_fields` are the 32 bytes of both titles as received, empty in what we make ourselves: an
     A-ASSOCIATE-AC has to send them back unchanged.
     """
 
@@ -85,7 +85,7 @@ class AAssociateRQ(NamedTuple):
     ae_title_fields: bytes = b""
 
     def encode(self) -> bytes:
-        """The PDU as sent; raises ``LocalProtocolError`` for what it cannot hold."""
+        """The PDU as sent; raises `LocalProtocolError` for what it cannot hold."""
         return _associate(self, A_ASSOCIATE_RQ)
 
 
@@ -102,7 +102,7 @@ class AAssociateAC(NamedTuple):
     ae_title_fields: bytes = b""
 
     def encode(self) -> bytes:
-        """The PDU as sent; raises ``LocalProtocolError`` for what it cannot hold."""
+        """The PDU as sent; raises `LocalProtocolError` for what it cannot hold."""
         return _associate(self, A_ASSOCIATE_AC)
 
 
@@ -191,7 +191,7 @@ PDU = AAssociateRQ | AAssociateAC | AAssociateRJ | PDataTF | AReleaseRQ | ARelea
 def decode_pdu(pdu_type: int, body: bytes | memoryview) -> PDU:
     """Read a PDU of this type from its body (all but the 6 bytes of its header).
 
-    Raises ``RemoteProtocolError`` for a type that does not exist or a body that cannot be read.
+    Raises `RemoteProtocolError` for a type that does not exist or a body that cannot be read.
     """
     body = bytes(body)
     match pdu_type:

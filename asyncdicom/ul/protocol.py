@@ -1,7 +1,7 @@
 """One association's upper layer: bytes and primitives in, bytes and events out (PS3.8 9.2).
 
 It has no clock, no socket and no loop: time is an argument, what is to be sent is fetched with
-``data_to_send``, and what is to be reported is returned. The state table decides everything; this class
+`data_to_send`, and what is to be reported is returned. The state table decides everything; this class
 carries out its effects. Times are in seconds, of any one clock that does not go back.
 """
 
@@ -75,11 +75,11 @@ _MAY_OWE_A_PDU = set(State) - {State.STA1, State.STA2, State.STA4, State.STA13}
 class UpperLayer:
     """The protocol machine of one association.
 
-    ``requestor``: we opened the connection. ``maximum_length``: what we announce for P-DATA-TF, in bytes
-    (0: no limit). ``maximum_associate_length``: the longest A-ASSOCIATE PDU taken, in bytes.
+    `requestor`: we opened the connection. `maximum_length`: what we announce for P-DATA-TF, in bytes
+    (0: no limit). `maximum_associate_length`: the longest A-ASSOCIATE PDU taken, in bytes.
 
-    Attributes: ``state``; ``wants_close``: the transport connection is to be closed now, once what is in
-    ``data_to_send`` has left; ``waiting``: what was received and not handled yet; ``expecting_data``: set by
+    Attributes: `state`; `wants_close`: the transport connection is to be closed now, once what is in
+    `data_to_send` has left; `waiting`: what was received and not handled yet; `expecting_data`: set by
     the caller while a message it knows to be incomplete has no open fragment.
 
     The local primitives return whether they did anything: one that comes too late is dropped.
@@ -144,7 +144,7 @@ class UpperLayer:
     # Local primitives.
 
     def associate(self, request: AAssociateRQ, now: float) -> bool:
-        """A-ASSOCIATE request (Evt1): open the connection, then call ``connected``."""
+        """A-ASSOCIATE request (Evt1): open the connection, then call `connected`."""
         encoded = request.encode()  # before anything happens: it may be refused
         if self._step(Evt.EVT1, now) is None:
             return False
@@ -183,7 +183,7 @@ class UpperLayer:
         return self._step(Evt.EVT15, now) is not None
 
     def check_p_data(self) -> None:
-        """P-DATA request (Evt9): raises ``LocalProtocolError`` unless data may be sent in this state."""
+        """P-DATA request (Evt9): raises `LocalProtocolError` unless data may be sent in this state."""
         if (self.state, Evt.EVT9) not in TRANSITIONS:
             raise LocalProtocolError(f"P-DATA cannot be sent in {self.state.name.capitalize()}")
 
@@ -197,10 +197,10 @@ class UpperLayer:
     # The transport.
 
     def receive_data(self, data: memoryview, now: float, budget: int = WITHOUT_END) -> list[Event]:
-        """Bytes have arrived. Never raises; the views in the events are slices of ``data`` itself.
+        """Bytes have arrived. Never raises; the views in the events are slices of `data` itself.
 
-        Stops behind ``budget`` fragments and PDUs (1 at least). What is left is kept, not copied: while
-        there is something in ``waiting``, call again, with no bytes if none have arrived.
+        Stops behind `budget` fragments and PDUs (1 at least). What is left is kept, not copied: while
+        there is something in `waiting`, call again, with no bytes if none have arrived.
         """
         events: list[Event] = []
         received = len(data)
@@ -233,9 +233,9 @@ class UpperLayer:
         return events
 
     def continues(self, length: int, now: float) -> bool:
-        """Whether the ``length`` bytes that have arrived only go on with a fragment of a data set.
+        """Whether the `length` bytes that have arrived only go on with a fragment of a data set.
 
-        Then they are accounted for, and go on with the last ``PDataFragment``; if not, ``receive_data`` them.
+        Then they are accounted for, and go on with the last `PDataFragment`; if not, `receive_data` them.
         """
         if self.waiting or self.state not in _MAY_OWE_A_MESSAGE or not self._decoder.continues(length):
             return False
@@ -257,7 +257,7 @@ class UpperLayer:
     # Time.
 
     def next_deadline(self) -> float | None:
-        """When ``handle_timer`` has something to do, or None."""
+        """When `handle_timer` has something to do, or None."""
         soonest = self._artim
         for deadline in (self._state_deadline, self._active_receive_deadline(), self._idle_deadline()):
             if deadline is not None and (soonest is None or deadline < soonest):
@@ -340,8 +340,8 @@ class UpperLayer:
     ) -> Action | None:
         """Take one event to the table and carry out the effects; None if the cell is blank.
 
-        ``send``: the encoded PDU, where one is sent that is no A-ABORT. ``about``: the PDU that was received,
-        or the fault that was found. Indications are added to ``events``.
+        `send`: the encoded PDU, where one is sent that is no A-ABORT. `about`: the PDU that was received,
+        or the fault that was found. Indications are added to `events`.
         """
         outcome = transition(self.state, event, requestor=self.requestor, acceptable=acceptable)
         if outcome is None:

@@ -1,7 +1,7 @@
 """The DICOM Upper Layer protocol machine: PS3.8 9.2, Table 9-10, and its actions, Tables 9-6 to 9-9.
 
-All of it is data, but for ``transition`` at the end, which looks things up. P-DATA passes by the table: its
-rows say where it may be sent and received, but ``protocol.UpperLayer`` asks them once for many fragments.
+All of it is data, but for `transition` at the end, which looks things up. P-DATA passes by the table: its
+rows say where it may be sent and received, but `protocol.UpperLayer` asks them once for many fragments.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Action(Enum):
 
 
 class Effect(Enum):
-    """What an action does, as values: ``protocol.UpperLayer`` carries out each of them.
+    """What an action does, as values: `protocol.UpperLayer` carries out each of them.
 
     Opening the connection (AE-1) is not among them, its caller does that; nor is P-DATA.
     """
@@ -206,7 +206,7 @@ def transition(
 ) -> tuple[Action, tuple[Effect, ...], State] | None:
     """What happens on an event: the action, its effects and the next state; None in a blank cell.
 
-    ``requestor`` says which side of the association this is (AR-8), ``acceptable`` whether the provider can
+    `requestor` says which side of the association this is (AR-8), `acceptable` whether the provider can
     take the A-ASSOCIATE-RQ just received (AE-6).
     """
     action = TRANSITIONS.get((state, event))

@@ -183,7 +183,7 @@ def test_a_bomb_behind_the_keys_is_not_looked_at() -> None:
     assert outcome(deflate(dataset([*KEYS, PIXELS], "explicit") + bytes(40 << 20)), DEFLATED) == FOUND
 
 
-# --- malformed data sets, by the ids of the reliability plan ---
+# --- malformed data sets, by the ids of the cases in asyncdicom/conformance/ ---
 
 OPEN_SEQUENCE = header(0x00081140, "SQ", UNDEFINED, "explicit")
 OPEN_ITEM = header(0xFFFEE000, "", UNDEFINED, "explicit")

@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.dimse.operations import (
     MAXIMUM_DUPLICATES,
+    MAXIMUM_REPEATED,
     MAXIMUM_STRAYS,
     DuplicateInvocation,
     Invoked,
@@ -344,6 +345,31 @@ def test_pending_responses_to_a_retrieval_come_to_an_end(
         operations.receive(response(retrieval, PENDING), 1)
     for _ in range(10):  # who asked bounds the number of matches
         assert operations.receive(response(query, PENDING), 1) is query
+
+
+@pytest.mark.parametrize("field", [GET, MOVE])
+def test_pending_responses_that_say_nothing_new_come_to_an_end_sooner(field: CommandField) -> None:
+    operations = InvokedOperations(1)
+    retrieval = operations.open(1, field, timeout=30, now=0)
+
+    def pending(completed: int) -> Command:
+        told = response(retrieval, PENDING)
+        told.number_of_completed_sub_operations = completed
+        return told
+
+    for completed in range(3):
+        for _ in range(MAXIMUM_REPEATED + 1):  # the first one is news
+            operations.receive(pending(completed), 1)
+    with pytest.raises(RemoteProtocolError, match="nothing new"):
+        operations.receive(pending(2), 1)
+
+
+def test_what_comes_between_pending_responses_of_a_c_get_is_news() -> None:
+    operations = InvokedOperations(1)
+    retrieval = operations.open(1, GET, timeout=30, now=0)
+    for _ in range(3 * MAXIMUM_REPEATED):
+        operations.receive(response(retrieval, PENDING), 1)
+        operations.progressed(1)
 
 
 # --- performed ------------------------------------------------------------------------------------------

@@ -110,7 +110,6 @@ def moves_to(answer: bytes, count: tuple[int, int]) -> Callable[[Path], Awaitabl
     return make
 
 
-AT_ONCE = "whatever has come is worked on in one turn of the loop"
 READ = {"handlers": "read"}
 COUNTED = {"counted": True}
 
@@ -134,8 +133,7 @@ ATTACKS = (
     Attack("worst patterns", "8 C-FINDs of 64 patterns of 243 characters over texts of 1,024",
            Siege("patterns", (8, 16), ("C-FIND",), LONG_TEXTS), SERVED),
     Attack("unread queries", "64 queries of 1,000 matches each that nobody reads",
-           Siege("unread_queries", (64, 620), ("C-FIND",), PAGE), SERVED | WEIGHT,
-           "a page of matches is encoded and kept for each"),
+           Siege("unread_queries", (64, 620), ("C-FIND",), PAGE), SERVED | WEIGHT),
     Attack("queries of many studies", "16 C-FINDs of 100,000 studies by a peer that reads nothing",
            Siege("unread_queries", (16, 256), ("C-FIND",), MANY_STUDIES), SERVED,
            "readers are shared by who comes first", only_long=True),

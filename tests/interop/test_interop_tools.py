@@ -52,7 +52,9 @@ def test_findscu(peer: Peer) -> None:
     output = call(
         tool("ours", "findscu", peer, "--json", "-L", "IMAGE", "-k", "SOPInstanceUID", *SERIES_KEYS)
     )
-    assert len({json.loads(line)["00080018"]["Value"][0] for line in output.splitlines()}) == 7
+    *matches, end = map(json.loads, output.splitlines())
+    assert len({match["00080018"]["Value"][0] for match in matches}) == 7
+    assert end["status"] == 0
 
 
 @pytest.mark.parametrize("peer", QUERY_PEERS, indirect=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable
@@ -14,6 +13,7 @@ from sqlalchemy import Engine
 from asyncdicom.archive.index.reader import Execute
 from asyncdicom.exceptions import DicomNetworkError
 from asyncdicom.net.fair import FairQueue
+from asyncdicom.net.threads import Told
 
 __all__ = ["Queries", "QueriesClosed"]
 
@@ -29,29 +29,16 @@ class QueriesClosed(DicomNetworkError):
         super().__init__("the archive is closed")
 
 
-class _Job:
+class _Job(Told):
     """One short transaction for somebody, and the connection that it runs on."""
 
-    __slots__ = ("connection", "ending", "key", "loop", "work")
+    __slots__ = ("connection", "key", "work")
 
     def __init__(self, key: Hashable, work: Callable[[Execute], Any]) -> None:
         self.key = key
         self.work = work
-        self.loop = asyncio.get_running_loop()
-        self.ending: asyncio.Future[Any] = self.loop.create_future()
+        super().__init__()
         self.connection: Any = None  # while it runs; under the lock of `Queries`
-
-    def tell(self, result: object, error: BaseException | None = None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            self.loop.call_soon_threadsafe(self._deliver, result, error)
-
-    def _deliver(self, result: object, error: BaseException | None) -> None:
-        if self.ending.done():
-            return
-        if error is not None:
-            self.ending.set_exception(error)
-        else:
-            self.ending.set_result(result)
 
 
 class Queries:
