@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import NamedTuple, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -31,11 +31,10 @@ from asyncdicom.archive.leftovers import Swept
 from asyncdicom.archive.marker import Marker, check_place, next_marker, read_marker, write_marker
 from asyncdicom.archive.receive import Reception, Refused
 from asyncdicom.archive.round import Bounds
+from asyncdicom.archive.stored import MAXIMUM_COMMENT, Stored, answer_to, count_and_tell
 from asyncdicom.archive.workers import Workers
-from asyncdicom.exceptions import StatusError
 from asyncdicom.net.lane import lane
 from asyncdicom.net.threads import Threads, in_thread
-from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import InformationModel, is_usable_uid
@@ -48,31 +47,6 @@ PIECE = 256 * 1024  # bytes gathered before a thread is asked to write them: sma
 _WRITERS = 8  # as many files are synced at the same time
 _READERS = 2  # for the archive itself: they look after the index, and count
 _QUERIES = 4  # for peers, who share them
-
-_ELSE = "other data are here under this SOP Instance UID: "
-
-
-class Stored(NamedTuple):
-    """The answer to a C-STORE: its Status, and the reason for what is no Success, as Error Comment."""
-
-    status: Status
-    comment: str = ""
-
-
-_IN_QUARANTINE = Stored(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING, _ELSE + "quarantined")
-_ANSWERS = {
-    Outcome.STORED: Stored(Status.SUCCESS),
-    Outcome.REPLACED: Stored(Status.SUCCESS),
-    Outcome.SUPERSEDED: Stored(Status.SUCCESS),
-    Outcome.SAME: Stored(Status.SUCCESS),
-    Outcome.HEALED: Stored(Status.SUCCESS),
-    Outcome.ALREADY_HERE: Stored(Status.SUCCESS),
-    Outcome.QUARANTINED: _IN_QUARANTINE,
-    Outcome.ALREADY_IN_QUARANTINE: _IN_QUARANTINE,
-    Outcome.HEALED_IN_QUARANTINE: _IN_QUARANTINE,
-    Outcome.REFUSED: Stored(Status.DUPLICATE_SOP_INSTANCE, _ELSE + "not kept"),
-}
-_MAXIMUM_COMMENT = 64  # PS3.7 Annex C: an LO
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -237,6 +211,7 @@ class Archive:
                 sync=self._sync,
                 scrub_rate=self._scrub_rate,
                 is_closing=lambda: self._is_closing,
+                happened=self.happened,
             )
             self.care.start(tell=self._sweeps)
         except BaseException:
@@ -282,8 +257,7 @@ class Archive:
         """Store one instance; gives the answer to the C-STORE, with the reason for what is no Success.
 
         The UIDs are those of the command, ``batches`` is the data set as it arrives. It may be left unread
-        when the answer is a Failure. After a Failure, an exception or a cancellation nothing is kept. Raises
-        `StatusError`, with an Error Comment, for a conflict that the quarantine has no room for.
+        when the answer is a Failure. After a Failure, an exception or a cancellation nothing is kept.
         """
         if not (is_usable_uid(sop_class_uid) and is_usable_uid(sop_instance_uid)):
             return Stored(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, "a SOP UID of the command is not usable")
@@ -303,56 +277,15 @@ class Archive:
             arrival = Arrival(reception.file, transfer_syntax_uid, calling_ae_title or "")
             outcome = await self._settle(arrival, reception, rest)
         except Refused as refusal:
-            return Stored(refusal.status, str(refusal)[:_MAXIMUM_COMMENT])
+            return Stored(refusal.status, str(refusal)[:MAXIMUM_COMMENT])
         except _StorageFailed as failure:
             storage_failed = True
             _LOG.error("%s not stored: %s", sop_instance_uid, failure)
-            return Stored(Status.OUT_OF_RESOURCES, str(failure)[:_MAXIMUM_COMMENT])
+            return Stored(Status.OUT_OF_RESOURCES, str(failure)[:MAXIMUM_COMMENT])
         finally:
             await self._tidy_up(reception.file, arrival, storage_failed)
-        self._tell(sop_instance_uid, outcome, arrival)
-        if arrival.record.contradiction and _ANSWERS[outcome] is _IN_QUARANTINE:
-            return Stored(_IN_QUARANTINE.status, f"{arrival.record.contradiction}: quarantined")
-        return _ANSWERS[outcome]
-
-    def _tell(self, uid: str, outcome: Outcome, arrival: Arrival) -> None:
-        """Count and log what is worth it; what is refused is told by whoever answers."""
-        if arrival.is_incomplete and outcome.keeps:
-            self.happened["incomplete"] += 1
-            _LOG.warning("%s ends within an element: kept, and marked as incomplete", uid)
-        if arrival.is_strange and outcome.keeps:
-            self.happened["strange"] += 1
-            _LOG.warning(
-                "%s has elements that cannot be read: kept as it came, without them in the index", uid
-            )
-        if (contradiction := arrival.record.contradiction) and outcome.keeps:
-            self.happened["mismatch"] += 1
-            where = "in quarantine" if outcome is not Outcome.STORED else "kept under its own Patient ID"
-            _LOG.warning("%s: %s: %s", uid, contradiction, where)
-        if contradiction or outcome in (Outcome.STORED, Outcome.ALREADY_HERE):
-            return
-        self.happened[outcome.name.lower()] += 1
-        if outcome.heals:
-            _LOG.warning("%s was missing or damaged on the disk: the same bytes came again", uid)
-        elif outcome is not Outcome.SAME and outcome is not Outcome.REFUSED:
-            _LOG.warning("%s conflicts with another instance: %s", uid, outcome.value)
-
-    def _tell(self, sop_instance_uid: str, outcome: Outcome) -> None:
-        """Count and log what is not simply stored. Raises `StatusError` where the answer needs a comment."""
-        self.care.count(outcome)
-        if outcome is Outcome.QUARANTINE_FULL:
-            _LOG.error(
-                "%s refused, it conflicts with another instance and the quarantine is full; "
-                "asyncdicom archive %s quarantine list shows what is there",
-                sop_instance_uid,
-                self.directory,
-            )
-            full = "conflicts with a stored instance; the quarantine is full"
-            raise StatusError(Response(Status.OUT_OF_RESOURCES, error_comment=full))
-        if outcome.heals:
-            _LOG.warning("%s was missing or damaged on the disk: the same bytes came again", sop_instance_uid)
-        elif outcome is not Outcome.ALREADY_HERE:
-            _LOG.warning("%s conflicts with another instance: %s", sop_instance_uid, outcome.value)
+        count_and_tell(sop_instance_uid, arrival, outcome, self.happened, self.directory)
+        return answer_to(arrival, outcome)
 
     async def _receive(
         self, reception: Reception, batches: AsyncIterator[list[memoryview]], peer: Hashable

@@ -115,6 +115,8 @@ class Arrival:
     was_found = False  # in the archive's own folder, without a row
     is_incomplete = False  # it ends within an element
     is_strange = False  # it has elements that cannot be read
+    is_conflict = False  # other data are here under its SOP Instance UID
+    mismatch = ""  # why it is not clear whose it is
 
     def __init__(self, file: InstanceFile, transfer_syntax_uid: str, calling_ae_title: str) -> None:
         self.file = file

@@ -11,6 +11,7 @@ from asyncdicom.archive.blobs.header import DIGEST_SIZE, digest_in
 from asyncdicom.archive.blobs.look import Ended
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.record import WANTED_TAGS, Record, usable_record
+from asyncdicom.data.inflation import CorruptStream
 from asyncdicom.data.part10 import HEAD_SIZE, read_file_meta
 from asyncdicom.data.scanner import IncompleteDataSet, Scanner
 from asyncdicom.exceptions import DataSetError
@@ -94,7 +95,7 @@ def _examine(pieces: _Pieces, path: str, name: str) -> Examined:
     why = whole.what_is_wrong()
     if told == _UNFINISHED:
         # Complete all the same: a crash came just before its end, or the disk has lost what was written last.
-        raise Unusable(why or "it was never finished", was_acknowledged=not why)
+        raise Unusable(why or "it was never finished", was_acknowledged=not why or whole.is_lost)
     if told is not None and told != whole.digest:
         raise Unusable("its bytes are not those that were received")
     if why and told is None:
@@ -113,6 +114,7 @@ class _Whole:
     def __init__(self, transfer_syntax_uid: str) -> None:
         self.length = 0
         self.is_incomplete = False
+        self.is_lost = False  # where it ends cannot be told, and it may have been kept all the same
         self._syntax = transfer_syntax(transfer_syntax_uid)
         self._scanner = Scanner(transfer_syntax_uid, WANTED_TAGS, whole=True)
         self._digest = hashlib.sha256()
@@ -132,6 +134,7 @@ class _Whole:
                 self._scanner.feed(piece)
         except DataSetError as error:
             self._error = str(error)
+            self.is_lost = self._scanner.is_behind and not isinstance(error, CorruptStream)
 
     def what_is_wrong(self) -> str:
         if self._error:
@@ -144,4 +147,8 @@ class _Whole:
         return ""
 
     def record(self) -> Record:
-        return usable_record(self._scanner.found, little_endian=self._syntax.little_endian)
+        return usable_record(
+            self._scanner.found,
+            little_endian=self._syntax.little_endian,
+            repeated=self._scanner.repeated,
+        )

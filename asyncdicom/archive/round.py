@@ -102,6 +102,7 @@ class Round:
     # what is to be done
 
     def _plan(self, arrival: Arrival) -> _Plan:
+        arrival.is_conflict, arrival.mismatch = False, ""  # it may come again
         if arrival.is_withdrawn:
             return _Plan(Outcome.WITHDRAWN)
         if not self._folders.is_trusted(arrival.file.name):
@@ -110,24 +111,25 @@ class Round:
         if isinstance(arrival, Found):
             return self._plan_found(arrival, existing)
         if existing is None:
-            return self._plan_new(arrival)
+            return self._plan_kept(arrival, _Plan(Outcome.STORED))
         if _is_same(existing, arrival):
             return self._again(arrival, existing)
         return self._plan_other(arrival, existing)
 
-    def _plan_new(self, arrival: Arrival) -> _Plan:
-        """A new instance: is it clear whose it is?"""
+    def _plan_kept(self, arrival: Arrival, plan: _Plan) -> _Plan:
+        """It is to have a row among the instances: is it clear whose it is?"""
         identity, study = arrival.record.identity, arrival.record.identity.study_instance_uid
         known = self._writer.patients_of(identity)
         planned = self._planned.setdefault(study, [])
         known += [(other.patient_id, other.issuer_of_patient_id, other.told_apart) for other in planned]
+        arrival.mismatch = arrival.record.contradiction
         if tuple(identity.of_patient().values()) not in known and any(map(identity.contradicts, known)):
-            arrival.record.contradiction = "another patient has this Study Instance UID"
-        if arrival.record.contradiction and self._on_mismatch is OnMismatch.QUARANTINE:
+            arrival.mismatch = "another patient has this Study Instance UID"
+        if arrival.mismatch and self._on_mismatch is OnMismatch.QUARANTINE:
             return self._plan_quarantine(arrival)
         if identity not in planned:
             planned.append(identity)
-        return _Plan(Outcome.STORED)
+        return plan
 
     def _plan_other(self, arrival: Arrival, existing: Existing) -> _Plan:
         """Other bytes under a SOP Instance UID that is taken: do they say the same?"""
@@ -137,11 +139,15 @@ class Round:
         if likeness is Likeness.EQUAL:
             return _Plan(Outcome.SAME)
         if likeness is Likeness.TORSO and not arrival.is_incomplete:
-            return _Plan(Outcome.SUPERSEDED, existing)
+            plan = self._plan_kept(arrival, _Plan(Outcome.SUPERSEDED, existing))
+            if plan.outcome is Outcome.SUPERSEDED:
+                self._count_aside(existing.data_set_length)
+            return plan
+        arrival.is_conflict = True
         if self._on_conflict is OnConflict.QUARANTINE:
             return self._plan_quarantine(arrival)
         if self._on_conflict is OnConflict.REPLACE:
-            return _Plan(Outcome.REPLACED, existing)
+            return self._plan_kept(arrival, _Plan(Outcome.REPLACED, existing))
         return _Plan(Outcome.REFUSED)
 
     def _plan_found(self, found: Found, existing: Existing | None) -> _Plan:
@@ -185,15 +191,20 @@ class Round:
             return self._again(arrival, existing)
         if not (arrival.was_found or self._has_room(arrival.file.length)):
             return _Plan(Outcome.QUARANTINE_FULL)
+        self._count_aside(arrival.file.length)
         self._move(arrival)
         return _Plan(Outcome.QUARANTINED)
 
     def _has_room(self, length: int) -> bool:
-        """Tell whether the quarantine takes one more of a length (bytes), and count it."""
+        """Tell whether the quarantine takes one more of a length (bytes)."""
         files, size = self._usage or usage(self._writer)
-        has_room = files < self._bounds.files and size + length <= self._bounds.size
-        self._usage = (files + 1, size + length) if has_room else (files, size)
-        return has_room
+        self._usage = files, size
+        return files < self._bounds.files and size + length <= self._bounds.size
+
+    def _count_aside(self, length: int) -> None:
+        """Count one more in quarantine."""
+        files, size = self._usage or usage(self._writer)
+        self._usage = files + 1, size + length
 
     def _move(self, arrival: Arrival) -> None:
         path = arrival.file.path
@@ -235,7 +246,9 @@ class Round:
             instances.append({**arrival.record.row("IMAGE"), "parent": parent, **arrival.file_row()})
         elif outcome is Outcome.QUARANTINED:
             record = arrival.record
-            reason = record.contradiction or "another instance has this SOP Instance UID"
+            reason = "another instance has this SOP Instance UID"
+            if arrival.mismatch and not arrival.is_conflict:
+                reason = arrival.mismatch
             if isinstance(arrival, Found) and arrival.in_quarantine:
                 reason = "it was in quarantine and had lost its row"
             quarantined.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import zlib
 from contextlib import closing
@@ -10,7 +11,13 @@ from typing import Any
 
 import pytest
 
-from asyncdicom.archive import Archive
+from asyncdicom.archive import Archive, FileCalls
+from asyncdicom.archive.arrival import Arrival, Outcome, Rules
+from asyncdicom.archive.examine import examine
+from asyncdicom.archive.index.writer import Writer
+from asyncdicom.archive.operations import METHODS
+from asyncdicom.archive.round import Bounds, Round
+from asyncdicom.data.likeness import Likeness
 from asyncdicom.uid import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT
 
 UID = "1.2.3.1.1.1"
@@ -133,6 +140,65 @@ async def test_a_complete_one_that_disagrees_supersedes_nothing(tmp_path: Path, 
         other = tools.data_set(PixelData=PIXELS, PatientName="OTHER")
         assert await tools.store(archive, other) == 0xB007
         assert await kept(archive, tools) == data[:-9]
+
+
+async def test_the_mark_goes_with_the_file_that_is_accepted(tmp_path: Path, tools: Any) -> None:
+    data = tools.data_set(PixelData=PIXELS)
+    async with Archive(tmp_path, durability="none", incomplete="store") as archive:
+        assert await tools.store(archive, data[:-9], sop_instance_uid=UID) == 0x0000
+        assert await tools.store(archive, data) == 0x0000
+        for incomplete in (1, 0):  # the torso after all, then the whole one again
+            [name] = tools.names_in(tmp_path / "quarantine")
+            [_] = [line async for line in METHODS["quarantine accept"](archive, {"names": [name[:8]]})][1:]
+            assert rows(tmp_path, "instance") == [(UID, incomplete)]
+            assert [row[:2] for row in rows(tmp_path, "quarantine")] == [(UID, 1 - incomplete)]
+            assert await kept(archive, tools) == (data[:-9] if incomplete else data)
+        [name] = tools.names_in(tmp_path / "quarantine")
+        assert [line async for line in METHODS["quarantine purge"](archive, {"names": [name[:8]]})]
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as connection:
+        assert connection.execute("SELECT incomplete FROM tombstone").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("bounds", [{"maximum_quarantined": 2}, {"maximum_quarantined_bytes": 2_100_000}])
+async def test_what_is_superseded_counts_in_quarantine_and_always_has_room(
+    tmp_path: Path, tools: Any, bounds: dict[str, int]
+) -> None:
+    uids = [f"1.2.7.{number}" for number in range(3)]
+    whole = [tools.data_set(PixelData=PIXELS, SOPInstanceUID=uid) for uid in uids]
+    async with Archive(tmp_path, durability="none", incomplete="store", **bounds) as archive:
+        for uid, data in zip(uids, whole, strict=True):
+            assert await tools.store(archive, data[:-9], sop_instance_uid=uid) == 0x0000
+        together = [tools.store(archive, data) for data in whole]  # in one round, or two
+        assert await asyncio.gather(*together) == [0x0000] * 3
+        assert archive.happened == {"incomplete": 3, "superseded": 3}
+        other = tools.data_set(PatientName="OTHER", SOPInstanceUID=uids[0])
+        assert await tools.store(archive, other) == 0xA700
+        assert len(tools.names_in(tmp_path / "quarantine")) == 3
+
+
+async def test_what_is_superseded_in_a_round_takes_the_room_of_its_conflicts(
+    tmp_path: Path, tools: Any
+) -> None:
+    async with Archive(tmp_path, durability="none", incomplete="store") as archive:
+        for uid in ("1.2.7.0", "1.2.7.1"):
+            data = tools.data_set(PixelData=PIXELS, SOPInstanceUID=uid)
+            assert await tools.store(archive, data[:-9], sop_instance_uid=uid) == 0x0000
+        writer = Writer(archive._engine)
+        writer.begin()
+        batch = []
+        for uid, likeness in (("1.2.7.0", Likeness.TORSO), ("1.2.7.1", Likeness.DIFFERENT)):
+            existing = writer.find(uid)
+            assert existing is not None
+            path = archive._folders.path(existing.file)
+            found = examine(FileCalls(), path, existing.file, sync=False, is_closing=lambda: False)
+            found.file.digest = "another"
+            came = Arrival(found.file, found.transfer_syntax_uid, "")  # type: ignore[arg-type]
+            came.record, came.compared = found.record, {existing.file: likeness}
+            batch.append(came)
+        round_ = Round(writer, archive._folders, FileCalls(), Rules(), Bounds(1, 1 << 30))
+        assert [round_._plan(each).outcome for each in batch] == [Outcome.SUPERSEDED, Outcome.QUARANTINE_FULL]
+        writer.roll_back()
+        writer.close()
 
 
 async def test_the_mark_and_the_file_survive_a_lost_index(tmp_path: Path, tools: Any) -> None:

@@ -439,7 +439,6 @@ async def nothing_to_look_after_it(folder: Path) -> Counts:
     return {"tools that are missing": sum(code != 0 for code, _ in codes)}
 
 
-
 ATTACKS = (
     Attack("old index put back", "a copy of the index, made before 30 of 70 stores, is put back",
            old_index_put_back, NOTHING_LOST),

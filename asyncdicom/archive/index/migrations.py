@@ -26,8 +26,10 @@ def _to_3(cursor: Any) -> None:
 
 def _to_4(cursor: Any) -> None:
     """Which files end within an element, unknown of those that are here; and a name that says more."""
-    for table in ("instance", "quarantine"):
-        cursor.execute(f"ALTER TABLE {table} ADD COLUMN incomplete INTEGER DEFAULT 0 NOT NULL")
+    found = cursor.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    for table in ("instance", "quarantine", "tombstone"):  # the last one is not in every index of schema 3
+        if (table,) in found:
+            cursor.execute(f"ALTER TABLE {table} ADD COLUMN incomplete INTEGER DEFAULT 0 NOT NULL")
     cursor.execute("ALTER TABLE patient RENAME COLUMN only_study TO told_apart")
 
 

@@ -231,7 +231,8 @@ def _file_columns() -> list[Column[str] | Column[int]]:
         Column("data_set_offset", Integer, nullable=False),
         Column("data_set_length", Integer, nullable=False),
         Column("digest", Text, nullable=False),  # of the data set: 16 bytes of SHA-256, in hexadecimal
-        Column("incomplete", Integer, nullable=False, server_default="0"),  # 1: it ends within an element
+        # 1: it ends within an element
+        Column("incomplete", Integer, nullable=False, server_default=literal_column("0")),
         Column("received", Text, nullable=False),  # UTC, ISO 8601
         Column("calling_ae_title", Text, nullable=False),
     ]
@@ -265,7 +266,16 @@ tombstone = Table(
     "tombstone",
     METADATA,
     Column("id", Integer, primary_key=True),
-    *(Column(column.name, column.type, nullable=False) for column in quarantine.c if column.name != "id"),
+    *(
+        Column(
+            column.name,
+            column.type,
+            nullable=False,
+            server_default=literal_column("0") if column.server_default is not None else None,
+        )
+        for column in quarantine.c
+        if column.name != "id"
+    ),
     Column("purged", Text, nullable=False),  # UTC, ISO 8601
     Index("tombstone_file_index", "file"),
 )
