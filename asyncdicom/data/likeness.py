@@ -16,8 +16,8 @@ from asyncdicom.data.elements import (
     IMPLICIT_VRS,
     ITEM,
     ITEM_DELIMITATION,
+    PADDED_WITH_SPACE,
     SEQUENCE_DELIMITATION,
-    TEXT_PADDED_VRS,
     UNDEFINED_LENGTH,
     ReadHeader,
     read_header_of,
@@ -324,7 +324,7 @@ def _compare(a: _Reader, length_a: int, b: _Reader, length_b: int, vr: str) -> N
             more -= len(padding)
 
 
-_STRIPPED = dict.fromkeys(TEXT_PADDED_VRS, b" ") | {"UI": b"\0 "}
+_STRIPPED = dict.fromkeys(PADDED_WITH_SPACE, b" ") | {"UI": b"\0 "}
 
 
 def _bare(value: bytes, vr: str) -> bytes:
