@@ -15,7 +15,6 @@ from asyncdicom.data.elements import (
     VRS,
     Element,
     Nesting,
-    check_group,
     check_start,
     check_stray,
     read_header_of,
@@ -244,8 +243,7 @@ class Scanner:
                     break
                 self._keep(tag, vr, bytes(data[position + size : position + size + kept]), length)
             if tag <= previous:
-                check_group(tag)
-                if tag >= 0x00030000:
+                if tag >= 0x00030000:  # those below do not belong into a data set, and are passed over
                     self._ascending = tag == previous and self._ascending
             else:
                 previous = tag

@@ -208,7 +208,7 @@ MALFORMED = {
     "D-04 misspelt short VR": (b"\x08\0\x05\0ZZ\x04\0????" + PLAIN, FOUND),
     "D-04 VR ??": (b"\x08\0\x05\0??\x04\0????" + PLAIN, FOUND),
     "D-04 VR of NULs": (b"\x08\0\x05\0\0\0\x04\0????" + PLAIN, DataSetError),
-    "D-05 group 0000": (header(0x00000100, "US", 2, "explicit") + b"\1\0" + PLAIN, DataSetError),
+    "D-05 group 0000": (header(0x00000100, "US", 2, "explicit") + b"\1\0" + PLAIN, FOUND),
     "D-05 group 0002": (header(0x00020010, "UI", 4, "explicit") + b"1.2\0" + PLAIN, FOUND),
     "D-05 group 0002 in the middle": (UID_ELEMENT + header(0x00020010, "UI", 0, "explicit") + REST, FOUND),
     "D-06 not ascending": (REST + UID_ELEMENT, FOUND),
