@@ -10,7 +10,15 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from asyncdicom.data.charset import TEXT_VRS
-from asyncdicom.data.elements import MAXIMUM_ELEMENTS, UNDEFINED_LENGTH, Skipped, Walked, show, walking
+from asyncdicom.data.elements import (
+    MAXIMUM_ELEMENTS,
+    UNDEFINED_LENGTH,
+    Skipped,
+    Walked,
+    show,
+    syntax_to_read,
+    walking,
+)
 from asyncdicom.data.inflation import MAXIMUM_INFLATED, deflate, inflating
 from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError
@@ -68,7 +76,8 @@ def decode(
     have more than `maximum_elements`, at any depth.
 
     With `strict=False` an element that cannot be read costs only itself: `skipped`, a `Skipped`, gets how
-    many there were and why. What has nothing that can be read is an error all the same.
+    many there were and why; a data set in another transfer syntax is read as what it looks like. What has
+    nothing that can be read is an error all the same.
     """
     return finish(
         decoding(
@@ -98,13 +107,14 @@ def decoding(
     """
     from pydicom import Dataset
 
-    syntax = transfer_syntax(transfer_syntax_uid)
-    if syntax.deflated:
+    if transfer_syntax(transfer_syntax_uid).deflated:
         data = yield from inflating(data, maximum_inflated)
+    how = yield from syntax_to_read(data, transfer_syntax_uid, strict=skipped is None)
+    syntax = transfer_syntax(how)
     # Not by pydicom's reader, which guesses where it should refuse, and ends at a stray delimiter.
     elements: dict[Any, Any] = {}
     make = _maker(data, syntax)
-    for walked in walking(data, transfer_syntax_uid, maximum_elements=maximum_elements, skipped=skipped):
+    for walked in walking(data, how, maximum_elements=maximum_elements, skipped=skipped):
         if walked is None:
             yield
             continue

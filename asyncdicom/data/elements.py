@@ -14,7 +14,13 @@ from asyncdicom.data.inflation import MAXIMUM_INFLATED, Buffer, deflate, inflati
 from asyncdicom.data.resuming import Broken, resuming
 from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError
-from asyncdicom.uid import transfer_syntax
+from asyncdicom.uid import (
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    TRANSFER_SYNTAXES,
+    transfer_syntax,
+)
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM = 0xFFFEE000
@@ -157,6 +163,42 @@ def check_start(data: Buffer, read: ReadHeader) -> None:
         raise DataSetError("the data set has the other byte order than its transfer syntax")
     if read is _READ_IMPLICIT and group == 0x0008 and data[3] == 0 and bytes(data[4:6]) in VRS:
         raise DataSetError("the data set is Explicit VR, its transfer syntax is Implicit VR")
+
+
+def likely_syntax(data: Buffer) -> str | None:
+    """Which uncompressed transfer syntax a data set seems to be encoded in, by its first header; or None.
+
+    For who has nothing better to go by: a whole walk has to prove it.
+    """
+    if len(data) < 8:
+        return None
+    group = data[0] | data[1] << 8
+    little_endian = group >> 8 < group & 0xFF  # no data set begins with a group behind 00FF
+    explicit = bytes(data[4:6]) in VRS
+    if not little_endian:
+        return EXPLICIT_VR_BIG_ENDIAN if explicit and group else None
+    if explicit:
+        return EXPLICIT_VR_LITTLE_ENDIAN
+    return IMPLICIT_VR_LITTLE_ENDIAN if data[6] == data[7] == 0 else None  # its first value is short
+
+
+def passed_over(data: Buffer) -> int:
+    """How many bytes at the beginning of a data set are elements of the groups 0000 and 0002.
+
+    They do not belong there, and may be encoded otherwise than what follows.
+    """
+    position, room = 0, len(data) - 8
+    while position <= room:
+        first = bytes(data[position : position + 8])
+        if first[:2] not in (b"\0\0", b"\2\0", b"\0\2") or not any(first):
+            break
+        explicit = _READ_BIG_ENDIAN if first[:2] == b"\0\2" else _READ_EXPLICIT
+        read = explicit if first[4:6] in VRS else _READ_IMPLICIT
+        header = read(data, position, len(data) - position)
+        if header is None or header[3] > len(data) - position - header[2]:
+            break
+        position += header[2] + header[3]
+    return position
 
 
 class Nesting:
@@ -347,6 +389,27 @@ def check_stray(tag: int) -> None:
         raise DataSetError(f"{show(tag)} outside a sequence")
 
 
+def syntax_to_read(data: Buffer, transfer_syntax_uid: str, *, strict: bool) -> Steps[str]:
+    """The transfer syntax to read ``data`` in, which is inflated already: the one that was told.
+
+    Where nobody knows that one, it is the one that the data set looks like; for who is not ``strict`` it is
+    that one if all of the data set can be read in it.
+    """
+    if strict and transfer_syntax_uid in TRANSFER_SYNTAXES:
+        return transfer_syntax_uid
+    likely = likely_syntax(data)
+    if likely is None or read_header_of(likely) is read_header_of(transfer_syntax_uid):
+        return transfer_syntax_uid
+    if not strict:
+        try:
+            for walked in walking(data, likely, maximum_elements=MAXIMUM_ELEMENTS):
+                if walked is None:
+                    yield
+        except DataSetError:
+            return transfer_syntax_uid
+    return likely
+
+
 def decode(
     data: Buffer,
     transfer_syntax_uid: str,
@@ -390,6 +453,7 @@ def decoding(
     """
     if transfer_syntax(transfer_syntax_uid).deflated:
         data = yield from inflating(data, maximum_inflated)
+    transfer_syntax_uid = yield from syntax_to_read(data, transfer_syntax_uid, strict=skipped is None)
     elements = []
     for walked in walking(
         data,

@@ -100,7 +100,10 @@ def _behind_element(broken: Broken) -> _Places:
             return
     order = "<" if broken.little_endian else ">"
     short, long = Struct(order + "H").unpack_from, Struct(order + "L").unpack_from
-    yield at + 8 + short(data, at + 6)[0], _RUN_TOLD  # its VR means nothing, or should have had a short length
+    yield (
+        at + 8 + short(data, at + 6)[0],
+        _RUN_TOLD,
+    )  # its VR means nothing, or should have had a short length
     if end - at >= 12:
         yield at + 12 + long(data, at + 8)[0], _RUN_TOLD  # a long length
     yield at + 8 + long(data, at + 4)[0], _RUN_TOLD  # it is Implicit VR

@@ -17,12 +17,13 @@ from asyncdicom.data.elements import (
     Nesting,
     check_start,
     check_stray,
+    likely_syntax,
     read_header_of,
     show,
 )
 from asyncdicom.data.inflation import MAXIMUM_INFLATED, MAXIMUM_RATIO, Buffer, Inflater
 from asyncdicom.exceptions import DataSetError
-from asyncdicom.uid import transfer_syntax
+from asyncdicom.uid import TRANSFER_SYNTAXES, transfer_syntax
 
 # Skims over what needs no thought: elements of defined length in ascending order that are not wanted and end
 # within the data. This is nearly all there is, so it is the loop that counts. Takes the data, where to begin,
@@ -80,6 +81,9 @@ class Scanner:
 
     With ``whole`` it goes on to the end and is never ``done``: then ``finish`` also tells whether the last
     element ends where the data set does. Bytes of zero behind the last element are no element.
+
+    Private transfer syntaxes are as many as their makers: a data set in one that nobody knows is read as it
+    looks. ``undefined`` has the wanted tags whose length is not told: sequences, and compressed Pixel Data.
     """
 
     __slots__ = (
@@ -88,6 +92,7 @@ class Scanner:
         "_checked",
         "_error",
         "_inflater",
+        "_is_unknown",
         "_last",
         "_maximum_value",
         "_need",
@@ -101,6 +106,7 @@ class Scanner:
         "done",
         "found",
         "truncated",
+        "undefined",
     )
 
     def __init__(
@@ -117,6 +123,7 @@ class Scanner:
         self.done = False
         self.found: dict[int, Element] = {}
         self.truncated: set[int] = set()
+        self.undefined: set[int] = set()
         self._wanted = tags
         self._whole = whole
         self._zeros = False  # behind the last element
@@ -126,6 +133,7 @@ class Scanner:
         syntax = transfer_syntax(transfer_syntax_uid)
         self._inflater = Inflater(maximum_inflated, maximum_ratio) if syntax.deflated else None
         self._skim = _skim_implicit if syntax.implicit else _SKIM_EXPLICIT[syntax.little_endian]
+        self._is_unknown = transfer_syntax_uid not in TRANSFER_SYNTAXES
         self._error: DataSetError | None = None
         self._carry = (
             bytearray()
@@ -198,6 +206,8 @@ class Scanner:
         nesting, skim, wanted, last = self._nesting, self._skim, self._wanted, self._last
         previous, skip, whole = self._previous, self._skip, self._whole
         if not self._checked and end >= 8:
+            if self._is_unknown:
+                skim = self._become(likely_syntax(data))
             check_start(data, nesting.read)
             self._checked = True
         while True:
@@ -249,11 +259,21 @@ class Scanner:
                 previous = tag
             position += size
             if length == UNDEFINED_LENGTH:
+                if tag in wanted:
+                    self.undefined.add(tag)
                 nesting.open(tag, vr)
             else:
                 skip = length
         self._previous, self._skip = previous, skip
         return position
+
+    def _become(self, transfer_syntax_uid: str | None) -> Skim:
+        """Read on in another transfer syntax, if there is one."""
+        if transfer_syntax_uid is not None:
+            syntax = transfer_syntax(transfer_syntax_uid)
+            self._nesting.read = read_header_of(transfer_syntax_uid)
+            self._skim = _skim_implicit if syntax.implicit else _SKIM_EXPLICIT[syntax.little_endian]
+        return self._skim
 
     def _pass_zeros(self, data: Buffer, position: int) -> int:
         self._zeros = True

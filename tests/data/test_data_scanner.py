@@ -285,6 +285,25 @@ def test_other_wrong_transfer_syntaxes(declared, actual) -> None:  # M-05, D-12
     assert each_way(dataset(KEYS, actual), declared) is DataSetError
 
 
+@pytest.mark.parametrize("how", SYNTAXES)
+@pytest.mark.parametrize("syntax", ["1.2.840.113619.5.99", "1.3.6.1.4.1.5962.300.1", "2.25.7"])
+def test_private_transfer_syntaxes_that_nobody_knows_are_read_as_they_look(syntax, how) -> None:
+    assert each_way(dataset(KEYS, how), syntax) == each_way(dataset(KEYS, how), SYNTAXES[how])
+
+
+def test_the_private_syntax_of_ge_is_implicit() -> None:
+    assert each_way(dataset(KEYS, "implicit"), "1.2.840.113619.5.2") == FOUND
+
+
+def test_sequences_and_compressed_pixel_data_are_told_where_they_are_wanted() -> None:
+    scanner = Scanner(EXPLICIT, frozenset({0x7FE00010}), whole=True)
+    scanner.feed(PLAIN + header(0x7FE00010, "OB", UNDEFINED, "explicit") + END_SEQUENCE)
+    assert (scanner.finish(), scanner.undefined) == ({}, {0x7FE00010})
+    scanner = Scanner(EXPLICIT, frozenset({0x7FE00010}), whole=True)
+    scanner.feed(PLAIN + header(0x7FE00010, "OB", 0, "explicit"))
+    assert (set(scanner.finish()), scanner.undefined) == ({0x7FE00010}, set())
+
+
 def test_an_error_stays() -> None:
     scanner = Scanner(EXPLICIT, WANTED)
     for call in (
