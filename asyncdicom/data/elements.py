@@ -260,10 +260,13 @@ class Skipped:
         self.why = ""
         self.looked_at = 0  # places where reading might have gone on
 
-    def add(self, why: object) -> None:
-        """Count one more."""
-        self.count += 1
+    def add(self, why: object, count: int = 1) -> None:
+        """Count one more, or more of them."""
+        self.count += count
         self.why = self.why or str(why)
+
+    def __str__(self) -> str:
+        return f"{self.count} element{'s' * (self.count != 1)} skipped; {self.why}"
 
 
 def walk(

@@ -24,7 +24,12 @@ from asyncdicom.data.elements import encode as encode_elements
 from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Command, CommandField, Priority, response_to
 from asyncdicom.dimse.suboperations import SubOperations
-from asyncdicom.exceptions import AssociationError, DicomNetworkError, PresentationContextError
+from asyncdicom.exceptions import (
+    AssociationError,
+    DataSetError,
+    DicomNetworkError,
+    PresentationContextError,
+)
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.operation import IncomingRequest, Interrupted, Reply
 from asyncdicom.net.reasons import in_short
@@ -51,10 +56,13 @@ from asyncdicom.services.responses import (
 )
 from asyncdicom.services.service import Service
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STORAGE, STUDY_ROOT
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, PresentationContext
 
 __all__ = ["GetService", "MoveService", "Progress", "RetrieveOperation", "RetrieveResult", "retrieve"]
+
+log = Log("asyncdicom.services")
 
 _FAILED_SOP_INSTANCE_UID_LIST = 0x00080058
 _MAXIMUM_LOSSES = 10  # associations to a destination that one C-MOVE loses before it gives up
@@ -98,7 +106,10 @@ class RetrieveOperation(ResponseStream[Progress, RetrieveResult]):
 
     def _final(self, reply: Reply) -> None:
         if reply.data:
-            self.failed_sop_instance_uids = _read_failed(reply.data, self._context.transfer_syntax)
+            try:
+                self.failed_sop_instance_uids = _read_failed(reply.data, self._context.transfer_syntax)
+            except DataSetError as error:  # the result is whole without it
+                log.warning("%s: the list of failed instances cannot be read: %s", self._channel, error)
 
     @property
     def result(self) -> RetrieveResult:
@@ -131,7 +142,7 @@ def _progress(command: Command) -> Progress:
 
 
 def _read_failed(data: bytes, transfer_syntax_uid: str) -> tuple[str, ...]:
-    for element in decode_elements(data, transfer_syntax_uid):
+    for element in decode_elements(data, transfer_syntax_uid, strict=False):
         if element.tag == _FAILED_SOP_INSTANCE_UID_LIST:
             text = bytes(element.value).decode("ascii", "replace")
             return tuple(uid for uid in (part.strip("\0 ") for part in text.split("\\")) if uid)
