@@ -290,7 +290,7 @@ async def test_a_destination_that_is_lost_on_the_way_gets_the_rest_over_another_
         associate(address(server), contexts=CONTEXTS) as association,
     ):
         result = await association.c_move(IDENTIFIER, move_destination="WS")
-    assert result == (0, 5, 0, 0, ())
+    assert result[:5] == (0, 5, 0, 0, ())
     assert stored.count(stored[1]) == 2, "nobody knows whether it has arrived: it is sent again"
     assert len(stored) == 6
 
