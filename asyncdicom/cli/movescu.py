@@ -23,7 +23,14 @@ log = Log("asyncdicom.cli")
 
 @click.command(epilog=EPILOG)
 @key_options()
-@click.option("-aem", type=AE_TITLE, metavar="AET", help="The destination: an AE title that PEER knows.")
+@click.option(
+    "-aem",
+    "--move",
+    "aem",
+    type=AE_TITLE,
+    metavar="AET",
+    help="The destination: an AE title that PEER knows.",
+)
 @click.option("+P", "--port", type=PORT, help="Receive here, on this port; -aem is then -aet by default.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="With --port: the address to listen on.")
 @directory_options
