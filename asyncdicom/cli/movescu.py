@@ -116,6 +116,7 @@ async def _move(
     as_json: bool,
 ) -> int:
     from asyncdicom.address import Address
+    from asyncdicom.cli.receiver import TAKEN
     from asyncdicom.cli.retrieval import report, retrieve
     from asyncdicom.server import serve
     from asyncdicom.status import Status
@@ -127,6 +128,7 @@ async def _move(
             receiving = serve(
                 ours,
                 c_store=receiver,
+                contexts=TAKEN,
                 unknown_storage=True,
                 access=await _only(peer),
                 ssl=peer.tls.server(),

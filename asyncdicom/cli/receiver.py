@@ -20,14 +20,17 @@ from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
-from asyncdicom.uid import is_usable_uid
+from asyncdicom.uid import NON_PATIENT_OBJECT_STORAGE, STORAGE, VERIFICATION, is_usable_uid
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
     from asyncdicom.cli.printing import Printer
 
-__all__ = ["Receiver"]
+__all__ = ["TAKEN", "Receiver"]
+
+TAKEN = (VERIFICATION, *STORAGE, *NON_PATIENT_OBJECT_STORAGE)
+"""What is accepted, beside storage SOP classes that are not in the standard."""
 
 log = Log("asyncdicom.cli")
 

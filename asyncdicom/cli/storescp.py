@@ -105,12 +105,14 @@ def _template(option: str, text: str | None, placeholders: str) -> Template | No
 
 def _performing(receiver: Receiver, implicit: bool) -> dict[str, Any]:
     """What `serve` is to offer."""
+    from asyncdicom.cli.receiver import TAKEN
     from asyncdicom.services.storage import Storage
     from asyncdicom.uid import IMPLICIT_VR_LITTLE_ENDIAN
 
     if not implicit:
-        return {"c_store": receiver, "unknown_storage": True}
+        return {"c_store": receiver, "contexts": TAKEN, "unknown_storage": True}
     storage = Storage(receiver)
+    storage.sop_classes = TAKEN[1:]
     storage.transfer_syntaxes = (IMPLICIT_VR_LITTLE_ENDIAN,)
     return {"services": [storage]}
 
