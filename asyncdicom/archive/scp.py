@@ -15,6 +15,7 @@ from asyncdicom.archive.find import MatchingInstances, StoredInstance
 from asyncdicom.archive.index.matching import IdentifierError
 from asyncdicom.archive.index.queries import QueriesClosed
 from asyncdicom.archive.index.query import MAXIMUM_IDENTIFIER
+from asyncdicom.association import Request
 from asyncdicom.exceptions import DataSetError, StatusError
 from asyncdicom.net.channel import Trace
 from asyncdicom.net.sources import FileSource
@@ -23,7 +24,7 @@ from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import Server, serve
 from asyncdicom.services.account import note_asked
 from asyncdicom.services.contexts import Proposable
-from asyncdicom.services.request import EchoHandler, NormalizedHandlers, Request, Retrieval
+from asyncdicom.services.request import EchoHandler, NormalizedHandlers, Retrieval
 from asyncdicom.services.responses import Response
 from asyncdicom.services.service import Service
 from asyncdicom.status import Status

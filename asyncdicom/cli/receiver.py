@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from asyncdicom.association import Request
 from asyncdicom.cli.output import json_text, response_fields
 from asyncdicom.cli.placing import UIDS, Placed, differs, missing_end, place, study_of
 from asyncdicom.naming import safe_name
 from asyncdicom.net.threads import file_threads, in_thread
-from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log

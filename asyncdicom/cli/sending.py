@@ -165,6 +165,7 @@ class Watched:
         self.sop_class_uid = source.sop_class_uid
         self.sop_instance_uid = source.sop_instance_uid
         self.transfer_syntax_uid = source.transfer_syntax_uid
+        self.length = getattr(source, "length", 0)
         self._source = source
         self._advance = advance
 

@@ -1,22 +1,23 @@
-"""One DIMSE operation: `Operation` is one that we invoked, `IncomingRequest` one that we perform."""
+"""One DIMSE operation: `Operation` is one that we invoked, `Performed` one that we perform."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.dimse.operations import Invoked
 from asyncdicom.net.stream import DataStream
+from asyncdicom.options import Timeouts
 from asyncdicom.status import Status
 from asyncdicom.ul.negotiation import AcceptedContext
 
 __all__ = [
-    "IncomingRequest",
     "Interrupted",
     "Operation",
+    "Performed",
     "Reply",
     "permanent_failure",
     "transient_failure",
@@ -136,12 +137,29 @@ class Interrupted(Exception):
     """The work on a request was cut short: C-CANCEL came, or no progress was made."""
 
 
+class _Performer(Protocol):
+    def give_up(self, request: Performed[Any], /) -> None: ...
+
+
+class _Channel(Protocol):
+    """What a request needs of the channel that it came on."""
+
+    @property
+    def timeouts(self) -> Timeouts: ...
+
+    @property
+    def performer(self) -> _Performer: ...
+
+
+_On = TypeVar("_On", bound=_Channel)
+
+
 class _Timer:
     """Ends a handler that works for too long; while the peer still sends, it is not the handler's time."""
 
     __slots__ = ("_deadline", "_handle", "_loop", "_request")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, request: IncomingRequest) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, request: Performed[Any]) -> None:
         self._loop = loop
         self._deadline = deadline
         self._request = request
@@ -159,12 +177,12 @@ class _Timer:
         self._handle.cancel()
 
 
-class IncomingRequest:
+class Performed(Generic[_On]):
     """A request that the peer invoked and that we perform.
 
-    `channel` is the `net.channel.Channel` that it came on. Its handler runs in one task. C-CANCEL, and lack
-    of progress, cancel that task only where it runs the handler's own code (`guard`), never in the middle of
-    a message that we send.
+    `channel` is what it came on (see `net.channel.IncomingRequest`). Its handler runs in one task. C-CANCEL,
+    and lack of progress, cancel that task only where it runs the handler's own code (`guard`), never in the
+    middle of a message that we send.
     """
 
     __slots__ = (
@@ -186,7 +204,7 @@ class IncomingRequest:
     )
 
     def __init__(
-        self, channel: Any, context: AcceptedContext, command: Command, data: DataStream | None
+        self, channel: _On, context: AcceptedContext, command: Command, data: DataStream | None
     ) -> None:
         self.channel = channel
         self.context = context

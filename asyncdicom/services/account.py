@@ -8,7 +8,7 @@ import re
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.exceptions import DataSetError
-from asyncdicom.net.operation import IncomingRequest
+from asyncdicom.net.channel import IncomingRequest
 from asyncdicom.services.responses import Response
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import name_of

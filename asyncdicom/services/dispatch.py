@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from typing import TYPE_CHECKING
 
 from asyncdicom.access import Grant, refused_operation
 from asyncdicom.dimse.messages import MESSAGES, Command, CommandField, encode, response_to
@@ -15,18 +14,16 @@ from asyncdicom.exceptions import (
     PresentationContextError,
     StatusError,
 )
-from asyncdicom.net.operation import IncomingRequest, Interrupted, permanent_failure, transient_failure
+from asyncdicom.net.channel import IncomingRequest
+from asyncdicom.net.operation import Interrupted, permanent_failure, transient_failure
 from asyncdicom.services import account
 from asyncdicom.services.classes import may_name
-from asyncdicom.services.request import Request
+from asyncdicom.services.request import ReceivedRequest
 from asyncdicom.services.responses import Response, response_of
 from asyncdicom.services.service import Service, Services
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.negotiation import AcceptedContext
-
-if TYPE_CHECKING:
-    from asyncdicom.association import Association
 
 __all__ = ["Dispatcher"]
 
@@ -52,7 +49,7 @@ class Dispatcher:
 
     __slots__ = ("association", "grant", "services")
 
-    def __init__(self, association: Association, grant: Grant, services: Services) -> None:
+    def __init__(self, association: object, grant: Grant, services: Services) -> None:
         self.association = association
         self.grant = grant
         self.services = services
@@ -140,7 +137,7 @@ class Dispatcher:
                 incoming.remark = "refused: no permission"
             return Response(Status.UNRECOGNIZED_OPERATION if refused is None else refused)
         try:
-            return response_of(await service.perform(Request(incoming, self.association)))
+            return response_of(await service.perform(ReceivedRequest(incoming, self.association)))
         except Interrupted:
             return self._interrupted(incoming)
         except StatusError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from asyncdicom.net.operation import IncomingRequest
+from asyncdicom.net.channel import IncomingRequest
 from asyncdicom.telemetry.log import Log
 
 __all__ = ["Failures"]
