@@ -140,7 +140,7 @@ def test_what_cannot_be_decoded(data) -> None:
 
 
 BROKEN = [
-    (b"\x10\0\x30\0--\4\0ab12", 1),
+    (b"\x10\0\x30\0\1\2\4\0ab12", 1),
     (b"\x10\0\x30\0DA\xff\xff12", 1),
     (b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xffnot items" + b"\xfe\xff\xdd\xe0\0\0\0\0", 1),
     (bytes(100), 0),
