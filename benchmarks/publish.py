@@ -1,4 +1,4 @@
-"""What README shows: a run's figures, their plot, and the table in README itself."""
+"""What is published: a run's figures, their plot, and the table in benchmarks/README.md."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from benchmarks import plots, report
 from benchmarks.processes import ROOT
 
-README = ROOT / "README.md"
+README = ROOT / "benchmarks" / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 _BLOCK = re.compile(r"(?<=<!-- benchmarks: summary -->\n).*?(?=<!-- end of benchmarks -->)", re.DOTALL)
 
 
 def publish(document: dict[str, Any]) -> None:
-    """Keep the figures of a run and their plot in `RESULTS`, and write README's block from them."""
+    """Keep the figures of a run and their plot in `RESULTS`, and write the block of benchmarks/README.md."""
     RESULTS.mkdir(exist_ok=True)
     kept = _without_rounds(document)
     (RESULTS / "results.json").write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
@@ -24,14 +24,14 @@ def publish(document: dict[str, Any]) -> None:
 
 
 def published() -> dict[str, Any]:
-    """Give the figures that README shows."""
+    """Give the figures that are shown."""
     document: dict[str, Any] = json.loads((RESULTS / "results.json").read_text("utf-8"))
     return document
 
 
 def block(document: dict[str, Any]) -> str:
     """Write what stands between the marks in README."""
-    plot = "![How asyncdicom compares with its peers](benchmarks/results/summary.svg)"
+    plot = "![How asyncdicom compares with its peers](results/summary.svg)"
     return f"{plot}\n\n{report.summary_markdown(document)}\n"
 
 
