@@ -13,7 +13,8 @@ class NoMatplotlib(Exception):
     """matplotlib is not installed."""
 
 
-def _pyplot() -> Any:
+def load_pyplot() -> Any:
+    """Give matplotlib's pyplot, for files only; `NoMatplotlib` if it is not there."""
     try:
         import matplotlib as mpl
     except ImportError:
@@ -27,7 +28,7 @@ def _pyplot() -> Any:
 
 def draw(results: list[dict[str, Any]], folder: Path) -> list[Path]:
     """Draw the first column of each scenario; gives the files."""
-    pyplot = _pyplot()
+    pyplot = load_pyplot()
     drawn = []
     for result in results:
         bars = [contender for contender in result["contenders"] if _figures(result, contender)]
@@ -60,8 +61,10 @@ _PEERS = (
 
 def draw_summary(results: list[dict[str, Any]], folder: Path) -> list[Path]:
     """Draw how many times better asyncdicom is than each peer, a row a headline; gives the files."""
-    pyplot = _pyplot()
     speed, cost = _rows(results, costs=False), _rows(results, costs=True)
+    if not speed and not cost:
+        return []
+    pyplot = load_pyplot()
     heights = [len(speed) + 1, len(cost) + 1]
     figure, panels = pyplot.subplots(
         2, 1, sharex=True, figsize=(9, 2 + 0.4 * sum(heights)), height_ratios=heights, layout="constrained"
