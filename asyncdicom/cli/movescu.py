@@ -31,7 +31,14 @@ log = Log("asyncdicom.cli")
 
 @click.command(epilog=EPILOG)
 @key_options()
-@click.option("-aem", type=AE_TITLE, metavar="AET", help="The destination: an AE title that PEER knows.")
+@click.option(
+    "-aem",
+    "--move",
+    "aem",
+    type=AE_TITLE,
+    metavar="AET",
+    help="The destination: an AE title that PEER knows.",
+)
 @click.option("+P", "--port", type=PORT, help="Receive here, on this port; -aem is then -aet by default.")
 @click.option(
     "--host",
@@ -123,6 +130,7 @@ async def _move(
     as_json: bool,
 ) -> int:
     from asyncdicom.address import Address
+    from asyncdicom.cli.receiver import TAKEN
     from asyncdicom.cli.retrieval import report, retrieve
     from asyncdicom.server import serve
     from asyncdicom.status import Status
@@ -134,6 +142,7 @@ async def _move(
             receiving = serve(
                 ours,
                 c_store=receiver,
+                contexts=TAKEN,
                 unknown_storage=True,
                 access=await _only(peer),
                 ssl=peer.tls.server(),

@@ -250,7 +250,7 @@ async def provide_get(incoming: IncomingRequest, request: Request, handlers: Get
             await work.perform(sources, accepted)
     finally:
         retrieval.ended()
-    return work.final()
+    return work.final(retrieval.comment)
 
 
 async def provide_move(incoming: IncomingRequest, request: Request, handlers: MoveService) -> Response:
@@ -272,7 +272,7 @@ async def provide_move(incoming: IncomingRequest, request: Request, handlers: Mo
                     is_lost = await _move(incoming, request, handlers, destination, sources, kinds, work)
     finally:
         retrieval.ended()
-    return work.final()
+    return work.final(retrieval.comment)
 
 
 async def _move(
