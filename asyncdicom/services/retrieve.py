@@ -42,7 +42,14 @@ from asyncdicom.services.service import Service
 from asyncdicom.services.suboperations import FAILED_SOP_INSTANCE_UID_LIST, Kind, SubOperationSender
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
-from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STORAGE, STUDY_ROOT
+from asyncdicom.uid import (
+    NON_PATIENT_OBJECT_STORAGE,
+    PATIENT_ROOT,
+    PATIENT_STUDY_ONLY,
+    SOP_CLASSES,
+    STORAGE,
+    STUDY_ROOT,
+)
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, PresentationContext
 
 __all__ = ["GetService", "MoveService", "Progress", "RetrieveOperation", "RetrieveResult", "retrieve"]
@@ -185,7 +192,7 @@ class GetService(Service):
 
     def invoked(self) -> Mapping[str, tuple[str, ...]]:
         """The C-STOREs go the other way: we are their SCU."""
-        return dict.fromkeys(STORAGE, ANY_TRANSFER_SYNTAX)
+        return dict.fromkeys((*STORAGE, *NON_PATIENT_OBJECT_STORAGE), ANY_TRANSFER_SYNTAX)
 
     def takes(self, abstract_syntax: str) -> bool:
         """Every SOP class that has C-GET, and what the standard does not know."""
