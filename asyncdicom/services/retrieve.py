@@ -31,7 +31,7 @@ from asyncdicom.net.reasons import in_short
 from asyncdicom.net.sources import FileSource, Source
 from asyncdicom.services import storage
 from asyncdicom.services.classes import C_GET_CLASSES, C_MOVE_CLASSES
-from asyncdicom.services.contexts import find_context, groups_of_kinds
+from asyncdicom.services.contexts import contexts_for, find_context, groups_of_kinds, sendable_kinds
 from asyncdicom.services.failures import Failures
 from asyncdicom.services.request import (
     LazySources,
@@ -52,7 +52,7 @@ from asyncdicom.services.responses import (
 from asyncdicom.services.service import Service
 from asyncdicom.status import Status
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STORAGE, STUDY_ROOT
-from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, PresentationContext
+from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX
 
 __all__ = ["GetService", "MoveService", "Progress", "RetrieveOperation", "RetrieveResult", "retrieve"]
 
@@ -235,9 +235,7 @@ async def provide_get(incoming: IncomingRequest, request: Request, handlers: Get
         return await storage.store(incoming.channel, source, priority=priority)
 
     work = _Retrieving(incoming, len(retrieval.sources), "C-GET")
-    accepted = {
-        (c.abstract_syntax, c.transfer_syntax) for c in incoming.channel.contexts.values() if c.as_scu
-    }
+    accepted = sendable_kinds(incoming.channel)
     try:
         async with aclosing(_each(retrieval.sources)) as sources:
             await work.perform(sources, store, accepted)
@@ -280,7 +278,7 @@ async def _move(
     """Send over one association to the destination; True if it was lost and may be tried again."""
     originator = (request.calling_ae_title, request.message_id)
     priority = incoming.command.priority or Priority.MEDIUM
-    contexts = [PresentationContext(sop_class, (syntax,)) for sop_class, syntax in kinds]
+    contexts = contexts_for(kinds)
     if work.losses >= _MAXIMUM_LOSSES:
         await work.fail(sources, f"destination: {work.losses} associations were lost")
         return False

@@ -15,6 +15,7 @@ from asyncdicom import (
     PATIENT_ROOT,
     STUDY_ROOT,
     VERIFICATION,
+    BytesSource,
     PresentationContext,
     PresentationContextError,
     Request,
@@ -23,13 +24,17 @@ from asyncdicom import (
 )
 from asyncdicom.services.contexts import DEFAULT_TRANSFER_SYNTAXES, expand
 from asyncdicom.services.normalized import as_tags
-from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, JPEG_BASELINE_8BIT
 
 MPPS = "1.2.840.10008.3.1.2.3.3"
 
 
 def default(*uids: str) -> list[PresentationContext]:
     return [PresentationContext(uid, DEFAULT_TRANSFER_SYNTAXES) for uid in uids]
+
+
+def each(sop_class: str, *syntaxes: str) -> list[PresentationContext]:
+    return [PresentationContext(sop_class, (syntax,)) for syntax in syntaxes]
 
 
 def dataset(syntax: str | None = None) -> Dataset:
@@ -54,8 +59,12 @@ def dataset(syntax: str | None = None) -> Dataset:
         ([MODALITY_WORKLIST], default(MODALITY_WORKLIST.find)),
         (PresentationContext(CT, ("1.2",), False, True), [PresentationContext(CT, ("1.2",), False, True)]),
         (dataset(), default(CT)),
-        ([dataset(EXPLICIT_VR_LITTLE_ENDIAN)], [PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,))]),
-        ([instance()], [PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,))]),
+        (
+            [dataset(EXPLICIT_VR_LITTLE_ENDIAN)],
+            each(CT, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN),
+        ),
+        ([dataset(JPEG_BASELINE_8BIT)], each(CT, JPEG_BASELINE_8BIT)),
+        ([instance()], each(CT, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)),
         ((), []),
     ],
 )
@@ -138,7 +147,7 @@ async def test_only_another_transfer_syntax() -> None:
         await peer.accept()
         association = await connecting
         with pytest.raises(PresentationContextError, match="only with Implicit VR Little Endian"):
-            await association.c_store(instance())
+            await association.c_store(BytesSource(CT, "1.2.3", JPEG_BASELINE_8BIT, b""))
         peer.reset()
         await association.abort()
 
