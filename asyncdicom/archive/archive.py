@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -413,6 +414,10 @@ class Archive:
             relational=relational,
             peer=peer,
         )
+
+    async def recent_kinds(self) -> Counter[tuple[str, str]]:
+        """How many of the newest instances there are of each SOP class and transfer syntax."""
+        return await self._finder.recent_kinds()
 
     async def matching_instances(
         self,

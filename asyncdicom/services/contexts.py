@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -44,6 +45,7 @@ __all__ = [
     "find_storage_context",
     "groups_for_contexts",
     "groups_of_kinds",
+    "in_order",
     "retrieval_contexts",
     "sendable_kinds",
     "storage_contexts",
@@ -53,6 +55,7 @@ DEFAULT_TRANSFER_SYNTAXES = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIA
 
 # Presentation context IDs are the odd numbers 1 to 255 (PS3.8 9.3.2.2).
 MAXIMUM_CONTEXTS = 128
+_MOST_ORDERED = 100  # transfer syntaxes of one context; who proposes more wants to keep us busy
 _FOR_INSTANCES = 120  # of them; something else is proposed beside instances, too
 
 Kind: TypeAlias = "tuple[str, str]"
@@ -197,6 +200,28 @@ def sendable_kinds(channel: Channel) -> set[Kind]:
         for source, targets in BECOMES.items()
         if syntax in targets
     }
+
+
+def in_order(transfer_syntaxes: Sequence[str], stored: Mapping[str, int]) -> Sequence[str]:
+    """Transfer syntaxes of which one is taken for all that is sent, that for the most instances first.
+
+    `stored`: transfer syntax -> how many instances there are in it. First comes what most of them can be sent
+    as, then what most of them have. What is not stored keeps its place, but Big Endian and Deflated, which
+    nothing can be re-encoded to, come last.
+    """
+
+    if len(transfer_syntaxes) > _MOST_ORDERED:
+        return transfer_syntaxes
+    sendable: Counter[str] = Counter(stored)
+    for own, count in stored.items():
+        for other in BECOMES.get(own, ()):
+            sendable[other] += count
+
+    def rank(syntax: str) -> tuple[int, int, bool]:
+        is_rare = syntax in BECOMES and syntax not in DEFAULT_TRANSFER_SYNTAXES
+        return -sendable[syntax], -stored.get(syntax, 0), is_rare
+
+    return sorted(transfer_syntaxes, key=rank)
 
 
 def find_storage_context(channel: Channel, kind: Kind) -> AcceptedContext:

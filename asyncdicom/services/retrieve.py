@@ -31,7 +31,7 @@ from asyncdicom.net.reasons import in_short
 from asyncdicom.net.sources import FileSource, Source
 from asyncdicom.services import storage
 from asyncdicom.services.classes import C_GET_CLASSES, C_MOVE_CLASSES
-from asyncdicom.services.contexts import contexts_for, find_context, groups_of_kinds, sendable_kinds
+from asyncdicom.services.contexts import contexts_for, find_context, groups_of_kinds, in_order, sendable_kinds
 from asyncdicom.services.failures import Failures
 from asyncdicom.services.request import (
     LazySources,
@@ -168,6 +168,7 @@ FindDestination = Callable[[Request], Destination | None]
 Kind = tuple[str, str]
 """SOP Class UID and Transfer Syntax UID: what a sub-operation needs a context for."""
 
+_SENT = dict.fromkeys(STORAGE, ANY_TRANSFER_SYNTAX)
 _MODELS = (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
 _IN_A_ROW = 32  # sub-operations that end without anything to wait for, before others have their turn
 
@@ -185,7 +186,11 @@ class GetService(Service):
 
     def invoked(self) -> Mapping[str, tuple[str, ...]]:
         """The C-STOREs go the other way: we are their SCU."""
-        return dict.fromkeys(STORAGE, ANY_TRANSFER_SYNTAX)
+        return _SENT
+
+    def prefer(self, sop_class_uid: str, transfer_syntaxes: tuple[str, ...]) -> Sequence[str]:
+        """First what most can be sent as."""
+        return in_order(transfer_syntaxes, {})
 
     def takes(self, abstract_syntax: str) -> bool:
         """Every SOP class that has C-GET, and what the standard does not know."""

@@ -7,7 +7,7 @@ kept for the next one of it, up to so many bytes.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
@@ -52,6 +52,7 @@ __all__ = [
     "instance_kinds",
     "instances_of",
     "matches",
+    "recent_kinds",
 ]
 
 TABLES = {"PATIENT": patient, "STUDY": study, "SERIES": series, "IMAGE": instance}
@@ -406,6 +407,21 @@ _FILES = Prepared(
         instance.c.id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value))
     )
 )
+
+
+_newest = (
+    select(instance.c.sop_class_uid, instance.c.transfer_syntax_uid)
+    .order_by(instance.c.id.desc())
+    .limit(bindparam("newest"))
+    .subquery()
+)
+_KINDS = Prepared(select(*_newest.c, func.count()).group_by(*_newest.c))
+
+
+def recent_kinds(execute: Execute, newest: int) -> Counter[tuple[str, str]]:
+    """Count the newest instances by SOP class and transfer syntax: how they are all would take long."""
+    rows = execute(_KINDS.sql, _KINDS.bind({"newest": newest}))
+    return Counter({(sop_class, syntax): count for sop_class, syntax, count in rows})
 
 
 def instances_of(execute: Execute, ids: Sequence[int]) -> dict[int, InstanceRow]:
