@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
 from asyncdicom.dimse.messages import CommandField
@@ -99,13 +99,14 @@ class Association:
         priority: int = 0,
         move_originator: tuple[str, int] | None = None,
         timeout: float | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> Response:
         """Send one instance (PS3.7 9.1.1): a DICOM file, a pydicom Dataset or a `Source`.
 
         A file is streamed as it is. An uncompressed one whose transfer syntax the peer did not accept is
         re-encoded as Explicit or Implicit VR Little Endian on the way, and its pixel data is not touched.
         `move_originator`: AE title and Message ID of the C-MOVE that this is a sub-operation of.
-        `timeout`: seconds to wait for the response once the last byte has left.
+        `timeout`: seconds to wait for the response once the last byte has left; `on_sent` is called then.
 
         Raises `PresentationContextError` if no accepted context fits, `DataSetError` or `OSError` if
         the file cannot be read, `AssociationAborted` if it failed in the middle.
@@ -118,7 +119,12 @@ class Association:
         else:
             source = storage.dataset_source(self._channel, cast("Dataset", instance))
         return await storage.store(
-            self._channel, source, priority=priority, move_originator=move_originator, timeout=timeout
+            self._channel,
+            source,
+            priority=priority,
+            move_originator=move_originator,
+            timeout=timeout,
+            on_sent=on_sent,
         )
 
     @overload

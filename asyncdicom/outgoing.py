@@ -45,11 +45,23 @@ class _Storer:
         self._breaker = breaker
         self.has_answered = False
 
+    @property
+    def operations_invoked(self) -> int:
+        """See `Association.operations_invoked`."""
+        return self.association.operations_invoked
+
     async def c_store(
-        self, source: Source, *, priority: int = 0, move_originator: tuple[str, int] | None = None
+        self,
+        source: Source,
+        *,
+        priority: int = 0,
+        move_originator: tuple[str, int] | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> Response:
         """See `Association.c_store`."""
-        response = await self.association.c_store(source, priority=priority, move_originator=move_originator)
+        response = await self.association.c_store(
+            source, priority=priority, move_originator=move_originator, on_sent=on_sent
+        )
         self.has_answered = True
         self._breaker.succeeded()
         return response

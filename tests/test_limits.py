@@ -170,7 +170,8 @@ ELSEWHERE = {
     # archive/test_archive_room.py
     "`archive.blobs.room.MINIMUM_FREE`",
     # dimse/test_operations.py
-    *("`operations_invoked`", "`dimse.operations.MAXIMUM_PENDING`", "`dimse.operations.MAXIMUM_REPEATED`"),
+    *("`operations_invoked`", "`maximum_outstanding`"),
+    *("`dimse.operations.MAXIMUM_PENDING`", "`dimse.operations.MAXIMUM_REPEATED`"),
     # test_outgoing.py
     *("`maximum_outgoing`", "`destination.Destination(maximum_associations)`"),
     # net/test_flow.py, net/test_blocks.py
@@ -867,7 +868,7 @@ async def test_a_data_set_in_the_archive(tmp_path: Path, over: int) -> None:
         yield [memoryview(data[500:])]
 
     async with Archive(tmp_path, durability="none", maximum_size=len(data) - over) as archive:
-        status = await archive.store(
+        status, _ = await archive.store(
             sop_class_uid=CT,
             sop_instance_uid="2.25.1",
             transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,

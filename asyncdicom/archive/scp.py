@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address
 from asyncdicom.archive.archive import PIECE, Archive
-from asyncdicom.archive.find import RECENT, MatchingInstances, StoredInstance
+from asyncdicom.archive.find import MatchingInstances, StoredInstance
+from asyncdicom.archive.index.kinds import NEWEST
 from asyncdicom.archive.index.matching import IdentifierError
 from asyncdicom.archive.index.queries import QueriesClosed
 from asyncdicom.archive.index.query import MAXIMUM_IDENTIFIER
@@ -22,6 +23,7 @@ from asyncdicom.net.sources import FileSource
 from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import Server, serve
+from asyncdicom.services.account import note_asked
 from asyncdicom.services.contexts import Proposable, in_order
 from asyncdicom.services.node import Node
 from asyncdicom.services.request import EchoHandler, NormalizedHandlers, Retrieval
@@ -128,7 +130,7 @@ class _Retrieval(GetService):
         except Exception as error:  # nothing is lost by it: then the order is that of the requestor
             _LOG.warning("what is stored cannot be counted by transfer syntax: %s", error)
             return
-        self._unseen = int(counted.total() >= RECENT)
+        self._unseen = int(counted.total() >= NEWEST)
         for kind, count in counted.items():
             self._provider.note(*kind, count)
 
@@ -160,24 +162,25 @@ class ArchiveProvider:
         if transfer_syntax_uid in syntaxes or len(syntaxes) < _SYNTAXES_COUNTED:
             syntaxes[transfer_syntax_uid] += count
 
-    async def store(self, request: Request) -> Status:
+    async def store(self, request: Request) -> Response:
         """C-STORE: the answer is a Success when the instance is as durable as the archive promises."""
-        status = await self.archive.store(
+        stored = await self.archive.store(
             sop_class_uid=request.affected_sop_class_uid,
             sop_instance_uid=request.affected_sop_instance_uid,
             transfer_syntax_uid=request.transfer_syntax_uid,
             batches=request.data.batches(PIECE),
             calling_ae_title=request.calling_ae_title,
         )
-        if status.is_success:
+        if stored.status.is_success:
             self.note(request.affected_sop_class_uid, request.transfer_syntax_uid)
-        return status
+        return Response(stored.status, error_comment=stored.comment or None)
 
     async def find(self, request: Request) -> AsyncIterator[bytes]:
         """C-FIND: encoded identifiers, page by page."""
         model = _model_of(request)
         try:
             identifier = await request.data.read(MAXIMUM_IDENTIFIER)
+            note_asked(request.incoming, identifier)
             matches = self.archive.find(
                 identifier,
                 request.transfer_syntax_uid,
@@ -202,6 +205,7 @@ class ArchiveProvider:
         self._retrievals[peer] += 1
         try:
             identifier = await request.data.read(MAXIMUM_IDENTIFIER)
+            note_asked(request.incoming, identifier)
             found = await self.archive.matching_instances(
                 identifier, request.transfer_syntax_uid, model, peer=peer
             )
@@ -210,7 +214,8 @@ class ArchiveProvider:
             if isinstance(error, (IdentifierError, DataSetError, QueriesClosed)):
                 raise _refusal(error) from None
             raise
-        return Retrieval(_Files(found), partial(self._ended, peer))
+        comment = "another patient has this Study Instance UID: name the Patient ID"
+        return Retrieval(_Files(found), partial(self._ended, peer), comment if found.leaves_out else None)
 
     def _ended(self, peer: Hashable) -> None:
         self._retrievals[peer] -= 1

@@ -63,6 +63,8 @@ _KEYS: dict[str, type] = {
     "data": str,
     "durability": str,
     "on_conflict": str,
+    "on_mismatch": str,
+    "incomplete": str,
     "minimum_free": int,
     "scrub": int,
     "quarantine_limit": int,

@@ -117,10 +117,13 @@ def _explicit(byte_order: str) -> ReadHeader:
 
 
 def _unknown_vr(tag: int, vr: bytes, reserved: int) -> tuple[str, bool]:
-    # PS3.5 6.2: new VRs have the long form, whose two reserved bytes are zero. "??" is seen in short form.
-    if (vr.isalpha() and vr.isupper()) or vr == b"??":
-        return "UN", reserved == 0 and vr != b"??"
-    raise DataSetError(f"{show(tag)} has no Value Representation but {vr!r}: not Explicit VR")
+    # PS3.5 6.2: new VRs have the long form, whose two reserved bytes are zero.
+    if vr.isalpha() and vr.isupper():
+        return "UN", reserved == 0
+    # "??", "--", blanks and NULs are seen, in short form; a length of Implicit VR looks otherwise.
+    if vr == b"\0\0" or all(0x20 <= byte < 0x7F for byte in vr):
+        return "UN", False
+    raise DataSetError(f"{show(tag)} has no Value Representation: not Explicit VR")
 
 
 def _implicit() -> ReadHeader:

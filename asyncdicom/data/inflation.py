@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Iterator
 
@@ -16,6 +17,10 @@ MAXIMUM_RATIO = 200
 """Bytes that one byte may inflate to, on the average."""
 _NO_RATIO_YET = 65536  # the ratio counts from here on: a short run of zeros looks like a bomb, too
 _READ, _PIECE = 16384, 65536
+
+
+class CorruptStream(DataSetError):
+    """What comes is no deflated data: nothing behind it can be read."""
 
 
 class Inflater:
@@ -34,6 +39,10 @@ class Inflater:
         """Whether the end of the compressed data was seen."""
         return self._inflate.eof
 
+    def lift_limits(self) -> None:
+        """Go on to the end, however long it is: for who keeps nothing of what comes out."""
+        self._maximum = self._ratio = sys.maxsize
+
     def feed(self, data: Buffer) -> Iterator[bytes]:
         """Yield what ``data`` gives, in pieces of up to 64 KiB. Raises ``DataSetError``."""
         view = memoryview(data)
@@ -43,7 +52,7 @@ class Inflater:
                 try:
                     inflated = self._inflate.decompress(piece, _PIECE)
                 except zlib.error as error:
-                    raise DataSetError("the deflated data set is corrupt") from error
+                    raise CorruptStream("the deflated data set is corrupt") from error
                 self._read += len(piece) - len(self._inflate.unconsumed_tail)
                 self._inflated += len(inflated)
                 piece = self._inflate.unconsumed_tail

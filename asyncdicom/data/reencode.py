@@ -34,7 +34,7 @@ from asyncdicom.uid import (
     transfer_syntax,
 )
 
-__all__ = ["BECOMES", "Reencoder", "reencode"]
+__all__ = ["BECOMES", "MAXIMUM_HELD", "MAXIMUM_INFLATED", "Reencoder", "reencode"]
 
 BECOMES: dict[str, tuple[str, ...]] = {
     IMPLICIT_VR_LITTLE_ENDIAN: (EXPLICIT_VR_LITTLE_ENDIAN,),
@@ -68,10 +68,12 @@ _READ_BIG_ENDIAN = read_header_of(EXPLICIT_VR_BIG_ENDIAN)
 _STEP = 500  # headers: about a millisecond
 _ENOUGH = 65536  # bytes that are worth to be given out before there is nothing more to read
 _COPIED = 2048  # pieces below are copied, which costs less than one buffer more
-_HELD = 65536  # bytes that wait for what decides about a VR
 
-# Whatever deflates to one byte and is streamed: nothing of it is kept, and the receiver sets the pace.
-_MAXIMUM_INFLATED, _MAXIMUM_RATIO = 1 << 32, 1040
+MAXIMUM_HELD = 65536
+"""Bytes that wait for the element that decides about a VR."""
+MAXIMUM_INFLATED = 1 << 32
+"""Bytes that a deflated data set may inflate to: nothing of it is kept, and the receiver sets the pace."""
+_MAXIMUM_RATIO = 1040  # no more than that is possible
 
 
 class Reencoder:
@@ -126,7 +128,7 @@ class Reencoder:
         """Values of VR UN that came in big endian order and left as they were (PS3.5 6.2.2)."""
         self.guessed = 0
         """VRs that were written before what decides about them came: it was too far away."""
-        self._inflater = Inflater(_MAXIMUM_INFLATED, _MAXIMUM_RATIO) if syntax.deflated else None
+        self._inflater = Inflater(MAXIMUM_INFLATED, _MAXIMUM_RATIO) if syntax.deflated else None
         self._is_swapping = not syntax.little_endian
         self._is_resolving = syntax.implicit and not implicit
         self._maximum_depth = maximum_depth
@@ -376,7 +378,7 @@ class Reencoder:
     def _pass(self, tag: int, length: int) -> None:
         """An element begins while VRs wait for others: what is kept for them has a bound."""
         self._waiting -= self._scope.passed(tag)
-        if self._waiting and self._size + len(self._small) + length > _HELD:
+        if self._waiting and self._size + len(self._small) + length > MAXIMUM_HELD:
             self.guessed += self._scope.forget()
             self._waiting = 0
 

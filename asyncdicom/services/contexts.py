@@ -55,7 +55,6 @@ DEFAULT_TRANSFER_SYNTAXES = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIA
 
 # Presentation context IDs are the odd numbers 1 to 255 (PS3.8 9.3.2.2).
 MAXIMUM_CONTEXTS = 128
-_MOST_ORDERED = 100  # transfer syntaxes of one context; who proposes more wants to keep us busy
 _FOR_INSTANCES = 120  # of them; something else is proposed beside instances, too
 
 Kind: TypeAlias = "tuple[str, str]"
@@ -202,7 +201,7 @@ def sendable_kinds(channel: Channel) -> set[Kind]:
     }
 
 
-def in_order(transfer_syntaxes: Sequence[str], stored: Mapping[str, int]) -> Sequence[str]:
+def in_order(transfer_syntaxes: Sequence[str], stored: Mapping[str, int]) -> list[str]:
     """Transfer syntaxes of which one is taken for all that is sent, that for the most instances first.
 
     `stored`: transfer syntax -> how many instances there are in it. First comes what most of them can be sent
@@ -210,8 +209,6 @@ def in_order(transfer_syntaxes: Sequence[str], stored: Mapping[str, int]) -> Seq
     nothing can be re-encoded to, come last.
     """
 
-    if len(transfer_syntaxes) > _MOST_ORDERED:
-        return transfer_syntaxes
     sendable: Counter[str] = Counter(stored)
     for own, count in stored.items():
         for other in BECOMES.get(own, ()):

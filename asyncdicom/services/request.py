@@ -207,20 +207,31 @@ class LazySources(Protocol):
 class Retrieval(NamedTuple):
     """What a C-GET or C-MOVE handler wants sent: the sources, opened one after another.
 
-    `ended` is called when nothing of it is sent any more, however it ended.
+    `ended` is called when nothing of it is sent any more, however it ended. `comment` is the Error Comment
+    of the final response, unless something failed.
     """
 
     sources: Sequence[Source] | LazySources
     ended: Callable[[], None] = lambda: None
+    comment: str | None = None
 
 
 class Storer(Protocol):
-    """Something with `c_store`, as the C-MOVE provider needs it: an association to the destination."""
+    """What the C-MOVE provider needs of an association to the destination."""
+
+    @property
+    def operations_invoked(self) -> int:
+        """How many C-STOREs may be outstanding (0: unlimited; PS3.7 D.3.3.3)."""
 
     async def c_store(
-        self, source: Source, *, priority: int = 0, move_originator: tuple[str, int] | None = None
+        self,
+        source: Source,
+        *,
+        priority: int = 0,
+        move_originator: tuple[str, int] | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> Response:
-        """Send one instance."""
+        """Send one instance; call `on_sent` when the last byte has left."""
 
 
 class NormalizedUser(Protocol):
