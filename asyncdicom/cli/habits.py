@@ -9,7 +9,7 @@ import click
 
 __all__ = ["habits"]
 
-_FILES_DECIDE = "what is proposed comes from the files: their own transfer syntaxes, and Little Endian ones"
+_FILES_DECIDE = "files are sent as they are encoded, if the peer takes them so; what is proposed comes from them"
 _SORTED = "files are named after their SOP Instance UIDs in one folder; sort them by what --json tells"
 _PASSPHRASE = "private keys are read without a passphrase: openssl pkey -in KEY -out NEW makes one of those"
 _BY_OPENSSL = "the Python installation's OpenSSL decides which versions and ciphers of TLS there are"
