@@ -34,7 +34,7 @@ from asyncdicom.uid import (
     transfer_syntax,
 )
 
-__all__ = ["BECOMES", "MAXIMUM_HELD", "MAXIMUM_INFLATED", "Reencoder", "reencode"]
+__all__ = ["BECOMES", "MAXIMUM_HELD", "Reencoder", "reencode"]
 
 BECOMES: dict[str, tuple[str, ...]] = {
     IMPLICIT_VR_LITTLE_ENDIAN: (EXPLICIT_VR_LITTLE_ENDIAN,),
@@ -71,16 +71,16 @@ _COPIED = 2048  # pieces below are copied, which costs less than one buffer more
 
 MAXIMUM_HELD = 65536
 """Bytes that wait for the element that decides about a VR."""
-MAXIMUM_INFLATED = 1 << 32
-"""Bytes that a deflated data set may inflate to: nothing of it is kept, and the receiver sets the pace."""
-_MAXIMUM_RATIO = 1040  # no more than that is possible
+_MAXIMUM_RATIO = 1040  # of what is inflated: no more than that is possible
 
 
 class Reencoder:
     """Feed it a data set in any pieces; what comes out is the same in another transfer syntax.
 
     `source` and `target` are transfer syntaxes as in `BECOMES`; `length` is that of the data set where it is
-    known: then a value that is longer than what is left is refused before it begins.
+    known: then a value that is longer than what is left is refused before it begins. `maximum_depth` is that
+    of sequences in sequences, `maximum_inflated` how many bytes a deflated one may have: they pass, nothing
+    of them is kept.
 
     Sequences and items leave with undefined length, values with an even one, group lengths and groups that do
     not belong in a data set (0000, 0002) not at all. Where Implicit VR becomes Explicit VR, the VRs are those
@@ -117,7 +117,13 @@ class Reencoder:
     )
 
     def __init__(
-        self, source: str, target: str, *, length: int | None = None, maximum_depth: int = 64
+        self,
+        source: str,
+        target: str,
+        *,
+        length: int | None = None,
+        maximum_depth: int = 64,
+        maximum_inflated: int = 4 << 30,
     ) -> None:
         if target not in BECOMES.get(source, ()):
             raise DataSetError(f"{name_of(source)} cannot be re-encoded as {name_of(target)}")
@@ -128,7 +134,7 @@ class Reencoder:
         """Values of VR UN that came in big endian order and left as they were (PS3.5 6.2.2)."""
         self.guessed = 0
         """VRs that were written before what decides about them came: it was too far away."""
-        self._inflater = Inflater(MAXIMUM_INFLATED, _MAXIMUM_RATIO) if syntax.deflated else None
+        self._inflater = Inflater(maximum_inflated, _MAXIMUM_RATIO) if syntax.deflated else None
         self._is_swapping = not syntax.little_endian
         self._is_resolving = syntax.implicit and not implicit
         self._maximum_depth = maximum_depth
