@@ -395,7 +395,7 @@ def inflated_again(n: int) -> bool:
 def held(n: int) -> bool:
     """The first element waits for Pixel Representation, n bytes with it, their headers included."""
     waiting = bytes.fromhex("18001098 02000000 0100")
-    comment = bytes.fromhex("20000040") + (n - 24).to_bytes(4, "little") + bytes(n - 24)
+    comment = bytes.fromhex("20000040") + (n - 20).to_bytes(4, "little") + bytes(n - 20)
     signed = bytes.fromhex("28000301 02000000 0100")
     reencoder = Reencoder(IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN)
     list(reencoder.feed(waiting + comment + signed))
