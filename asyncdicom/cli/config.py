@@ -70,6 +70,7 @@ _KEYS: dict[str, type] = {
     "quarantine_limit": int,
     "strict": bool,
     "log_file": str,
+    "log_level": str,
     "log_format": str,
     **dict.fromkeys(_LISTS, list),
     "tls": dict,
