@@ -12,7 +12,7 @@ from asyncdicom._version import __version__
 if TYPE_CHECKING:
     from asyncdicom.access import AccessPolicy, Peer, Peers, UserIdentityCheck
     from asyncdicom.address import Address
-    from asyncdicom.association import Association
+    from asyncdicom.association import Association, Node, Request
     from asyncdicom.client import associate
     from asyncdicom.destination import Destination
     from asyncdicom.dimse.messages import Command, CommandField
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         StorageCommitmentUser,
     )
     from asyncdicom.services.contexts import Proposable, retrieval_contexts, storage_contexts
-    from asyncdicom.services.node import Delivery, Node
+    from asyncdicom.services.node import Delivery
     from asyncdicom.services.normalized import NormalizedService
     from asyncdicom.services.query import Query, QueryService
     from asyncdicom.services.request import (
@@ -58,7 +58,6 @@ if TYPE_CHECKING:
         LazySources,
         NormalizedHandler,
         NormalizedHandlers,
-        Request,
         Retrieval,
         RetrieveHandler,
         StoreHandler,
@@ -187,7 +186,7 @@ __all__ = [
 _MODULES = {
     "access": "AccessPolicy Peer Peers UserIdentityCheck",
     "address": "Address",
-    "association": "Association",
+    "association": "Association Node Request",
     "client": "associate",
     "destination": "Destination",
     "dimse.messages": "Command CommandField",
@@ -210,11 +209,11 @@ _MODULES = {
         "CommitmentCheck CommitmentResult Reference StorageCommitment StorageCommitmentUser"
     ),
     "services.contexts": "Proposable retrieval_contexts storage_contexts",
-    "services.node": "Delivery Node",
+    "services.node": "Delivery",
     "services.normalized": "NormalizedService",
     "services.query": "Query QueryService",
     "services.request": (
-        "EchoHandler FindHandler LazySources NormalizedHandler NormalizedHandlers Request Retrieval "
+        "EchoHandler FindHandler LazySources NormalizedHandler NormalizedHandlers Retrieval "
         "RetrieveHandler StoreHandler"
     ),
     "services.responses": "Answer Identifier Response",

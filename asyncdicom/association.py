@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
 from asyncdicom.dimse.messages import CommandField
 from asyncdicom.exceptions import LocalProtocolError
@@ -14,8 +14,9 @@ from asyncdicom.net.sources import Source
 from asyncdicom.services import query, retrieve, storage, verification
 from asyncdicom.services.builtin import check_handlers
 from asyncdicom.services.contexts import check_storage_contexts, find_normalized_context
+from asyncdicom.services.node import Node as ServerNode
 from asyncdicom.services.normalized import as_tags, invoke
-from asyncdicom.services.request import StoreHandler
+from asyncdicom.services.request import ReceivedRequest, StoreHandler
 from asyncdicom.services.responses import Identifier, Response
 from asyncdicom.services.retrieve import RetrieveOperation
 from asyncdicom.services.service import Services
@@ -26,7 +27,7 @@ from asyncdicom.ul.negotiation import AcceptedContext
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Association"]
+__all__ = ["Association", "Node", "Request"]
 
 _ABORT_LINGER = 1.0
 
@@ -98,12 +99,13 @@ class Association:
         priority: int = 0,
         move_originator: tuple[str, int] | None = None,
         timeout: float | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> Response:
         """Send one instance (PS3.7 9.1.1): a DICOM file, a pydicom Dataset or a `Source`.
 
         A file is streamed as it is, never decoded and never under another transfer syntax.
         `move_originator`: AE title and Message ID of the C-MOVE that this is a sub-operation of.
-        `timeout`: seconds to wait for the response once the last byte has left.
+        `timeout`: seconds to wait for the response once the last byte has left; `on_sent` is called then.
 
         Raises `PresentationContextError` if no accepted context fits, `DataSetError` or `OSError` if
         the file cannot be read, `AssociationAborted` if it failed in the middle.
@@ -116,7 +118,12 @@ class Association:
         else:
             source = storage.dataset_source(self._channel, cast("Dataset", instance))
         return await storage.store(
-            self._channel, source, priority=priority, move_originator=move_originator, timeout=timeout
+            self._channel,
+            source,
+            priority=priority,
+            move_originator=move_originator,
+            timeout=timeout,
+            on_sent=on_sent,
         )
 
     @overload
@@ -401,3 +408,10 @@ class Association:
     def __repr__(self) -> str:
         state = "established" if self.is_established else "closed"
         return f"<Association {self._channel} {state}>"
+
+
+Request: TypeAlias = ReceivedRequest[Association]
+"""What handlers and services get."""
+
+Node: TypeAlias = ServerNode[Association]
+"""What `Service.start` gets."""

@@ -17,10 +17,21 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast, dataclass_transform, final
 
-__all__ = ["SHORTEST_MAXIMUM_LENGTH", "ByRole", "Limits", "Timeouts", "explains_options", "of_role"]
+__all__ = [
+    "OPERATIONS",
+    "SHORTEST_MAXIMUM_LENGTH",
+    "ByRole",
+    "Limits",
+    "Timeouts",
+    "explains_options",
+    "of_role",
+]
 
 _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+OPERATIONS = 16
+"""How many operations may be under way on an association in one direction, unless `Limits` says otherwise."""
 
 SHORTEST_MAXIMUM_LENGTH = 8  # bytes: one PDV with 2 of data (PS3.8 9.3.5)
 _SHORTEST_ASSOCIATE = 68  # bytes: the fixed part of an A-ASSOCIATE-RQ (PS3.8 9.3.2)
@@ -303,6 +314,13 @@ class Limits(_Options):
 
     A requestor proposes 1, an acceptor grants up to 16 (PS3.7 D.3.3.3); 0 is any number. Beyond it: up to as
     many again are performed at once; then A-ABORT.
+    """
+
+    maximum_outstanding: int | None = 64 << 20
+    """How much of the data sets of our C-STOREs may be outstanding on an association, in bytes.
+
+    It is what has to be sent again when the association is lost. A source that does not tell its `length`
+    does not count. Beyond it: the next one waits for answers; one may always be outstanding, however large.
     """
 
     read_budget: int = 1 << 20

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 
 from asyncdicom.address import Address
-from asyncdicom.association import Association
+from asyncdicom.association import Association, Request
 from asyncdicom.breaker import Breaker
 from asyncdicom.client import associate
 from asyncdicom.destination import Destination
@@ -16,7 +16,6 @@ from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.reasons import NotAttempted
 from asyncdicom.net.sources import Source
 from asyncdicom.options import Limits, Timeouts
-from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Response
 from asyncdicom.ul.negotiation import PresentationContext
 
@@ -46,11 +45,23 @@ class _Storer:
         self._breaker = breaker
         self.has_answered = False
 
+    @property
+    def operations_invoked(self) -> int:
+        """See `Association.operations_invoked`."""
+        return self.association.operations_invoked
+
     async def c_store(
-        self, source: Source, *, priority: int = 0, move_originator: tuple[str, int] | None = None
+        self,
+        source: Source,
+        *,
+        priority: int = 0,
+        move_originator: tuple[str, int] | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> Response:
         """See `Association.c_store`."""
-        response = await self.association.c_store(source, priority=priority, move_originator=move_originator)
+        response = await self.association.c_store(
+            source, priority=priority, move_originator=move_originator, on_sent=on_sent
+        )
         self.has_answered = True
         self._breaker.succeeded()
         return response

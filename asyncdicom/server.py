@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar, Unpack
 from asyncdicom.access import AccessPolicy, Grant, Peers, check_services
 from asyncdicom.address import Address
 from asyncdicom.admission import Admission
-from asyncdicom.association import Association
+from asyncdicom.association import Association, Request
 from asyncdicom.destination import Destination, as_destination
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.descriptors import missing_descriptors
@@ -29,7 +29,6 @@ from asyncdicom.services.request import (
     EchoHandler,
     FindHandler,
     NormalizedHandlers,
-    Request,
     RetrieveHandler,
     StoreHandler,
 )

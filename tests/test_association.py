@@ -61,7 +61,12 @@ RELEASE_ASKED = (5, bytes(4))
 
 @asynccontextmanager
 async def associated(
-    *, window: int = 1, maximum_length: int = 16384, contexts: Any = CONTEXTS, **options: Any
+    *,
+    window: int = 1,
+    maximum_outstanding: int | None = Limits.maximum_outstanding,
+    maximum_length: int = 16384,
+    contexts: Any = CONTEXTS,
+    **options: Any,
 ) -> AsyncIterator[tuple[Association, Peer]]:
     """An association with a peer made by hand, which has accepted and does nothing else."""
     async with listening() as listener:
@@ -69,7 +74,7 @@ async def associated(
             associate(
                 f"SCP@127.0.0.1:{listener.port}",
                 contexts=contexts,
-                limits=Limits(operations_invoked=window),
+                limits=Limits(operations_invoked=window, maximum_outstanding=maximum_outstanding),
                 **options,
             )
         )
@@ -764,6 +769,29 @@ async def test_responses_may_come_in_any_order() -> None:
             peer.send(request.context_id, response_to(request.command, 0xB000 + number))
         for source, task in zip(sources, tasks, strict=True):
             assert (await task).status == status_of[source.sop_instance_uid]
+
+
+async def test_a_large_instance_waits_for_answers_and_small_ones_do_not_overtake_it() -> None:
+    async with associated(window=16, maximum_outstanding=1000) as (association, peer):
+        small = [instance(100) for _ in range(4)]
+        large = instance(900)
+        tasks = [
+            asyncio.create_task(association.c_store(source)) for source in (*small[:2], large, *small[2:])
+        ]
+        first, second = await peer.message(), await peer.message()
+        echo = asyncio.create_task(association.c_echo())
+        asked = await peer.message()
+        assert asked.command.command_field is CommandField.C_ECHO_RQ, "what has no data set goes"
+        peer.send(asked.context_id, response_to(asked.command, 0))
+        waiting = [first, second]
+        for expected in (large, *small[2:]):
+            request = waiting.pop(0)
+            peer.send(request.context_id, response_to(request.command, 0))
+            waiting.append(await peer.message())
+            assert waiting[-1].command.affected_sop_instance_uid == expected.sop_instance_uid
+        for request in waiting:
+            peer.send(request.context_id, response_to(request.command, 0))
+        assert [(await task).status for task in (*tasks, echo)] == [0] * 6
 
 
 async def test_the_window_is_what_was_negotiated() -> None:

@@ -170,7 +170,8 @@ ELSEWHERE = {
     # archive/test_archive_room.py
     "`archive.blobs.room.MINIMUM_FREE`",
     # dimse/test_operations.py
-    *("`operations_invoked`", "`dimse.operations.MAXIMUM_PENDING`", "`dimse.operations.MAXIMUM_REPEATED`"),
+    *("`operations_invoked`", "`maximum_outstanding`"),
+    *("`dimse.operations.MAXIMUM_PENDING`", "`dimse.operations.MAXIMUM_REPEATED`"),
     # test_outgoing.py
     *("`maximum_outgoing`", "`destination.Destination(maximum_associations)`"),
     # net/test_flow.py, net/test_blocks.py

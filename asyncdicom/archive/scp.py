@@ -15,14 +15,16 @@ from asyncdicom.archive.find import MatchingInstances, StoredInstance
 from asyncdicom.archive.index.matching import IdentifierError
 from asyncdicom.archive.index.queries import QueriesClosed
 from asyncdicom.archive.index.query import MAXIMUM_IDENTIFIER
+from asyncdicom.association import Request
 from asyncdicom.exceptions import DataSetError, StatusError
 from asyncdicom.net.channel import Trace
 from asyncdicom.net.sources import FileSource
 from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import Server, serve
+from asyncdicom.services.account import note_asked
 from asyncdicom.services.contexts import Proposable
-from asyncdicom.services.request import EchoHandler, NormalizedHandlers, Request, Retrieval
+from asyncdicom.services.request import EchoHandler, NormalizedHandlers, Retrieval
 from asyncdicom.services.responses import Response
 from asyncdicom.services.service import Service
 from asyncdicom.status import Status
@@ -121,6 +123,7 @@ class ArchiveProvider:
         model = _model_of(request)
         try:
             identifier = await request.data.read(MAXIMUM_IDENTIFIER)
+            note_asked(request.incoming, identifier)
             matches = self.archive.find(
                 identifier,
                 request.transfer_syntax_uid,
@@ -145,6 +148,7 @@ class ArchiveProvider:
         self._retrievals[peer] += 1
         try:
             identifier = await request.data.read(MAXIMUM_IDENTIFIER)
+            note_asked(request.incoming, identifier)
             found = await self.archive.matching_instances(
                 identifier, request.transfer_syntax_uid, model, peer=peer
             )

@@ -43,9 +43,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from asyncdicom.access import AccessPolicy, Peer, check_grant
 from asyncdicom.address import Address, check_ae_title
-from asyncdicom.cli.toml_lines import line_of
 from asyncdicom.destination import Destination
 from asyncdicom.options import Limits, Timeouts
+from asyncdicom.toml_lines import line_of
 
 if TYPE_CHECKING:
     from asyncdicom.net.tls_files import TlsFiles

@@ -128,9 +128,9 @@ async def _move(
             )
             await stack.enter_async_context(receiving)
         association = await stack.enter_async_context(peer.associate([query.sop_class("move")]))
-        retrieved = await retrieve(
+        result = await retrieve(
             association.c_move(query.identifier, information_model=query.model, move_destination=destination)
         )
-    if retrieved.result.status == Status.MOVE_DESTINATION_UNKNOWN:
+    if result.status == Status.MOVE_DESTINATION_UNKNOWN:
         log.warning("%s has no address for the AE title %s: it has to be told", peer.address, destination)
-    return report([retrieved], receiver, as_json)
+    return report([result], receiver, as_json)

@@ -57,9 +57,14 @@ _FILE = click.Path(exists=True, dir_okay=False)
 
 _LOGGING = [
     click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line."),
-    click.option("-v", "--verbose", is_flag=True, help="Tell what is done."),
-    click.option("-d", "--debug", is_flag=True, help="Tell everything, with all commands."),
-    click.option("-q", "--quiet", is_flag=True, help="Tell errors only."),
+    click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        help="Log what is done: each association, instance, query and retrieval, with its outcome and time.",
+    ),
+    click.option("-d", "--debug", is_flag=True, help="Log that and all commands that are sent and received."),
+    click.option("-q", "--quiet", is_flag=True, help="Log errors only; the default is warnings, too."),
     click.option(
         "-ll",
         "--log-level",

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asyncdicom.cli.output import json_text
+from asyncdicom.association import Request
+from asyncdicom.cli.output import json_text, response_fields
 from asyncdicom.cli.placing import UIDS, Placed, differs, missing_end, place
 from asyncdicom.naming import safe_name
 from asyncdicom.net.threads import file_threads, in_thread
-from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
@@ -109,20 +109,24 @@ class Receiver:
             )
         self.received += 1
         self.bytes += size
+        response = Response(Status.SUCCESS)
+        if placed is not None and placed.missing:
+            log.warning("%s: %s; kept as %s", uid, placed.missing, placed.path.name)
+            response = Response(
+                Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING, error_comment=placed.missing
+            )
+        self._print(request, response, bytes=size, file=None if path is None else str(path))
+        return response
+
+    def _print(self, request: Request, response: Response, **more: object) -> None:
         if self._printer is not None:
             fields = {
                 "sop_class_uid": request.affected_sop_class_uid,
-                "sop_instance_uid": uid,
+                "sop_instance_uid": request.affected_sop_instance_uid,
                 "transfer_syntax_uid": request.transfer_syntax_uid,
                 "calling_ae_title": request.calling_ae_title,
-                "bytes": size,
-                "file": None if path is None else str(path),
             }
-            self._printer.line(json_text(fields))
-        if placed is not None and placed.missing:
-            log.warning("%s: %s; kept as %s", uid, placed.missing, placed.path.name)
-            return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING, error_comment=placed.missing)
-        return Response(Status.SUCCESS)
+            self._printer.line(json_text(fields | more | response_fields(response)))
 
     async def _save(self, request: Request, target: Path) -> tuple[int, Placed]:
         """Save under a name of its own first; raises OSError, `_RefusedError`."""
@@ -180,8 +184,11 @@ class Receiver:
         uid = request.affected_sop_instance_uid
         if len(self.refused) < _REMEMBERED:
             self.refused[uid] = why
-        log.error("refused %s from %s: %s", uid, request.calling_ae_title, why)
-        return Response(status, error_comment=why.partition(": ")[0])
+        log.error("%s: refused %s: %s", request.incoming.channel, uid, why)
+        request.incoming.is_told = True
+        response = Response(status, error_comment=why.partition(": ")[0])
+        self._print(request, response)
+        return response
 
 
 class _RefusedError(Exception):

@@ -28,7 +28,7 @@ VRS: dict[bytes, tuple[str, bool]] = {vr.encode(): (vr, False) for vr in _SHORT.
 }
 # PS3.5 6.2: everything else is padded with NUL.
 _TEXT = "AE AS CS DA DS DT IS LO LT PN SH ST TM UC UR UT"
-_PADDED_WITH_SPACE = frozenset(_TEXT.split())
+PADDED_WITH_SPACE = frozenset(_TEXT.split())
 # PS3.5 7.1.1: only these (and what Implicit VR does not tell) may have an undefined length.
 _MAY_BE_UNDEFINED = frozenset(["", "SQ", "UN", "OB", "OW", "OD", "OF", "OL", "OV"])
 
@@ -347,7 +347,7 @@ class Encoder:
 
     def element(self, tag: int, vr: str, raw: bytes) -> bytes:
         """Encode one element. Raises ``DataSetError`` as `encode` does."""
-        value = raw if len(raw) % 2 == 0 else raw + (b" " if vr in _PADDED_WITH_SPACE else b"\0")
+        value = raw if len(raw) % 2 == 0 else raw + (b" " if vr in PADDED_WITH_SPACE else b"\0")
         group, element, length = tag >> 16, tag & 0xFFFF, len(value)
         if self._syntax.implicit and length < UNDEFINED_LENGTH:
             return self._implicit(group, element, length) + value

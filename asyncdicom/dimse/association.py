@@ -444,7 +444,7 @@ class AssociationCore(Exchange):
     def _adopt(self, negotiated: Negotiated) -> None:
         self.negotiated = negotiated
         self.contexts = negotiated.contexts
-        self._invoked = InvokedOperations(negotiated.operations_invoked)
+        self._invoked = InvokedOperations(negotiated.operations_invoked, self._limits.maximum_outstanding)
         self._performed = PerformedOperations(negotiated.operations_performed)
         self.news.append(Established(negotiated))
 

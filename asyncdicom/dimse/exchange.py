@@ -148,6 +148,10 @@ class Exchange:
         """Whether the operations window lets us invoke one more now (PS3.7 D.3.3.3)."""
         return self._invoked.has_room
 
+    def has_room_for(self, length: int) -> bool:
+        """The same for one with a data set of so many bytes (`Limits.maximum_outstanding`)."""
+        return self._invoked.has_room_for(length)
+
     @property
     def operations(self) -> list[Invoked]:
         """The operations that we have invoked and that await their final response."""
@@ -187,17 +191,20 @@ class Exchange:
     # operations that we invoke
 
     def invoke(
-        self, context_id: int, command: Command, now: float, *, timeout: float | None = None
+        self, context_id: int, command: Command, now: float, *, timeout: float | None = None, length: int = 0
     ) -> Invoked:
         """Open an operation and give the command its Message ID; then send it, and tell when it has left.
 
-        `timeout`: seconds for each response (None: `Timeouts.dimse`). Raises LocalProtocolError without room
+        `timeout`: seconds for each response (None: `Timeouts.dimse`). `length`: bytes of its data set that
+        count as outstanding. Raises LocalProtocolError without room
         in the window, and what makes operations impossible (`check_invocable`).
         """
         self.check_invocable()
         if timeout is None:
             timeout = self._timeouts.dimse
-        invoked = self._invoked.open(context_id, command.command_field, timeout=timeout, now=now)
+        invoked = self._invoked.open(
+            context_id, command.command_field, timeout=timeout, now=now, length=length
+        )
         command.message_id = invoked.message_id
         self._sending += 1
         self._layer.set_busy(True, now)

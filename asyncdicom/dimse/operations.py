@@ -55,6 +55,7 @@ class Invoked:
         "command_field",
         "context_id",
         "deadline",
+        "length",
         "message_id",
         "numbers",
         "pending",
@@ -64,8 +65,15 @@ class Invoked:
     )
 
     def __init__(
-        self, message_id: int, context_id: int, command_field: CommandField, timeout: float | None
+        self,
+        message_id: int,
+        context_id: int,
+        command_field: CommandField,
+        timeout: float | None,
+        length: int = 0,
     ) -> None:
+        self.length = length
+        """Bytes of its data set that count as outstanding."""
         self.message_id = message_id
         self.context_id = context_id
         self.command_field = command_field
@@ -94,11 +102,14 @@ class Invoked:
 class InvokedOperations:
     """The operations that this side has invoked; `window` is the negotiated number, 0 for any.
 
+    `maximum_outstanding`: how many bytes of their data sets may be outstanding; of one there may be more.
     `opened`: those that await their final response, by Message ID.
     """
 
-    def __init__(self, window: int = 1) -> None:
+    def __init__(self, window: int = 1, maximum_outstanding: int | None = None) -> None:
         self.window = window
+        self.maximum_outstanding = maximum_outstanding
+        self.outstanding = 0
         self.opened: dict[int, Invoked] = {}
         self._last_message_id = 0
         self._strays = 0
@@ -122,12 +133,26 @@ class InvokedOperations:
         """Whether one more may be invoked now."""
         return len(self.opened) < (self.window or _LARGEST_MESSAGE_ID)
 
+    def has_room_for(self, length: int) -> bool:
+        """Whether one more may be invoked now that has a data set of so many bytes."""
+        if len(self.opened) >= (self.window or _LARGEST_MESSAGE_ID):
+            return False
+        outstanding, maximum = self.outstanding, self.maximum_outstanding
+        return not (outstanding and length) or maximum is None or outstanding + length <= maximum
+
     def open(
-        self, context_id: int, command_field: CommandField, *, timeout: float | None, now: float
+        self,
+        context_id: int,
+        command_field: CommandField,
+        *,
+        timeout: float | None,
+        now: float,
+        length: int = 0,
     ) -> Invoked:
         """Open an operation under a free Message ID; its timer waits for `sent`.
 
         `timeout` is how long the peer may take for a response, and between two of them; None for ever.
+        `length`: bytes of its data set that count as outstanding.
         Raises LocalProtocolError if there is no room.
         """
         if not self.has_room:
@@ -138,7 +163,9 @@ class InvokedOperations:
             if message_id not in self.opened:
                 break
         self._last_message_id = message_id
-        invoked = self.opened[message_id] = Invoked(message_id, context_id, command_field, timeout)
+        invoked = Invoked(message_id, context_id, command_field, timeout, length)
+        self.opened[message_id] = invoked
+        self.outstanding += length
         return invoked
 
     def sent(self, message_id: int, now: float) -> None:
@@ -166,6 +193,7 @@ class InvokedOperations:
             invoked.closed = True
             invoked.deadline = None
             del self.opened[message_id]
+            self.outstanding -= invoked.length
         elif invoked.command_field in _SEVERAL_RESPONSES:  # elsewhere Pending means nothing: no progress
             if invoked.command_field is not CommandField.C_FIND_RQ:
                 self._count_pending(invoked, command)
@@ -216,6 +244,7 @@ class InvokedOperations:
         """Forget an operation: its request never left."""
         invoked = self.opened.pop(message_id, None)
         if invoked is not None:
+            self.outstanding -= invoked.length
             invoked.closed = True
             invoked.deadline = None
 

@@ -1,13 +1,23 @@
-"""The C-STORE sub-operations of a C-GET or C-MOVE: numbers and final Status (PS3.4 C.4.2, C.4.3)."""
+"""The C-STORE sub-operations of a C-GET or C-MOVE (PS3.4 C.4.2, C.4.3).
+
+`SubOperations` has their numbers and the final Status; `Route` and `Attempts` say which of them may be begun
+where, and which have to be begun once more.
+"""
 
 from __future__ import annotations
 
+from collections import deque
+from typing import Generic, TypeVar
+
 from asyncdicom.status import Status
 
-__all__ = ["SubOperations"]
+__all__ = ["Attempt", "Attempts", "Route", "SubOperations"]
+
+_Item = TypeVar("_Item")
 
 _MAXIMUM_LIST = 65534  # bytes of an explicit UI
 _MAXIMUM_NUMBER = 0xFFFF  # the numbers travel as US
+_MAXIMUM_LOSSES = 1  # of its associations, that one sub-operation survives
 
 
 class SubOperations:
@@ -70,3 +80,93 @@ class SubOperations:
         if self.number_of_completed or self.number_of_warning:
             return Status.SUB_OPERATIONS_WARNING
         return Status.UNABLE_TO_PERFORM_SUB_OPERATIONS
+
+
+class Attempt(Generic[_Item]):
+    """One sub-operation; `losses`: how often its association was lost before it was answered."""
+
+    __slots__ = ("item", "losses")
+
+    def __init__(self, item: _Item) -> None:
+        self.item = item
+        self.losses = 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other may be under way beside it.
+
+        Of those that were under way when an association was lost, nobody knows which one the peer could not
+        take: done one at a time, it takes no other with it.
+        """
+        return self.losses > 0
+
+
+class Route(Generic[_Item]):
+    """The sub-operations on one association; `window`: how many may be under way (PS3.7 D.3.3.3).
+
+    At most one of them is being sent: messages leave one after another, and what has not left need not be
+    begun after a C-CANCEL.
+    """
+
+    __slots__ = ("_sending", "is_lost", "under_way", "window")
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.under_way: list[Attempt[_Item]] = []
+        self.is_lost = False
+        self._sending: Attempt[_Item] | None = None
+
+    def has_room(self, attempt: Attempt[_Item]) -> bool:
+        """Whether this one may be begun here now."""
+        under_way = self.under_way
+        if self.is_lost or self._sending is not None:
+            return False
+        if attempt.is_alone:
+            return not under_way
+        return len(under_way) < self.window and not (under_way and under_way[0].is_alone)
+
+    def begin(self, attempt: Attempt[_Item]) -> None:
+        """It is being sent."""
+        self._sending = attempt
+        self.under_way.append(attempt)
+
+    def sent(self, attempt: Attempt[_Item]) -> None:
+        """Its last byte has left: the next one may be begun."""
+        if self._sending is attempt:
+            self._sending = None
+
+    def ended(self, attempt: Attempt[_Item]) -> None:
+        """It was answered, or is given up."""
+        self.sent(attempt)
+        self.under_way.remove(attempt)
+
+
+class Attempts(Generic[_Item]):
+    """What has to be begun once more, because its association was lost; it comes before anything new."""
+
+    __slots__ = ("_again",)
+
+    def __init__(self) -> None:
+        self._again: deque[Attempt[_Item]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._again)
+
+    def take(self) -> Attempt[_Item]:
+        """Give the next one."""
+        return self._again.popleft()
+
+    def put_back(self, attempt: Attempt[_Item]) -> None:
+        """It could not be begun: it is the next one again."""
+        self._again.appendleft(attempt)
+
+    def lost(self, attempt: Attempt[_Item]) -> bool:
+        """The association was lost before it was answered: whether it is begun once more, or has failed.
+
+        Once more and alone; lost a second time, it has failed.
+        """
+        attempt.losses += 1
+        if attempt.losses > _MAXIMUM_LOSSES:
+            return False
+        self._again.append(attempt)
+        return True

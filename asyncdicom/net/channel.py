@@ -3,8 +3,8 @@
     transport  ->  AssociationCore  ->  Performer (their requests) or Invoker (our operations)
     transport  <-  Outbox           <-  both
 
-What is done with a request comes from above (`dispatcher`), so services need no sockets. An association gets
-only so much of one turn of the event loop; what is left of what it received waits for the next turn.
+What is done with a request comes from above (`dispatcher`), so services need no sockets. How much of one turn
+of the event loop an association gets is in `net.reading`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
-from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
 from asyncdicom.dimse.assembler import DataReceived, MessageStarted
 from asyncdicom.dimse.association import AssociationCore
@@ -36,13 +35,11 @@ from asyncdicom.exceptions import (
     AssociationReleased,
     AssociationTimeout,
 )
-from asyncdicom.net.blocks import undelivered
-from asyncdicom.net.flow import ReadBudget
-from asyncdicom.net.inbox import Inbox
 from asyncdicom.net.invoker import Invoker
-from asyncdicom.net.operation import IncomingRequest
+from asyncdicom.net.operation import Performed
 from asyncdicom.net.outbox import Outbox
 from asyncdicom.net.performer import Dispatch, Performer
+from asyncdicom.net.reading import Reading
 from asyncdicom.net.tls import explain_loss
 from asyncdicom.net.transport import Transport
 from asyncdicom.options import Limits, Timeouts
@@ -52,18 +49,13 @@ from asyncdicom.ul.events import AssociateIndication, TimerExpired
 from asyncdicom.ul.negotiation import AcceptedContext, Negotiated
 from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
 
-__all__ = ["Channel", "Trace"]
+__all__ = ["Channel", "IncomingRequest", "Trace"]
 
 log = Log("asyncdicom.association")
 
 Trace = Callable[[str, object], None]
 
 _CLOSE_LINGER = 1.0  # seconds for the last bytes to leave once the connection is to be closed
-# What one association may take of a turn of the event loop, before others have theirs.
-_SLICE = 512  # fragments, or an eighth of it of messages, that are handled before the clock is looked at
-_TURN = 0.002  # seconds
-_TURN_BYTES = 4 << 20  # libuv reads up to 32 times before it turns to another connection
-_NOTHING = memoryview(b"")
 
 
 class Channel:
@@ -93,15 +85,20 @@ class Channel:
             name=self.__str__,
         )
         abort, carry_out = self.abort, self.carry_out
-        self.inbox = Inbox(
-            ReadBudget(limits.read_budget, timeouts.handler, undelivered(loop)),
-            maximum_discarded=limits.maximum_discarded,
-            time=self.time,
-            pause=self._pause_reading,
-            resume=self._resume_reading,
+        reading = Reading(
+            loop,
+            self.core,
+            self.transport,
+            timeouts=timeouts,
+            limits=limits,
+            handle=self._handle,
+            carry_out=carry_out,
+            arm_timer=self.arm_timer,
             unstick=self._unstick,
             too_much=abort,
         )
+        self.bytes_received = reading.bytes_received  # see `net.transport.Receiver`
+        self.inbox = reading.inbox
         self.outbox = Outbox(
             self.core,
             self.transport,
@@ -123,7 +120,7 @@ class Channel:
             self.core,
             self.inbox,
             self.outbox,
-            make=partial(IncomingRequest, self),
+            make=partial(Performed, self),
             name=self,
             cancel_timeout=timeouts.cancel,
             time=self.time,
@@ -142,10 +139,8 @@ class Channel:
         self._shortest_timeout = timeouts.shortest(requestor=requestor)
         self._over: asyncio.Future[None] | None = None  # for who waits for the end
         self._is_closing = False
-        self._turn_began = 0.0  # by the loop's clock, which uvloop sets once a turn
-        self._turn_bytes = 0
-        self._awaits_turn = False
         self._has_complained = False
+        self._since = 0.0  # when the association was established
 
     # what is known about the association
 
@@ -244,70 +239,6 @@ class Channel:
         self.core.connected(self.time())
         self.carry_out()
 
-    def bytes_received(self, view: memoryview) -> None:
-        """See `net.transport.Receiver`."""
-        now = self.time()
-        length = len(view)
-        if now != self._turn_began:
-            self._turn_began, self._turn_bytes = now, 0
-        self._turn_bytes += length
-        core = self.core
-        if core.continues(length, now):
-            self.inbox.feed([view], length, False, now)
-            self.transport.acknowledge_now()
-            if self._turn_bytes > _TURN_BYTES:
-                self._await_turn()
-            return
-        self._handle(core.receive_data(view, now, _SLICE), now)
-        if core.has_more or self._turn_bytes > _TURN_BYTES:
-            self._go_on(now)
-        if core.is_owed:
-            self.transport.acknowledge_now()
-        self.carry_out()
-
-    def _go_on(self, now: float) -> None:
-        """Handle what was received before, but no more than this turn of the event loop has room for."""
-        core, paused = self.core, self.inbox.is_held_back
-        until = monotonic() + _TURN
-        while core.has_more and not paused() and monotonic() < until:
-            self._handle(core.receive_data(_NOTHING, now, _SLICE), now)
-        self._await_turn()
-
-    def _await_turn(self) -> None:
-        """Read no more before the others had their turn."""
-        if not (self._awaits_turn or self.inbox.budget.paused):
-            self._awaits_turn = True
-            self.transport.pause_reading()
-            self._loop.call_soon(self._take_turn)
-
-    def _take_turn(self) -> None:
-        self._awaits_turn = False
-        if self.inbox.budget.paused or self.closed.done():
-            return
-        if self.core.has_more:
-            now = self.time()
-            self._handle(self.core.receive_data(_NOTHING, now, _SLICE), now)
-            self._go_on(now)
-            self.carry_out()
-        else:
-            self.transport.resume_reading()
-
-    def _pause_reading(self, now: float) -> None:
-        """Too much waits for its handlers: the peer is held back, and its deadlines are suspended."""
-        if not self._awaits_turn:
-            self.transport.pause_reading()
-        self.core.pause(now)
-        self.arm_timer()
-
-    def _resume_reading(self, now: float) -> None:
-        """Enough was taken."""
-        self.core.resume(now)
-        if self.core.has_more:
-            self._await_turn()
-        elif not self._awaits_turn:
-            self.transport.resume_reading()
-        self.arm_timer(anew=True)  # of a deadline that was suspended little may be left
-
     def eof_received(self) -> bool:
         """See `net.transport.Receiver`: what was wholly asked before is still answered."""
         return self.core.eof()
@@ -370,6 +301,7 @@ class Channel:
 
     def _on_established(self, event: Established, now: float) -> None:
         if not self.established.done():
+            self._since = now
             self.established.set_result(event.negotiated)
 
     def _on_request(self, event: MessageStarted, now: float) -> None:
@@ -408,9 +340,7 @@ class Channel:
 
     def _on_ended(self, event: Ended, now: float) -> None:
         error = event.error
-        log.log(
-            logging.INFO if self._is_news(error) else logging.DEBUG, "%s", error, fields=self.log_fields()
-        )
+        self._tell_end(error, now)
         if not self.established.done():
             self.established.set_exception(error)
             self.established.exception()  # raised to whoever waits for it, if anybody does
@@ -421,14 +351,24 @@ class Channel:
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
+    def _tell_end(self, error: AssociationError, now: float) -> None:
+        level = logging.INFO if self._is_news(error) else logging.DEBUG
+        if not self.established.done():
+            log.log(level, "%s", error, fields=self.log_fields())
+            return
+        seconds = now - self._since
+        fields = {**self.log_fields(), "seconds": round(seconds, 6)}
+        log.log(level, "%s (%.3f s)", error, seconds, fields=fields)
+
     def _is_news(self, error: AssociationError) -> bool:
         """Whether an end is worth a log line that is seen.
 
-        Not an orderly one, not that of a connection that was only opened and closed (a health check), and
-        not a rejection, which whoever rejects has logged. A stranger who speaks something else is.
+        Not an orderly one of a requestor, who knows; not that of a connection that was only opened and closed
+        (a health check), and not a rejection, which whoever rejects has logged. A stranger who speaks
+        something else is.
         """
         if isinstance(error, AssociationReleased):
-            return False
+            return not self.core.is_requestor
         if isinstance(error, AssociationRejected) and not self.core.is_requestor:
             return False
         if self.core.request is None:
@@ -520,6 +460,9 @@ class Channel:
             fields["called_ae_title"] = request.called_ae_title
         return fields
 
+
+IncomingRequest: TypeAlias = Performed[Channel]
+"""A request on one of these channels."""
 
 _NOT_TRACED = {Ended, Established, OperationFailed, OperationsFailed}
 _HANDLERS: dict[type, Callable[[Channel, Any, float], None]] = {

@@ -28,6 +28,7 @@ class Invoker:
     """
 
     __slots__ = (
+        "_bulky",
         "_carry_out",
         "_core",
         "_inbox",
@@ -56,6 +57,7 @@ class Invoker:
         self._carry_out = carry_out
         self._shorten_timeout = shorten_timeout
         self._room: list[asyncio.Future[None]] = []
+        self._bulky: asyncio.Task[Any] | None = None  # it is the next with a data set, when there is room
 
     async def invoke(
         self,
@@ -69,16 +71,18 @@ class Invoker:
     ) -> Operation:
         """Send a request and give the operation whose responses will come.
 
-        Waits for room in the operations window. `timeout`: seconds to wait for each response (None:
-        the association's). `held`: the calling task keeps the operation open between responses.
-        `receiver`: the handler of the C-STORE sub-operations of a C-GET.
+        Waits for room in the operations window, and in `Limits.maximum_outstanding`. `timeout`: seconds to
+        wait for each response (None: the association's). `held`: the calling task keeps the operation open
+        between responses. `receiver`: what knows about the C-STORE sub-operations of a C-GET
+        (`Operation.receiver`).
         Cancelled while waiting for room: nothing was sent. Cancelled while sending: A-ABORT.
         """
-        await self._wait_for_turn(command.command_field)
+        length = 0 if payload is None else getattr(payload, "length", 0)
+        await self._wait_for_turn(command.command_field, length)
         core = self._core
         if timeout is not None:
             self._shorten_timeout(timeout)
-        invoked = core.invoke(context.context_id, command, self._time(), timeout=timeout)
+        invoked = core.invoke(context.context_id, command, self._time(), timeout=timeout, length=length)
         operation = Operation(self._inbox.taken, context, invoked)
         operation.receiver = receiver
         if held:
@@ -100,10 +104,9 @@ class Invoker:
         self._carry_out()
         return operation
 
-    async def _wait_for_turn(self, command_field: CommandField) -> None:
-        core = self._core
-        core.check_invocable()
-        while in_the_way := self._in_the_way(command_field):
+    async def _wait_for_turn(self, command_field: CommandField, length: int) -> None:
+        self._core.check_invocable()
+        while in_the_way := self._in_the_way(command_field, length):
             me = asyncio.current_task()
             if all(operation.held_by is me for operation in in_the_way):
                 invoked = in_the_way[0].invoked
@@ -112,31 +115,46 @@ class Invoker:
                     f"{name} {invoked.message_id} is still open on this association; "
                     "collect it first or use a second association"
                 )
-            turn = asyncio.get_running_loop().create_future()
-            self._room.append(turn)
-            core.queued += 1
+            if length and self._bulky is None and self._core.has_room:
+                self._bulky = me
             try:
-                await turn
-            except BaseException:
-                core.queued -= 1
-                core.reconsider(self._time())
-                self._carry_out()
-                raise
-            core.queued -= 1
-            core.check_invocable()
+                await self._end_of_another()
+            finally:
+                if self._bulky is me:
+                    self._bulky = None
+                    self.wake()
 
-    def _in_the_way(self, command_field: CommandField) -> list[Operation]:
+    async def _end_of_another(self) -> None:
+        core = self._core
+        turn = asyncio.get_running_loop().create_future()
+        self._room.append(turn)
+        core.queued += 1
+        try:
+            await turn
+        except BaseException:
+            core.queued -= 1
+            core.reconsider(self._time())
+            self._carry_out()
+            raise
+        core.queued -= 1
+        core.check_invocable()
+
+    def _in_the_way(self, command_field: CommandField, length: int) -> list[Operation]:
         """The operations one of which has to end before this request may be sent."""
-        if not self._core.has_room:
+        if not self._core.has_room_for(length) or (length and self._is_overtaking()):
             return list(self.operations.values())
         if command_field is not CommandField.C_GET_RQ:
             return []
         # The C-STORE sub-operations of a C-GET do not tell which one they belong to.
         return [o for o in self.operations.values() if o.invoked.command_field is command_field]
 
+    def _is_overtaking(self) -> bool:
+        """Whether another one waits until enough bytes were answered: small ones must not keep it waiting."""
+        return self._bulky is not None and self._bulky is not asyncio.current_task()
+
     @property
     def receiver(self) -> Any:
-        """The handler that the C-GET under way was given."""
+        """What knows about the C-STOREs of the C-GET that is under way; None if there is none."""
         receivers = (operation.receiver for operation in self.operations.values())
         return next((receiver for receiver in receivers if receiver is not None), None)
 

@@ -1,22 +1,23 @@
-"""One DIMSE operation: `Operation` is one that we invoked, `IncomingRequest` one that we perform."""
+"""One DIMSE operation: `Operation` is one that we invoked, `Performed` one that we perform."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.dimse.operations import Invoked
 from asyncdicom.net.stream import DataStream
+from asyncdicom.options import Timeouts
 from asyncdicom.status import Status
 from asyncdicom.ul.negotiation import AcceptedContext
 
 __all__ = [
-    "IncomingRequest",
     "Interrupted",
     "Operation",
+    "Performed",
     "Reply",
     "permanent_failure",
     "transient_failure",
@@ -40,8 +41,8 @@ class Operation:
     """An operation that was invoked and whose responses come in.
 
     `held_by` is the task that keeps it open between responses (a query or retrieval that is being
-    iterated); the same task must not wait for room in the operations window. `receiver` performs the
-    C-STORE sub-operations of a C-GET.
+    iterated); the same task must not wait for room in the operations window. `receiver` is what knows about
+    the C-STORE sub-operations of a C-GET (`services.arrivals.Arrivals`).
     """
 
     __slots__ = (
@@ -136,12 +137,29 @@ class Interrupted(Exception):
     """The work on a request was cut short: C-CANCEL came, or no progress was made."""
 
 
+class _Performer(Protocol):
+    def give_up(self, request: Performed[Any], /) -> None: ...
+
+
+class _Channel(Protocol):
+    """What a request needs of the channel that it came on."""
+
+    @property
+    def timeouts(self) -> Timeouts: ...
+
+    @property
+    def performer(self) -> _Performer: ...
+
+
+_On = TypeVar("_On", bound=_Channel)
+
+
 class _Timer:
     """Ends a handler that works for too long; while the peer still sends, it is not the handler's time."""
 
     __slots__ = ("_deadline", "_handle", "_loop", "_request")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, request: IncomingRequest) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, request: Performed[Any]) -> None:
         self._loop = loop
         self._deadline = deadline
         self._request = request
@@ -159,17 +177,18 @@ class _Timer:
         self._handle.cancel()
 
 
-class IncomingRequest:
+class Performed(Generic[_On]):
     """A request that the peer invoked and that we perform.
 
-    `channel` is the `net.channel.Channel` that it came on. Its handler runs in one task. C-CANCEL, and lack
-    of progress, cancel that task only where it runs the handler's own code (`guard`), never in the middle of
-    a message that we send.
+    `channel` is what it came on (see `net.channel.IncomingRequest`). Its handler runs in one task. C-CANCEL,
+    and lack of progress, cancel that task only where it runs the handler's own code (`guard`), never in the
+    middle of a message that we send.
     """
 
     __slots__ = (
         "_guarding",
         "answered",
+        "began",
         "channel",
         "command",
         "context",
@@ -177,13 +196,15 @@ class IncomingRequest:
         "is_cancelled",
         "is_late",
         "is_stalled",
+        "is_told",
         "matches",
         "remark",
+        "subject",
         "task",
     )
 
     def __init__(
-        self, channel: Any, context: AcceptedContext, command: Command, data: DataStream | None
+        self, channel: _On, context: AcceptedContext, command: Command, data: DataStream | None
     ) -> None:
         self.channel = channel
         self.context = context
@@ -194,8 +215,11 @@ class IncomingRequest:
         self.is_stalled = False
         self.is_late = False
         self.answered = False
+        self.began = 0.0  # when it came, by the event loop's clock
         self.matches = 0  # sent so far, of a C-FIND
         self.remark = ""  # what the log says about it beside the status; the peer is not told
+        self.subject = ""  # what a query or retrieval asks for, as the log may say it: no names
+        self.is_told = False  # whether the log has the reason of its failure already
         self._guarding = False
 
     def interrupt(self, *, stalled: bool = False) -> None:

@@ -12,7 +12,7 @@ from asyncdicom.dimse.association import AssociationCore
 from asyncdicom.dimse.messages import Command, CommandField, response_to
 from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.inbox import Inbox
-from asyncdicom.net.operation import IncomingRequest
+from asyncdicom.net.operation import Performed
 from asyncdicom.net.outbox import Outbox
 from asyncdicom.net.stream import DataStream
 from asyncdicom.status import Status
@@ -31,7 +31,7 @@ class Dispatch(Protocol):
     def at_once(self, context: AcceptedContext, command: Command) -> Command | None:
         """Give the response to a request that needs no work."""
 
-    async def __call__(self, incoming: IncomingRequest) -> None:
+    async def __call__(self, incoming: Performed[Any]) -> None:
         """Perform a request and respond to it."""
 
     def association_ended(self) -> None:
@@ -66,7 +66,7 @@ class Performer:
         inbox: Inbox,
         outbox: Outbox,
         *,
-        make: Callable[[AcceptedContext, Command, DataStream | None], IncomingRequest],
+        make: Callable[[AcceptedContext, Command, DataStream | None], Performed[Any]],
         name: object,
         cancel_timeout: float,
         time: Callable[[], float],
@@ -75,7 +75,7 @@ class Performer:
         abort: Callable[[str], None],
     ) -> None:
         self.dispatcher: Dispatch | None = None  # until it is known who the peer is, nothing is performed
-        self.performing: set[IncomingRequest] = set()  # until their task has ended
+        self.performing: set[Performed[Any]] = set()  # until their task has ended
         self._core = core
         self._inbox = inbox
         self._outbox = outbox
@@ -108,6 +108,7 @@ class Performer:
             self._core.performed(command, now)
             return
         request = self._make(context, command, data)
+        request.began = now
         self.performing.add(request)
         request.task = asyncio.create_task(self._perform(request))
 
@@ -117,7 +118,7 @@ class Performer:
         answer = dispatcher.at_once(context, command) if dispatcher is not None else None
         return answer is not None and self._outbox.send_at_once(context.context_id, answer)
 
-    async def _perform(self, request: IncomingRequest) -> None:
+    async def _perform(self, request: Performed[Any]) -> None:
         try:
             if self.dispatcher is not None:
                 await self.dispatcher(request)
@@ -130,7 +131,7 @@ class Performer:
         finally:
             self._end(request)
 
-    def _end(self, request: IncomingRequest, task: asyncio.Task[None] | None = None) -> None:
+    def _end(self, request: Performed[Any], task: asyncio.Task[None] | None = None) -> None:
         if request in self.performing:
             if request.data is not None:
                 request.data.discard()
@@ -138,7 +139,7 @@ class Performer:
             self._core.performed(request.command, self._time())
             self._carry_out()
 
-    async def respond(self, request: IncomingRequest, command: Command, data: bytes | None = None) -> None:
+    async def respond(self, request: Performed[Any], command: Command, data: bytes | None = None) -> None:
         """Send a response to a request; what follows a final one is ignored.
 
         The rest of the request's data set is thrown away first: a peer that still sends does not read.
@@ -163,18 +164,18 @@ class Performer:
             if request.command is command and not request.answered:
                 self._interrupt(request)
 
-    def _interrupt(self, request: IncomingRequest, *, stalled: bool = False) -> None:
+    def _interrupt(self, request: Performed[Any], *, stalled: bool = False) -> None:
         request.interrupt(stalled=stalled)
         asyncio.get_running_loop().call_later(self._cancel_timeout, self._give_up, request)
 
-    def _give_up(self, request: IncomingRequest) -> None:
+    def _give_up(self, request: Performed[Any]) -> None:
         if request.answered or self._core.failure is not None or request not in self.performing:
             return
         message_id = request.command.message_id
         log.warning("%s: the handler of message %s ignores its cancellation", self._name, message_id)
         self._spawn(self.respond(request, response_to(request.command, request.given_up_status)))
 
-    def give_up(self, request: IncomingRequest) -> None:
+    def give_up(self, request: Performed[Any]) -> None:
         """A handler has worked for too long: stop it, and answer for it."""
         message_id = request.command.message_id
         log.warning("%s: the handler of message %s took too long", self._name, message_id)

@@ -30,7 +30,8 @@ _in_threads = Disk(lambda: -math.inf)  # it is never the time for a call in the 
 class Source(Protocol):
     """Something that C-STORE can send: three UIDs, and the encoded data set when it is opened.
 
-    A source that wraps another one passes `at_hand` on: it is what makes many small instances quick.
+    A source that wraps another one passes `at_hand` on: it is what makes many small instances quick. One that
+    knows how many bytes it has may tell, as `length`.
     """
 
     @property
@@ -67,6 +68,11 @@ class BytesSource:
         self.sop_instance_uid = sop_instance_uid
         self.transfer_syntax_uid = transfer_syntax_uid
         self.data = data
+
+    @property
+    def length(self) -> int:
+        """How many bytes it has."""
+        return len(self.data)
 
     async def open(self) -> AsyncGenerator[Batch, None]:
         """See `Source`."""

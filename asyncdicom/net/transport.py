@@ -148,6 +148,11 @@ class Transport(asyncio.BufferedProtocol):
     # what the channel calls
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the connection is gone."""
+        return self._lost
+
+    @property
     def is_writing_paused(self) -> bool:
         """Whether the peer has to read before more should be written."""
         return self._drained is not None

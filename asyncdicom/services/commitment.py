@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from asyncdicom.dimse.messages import CommandField
 from asyncdicom.exceptions import AssociationTimeout, DataSetError
@@ -19,15 +19,12 @@ from asyncdicom.services.references import (
     read,
     write,
 )
-from asyncdicom.services.request import Request
+from asyncdicom.services.request import NormalizedUser, Request
 from asyncdicom.services.responses import Answer, Response
 from asyncdicom.services.service import Service
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import STORAGE_COMMITMENT_PUSH_MODEL, new_uid
-
-if TYPE_CHECKING:
-    from asyncdicom.association import Association
 
 __all__ = [
     "COMMITMENT_INSTANCE",
@@ -95,9 +92,9 @@ class StorageCommitment(Service):
     def __init__(self, check: CommitmentCheck, *, maximum_references: int = 50_000) -> None:
         self._check = check
         self._maximum = maximum_references
-        self._node: Node | None = None
+        self._node: Node[Any] | None = None
 
-    async def start(self, node: Node) -> None:
+    async def start(self, node: Node[Any]) -> None:
         """Remember who takes the reports."""
         self._node = node
 
@@ -166,7 +163,7 @@ class StorageCommitmentUser(Service):
 
     async def commit(
         self,
-        association: Association,
+        association: NormalizedUser,
         references: Iterable[Reference | tuple[str, str]],
         *,
         transaction_uid: str | None = None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from typing import TYPE_CHECKING
 
 from asyncdicom.access import Grant, refused_operation
 from asyncdicom.dimse.messages import MESSAGES, Command, CommandField, encode, response_to
@@ -15,18 +14,16 @@ from asyncdicom.exceptions import (
     PresentationContextError,
     StatusError,
 )
-from asyncdicom.net.operation import IncomingRequest, Interrupted, permanent_failure, transient_failure
+from asyncdicom.net.channel import IncomingRequest
+from asyncdicom.net.operation import Interrupted, permanent_failure, transient_failure
 from asyncdicom.services import account
 from asyncdicom.services.classes import may_name
-from asyncdicom.services.request import Request
+from asyncdicom.services.request import ReceivedRequest
 from asyncdicom.services.responses import Response, response_of
 from asyncdicom.services.service import Service, Services
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.negotiation import AcceptedContext
-
-if TYPE_CHECKING:
-    from asyncdicom.association import Association
 
 __all__ = ["Dispatcher"]
 
@@ -37,6 +34,7 @@ _WITH_IDENTIFIER = (CommandField.C_FIND_RQ, CommandField.C_GET_RQ, CommandField.
 _REQUESTED = frozenset(
     field for field, message in MESSAGES.items() if "requested_sop_class_uid" in message.required
 )
+_LATE = Status.OUT_OF_RESOURCES  # what a request is answered with whose handler did not end in time
 _NOT_GRANTED = (Status.NOT_AUTHORIZED, Status.MOVE_DESTINATION_UNKNOWN)
 # Errors of the operating system that mean: not now.
 _SHORT_OF = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -51,14 +49,18 @@ class Dispatcher:
 
     __slots__ = ("association", "grant", "services")
 
-    def __init__(self, association: Association, grant: Grant, services: Services) -> None:
+    def __init__(self, association: object, grant: Grant, services: Services) -> None:
         self.association = association
         self.grant = grant
         self.services = services
 
     async def __call__(self, incoming: IncomingRequest) -> None:
         """Perform one request and send its final response."""
-        response = await self._perform(incoming)
+        try:
+            response = await self._perform(incoming)
+        except BaseException:
+            account.tell_lost(incoming)
+            raise
         try:
             if response.command is not None:
                 response = _passed_on(incoming, response)
@@ -66,10 +68,21 @@ class Dispatcher:
         except (DataSetError, LocalProtocolError, TypeError, ValueError):
             response = self._failed(incoming)
             final = self._final(incoming, response)
+        if incoming.channel.invoker.operations:
+            self._arrived(incoming, response)
         try:
             await incoming.channel.performer.respond(incoming, final, response.data)
+        except BaseException:
+            incoming.remark = "not told, the association is lost"
+            raise
         finally:
             account.tell(incoming, response)
+
+    def _arrived(self, incoming: IncomingRequest, response: Response) -> None:
+        """Count what came for a C-GET of ours by what it is answered with (PS3.4 C.4.3)."""
+        arrivals = incoming.channel.invoker.receiver
+        if arrivals is not None and incoming.command.command_field is CommandField.C_STORE_RQ:
+            arrivals.answered(incoming.command, Response(_LATE) if incoming.answered else response)
 
     def _final(self, incoming: IncomingRequest, response: Response) -> Command:
         """Make the command set of a response. Raises if the request cannot be answered with it."""
@@ -124,7 +137,7 @@ class Dispatcher:
                 incoming.remark = "refused: no permission"
             return Response(Status.UNRECOGNIZED_OPERATION if refused is None else refused)
         try:
-            return response_of(await service.perform(Request(incoming, self.association)))
+            return response_of(await service.perform(ReceivedRequest(incoming, self.association)))
         except Interrupted:
             return self._interrupted(incoming)
         except StatusError as error:
@@ -173,6 +186,7 @@ class Dispatcher:
         """Answer for a bug in a handler: only the log tells what it was."""
         command = incoming.command
         log.exception("%s: the handler of %s %s failed", incoming.channel, command.name, command.message_id)
+        incoming.is_told = True
         return Response(permanent_failure(command), error_comment="internal error")
 
     def _known(

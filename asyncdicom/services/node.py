@@ -5,26 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from asyncdicom.dimse.messages import CommandField
 from asyncdicom.exceptions import AssociationError, DicomNetworkError, PresentationContextError, StatusError
 from asyncdicom.services.contexts import DEFAULT_TRANSFER_SYNTAXES
 from asyncdicom.services.references import off_the_loop
-from asyncdicom.services.request import Request
+from asyncdicom.services.request import NormalizedUser, Request
 from asyncdicom.services.responses import Identifier, Response
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.negotiation import PresentationContext
 
-if TYPE_CHECKING:
-    from asyncdicom.association import Association
-
 __all__ = ["Delivery", "Node", "OpenTo", "ReportQueue"]
 
 log = Log("asyncdicom.services")
 
-OpenTo = Callable[[str, Sequence[PresentationContext]], "AbstractAsyncContextManager[Association] | None"]
+_Association = TypeVar("_Association")
+
+OpenTo: TypeAlias = Callable[
+    [str, Sequence[PresentationContext]], "AbstractAsyncContextManager[_Association] | None"
+]
 """Opens an association to an AE title; None if nobody knows where it is."""
 
 
@@ -45,7 +46,7 @@ class Delivery(NamedTuple):
     request: Request | None = None
 
 
-class Node:
+class Node(Generic[_Association]):
     """The server as its services see it.
 
     `ae_title`: ours. `open`: opens an association to an AE title that the server knows (a C-MOVE destination)
@@ -57,7 +58,7 @@ class Node:
     __slots__ = ("_reports", "ae_title", "open", "time")
 
     def __init__(
-        self, ae_title: str, open_to: OpenTo, reports: ReportQueue, time: Callable[[], float]
+        self, ae_title: str, open_to: OpenTo[_Association], reports: ReportQueue, time: Callable[[], float]
     ) -> None:
         self.ae_title = ae_title
         self.open = open_to
@@ -82,7 +83,7 @@ class ReportQueue:
 
     def __init__(
         self,
-        open_to: OpenTo,
+        open_to: OpenTo[NormalizedUser],
         *,
         maximum: int = 1000,
         maximum_size: int = 16 << 20,
@@ -160,7 +161,7 @@ class ReportQueue:
 _NO_ADDRESS = "its address is not known here"
 
 
-async def _send(association: Association, delivery: Delivery) -> object | None:
+async def _send(association: NormalizedUser, delivery: Delivery) -> object | None:
     context, information = None, delivery.information
     try:
         if callable(information):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar
 
 from asyncdicom.destination import Destination
-from asyncdicom.dimse.messages import Command
-from asyncdicom.net.operation import IncomingRequest
+from asyncdicom.dimse.messages import Command, CommandField
+from asyncdicom.net.channel import IncomingRequest
 from asyncdicom.net.sources import Source
 from asyncdicom.net.stream import DataStream
 from asyncdicom.services.responses import Answer, Identifier, Response
@@ -17,15 +17,15 @@ from asyncdicom.ul.negotiation import AcceptedContext, PresentationContext
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from asyncdicom.association import Association
-
 __all__ = [
     "EchoHandler",
     "FindHandler",
     "LazySources",
     "NormalizedHandler",
     "NormalizedHandlers",
+    "NormalizedUser",
     "OpenAssociation",
+    "ReceivedRequest",
     "Request",
     "Retrieval",
     "RetrieveHandler",
@@ -34,17 +34,21 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+_Association = TypeVar("_Association")
 
 MAXIMUM_IDENTIFIER = 1 << 20
 """Bytes of an Identifier that is decoded: a list of 10,000 UIDs has 650,000."""
 
 
-class Request:
-    """A DIMSE request as its handler sees it. The data set has not been read when it comes."""
+class ReceivedRequest(Generic[_Association]):
+    """A DIMSE request as its handler sees it. The data set has not been read when it comes.
+
+    `asyncdicom.Request` is one that came on an `Association`.
+    """
 
     __slots__ = ("_association", "data", "incoming")
 
-    def __init__(self, incoming: IncomingRequest, association: Association) -> None:
+    def __init__(self, incoming: IncomingRequest, association: _Association) -> None:
         self.incoming = incoming
         self._association = association
         self.data: DataStream = incoming.data or _no_data(incoming.context.transfer_syntax)
@@ -60,7 +64,7 @@ class Request:
         return self.incoming.context
 
     @property
-    def association(self) -> Association:
+    def association(self) -> _Association:
         """The association it came on; the handler may send requests on it."""
         return self._association
 
@@ -173,6 +177,10 @@ class Request:
         return await self.incoming.guard(work)
 
 
+Request: TypeAlias = ReceivedRequest[Any]
+"""For services, which stand below `Association`."""
+
+
 def _no_data(transfer_syntax_uid: str) -> DataStream:
     data = DataStream(transfer_syntax_uid)
     data.feed([], 0, True)
@@ -207,12 +215,50 @@ class Retrieval(NamedTuple):
 
 
 class Storer(Protocol):
-    """Something with `c_store`, as the C-MOVE provider needs it: an association to the destination."""
+    """What the C-MOVE provider needs of an association to the destination."""
+
+    @property
+    def operations_invoked(self) -> int:
+        """How many C-STOREs may be outstanding (0: unlimited; PS3.7 D.3.3.3)."""
 
     async def c_store(
-        self, source: Source, *, priority: int = 0, move_originator: tuple[str, int] | None = None
+        self,
+        source: Source,
+        *,
+        priority: int = 0,
+        move_originator: tuple[str, int] | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> Response:
-        """Send one instance."""
+        """Send one instance; call `on_sent` when the last byte has left."""
+
+
+class NormalizedUser(Protocol):
+    """What services need to send DIMSE-N requests of their own: an association."""
+
+    def context_for(self, sop_class: str, command_field: CommandField, /) -> AcceptedContext:
+        """Give the context that such a request is sent on."""
+
+    async def n_action(
+        self,
+        sop_class: str,
+        sop_instance_uid: str,
+        action_type_id: int,
+        information: Identifier | None = None,
+        *,
+        context: str | AcceptedContext | None = None,
+    ) -> Response:
+        """Have the peer do something."""
+
+    async def n_event_report(
+        self,
+        sop_class: str,
+        sop_instance_uid: str,
+        event_type_id: int,
+        information: Identifier | None = None,
+        *,
+        context: str | AcceptedContext | None = None,
+    ) -> Response:
+        """Tell the peer what has happened."""
 
 
 EchoHandler: TypeAlias = Callable[[Request], Awaitable["Answer"]]

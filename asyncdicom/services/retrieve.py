@@ -6,33 +6,22 @@ another one, to a destination that the provider knows.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Collection,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import NamedTuple
 
 from asyncdicom.data.elements import decode as decode_elements
-from asyncdicom.data.elements import encode as encode_elements
 from asyncdicom.destination import Destination
-from asyncdicom.dimse.messages import Command, CommandField, Priority, response_to
-from asyncdicom.dimse.suboperations import SubOperations
-from asyncdicom.exceptions import AssociationError, DicomNetworkError, PresentationContextError
-from asyncdicom.net.channel import Channel
-from asyncdicom.net.operation import IncomingRequest, Interrupted, Reply
+from asyncdicom.dimse.messages import Command, CommandField, Priority
+from asyncdicom.exceptions import AssociationError, DataSetError, DicomNetworkError
+from asyncdicom.net.channel import Channel, IncomingRequest
+from asyncdicom.net.operation import Interrupted, Reply
 from asyncdicom.net.reasons import in_short
 from asyncdicom.net.sources import FileSource, Source
 from asyncdicom.services import storage
+from asyncdicom.services.arrivals import Arrivals, RetrieveResult, corrected
 from asyncdicom.services.classes import C_GET_CLASSES, C_MOVE_CLASSES
 from asyncdicom.services.contexts import find_context, groups_of_kinds
-from asyncdicom.services.failures import Failures
 from asyncdicom.services.request import (
     LazySources,
     OpenAssociation,
@@ -50,13 +39,16 @@ from asyncdicom.services.responses import (
     response_of,
 )
 from asyncdicom.services.service import Service
+from asyncdicom.services.suboperations import FAILED_SOP_INSTANCE_UID_LIST, Kind, SubOperationSender
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STORAGE, STUDY_ROOT
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, PresentationContext
 
 __all__ = ["GetService", "MoveService", "Progress", "RetrieveOperation", "RetrieveResult", "retrieve"]
 
-_FAILED_SOP_INSTANCE_UID_LIST = 0x00080058
+log = Log("asyncdicom.services")
+
 _MAXIMUM_LOSSES = 10  # associations to a destination that one C-MOVE loses before it gives up
 
 
@@ -74,31 +66,32 @@ class Progress(NamedTuple):
         return sum(count for count in self if count > 0)
 
 
-class RetrieveResult(NamedTuple):
-    """How a C-GET or C-MOVE ended."""
-
-    status: Status
-    completed: int
-    failed: int
-    warning: int
-    failed_sop_instance_uids: tuple[str, ...]
-
-
 # As SCU.
 
 
 class RetrieveOperation(ResponseStream[Progress, RetrieveResult]):
-    """A C-GET or C-MOVE: iterate over its `Progress`, or await its `RetrieveResult`."""
+    """A C-GET or C-MOVE: iterate over its `Progress`, or await its `RetrieveResult`.
+
+    `response` and `failed_sop_instance_uids` are what the peer tells, `result` is what is known here.
+    """
 
     failed_sop_instance_uids: tuple[str, ...] = ()
     """The Failed SOP Instance UID List of the final response."""
+
+    @property
+    def status(self) -> Status | None:
+        """The final status (that of `result`), once the operation has ended."""
+        return None if self.response is None else self.result.status
 
     def _pending(self, reply: Reply) -> Progress:
         return _progress(reply.command)
 
     def _final(self, reply: Reply) -> None:
         if reply.data:
-            self.failed_sop_instance_uids = _read_failed(reply.data, self._context.transfer_syntax)
+            try:
+                self.failed_sop_instance_uids = _read_failed(reply.data, self._context.transfer_syntax)
+            except DataSetError as error:  # how it ended is in the counters
+                log.warning("%s: the list of failed instances cannot be read: %s", self._channel, error)
 
     @property
     def result(self) -> RetrieveResult:
@@ -106,12 +99,22 @@ class RetrieveOperation(ResponseStream[Progress, RetrieveResult]):
         if self.response is None or self.response.command is None:
             raise DicomNetworkError("the retrieval has not ended yet")
         counters = _progress(self.response.command)
-        return RetrieveResult(
+        told = RetrieveResult(
             self.response.status,
             max(counters.completed, 0),
             max(counters.failed, 0),
             max(counters.warning, 0),
             self.failed_sop_instance_uids,
+            self.response.error_comment,
+        )
+        return told if self._receiver is None else corrected(told, self._receiver, self._under_way())
+
+    def _under_way(self) -> int:
+        """C-STOREs that the peer did not wait for."""
+        performing = self._channel.performer.performing
+        return sum(
+            request.command.command_field is CommandField.C_STORE_RQ and not request.answered
+            for request in performing
         )
 
     async def _whole(self) -> RetrieveResult:
@@ -132,7 +135,7 @@ def _progress(command: Command) -> Progress:
 
 def _read_failed(data: bytes, transfer_syntax_uid: str) -> tuple[str, ...]:
     for element in decode_elements(data, transfer_syntax_uid):
-        if element.tag == _FAILED_SOP_INSTANCE_UID_LIST:
+        if element.tag == FAILED_SOP_INSTANCE_UID_LIST:
             text = bytes(element.value).decode("ascii", "replace")
             return tuple(uid for uid in (part.strip("\0 ") for part in text.split("\\")) if uid)
     return ()
@@ -158,18 +161,15 @@ def retrieve(
         move_destination=move_destination,
     )
     data = encode_identifier(identifier, context.transfer_syntax)
-    return RetrieveOperation(channel, context, command, data, timeout, receiver)
+    arrivals = Arrivals(receiver) if command_field is CommandField.C_GET_RQ else None
+    return RetrieveOperation(channel, context, command, data, timeout, arrivals)
 
 
 # As SCP.
 
-StoreOne = Callable[[Source], Awaitable[Response]]
 FindDestination = Callable[[Request], Destination | None]
-Kind = tuple[str, str]
-"""SOP Class UID and Transfer Syntax UID: what a sub-operation needs a context for."""
 
 _MODELS = (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
-_IN_A_ROW = 32  # sub-operations that end without anything to wait for, before others have their turn
 
 
 class GetService(Service):
@@ -229,18 +229,18 @@ async def provide_get(incoming: IncomingRequest, request: Request, handlers: Get
     retrieval = await incoming.guard(handlers.c_get(request))
     if not isinstance(retrieval, Retrieval):
         return response_of(retrieval)
-    priority = incoming.command.priority or Priority.MEDIUM
+    channel, priority = incoming.channel, incoming.command.priority or Priority.MEDIUM
 
-    async def store(source: Source) -> Response:
-        return await storage.store(incoming.channel, source, priority=priority)
+    async def store(source: Source, on_sent: Callable[[], None]) -> Response:
+        return await storage.store(channel, source, priority=priority, on_sent=on_sent)
 
-    work = _Retrieving(incoming, len(retrieval.sources), "C-GET")
-    accepted = {
-        (c.abstract_syntax, c.transfer_syntax) for c in incoming.channel.contexts.values() if c.as_scu
-    }
+    work = SubOperationSender(incoming, len(retrieval.sources), "C-GET")
+    negotiated = channel.negotiated
+    work.add(1 if negotiated is None else negotiated.operations_invoked, store)
+    accepted = {(c.abstract_syntax, c.transfer_syntax) for c in channel.contexts.values() if c.as_scu}
     try:
         async with aclosing(_each(retrieval.sources)) as sources:
-            await work.perform(sources, store, accepted)
+            await work.perform(sources, accepted)
     finally:
         retrieval.ended()
     return work.final()
@@ -255,7 +255,7 @@ async def provide_move(incoming: IncomingRequest, request: Request, handlers: Mo
     retrieval = await incoming.guard(handlers.c_move(request))
     if not isinstance(retrieval, Retrieval):
         return response_of(retrieval)
-    work = _Retrieving(incoming, len(retrieval.sources), f"C-MOVE to {destination.where}")
+    work = SubOperationSender(incoming, len(retrieval.sources), f"C-MOVE to {destination.where}")
     try:
         for kinds in groups_of_kinds(_kinds(retrieval.sources)):
             # One pass over the sources for each group: one, unless more than 128 contexts are needed.
@@ -275,7 +275,7 @@ async def _move(
     destination: Destination,
     sources: AsyncIterator[Source | None],
     kinds: Collection[Kind],
-    work: _Retrieving,
+    work: SubOperationSender,
 ) -> bool:
     """Send over one association to the destination; True if it was lost and may be tried again."""
     originator = (request.calling_ae_title, request.message_id)
@@ -289,10 +289,13 @@ async def _move(
             opening = handlers.open_association(destination, contexts)
             association = await incoming.guard(stack.enter_async_context(opening))
 
-            async def store(source: Source) -> Response:
-                return await association.c_store(source, priority=priority, move_originator=originator)
+            async def store(source: Source, on_sent: Callable[[], None]) -> Response:
+                return await association.c_store(
+                    source, priority=priority, move_originator=originator, on_sent=on_sent
+                )
 
-            return await work.perform(sources, store, kinds)
+            work.add(association.operations_invoked, store)
+            return await work.perform(sources, kinds)
     except Interrupted:
         return False
     except AssociationError as error:  # that it could not be opened
@@ -332,102 +335,3 @@ async def _one_by_one(sources: Sequence[Source] | LazySources) -> AsyncGenerator
         return
     async for lazy in sources:
         yield lazy
-
-
-class _Retrieving:
-    """The sub-operations of one C-GET or C-MOVE that is being performed."""
-
-    def __init__(self, incoming: IncomingRequest, total: int, what: str) -> None:
-        self._incoming = incoming
-        self._operations = SubOperations(total)
-        self._failures = Failures(f"{incoming.channel}: {what}")
-        self.losses = 0
-        """How many associations were lost on the way."""
-
-    async def perform(
-        self, sources: AsyncIterator[Source | None], store: StoreOne, kinds: Collection[Kind]
-    ) -> bool:
-        """Send one after another, telling the peer after each; True if the association was lost on the way.
-
-        What there is no context for (`kinds`) is counted as failed; it costs no message.
-        """
-        operations, in_a_row = self._operations, 0
-        while not self._incoming.is_interrupted:
-            try:
-                source = await self._incoming.guard(anext(sources))
-            except (StopAsyncIteration, Interrupted):
-                return False  # what was done until then is told in the final response
-            in_a_row += 1
-            if in_a_row % _IN_A_ROW == 0:
-                await asyncio.sleep(0)
-            if source is None:
-                self._failed("", "an instance is not there any more", is_ours=True)
-            elif (source.sop_class_uid, source.transfer_syntax_uid) not in kinds:
-                self._failed(source.sop_instance_uid, "an instance has no presentation context")
-            else:
-                is_lost = await self._store_one(source, store)
-                if operations.number_of_remaining:
-                    pending = response_to(self._incoming.command, Status.PENDING, **operations.counters())
-                    await self._incoming.channel.performer.respond(self._incoming, pending)
-                if is_lost:
-                    return True
-        return False
-
-    async def fail(self, sources: AsyncIterator[Source | None], kind: str, detail: str = "") -> None:
-        """Count all that is left as failed."""
-        self._failures.add(kind, detail)
-        async for source in sources:
-            self._operations.failed("" if source is None else source.sop_instance_uid)
-
-    async def _store_one(self, source: Source, store: StoreOne) -> bool:
-        """Do one sub-operation and count it; True if its association was lost."""
-        uid, channel = source.sop_instance_uid, self._incoming.channel
-        try:
-            status = (await store(source)).status
-        except AssociationError as error:
-            channel.check_open()
-            self.losses += 1
-            self._failed(uid, f"destination: {in_short(error)}", f"{uid}: {error}")
-            return True
-        except (DicomNetworkError, OSError) as error:
-            channel.check_open()
-            self._operations.failed(uid)
-            _explain(self._failures, uid, error)
-            return False
-        if status.is_success:
-            self._operations.completed()
-        elif status.is_warning:
-            self._operations.warned(uid)
-        else:
-            kind = f"an instance was refused with 0x{status:04X}"
-            self._failed(uid, kind, f"{uid} was refused with {status}")
-        return False
-
-    def _failed(self, uid: str, kind: str, detail: str = "", *, is_ours: bool = False) -> None:
-        self._operations.failed(uid)
-        self._failures.add(kind, detail or f"{uid}: {kind}" if uid else kind, is_ours=is_ours)
-
-    def final(self) -> Response:
-        """Give the final response."""
-        incoming, operations = self._incoming, self._operations
-        status = Status(operations.final_status(incoming.is_cancelled))
-        data = None
-        if operations.failed_uids and not status.is_success:
-            value = "\\".join(operations.failed_uids).encode("ascii", "replace")
-            element = (_FAILED_SOP_INSTANCE_UID_LIST, "UI", value)
-            data = encode_elements([element], incoming.context.transfer_syntax)
-        return Response(
-            status,
-            counters=operations.counters(remaining=incoming.is_cancelled),
-            data=data,
-            error_comment=self._failures.comment,
-        )
-
-
-def _explain(failures: Failures, uid: str, error: DicomNetworkError | OSError) -> None:
-    if isinstance(error, PresentationContextError):
-        failures.add("an instance has no presentation context", f"{uid}: {error}")
-    elif isinstance(error, OSError):
-        failures.add(f"an instance cannot be read: {in_short(error)}", f"{uid}: {error}", is_ours=True)
-    else:
-        failures.add("an instance cannot be sent", f"{uid}: {error}", is_ours=True)

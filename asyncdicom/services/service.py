@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from asyncdicom.dimse.messages import CommandField
 from asyncdicom.services.classes import may_name
+from asyncdicom.services.node import Node
 from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Answer
 from asyncdicom.status import Status
@@ -18,10 +19,6 @@ from asyncdicom.uid import (
     IMPLICIT_VR_LITTLE_ENDIAN,
 )
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, PresentationContext
-
-if TYPE_CHECKING:
-    from asyncdicom.association import Association
-    from asyncdicom.services.node import Node
 
 __all__ = ["UNCOMPRESSED", "Contexts", "Service", "Services"]
 
@@ -106,13 +103,13 @@ class Service:
         """
         raise NotImplementedError
 
-    async def start(self, node: Node) -> None:
+    async def start(self, node: Node[Any]) -> None:
         """The server is about to listen. Raises what keeps it from serving."""
 
     async def stop(self) -> None:
         """The server has ended its associations."""
 
-    def association_ended(self, association: Association) -> None:
+    def association_ended(self, association: Any) -> None:
         """An association on which the service was offered is over, however it ended."""
 
     def negotiate(self, sop_class_uid: str, requested: bytes) -> bytes | None:
@@ -209,7 +206,7 @@ class Services:
                 invoked.add(uid, syntaxes, names)
         return Contexts(performed.syntaxes, invoked.syntaxes, performed.names, invoked.names)
 
-    def ended(self, association: Association) -> None:
+    def ended(self, association: Any) -> None:
         """Tell the services that an association is over."""
         for service in self._ending:
             try:

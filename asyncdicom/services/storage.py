@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from asyncdicom.data.part10 import read_file_meta
@@ -48,6 +49,7 @@ async def store(
     priority: int = Priority.MEDIUM,
     move_originator: tuple[str, int] | None = None,
     timeout: float | None = None,
+    on_sent: Callable[[], None] | None = None,
 ) -> Response:
     """Send one instance as it is encoded, never under another transfer syntax."""
     context = find_context(channel, source.sop_class_uid, source.transfer_syntax_uid)
@@ -61,6 +63,8 @@ async def store(
     if move_originator is not None:
         command.move_originator_ae_title, command.move_originator_message_id = move_originator
     operation = await channel.invoker.invoke(context, command, source, timeout=timeout)
+    if on_sent is not None:
+        on_sent()
     return await final_response(channel, operation)
 
 
@@ -87,7 +91,8 @@ class Storage(Service):
     async def perform(self, request: Request) -> Answer:
         """Ask the handler: that of our C-GET, or that of the association."""
         incoming = request.incoming
-        handler = incoming.channel.invoker.receiver or self.handler
+        arrivals = incoming.channel.invoker.receiver
+        handler = self.handler if arrivals is None else arrivals.handler or self.handler
         if handler is None:
             return Status.SOP_CLASS_NOT_SUPPORTED
         if not is_usable_uid(request.affected_sop_instance_uid):

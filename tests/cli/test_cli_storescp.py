@@ -109,6 +109,9 @@ async def test_json(start: Start, tmp_path: Path, free_port: int) -> None:
         "calling_ae_title": "ASYNCDICOM",
         "bytes": len(INSTANCE.source().data),
         "file": str(tmp_path / "1.1.1.dcm"),
+        "status": 0,
+        "category": "Success",
+        "meaning": "0x0000 (Success)",
     }
 
 

@@ -61,6 +61,22 @@ def test_a_full_window_refuses_one_more() -> None:
         operations.open(1, ECHO, timeout=None, now=0)
 
 
+def test_the_bytes_outstanding_are_bounded_but_one_may_always_be() -> None:
+    operations = InvokedOperations(4, maximum_outstanding=100)
+    assert operations.has_room_for(1000)
+    large = operations.open(1, STORE, timeout=None, now=0, length=1000)
+    assert operations.has_room_for(0)
+    assert not operations.has_room_for(1)
+    operations.receive(response(large), 1)
+    small = operations.open(1, STORE, timeout=None, now=0, length=60)
+    assert [length for length in (39, 40, 41) if operations.has_room_for(length)] == [39, 40]
+    operations.close(small.message_id)
+    assert operations.has_room_for(1000)
+    for _ in range(4):
+        operations.open(1, STORE, timeout=None, now=0, length=1)
+    assert not operations.has_room_for(0)
+
+
 def test_message_ids_wrap_and_skip_those_in_use() -> None:
     operations = InvokedOperations(0)
     first = operations.open(1, MOVE, timeout=None, now=0)

@@ -73,9 +73,8 @@ def fold_name(name: str) -> tuple[str, str, str]:
 
 
 def _fold_group(group: str) -> str:
-    components = [component.strip() for component in group.split("^")]
-    joined = "^".join(components).rstrip("^")
-    if not joined.isascii():
-        joined = unicodedata.normalize("NFKC", joined)
-        return unicodedata.normalize("NFKC", joined.casefold())
-    return joined.lower()
+    if group.isascii():
+        group = group.lower()
+    else:  # first, because some compatibility forms begin with a space (U+FC5E)
+        group = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", group).casefold())
+    return "^".join(component.strip() for component in group.split("^")).rstrip("^")

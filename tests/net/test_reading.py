@@ -27,7 +27,7 @@ from asyncdicom import STUDY_ROOT, VERIFICATION, Association, Request, associate
 from asyncdicom.dimse.fragmenter import MOST_FRAGMENTS
 from asyncdicom.dimse.messages import response_to
 from asyncdicom.dimse.operations import MAXIMUM_DUPLICATES
-from asyncdicom.net import channel
+from asyncdicom.net import reading
 from asyncdicom.net.outbox import Outbox
 from asyncdicom.net.transport import Transport
 from asyncdicom.ul.decoder import COMMAND_WEIGHT
@@ -75,13 +75,13 @@ async def flooded(monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 async def test_a_flood_of_requests_is_answered_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "_TURN", 0.0)
-    assert 0 < await flooded(monkeypatch) <= 2 * channel._SLICE / COMMAND_WEIGHT
+    monkeypatch.setattr(reading, "_TURN", 0.0)
+    assert 0 < await flooded(monkeypatch) <= 2 * reading._SLICE / COMMAND_WEIGHT
 
 
 async def test_a_flood_that_takes_one_turn_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "_TURN", 60.0)
-    assert await flooded(monkeypatch) > 2 * channel._SLICE / COMMAND_WEIGHT
+    monkeypatch.setattr(reading, "_TURN", 60.0)
+    assert await flooded(monkeypatch) > 2 * reading._SLICE / COMMAND_WEIGHT
 
 
 @pytest.mark.parametrize("budget", [1 << 20, 1 << 16])
@@ -89,17 +89,17 @@ async def test_large_data_sets_let_others_have_their_turn(
     budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever pauses reading first, all of it arrives."""
-    monkeypatch.setattr(channel, "_TURN", 0.0)
-    monkeypatch.setattr(channel, "_TURN_BYTES", 1 << 15)
+    monkeypatch.setattr(reading, "_TURN", 0.0)
+    monkeypatch.setattr(reading, "_TURN_BYTES", 1 << 15)
     turns = 0
-    take_turn = channel.Channel._take_turn
+    take_turn = reading.Reading._take_turn
 
-    def counting(self: channel.Channel) -> None:
+    def counting(self: reading.Reading) -> None:
         nonlocal turns
         turns += 1
         take_turn(self)
 
-    monkeypatch.setattr(channel.Channel, "_take_turn", counting)
+    monkeypatch.setattr(reading.Reading, "_take_turn", counting)
     received: list[bytes] = []
 
     async def on_store(request: Request) -> int:
@@ -122,7 +122,7 @@ async def test_large_data_sets_let_others_have_their_turn(
 
 
 async def test_the_end_of_the_connection_comes_behind_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "_TURN", 0.0)
+    monkeypatch.setattr(reading, "_TURN", 0.0)
     async with serve("SCP@127.0.0.1:0") as server, await Peer.connect(server.port) as peer:
         await peer.associate([VERIFICATION])
         peer.write(*(message(1, echo_rq(number)) for number in range(500)), RELEASE_RQ)
@@ -133,7 +133,7 @@ async def test_the_end_of_the_connection_comes_behind_what_waits(monkeypatch: py
 
 
 async def test_an_association_that_ends_between_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "_TURN", 0.0)
+    monkeypatch.setattr(reading, "_TURN", 0.0)
     async with serve("SCP@127.0.0.1:0") as server:
         async with await Peer.connect(server.port) as peer:
             await peer.associate([VERIFICATION])

@@ -1,0 +1,196 @@
+"""The configuration of a gateway (TOML): where it sends to, and by which rules.
+
+[destinations.PACS]
+address = "PACS@10.0.0.5:104"
+maximum_associations = 4          # and other options of `destination.Destination`
+operations_invoked = 8
+rate = 50                         # and other options of `sender.SenderOptions`
+hours = ["mon-fri 19:00-06:00", "sat-sun 00:00-24:00"]
+time_zone = "Europe/Berlin"
+also_delivered = [0x0111]         # statuses by which it says that it has the instance
+
+[[routes]]                        # see `rules`
+when = { calling = "CT*" }
+to = ["PACS"]
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from asyncdicom.destination import Destination
+from asyncdicom.gateway.rules import RouteFunction, RuleError, Rules, parse_rules
+from asyncdicom.gateway.schedule import Schedule
+from asyncdicom.gateway.sender import SenderOptions
+from asyncdicom.toml_lines import Key, line_of
+
+__all__ = ["GatewayConfig", "GatewayConfigError", "GatewayDestination", "parse_gateway", "read_gateway"]
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
+_CALLED = (
+    "address", "server_hostname", "calling_ae_title", "called_ae_title", "maximum_associations",
+    "operations_invoked", "connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout",
+)  # fmt: skip
+_NUMBER = (int, float)
+_SENT: dict[str, Any] = {
+    "rate": _NUMBER,
+    "bandwidth": _NUMBER,
+    "ordered": bool,
+    "group_by": str,
+    "object_attempts": int,
+    "give_up_after": _NUMBER,
+    "failures": int,
+    "first_pause": _NUMBER,
+    "longest_pause": _NUMBER,
+}
+_KEYS: dict[str, Any] = {
+    **dict.fromkeys(("address", "server_hostname", "calling_ae_title", "called_ae_title"), str),
+    **dict.fromkeys(("maximum_associations", "operations_invoked"), int),
+    **dict.fromkeys(("connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout"), _NUMBER),
+    **_SENT,
+    "hours": (list, str),
+    "time_zone": str,
+    "also_delivered": list,
+}
+
+
+class GatewayConfigError(ValueError):
+    """The configuration is wrong; the message says where and what would be right."""
+
+
+class _WrongError(ValueError):
+    def __init__(self, message: str, key: Key) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+@dataclass(frozen=True)
+class GatewayDestination:
+    """A destination: its name in the rules, how it is called, and how it is sent to."""
+
+    name: str
+    destination: Destination
+    options: SenderOptions
+    also_delivered: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class GatewayConfig:
+    """What a gateway does."""
+
+    destinations: Mapping[str, GatewayDestination]
+    rules: Rules = field(repr=False)
+
+
+def read_gateway(
+    path: str | os.PathLike[str], functions: Mapping[str, RouteFunction] | None = None
+) -> GatewayConfig:
+    """Read the configuration of a gateway. Raises `GatewayConfigError`, which names file and line.
+
+    `functions`: those that rules may name. Other tables than `destinations` and `routes` are left to others.
+    """
+    where = os.fspath(path)
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8, as TOML has to be"
+        raise GatewayConfigError(f"{where}: {reason}") from None
+    return parse_gateway(text, where, functions)
+
+
+def parse_gateway(
+    text: str, where: str = "gateway.toml", functions: Mapping[str, RouteFunction] | None = None
+) -> GatewayConfig:
+    """Understand the text of a configuration; `where` is the name of its file. As `read_gateway`."""
+    try:
+        tables = tomllib.loads(text)
+        destinations = _destinations(tables.get("destinations", {}))
+        routes = tables.get("routes", [])
+        if not isinstance(routes, list):
+            raise _WrongError("routes are tables in an order: [[routes]]", ("routes",))
+        return GatewayConfig(destinations, parse_rules(routes, destinations, functions))
+    except tomllib.TOMLDecodeError as error:
+        raise GatewayConfigError(f"{where}: {error}") from None
+    except (_WrongError, RuleError) as error:
+        line = line_of(text, error.key)
+        raise GatewayConfigError(f"{where}:{line}: {error}" if line else f"{where}: {error}") from None
+
+
+def _destinations(tables: object) -> dict[str, GatewayDestination]:
+    if not isinstance(tables, dict):
+        raise _WrongError("destinations are tables: [destinations.NAME]", ("destinations",))
+    return {name: _destination(name, table) for name, table in tables.items()}
+
+
+def _destination(name: str, table: object) -> GatewayDestination:
+    where: Key = ("destinations", name)
+    if not _NAME(name):
+        raise _WrongError(f"{name!r} is no name: 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'", where)
+    if not isinstance(table, dict) or "address" not in table:
+        raise _WrongError(f'{name}: a destination has an address: address = "AET@host:port"', where)
+    _check(table, where)
+    try:
+        called = {key: table[key] for key in _CALLED if key in table}
+        destination = Destination(**called)
+        window = max(destination.operations_invoked, 1)
+        schedule = _schedule(table, where)
+        options = SenderOptions(
+            concurrency=destination.maximum_associations * window,
+            schedule=schedule,
+            **{key: table[key] for key in _SENT if key in table},
+        )
+        return GatewayDestination(name, destination, options, _statuses(table, where))
+    except _WrongError:
+        raise
+    except ValueError as error:
+        key = next((key for key in table if key in str(error)), "")
+        raise _WrongError(f"{name}: {error}", (*where, key) if key else where) from None
+
+
+def _check(table: Mapping[str, Any], where: Key) -> None:
+    for key, value in table.items():
+        if key not in _KEYS:
+            near = difflib.get_close_matches(key, _KEYS, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise _WrongError(f"unknown key {key!r}{meant}; known are {', '.join(_KEYS)}", (*where, key))
+        kinds = _KEYS[key] if isinstance(_KEYS[key], tuple) else (_KEYS[key],)
+        if type(value) not in kinds:
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise _WrongError(f"{key} must be of type {names}", (*where, key))
+
+
+def _schedule(table: Mapping[str, Any], where: Key) -> Schedule:
+    value = table.get("hours", [])
+    windows = [value] if isinstance(value, str) else value
+    if not all(isinstance(window, str) for window in windows):
+        raise _WrongError("hours is a list of texts", (*where, "hours"))
+    zone = _zone(table, where)
+    try:
+        return Schedule(windows, zone)
+    except ValueError as error:
+        raise _WrongError(f"hours: {error}", (*where, "hours")) from None
+
+
+def _zone(table: Mapping[str, Any], where: Key) -> ZoneInfo:
+    name = table.get("time_zone", "UTC")
+    try:
+        return ZoneInfo(name)
+    except (OSError, ValueError, KeyError):  # ZoneInfoNotFoundError is a KeyError
+        raise _WrongError(
+            f'there is no time zone {name!r} here; write "Europe/Berlin"', (*where, "time_zone")
+        ) from None
+
+
+def _statuses(table: Mapping[str, Any], where: Key) -> frozenset[int]:
+    statuses = table.get("also_delivered", [])
+    if not all(type(status) is int and 0 < status <= 0xFFFF for status in statuses):
+        raise _WrongError("also_delivered is a list of statuses: [0x0111]", (*where, "also_delivered"))
+    return frozenset(statuses)

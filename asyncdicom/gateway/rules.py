@@ -1,0 +1,361 @@
+"""Routing rules: tables of patterns, in order, which say where an instance goes.
+
+    [[routes]]
+    name = "chest CT to AI"
+    when = { calling = "CT_*", Modality = ["CT", "PT"], BodyPartExamined = "/CHEST/i", not.Rows = 64 }
+    to = ["AI", "PACS"]              # each of these; or one of the two below
+    # first_of = ["PACS", "BACKUP"]  # the first that can be reached
+    # spread = ["AI1", "AI2"]        # one of them, the same for all of a patient
+    priority = "urgent"              # urgent, normal (the default), bulk
+    stop = true                      # the rules below are not asked
+
+    [[routes]]
+    default = true                   # when no rule above has fitted
+    to = ["PACS"]
+
+All conditions of `when` must hold, none of `not`; the patterns are those of `patterns`. `spread_by` is
+"patient" (the default), "study" or "instance". `to = []` keeps the instance here, and that is all. Instead
+of these a rule may have `function`, the name of a Python function that gives names of destinations.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from asyncdicom.gateway.facts import Facts, Wanted, wanted_of
+from asyncdicom.gateway.patterns import Test, test_of
+from asyncdicom.toml_lines import Key
+
+__all__ = [
+    "PRIORITIES",
+    "Decision",
+    "Explained",
+    "RouteFunction",
+    "RuleError",
+    "Rules",
+    "Target",
+    "parse_rules",
+]
+
+PRIORITIES = {"urgent": 0, "normal": 1, "bulk": 2}
+"""What goes first has the smaller number."""
+
+NO_RULE = "no rule fits"
+
+RouteFunction = Callable[[Facts], Iterable[str]]
+"""Gives the names of the destinations of an instance. It runs in a thread, between receiving and storing."""
+
+_WAYS = ("to", "first_of", "spread", "function")
+_KEYS: dict[str, type] = {
+    "name": str,
+    "when": dict,
+    "to": list,
+    "first_of": list,
+    "spread": list,
+    "spread_by": str,
+    "function": str,
+    "priority": str,
+    "stop": bool,
+    "default": bool,
+}
+# What instances have in common that go the same way: the first of these elements that has a value.
+_SPREAD_BY: dict[str, tuple[tuple[int, str], ...]] = {
+    "patient": ((0x00100020, "LO"), (0x0020000D, "UI")),
+    "study": ((0x0020000D, "UI"),),
+    "instance": ((0x00080018, "UI"),),
+}
+
+
+class RuleError(ValueError):
+    """A rule is wrong; `key` is the way to what is wrong."""
+
+    def __init__(self, message: str, key: Key) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class Target(NamedTuple):
+    """Where an instance goes: to the first of these destinations that can be reached."""
+
+    destinations: tuple[str, ...]
+    priority: int
+    rule: str
+
+
+class Decision(NamedTuple):
+    """Where an instance goes, and why an operator should look at it ("": there is no need to)."""
+
+    targets: tuple[Target, ...]
+    unrouted: str = ""
+
+
+class Explained(NamedTuple):
+    """What a rule says about an instance."""
+
+    rule: str
+    fits: bool
+    why: str
+    targets: tuple[Target, ...] = ()
+
+
+class _Condition(NamedTuple):
+    wanted: Wanted
+    test: Test
+    pattern: object
+    negated: bool
+
+    def holds(self, facts: Facts) -> bool:
+        return any(map(self.test, facts.values(self.wanted))) != self.negated
+
+    def __str__(self) -> str:
+        return f"{self.wanted.name} {'does not fit' if self.negated else 'fits'} {self.pattern!r}"
+
+
+class _Rule(NamedTuple):
+    name: str
+    conditions: tuple[_Condition, ...]
+    way: str
+    destinations: tuple[str, ...]
+    function: RouteFunction | None
+    spread_by: str
+    priority: int
+    stop: bool
+    default: bool
+
+    def fits(self, facts: Facts) -> bool:
+        return all(condition.holds(facts) for condition in self.conditions)
+
+    def targets(self, facts: Facts, known: Collection[str]) -> tuple[Target, ...]:
+        chosen = self.destinations
+        if self.function is not None:
+            chosen = tuple(self.function(facts))
+            if unknown := [name for name in chosen if name not in known]:
+                raise LookupError(f"no destination {unknown[0]!r}")
+        elif self.way == "first_of":
+            return (Target(chosen, self.priority, self.name),)
+        elif self.way == "spread":
+            chosen = (_spread(chosen, facts, self.spread_by),)
+        return tuple(Target((name,), self.priority, self.name) for name in chosen)
+
+    def why(self, facts: Facts) -> str:
+        """Name the first condition that does not hold, or all that do."""
+        if self.default:
+            return "it is the default"
+        for condition in self.conditions:
+            if not condition.holds(facts):
+                values = "\\".join(facts.values(condition.wanted))
+                fits = "fits" if condition.negated else "does not fit"
+                return f"{condition.wanted.name} is {values!r}, which {fits} {condition.pattern!r}"
+        return ", ".join(map(str, self.conditions)) or "it has no condition"
+
+
+class Rules:
+    """The rules of a gateway, in their order. Made by `parse_rules`."""
+
+    def __init__(self, rules: Iterable[_Rule], known: Collection[str]) -> None:
+        self._known = frozenset(known)
+        self._rules: list[_Rule] = []
+        self._default: _Rule | None = None
+        for rule in rules:
+            if rule.default:
+                self._default = rule
+            else:
+                self._rules.append(rule)
+        every = [*self._rules, *([self._default] if self._default is not None else [])]
+        self.tags = frozenset(
+            [c.wanted.tag for rule in every for c in rule.conditions if c.wanted.tag]
+            + [tag for rule in every if rule.way == "spread" for tag, _ in _SPREAD_BY[rule.spread_by]]
+        )
+        """The elements that have to be picked out of a data set, so that the rules can be asked."""
+
+    def decide(self, facts: Facts) -> Decision:
+        """Say where an instance goes; never raises.
+
+        A rule that fails (a function of the user's may) makes the instance one to look at; the other rules
+        are asked all the same, unless it would have stopped them, or they are the default. A destination that
+        several rules name gets the instance once, at the most urgent priority.
+        """
+        targets: dict[tuple[str, ...], Target] = {}
+        failed: list[str] = []
+        any_fits = False
+        for rule in self._rules:
+            try:
+                if not rule.fits(facts):
+                    continue
+                any_fits = True
+                _add(targets, rule.targets(facts, self._known))
+            except Exception as error:
+                failed.append(_failure(rule, error))
+            if rule.stop:
+                break
+        if not any_fits and not failed and self._default is not None:
+            try:
+                _add(targets, self._default.targets(facts, self._known))
+                any_fits = True
+            except Exception as error:
+                failed.append(_failure(self._default, error))
+        unrouted = "; ".join(failed) if failed else "" if any_fits else NO_RULE
+        return Decision(tuple(targets.values()), unrouted)
+
+    def explain(self, facts: Facts) -> list[Explained]:
+        """Say of each rule whether it fits an instance, and why. For the operator: it names values."""
+        said: list[Explained] = []
+        any_fits = stopped = False
+        for rule in [*self._rules, *([self._default] if self._default is not None else [])]:
+            if stopped or (rule.default and any_fits):
+                said.append(Explained(rule.name, False, "not asked, because of a rule above"))
+                continue
+            try:
+                fits = rule.fits(facts)
+                targets = rule.targets(facts, self._known) if fits else ()
+                said.append(Explained(rule.name, fits, rule.why(facts), targets))
+            except Exception as error:
+                said.append(Explained(rule.name, False, _failure(rule, error)))
+                fits = True  # nobody knows
+            any_fits |= fits
+            stopped = fits and rule.stop
+        return said
+
+
+def _add(targets: dict[tuple[str, ...], Target], more: Iterable[Target]) -> None:
+    for target in more:
+        before = targets.get(target.destinations)
+        if before is None or target.priority < before.priority:
+            targets[target.destinations] = target
+
+
+def _failure(rule: _Rule, error: Exception) -> str:
+    detail = f": {error}" if isinstance(error, LookupError) else ""
+    return f"rule {rule.name!r} failed ({type(error).__name__}{detail})"
+
+
+def _spread(names: tuple[str, ...], facts: Facts, by: str) -> str:
+    """Choose by the highest hash: a destination more or less moves only what it gets or had."""
+    key = next((text for tag, vr in _SPREAD_BY[by] if (text := facts.text(tag, vr))), "")
+    return max(names, key=lambda name: hashlib.sha256(f"{name}\0{key}".encode("utf-8", "replace")).digest())
+
+
+# reading them
+
+
+def parse_rules(
+    routes: Iterable[Mapping[str, Any]],
+    destinations: Collection[str],
+    functions: Mapping[str, RouteFunction] | None = None,
+) -> Rules:
+    """Understand the tables `routes` of a configuration; `destinations` are the names that there are.
+
+    Raises `RuleError` for the first thing that is wrong: everything is checked here, nothing later.
+    """
+    rules = [
+        _parse_rule(table, ("routes", number), number, destinations, functions or {})
+        for number, table in enumerate(routes)
+    ]
+    names: set[str] = set()
+    defaults = 0
+    for number, rule in enumerate(rules):
+        if rule.name in names:
+            raise RuleError(f"two routes are named {rule.name!r}", ("routes", number, "name"))
+        names.add(rule.name)
+        defaults += rule.default
+        if defaults > 1:
+            raise RuleError("there is more than one default route", ("routes", number, "default"))
+    return Rules(rules, destinations)
+
+
+def _parse_rule(
+    table: Mapping[str, Any],
+    where: Key,
+    number: int,
+    destinations: Collection[str],
+    functions: Mapping[str, RouteFunction],
+) -> _Rule:
+    if not isinstance(table, Mapping):
+        raise RuleError("routes are tables: [[routes]]", where)
+    _check_keys(table, where)
+    name = table.get("name", f"route {number + 1}")
+    way, chosen = _parse_way(table, where, destinations, functions)
+    default = table.get("default", False)
+    if default and "when" in table:
+        raise RuleError(f"{name}: the default route has no conditions (when)", (*where, "when"))
+    if not default and "when" not in table:
+        raise RuleError(
+            f"{name}: say when it is taken: when = {{ ... }}; for all instances when = {{}}, for those that "
+            "no other route takes default = true",
+            where,
+        )
+    spread_by = table.get("spread_by", "patient")
+    if spread_by not in _SPREAD_BY or ("spread_by" in table and way != "spread"):
+        raise RuleError(
+            f"{name}: spread_by, of spread, is one of {', '.join(_SPREAD_BY)}", (*where, "spread_by")
+        )
+    priority = table.get("priority", "normal")
+    if priority not in PRIORITIES:
+        raise RuleError(f"{name}: priority is one of {', '.join(PRIORITIES)}", (*where, "priority"))
+    return _Rule(
+        name=name,
+        conditions=_parse_conditions(table.get("when", {}), (*where, "when")),
+        way=way,
+        destinations=chosen,
+        function=functions[table[way]] if way == "function" else None,
+        spread_by=spread_by,
+        priority=PRIORITIES[priority],
+        stop=table.get("stop", False),
+        default=default,
+    )
+
+
+def _check_keys(table: Mapping[str, Any], where: Key) -> None:
+    for key, value in table.items():
+        if key not in _KEYS:
+            near = difflib.get_close_matches(key, _KEYS, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise RuleError(f"unknown key {key!r}{meant}; known are {', '.join(_KEYS)}", (*where, key))
+        if type(value) is not _KEYS[key]:
+            raise RuleError(f"{key} must be of type {_KEYS[key].__name__}", (*where, key))
+
+
+def _parse_way(
+    table: Mapping[str, Any],
+    where: Key,
+    destinations: Collection[str],
+    functions: Mapping[str, RouteFunction],
+) -> tuple[str, tuple[str, ...]]:
+    ways = [way for way in _WAYS if way in table]
+    if len(ways) != 1:
+        raise RuleError(f"a route has one of {', '.join(_WAYS)}, and only one", where)
+    way = ways[0]
+    known = functions if way == "function" else destinations
+    chosen = tuple([table[way]] if way == "function" else table[way])
+    if not chosen and way != "to":
+        raise RuleError(f"{way} names no destination", (*where, way))
+    for name in chosen:
+        if name not in known:
+            what = "function" if way == "function" else "destination"
+            near = difflib.get_close_matches(str(name), known, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise RuleError(f"there is no {what} {name!r}{meant}", (*where, way))
+    if len(set(chosen)) < len(chosen):
+        raise RuleError(f"{way} names a destination twice", (*where, way))
+    return way, () if way == "function" else chosen
+
+
+def _parse_conditions(
+    table: Mapping[str, Any], where: Key, *, negated: bool = False
+) -> tuple[_Condition, ...]:
+    conditions: list[_Condition] = []
+    for name, pattern in table.items():
+        if name == "not" and not negated:
+            if not isinstance(pattern, dict):
+                raise RuleError('not has conditions: not.Modality = "SR"', (*where, name))
+            conditions += _parse_conditions(pattern, (*where, name), negated=True)
+            continue
+        try:
+            wanted = wanted_of(name)
+            conditions.append(_Condition(wanted, test_of(pattern, wanted.name), pattern, negated))
+        except ValueError as error:
+            raise RuleError(f"{name}: {error}", (*where, name)) from None
+    return tuple(conditions)

@@ -1,0 +1,69 @@
+"""What an attempt to send an instance says: of the instance, and of the destination."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection
+
+from asyncdicom.exceptions import (
+    AssociationAborted,
+    AssociationClosed,
+    AssociationError,
+    AssociationReleased,
+    AssociationTimeout,
+    PresentationContextError,
+)
+from asyncdicom.status import Status
+
+__all__ = ["Verdict", "verdict_of_error", "verdict_of_status"]
+
+
+class Verdict(enum.Enum):
+    """Whose fault it was, which decides what is tried again, and when."""
+
+    DELIVERED = "delivered"
+    OBJECT = "the destination did not take this instance"
+    """It may take it later, as often as the options say."""
+    REFUSED = "the destination does not take such instances"
+    """Nothing changes by itself: it is not tried again before an operator says so."""
+    DESTINATION = "the destination cannot be reached, or takes nothing now"
+    BROKEN = "the association was lost while this instance was sent"
+    """Either of them may be the reason."""
+    RETURNED = "it was not sent"
+    """Nobody's fault: we stop, or pause."""
+
+
+# PS3.4 Table B.2-1 and PS3.7 Annex C. By code, then by its first digits; what is not here is OBJECT.
+_BY_STATUS = {
+    Status.SOP_CLASS_NOT_SUPPORTED: Verdict.REFUSED,
+    Status.NO_SUCH_SOP_CLASS: Verdict.REFUSED,
+    Status.UNRECOGNIZED_OPERATION: Verdict.REFUSED,
+    Status.RESOURCE_LIMITATION: Verdict.DESTINATION,
+}
+_BY_FAMILY = {0xA700: Verdict.DESTINATION}
+
+
+def verdict_of_status(status: Status, also_delivered: Collection[int] = ()) -> Verdict:
+    """Judge the answer to a C-STORE.
+
+    A Warning is a delivery: the instance is stored (0xB000, 0xB006, 0xB007). `also_delivered`: Failures that
+    this destination means as one, such as 0x0111 where it has the instance already.
+    """
+    if status.is_success or status.is_warning or status in also_delivered:
+        return Verdict.DELIVERED
+    return _BY_STATUS.get(status) or _BY_FAMILY.get(status & 0xFF00, Verdict.OBJECT)
+
+
+def verdict_of_error(error: BaseException, *, was_sending: bool) -> Verdict:
+    """Judge an exception. `was_sending`: the association stood, and the instance was on its way.
+
+    An instance that cannot be read from the spool is one that is not taken: others are not held up.
+    """
+    if isinstance(error, PresentationContextError):
+        return Verdict.REFUSED
+    lost = (AssociationAborted, AssociationClosed, AssociationReleased, AssociationTimeout)
+    if was_sending and isinstance(error, lost):
+        return Verdict.BROKEN
+    if isinstance(error, AssociationError) or (isinstance(error, OSError) and not was_sending):
+        return Verdict.DESTINATION
+    return Verdict.OBJECT if isinstance(error, Exception) else Verdict.RETURNED

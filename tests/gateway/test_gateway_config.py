@@ -1,0 +1,81 @@
+"""The destinations of a gateway's configuration."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from asyncdicom.gateway.config import GatewayConfigError, parse_gateway, read_gateway
+
+WHOLE = """
+[destinations.PACS]
+address = "PACS@10.0.0.5:104"
+maximum_associations = 3
+operations_invoked = 8
+calling_ae_title = "GATE"
+rate = 50
+bandwidth = 1e7
+hours = ["mon-fri 19:00-06:00", "sat-sun 00:00-24:00"]
+time_zone = "Europe/Berlin"
+also_delivered = [0x0111]
+
+[destinations.AI]
+address = "AI@10.0.0.6:104"
+ordered = true
+hours = "08:00-18:00"
+
+[[routes]]
+when = { calling = "CT*" }
+to = ["PACS", "AI"]
+"""
+
+
+def test_a_whole_configuration(tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text(WHOLE)
+    config = read_gateway(tmp_path / "gateway.toml")
+    pacs, ai = config.destinations["PACS"], config.destinations["AI"]
+    assert str(pacs.destination.where) == "PACS@10.0.0.5:104"
+    assert pacs.options.concurrency == 24
+    assert (pacs.options.rate, pacs.options.bandwidth) == (50, 1e7)
+    assert pacs.also_delivered == {0x0111}
+    assert pacs.options.schedule.is_open(datetime(2026, 11, 26, 20, tzinfo=UTC))
+    assert not pacs.options.schedule.is_open(datetime(2026, 11, 26, 17, 30, tzinfo=UTC))
+    assert ai.options.ordered
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("rate = 0", ":3: PACS: rate is a number greater than 0"),
+        ("rate = '5'", ":3: rate must be of type int or float"),
+        ("\nordred = true", ":4: unknown key 'ordred'; did you mean ordered?; known are"),
+        ("hours = '8-9'", ":3: hours: '8-9' is no window"),
+        ("hours = [8]", ":3: hours is a list of texts"),
+        ("time_zone = 'Mars'", ":3: there is no time zone 'Mars'"),
+        ("time_zone = '../etc'", ":3: there is no time zone"),
+        ("also_delivered = ['x']", ":3: also_delivered is a list of statuses"),
+        ("maximum_associations = 0", ": PACS: PACS@h:1: at least one association"),
+        ("calling_ae_title = ''", ":1: PACS: AE title '' is empty"),
+        ("[destinations.'a b']\naddress = 'A@h:1'", ":3: 'a b' is no name"),
+        ("[destinations.'a|b']\naddress = 'A@h:1'", ":3: 'a|b' is no name"),
+        ("[destinations.B]", ":3: B: a destination has an address"),
+        ("[destinations]\nB = 3", "destination has an address"),
+    ],
+)
+def test_what_is_wrong_is_told_with_file_and_line(lines: str, message: str) -> None:
+    text = "[destinations.PACS]\naddress = 'PACS@h:1'\n" + lines
+    if lines.startswith("[destinations]"):
+        text = lines
+    with pytest.raises(GatewayConfigError, match=r"^g\.toml.*" + re.escape(message)):
+        parse_gateway(text, "g.toml")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(GatewayConfigError, match=r"none\.toml: No such file"):
+        read_gateway(tmp_path / "none.toml")
+    (tmp_path / "latin.toml").write_bytes(b"# \xe4")
+    with pytest.raises(GatewayConfigError, match=r"latin\.toml: it is not UTF-8"):
+        read_gateway(tmp_path / "latin.toml")
