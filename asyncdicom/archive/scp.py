@@ -108,15 +108,16 @@ class ArchiveProvider:
         self._maximum = maximum_retrievals
         self._retrievals: Counter[Hashable] = Counter()  # under way, by who asked
 
-    async def store(self, request: Request) -> Status:
+    async def store(self, request: Request) -> Response:
         """C-STORE: the answer is a Success when the instance is as durable as the archive promises."""
-        return await self.archive.store(
+        stored = await self.archive.store(
             sop_class_uid=request.affected_sop_class_uid,
             sop_instance_uid=request.affected_sop_instance_uid,
             transfer_syntax_uid=request.transfer_syntax_uid,
             batches=request.data.batches(PIECE),
             calling_ae_title=request.calling_ae_title,
         )
+        return Response(stored.status, error_comment=stored.comment or None)
 
     async def find(self, request: Request) -> AsyncIterator[bytes]:
         """C-FIND: encoded identifiers, page by page."""
@@ -157,7 +158,8 @@ class ArchiveProvider:
             if isinstance(error, (IdentifierError, DataSetError, QueriesClosed)):
                 raise _refusal(error) from None
             raise
-        return Retrieval(_Files(found), partial(self._ended, peer))
+        comment = "another patient has this Study Instance UID: name the Patient ID"
+        return Retrieval(_Files(found), partial(self._ended, peer), comment if found.leaves_out else None)
 
     def _ended(self, peer: Hashable) -> None:
         self._retrievals[peer] -= 1

@@ -134,7 +134,7 @@ def _progress(command: Command) -> Progress:
 
 
 def _read_failed(data: bytes, transfer_syntax_uid: str) -> tuple[str, ...]:
-    for element in decode_elements(data, transfer_syntax_uid):
+    for element in decode_elements(data, transfer_syntax_uid, strict=False):
         if element.tag == FAILED_SOP_INSTANCE_UID_LIST:
             text = bytes(element.value).decode("ascii", "replace")
             return tuple(uid for uid in (part.strip("\0 ") for part in text.split("\\")) if uid)
@@ -243,7 +243,7 @@ async def provide_get(incoming: IncomingRequest, request: Request, handlers: Get
             await work.perform(sources, accepted)
     finally:
         retrieval.ended()
-    return work.final()
+    return work.final(retrieval.comment)
 
 
 async def provide_move(incoming: IncomingRequest, request: Request, handlers: MoveService) -> Response:
@@ -265,7 +265,7 @@ async def provide_move(incoming: IncomingRequest, request: Request, handlers: Mo
                     is_lost = await _move(incoming, request, handlers, destination, sources, kinds, work)
     finally:
         retrieval.ended()
-    return work.final()
+    return work.final(retrieval.comment)
 
 
 async def _move(

@@ -102,8 +102,8 @@ class SubOperationSender:
         async for source in sources:
             self._operations.failed("" if source is None else source.sop_instance_uid)
 
-    def final(self) -> Response:
-        """Give the final response."""
+    def final(self, comment: str | None) -> Response:
+        """Give the final response; `comment` tells what nothing that failed tells."""
         incoming, operations = self._incoming, self._operations
         status = Status(operations.final_status(incoming.is_cancelled))
         data = None
@@ -115,7 +115,7 @@ class SubOperationSender:
             status,
             counters=operations.counters(remaining=incoming.is_cancelled),
             data=data,
-            error_comment=self._failures.comment,
+            error_comment=self._failures.comment or comment,
         )
 
     # what is begun next, and where

@@ -382,7 +382,7 @@ def charset_file(name: str) -> bytes:
 async def test_character_sets(archive: Archive, tools: Any, file: str, key: str, name: str) -> None:
     content = charset_file(file)
     meta = read_file_meta(content)
-    status = await archive.store(
+    status, _ = await archive.store(
         sop_class_uid=meta.sop_class_uid,
         sop_instance_uid=meta.sop_instance_uid,
         transfer_syntax_uid=meta.transfer_syntax_uid,

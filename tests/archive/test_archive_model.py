@@ -337,7 +337,7 @@ async def live(
                 store.cancel()
             (result,) = await asyncio.gather(store, return_exceptions=True)
             if not disk.dead:
-                witness.answered(sent, result)
+                witness.answered(sent, getattr(result, "status", result))
 
         results = [result for wave in waves for result in await turns.run(*map(send, wave))]
         await turns.run(opened.close())

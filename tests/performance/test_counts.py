@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from asyncdicom import (
     serve,
 )
 from asyncdicom.data.part10 import encode_file_meta
+from asyncdicom.data.scanner import Scanner
 from asyncdicom.dimse.fragmenter import Fragmenter
 from asyncdicom.net.disk import Disk
 from asyncdicom.net.performer import Performer
@@ -71,7 +73,39 @@ def encode(pdus: int) -> int:
     return count_calls(lambda: Fragmenter(1, 1006).data([data], final=False))
 
 
-@pytest.mark.parametrize(("what", "work"), [("a PDU decoded", decode), ("a PDU encoded", encode)])
+def walk_elements(count: int) -> int:
+    data = memoryview(b"".join(element(0x00190010 + n, b"LO", b"abcd") for n in range(count)))
+    scanner = Scanner("1.2.840.10008.1.2.1", frozenset([0x00080018]), whole=True)
+    return count_calls(lambda: (scanner.feed(data), scanner.finish()))
+
+
+def walk_pixels(count: int) -> int:
+    size, piece = count << 18, memoryview(bytes(1 << 18))
+    head = pack("<HH2sHI", 0x7FE0, 0x0010, b"OW", 0, size)
+    scanner = Scanner("1.2.840.10008.1.2.1", frozenset([0x00080018]), whole=True)
+    scanner.feed(memoryview(head))
+
+    def walk() -> None:
+        for _ in range(count):
+            scanner.feed(piece)
+        scanner.finish()
+
+    return count_calls(walk)
+
+
+def element(tag: int, vr: bytes, value: bytes) -> bytes:
+    return pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
+
+
+WORK = {
+    "a PDU decoded": decode,
+    "a PDU encoded": encode,
+    "an element walked": walk_elements,
+    "a piece of Pixel Data walked": walk_pixels,
+}
+
+
+@pytest.mark.parametrize(("what", "work"), WORK.items())
 def test_calls_for_each_pdu(what: str, work: Callable[[int], int]) -> None:
     each = (work(300) - work(100)) / 200
     print(f"{what}: {each}")
