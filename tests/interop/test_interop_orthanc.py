@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -13,7 +14,7 @@ from interop import field
 from interop.peers import OURS, Peer, call, free_port, keys, running, tool
 from interop.questions import ONE_SERIES
 from pydicom import Dataset
-from pydicom.uid import generate_uid
+from pydicom.uid import UID, generate_uid
 
 from asyncdicom import STUDY_ROOT, Request, Status, associate, retrieval_contexts
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
@@ -52,7 +53,7 @@ def archive(tmp_path: Path) -> Iterator[Peer]:
 def write_many(folder: Path, template: Path) -> list[Dataset]:
     """Write a study of 150 images; gives them."""
     folder.mkdir()
-    dataset, datasets = pydicom.dcmread(template), []
+    dataset, datasets = pydicom.dcmread(template), list[Dataset]()
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.PatientID = (
         generate_uid(),
         generate_uid(),
@@ -123,7 +124,8 @@ async def test_get_of_150_of_which_one_fails(orthanc: Peer, pydicom_files: Path,
     call(tool("ours", "storescu", orthanc, files=[tmp_path / "many"]))
     refused, *others = [one.SOPInstanceUID for one in many]
     receiver = Receiver(refused)
-    contexts = [STUDY_ROOT, *retrieval_contexts([(many[0].SOPClassUID, EXPLICIT_VR_LITTLE_ENDIAN)])]
+    wanted = [(many[0].SOPClassUID, EXPLICIT_VR_LITTLE_ENDIAN)]
+    contexts: list[Any] = [STUDY_ROOT, *retrieval_contexts(wanted)]
     async with associate(orthanc.address, contexts=contexts, c_store=receiver) as association:
         result = await association.c_get(study_of(many))
     assert (result.completed, result.failed) == (MANY - 1, 1)
@@ -175,7 +177,7 @@ def test_our_archive_moves_150_of_which_orthanc_refuses_one(
     """It takes no context for a storage class that it does not know."""
     many = write_many(tmp_path / "many", pydicom_files / "MR_small.dcm")
     one = many[MANY // 2]
-    one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = "1.2.826.0.1.3680043.8.498.1"
+    one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = UID("1.2.826.0.1.3680043.8.498.1")
     one.save_as(tmp_path / "many" / f"{MANY // 2:03}.dcm")
     call(tool("ours", "storescu", archive, files=[tmp_path / "many"]))
     wanted = keys({"StudyInstanceUID": one.StudyInstanceUID})

@@ -126,6 +126,4 @@ def storescp(title, port, folder):
 
 
 if __name__ == "__main__":
-    {"echo": echo, "store": store, "find": find, "get": get, "move": move, "storescp": storescp}[sys.argv[1]](
-        *sys.argv[2:]
-    )
+    globals()[sys.argv[1]](*sys.argv[2:])
