@@ -97,7 +97,6 @@ class Reencoder:
         "_drop",
         "_inflater",
         "_is_resolving",
-        "_is_swapping",
         "_left",
         "_maximum_depth",
         "_need",
@@ -135,7 +134,6 @@ class Reencoder:
         self.guessed = 0
         """VRs that were written before what decides about them came: it was too far away."""
         self._inflater = Inflater(maximum_inflated, _MAXIMUM_RATIO) if syntax.deflated else None
-        self._is_swapping = not syntax.little_endian
         self._is_resolving = syntax.implicit and not implicit
         self._maximum_depth = maximum_depth
         self._root = self._scope = Scope(None, read_header_of(source), implicit=implicit, limit=limit)

@@ -200,7 +200,7 @@ class SubOperationSender:
         if status.is_success:
             self._operations.completed()
         elif status.is_warning:
-            self._operations.warned(uid)
+            self._operations.warned()
         else:
             said = f": {comment}" if comment else ""
             kind = f"an instance was refused with 0x{status:04X}{said}"

@@ -133,7 +133,8 @@ async def test_habits_of_dcmtk_that_change_nothing(tool: Tool, tmp_path: Path, l
 
     async def find(request: Request) -> AsyncIterator[bytes]:
         await request.data.read()
-        for match in ():
+        matches: list[bytes] = []
+        for match in matches:
             yield match
 
     async with serve("SCP@127.0.0.1:0", c_store=take, c_find=find) as server:

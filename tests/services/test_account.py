@@ -15,6 +15,7 @@ from asyncdicom import (
     STUDY_ROOT,
     VERIFICATION,
     AssociationPool,
+    Proposable,
     Request,
     Response,
     Retrieval,
@@ -26,7 +27,7 @@ from asyncdicom import (
 from asyncdicom.telemetry.log import fields_of
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
-CONTEXTS = [VERIFICATION, CT, STUDY_ROOT]
+CONTEXTS: list[Proposable] = [VERIFICATION, CT, STUDY_ROOT]
 GET = [STUDY_ROOT.get, *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)])]
 
 

@@ -10,6 +10,7 @@ from wire import CT, Peer, listening, message, store_rq
 
 from asyncdicom import (
     STUDY_ROOT,
+    Proposable,
     Request,
     Response,
     RetrieveResult,
@@ -21,7 +22,7 @@ from asyncdicom import (
 from asyncdicom.dimse.messages import response_to
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
-CONTEXTS = [STUDY_ROOT.get, *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)])]
+CONTEXTS: list[Proposable] = [STUDY_ROOT.get, *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)])]
 KEYS = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2"}
 FAILED_LIST = b"\x08\x00\x58\x00UI\x06\x001.2.2\0"
 
