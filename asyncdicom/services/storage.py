@@ -84,7 +84,7 @@ class Storage(Service):
     name = "storage"
     permission = "store"
     commands = frozenset({CommandField.C_STORE_RQ})
-    transfer_syntaxes = ANY_TRANSFER_SYNTAX  # nothing is decoded
+    transfer_syntaxes: tuple[str, ...] = ANY_TRANSFER_SYNTAX  # nothing is decoded
 
     def __init__(self, handler: StoreHandler | None = None) -> None:
         self.handler = handler

@@ -10,6 +10,7 @@ import pydicom
 import pytest
 from interop.peers import Peer, call, dcmtk_tool, keys, run, store_all, tool
 from pydicom import Dataset
+from pydicom.uid import UID
 
 from asyncdicom import STUDY_ROOT, Status, associate
 from asyncdicom.archive import Archive
@@ -45,7 +46,8 @@ def uncompressed(pydicom_files: Path, tmp_path: Path) -> list[Path]:
     for number, name in enumerate(UNCOMPRESSED):
         dataset = pydicom.dcmread(pydicom_files / name)
         dataset.StudyInstanceUID = f"2.25.{number + 10}"
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"2.25.{number + 100}"
+        dataset.SOPInstanceUID = UID(f"2.25.{number + 100}")
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         dataset.save_as(folder / name)
     write_multi_frame(folder / "multi-frame.dcm", frames=40)
     return sorted(folder.iterdir())

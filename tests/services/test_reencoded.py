@@ -19,6 +19,7 @@ from asyncdicom import (
     DataSetError,
     PresentationContext,
     PresentationContextError,
+    Proposable,
     Request,
     Retrieval,
     associate,
@@ -185,7 +186,7 @@ async def test_c_move_to_a_destination_that_takes_one_syntax(syntax: str) -> Non
 @pytest.mark.parametrize("syntax", TARGETS)
 async def test_c_get_by_a_peer_that_takes_one_syntax(syntax: str) -> None:
     received, instances = Received(), sources()
-    contexts = [STUDY_ROOT, *retrieval_contexts([(CT, syntax)])]
+    contexts: list[Proposable] = [STUDY_ROOT, *retrieval_contexts([(CT, syntax)])]
     async with (
         serve("SCP@127.0.0.1:0", c_get=giving(instances)) as server,
         associate(address(server), contexts=contexts) as association,
@@ -231,6 +232,9 @@ class Sized:
         if tells:
             self.length = len(self.data)
 
+    def at_hand(self) -> None:
+        return None
+
     async def open(self) -> Any:
         for start in range(0, len(self.data), 65536):
             yield [self.data[start : start + 65536]]
@@ -246,7 +250,7 @@ async def test_what_breaks_in_the_middle_of_a_message_aborts() -> None:
 
 async def test_a_retrieval_goes_on_after_a_broken_instance() -> None:
     received, instances = Received(), [sources(10)[1], broken("1.2.9", 10, 20), sources(10)[3]]
-    contexts = [STUDY_ROOT, *retrieval_contexts([(CT, IMPLICIT_VR_LITTLE_ENDIAN)])]
+    contexts: list[Proposable] = [STUDY_ROOT, *retrieval_contexts([(CT, IMPLICIT_VR_LITTLE_ENDIAN)])]
     async with (
         serve("SCP@127.0.0.1:0", c_get=giving(instances)) as server,
         associate(address(server), contexts=contexts) as association,
