@@ -49,7 +49,14 @@ from asyncdicom.services.service import Service
 from asyncdicom.services.suboperations import FAILED_SOP_INSTANCE_UID_LIST, SubOperationSender
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
-from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STORAGE, STUDY_ROOT
+from asyncdicom.uid import (
+    NON_PATIENT_OBJECT_STORAGE,
+    PATIENT_ROOT,
+    PATIENT_STUDY_ONLY,
+    SOP_CLASSES,
+    STORAGE,
+    STUDY_ROOT,
+)
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX
 
 __all__ = ["GetService", "MoveService", "Progress", "RetrieveOperation", "RetrieveResult", "retrieve"]
@@ -176,7 +183,7 @@ def retrieve(
 
 FindDestination = Callable[[Request], Destination | None]
 
-_SENT = dict.fromkeys(STORAGE, ANY_TRANSFER_SYNTAX)
+_SENT = dict.fromkeys((*STORAGE, *NON_PATIENT_OBJECT_STORAGE), ANY_TRANSFER_SYNTAX)
 _MODELS = (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
 
 

@@ -180,6 +180,10 @@ class Services:
                 known[abstract_syntax] = service
             return service
 
+    def has(self, command_field: CommandField) -> bool:
+        """Whether one of them performs such requests."""
+        return any(command_field in service.commands for service in self._all)
+
     def _look_up(self, command_field: CommandField, abstract_syntax: str) -> Service | None:
         able = [service for service in self._all if command_field in service.commands]
         own = (service for service in able if abstract_syntax in service.sop_classes)

@@ -89,7 +89,8 @@ class Policy(NamedTuple):
     `performed` and `invoked` map abstract syntaxes to the transfer syntaxes taken where we are the SCP or
     the SCU; `("*",)` takes any, `()` is for a peer that must not have it (user rejection).
     `unknown_storage` are those taken for abstract syntaxes that are neither in `performed` nor in
-    `not_storage`; None does not support these. `maximum_length` in bytes.
+    `not_storage`; None does not support these. `unknown_retrieval` are the same where we are the SCU: a
+    peer that asks by C-GET knows what it wants to receive. `maximum_length` in bytes.
     """
 
     performed: Mapping[str, tuple[str, ...]]
@@ -101,6 +102,7 @@ class Policy(NamedTuple):
     operations_performed: int = 1
     negotiate: Callable[[str, bytes], bytes | None] | None = None
     """Answers the SOP Class Extended Negotiation of an accepted context; None does not answer it."""
+    unknown_retrieval: tuple[str, ...] | None = None
     prefer: Callable[[str, tuple[str, ...]], Sequence[str]] | None = None
     """Gives the order in which the transfer syntaxes of a context are tried where we are only the SCU, as for
     C-GET, by its abstract syntax; None tries them as they were proposed."""
@@ -148,14 +150,19 @@ def _proposed_roles(request: AAssociateRQ) -> dict[str, RoleSelection]:
     return roles
 
 
+def _may_be_storage(abstract_syntax: str, policy: Policy) -> bool:
+    return abstract_syntax not in policy.not_storage and is_usable_uid(abstract_syntax)
+
+
 def _answer_context(
     context: ProposedContext, role: RoleSelection, policy: Policy
 ) -> tuple[ContextResult, AcceptedContext | None]:
     abstract_syntax = context.abstract_syntax
     performed = policy.performed.get(abstract_syntax)
-    if performed is None and is_usable_uid(abstract_syntax) and abstract_syntax not in policy.not_storage:
-        performed = policy.unknown_storage
     invoked = policy.invoked.get(abstract_syntax)
+    if (performed is None or invoked is None) and _may_be_storage(abstract_syntax, policy):
+        performed = policy.unknown_storage if performed is None else performed
+        invoked = policy.unknown_retrieval if invoked is None else invoked
     as_scp = role.scu_role and bool(performed)
     as_scu = role.scp_role and bool(invoked)
     if not as_scp and not as_scu:

@@ -46,8 +46,7 @@ def uncompressed(pydicom_files: Path, tmp_path: Path) -> list[Path]:
     for number, name in enumerate(UNCOMPRESSED):
         dataset = pydicom.dcmread(pydicom_files / name)
         dataset.StudyInstanceUID = f"2.25.{number + 10}"
-        dataset.SOPInstanceUID = UID(f"2.25.{number + 100}")
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(f"2.25.{number + 100}")
         dataset.save_as(folder / name)
     write_multi_frame(folder / "multi-frame.dcm", frames=40)
     return sorted(folder.iterdir())
