@@ -13,7 +13,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -66,7 +66,8 @@ class Ingest:
     """Owns the writer thread and the only connection that writes.
 
     ``elsewhere`` has another thread make a call, `one_by_one` one that computes and takes long; both may
-    raise `RuntimeError` when there is none any more.
+    raise `RuntimeError` when there is none any more. `on_work` is told, by the writer's thread, which
+    destinations have got new work, when it is committed.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Ingest:
         bounds: Bounds,
         elsewhere: Callable[[Callable[[], None]], object],
         one_by_one: Callable[[Callable[[], None]], object],
+        on_work: Callable[[Mapping[str, int]], None],
     ) -> None:
         self._engine = engine
         self._folders = folders
@@ -87,6 +89,7 @@ class Ingest:
         self._bounds = bounds
         self._elsewhere = elsewhere
         self._one_by_one = one_by_one
+        self._on_work = on_work
         self._waiting: list[Arrival] = []  # taken from the queue, for the next round
         self._in_hand: list[Arrival] = []  # in this round
         self._doubtful: list[Arrival] = []
@@ -255,6 +258,8 @@ class Ingest:
             raise
         if self._doubtful:
             self._remove_doubtful()
+        if round_.urgency:
+            self._on_work(round_.urgency)
         return outcomes
 
     def _make_sure(self, cause: BaseException) -> None:

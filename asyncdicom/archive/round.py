@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, OnMismatch, Outcome, Rules, State
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.deliveries import Work, enqueue_for_instances, urgency_of
 from asyncdicom.archive.index.quarantined import usage
 from asyncdicom.archive.index.record import Identity
 from asyncdicom.archive.index.writer import Existing, Writer
 from asyncdicom.data.likeness import Likeness
 
 __all__ = ["Bounds", "LookFirst", "Round"]
+
+
+_LEADS_TO_WORK = frozenset(
+    {
+        Outcome.STORED,
+        Outcome.REPLACED,
+        Outcome.SUPERSEDED,
+        Outcome.HEALED,
+        Outcome.ALREADY_HERE,
+        Outcome.SAME,
+    }
+)
 
 
 class Bounds(NamedTuple):
@@ -59,6 +72,8 @@ class Round:
         self._usage: tuple[int, int] | None = None  # of the quarantine, asked for when it is needed
         self._planned: dict[str, list[Identity]] = {}  # of new instances of this round, by study
         self._moved: list[tuple[Arrival, str]] = []
+        self.urgency: dict[str, int] = {}
+        """The destinations that there is new work for, each with the priority of the most urgent."""
 
     def settle(self, batch: Sequence[Arrival]) -> list[Answer]:
         """Bring files and rows to what the commit is to make true; gives the answers after it."""
@@ -67,6 +82,7 @@ class Round:
         answers: list[Answer] = []
         instances: list[Mapping[str, Any]] = []
         quarantined: list[Mapping[str, Any]] = []
+        work: list[tuple[str, str, Work]] = []
         for arrival, plan in zip(batch, plans, strict=True):
             if isinstance(plan, BaseException):
                 answers.append(plan)
@@ -75,8 +91,12 @@ class Round:
             else:
                 self._write(arrival, plan, instances, quarantined)
                 answers.append(plan.outcome)
+                work += _work_of(arrival, plan)
         self._writer.insert_instances(instances)
         self._writer.insert_quarantined(quarantined)
+        if work:
+            enqueue_for_instances(self._writer, work, self._writer.began)
+            self.urgency = urgency_of(each for _, _, each in work)
         return answers
 
     @staticmethod
@@ -137,7 +157,7 @@ class Round:
         if likeness is None:
             raise LookFirst(existing, compares=True)
         if likeness is Likeness.EQUAL:
-            return _Plan(Outcome.SAME)
+            return _Plan(Outcome.SAME, existing)
         if likeness is Likeness.TORSO and not arrival.is_incomplete:
             plan = self._plan_kept(arrival, _Plan(Outcome.SUPERSEDED, existing))
             if plan.outcome is Outcome.SUPERSEDED:
@@ -281,6 +301,19 @@ class Round:
             except OSError:
                 continue  # it stays where it is, and whoever removes it knows where that is
             arrival.file.path = path
+
+
+def _work_of(arrival: Arrival, plan: _Plan) -> Iterator[tuple[str, str, Work]]:
+    """Give the work that an instance leads to which is here now, with its UID and its digest.
+
+    Also of one that was here before: it may have come without an answer, because of a crash. The outbox takes
+    nothing twice.
+    """
+    if arrival.work and plan.outcome in _LEADS_TO_WORK:
+        here = plan.existing if plan.outcome is Outcome.SAME else None
+        digest = arrival.file.digest if here is None else here.digest
+        for each in arrival.work:
+            yield arrival.record.sop_instance_uid, digest, each
 
 
 def _is_kept(plan: _Plan | BaseException) -> bool:

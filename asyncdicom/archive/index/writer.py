@@ -147,6 +147,7 @@ class Writer:
         self._reopen()
         self._series: dict[Identity, int] = {}  # those that are committed
         self._new_series: dict[Identity, int] = {}
+        self._began = datetime.now(UTC)
         self._now = ""
 
     @property
@@ -154,12 +155,18 @@ class Writer:
         """When the transaction began: UTC, ISO 8601."""
         return self._now
 
+    @property
+    def began(self) -> float:
+        """The same in seconds since 1970."""
+        return self._began.timestamp()
+
     def begin(self) -> None:
         """Begin a transaction."""
         if self._cursor is None:
             self._reopen()
         self._cursor.execute("BEGIN IMMEDIATE")
-        self._now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._began = datetime.now(UTC)
+        self._now = self._began.isoformat(timespec="milliseconds")
 
     def commit(self) -> None:
         """Make what was written since `begin` visible, and durable as far as promised."""
@@ -206,6 +213,12 @@ class Writer:
     def execute(self, statement: Prepared, row: Mapping[str, Any]) -> Any:
         """Execute another statement of this transaction, and give the driver's cursor."""
         return self._cursor.execute(statement.sql, statement.bind(row))
+
+    def execute_all(self, statement: Prepared, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Execute another statement of this transaction once for each row."""
+        bound = list(map(statement.bind, rows))
+        if bound:
+            self._cursor.executemany(statement.sql, bound)
 
     def find(self, sop_instance_uid: str) -> Existing | None:
         """Look an instance up."""
@@ -264,9 +277,7 @@ class Writer:
         self._insert_all(quarantine, rows)
 
     def _insert_all(self, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
-        bound = [_INSERT[table].bind({"received": self._now, **row}) for row in rows]
-        if bound:
-            self._cursor.executemany(_INSERT[table].sql, bound)
+        self.execute_all(_INSERT[table], ({"received": self._now, **row} for row in rows))
 
     def remove(self, existing: Existing) -> None:
         """Remove an instance, and series, study and patient if they are empty then."""
