@@ -117,6 +117,15 @@ class Outbox:
         await self._changed(lambda writer: deliveries.enqueue(writer, work, now))
         self.tell(deliveries.urgency_of(work))
 
+    async def enqueue_for_instance(self, sop_instance_uid: str, digest: str, work: Sequence[Work]) -> None:
+        """Enqueue work about an instance that is stored, and its digest; as `enqueue`.
+
+        What was enqueued before for the same bytes is not enqueued again.
+        """
+        now, rows = self.clock(), [(sop_instance_uid, digest, each) for each in work]
+        await self._changed(lambda writer: deliveries.enqueue_for_instances(writer, rows, now))
+        self.tell(deliveries.urgency_of(work))
+
     async def claim(
         self, kind: str, destination: str, limit: int, *, in_order: bool = False
     ) -> list[Claimed]:
@@ -273,7 +282,7 @@ def _tell_failure(settlement: Settlement, claimed: Claimed | None) -> None:
         "delivery %d of %s to %s is given up after %d attempt(s): %s; asyncdicom outbox retry tries it again",
         settlement.id,
         (claimed and claimed.sop_instance_uid) or "no instance",
-        claimed.destination if claimed else "?",
+        (claimed and claimed.destination) or "no destination",
         settlement.attempts,
         why or "no reason was given",
     )

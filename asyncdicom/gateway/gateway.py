@@ -15,6 +15,7 @@ from asyncdicom.archive.index.deliveries import State
 from asyncdicom.archive.outbox import LEASE
 from asyncdicom.gateway.config import GatewayConfig
 from asyncdicom.gateway.link import Link
+from asyncdicom.gateway.rerouting import reroute
 from asyncdicom.gateway.routing import DELIVERY, UNROUTED, Routing, line_of, members_of
 from asyncdicom.gateway.sender import Sender, first_available
 from asyncdicom.telemetry.log import Log
@@ -47,6 +48,8 @@ class Gateway:
         self._links: dict[str, Link] = {}
         self._unsubscribe: Callable[[], None] | None = None
         self._renewing: asyncio.Task[None] | None = None
+        self._rerouting: asyncio.Task[None] | None = None
+        self._asks_again = asyncio.Event()
 
     async def __aenter__(self) -> Gateway:
         counts = await self._archive.read(self._archive.deliveries.counts)
@@ -63,11 +66,13 @@ class Gateway:
             )
         self._tell_lost(counts)
         ordered = [name for name, each in self.config.destinations.items() if each.options.ordered]
-        self._archive.route(Routing(self.config.rules, ordered))
+        self._routing = Routing(self.config.rules, ordered)
+        self._archive.route(self._routing)
         self._unsubscribe = self._archive.outbox.subscribe(self._wake)
         for link in self._links.values():
             link.start()
         self._renewing = asyncio.ensure_future(self._renew())
+        self._rerouting = asyncio.ensure_future(self._reroute())
         return self
 
     async def __aexit__(
@@ -75,9 +80,11 @@ class Gateway:
     ) -> None:
         if self._unsubscribe is not None:
             self._unsubscribe()
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.wait((self._renewing,))
+        tasks = [task for task in (self._renewing, self._rerouting) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await asyncio.gather(*(link.stop(self._patience) for link in self._links.values()))
         self._archive.route(None)
 
@@ -103,6 +110,8 @@ class Gateway:
     def _wake(self, destinations: Mapping[str, int] | None) -> None:
         for link in self._links.values():
             link.wake(destinations)
+        if destinations is None:
+            self._asks_again.set()
 
     def _trouble(self, troubled: Link) -> None:
         """The others of its groups may have to take over."""
@@ -118,6 +127,16 @@ class Gateway:
             if ids:
                 with suppress(Exception):  # the outbox tells of the disk; then it is perhaps sent twice
                     await self._archive.outbox.renew(ids)
+
+    async def _reroute(self) -> None:
+        """Ask the rules again about what was not routed, when an operator has it tried again."""
+        while True:
+            try:
+                await reroute(self._archive, self._routing)
+            except Exception as error:
+                _LOG.error("what is not routed could not be looked at: %s", error or type(error).__name__)
+            await self._asks_again.wait()
+            self._asks_again.clear()
 
     # the operator
 

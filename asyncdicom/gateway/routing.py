@@ -43,17 +43,21 @@ class Routing:
 
     def work_for(self, received: Received) -> list[Work]:
         """Give the deliveries of an instance, and a note for the operator where one is due; never raises."""
-        decision = self._rules.decide(facts_of(received))
-        work = [self._work(target) for target in decision.targets]
-        if decision.unrouted:
+        work, why = self.decided(facts_of(received))
+        if why:
             _LOG.warning(
                 "%s from %s is stored and not routed: %s",
                 received.sop_instance_uid,
                 received.origin.calling or "?",
-                decision.unrouted,
+                why,
             )
-            work.append(Work(UNROUTED, "", state=State.FAILED, comment=decision.unrouted))
+            work.append(Work(UNROUTED, "", state=State.FAILED, comment=why))
         return work
+
+    def decided(self, facts: Facts) -> tuple[list[Work], str]:
+        """Give the deliveries of an instance, and why an operator should look at it ("": no need to)."""
+        decision = self._rules.decide(facts)
+        return [self._work(target) for target in decision.targets], decision.unrouted
 
     def _work(self, target: Target) -> Work:
         line = line_of(target.destinations)

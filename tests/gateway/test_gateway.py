@@ -262,6 +262,23 @@ async def test_a_pause_outlives_a_restart(tmp_path: Path) -> None:
             await settled(running)
 
 
+async def test_what_was_not_routed_is_when_the_rules_say_so(tmp_path: Path) -> None:
+    async with pacs() as node:
+        none = config('[[routes]]\nwhen = { Modality = "MR" }\nto = ["A"]\n', A=node.server.port)
+        async with gateway(tmp_path, none) as (running, where):
+            await send(where, instance("1.1"), instance("1.2"), calling="CT7")
+            assert await running.unrouted() == 2
+            assert await running._archive.outbox.retry() == 2
+            await settled(running, failed=2)
+        some = config(
+            '[[routes]]\nwhen = { Modality = "CT", calling = "CT7" }\nto = ["A"]\n', A=node.server.port
+        )
+        async with gateway(tmp_path, some) as (running, where):
+            assert await running._archive.outbox.retry() == 2
+            await node.has("1.1", "1.2")
+            await settled(running)
+
+
 async def test_a_destination_that_is_no_more_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -99,6 +99,7 @@ class Claimed(NamedTuple):
     data_set_offset: int | None
     data_set_length: int | None
     digest: str | None
+    calling_ae_title: str | None
     study_instance_uid: str | None
 
 
@@ -216,11 +217,7 @@ _HELD_UP = (
 
 def _select_claimed(ids: Any) -> Select[Any]:
     own = [delivery.c[name] for name in Claimed._fields[:7]]
-    about = [
-        instance.c[name]
-        for name in ("sop_class_uid", "sop_instance_uid", "transfer_syntax_uid", "file", "data_set_offset",
-                     "data_set_length", "digest")
-    ]  # fmt: skip
+    about = [instance.c[name] for name in Claimed._fields[7:-1]]
     tables = (
         delivery.outerjoin(instance, instance.c.id == delivery.c.instance)
         .outerjoin(series, series.c.id == instance.c.parent)
