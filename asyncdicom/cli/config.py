@@ -71,6 +71,7 @@ _KEYS: dict[str, type] = {
     "gateway": str,
     "strict": bool,
     "log_file": str,
+    "log_level": str,
     "log_format": str,
     **dict.fromkeys(_LISTS, list),
     "tls": dict,

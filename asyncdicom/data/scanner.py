@@ -15,15 +15,15 @@ from asyncdicom.data.elements import (
     VRS,
     Element,
     Nesting,
-    check_group,
     check_start,
     check_stray,
+    likely_syntax,
     read_header_of,
     show,
 )
 from asyncdicom.data.inflation import MAXIMUM_INFLATED, MAXIMUM_RATIO, Buffer, Inflater
 from asyncdicom.exceptions import DataSetError
-from asyncdicom.uid import transfer_syntax
+from asyncdicom.uid import TRANSFER_SYNTAXES, transfer_syntax
 
 # Skims over what needs no thought: elements of defined length in ascending order that are not wanted and end
 # within the data. This is nearly all there is, so it is the loop that counts. Takes the data, where to begin,
@@ -89,6 +89,10 @@ class Scanner:
     deflated is inflated to its end, without a limit, and not looked at behind the last wanted tag.
     ``strange`` counts elements without a readable VR: they are skipped, unless they are wanted.
     ``repeated`` has the wanted tags that came with different values: the last one counts.
+    ``undefined`` has the wanted tags whose length is not told: sequences, and compressed Pixel Data.
+
+    Private transfer syntaxes are as many as their makers: a data set in one that nobody knows is read as it
+    looks.
     """
 
     __slots__ = (
@@ -97,6 +101,7 @@ class Scanner:
         "_checked",
         "_error",
         "_inflater",
+        "_is_unknown",
         "_last",
         "_last_wanted",
         "_maximum_value",
@@ -113,6 +118,7 @@ class Scanner:
         "repeated",
         "strange",
         "truncated",
+        "undefined",
     )
 
     def __init__(
@@ -131,6 +137,7 @@ class Scanner:
         self.truncated: set[int] = set()
         self.repeated: set[int] = set()
         self.strange = 0
+        self.undefined: set[int] = set()
         self._wanted = tags
         self._whole = whole
         self._zeros = False  # behind the last element
@@ -141,6 +148,7 @@ class Scanner:
         syntax = transfer_syntax(transfer_syntax_uid)
         self._inflater = Inflater(maximum_inflated, maximum_ratio) if syntax.deflated else None
         self._skim = _skim_implicit if syntax.implicit else _SKIM_EXPLICIT[syntax.little_endian]
+        self._is_unknown = transfer_syntax_uid not in TRANSFER_SYNTAXES
         self._error: DataSetError | None = None
         self._carry = (
             bytearray()
@@ -239,6 +247,8 @@ class Scanner:
         nesting, skim, wanted, last = self._nesting, self._skim, self._wanted, self._last
         previous, skip, whole = self._previous, self._skip, self._whole
         if not self._checked and end >= 8:
+            if self._is_unknown:
+                skim = self._become(likely_syntax(data))
             check_start(data, nesting.read)
             self._checked = True
         while True:
@@ -287,18 +297,27 @@ class Scanner:
                     break
                 self._keep(tag, vr, bytes(data[position + size : position + size + kept]), length)
             if tag <= previous:
-                check_group(tag)
-                if tag >= 0x00030000:
+                if tag >= 0x00030000:  # those below do not belong into a data set, and are passed over
                     self._ascending = tag == previous and self._ascending
             else:
                 self._previous = previous = tag
             position += size
             if length == UNDEFINED_LENGTH:
+                if tag in wanted:
+                    self.undefined.add(tag)
                 nesting.open(tag, vr)
             else:
                 skip = length
         self._previous, self._skip = previous, skip
         return position
+
+    def _become(self, transfer_syntax_uid: str | None) -> Skim:
+        """Read on in another transfer syntax, if there is one."""
+        if transfer_syntax_uid is not None:
+            syntax = transfer_syntax(transfer_syntax_uid)
+            self._nesting.read = read_header_of(transfer_syntax_uid)
+            self._skim = _skim_implicit if syntax.implicit else _SKIM_EXPLICIT[syntax.little_endian]
+        return self._skim
 
     def _pass_zeros(self, data: Buffer, position: int) -> int:
         self._zeros = True

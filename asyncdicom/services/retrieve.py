@@ -134,7 +134,7 @@ def _progress(command: Command) -> Progress:
 
 
 def _read_failed(data: bytes, transfer_syntax_uid: str) -> tuple[str, ...]:
-    for element in decode_elements(data, transfer_syntax_uid):
+    for element in decode_elements(data, transfer_syntax_uid, strict=False):
         if element.tag == FAILED_SOP_INSTANCE_UID_LIST:
             text = bytes(element.value).decode("ascii", "replace")
             return tuple(uid for uid in (part.strip("\0 ") for part in text.split("\\")) if uid)

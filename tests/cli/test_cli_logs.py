@@ -126,3 +126,17 @@ async def test_debug_is_that_and_all_commands(start: Start, tmp_path: Path) -> N
 
 async def test_quiet_is_errors_only(start: Start, tmp_path: Path) -> None:
     assert await logged(start, tmp_path, "-q") == []
+
+
+@pytest.mark.parametrize(("options", "is_verbose"), [((), True), (("-q",), False)])
+async def test_the_configuration_file_has_the_log_and_the_command_line_wins(
+    start: Start, tmp_path: Path, options: tuple[str, ...], is_verbose: bool
+) -> None:
+    log = tmp_path / "archive.log"
+    text = (
+        f"log_level = 'info'\nlog_format = 'json'\nlog_file = '{log}'\n[limits]\nmaximum_associations = 7\n"
+    )
+    (tmp_path / "archive.toml").write_text(text)
+    assert await logged(start, tmp_path, "--config", str(tmp_path / "archive.toml"), *options) == []
+    found = {json.loads(line).get("command") for line in log.read_text().splitlines()}
+    assert found >= {"C-STORE", "C-FIND", "C-GET"} if is_verbose else found == set()

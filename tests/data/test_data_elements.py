@@ -101,6 +101,20 @@ def test_group_lengths_have_a_vr() -> None:
     ]
 
 
+@pytest.mark.parametrize("how", SYNTAXES)
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 12, 16, 100_000])
+def test_bytes_of_zero_behind_the_end_are_ignored(how, count) -> None:
+    data = dataset([LEVEL], how) + bytes(count)
+    assert decode(data, SYNTAXES[how]) == [Element(*LEVEL)]
+
+
+@pytest.mark.parametrize("how", SYNTAXES)
+def test_elements_of_groups_that_do_not_belong_there_are_left_out(how) -> None:
+    others = [(0x00000100, "US", b"\1\0"), (0x00000002, "UI", b"1.2\0"), (0x00020010, "UI", b"1.2.\0\0")]
+    data = dataset([*others, LEVEL, *others], how)
+    assert decode(data, SYNTAXES[how]) == [Element(*LEVEL)]
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -111,9 +125,8 @@ def test_group_lengths_have_a_vr() -> None:
         header(0x00081140, "SQ", UNDEFINED, "explicit"),
         header(0x00081140, "SQ", UNDEFINED, "explicit") + header(0xFFFEE000, "", 100, "explicit") + bytes(99),
         header(0x00080005, "UT", UNDEFINED, "explicit"),
-        header(0x00000002, "UI", 0, "explicit"),
-        header(0x00000002, "SQ", UNDEFINED, "explicit") + header(0xFFFEE0DD, "", 0, "explicit"),
         header(0xFFFEE000, "", 0, "explicit"),
+        bytes(8) + b"x",
         dataset([LEVEL], "implicit"),
         dataset([LEVEL], "big"),
         (header(0x00081140, "SQ", UNDEFINED, "explicit") + header(0xFFFEE000, "", UNDEFINED, "explicit"))

@@ -129,13 +129,39 @@ def test_refused(case) -> None:
         read_file_meta(REFUSED[case])
 
 
+@pytest.mark.parametrize(
+    "start", [START, bytes(127) + b"\0DICM", b"DICM", b""], ids=["whole", "same", "DICM alone", "no preamble"]
+)
+def test_lenient_with_any_beginning(start: bytes) -> None:
+    meta = HEAD[132:]
+    expected = FileMeta(CT, INSTANCE, EXPLICIT, len(start + meta))
+    assert read_file_meta(start + meta + DATA_SET, strict=False) == expected
+    assert read_file_meta(start + DATA_SET, strict=False) == FileMeta("", "", "", len(start))
+    assert read_file_meta(start + element(2, b"UI", CT.encode() + b"\0") + DATA_SET, strict=False)[:3] == (
+        CT,
+        "",
+        "",
+    )
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_data_set_that_begins_with_group_2_again(strict: bool, told: bool) -> None:  # the field, 1.10
+    implicit = element(0x0010, b"UI", b"1.2.840.10008.1.2\0")
+    length = pack("<HH2sHL", 2, 0, b"UL", 4, len(implicit)) if told else b""
+    head = START + length + implicit
+    data = pack("<HHL", 2, 0x10, 4) + b"1.2\0" + pack("<HHL", 8, 5, 0)
+    assert read_file_meta(head + data, strict=strict) == FileMeta("", "", "1.2.840.10008.1.2", len(head))
+
+
 @given(head=st.binary(max_size=200))
 def test_noise_raises_nothing_else(head) -> None:
     for data in (head, START + head, START + SYNTAX + head):
-        try:
-            read_file_meta(data)
-        except DataSetError:
-            continue
+        for strict in (True, False):
+            try:
+                read_file_meta(data, strict=strict)
+            except DataSetError:
+                continue
 
 
 @pytest.mark.parametrize("uid", ["1.2.é", "1" * 70_000])

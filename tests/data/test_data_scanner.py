@@ -209,7 +209,7 @@ MALFORMED = {
     "D-04 VR ??": (b"\x08\0\x05\0??\x04\0????" + PLAIN, FOUND),
     "D-04 VR of NULs": (b"\x08\0\x05\0\0\0\x04\0????" + PLAIN, FOUND),
     "D-04 a length of Implicit VR": (b"\x08\0\x05\0\x04\0\0\0????" + PLAIN, DataSetError),
-    "D-05 group 0000": (header(0x00000100, "US", 2, "explicit") + b"\1\0" + PLAIN, DataSetError),
+    "D-05 group 0000": (header(0x00000100, "US", 2, "explicit") + b"\1\0" + PLAIN, FOUND),
     "D-05 group 0002": (header(0x00020010, "UI", 4, "explicit") + b"1.2\0" + PLAIN, FOUND),
     "D-05 group 0002 in the middle": (UID_ELEMENT + header(0x00020010, "UI", 0, "explicit") + REST, FOUND),
     "D-06 not ascending": (REST + UID_ELEMENT, FOUND),
@@ -284,6 +284,25 @@ def test_malformed(case) -> None:
 )
 def test_other_wrong_transfer_syntaxes(declared, actual) -> None:  # M-05, D-12
     assert each_way(dataset(KEYS, actual), declared) is DataSetError
+
+
+@pytest.mark.parametrize("how", SYNTAXES)
+@pytest.mark.parametrize("syntax", ["1.2.840.113619.5.99", "1.3.6.1.4.1.5962.300.1", "2.25.7"])
+def test_private_transfer_syntaxes_that_nobody_knows_are_read_as_they_look(syntax, how) -> None:
+    assert each_way(dataset(KEYS, how), syntax) == each_way(dataset(KEYS, how), SYNTAXES[how])
+
+
+def test_the_private_syntax_of_ge_is_implicit() -> None:
+    assert each_way(dataset(KEYS, "implicit"), "1.2.840.113619.5.2") == FOUND
+
+
+def test_sequences_and_compressed_pixel_data_are_told_where_they_are_wanted() -> None:
+    scanner = Scanner(EXPLICIT, frozenset({0x7FE00010}), whole=True)
+    scanner.feed(PLAIN + header(0x7FE00010, "OB", UNDEFINED, "explicit") + END_SEQUENCE)
+    assert (scanner.finish(), scanner.undefined) == ({}, {0x7FE00010})
+    scanner = Scanner(EXPLICIT, frozenset({0x7FE00010}), whole=True)
+    scanner.feed(PLAIN + header(0x7FE00010, "OB", 0, "explicit"))
+    assert (set(scanner.finish()), scanner.undefined) == ({0x7FE00010}, set())
 
 
 def test_an_error_stays() -> None:
