@@ -226,7 +226,7 @@ def command(
     """
     context = click.get_current_context()
     known = _known(context.params, aet, host, tls)
-    routes = None if gateway is None else _read_gateway(gateway)
+    routes = None if gateway is None else _read_gateway(gateway, tls)
     return run(
         lambda: _serve(
             known,
@@ -242,11 +242,12 @@ def command(
     )
 
 
-def _read_gateway(path: str) -> GatewayConfig:
+def _read_gateway(path: str, tls: Tls) -> GatewayConfig:
     from asyncdicom.gateway.config import GatewayConfigError, read_gateway
 
+    ours = None if tls.identity is None else replace(tls.files(), verify=True)
     try:
-        return read_gateway(path)
+        return read_gateway(path, ours=ours)
     except GatewayConfigError as error:
         raise click.UsageError(str(error)) from None
 
