@@ -181,7 +181,9 @@ class Outbox:
 
     async def retry(self, ids: Sequence[int] | None = None, destination: str | None = None) -> int:
         """Let failed and waiting work be ready now: by its ids, of a destination, or all; gives how much."""
-        changed = await self._repeat(lambda writer: deliveries.retry(writer, ids, destination))
+        now = self.clock()
+        changed = await self._changed(lambda writer: deliveries.retry_waiting(writer, ids, destination))
+        changed += await self._repeat(lambda writer: deliveries.retry_failed(writer, ids, destination, now))
         self.happened["retried"] += changed
         if changed:
             self.tell()

@@ -128,12 +128,23 @@ def parse_gateway(
         routes = tables.get("routes", [])
         if not isinstance(routes, list):
             raise _WrongError("routes are tables in an order: [[routes]]", ("routes",))
-        return GatewayConfig(destinations, parse_rules(routes, destinations, functions))
+        rules = parse_rules(routes, destinations, functions)
+        _check_groups(rules, destinations)
+        return GatewayConfig(destinations, rules)
     except tomllib.TOMLDecodeError as error:
         raise GatewayConfigError(f"{where}: {error}") from None
     except (_WrongError, RuleError) as error:
         line = line_of(text, error.key)
         raise GatewayConfigError(f"{where}:{line}: {error}" if line else f"{where}: {error}") from None
+
+
+def _check_groups(rules: Rules, destinations: Mapping[str, GatewayDestination]) -> None:
+    for name in sorted({name for group in rules.groups for name in group}):
+        if destinations[name].options.ordered:
+            raise _WrongError(
+                f"{name} is ordered and in a first_of: there is no order over several destinations",
+                ("destinations", name, "ordered"),
+            )
 
 
 def _destinations(tables: object, ours: TlsFiles | None) -> dict[str, GatewayDestination]:

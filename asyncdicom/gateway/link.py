@@ -35,6 +35,10 @@ Chooser = Callable[[str], Sender | None]
 """Gives the sender that the deliveries of a line go to now: of several destinations, the first available."""
 
 
+_Times = tuple[float, datetime]
+"""The time of the event loop, and the time of day."""
+
+
 class Link:
     """Sends what waits in the outbox for one destination, by its own line and those of its groups.
 
@@ -93,7 +97,7 @@ class Link:
         if self._busy:
             await asyncio.wait(self._busy.values())
         with suppress(Exception):  # what is not given back is taken back at the next start
-            await self._give_back(all_of_it=True)
+            await self._give_back(_times(), all_of_it=True)
         await self._courier.close()
 
     def wake(self, destinations: Mapping[str, int] | None = None) -> None:
@@ -135,11 +139,12 @@ class Link:
     async def _run(self) -> None:
         while True:
             self._wake.clear()
+            times = _times()  # the same for all: what changes between two looks would be seen by neither
             try:
-                await self._give_back()
-                await self._claim()
-                self._begin()
-                wait = self.sender.seconds_until_change(*_times())
+                await self._give_back(times)
+                await self._claim(times)
+                self._begin(times)
+                wait = self.sender.seconds_until_change(*times)
             except Exception as error:
                 _LOG.error("%s: the outbox failed: %s", self.destination.name, error or type(error).__name__)
                 wait = _AFTER_ERROR
@@ -159,18 +164,18 @@ class Link:
             else:
                 self._is_dry = False
 
-    async def _give_back(self, *, all_of_it: bool = False) -> None:
-        back = self.sender.give_back(*_times(), all_of_it=all_of_it)
+    async def _give_back(self, times: _Times, *, all_of_it: bool = False) -> None:
+        back = self.sender.give_back(*times, all_of_it=all_of_it)
         if back:
             await self._settle(back)
 
-    async def _claim(self) -> None:
+    async def _claim(self, times: _Times) -> None:
         """Claim what the sender wants, from each line whose turn it is."""
         if self._is_dry:
             return
         urgent, self._is_urgent = self._is_urgent, False
         news = self._news
-        wanted = self.sender.wanted(*_times(), urgent=urgent)
+        wanted = self.sender.wanted(*times, urgent=urgent)
         for line in self.lines:
             if wanted <= 0 or self._choose(line) is not self.sender:
                 continue
@@ -199,19 +204,19 @@ class Link:
             await self._outbox.settle(ends)
         return jobs
 
-    def _begin(self) -> None:
+    def _begin(self, times: _Times) -> None:
         if not self.destination.options.group_by:
-            while (job := self.sender.begin(*_times())) is not None:
+            while (job := self.sender.begin(*times)) is not None:
                 self._spawn(job, None)
             return
         for lane in range(self.destination.destination.maximum_associations):
             if lane in self._lanes:
                 continue
-            job = self.sender.begin(*_times(), lane)
+            job = self.sender.begin(*times, lane)
             if job is None and not self.sender.goes_on(lane):
                 self.sender.leave(lane)
                 self._courier.leave(lane)
-                job = self.sender.begin(*_times(), lane)  # another study
+                job = self.sender.begin(*times, lane)  # another study
             if job is not None:
                 self._lanes.add(lane)
                 self._spawn(job, lane)
@@ -311,6 +316,8 @@ class Link:
         for each in settled:
             self._claimed.pop(each.id, None)
         await self._outbox.settle(settlements)
+        if self.destination.options.ordered:
+            self.wake()  # what is behind it was held up until now
 
 
 def _job(claimed: Claimed, now: float) -> Job:
@@ -321,5 +328,5 @@ def _job(claimed: Claimed, now: float) -> Job:
     )
 
 
-def _times() -> tuple[float, datetime]:
+def _times() -> _Times:
     return asyncio.get_running_loop().time(), datetime.now(UTC)

@@ -21,7 +21,8 @@ def methods_of(gateway: Gateway) -> dict[str, Method]:
         for each in await gateway.status():
             total += 1
             yield each
-        yield {"destinations": total, "unrouted": await gateway.unrouted()}
+        since_start = dict(archive.outbox.happened)
+        yield {"destinations": total, "unrouted": await gateway.unrouted(), "since_start": since_start}
 
     async def pause(archive: Archive, arguments: Line) -> AsyncGenerator[Line, None]:
         name = _name(arguments)

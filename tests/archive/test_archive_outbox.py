@@ -208,6 +208,23 @@ async def test_a_failure_is_a_row_a_count_and_a_line(
     assert (again.attempts, again.first_error_at) == (0, None)
 
 
+async def test_what_fails_again_at_once_is_not_tried_for_ever(archive: Archive) -> None:
+    outbox = archive.outbox
+    await outbox.enqueue([Work("report", "A") for _ in range(1500)])
+    while claimed := await outbox.claim("report", "A", 1000):
+        await outbox.settle(done(claimed, State.FAILED, outbox.clock()))
+
+    def fail_again(writer: Writer) -> int:
+        """What is tried again fails between one page and the next."""
+        retried = deliveries.retry_failed(writer, None, None, before)
+        for each in deliveries.claim(writer, "report", "A", 2000, 0):
+            deliveries.settle(writer, [Settlement(each.id, State.FAILED, before + 1, 1)])
+        return retried
+
+    before = outbox.clock()
+    assert [archive._ingest.change(fail_again) for _ in range(3)] == [1000, 500, 0]
+
+
 async def test_an_operator_drops_what_nobody_is_doing(archive: Archive) -> None:
     outbox = archive.outbox
     await outbox.enqueue([Work("report", "A") for _ in range(2500)] + [Work("report", "B")])
@@ -425,7 +442,8 @@ def compare(archive: Archive, steps: Sequence[tuple[str, int]]) -> None:
                 for each, (state, until) in model.items()
             }
         elif what == "retry":
-            change(deliveries.retry, None, "A")
+            change(deliveries.retry_failed, None, "A", 1e9)
+            change(deliveries.retry_waiting, None, "A")
             again = (State.FAILED, State.WAITING)
             model = {e: (State.READY, now) if s in again else (s, due) for e, (s, due) in model.items()}
         elif what == "drop" and model:

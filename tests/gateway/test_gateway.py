@@ -242,6 +242,18 @@ async def test_in_order_they_come_in_order(tmp_path: Path) -> None:
         assert order == [*uids[:4], *uids[3:]]
 
 
+async def test_in_order_each_goes_when_the_one_before_has_gone(tmp_path: Path) -> None:
+    """Also when it came between the answer to that one and the note of it."""
+    async with pacs() as node:
+        setting = config(EVERYTHING.format('"A"'), f"{QUICK}ordered = true\n", A=node.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            for number in range(40):
+                pair = [f"1.{number}.1", f"1.{number}.2"]
+                await send(where, *map(instance, pair))
+                await node.has(*pair)
+            await settled(running)
+
+
 async def test_a_pause_outlives_a_restart(tmp_path: Path) -> None:
     async with pacs() as node:
         setting = config(EVERYTHING.format('"A"'), A=node.server.port)
@@ -254,7 +266,7 @@ async def test_a_pause_outlives_a_restart(tmp_path: Path) -> None:
                 line async for line in methods_of(running)["route status"](running._archive, {})
             ]
             assert (status["state"], status["ready"]) == ("paused", 1)
-            assert totals == {"destinations": 1, "unrouted": 0}
+            assert totals == {"destinations": 1, "unrouted": 0, "since_start": {}}
             arguments = {"destination": "A"}
             lines = [line async for line in methods_of(running)["route resume"](running._archive, arguments)]
             assert lines == [{"resumed": "A"}]

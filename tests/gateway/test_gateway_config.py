@@ -56,6 +56,10 @@ def test_a_whole_configuration(tmp_path: Path) -> None:
         ("\nordred = true", ":4: unknown key 'ordred'; did you mean ordered?; known are"),
         ("hours = '8-9'", ":3: hours: '8-9' is no window"),
         ("hours = [8]", ":3: hours is a list of texts"),
+        (
+            "ordered = true\n[[routes]]\nwhen = {}\nfirst_of = ['PACS']",
+            ":3: PACS is ordered and in a first_of",
+        ),
         ("tls = 3", ":3: tls must be of type bool or dict"),
         ("tls = { trusted = ['none.pem'] }", ":3: TLS: no usable certificate in none.pem"),
         ("tls = { trust = ['none.pem'] }", ":3: unknown key 'trust'; did you mean trusted?"),

@@ -44,7 +44,8 @@ __all__ = [
     "promote",
     "reclaim",
     "renew",
-    "retry",
+    "retry_failed",
+    "retry_waiting",
     "revision_of",
     "settle",
     "urgency_of",
@@ -347,37 +348,47 @@ _MEANT = and_(
     or_(bindparam("ids").is_(None), delivery.c.id.in_(_IDS)),
     or_(bindparam("destination").is_(None), delivery.c.destination == bindparam("destination")),
 )
-_SOME_FAILED = select(delivery.c.id).where(_is(State.FAILED), _MEANT).limit(literal_column(str(PAGE)))
-_SOME_WAITING = select(delivery.c.id).where(_is(State.WAITING), _MEANT).limit(literal_column(str(PAGE)))
-_SOME_READY = select(delivery.c.id).where(_is(State.READY), _MEANT).limit(literal_column(str(PAGE)))
+_PAGE: Any = literal_column(str(PAGE))
+_SOME_FAILED = select(delivery.c.id).where(_is(State.FAILED), _MEANT).limit(_PAGE)
+_SOME_WAITING = select(delivery.c.id).where(_is(State.WAITING), _MEANT).limit(_PAGE)
+_SOME_READY = select(delivery.c.id).where(_is(State.READY), _MEANT).limit(_PAGE)
 
 
 def _updating(some: Select[Any], **values: Any) -> Prepared:
     return Prepared(update(delivery).where(delivery.c.id.in_(some.scalar_subquery())).values(**values))
 
 
-_RETRY = [
-    _updating(some, state=int(State.READY), attempts=0, first_error_at=null())
-    for some in (_SOME_FAILED, _SOME_WAITING)
-]
+_AGAIN = {"state": int(State.READY), "attempts": 0, "first_error_at": null()}
+_RETRY_FAILED = _updating(_SOME_FAILED.where(delivery.c.due <= bindparam("before")), **_AGAIN)
+_RETRY_WAITING = Prepared(update(delivery).where(_is(State.WAITING), _MEANT).values(**_AGAIN))
 _DROP = [_updating(some, state=int(State.DROPPED)) for some in (_SOME_FAILED, _SOME_WAITING, _SOME_READY)]
 
 
-def retry(writer: Writer, ids: Sequence[int] | None, name: str | None) -> int:
-    """Let failed and waiting work be ready, by its ids or destination (None: all); at most 1,000 of each.
+def retry_waiting(writer: Writer, ids: Sequence[int] | None, name: str | None) -> int:
+    """Let work that waits be ready, by its ids or destination (None: all); gives how much that was."""
+    return _said(writer, _RETRY_WAITING, ids, name)
 
-    Gives how much that was: none left when it is 0.
+
+def retry_failed(writer: Writer, ids: Sequence[int] | None, name: str | None, before: float) -> int:
+    """Let work be ready that failed before a time, as `retry_waiting`, but at most 1,000.
+
+    With the time, who asks until there is no more comes to an end, also if it fails again at once.
     """
-    return sum(_said(writer, statement, ids, name) for statement in _RETRY)
+    return _said(writer, _RETRY_FAILED, ids, name, before=before)
 
 
 def drop(writer: Writer, ids: Sequence[int] | None, name: str | None) -> int:
-    """Give up work that nobody has claimed; as `retry`."""
+    """Give up work that nobody has claimed, by its ids or destination (None: all); gives how much that was.
+
+    At most 1,000 of each state: ask until it is 0.
+    """
     return sum(_said(writer, statement, ids, name) for statement in _DROP)
 
 
-def _said(writer: Writer, statement: Prepared, ids: Sequence[int] | None, name: str | None) -> int:
-    row = {"ids": None if ids is None else json.dumps(list(ids)), "destination": name}
+def _said(
+    writer: Writer, statement: Prepared, ids: Sequence[int] | None, name: str | None, **more: float
+) -> int:
+    row = {"ids": None if ids is None else json.dumps(list(ids)), "destination": name, **more}
     return int(writer.execute(statement, row).rowcount)
 
 
