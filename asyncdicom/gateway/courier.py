@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import NamedTuple, cast
 
 from asyncdicom.association import Association
 from asyncdicom.client import associate
@@ -13,7 +12,7 @@ from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.sources import Source
 from asyncdicom.options import Limits, Timeouts
 from asyncdicom.pool import AssociationPool
-from asyncdicom.services.contexts import MAXIMUM_CONTEXTS, storage_contexts
+from asyncdicom.services.contexts import MAXIMUM_CONTEXTS, Kind, contexts_for
 from asyncdicom.services.responses import Response
 from asyncdicom.ul.negotiation import PresentationContext
 
@@ -23,17 +22,10 @@ Begun = Callable[[], None]
 """Told when the association stands, and an instance is on its way."""
 
 
-class _Kind(NamedTuple):
-    """What a presentation context is for."""
-
-    sop_class_uid: str
-    transfer_syntax_uid: str
-
-
 class _Pool:
     """A pool for the kinds that were seen so far; it ends when it is out of date and nobody uses it."""
 
-    def __init__(self, pool: AssociationPool, kinds: frozenset[_Kind]) -> None:
+    def __init__(self, pool: AssociationPool, kinds: frozenset[Kind]) -> None:
         self.pool = pool
         self.kinds = kinds
         self.users = 0
@@ -55,9 +47,9 @@ class Courier:
             dimse=destination.dimse_timeout,
             release=destination.release_timeout,
         )
-        self._kinds: dict[_Kind, None] = {}  # the one seen last is the last
+        self._kinds: dict[Kind, None] = {}  # the one seen last is the last
         self._pool: _Pool | None = None
-        self._lanes: dict[int, tuple[Association, frozenset[_Kind]]] = {}
+        self._lanes: dict[int, tuple[Association, frozenset[Kind]]] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
     async def send(self, source: Source, priority: int, begun: Begun) -> Response:
@@ -114,19 +106,19 @@ class Courier:
 
     # what it proposes
 
-    def _note(self, source: Source) -> _Kind:
-        kind = _Kind(source.sop_class_uid, source.transfer_syntax_uid)
+    def _note(self, source: Source) -> Kind:
+        kind = source.sop_class_uid, source.transfer_syntax_uid
         self._kinds.pop(kind, None)
         self._kinds[kind] = None
         return kind
 
     def _contexts(self) -> list[PresentationContext]:
         """Propose what was seen, as far as one association has contexts for it: what was seen last is in."""
-        while len(contexts := storage_contexts(cast("list[Source]", list(self._kinds)))) > MAXIMUM_CONTEXTS:
+        while len(contexts := contexts_for(self._kinds)) > MAXIMUM_CONTEXTS:
             del self._kinds[next(iter(self._kinds))]
         return contexts
 
-    def _pool_for(self, kind: _Kind) -> _Pool:
+    def _pool_for(self, kind: Kind) -> _Pool:
         if self._pool is None or kind not in self._pool.kinds:
             self.rest()
             contexts = self._contexts()

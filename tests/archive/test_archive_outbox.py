@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ class To:
 
 @asynccontextmanager
 async def routing(path: Path, router: To, **options: Any) -> AsyncIterator[Archive]:
-    async with Archive(path, **{"durability": "none", "scrub": 0} | options) as archive:
+    given: dict[str, Any] = {"durability": "none", "scrub": 0} | options
+    async with Archive(path, **given) as archive:
         archive.route(router)
         yield archive
 
@@ -344,7 +346,7 @@ async def test_a_backlog_costs_others_no_row(tmp_path: Path, tools: Any) -> None
         steps: list[int] = []
         connection = archive._ingest._writer._fairy.driver_connection
         for backlog in (0, REVISIONS):
-            archive._ingest.change(lambda writer, backlog=backlog: fill(writer, uids, backlog))
+            archive._ingest.change(partial(fill, uids=uids, revisions=backlog))
             taken = 0
 
             def step() -> None:

@@ -51,6 +51,7 @@ async def test_every_encoding(archive: Archive, tools: Any, syntax: str) -> None
     identifier = tools.encode({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3.1"})
     matching = await archive.matching_instances(identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT)
     [found] = [instance async for instance in matching]
+    assert found is not None
     assert found[:3] == (tools.ct, "1.2.3.1.1.1", syntax)
     content = tools.read(found.path)
     assert content[found.data_set_offset :] == data
@@ -147,7 +148,7 @@ async def test_one_uid_at_the_same_time(tmp_path: Path, tools: Any, policy: str)
             assert files == 1
 
 
-BAD = {
+BAD: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "no SOP Class UID": ({"SOPClassUID": None}, {}, 0xA900),
     "no SOP Instance UID": ({"SOPInstanceUID": None}, {}, 0xA900),
     "no Study Instance UID": ({"StudyInstanceUID": None}, {}, 0xA900),
@@ -402,7 +403,7 @@ async def test_every_instance_of_pydicom(archive: Archive, tmp_path: Path, tools
     statuses: Counter[int] = Counter()
     same = 0
 
-    async def store(where: Archive, uids: dict[str, str], data: bytes) -> int:
+    async def store(where: Archive, uids: dict[str, Any], data: bytes) -> int:
         return int((await where.store(batches=tools.in_batches(data, 65536), **uids)).status)
 
     for number, (uids, data) in enumerate(pydicom_instances()):
