@@ -162,6 +162,7 @@ def serve(
             operations_invoked=limits.operations_invoked,
             operations_performed=of_role(limits.operations_performed, requestor=False),
             negotiate=performing.negotiate,
+            prefer=performing.prefer,
         ),
         contexts=offered,
         timeouts=timeouts,

@@ -23,6 +23,7 @@ from asyncdicom.archive.care import Care, reason
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
+from asyncdicom.archive.index.kinds import recent_kinds
 from asyncdicom.archive.index.opening import SYNCHRONOUS, open_index, read_identity, write_identity
 from asyncdicom.archive.index.queries import Queries
 from asyncdicom.archive.index.upkeep import Reader
@@ -410,6 +411,10 @@ class Archive:
             relational=relational,
             peer=peer,
         )
+
+    async def recent_kinds(self) -> Counter[tuple[str, str]]:
+        """How many of the newest instances there are of each SOP class and transfer syntax."""
+        return await self._queries.run(None, recent_kinds)
 
     async def matching_instances(
         self,

@@ -103,6 +103,9 @@ class Policy(NamedTuple):
     negotiate: Callable[[str, bytes], bytes | None] | None = None
     """Answers the SOP Class Extended Negotiation of an accepted context; None does not answer it."""
     unknown_retrieval: tuple[str, ...] | None = None
+    prefer: Callable[[str, tuple[str, ...]], Sequence[str]] | None = None
+    """Gives the order in which the transfer syntaxes of a context are tried where we are only the SCU, as for
+    C-GET, by its abstract syntax; None tries them as they were proposed."""
 
 
 def _too_short(maximum_length: int) -> bool:
@@ -168,7 +171,10 @@ def _answer_context(
             context.context_id, USER_REJECTION if denied else ABSTRACT_SYNTAX_NOT_SUPPORTED
         ), None
     taken = (performed if as_scp else invoked) or ()
-    for transfer_syntax in context.transfer_syntaxes:
+    offered: Sequence[str] = context.transfer_syntaxes
+    if policy.prefer is not None and not as_scp and len(offered) > 1:
+        offered = policy.prefer(abstract_syntax, context.transfer_syntaxes)
+    for transfer_syntax in offered:
         if transfer_syntax in taken or (taken == ANY_TRANSFER_SYNTAX and is_usable_uid(transfer_syntax)):
             accepted = AcceptedContext(context.context_id, abstract_syntax, transfer_syntax, as_scu, as_scp)
             return ContextResult(context.context_id, ACCEPTANCE, transfer_syntax), accepted
@@ -207,8 +213,13 @@ def _answer_contexts(
 
 
 def _look_up(request: AAssociateRQ, policy: Policy, answered: Answered) -> _AnsweredContexts:
-    """The answer to the same proposal is the same: associations share it, so it must not be changed."""
+    """The answer to the same proposal is the same: associations share it, so it must not be changed.
+
+    Where we are the SCU, what is preferred may be another one each time.
+    """
     roles = _proposed_roles(request)
+    if roles and policy.prefer is not None:
+        return _answer_contexts(request.presentation_contexts, roles, policy)
     key = (request.presentation_contexts, tuple(roles.values()))
     found = answered.get(key)
     if found is None:
@@ -225,7 +236,7 @@ def answer(
     user_identity_response: bytes | None = None,
     answered: Answered | None = None,
 ) -> tuple[AAssociateAC, Negotiated] | AAssociateRJ:
-    """The acceptor's reply: each context gets the requestor's first transfer syntax that the policy takes.
+    """The acceptor's reply: each context gets the first transfer syntax that the policy takes.
 
     AE titles and the user identity are for the caller to judge; `user_identity_response` is what the peer
     is told about the latter (PS3.7 D.3.3.7.2). `answered`: a dictionary that an acceptor keeps for one

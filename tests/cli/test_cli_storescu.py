@@ -248,7 +248,7 @@ async def test_more_contexts_than_an_association_has(tool: Tool, tmp_path: Path)
         code, _, err = await tool("storescu", "127.0.0.1", server.port, tmp_path)
     assert (code, err) == (0, "")
     assert received == expected
-    assert len(received.associations) == 2
+    assert len(received.associations) == 3  # a class needs two: as it is, and Implicit VR Little Endian
 
 
 async def test_several_associations(tool: Tool, tmp_path: Path) -> None:

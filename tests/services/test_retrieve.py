@@ -323,7 +323,8 @@ async def test_when_the_requestor_leaves_its_move_ends() -> None:
         await asyncio.wait_for(ended.wait(), 3)
 
 
-async def test_more_than_128_kinds_need_more_than_one_association() -> None:
+async def test_more_than_128_contexts_need_more_than_one_association() -> None:
+    """One for each kind as it is, and one as Implicit VR Little Endian."""
     from asyncdicom import STORAGE
 
     sources = [instance(10, sop_class=sop_class) for sop_class in STORAGE[:140]]
@@ -337,7 +338,7 @@ async def test_more_than_128_kinds_need_more_than_one_association() -> None:
     ):
         result = await association.c_move(IDENTIFIER, move_destination="WS")
     assert (result.status, result.completed) == (0, 140)
-    assert len({id(request.association) for request in store.requests}) == 2
+    assert len({id(request.association) for request in store.requests}) == 3
 
 
 async def test_the_result_is_there_when_it_has_ended() -> None:
