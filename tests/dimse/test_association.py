@@ -436,6 +436,16 @@ def test_a_request_that_never_left_leaves_room() -> None:
     assert us.operations == []
 
 
+def test_a_request_may_have_a_time_out_of_its_own() -> None:
+    us, _ = pair()
+    assert us.has_room
+    us.sent(us.invoke(ECHO_ID, echo_rq(), 0.0, timeout=3.0), 0.0)
+    assert us.next_deadline() == 3.0
+    us.sent(us.invoke(ECHO_ID, echo_rq(), 0.0), 0.0)
+    assert us.has_room_for(1 << 20)
+    assert us.next_deadline() == 3.0
+
+
 def test_a_request_that_was_refused_before_its_last_byte_left() -> None:
     us, _ = pair()
     operation = us.invoke(CT_ID, store_rq(), 0.0)
