@@ -70,6 +70,7 @@ class Channel:
         limits: Limits,
         admit: Callable[[Channel, AAssociateRQ], None] | None = None,
         on_closed: Callable[[Channel], None] | None = None,
+        on_ended: Callable[[Channel], None] | None = None,
         trace: Trace | None = None,
     ) -> None:
         self.timeouts = timeouts
@@ -131,6 +132,7 @@ class Channel:
         self._loop = loop
         self._admit = admit
         self._on_closed = on_closed
+        self._tell_end = on_ended
         self._trace = trace
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -350,6 +352,8 @@ class Channel:
         self.performer.fail(error)
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
+        if self._tell_end is not None:
+            self._tell_end(self)
 
     def _is_news(self, error: AssociationError) -> bool:
         """Whether an end is worth a log line that is seen.
