@@ -20,7 +20,7 @@ from asyncdicom.exceptions import (
 )
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.tls import check_context, explain
-from asyncdicom.opening import Opening
+from asyncdicom.opening import Opening, is_answer
 from asyncdicom.options import Limits, Timeouts, explains_options, of_role
 from asyncdicom.services.builtin import services_for
 from asyncdicom.services.contexts import Proposable, expand
@@ -61,7 +61,8 @@ def associate(
 ) -> Opening[Association]:
     """Open an association (PS3.8 7.1): `async with associate(...)` or `await associate(...)`.
 
-    Leaving the block normally releases it; leaving it by an exception or a cancellation aborts it.
+    Leaving the block normally releases it, and so does a `StatusError`: a Failure is an answer, and nothing
+    is wrong with the association. Leaving it by another exception or a cancellation aborts it.
 
     `address`: the peer, "AET@host:port". `calling_ae_title`: ours. `contexts`: what to propose (PS3.8
     7.1.1.13), as abstract syntax UIDs, information models or `PresentationContext`s (see `Proposable`).
@@ -206,7 +207,7 @@ async def _connect(
 
 
 async def _leave(association: Association, error: BaseException | None) -> None:
-    if error is None:
+    if error is None or is_answer(error):
         await association.release()
     else:
         await association.abort()

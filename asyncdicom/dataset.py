@@ -5,16 +5,29 @@ pydicom takes long to import, so only these functions do it, when they are calle
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from asyncdicom.data.charset import TEXT_VRS
-from asyncdicom.data.elements import MAXIMUM_ELEMENTS, walking
+from asyncdicom.data.elements import (
+    MAXIMUM_ELEMENTS,
+    UNDEFINED_LENGTH,
+    Skipped,
+    Walked,
+    show,
+    syntax_to_read,
+    walking,
+)
 from asyncdicom.data.inflation import MAXIMUM_INFLATED, deflate, inflating
 from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError
-from asyncdicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, transfer_syntax
+from asyncdicom.uid import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    TransferSyntax,
+    transfer_syntax,
+)
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -50,20 +63,27 @@ def decode(
     data: bytes,
     transfer_syntax_uid: str,
     *,
+    strict: bool = True,
+    skipped: Skipped | None = None,
     maximum_inflated: int = MAXIMUM_INFLATED,
     maximum_elements: int = MAXIMUM_ELEMENTS,
 ) -> Dataset:
     """Decode a whole data set. Values are converted when they are looked at, as pydicom does it.
 
     The transfer syntax is noted in `file_meta`, so that `pixel_array` works, and `save_as` writes a file that
-    can be read. Raises `DataSetError` where the
-    bytes are no data set in `transfer_syntax_uid`, inflate to more than `maximum_inflated` bytes (or 200 to
-    one), or have more than `maximum_elements`, at any depth.
+    can be read. Bytes of zero behind the last element are ignored. Raises `DataSetError` where the bytes are
+    no data set in `transfer_syntax_uid`, inflate to more than `maximum_inflated` bytes (or 200 to one), or
+    have more than `maximum_elements`, at any depth.
+
+    With `strict=False` an element that cannot be read costs only itself: `skipped`, a `Skipped`, gets how
+    many there were and why; a data set in another transfer syntax is read as what it looks like. What has
+    nothing that can be read is an error all the same.
     """
     return finish(
         decoding(
             data,
             transfer_syntax_uid,
+            skipped=None if strict else skipped or Skipped(),
             maximum_inflated=maximum_inflated,
             maximum_elements=maximum_elements,
         )
@@ -76,37 +96,76 @@ def decoding(
     *,
     sop_class_uid: str = "",
     sop_instance_uid: str = "",
+    skipped: Skipped | None = None,
     maximum_inflated: int = MAXIMUM_INFLATED,
     maximum_elements: int = MAXIMUM_ELEMENTS,
 ) -> Steps[Dataset]:
     """As `decode`, in steps of a thousand elements of the top level; a sequence is read in one.
 
     `sop_class_uid` and `sop_instance_uid` make it an instance, with whole File Meta Information (PS3.10 7.1).
+    With `skipped` it is lenient.
     """
     from pydicom import Dataset
-    from pydicom.filereader import data_element_generator
 
-    syntax = transfer_syntax(transfer_syntax_uid)
-    if syntax.deflated:
+    if transfer_syntax(transfer_syntax_uid).deflated:
         data = yield from inflating(data, maximum_inflated)
-    # pydicom guesses where it should refuse, so the structure is checked before.
-    for walked in walking(data, transfer_syntax_uid, maximum_elements=maximum_elements):
+    how = yield from syntax_to_read(data, transfer_syntax_uid, strict=skipped is None)
+    syntax = transfer_syntax(how)
+    # Not by pydicom's reader, which guesses where it should refuse, and ends at a stray delimiter.
+    elements: dict[Any, Any] = {}
+    make = _maker(data, syntax)
+    for walked in walking(data, how, maximum_elements=maximum_elements, skipped=skipped):
         if walked is None:
             yield
-    raw: dict[Any, Any] = {}
-    try:
-        generator = data_element_generator(BytesIO(data), syntax.implicit, syntax.little_endian)
-        for number, element in enumerate(generator, 1):
-            if element.tag >= 0x00030000:
-                raw[element.tag] = element
-            if number % _STEP == 0:
-                yield
-        dataset = Dataset(raw)
-        dataset.set_original_encoding(syntax.implicit, syntax.little_endian, _character_set_of(dataset))
-    except Exception as error:
-        raise DataSetError(f"the data set cannot be decoded: {error}") from error
+            continue
+        try:
+            element = make(walked)
+            elements[element.tag] = element
+        except Exception as error:  # of what is in a sequence
+            if skipped is None:
+                raise DataSetError(f"the data set cannot be decoded: {error}") from error
+            skipped.add(f"{show(walked[0])}: {error}")
+    if skipped is not None and skipped.count and not elements:
+        raise DataSetError(f"the data set cannot be decoded: {skipped.why}")
+    dataset = Dataset(elements)
+    character_set = dataset.get("SpecificCharacterSet")
+    dataset.set_original_encoding(syntax.implicit, syntax.little_endian, _encodings(character_set))
     _make_writable(dataset, transfer_syntax_uid, sop_class_uid, sop_instance_uid)
     return dataset
+
+
+def _maker(data: bytes, syntax: TransferSyntax) -> Callable[[Walked], Any]:
+    """What makes elements for a `Dataset`: raw ones, but for sequences of undefined length."""
+    from pydicom.charset import default_encoding
+    from pydicom.dataelem import DataElement, RawDataElement, empty_value_for_VR
+    from pydicom.filereader import read_sequence
+    from pydicom.tag import BaseTag
+    from pydicom.values import convert_string
+
+    implicit, little_endian = syntax.implicit, syntax.little_endian
+    encoding: Any = default_encoding
+
+    def make(walked: Walked) -> Any:
+        nonlocal encoding
+        tag, vr, start, stop = walked
+        value = data[start:stop]
+        length = UNDEFINED_LENGTH if data[start - 4 : start] == _UNDEFINED else stop - start
+        if length == UNDEFINED_LENGTH and vr in ("SQ", "UN") and tag != _PIXEL_DATA:
+            within = implicit or vr == "UN"  # PS3.5 6.2.2 Note 5
+            items = read_sequence(BytesIO(value), within, little_endian or vr == "UN", len(value), encoding)
+            return DataElement(BaseTag(tag), "SQ", items, start, is_undefined_length=True)
+        if tag == _SPECIFIC_CHARACTER_SET:
+            encoding = _encodings(convert_string(value, little_endian))
+        told = None if implicit else vr
+        raw: Any = value or empty_value_for_VR(told, raw=True)
+        return RawDataElement(BaseTag(tag), told, length, raw, start, implicit, little_endian)
+
+    return make
+
+
+_UNDEFINED = b"\xff\xff\xff\xff"
+_PIXEL_DATA = 0x7FE00010
+_SPECIFIC_CHARACTER_SET = 0x00080005
 
 
 def _make_writable(
@@ -133,15 +192,14 @@ def _make_writable(
         dataset.file_meta.add(DataElement(tag, vr, value, validation_mode=config.IGNORE))
 
 
-_STEP = 1000
-
-
-def _character_set_of(dataset: Dataset) -> Any:
+def _encodings(specific_character_set: Any) -> Any:
+    """What pydicom decodes text by; the default repertoire where it does not know the name."""
     from pydicom.charset import convert_encodings, default_encoding
 
-    if "SpecificCharacterSet" not in dataset:
+    try:
+        return convert_encodings(specific_character_set) if specific_character_set else default_encoding
+    except Exception:  # whatever Python's codecs raise
         return default_encoding
-    return convert_encodings(dataset.SpecificCharacterSet)
 
 
 def from_mapping(mapping: Mapping[str, Any]) -> Dataset:

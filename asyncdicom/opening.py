@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Generic, TypeVar
 
-__all__ = ["Opening"]
+from asyncdicom.exceptions import StatusError
+
+__all__ = ["Opening", "is_answer"]
 
 _T = TypeVar("_T")
 
@@ -43,3 +45,10 @@ class Opening(Generic[_T]):
         traceback: TracebackType | None,
     ) -> None:
         await self._close(self._opened.pop(), error)
+
+
+def is_answer(error: BaseException) -> bool:
+    """Whether an exception, or all of a group, only tells of a Failure: then no association is broken."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_answer, error.exceptions))
+    return isinstance(error, StatusError)

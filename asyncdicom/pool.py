@@ -24,6 +24,7 @@ from asyncdicom.exceptions import (
 )
 from asyncdicom.net.channel import Trace
 from asyncdicom.net.sources import Source
+from asyncdicom.opening import is_answer
 from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.services.builtin import check_handlers
 from asyncdicom.services.contexts import Proposable, expand
@@ -52,7 +53,7 @@ class AssociationPool:
     that was lost is not given out again. `operations` above 1 proposes an Asynchronous Operations Window
     of that size (PS3.7 D.3.3.3), by default `limits.operations_invoked`; if the peer grants less, so many
     tasks have an association at a time. The other arguments are those of `associate`. Leaving the block
-    releases them all, or aborts them after an exception.
+    releases them all, or aborts them after an exception (but a `StatusError`, which is an answer).
 
     Raises ValueError for no association, or one for no operation.
     """
@@ -117,7 +118,8 @@ class AssociationPool:
             if not turn.done():
                 turn.set_result(None)
         if self._users:
-            ends = [a.release() if error is None else a.abort() for a in self._users]
+            is_healthy = error is None or is_answer(error)
+            ends = [a.release() if is_healthy else a.abort() for a in self._users]
             await asyncio.gather(*ends)
 
     @asynccontextmanager

@@ -140,6 +140,12 @@ TRANSFER_SYNTAXES: dict[str, TransferSyntax] = {
         TransferSyntax(
             "1.2.840.10008.1.20", "Papyrus 3 Implicit VR Little Endian", implicit=True, encapsulated=False
         ),
+        TransferSyntax(  # of GE; only what is in the Pixel Data is big endian
+            "1.2.840.113619.5.2",
+            "GE Private Implicit VR Little Endian with big endian Pixel Data",
+            implicit=True,
+            encapsulated=False,
+        ),
         *(
             TransferSyntax("1.2.840.10008.1.2." + uid, name)
             for uid, _, name in (line.partition(" ") for line in _ENCAPSULATED.splitlines())

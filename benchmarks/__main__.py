@@ -10,34 +10,41 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness, machine, plots, publish, report
-from benchmarks.scenarios import SCENARIOS
+from benchmarks import harness, lines, machine, plots, publish, report
+from benchmarks.scenarios import GROUPS
 
 
 def main() -> int:
     """Run the command line."""
     options = _parse()
     if options.list:
-        for scenario in SCENARIOS.values():
-            print(f"{scenario.name:14} {scenario.title}")
+        for group in GROUPS.values():
+            for scenario in group.values():
+                print(f"{scenario.name:14} {scenario.title}")
         return 0
     options.output.mkdir(parents=True, exist_ok=True)
     if options.replot is not None:
-        document = json.loads(options.replot.read_text("utf-8"))
+        document = {"group": "speed"} | json.loads(options.replot.read_text("utf-8"))
         _print(document["scenarios"])
         return _finish(document, options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    document = {"machine": machine.describe(), "quick": options.quick, "scenarios": []}
+    document = {
+        "machine": machine.describe(),
+        "quick": options.quick,
+        "group": options.group,
+        "scenarios": [],
+    }
     for line in report.machine_lines(document["machine"]):
         print(line)
     began = time.monotonic()
     with harness.open_bench(
         quick=options.quick, memory=options.memory, disk=options.disk, report=_Progress()
     ) as bench:
-        names = list(dict.fromkeys(options.only or SCENARIOS))
+        scenarios = GROUPS[options.group]
+        names = list(dict.fromkeys(options.only or scenarios))
         for number, name in enumerate(names, 1):
             bench.progress = f"{number}/{len(names)} "
-            result = harness.run_scenario(SCENARIOS[name], bench, options.rounds)
+            result = harness.run_scenario(scenarios[name], bench, options.rounds)
             document["scenarios"].append(result)
             _Progress.clear()
             _print([result])
@@ -62,10 +69,11 @@ def _finish(document: dict[str, Any], options: argparse.Namespace) -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: under two minutes")
     parser.add_argument(
-        "--only", action="append", choices=SCENARIOS, metavar="NAME", help="run this scenario (repeatable)"
+        "group", nargs="?", choices=GROUPS, default="speed", help="what is measured (%(default)s)"
     )
+    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: under two minutes")
+    parser.add_argument("--only", action="append", metavar="NAME", help="run this scenario (repeatable)")
     parser.add_argument("--rounds", type=int, help="so many rounds instead of those of the scenario")
     parser.add_argument(
         "--output",
@@ -85,7 +93,11 @@ def _parse() -> argparse.Namespace:
         help="show this run (or that of --replot) in README.md, and keep it in benchmarks/results",
     )
     parser.add_argument("--list", action="store_true", help="list the scenarios")
-    return parser.parse_args()
+    options = parser.parse_args()
+    unknown = set(options.only or ()) - set(GROUPS[options.group])
+    if unknown:
+        parser.error(f"{options.group} has no scenario {', '.join(sorted(unknown))}: see --list")
+    return options
 
 
 def _print(results: list[dict[str, Any]]) -> None:
@@ -102,7 +114,11 @@ def _write(document: dict[str, Any], folder: Path) -> None:
 
 def _draw(results: list[dict[str, Any]], folder: Path) -> None:
     try:
-        drawn = [*plots.draw(results, folder), *plots.draw_summary(results, folder)]
+        drawn = [
+            *plots.draw(results, folder),
+            *plots.draw_summary(results, folder),
+            *lines.draw(results, folder),
+        ]
     except plots.NoMatplotlib as error:
         print(error, file=sys.stderr)
     else:

@@ -120,11 +120,11 @@ class Bench:
         """Choose by the kind of run."""
         return quick if self.quick else full
 
-    def instances(self, kind: instances.Kind, count: int) -> Path:
-        """Give a folder with so many files of one kind, made once a scenario."""
-        folder = self.memory / f"{kind.name.replace(' ', '')}-{count}"
+    def instances(self, kind: instances.Kind, count: int, study: int = 0) -> Path:
+        """Give a folder with so many files of one kind and study, made once a scenario."""
+        folder = self.memory / f"{kind.name.replace(' ', '')}-{count}-{study}"
         if not folder.exists():
-            instances.make(folder, kind, count)
+            instances.make(folder, kind, count, study)
         return folder
 
     def forget_instances(self) -> None:

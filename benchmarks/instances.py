@@ -10,6 +10,7 @@ from typing import NamedTuple
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 _UID_BASE = 10**30
+_PLACES = 10**6  # so many instances have a study
 
 
 class Kind(NamedTuple):
@@ -26,23 +27,28 @@ class Kind(NamedTuple):
         return self.rows * self.columns * 2 * self.frames
 
 
+BULK = Kind("1 GiB", 512, 512, 2048)
 LARGE = Kind("256 MiB", 512, 512, 512)
-MEDIUM = Kind("64 MiB", 512, 512, 128)  # these two stand for LARGE in a quick run
+MEDIUM = Kind("64 MiB", 512, 512, 128)  # these two stand for larger ones in a quick run
 MODEST = Kind("16 MiB", 512, 512, 32)
 IMAGE = Kind("512 KiB", 512, 512, 1)
 SMALL = Kind("39 KiB", 128, 156, 1)
 TINY = Kind("2 KiB", 32, 32, 1)
 
 
-def make(folder: Path, kind: Kind, count: int) -> Path:
-    """Write `count` files of one kind, each with its own SOP Instance UID, in a new folder."""
+def make(folder: Path, kind: Kind, count: int, study: int = 0) -> Path:
+    """Write `count` files of one kind, each with its own SOP Instance UID, in a new folder.
+
+    Instances of another `study` are others.
+    """
     from pydicom import Dataset
     from pydicom.filewriter import dcmwrite
     from pydicom.uid import UID
 
     folder.mkdir(parents=True)
     noise = os.urandom(min(kind.size, 1 << 20))
-    for number in range(count):
+    first = study * _PLACES
+    for number in range(first, first + count):
         dataset = Dataset()
         dataset.SOPClassUID = CT
         dataset.SOPInstanceUID = uid(kind, number)
@@ -50,9 +56,9 @@ def make(folder: Path, kind: Kind, count: int) -> Path:
         dataset.Modality = "CT"
         dataset.PatientName = "Benchmark^Patient"
         dataset.PatientID = "BENCHMARK"
-        dataset.StudyInstanceUID = uid(kind, 10**8)
-        dataset.SeriesInstanceUID = uid(kind, 10**8 + 1)
-        dataset.InstanceNumber = number + 1
+        dataset.StudyInstanceUID = study_uid(kind, study)
+        dataset.SeriesInstanceUID = series_uid(kind, study)
+        dataset.InstanceNumber = number - first + 1
         dataset.SamplesPerPixel = 1
         dataset.PhotometricInterpretation = "MONOCHROME2"
         if kind.frames > 1:
@@ -76,6 +82,16 @@ def make(folder: Path, kind: Kind, count: int) -> Path:
 def uid(kind: Kind, number: int) -> str:
     """Give a SOP Instance UID, of the same length for every number."""
     return f"2.25.{_UID_BASE + kind.size * 10**12 + number}"
+
+
+def study_uid(kind: Kind, study: int = 0) -> str:
+    """Give the Study Instance UID of all instances of one kind and `study`."""
+    return uid(kind, 10**8 + study)
+
+
+def series_uid(kind: Kind, study: int = 0) -> str:
+    """Give the Series Instance UID of these instances."""
+    return uid(kind, 2 * 10**8 + study)
 
 
 def files(folder: Path | str) -> list[str]:

@@ -13,7 +13,8 @@ class NoMatplotlib(Exception):
     """matplotlib is not installed."""
 
 
-def _pyplot() -> Any:
+def load_pyplot() -> Any:
+    """Give matplotlib's pyplot, for files only; `NoMatplotlib` if it is not there."""
     try:
         import matplotlib as mpl
     except ImportError:
@@ -27,7 +28,7 @@ def _pyplot() -> Any:
 
 def draw(results: list[dict[str, Any]], folder: Path) -> list[Path]:
     """Draw the first column of each scenario; gives the files."""
-    pyplot = _pyplot()
+    pyplot = load_pyplot()
     drawn = []
     for result in results:
         bars = [contender for contender in result["contenders"] if _figures(result, contender)]
@@ -58,8 +59,10 @@ _PEERS = (
 
 def draw_summary(results: list[dict[str, Any]], folder: Path) -> list[Path]:
     """Draw how many times better asyncdicom is than each peer, a row a headline; gives the files."""
-    pyplot = _pyplot()
     rows = [headline for result in results for headline in result["headlines"] if headline["ratios"]]
+    if not rows:
+        return []
+    pyplot = load_pyplot()
     figure, axes = pyplot.subplots(figsize=(9, 1.4 + 0.45 * len(rows)), layout="constrained")
     for number, row in enumerate(rows):
         axes.axhline(number, color="#ececec", linewidth=1, zorder=0)

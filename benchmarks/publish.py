@@ -4,40 +4,67 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from benchmarks import plots, report
+from benchmarks import lines, plots, report
 from benchmarks.processes import ROOT
 
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
-_BLOCK = re.compile(r"(?<=<!-- benchmarks: summary -->\n).*?(?=<!-- end of benchmarks -->)", re.DOTALL)
+
+
+class Publication(NamedTuple):
+    """What README shows of one group of scenarios: between which mark and the next end, from which files."""
+
+    mark: str
+    figures: str
+    plot: str
+    caption: str
+    draw: Callable[[list[dict[str, Any]], Path], list[Path]]
+
+    @property
+    def block(self) -> re.Pattern[str]:
+        """What finds the block in README."""
+        start, end = f"<!-- benchmarks: {self.mark} -->\n", "<!-- end of benchmarks -->"
+        return re.compile(f"(?<={start}).*?(?={end})", re.DOTALL)
+
+
+PUBLICATIONS = {
+    "speed": Publication(
+        "summary", "results.json", "summary.svg", "How asyncdicom compares with its peers", plots.draw_summary
+    ),
+    "distance": Publication(
+        "distance", "distance.json", "distance.svg", "Seconds over the round trip", lines.draw
+    ),
+}
 
 
 def publish(document: dict[str, Any]) -> None:
     """Keep the figures of a run and their plot in `RESULTS`, and write README's block from them."""
     RESULTS.mkdir(exist_ok=True)
-    kept = _without_rounds(document)
-    (RESULTS / "results.json").write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
-    plots.draw_summary(kept["scenarios"], RESULTS)
-    README.write_text(_BLOCK.sub(lambda _: block(kept), README.read_text("utf-8")), "utf-8")
+    it, kept = PUBLICATIONS[document["group"]], _without_rounds(document)
+    (RESULTS / it.figures).write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+    it.draw(kept["scenarios"], RESULTS)
+    README.write_text(it.block.sub(lambda _: block(kept), README.read_text("utf-8")), "utf-8")
 
 
-def published() -> dict[str, Any]:
-    """Give the figures that README shows."""
-    document: dict[str, Any] = json.loads((RESULTS / "results.json").read_text("utf-8"))
+def published(group: str = "speed") -> dict[str, Any]:
+    """Give the figures of a group that README shows."""
+    document: dict[str, Any] = json.loads((RESULTS / PUBLICATIONS[group].figures).read_text("utf-8"))
     return document
 
 
 def block(document: dict[str, Any]) -> str:
     """Write what stands between the marks in README."""
-    plot = "![How asyncdicom compares with its peers](benchmarks/results/summary.svg)"
-    return f"{plot}\n\n{report.summary_markdown(document)}\n"
+    it = PUBLICATIONS[document.get("group", "speed")]
+    return f"![{it.caption}](benchmarks/results/{it.plot})\n\n{report.summary_markdown(document)}\n"
 
 
-def block_of_readme() -> str:
+def block_of_readme(group: str = "speed") -> str:
     """Give what stands there."""
-    found = _BLOCK.search(README.read_text("utf-8"))
+    found = PUBLICATIONS[group].block.search(README.read_text("utf-8"))
     return "" if found is None else found[0]
 
 

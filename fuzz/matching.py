@@ -72,7 +72,7 @@ def _archive() -> Any:
             "file": f"{number}.dcm",
         }
         row |= {"transfer_syntax_uid": SYNTAXES[1], "data_set_offset": 400, "data_set_length": 10}
-        writer.insert_instances([row | {"digest": "", "calling_ae_title": "SCU"}])
+        writer.insert_instances([row | {"digest": "", "incomplete": 0, "calling_ae_title": "SCU"}])
     writer.commit()
     return engine.raw_connection().driver_connection
 

@@ -10,8 +10,11 @@ import pydicom
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID
 
 from asyncdicom.data import elements
+from asyncdicom.data.elements import Skipped
+from asyncdicom.data.inflation import deflate
 from asyncdicom.data.part10 import read_file_meta
 from asyncdicom.dataset import decode, encode, from_mapping, transfer_syntax_of
 from asyncdicom.exceptions import DataSetError
@@ -101,7 +104,7 @@ def test_group_2_is_never_written() -> None:
     dataset = Dataset()
     dataset.PatientID = "1"
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = EXPLICIT
+    dataset.file_meta.TransferSyntaxUID = UID(EXPLICIT)
     assert encode(dataset, EXPLICIT) == elements.encode([(0x00100020, "LO", b"1")], EXPLICIT)
     with_meta = elements.encode([(0x00020010, "UI", b"1.2"), (0x00100020, "LO", b"1")], EXPLICIT)
     assert encode(decode(with_meta, EXPLICIT), EXPLICIT) == encode(dataset, EXPLICIT)
@@ -134,6 +137,72 @@ def test_what_cannot_be_encoded(mapping) -> None:
 def test_what_cannot_be_decoded(data) -> None:
     with pytest.raises(DataSetError):
         decode(data, EXPLICIT)
+
+
+BROKEN = [
+    (b"\x10\0\x30\0\1\2\4\0ab12", 1),
+    (b"\x10\0\x30\0DA\xff\xff12", 1),
+    (b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xffnot items" + b"\xfe\xff\xdd\xe0\0\0\0\0", 1),
+    (bytes(100), 0),
+]
+
+
+@pytest.mark.parametrize(("broken", "count"), BROKEN)
+def test_an_element_that_cannot_be_read_costs_only_itself(broken: bytes, count: int) -> None:
+    data = encode({"PatientName": "A^B", "PatientID": "1"}, EXPLICIT) + broken
+    if count:
+        with pytest.raises(DataSetError):
+            decode(data, EXPLICIT)
+    skipped = Skipped()
+    dataset = decode(data, EXPLICIT, strict=False, skipped=skipped)
+    assert (str(dataset.PatientName), dataset.PatientID, len(dataset)) == ("A^B", "1", 2)
+    assert skipped.count == count
+
+
+def test_what_has_nothing_to_read_is_an_error_for_the_lenient_too() -> None:
+    for data in (b"\x08", b"\x08\0\x05\0CS\xff\xff", b"garbage, and no data set"):
+        with pytest.raises(DataSetError):
+            decode(data, EXPLICIT, strict=False)
+    assert len(decode(b"", EXPLICIT, strict=False)) == 0
+
+
+def test_a_stray_delimiter_does_not_end_a_dataset() -> None:
+    data = elements.encode([(0x00080005, "CS", b"")], EXPLICIT) + b"\xfe\xff\x0d\xe0\0\0\0\0"
+    assert decode(data + elements.encode([(0x00100020, "LO", b"1")], EXPLICIT), EXPLICIT).PatientID == "1"
+
+
+@pytest.mark.parametrize("how", [IMPLICIT, EXPLICIT, BIG])
+@pytest.mark.parametrize("declared", [IMPLICIT, EXPLICIT, BIG, DEFLATED])
+def test_the_lenient_read_a_data_set_in_another_syntax(how: str, declared: str) -> None:
+    data = encode({"PatientName": "A^B", "PatientID": "1"}, how)
+    data = deflate(data) if declared == DEFLATED else data
+    assert decode(data, declared, strict=False).PatientID == "1"
+
+
+@pytest.mark.parametrize("name", ["LATIN1", "no such set", "ISO_IR 192\\ISO 2022 IR 6", "\\\\", "utf8\0"])
+def test_a_character_set_that_nobody_knows_costs_nothing(name: str) -> None:
+    data = elements.encode(
+        [(0x00080005, "CS", name.encode()), (0x00100010, "PN", b"A^B"), (0x00100020, "LO", b"1")], EXPLICIT
+    )
+    with warnings.catch_warnings(action="ignore"):
+        assert decode(data, EXPLICIT).PatientID == "1"
+
+
+def test_every_file_of_pydicom_is_read_as_pydicom_reads_it() -> None:
+    seen = 0
+    for path in sorted(FILES.glob("*.dcm")):
+        data = path.read_bytes()
+        try:
+            meta = read_file_meta(data)
+            with warnings.catch_warnings(action="ignore"):
+                ours = decode(data[meta.offset :], meta.transfer_syntax_uid)
+                theirs = pydicom.dcmread(path)[0x00030000:]
+                assert ours == theirs, path.name
+                assert encode(ours, meta.transfer_syntax_uid) == encode(theirs, meta.transfer_syntax_uid)
+        except DataSetError:
+            continue
+        seen += 1
+    assert seen > 50
 
 
 def test_inflating_has_a_limit() -> None:

@@ -868,7 +868,7 @@ async def test_a_data_set_in_the_archive(tmp_path: Path, over: int) -> None:
         yield [memoryview(data[500:])]
 
     async with Archive(tmp_path, durability="none", maximum_size=len(data) - over) as archive:
-        status = await archive.store(
+        status, _ = await archive.store(
             sop_class_uid=CT,
             sop_instance_uid="2.25.1",
             transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,

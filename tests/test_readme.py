@@ -8,6 +8,8 @@ import re
 import shutil
 import socket
 import ssl
+import subprocess
+import sys
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -71,6 +73,34 @@ async def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pydicom_files: Pa
 
 def test_there_are_twelve_jobs() -> None:
     assert len(JOBS) == 12
+
+
+def whole_program(job: str) -> str:
+    """What the README says of the jobs: they run inside a coroutine."""
+    lines = JOBS[job].splitlines()
+    imports = [line for line in lines if line.startswith(("import ", "from "))]
+    body = [f"    {line}" if line else "" for line in lines if line not in imports]
+    return "\n".join(
+        [*imports, "import asyncio", "async def main() -> None:", *body, "asyncio.run(main())", ""]
+    )
+
+
+def strict_mypy(folder: Path, programs: dict[str, str]) -> str:
+    for name, program in programs.items():
+        (folder / f"{name}.py").write_text(program)
+    names = [f"{name}.py" for name in programs]
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", ".cache", *names]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
+
+
+def test_types_hold_in_every_job(tmp_path: Path) -> None:
+    """And in what the package gives to them and takes from them."""
+    programs = {job: whole_program(job) for job in JOBS}
+    programs["wrong"] = "import asyncdicom\nasyncdicom.new_uid() + 1\n"
+    said = strict_mypy(tmp_path, programs).splitlines()
+    (error,) = (line for line in said if ": error:" in line)
+    assert error.startswith("wrong.py:2: ")
+    assert said[-1].startswith("Found 1 error in 1 file ")
 
 
 async def test_echo(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

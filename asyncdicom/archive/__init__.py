@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncdicom.archive.archive import Archive
+from asyncdicom.archive.archive import Archive, Stored
 from asyncdicom.archive.arrival import OnConflict
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.file_calls import FileCalls
@@ -16,5 +16,6 @@ __all__ = [
     "IdentifierError",
     "MatchingInstances",
     "OnConflict",
+    "Stored",
     "StoredInstance",
 ]

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -13,7 +14,7 @@ from typing import TypeVar, TypeVarTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from asyncdicom.archive.arrival import Arrival, OnConflict, Outcome, Uncertain
+from asyncdicom.archive.arrival import Arrival, OnConflict, OnMismatch, Outcome, Rules, Uncertain
 from asyncdicom.archive.blobs.files import InstanceFile
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.header import header_of
@@ -30,16 +31,15 @@ from asyncdicom.archive.leftovers import Swept
 from asyncdicom.archive.marker import Marker, check_place, next_marker, read_marker, write_marker
 from asyncdicom.archive.receive import Reception, Refused
 from asyncdicom.archive.round import Bounds
+from asyncdicom.archive.stored import MAXIMUM_COMMENT, Stored, answer_to, count_and_tell
 from asyncdicom.archive.workers import Workers
-from asyncdicom.exceptions import StatusError
 from asyncdicom.net.lane import lane
 from asyncdicom.net.threads import Threads, in_thread
-from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import InformationModel, is_usable_uid
 
-__all__ = ["PIECE", "Archive"]
+__all__ = ["PIECE", "Archive", "Stored"]
 
 _LOG = Log("asyncdicom.archive")
 
@@ -47,17 +47,6 @@ PIECE = 256 * 1024  # bytes gathered before a thread is asked to write them: sma
 _WRITERS = 8  # as many files are synced at the same time
 _READERS = 2  # for the archive itself: they look after the index, and count
 _QUERIES = 4  # for peers, who share them
-
-_STATUSES = {
-    Outcome.STORED: Status.SUCCESS,
-    Outcome.REPLACED: Status.SUCCESS,
-    Outcome.HEALED: Status.SUCCESS,
-    Outcome.ALREADY_HERE: Status.SUCCESS,
-    Outcome.QUARANTINED: Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING,
-    Outcome.ALREADY_IN_QUARANTINE: Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING,
-    Outcome.HEALED_IN_QUARANTINE: Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING,
-    Outcome.REFUSED: Status.DUPLICATE_SOP_INSTANCE,
-}
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -68,7 +57,12 @@ class Archive:
 
     ``durability`` says what a Success has survived: "power" (a power cut), "process" (the death of this
     process) or "none". ``on_conflict`` says what becomes of other bytes under a SOP Instance UID that is
-    taken: "quarantine" (0xB007; kept aside), "keep" (0x0111; not kept) or "replace" (Success).
+    taken and that say something else: "quarantine" (0xB007; kept aside), "keep" (0x0111; not kept) or
+    "replace" (Success). ``on_mismatch`` says what becomes of an instance whose Patient ID is there twice,
+    or whose study is that of another patient: "separate" (Success; kept under its own Patient ID, with a
+    warning) or "quarantine" (0xB007). ``incomplete`` says what becomes of a data set that ends within an
+    element: "refuse" (0xC000; nothing is kept) or "store" (Success; marked in the index). A complete one
+    that has all its complete elements takes its place, and it goes to quarantine.
     ``maximum_size`` bounds one data set, in bytes; ``minimum_free`` is how much of the disk is kept free, in
     bytes (None: 2 GiB, or 5 % of a smaller disk; 0: nothing). Beyond either the answer is 0xA700.
     ``existing``: refuse to make a new archive, because a disk that is not mounted looks like a new folder.
@@ -84,6 +78,8 @@ class Archive:
         *,
         durability: str = "power",
         on_conflict: str = "quarantine",
+        on_mismatch: str = "separate",
+        incomplete: str = "refuse",
         files: FileCalls | None = None,
         maximum_size: int = 16 << 30,
         minimum_free: int | None = None,
@@ -97,7 +93,10 @@ class Archive:
             raise ValueError(f"durability must be one of {', '.join(SYNCHRONOUS)}, not {durability!r}")
         self.directory = os.path.abspath(directory)
         self.durability = durability
-        self._on_conflict = OnConflict(on_conflict)
+        self._rules = Rules(OnConflict(on_conflict), OnMismatch(on_mismatch))
+        if incomplete not in ("refuse", "store"):
+            raise ValueError(f"incomplete must be refuse or store, not {incomplete!r}")
+        self._keeps_incomplete = incomplete == "store"
         self._maximum_size = maximum_size
         self._existing = existing
         self._bounds = Bounds(maximum_quarantined, maximum_quarantined_bytes)
@@ -111,6 +110,8 @@ class Archive:
         self._is_open = False
         self._is_closing = False
         self._sweep: asyncio.Future[Swept | None] | None = None
+        self.happened: Counter[str] = Counter()
+        """What happened to instances since the start, beside being stored: by its name, how many times."""
         self.is_new = False
 
     async def __aenter__(self) -> Archive:
@@ -130,12 +131,14 @@ class Archive:
         """
         self._writers = Workers(_WRITERS, "asyncdicom-files")
         self._upkeep = Workers(1, "asyncdicom-upkeep")
+        self._comparing = Workers(1, "asyncdicom-compare")  # who sends conflicts waits behind himself
         self._readers = ThreadPoolExecutor(_READERS, "asyncdicom-reader")
         try:
             await in_thread(self._readers, self._open)
         except BaseException:
             self._writers.shutdown()
             self._upkeep.shutdown()
+            self._comparing.shutdown()
             self._readers.shutdown()
             raise
         self._is_open = True
@@ -193,9 +196,10 @@ class Archive:
                 self._engine,
                 self._folders,
                 self._calls,
-                on_conflict=self._on_conflict,
+                rules=self._rules,
                 bounds=self._bounds,
                 elsewhere=self._writers.submit,
+                one_by_one=self._comparing.submit,
             )
             self._ingest.start()
             self.care = Care(
@@ -207,6 +211,7 @@ class Archive:
                 sync=self._sync,
                 scrub_rate=self._scrub_rate,
                 is_closing=lambda: self._is_closing,
+                happened=self.happened,
             )
             self.care.start(tell=self._sweeps)
         except BaseException:
@@ -231,6 +236,7 @@ class Archive:
         self._queries.close()
         self._upkeep.shutdown()
         self._writers.shutdown()
+        self._comparing.shutdown()
         self.care.close()
         self._ingest.close()
         self._readers.shutdown()
@@ -247,15 +253,14 @@ class Archive:
         transfer_syntax_uid: str,
         batches: AsyncIterator[list[memoryview]],
         calling_ae_title: str | None = None,
-    ) -> Status:
-        """Store one instance; the Status is the answer to the C-STORE.
+    ) -> Stored:
+        """Store one instance; gives the answer to the C-STORE, with the reason for what is no Success.
 
         The UIDs are those of the command, ``batches`` is the data set as it arrives. It may be left unread
-        when the answer is a Failure. After a Failure, an exception or a cancellation nothing is kept. Raises
-        `StatusError`, with an Error Comment, for a conflict that the quarantine has no room for.
+        when the answer is a Failure. After a Failure, an exception or a cancellation nothing is kept.
         """
         if not (is_usable_uid(sop_class_uid) and is_usable_uid(sop_instance_uid)):
-            return Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
+            return Stored(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, "a SOP UID of the command is not usable")
         header = header_of(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title)
         reception = Reception(
             InstanceFile(self._folders, self._calls, header, sync=self._sync),
@@ -263,6 +268,7 @@ class Archive:
             sop_class_uid=sop_class_uid,
             sop_instance_uid=sop_instance_uid,
             transfer_syntax_uid=transfer_syntax_uid,
+            keeps_incomplete=self._keeps_incomplete,
         )
         arrival: Arrival | None = None
         storage_failed = False
@@ -271,34 +277,15 @@ class Archive:
             arrival = Arrival(reception.file, transfer_syntax_uid, calling_ae_title or "")
             outcome = await self._settle(arrival, reception, rest)
         except Refused as refusal:
-            _LOG.warning("%s refused: %s (%s)", sop_instance_uid, refusal.status, refusal)
-            return refusal.status
+            return Stored(refusal.status, str(refusal)[:MAXIMUM_COMMENT])
         except _StorageFailed as failure:
             storage_failed = True
             _LOG.error("%s not stored: %s", sop_instance_uid, failure)
-            return Status.OUT_OF_RESOURCES
+            return Stored(Status.OUT_OF_RESOURCES, str(failure)[:MAXIMUM_COMMENT])
         finally:
             await self._tidy_up(reception.file, arrival, storage_failed)
-        if outcome is not Outcome.STORED:
-            self._tell(sop_instance_uid, outcome)
-        return _STATUSES[outcome]
-
-    def _tell(self, sop_instance_uid: str, outcome: Outcome) -> None:
-        """Count and log what is not simply stored. Raises `StatusError` where the answer needs a comment."""
-        self.care.count(outcome)
-        if outcome is Outcome.QUARANTINE_FULL:
-            _LOG.error(
-                "%s refused, it conflicts with another instance and the quarantine is full; "
-                "asyncdicom archive %s quarantine list shows what is there",
-                sop_instance_uid,
-                self.directory,
-            )
-            full = "conflicts with a stored instance; the quarantine is full"
-            raise StatusError(Response(Status.OUT_OF_RESOURCES, error_comment=full))
-        if outcome.heals:
-            _LOG.warning("%s was missing or damaged on the disk: the same bytes came again", sop_instance_uid)
-        elif outcome is not Outcome.ALREADY_HERE:
-            _LOG.warning("%s conflicts with another instance: %s", sop_instance_uid, outcome.value)
+        count_and_tell(sop_instance_uid, arrival, outcome, self.happened, self.directory)
+        return answer_to(arrival, outcome)
 
     async def _receive(
         self, reception: Reception, batches: AsyncIterator[list[memoryview]], peer: Hashable
@@ -312,15 +299,15 @@ class Archive:
             if total + size > self._maximum_size:
                 raise Refused(Status.OUT_OF_RESOURCES, "the data set is too large")
             if size >= PIECE:
-                await self._scan(reception, pending, peer)
+                await self._scan(reception, pending, size, peer)
                 await self._write(reception.take, pending)
                 total += size
                 pending, size = [], 0
-        await self._scan(reception, pending, peer)
+        await self._scan(reception, pending, size, peer)
         return pending
 
-    async def _scan(self, reception: Reception, views: list[memoryview], peer: Hashable) -> None:
-        if reception.is_long_to_scan:
+    async def _scan(self, reception: Reception, views: list[memoryview], size: int, peer: Hashable) -> None:
+        if reception.is_long_to_scan(size):
             await lane().run(peer, reception.scan(views))
 
     async def _write(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
@@ -336,6 +323,8 @@ class Archive:
         def finish() -> None:
             try:
                 arrival.record = reception.finish(rest)
+                arrival.is_incomplete = reception.is_incomplete
+                arrival.is_strange = reception.is_strange
             except BaseException as error:
                 arrival.tell(error)
             else:
@@ -366,7 +355,9 @@ class Archive:
             return  # it counts as being received: the sweep does not judge it
         if arrival is not None and arrival.is_kept:
             file.keep()
-            if arrival.obsolete is not None and arrival.answer.result().heals:
+            if arrival.obsolete is not None and arrival.answer.result() is Outcome.SUPERSEDED:
+                await self._quietly(self._put_into_quarantine, arrival.obsolete)
+            elif arrival.obsolete is not None and arrival.answer.result().heals:
                 await self._quietly(self._set_aside, arrival.obsolete)
             elif arrival.obsolete is not None:  # on_conflict is "replace": that is the rule
                 await self._quietly(self._calls.remove, arrival.obsolete)
@@ -382,6 +373,12 @@ class Archive:
                 await asyncio.to_thread(call, *arguments)
         except OSError as error:
             _LOG.error("a file could not be removed: %s", error.strerror)
+
+    def _put_into_quarantine(self, path: str) -> None:
+        if self._calls.look(path) is None:
+            return  # a sweep has come first
+        self._folders.move_to_quarantine(path)
+        self._folders.sync(self._folders.quarantine)
 
     def _set_aside(self, path: str) -> None:
         if self._calls.look(path) is not None:

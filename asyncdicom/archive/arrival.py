@@ -6,13 +6,25 @@ import asyncio
 import enum
 import queue
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from asyncdicom.archive.blobs.files import InstanceFile, StoredFile
 from asyncdicom.archive.index.record import Record
+from asyncdicom.data.likeness import Likeness
 from asyncdicom.net.threads import Ending
 
-__all__ = ["Answer", "Arrival", "Found", "OnConflict", "Outcome", "State", "Uncertain", "deliver"]
+__all__ = [
+    "Answer",
+    "Arrival",
+    "Found",
+    "OnConflict",
+    "OnMismatch",
+    "Outcome",
+    "Rules",
+    "State",
+    "Uncertain",
+    "deliver",
+]
 
 
 class OnConflict(enum.Enum):
@@ -23,6 +35,20 @@ class OnConflict(enum.Enum):
     REPLACE = "replace"
 
 
+class OnMismatch(enum.Enum):
+    """What becomes of an instance whose ID is there twice, or whose study is that of another patient."""
+
+    SEPARATE = "separate"
+    QUARANTINE = "quarantine"
+
+
+class Rules(NamedTuple):
+    """What an archive does in cases of doubt."""
+
+    on_conflict: OnConflict = OnConflict.QUARANTINE
+    on_mismatch: OnMismatch = OnMismatch.SEPARATE
+
+
 class Outcome(enum.Enum):
     """What became of an arrival."""
 
@@ -30,6 +56,8 @@ class Outcome(enum.Enum):
     REPLACED = "stored in place of another"
     HEALED = "stored in place of its own file, which was missing or damaged"
     ALREADY_HERE = "the same bytes are here already"
+    SUPERSEDED = "stored in place of an incomplete copy, which is in quarantine now"
+    SAME = "an instance with equal elements is here already"
     QUARANTINED = "in quarantine"
     ALREADY_IN_QUARANTINE = "the same bytes are in quarantine already"
     HEALED_IN_QUARANTINE = "in quarantine, in place of its own file, which was missing or damaged"
@@ -53,6 +81,7 @@ _KEPT = frozenset(
     {
         Outcome.STORED,
         Outcome.REPLACED,
+        Outcome.SUPERSEDED,
         Outcome.HEALED,
         Outcome.QUARANTINED,
         Outcome.HEALED_IN_QUARANTINE,
@@ -84,6 +113,10 @@ class Arrival:
     record: Record
     file: InstanceFile | StoredFile
     was_found = False  # in the archive's own folder, without a row
+    is_incomplete = False  # it ends within an element
+    is_strange = False  # it has elements that cannot be read
+    is_conflict = False  # other data are here under its SOP Instance UID
+    mismatch = ""  # why it is not clear whose it is
 
     def __init__(self, file: InstanceFile, transfer_syntax_uid: str, calling_ae_title: str) -> None:
         self.file = file
@@ -91,6 +124,7 @@ class Arrival:
         self.calling_ae_title = calling_ae_title
         self.obsolete: str | None = None  # the file that this one has replaced
         self.looked: dict[str, State] = {}  # what was found where the files of rows were looked at
+        self.compared: dict[str, Likeness] = {}  # and where they were compared with this one
         # A thread may be using the file, or the row be on its way to the disk, until the answer is there.
         self.answer: Ending[Outcome] = Ending(loop=asyncio.get_running_loop())
 
@@ -125,6 +159,7 @@ class Arrival:
             "data_set_offset": self.file.offset,
             "data_set_length": self.file.length,
             "digest": self.file.digest,
+            "incomplete": int(self.is_incomplete),
             "calling_ae_title": self.calling_ae_title,
         }
 
@@ -136,15 +171,23 @@ class Found(Arrival):
     is_withdrawn = False
 
     def __init__(
-        self, file: StoredFile, transfer_syntax_uid: str, record: Record, *, in_quarantine: bool
+        self,
+        file: StoredFile,
+        transfer_syntax_uid: str,
+        record: Record,
+        *,
+        in_quarantine: bool,
+        is_incomplete: bool,
     ) -> None:
         self.file = file
         self.transfer_syntax_uid = transfer_syntax_uid
         self.calling_ae_title = ""
         self.record = record
         self.in_quarantine = in_quarantine
+        self.is_incomplete = is_incomplete
         self.obsolete = None
         self.looked = {}
+        self.compared = {}
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
 
     def tell(self, answer: Answer) -> None:

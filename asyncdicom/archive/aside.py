@@ -129,7 +129,13 @@ class Aside:
                 aside = ""  # nothing is there that could be kept
                 _LOG.warning("%s: the stored file was missing", row.sop_instance_uid)
             self._folders.sync(self._folders.quarantine)
-        found = Found(examined.file, examined.transfer_syntax_uid, examined.record, in_quarantine=True)
+        found = Found(
+            examined.file,
+            examined.transfer_syntax_uid,
+            examined.record,
+            in_quarantine=True,
+            is_incomplete=examined.is_incomplete,
+        )
         found.calling_ae_title = row.calling_ae_title
         new: dict[str, Any] = {**examined.record.row("IMAGE"), **found.file_row(), "file": target}
 

@@ -30,21 +30,20 @@ __all__ = ["Care", "reason"]
 
 _LOG = Log("asyncdicom.archive")
 
-_COUNTED = {
-    Outcome.HEALED: "healed",
-    Outcome.HEALED_IN_QUARANTINE: "healed",
-    Outcome.QUARANTINED: "conflicts",
-    Outcome.ALREADY_IN_QUARANTINE: "conflicts",
-    Outcome.REFUSED: "conflicts",
-    Outcome.REPLACED: "conflicts",
-    Outcome.QUARANTINE_FULL: "refused_conflicts",
+_CONFLICTS = (Outcome.QUARANTINED, Outcome.ALREADY_IN_QUARANTINE, Outcome.REFUSED, Outcome.REPLACED)
+_TOLD = {
+    "conflicts": tuple(outcome.name.lower() for outcome in _CONFLICTS),
+    "refused_conflicts": ("quarantine_full",),
+    "healed": ("healed", "healed_in_quarantine"),
 }
+_RARE = ("set_aside", "superseded", "same", "incomplete", "strange", "mismatch")  # told if there are any
 
 
 class Care:
     """Every method blocks; all but `counts`, `stat` and `verify` are for one and the same thread.
 
-    ``scrub_rate``: bytes a second, 0: no scrub. ``is_closing`` ends what is long.
+    ``scrub_rate``: bytes a second, 0: no scrub. ``is_closing`` ends what is long. ``happened``: what the
+    archive counts since its start.
     """
 
     def __init__(
@@ -58,6 +57,7 @@ class Care:
         sync: bool,
         scrub_rate: int,
         is_closing: Callable[[], bool],
+        happened: Counter[str],
     ) -> None:
         self._directory = directory
         self._folders = folders
@@ -68,7 +68,7 @@ class Care:
         self._is_closing = is_closing
         self._quarantined = QuarantineReader(reader.engine)
         self._scrub = Scrub(folders, calls, reader, ingest, rate=scrub_rate) if scrub_rate else None
-        self._since_start: Counter[str] = Counter()
+        self._happened = happened
         self.swept = Swept()
         """What the sweep under way, or the last one, has done so far."""
         self.quarantine = Aside(folders, calls, self._quarantined, ingest, sync=sync, is_closing=is_closing)
@@ -117,13 +117,8 @@ class Care:
 
     # counting
 
-    def count(self, outcome: Outcome) -> None:
-        """Count what became of an arrival."""
-        if outcome in _COUNTED:
-            self._since_start[_COUNTED[outcome]] += 1
-
     def stat(self) -> dict[str, int]:
-        """Count rows by table, what is aside or was found bad, and conflicts and heals since the start."""
+        """Count rows by table, what is aside or was found bad, and what happened since the start."""
         _, size = self._quarantined.usage()
         place = read_place(self._reader.engine)
         return {
@@ -133,10 +128,8 @@ class Care:
             "lost": len(self._calls.names(self._folders.lost)),
             "missing": max(place.missing, place.last_missing),
             "damaged": max(place.damaged, place.last_damaged),
-            **{
-                name: self._since_start[name]
-                for name in ("conflicts", "refused_conflicts", "healed", "set_aside")
-            },
+            **{name: sum(self._happened[each] for each in parts) for name, parts in _TOLD.items()},
+            **{name: self._happened[name] for name in _RARE if self._happened[name]},
         }
 
     def verify(self, pace: Callable[[int], None]) -> Iterator[Verified]:
@@ -183,7 +176,8 @@ class Care:
             sync=self._sync,
             is_closing=is_ending,
         ).sweep()
-        self._since_start["set_aside"] += swept.set_aside
+        if swept.set_aside:
+            self._happened["set_aside"] += swept.set_aside
         if told := swept.told():
             _LOG.warning("files and index of %s compared: %s", self._directory, told)
         if swept.missing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -12,8 +11,9 @@ from asyncdicom.archive.blobs.header import DIGEST_SIZE, digest_in
 from asyncdicom.archive.blobs.look import Ended
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.record import WANTED_TAGS, Record, usable_record
+from asyncdicom.data.inflation import CorruptStream
 from asyncdicom.data.part10 import HEAD_SIZE, read_file_meta
-from asyncdicom.data.scanner import Scanner
+from asyncdicom.data.scanner import IncompleteDataSet, Scanner
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import transfer_syntax
 
@@ -38,6 +38,7 @@ class Examined(NamedTuple):
     file: StoredFile
     transfer_syntax_uid: str
     record: Record
+    is_incomplete: bool
 
 
 def examine(
@@ -87,39 +88,35 @@ def _examine(pieces: _Pieces, path: str, name: str) -> Examined:
     except DataSetError as error:
         raise Unusable(str(error)) from None
     told = digest_in(head, meta.offset)
-    whole = _Whole(meta.transfer_syntax_uid, is_proved=told not in (None, _UNFINISHED))
+    whole = _Whole(meta.transfer_syntax_uid)
     whole.feed(head[meta.offset :])
     for piece in pieces.rest():
         whole.feed(piece)
     why = whole.what_is_wrong()
     if told == _UNFINISHED:
         # Complete all the same: a crash came just before its end, or the disk has lost what was written last.
-        raise Unusable(why or "it was never finished", was_acknowledged=not why)
+        raise Unusable(why or "it was never finished", was_acknowledged=not why or whole.is_lost)
     if told is not None and told != whole.digest:
         raise Unusable("its bytes are not those that were received")
-    if why:
+    if why and told is None:
         raise Unusable(why)
     try:
         record = whole.record()
     except DataSetError as error:
         raise Unusable(str(error)) from None
     file = StoredFile(name, path, meta.offset, whole.length, whole.digest)
-    return Examined(file, meta.transfer_syntax_uid, record)
+    return Examined(file, meta.transfer_syntax_uid, record, whole.is_incomplete)
 
 
 class _Whole:
     """Takes a data set to its end: its digest, its record, and whether it is complete."""
 
-    def __init__(self, transfer_syntax_uid: str, *, is_proved: bool) -> None:
+    def __init__(self, transfer_syntax_uid: str) -> None:
         self.length = 0
+        self.is_incomplete = False
+        self.is_lost = False  # where it ends cannot be told, and it may have been kept all the same
         self._syntax = transfer_syntax(transfer_syntax_uid)
-        # Deflated: its own end is enough. To go through all that comes out of it is for nobody.
-        self._inflate = (
-            zlib.decompressobj(-zlib.MAX_WBITS) if self._syntax.deflated and not is_proved else None
-        )
-        self._scanner = Scanner(
-            transfer_syntax_uid, WANTED_TAGS, whole=not is_proved and not self._syntax.deflated
-        )
+        self._scanner = Scanner(transfer_syntax_uid, WANTED_TAGS, whole=True)
         self._digest = hashlib.sha256()
         self._error = ""
 
@@ -135,25 +132,23 @@ class _Whole:
         try:
             if not self._scanner.done:
                 self._scanner.feed(piece)
-            rest = piece
-            while self._inflate is not None and rest and not self._inflate.eof:
-                self._inflate.decompress(rest, _PIECE)
-                rest = self._inflate.unconsumed_tail
         except DataSetError as error:
             self._error = str(error)
-        except zlib.error:
-            self._error = "the deflated data set is corrupt"
+            self.is_lost = self._scanner.is_behind and not isinstance(error, CorruptStream)
 
     def what_is_wrong(self) -> str:
         if self._error:
             return self._error
-        if self._inflate is not None and not self._inflate.eof:
-            return "the deflated data set is truncated"
         try:
             self._scanner.finish()
         except DataSetError as error:
+            self.is_incomplete = isinstance(error, IncompleteDataSet)
             return str(error)
         return ""
 
     def record(self) -> Record:
-        return usable_record(self._scanner.found, little_endian=self._syntax.little_endian)
+        return usable_record(
+            self._scanner.found,
+            little_endian=self._syntax.little_endian,
+            repeated=self._scanner.repeated,
+        )

@@ -8,11 +8,13 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from asyncdicom.archive.answer import Answers
-from asyncdicom.archive.index.matching import IdentifierError
+from asyncdicom.archive.index.matching import IdentifierError, match
 from asyncdicom.archive.index.queries import Queries
 from asyncdicom.archive.index.query import (
     QUERY_RETRIEVE_LEVEL,
     RETRIEVE_AE_TITLE,
+    TOLD_APART,
+    Condition,
     Query,
     find_query,
     reading,
@@ -27,6 +29,8 @@ from asyncdicom.archive.index.reader import (
     instance_kinds,
     instances_of,
     matches,
+    of_other_patients,
+    told_apart_by,
 )
 from asyncdicom.archive.index.record import SPECIFIC_CHARACTER_SET
 from asyncdicom.data.elements import Element
@@ -136,6 +140,7 @@ class Finder:
 
         syntax = transfer_syntax(transfer_syntax_uid)
         query = await _in_turn(identifier, transfer_syntax_uid, peer, read())
+        query = await self._read_as_stored(query, peer)
         ids = array("q")
         statement = instance_ids(self._statements, query)
         while True:
@@ -149,9 +154,41 @@ class Finder:
                 )
             if len(more) < _IDS:
                 break
+        others: set[int] = set()
+        if studies := _studies_alone(query):
+            others = await self.queries.run(peer, partial(of_other_patients, study_instance_uids=studies))
+        left = array("q", (number for number in ids if number not in others)) if others else ids
         kinds = instance_kinds(self._statements, query)
         found = await self.queries.run(peer, lambda execute: frozenset(map(tuple, kinds.distinct(execute))))
-        return MatchingInstances(self, ids, found, peer)
+        return MatchingInstances(self, left, found, peer, leaves_out=len(ids) - len(left))
+
+    async def _read_as_stored(self, query: Query, peer: Hashable) -> Query:
+        """Let a Patient ID beyond ASCII name the one patient whose ID reads so, whatever its bytes are."""
+        wanted = {each.key.column: each for each in query.conditions if each.key.level == "PATIENT"}
+        apart, patient = wanted.get(TOLD_APART.column), wanted.get("patient_id")
+        if apart is None or patient is None or _values_of(apart) != ("",):
+            return query
+        [text, *more] = _values_of(patient)
+        if more or text.isascii():
+            return query
+        found = await self.queries.run(peer, partial(told_apart_by, patient_id=text))
+        if len(found) != 1:
+            return query
+        other = Condition(TOLD_APART, match("UI", found))
+        return query._replace(conditions=tuple(other if c is apart else c for c in query.conditions))
+
+
+def _values_of(condition: Condition) -> tuple[str, ...]:
+    [[test]] = condition.alternatives
+    return test.values
+
+
+def _studies_alone(query: Query) -> tuple[str, ...]:
+    """Give the Study Instance UIDs of a retrieval that names no Patient ID."""
+    columns = {condition.key.column: condition for condition in query.conditions}
+    if "patient_id" in columns or "study_instance_uid" not in columns:
+        return ()
+    return _values_of(columns["study_instance_uid"])
 
 
 async def _in_turn(identifier: bytes, transfer_syntax_uid: str, peer: Hashable, steps: Steps[_T]) -> _T:
@@ -186,10 +223,17 @@ class MatchingInstances:
     """
 
     def __init__(
-        self, finder: Finder, ids: array[int], kinds: frozenset[tuple[str, ...]], peer: Hashable
+        self,
+        finder: Finder,
+        ids: array[int],
+        kinds: frozenset[tuple[str, ...]],
+        peer: Hashable,
+        leaves_out: int = 0,
     ) -> None:
         self.kinds = frozenset((sop_class, syntax) for sop_class, syntax in kinds)
         """Every SOP Class UID and Transfer Syntax UID that occurs together."""
+        self.leaves_out = leaves_out
+        """How many are not given: of the same study, and of another patient than the first one."""
         self._finder = finder
         self._ids = ids
         self._peer = peer

@@ -20,12 +20,13 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from asyncdicom.archive.arrival import Answer, Arrival, OnConflict, Uncertain, deliver
+from asyncdicom.archive.arrival import Answer, Arrival, Rules, Uncertain, deliver
+from asyncdicom.archive.blobs.compare import compare_files
 from asyncdicom.archive.blobs.files import InstanceFile
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.look import look_at
 from asyncdicom.archive.file_calls import FileCalls
-from asyncdicom.archive.index.writer import Existing, Writer
+from asyncdicom.archive.index.writer import Writer
 from asyncdicom.archive.round import Bounds, LookFirst, Round
 from asyncdicom.telemetry.log import Log
 
@@ -64,7 +65,8 @@ class Change(Generic[_T]):
 class Ingest:
     """Owns the writer thread and the only connection that writes.
 
-    ``elsewhere`` has another thread make a call; it may raise `RuntimeError` when there is none any more.
+    ``elsewhere`` has another thread make a call, `one_by_one` one that computes and takes long; both may
+    raise `RuntimeError` when there is none any more.
     """
 
     def __init__(
@@ -73,16 +75,18 @@ class Ingest:
         folders: Folders,
         calls: FileCalls,
         *,
-        on_conflict: OnConflict,
+        rules: Rules,
         bounds: Bounds,
         elsewhere: Callable[[Callable[[], None]], object],
+        one_by_one: Callable[[Callable[[], None]], object],
     ) -> None:
         self._engine = engine
         self._folders = folders
         self._calls = calls
-        self._on_conflict = on_conflict
+        self._rules = rules
         self._bounds = bounds
         self._elsewhere = elsewhere
+        self._one_by_one = one_by_one
         self._waiting: list[Arrival] = []  # taken from the queue, for the next round
         self._in_hand: list[Arrival] = []  # in this round
         self._doubtful: list[Arrival] = []
@@ -151,7 +155,7 @@ class Ingest:
         self._in_hand = []
         for arrival, answer in answers:
             if isinstance(answer, LookFirst):
-                self._have_looked(arrival, answer.existing)
+                self._have_looked(arrival, answer)
         self._tell_failures([answer for _, answer in answers if isinstance(answer, BaseException)])
 
     def _rescue(self, error: BaseException) -> None:
@@ -176,30 +180,33 @@ class Ingest:
         except queue.Empty:
             pass
 
-    def _have_looked(self, arrival: Arrival, existing: Existing) -> None:
+    def _have_looked(self, arrival: Arrival, wanted: LookFirst) -> None:
         """Have the file of a row looked at, which may take long, by another thread."""
 
         def look() -> None:
             try:
-                self._look(arrival, existing)
+                self._look(arrival, wanted)
                 self.submit(arrival)
             except BaseException as error:
                 arrival.tell(error)
 
         try:
-            self._elsewhere(look)
+            (self._one_by_one if wanted.compares else self._elsewhere)(look)
         except RuntimeError:  # closing: nobody else is waiting
             try:
-                self._look(arrival, existing)
+                self._look(arrival, wanted)
                 self._waiting.append(arrival)
             except BaseException as error:
                 arrival.tell(error)
 
-    def _look(self, arrival: Arrival, existing: Existing) -> None:
-        folders = self._folders
+    def _look(self, arrival: Arrival, wanted: LookFirst) -> None:
+        folders, existing = self._folders, wanted.existing
         name = existing.file
         path = folders.quarantine_path(name) if existing.is_quarantined else folders.path(name)
-        arrival.looked[name] = look_at(self._calls, path, existing)
+        if wanted.compares:
+            arrival.compared[name] = compare_files(self._calls, path, existing, arrival)
+        else:
+            arrival.looked[name] = look_at(self._calls, path, existing)
 
     def _settle(self, batch: list[Arrival]) -> list[tuple[Arrival, Answer]]:
         try:
@@ -231,7 +238,7 @@ class Ingest:
                 self._writer.renew()
 
     def _commit(self, batch: list[Arrival]) -> list[Answer]:
-        round_ = Round(self._writer, self._folders, self._calls, self._on_conflict, self._bounds)
+        round_ = Round(self._writer, self._folders, self._calls, self._rules, self._bounds)
         try:
             self._writer.begin()
             outcomes = round_.settle(batch)

@@ -191,6 +191,7 @@ class Leftovers:
                 examined.transfer_syntax_uid,
                 examined.record,
                 in_quarantine=not below,
+                is_incomplete=examined.is_incomplete,
             )
             self._ingest.submit(found)
             return found

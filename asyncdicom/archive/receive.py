@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from asyncdicom.archive.blobs.files import InstanceFile
 from asyncdicom.archive.blobs.room import Room
 from asyncdicom.archive.index.record import WANTED_TAGS, Record, usable_record
-from asyncdicom.data.scanner import Scanner
+from asyncdicom.data.inflation import CorruptStream
+from asyncdicom.data.scanner import IncompleteDataSet, Scanner
 from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.status import Status
@@ -19,7 +20,7 @@ _MISMATCH = Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
 
 
 class Refused(Exception):
-    """An object that the archive does not take; ``status`` is the answer, the text is for the log."""
+    """An object that the archive does not take: `status` is the answer, the text its Error Comment."""
 
     def __init__(self, status: Status, why: str) -> None:
         super().__init__(why)
@@ -27,7 +28,12 @@ class Refused(Exception):
 
 
 class Reception:
-    """Takes the pieces of one data set; every method may block."""
+    """Takes the pieces of one data set; every method may block.
+
+    All element headers are walked, values are skipped by their length: so it is known whether the data set
+    ends where its last element does. One that does not is refused, or with `keeps_incomplete` taken and
+    marked (`is_incomplete`). What cannot be read behind the indexed attributes costs the instance nothing.
+    """
 
     def __init__(
         self,
@@ -37,32 +43,46 @@ class Reception:
         sop_class_uid: str,
         sop_instance_uid: str,
         transfer_syntax_uid: str,
+        keeps_incomplete: bool = False,
     ) -> None:
         self.file = file
+        self.is_incomplete = False
+        self._keeps_incomplete = keeps_incomplete
         self._room = room
         self._expected = (sop_class_uid, sop_instance_uid)
         syntax = transfer_syntax(transfer_syntax_uid)
         self._little_endian, self._is_deflated = syntax.little_endian, syntax.deflated
         self._is_scanned = False
-        self._scanner = Scanner(transfer_syntax_uid, WANTED_TAGS)
+        self._is_lost = False  # the walk, behind what is indexed: where the data set ends cannot be told
+        self._scanner = Scanner(transfer_syntax_uid, WANTED_TAGS, whole=True)
+
+    def is_long_to_scan(self, size: int) -> bool:
+        """Whether scanning the next `size` bytes belongs into the lane, before `take`.
+
+        What is deflated may have a thousand elements in a few bytes; elsewhere nearly every byte behind the
+        first piece is of Pixel Data, and passed by arithmetic.
+        """
+        return not self._is_lost and (
+            self._is_deflated or (self.file.length > 0 and self._scanner.skips < size)
+        )
 
     @property
-    def is_long_to_scan(self) -> bool:
-        """Whether scanning what comes next belongs into the lane, before `take`.
-
-        What is deflated may have a thousand elements in a few bytes; elsewhere nearly every data set is done
-        with after its first piece.
-        """
-        return not self._scanner.done and (self._is_deflated or self.file.length > 0)
+    def is_strange(self) -> bool:
+        """Whether there are elements that cannot be read; none of those that place the instance."""
+        return self._is_lost or self._scanner.strange > 0
 
     def scan(self, views: Sequence[memoryview]) -> Steps[None]:
         """Look through the next pieces, in steps; `take` will not do so again. Raises ``Refused``."""
         self._is_scanned = True
+        if self._is_lost:
+            return
         try:
             for view in views:
                 yield from self._scanner.feeding(view)
         except DataSetError as error:
-            raise Refused(Status.CANNOT_UNDERSTAND, str(error)) from None
+            if isinstance(error, CorruptStream) or not self._scanner.is_behind:
+                raise Refused(Status.CANNOT_UNDERSTAND, str(error)) from None
+            self._is_lost = True
 
     def take(self, views: Sequence[memoryview], *, last: bool = False) -> None:
         """Scan (unless that was done) and write the next pieces. Raises ``Refused`` or ``OSError``."""
@@ -82,12 +102,20 @@ class Reception:
         return record
 
     def _checked(self) -> Record:
+        elements = self._scanner.found
         try:
-            elements = self._scanner.finish()
+            if not self._is_lost:
+                self._scanner.finish()
+        except IncompleteDataSet as error:
+            if not self._keeps_incomplete:
+                raise Refused(Status.CANNOT_UNDERSTAND, str(error)) from None
+            self.is_incomplete = True
         except DataSetError as error:
             raise Refused(Status.CANNOT_UNDERSTAND, str(error)) from None
         try:
-            record = usable_record(elements, little_endian=self._little_endian)
+            record = usable_record(
+                elements, little_endian=self._little_endian, repeated=self._scanner.repeated
+            )
         except DataSetError as error:
             raise Refused(_MISMATCH, str(error)) from None
         if self._expected != (record.sop_class_uid, record.sop_instance_uid):

@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, Outcome, State
+from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, OnMismatch, Outcome, Rules, State
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.quarantined import usage
+from asyncdicom.archive.index.record import Identity
 from asyncdicom.archive.index.writer import Existing, Writer
+from asyncdicom.data.likeness import Likeness
 
 __all__ = ["Bounds", "LookFirst", "Round"]
 
@@ -24,11 +26,15 @@ class Bounds(NamedTuple):
 
 
 class LookFirst(Exception):
-    """The answer depends on what is in the file of a row: somebody looks, and the arrival comes again."""
+    """The answer depends on what is in the file of a row: somebody looks, and the arrival comes again.
 
-    def __init__(self, existing: Existing) -> None:
+    `compares`: its elements are compared with those of the arrival; else only with what the row says.
+    """
+
+    def __init__(self, existing: Existing, *, compares: bool = False) -> None:
         super().__init__(existing.file)
         self.existing = existing
+        self.compares = compares
 
 
 class _Plan(NamedTuple):
@@ -42,19 +48,16 @@ class Round:
     """One transaction. What fails for one arrival is its answer alone; what fails for all is raised."""
 
     def __init__(
-        self,
-        writer: Writer,
-        folders: Folders,
-        calls: FileCalls,
-        on_conflict: OnConflict,
-        bounds: Bounds,
+        self, writer: Writer, folders: Folders, calls: FileCalls, rules: Rules, bounds: Bounds
     ) -> None:
         self._writer = writer
         self._folders = folders
         self._calls = calls
-        self._on_conflict = on_conflict
+        self._on_conflict = rules.on_conflict
+        self._on_mismatch = rules.on_mismatch
         self._bounds = bounds
         self._usage: tuple[int, int] | None = None  # of the quarantine, asked for when it is needed
+        self._planned: dict[str, list[Identity]] = {}  # of new instances of this round, by study
         self._moved: list[tuple[Arrival, str]] = []
 
     def settle(self, batch: Sequence[Arrival]) -> list[Answer]:
@@ -99,6 +102,7 @@ class Round:
     # what is to be done
 
     def _plan(self, arrival: Arrival) -> _Plan:
+        arrival.is_conflict, arrival.mismatch = False, ""  # it may come again
         if arrival.is_withdrawn:
             return _Plan(Outcome.WITHDRAWN)
         if not self._folders.is_trusted(arrival.file.name):
@@ -107,13 +111,43 @@ class Round:
         if isinstance(arrival, Found):
             return self._plan_found(arrival, existing)
         if existing is None:
-            return _Plan(Outcome.STORED)
+            return self._plan_kept(arrival, _Plan(Outcome.STORED))
         if _is_same(existing, arrival):
             return self._again(arrival, existing)
+        return self._plan_other(arrival, existing)
+
+    def _plan_kept(self, arrival: Arrival, plan: _Plan) -> _Plan:
+        """It is to have a row among the instances: is it clear whose it is?"""
+        identity, study = arrival.record.identity, arrival.record.identity.study_instance_uid
+        known = self._writer.patients_of(identity)
+        planned = self._planned.setdefault(study, [])
+        known += [(other.patient_id, other.issuer_of_patient_id, other.told_apart) for other in planned]
+        arrival.mismatch = arrival.record.contradiction
+        if tuple(identity.of_patient().values()) not in known and any(map(identity.contradicts, known)):
+            arrival.mismatch = "another patient has this Study Instance UID"
+        if arrival.mismatch and self._on_mismatch is OnMismatch.QUARANTINE:
+            return self._plan_quarantine(arrival)
+        if identity not in planned:
+            planned.append(identity)
+        return plan
+
+    def _plan_other(self, arrival: Arrival, existing: Existing) -> _Plan:
+        """Other bytes under a SOP Instance UID that is taken: do they say the same?"""
+        likeness = arrival.compared.get(existing.file)
+        if likeness is None:
+            raise LookFirst(existing, compares=True)
+        if likeness is Likeness.EQUAL:
+            return _Plan(Outcome.SAME)
+        if likeness is Likeness.TORSO and not arrival.is_incomplete:
+            plan = self._plan_kept(arrival, _Plan(Outcome.SUPERSEDED, existing))
+            if plan.outcome is Outcome.SUPERSEDED:
+                self._count_aside(existing.data_set_length)
+            return plan
+        arrival.is_conflict = True
         if self._on_conflict is OnConflict.QUARANTINE:
             return self._plan_quarantine(arrival)
         if self._on_conflict is OnConflict.REPLACE:
-            return _Plan(Outcome.REPLACED, existing)
+            return self._plan_kept(arrival, _Plan(Outcome.REPLACED, existing))
         return _Plan(Outcome.REFUSED)
 
     def _plan_found(self, found: Found, existing: Existing | None) -> _Plan:
@@ -157,15 +191,20 @@ class Round:
             return self._again(arrival, existing)
         if not (arrival.was_found or self._has_room(arrival.file.length)):
             return _Plan(Outcome.QUARANTINE_FULL)
+        self._count_aside(arrival.file.length)
         self._move(arrival)
         return _Plan(Outcome.QUARANTINED)
 
     def _has_room(self, length: int) -> bool:
-        """Tell whether the quarantine takes one more of a length (bytes), and count it."""
+        """Tell whether the quarantine takes one more of a length (bytes)."""
         files, size = self._usage or usage(self._writer)
-        has_room = files < self._bounds.files and size + length <= self._bounds.size
-        self._usage = (files + 1, size + length) if has_room else (files, size)
-        return has_room
+        self._usage = files, size
+        return files < self._bounds.files and size + length <= self._bounds.size
+
+    def _count_aside(self, length: int) -> None:
+        """Count one more in quarantine."""
+        files, size = self._usage or usage(self._writer)
+        self._usage = files + 1, size + length
 
     def _move(self, arrival: Arrival) -> None:
         path = arrival.file.path
@@ -186,16 +225,30 @@ class Round:
         outcome, existing = plan
         if outcome.heals and existing is not None:
             self._writer.set_file(existing, self._file_row(arrival, outcome))
-            arrival.obsolete = self._path(existing)
-        elif outcome in (Outcome.STORED, Outcome.REPLACED):
+            if self._path(existing) != arrival.file.path:  # it may have been on its way there
+                arrival.obsolete = self._path(existing)
+        elif outcome in (Outcome.STORED, Outcome.REPLACED, Outcome.SUPERSEDED):
             if existing is not None:
                 self._writer.remove(existing)
                 arrival.obsolete = self._path(existing)
+            if existing is not None and outcome is Outcome.SUPERSEDED:
+                # Its file is moved there after the commit; a start after a crash between them does that.
+                quarantined.append(
+                    {
+                        "sop_class_uid": existing.sop_class_uid,
+                        "sop_instance_uid": arrival.record.sop_instance_uid,
+                        "reason": "it ends within an element, and a complete copy has come",
+                        "file": os.path.basename(existing.file),
+                        **existing.file_row(),
+                    }
+                )
             parent = self._writer.series_of(arrival.record)
             instances.append({**arrival.record.row("IMAGE"), "parent": parent, **arrival.file_row()})
         elif outcome is Outcome.QUARANTINED:
             record = arrival.record
             reason = "another instance has this SOP Instance UID"
+            if arrival.mismatch and not arrival.is_conflict:
+                reason = arrival.mismatch
             if isinstance(arrival, Found) and arrival.in_quarantine:
                 reason = "it was in quarantine and had lost its row"
             quarantined.append(

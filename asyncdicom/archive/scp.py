@@ -22,6 +22,7 @@ from asyncdicom.net.sources import FileSource
 from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import Server, serve
+from asyncdicom.services.account import note_asked
 from asyncdicom.services.contexts import Proposable
 from asyncdicom.services.request import EchoHandler, NormalizedHandlers, Retrieval
 from asyncdicom.services.responses import Response
@@ -107,21 +108,23 @@ class ArchiveProvider:
         self._maximum = maximum_retrievals
         self._retrievals: Counter[Hashable] = Counter()  # under way, by who asked
 
-    async def store(self, request: Request) -> Status:
+    async def store(self, request: Request) -> Response:
         """C-STORE: the answer is a Success when the instance is as durable as the archive promises."""
-        return await self.archive.store(
+        stored = await self.archive.store(
             sop_class_uid=request.affected_sop_class_uid,
             sop_instance_uid=request.affected_sop_instance_uid,
             transfer_syntax_uid=request.transfer_syntax_uid,
             batches=request.data.batches(PIECE),
             calling_ae_title=request.calling_ae_title,
         )
+        return Response(stored.status, error_comment=stored.comment or None)
 
     async def find(self, request: Request) -> AsyncIterator[bytes]:
         """C-FIND: encoded identifiers, page by page."""
         model = _model_of(request)
         try:
             identifier = await request.data.read(MAXIMUM_IDENTIFIER)
+            note_asked(request.incoming, identifier)
             matches = self.archive.find(
                 identifier,
                 request.transfer_syntax_uid,
@@ -146,6 +149,7 @@ class ArchiveProvider:
         self._retrievals[peer] += 1
         try:
             identifier = await request.data.read(MAXIMUM_IDENTIFIER)
+            note_asked(request.incoming, identifier)
             found = await self.archive.matching_instances(
                 identifier, request.transfer_syntax_uid, model, peer=peer
             )
@@ -154,7 +158,8 @@ class ArchiveProvider:
             if isinstance(error, (IdentifierError, DataSetError, QueriesClosed)):
                 raise _refusal(error) from None
             raise
-        return Retrieval(_Files(found), partial(self._ended, peer))
+        comment = "another patient has this Study Instance UID: name the Patient ID"
+        return Retrieval(_Files(found), partial(self._ended, peer), comment if found.leaves_out else None)
 
     def _ended(self, peer: Hashable) -> None:
         self._retrievals[peer] -= 1

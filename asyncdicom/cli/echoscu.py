@@ -7,7 +7,7 @@ import time
 import click
 
 from asyncdicom.cli.options import EPILOG, peer_options
-from asyncdicom.cli.output import json_text, status_fields
+from asyncdicom.cli.output import json_text, response_fields, said
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import FAILED, OK, run
 
@@ -32,10 +32,10 @@ async def _echo(peer: Peer, repeat: int, abort: bool, as_json: bool) -> int:
             seconds = time.perf_counter() - start
             fields = {
                 "peer": str(peer.address),
-                **status_fields(response.status),
+                **response_fields(response),
                 "seconds": round(seconds, 6),
             }
-            text = f"{peer.address}: {response.status} in {seconds * 1e3:.1f} ms"
+            text = f"{peer.address}: {said(response)} in {seconds * 1e3:.1f} ms"
             await show(json_text(fields) if as_json else text)
             if not response.status.is_success:
                 code = FAILED

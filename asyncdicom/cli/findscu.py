@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from asyncdicom.cli.options import EPILOG, key_options, peer_options
-from asyncdicom.cli.output import json_line, status_fields
+from asyncdicom.cli.output import json_line, response_fields, said
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import FAILED, OK, run
 from asyncdicom.telemetry.log import Log
-from asyncdicom.telemetry.text import printable
 
 if TYPE_CHECKING:
     from asyncdicom.cli.keys import Wanted
@@ -99,10 +98,9 @@ def _report(response: Response | None, count: int, as_json: bool, *, was_cancell
 
     if response is None:  # there is one: the operation has ended
         response = Response(Status.PROCESSING_FAILURE)
-    status, comment = response.status, response.error_comment
+    status = response.status
     if as_json:
-        json_line(**status_fields(status), matches=count, **({"error_comment": comment} if comment else {}))
+        json_line(**response_fields(response), matches=count)
     else:
-        said = f", {printable(comment)}" if comment else ""
-        print(f"{count} {'match' if count == 1 else 'matches'}, status {status}{said}")
+        print(f"{count} {'match' if count == 1 else 'matches'}, status {said(response)}")
     return OK if status.is_success or status.is_warning or was_cancelled else FAILED

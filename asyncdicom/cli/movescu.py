@@ -23,7 +23,14 @@ log = Log("asyncdicom.cli")
 
 @click.command(epilog=EPILOG)
 @key_options()
-@click.option("-aem", type=AE_TITLE, metavar="AET", help="The destination: an AE title that PEER knows.")
+@click.option(
+    "-aem",
+    "--move",
+    "aem",
+    type=AE_TITLE,
+    metavar="AET",
+    help="The destination: an AE title that PEER knows.",
+)
 @click.option("+P", "--port", type=PORT, help="Receive here, on this port; -aem is then -aet by default.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="With --port: the address to listen on.")
 @directory_options
@@ -109,6 +116,7 @@ async def _move(
     as_json: bool,
 ) -> int:
     from asyncdicom.address import Address
+    from asyncdicom.cli.receiver import TAKEN
     from asyncdicom.cli.retrieval import report, retrieve
     from asyncdicom.server import serve
     from asyncdicom.status import Status
@@ -120,6 +128,7 @@ async def _move(
             receiving = serve(
                 ours,
                 c_store=receiver,
+                contexts=TAKEN,
                 unknown_storage=True,
                 access=await _only(peer),
                 ssl=peer.tls.server(),
@@ -128,9 +137,9 @@ async def _move(
             )
             await stack.enter_async_context(receiving)
         association = await stack.enter_async_context(peer.associate([query.sop_class("move")]))
-        retrieved = await retrieve(
+        result = await retrieve(
             association.c_move(query.identifier, information_model=query.model, move_destination=destination)
         )
-    if retrieved.result.status == Status.MOVE_DESTINATION_UNKNOWN:
+    if result.status == Status.MOVE_DESTINATION_UNKNOWN:
         log.warning("%s has no address for the AE title %s: it has to be told", peer.address, destination)
-    return report([retrieved], receiver, as_json)
+    return report([result], receiver, as_json)

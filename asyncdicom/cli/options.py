@@ -57,9 +57,14 @@ _FILE = click.Path(exists=True, dir_okay=False)
 
 _LOGGING = [
     click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line."),
-    click.option("-v", "--verbose", is_flag=True, help="Tell what is done."),
-    click.option("-d", "--debug", is_flag=True, help="Tell everything, with all commands."),
-    click.option("-q", "--quiet", is_flag=True, help="Tell errors only."),
+    click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        help="Log what is done: each association, instance, query and retrieval, with its outcome and time.",
+    ),
+    click.option("-d", "--debug", is_flag=True, help="Log that and all commands that are sent and received."),
+    click.option("-q", "--quiet", is_flag=True, help="Log errors only; the default is warnings, too."),
     click.option(
         "-ll",
         "--log-level",
@@ -69,9 +74,17 @@ _LOGGING = [
     ),
 ]
 _TLS = [
-    click.option("--tls", "+tla", "tls", is_flag=True, help="Use TLS and trust what the system trusts."),
+    click.option(
+        "--tls",
+        "+tla",
+        "--anonymous-tls",
+        "tls",
+        is_flag=True,
+        help="Use TLS and trust what the system trusts.",
+    ),
     click.option(
         "+tls",
+        "--enable-tls",
         "identity",
         nargs=2,
         type=_FILE,
@@ -80,6 +93,7 @@ _TLS = [
     ),
     click.option(
         "+cf",
+        "--add-cert-file",
         "trusted",
         multiple=True,
         type=_FILE,
@@ -88,6 +102,8 @@ _TLS = [
     ),
     click.option(
         "--crl",
+        "+crl",
+        "--add-crl-file",
         "crl",
         multiple=True,
         type=_FILE,
@@ -107,7 +123,7 @@ _IDENTITY = [
     ),
     click.option("--cleartext-password", is_flag=True, help="Send the passcode without TLS, too."),
 ]
-_WORKLIST = [click.option("-W", "model", flag_value="worklist", help="Modality Worklist.")]
+_WORKLIST = [click.option("-W", "--worklist", "model", flag_value="worklist", help="Modality Worklist.")]
 
 
 def _field(
@@ -131,6 +147,19 @@ def _limit(*names: str, field: str, least: int, most: int | None = None) -> Opti
 _PDU = _limit("-pdu", "--max-pdu", field="maximum_length", least=4096, most=1 << 24)
 
 
+def _our_ae_title(default: str) -> Option:
+    return click.option(
+        "-aet",
+        "--aetitle",
+        "aet",
+        type=AE_TITLE,
+        default=default,
+        show_default=True,
+        metavar="AET",
+        help="Our AE title.",
+    )
+
+
 def output_options(function: Function) -> Function:
     """``--json``, ``-v``, ``-d`` and ``-q``; sets up logging. The function gets ``as_json`` and ``debug``."""
 
@@ -145,9 +174,10 @@ def output_options(function: Function) -> Function:
         log_format: LogFormat = "short",
         **options: Any,
     ) -> int:
-        debug = debug or log_level in ("debug", "trace")
-        verbose = verbose or log_level == "info"
-        quiet = quiet or log_level in ("fatal", "error")
+        if not (debug or verbose or quiet):  # these win over the configuration file
+            debug = log_level in ("debug", "trace")
+            verbose = log_level == "info"
+            quiet = log_level in ("fatal", "error")
         level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
         set_up_logging(logging.ERROR if quiet else level, log_file, log_format)
         return function(debug=debug, **options)
@@ -163,10 +193,8 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
     """
     options: list[Option] = [
         click.argument("arguments", nargs=-1, required=True, metavar=f"PEER [PORT] {more}".rstrip()),
-        click.option(
-            "-aet", type=AE_TITLE, default=ae_title, show_default=True, metavar="AET", help="Our AE title."
-        ),
-        click.option("-aec", type=AE_TITLE, metavar="AET", help="The peer's AE title."),
+        _our_ae_title(ae_title),
+        click.option("-aec", "--call", "aec", type=AE_TITLE, metavar="AET", help="The peer's AE title."),
         _timeout("-to", "--timeout", "connect"),
         _timeout("-ta", "--acse-timeout", "acse"),
         _timeout("-td", "--dimse-timeout", "dimse"),
@@ -235,9 +263,7 @@ _SERVER_LIMITS = {
 def server_options(ae_title: str) -> Option:
     """What a server has: ``aet``, ``host``, ``tls``, and ``limits`` (the fields that are given)."""
     options: list[Option] = [
-        click.option(
-            "-aet", type=AE_TITLE, default=ae_title, show_default=True, metavar="AET", help="Our AE title."
-        ),
+        _our_ae_title(ae_title),
         click.option(
             "--host",
             default="127.0.0.1",
@@ -285,9 +311,15 @@ def server_options(ae_title: str) -> Option:
 def key_options(*, worklist: bool = False) -> Option:
     """Which information model, level and keys: ``model``, ``level``, ``keys`` (see `keys.wanted`)."""
     options: list[Option] = [
-        click.option("-S", "model", flag_value="study", help="Study Root information model (the default)."),
-        click.option("-P", "model", flag_value="patient", help="Patient Root information model."),
-        click.option("-O", "model", flag_value="patient-study", help="Patient/Study Only (retired)."),
+        click.option(
+            "-S", "--study", "model", flag_value="study", help="Study Root information model (the default)."
+        ),
+        click.option(
+            "-P", "--patient", "model", flag_value="patient", help="Patient Root information model."
+        ),
+        click.option(
+            "-O", "--psonly", "model", flag_value="patient-study", help="Patient/Study Only (retired)."
+        ),
         *(_WORKLIST if worklist else ()),
         click.option(
             "-L",

@@ -12,9 +12,20 @@ from typing import TYPE_CHECKING, Any
 from asyncdicom.telemetry.text import printable
 
 if TYPE_CHECKING:
+    from asyncdicom.services.responses import Response
     from asyncdicom.status import Status
 
-__all__ = ["Advance", "json_line", "json_text", "prepare_streams", "progress", "status_fields", "warn"]
+__all__ = [
+    "Advance",
+    "json_line",
+    "json_text",
+    "prepare_streams",
+    "progress",
+    "response_fields",
+    "said",
+    "status_fields",
+    "warn",
+]
 
 Advance = Callable[..., None]
 """Called with how much was done, and the new total where it became known."""
@@ -74,6 +85,17 @@ def json_line(**fields: Any) -> None:
 def status_fields(status: Status) -> dict[str, Any]:
     """Give the fields that show a DIMSE Status in JSON."""
     return {"status": int(status), "category": status.category, "meaning": str(status)}
+
+
+def response_fields(response: Response) -> dict[str, Any]:
+    """Give what a response shows in JSON: its status, and the peer's Error Comment if there is one."""
+    comment = {"error_comment": response.error_comment} if response.error_comment else {}
+    return status_fields(response.status) | comment
+
+
+def said(response: Response) -> str:
+    """Give what a response shows in a line of text."""
+    return f"{response.status}{f': {printable(response.error_comment)}' if response.error_comment else ''}"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import os
 import stat
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import transfer_syntax
 
-__all__ = ["UIDS", "Placed", "differs", "missing_end", "place"]
+__all__ = ["UIDS", "Placed", "differs", "missing_end", "place", "study_of"]
 
 # What a retrieval can ask for, by the attributes of the instances.
 UIDS = {"StudyInstanceUID": 0x0020000D, "SeriesInstanceUID": 0x0020000E, "SOPInstanceUID": 0x00080018}
@@ -146,18 +146,29 @@ def _missing_end_of_deflated(pieces: Iterator[bytes], start: float) -> str | Non
 
 def differs(received: Path, asked: Mapping[int, frozenset[str]]) -> str | None:
     """Say what of an instance is not what was asked for, or None."""
+    found = _uids_in(received, asked)
+    for name, tag in UIDS.items():
+        if tag in asked and found[tag] not in asked[tag]:
+            return f"not asked for: its {name} is {found[tag] or 'missing'}"
+    return None
+
+
+def study_of(received: Path) -> str:
+    """Give the Study Instance UID of a file; "" if it has none that can be read."""
+    tag = UIDS["StudyInstanceUID"]
+    return _uids_in(received, (tag,))[tag]
+
+
+def _uids_in(received: Path, tags: Iterable[int]) -> dict[int, str]:
     with received.open("rb") as file:
         head = file.read(_HEAD)
     meta = read_file_meta(head)
-    scanner = Scanner(meta.transfer_syntax_uid, frozenset(asked))
+    scanner = Scanner(meta.transfer_syntax_uid, frozenset(tags))
     try:
         scanner.feed(memoryview(head)[meta.offset :])
     except DataSetError:
         pass  # what was read before it counts
-    for name, tag in UIDS.items():
-        if tag in asked:
-            element = scanner.found.get(tag)
-            value = "" if element is None else bytes(element.value).decode("ascii", "replace").rstrip("\0 ")
-            if value not in asked[tag]:
-                return f"not asked for: its {name} is {value or 'missing'}"
-    return None
+    found = dict.fromkeys(tags, "")
+    for tag, element in scanner.found.items():
+        found[tag] = bytes(element.value).decode("ascii", "replace").rstrip("\0 ")
+    return found

@@ -141,8 +141,23 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     type=click.Choice(["quarantine", "keep", "replace"]),
     default="quarantine",
     show_default=True,
-    help="What becomes of other bytes under a known SOP Instance UID: kept aside (0xB007), refused "
-    "(0x0111), or put in place of the first.",
+    help="What becomes of other data under a known SOP Instance UID: kept aside (0xB007), refused "
+    "(0x0111), or put in place of the first. The same data in another encoding are a Success.",
+)
+@click.option(
+    "--on-mismatch",
+    type=click.Choice(["separate", "quarantine"]),
+    default="separate",
+    show_default=True,
+    help="What becomes of an instance with two Patient IDs, or of a study of another patient: kept under its "
+    "own Patient ID with a warning, or put aside (0xB007).",
+)
+@click.option(
+    "--incomplete",
+    type=click.Choice(["refuse", "store"]),
+    default="refuse",
+    show_default=True,
+    help="What becomes of a data set that ends within an element: refused (0xC000), or kept and marked.",
 )
 @click.option(
     "--minimum-free",
@@ -305,6 +320,8 @@ async def _serve(
     data: str,
     durability: str,
     on_conflict: str,
+    on_mismatch: str,
+    incomplete: str,
     minimum_free: int | None,
     existing: bool,
     scrub: int,
@@ -329,6 +346,8 @@ async def _serve(
                     data,
                     durability=durability,
                     on_conflict=on_conflict,
+                    on_mismatch=on_mismatch,
+                    incomplete=incomplete,
                     minimum_free=None if minimum_free is None else minimum_free << 20,
                     existing=existing,
                     scrub=scrub << 20,

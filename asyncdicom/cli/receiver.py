@@ -6,28 +6,31 @@ import errno
 import itertools
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from asyncdicom.association import Request
-from asyncdicom.cli.output import json_text
-from asyncdicom.cli.placing import UIDS, Placed, differs, missing_end, place
+from asyncdicom.cli.output import json_text, response_fields
+from asyncdicom.cli.placing import UIDS, Placed, differs, missing_end, place, study_of
 from asyncdicom.naming import safe_name
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
-from asyncdicom.uid import is_usable_uid
+from asyncdicom.uid import NON_PATIENT_OBJECT_STORAGE, STORAGE, VERIFICATION, is_usable_uid
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
     from asyncdicom.cli.printing import Printer
 
-__all__ = ["Receiver"]
+__all__ = ["TAKEN", "Receiver"]
+
+TAKEN = (VERIFICATION, *STORAGE, *NON_PATIENT_OBJECT_STORAGE)
+"""What is accepted, beside storage SOP classes that are not in the standard."""
 
 log = Log("asyncdicom.cli")
 
@@ -47,6 +50,8 @@ class Receiver:
     exceeds them is refused with 0xA700 as soon as it does. A data set that ends before its last element does
     is refused with 0xC000, or, with `keep_incomplete`, kept with ".incomplete" at the end of its name and
     answered with the Warning 0xB007.
+    `study_prefix`: each study gets a folder of its own, whose name begins so. `on_kept`: is called with the
+    request and the file when a whole one was kept, and that is answered.
     `asked`: takes only what a retrieval with this identifier asks for, by its UIDs.
     `move_originators`: takes nothing that says it was led to by a C-MOVE of another AE title.
     """
@@ -59,6 +64,8 @@ class Receiver:
         maximum_size: int = _MAXIMUM_SIZE,
         minimum_free: int | None = None,
         keep_incomplete: bool = False,
+        study_prefix: str | None = None,
+        on_kept: Callable[[Request, Path], None] | None = None,
         asked: Dataset | None = None,
         move_originators: Collection[str] | None = None,
     ) -> None:
@@ -73,6 +80,8 @@ class Receiver:
         self._maximum_size = maximum_size
         self._minimum_free = minimum_free
         self._keep_incomplete = keep_incomplete
+        self._study_prefix = study_prefix
+        self._on_kept = on_kept
         self._left = self._free = 0  # how much may be written, and is free, when it was last looked at
 
     async def __call__(self, request: Request) -> Response:
@@ -109,20 +118,31 @@ class Receiver:
             )
         self.received += 1
         self.bytes += size
+        response = Response(Status.SUCCESS)
+        if placed is not None and placed.missing:
+            log.warning("%s: %s; kept as %s", uid, placed.missing, placed.path.name)
+            response = Response(
+                Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING, error_comment=placed.missing
+            )
+        self._print(request, response, bytes=size, file=None if path is None else str(path))
+        if placed is not None and not placed.missing:
+            self._kept(request, placed.path)
+        return response
+
+    def _kept(self, request: Request, path: Path) -> None:
+        task, on_kept = request.incoming.task, self._on_kept
+        if task is not None and on_kept is not None:
+            task.add_done_callback(lambda _: on_kept(request, path))
+
+    def _print(self, request: Request, response: Response, **more: object) -> None:
         if self._printer is not None:
             fields = {
                 "sop_class_uid": request.affected_sop_class_uid,
-                "sop_instance_uid": uid,
+                "sop_instance_uid": request.affected_sop_instance_uid,
                 "transfer_syntax_uid": request.transfer_syntax_uid,
                 "calling_ae_title": request.calling_ae_title,
-                "bytes": size,
-                "file": None if path is None else str(path),
             }
-            self._printer.line(json_text(fields))
-        if placed is not None and placed.missing:
-            log.warning("%s: %s; kept as %s", uid, placed.missing, placed.path.name)
-            return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING, error_comment=placed.missing)
-        return Response(Status.SUCCESS)
+            self._printer.line(json_text(fields | more | response_fields(response)))
 
     async def _save(self, request: Request, target: Path) -> tuple[int, Placed]:
         """Save under a name of its own first; raises OSError, `_RefusedError`."""
@@ -146,10 +166,12 @@ class Receiver:
             if why is not None:
                 raise _RefusedError(Status.NOT_AUTHORIZED, why)
             missing = missing_end(part)
+            if missing is not None and not self._keep_incomplete:
+                raise _RefusedError(Status.CANNOT_UNDERSTAND, missing)
+            if self._study_prefix is not None:
+                target = _folder_of_study(part, target.parent, self._study_prefix) / target.name
             if missing is None:
                 return place(part, target)
-            if not self._keep_incomplete:
-                raise _RefusedError(Status.CANNOT_UNDERSTAND, missing)
             return place(part, target.with_name(f"{target.name}.incomplete"))._replace(missing=missing)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -180,8 +202,11 @@ class Receiver:
         uid = request.affected_sop_instance_uid
         if len(self.refused) < _REMEMBERED:
             self.refused[uid] = why
-        log.error("refused %s from %s: %s", uid, request.calling_ae_title, why)
-        return Response(status, error_comment=why.partition(": ")[0])
+        log.error("%s: refused %s: %s", request.incoming.channel, uid, why)
+        request.incoming.is_told = True
+        response = Response(status, error_comment=why.partition(": ")[0])
+        self._print(request, response)
+        return response
 
 
 class _RefusedError(Exception):
@@ -190,6 +215,15 @@ class _RefusedError(Exception):
     def __init__(self, status: Status, why: str) -> None:
         super().__init__(why)
         self.status = status
+
+
+def _folder_of_study(part: Path, directory: Path, prefix: str) -> Path:
+    name = safe_name(study_of(part) or "no-study")
+    folder = directory / (f"{prefix}_{name}" if prefix else name)
+    folder.mkdir(exist_ok=True)
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, f"{folder.name} is a link")
+    return folder
 
 
 def _uids_of(identifier: Dataset | None) -> Mapping[int, frozenset[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from asyncdicom.cli.output import json_line, progress, status_fields, warn
 from asyncdicom.cli.run import FAILED, OK
@@ -13,17 +13,10 @@ from asyncdicom.telemetry.text import printable
 if TYPE_CHECKING:
     from asyncdicom.cli.receiver import Receiver
 
-__all__ = ["Retrieved", "report", "retrieve"]
+__all__ = ["report", "retrieve"]
 
 
-class Retrieved(NamedTuple):
-    """How a C-GET or C-MOVE ended, and the peer's Error Comment."""
-
-    result: RetrieveResult
-    comment: str | None
-
-
-async def retrieve(operation: RetrieveOperation) -> Retrieved:
+async def retrieve(operation: RetrieveOperation) -> RetrieveResult:
     """Run a C-GET or C-MOVE, with a progress bar on a terminal. A Failure is a result, too."""
     from asyncdicom.exceptions import StatusError
 
@@ -38,14 +31,12 @@ async def retrieve(operation: RetrieveOperation) -> Retrieved:
                     done = now
         except StatusError:
             pass
-    comment = None if operation.response is None else operation.response.error_comment
-    return Retrieved(operation.result, comment)
+    return operation.result
 
 
-def report(retrieved: Sequence[Retrieved], receiver: Receiver | None, as_json: bool) -> int:
+def report(results: Sequence[RetrieveResult], receiver: Receiver | None, as_json: bool) -> int:
     """Print how it ended, and give the exit code."""
-    results = [each.result for each in retrieved]
-    comments = list(dict.fromkeys(each.comment for each in retrieved if each.comment))
+    comments = list(dict.fromkeys(each.error_comment for each in results if each.error_comment))
     worst = max(
         (result.status for result in results), key=lambda status: (not status.is_success, status.is_failure)
     )
@@ -79,6 +70,9 @@ def report(retrieved: Sequence[Retrieved], receiver: Receiver | None, as_json: b
     is_nothing = not (completed or warning or failed or (receiver is not None and receiver.received))
     if is_nothing and worst.is_success:
         warn("nothing matched")
+    elsewhere = 0 if receiver is None else completed + warning - receiver.received - len(receiver.refused)
+    if elsewhere > 0:  # the counters are those of the peer (C-MOVE)
+        warn(f"{elsewhere} that the peer counts as sent did not come here: see where it sends them to")
     if receiver is not None and receiver.refused:
         for uid, why in receiver.refused.items():
             if not as_json:
@@ -86,4 +80,4 @@ def report(retrieved: Sequence[Retrieved], receiver: Receiver | None, as_json: b
         return FAILED
     if is_nothing and not worst.is_success:  # 0xB000 without counters, too
         return FAILED
-    return FAILED if failed or not (worst.is_success or worst.is_warning) else OK
+    return FAILED if failed or elsewhere > 0 or not (worst.is_success or worst.is_warning) else OK

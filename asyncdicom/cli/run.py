@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncdicom.cli.output import prepare_streams, warn
+from asyncdicom.cli.output import json_line, prepare_streams, warn
 from asyncdicom.exceptions import AssociationError, AssociationRejected, AssociationTimeout, DicomNetworkError
 from asyncdicom.telemetry.log import Log
 from asyncdicom.telemetry.log_output import close_logs
@@ -78,15 +78,23 @@ def _run_tool(tool: str, name: str, arguments: list[str]) -> int:
         return FAILED
     except AssociationError as error:
         advice = _advice(error)
-        return complain(name, f"{error}; {advice}" if advice else str(error), NO_ASSOCIATION)
+        return _failed(name, arguments, f"{error}; {advice}" if advice else str(error), NO_ASSOCIATION)
     except DicomNetworkError as error:
-        return complain(name, str(error), FAILED)
+        return _failed(name, arguments, str(error), FAILED)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         what = "; choose another port" if error.errno == errno.EADDRINUSE else ""
         if error.errno == errno.ENOSPC:
             _give_up_stdout()
         return complain(name, f"{error.strerror or error}{where}{what}", FAILED)
+
+
+def _failed(name: str, arguments: list[str], message: str, code: int) -> int:
+    """Tell who reads lines as well, and with ``--json`` the program that reads stdout."""
+    if "--json" in arguments:
+        with suppress(OSError, ValueError):
+            json_line(error=message, exit_code=code)
+    return complain(name, message, code)
 
 
 def complain(name: str, message: str, code: int) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncdicom.association import Association
-from asyncdicom.cli.output import Advance, json_line, json_text, progress, status_fields
+from asyncdicom.cli.output import Advance, json_line, json_text, progress, response_fields, said
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.printing import show, tell
 from asyncdicom.exceptions import AssociationError, DicomNetworkError
@@ -112,24 +112,24 @@ class Sending:
     async def _answered(self, source: Source, response: Response) -> None:
         status = response.status
         if not (status.is_success or status.is_warning):
-            await self._failed(_path(source), _said(response), response)
+            await self._failed(_path(source), f"status {said(response)}", response)
             return
         self._bytes += getattr(source, "length", 0)
         if status.is_success:
             self.sent += 1
         else:
             self.warned += 1
-            await tell(f"{_path(source)}: {_said(response)}")
+            await tell(f"{_path(source)}: status {said(response)}")
         log.info("%s: %s, status %s", _path(source), name_of(source.sop_class_uid), status)
         if self._as_json:
             fields = {"file": str(_path(source)), "sop_instance_uid": source.sop_instance_uid}
-            await show(json_text(fields | _fields(response)))
+            await show(json_text(fields | response_fields(response)))
 
     async def _failed(self, path: Path, why: str, response: Response | None = None) -> None:
         self.failed += 1
         why = " ".join(why.removeprefix(f"{path}: ").split())
         if self._as_json:
-            fields = {} if response is None else _fields(response)
+            fields: dict[str, Any] = {} if response is None else response_fields(response)
             await show(json_text({"file": str(path), "error": why} | fields))
         else:
             await tell(f"{path}: {why}")
@@ -153,17 +153,6 @@ class Sending:
         not_sent += f", skipped {self.skipped}" if self.skipped else ""
         speed = f"{seconds:.2f} s ({self._bytes / seconds / 1e6:.1f} MB/s)"
         print(f"sent {self.sent}, warned {self.warned}, failed {self.failed}{not_sent} in {speed}")
-
-
-def _said(response: Response) -> str:
-    comment = f": {response.error_comment}" if response.error_comment else ""
-    return f"status {response.status}{comment}"
-
-
-def _fields(response: Response) -> dict[str, Any]:
-    """Give what a response shows in JSON."""
-    comment = {"error_comment": response.error_comment} if response.error_comment else {}
-    return status_fields(response.status) | comment
 
 
 def _path(source: Source) -> Path:

@@ -49,7 +49,6 @@ NOT_ON_THE_WIRE: dict[str, str] = {
 """Rows without a case, and why; tests of their own have them where they are ours."""
 
 _TITLES = "an archive that checks AE titles (strict) refuses it; one that takes anybody has no use for titles"
-_UNREAD = "bytes are kept as they came; scanning ends with the attributes of the index, or at Pixel Data"
 
 DEVIATIONS: dict[str, str] = {
     "A-03a": _TITLES,
@@ -57,8 +56,6 @@ DEVIATIONS: dict[str, str] = {
     "A-06a": _TITLES + ", and logs show them escaped",
     "A-06b": _TITLES,
     "A-06c": _TITLES + ", and logs show them escaped",
-    "D-01c": _UNREAD,
-    "D-09a": _UNREAD,
 }
 """Cases in which asyncdicom's own reaction is one of those tolerated, and why it is."""
 

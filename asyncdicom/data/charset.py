@@ -1,6 +1,13 @@
-"""Text of data sets by Specific Character Set (PS3.5 6.1, PS3.3 C.12.1.1.2); nothing here ever raises."""
+"""Text of data sets by Specific Character Set (PS3.5 6.1, PS3.3 C.12.1.1.2); nothing here ever raises.
+
+The one rule for all text: the declared set, else valid UTF-8, else Latin-1, so that nothing is lost.
+"""
 
 from __future__ import annotations
+
+import codecs
+import re
+from functools import lru_cache
 
 # The default repertoire (ISO_IR 6) is ASCII; what is found outside it is nearly always Latin-1. The codec has
 # another name here than that of ISO_IR 100, which does define G1.
@@ -68,28 +75,72 @@ def decode_text(value: bytes, specific_character_set: str, vr: str) -> str:
     """The text of a raw value, without trailing padding.
 
     ``specific_character_set`` is the value of (0008,0005), with backslashes when there are several. It
-    matters only to the VRs it governs. What cannot be decoded becomes U+FFFD.
+    matters only to the VRs it governs. What is not text in that set is taken for UTF-8, or else for Latin-1.
     """
     value = value.rstrip(b"\0 ")
     if value.isascii() and _ESCAPE not in value:
         return value.decode("ascii")
-    if vr not in TEXT_VRS:
-        return value.decode("ascii", "replace")
+    text = decode_declared(value, specific_character_set, vr)
+    return _guess(value) if text is None else text
+
+
+def decode_declared(value: bytes, specific_character_set: str, vr: str) -> str | None:
+    """The text of a value by the declared set alone; None where it is no text in it, or none is declared.
+
+    Nothing is stripped, replaced or guessed.
+    """
     codec = codec_of(specific_character_set)
-    if codec in _WHOLE or _ESCAPE not in value:
-        return value.decode(codec, "replace")
-    return _decode_extended(value, codec, _RESET.get(vr, b"\\\r\n\f\t"))
+    if vr not in TEXT_VRS or (codec == _DEFAULT and "\\" not in specific_character_set):
+        codec = "ascii"
+    try:
+        if codec in _WHOLE or _ESCAPE not in value:
+            return value.decode("ascii" if codec == _DEFAULT else codec)
+        if codec == "ascii":
+            return None
+        return _decode_extended(value, codec, _RESET.get(vr, b"\\\r\n\f\t"))
+    except ValueError:
+        return None
+
+
+def _guess(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except ValueError:
+        return value.decode("latin-1")
 
 
 def codec_of(specific_character_set: str) -> str:
-    """The Python codec of the (first) character set; UTF-8 for a term that PS3.3 does not define.
+    """The Python codec of the (first) character set; UTF-8 for a term that nobody knows.
 
-    Takes the spellings that are seen: "ISO-IR 100", "ISO 2022 IR 100", "iso_ir_100".
+    Takes the spellings that are seen: "ISO-IR 100", "ISO 2022 IR 100", "iso_ir_100", and the names that
+    others have for character sets: "LATIN1", "ISO8859-1", "WINDOWS-1251", "GB2312".
     """
     term = specific_character_set.partition("\\")[0].strip("\0 ").upper()
     words = term.replace("_", " ").replace("-", " ").split()
-    codec = _CODECS.get(words[-1].removeprefix("IR") if words else "6", "utf-8")
+    number = words[-1].removeprefix("IR") if words else "6"
+    codec = _CODECS.get(number) if number != "6" or "8859" not in term else None
+    if codec is None:
+        codec = _codec_named(term)
     return _DEFAULT if codec in ("iso2022_jp", "iso2022_jp_2") else codec  # those two are never initial
+
+
+_WINDOWS = re.compile(r"(?:WINDOWS|WIN|CP|MS)[ _-]?(\d{3,4})")
+_NO_CHARACTER_SETS = frozenset({"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"})
+_EVERY_ASCII = bytes(range(0x20, 0x7F)) + b"~{+AAE-"  # what has states reads it otherwise
+
+
+@lru_cache(maxsize=64)
+def _codec_named(term: str) -> str:
+    """The codec that Python has under a name, where ASCII is ASCII in it; else UTF-8."""
+    windows = _WINDOWS.fullmatch(term)
+    name = f"cp{windows[1]}" if windows else term.removeprefix("X-").replace(" ", "_")
+    try:
+        found = codecs.lookup(name).name if len(term) <= 20 else "idna"
+        if found in _NO_CHARACTER_SETS or _EVERY_ASCII.decode(name) != _EVERY_ASCII.decode("ascii"):
+            return "utf-8"
+    except (LookupError, ValueError):
+        return "utf-8"
+    return "latin-1" if found == _DEFAULT else found
 
 
 def _decode_extended(value: bytes, initial: str, reset: bytes) -> str:
@@ -105,13 +156,13 @@ def _decode_extended(value: bytes, initial: str, reset: bytes) -> str:
             elif escape in _G1_ESCAPES:
                 g1 = _G1_ESCAPES[escape]
             else:
-                text.append("\ufffd")
+                raise ValueError("no escape sequence of PS3.3 C.12.1.1.2")
         if g0 == "ascii":
             g1 = _decode_run(run, g1, initial, reset, text)
         else:
             # Two bytes a character until the next escape; the codec wants to see the escape itself.
             shift = b"\x1b$B" if g0 == "iso2022_jp" else b"\x1b$(D"
-            text.append((shift + run).decode(g0, "replace"))
+            text.append((shift + run).decode(g0))
     return "".join(text)
 
 
@@ -121,7 +172,7 @@ def _decode_run(run: bytes, g1: str, initial: str, reset: bytes, text: list[str]
     for position, byte in enumerate(run):
         # With nothing in G1 initially there is nothing to go back to: lenient with who forgets to announce.
         if byte in reset and g1 != initial and initial != _DEFAULT:
-            text.append(run[start:position].decode(g1, "replace"))
+            text.append(run[start:position].decode(g1))
             start, g1 = position, initial
-    text.append(run[start:].decode(g1, "replace"))
+    text.append(run[start:].decode(g1))
     return g1

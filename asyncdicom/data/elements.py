@@ -11,9 +11,16 @@ from struct import Struct
 from typing import NamedTuple
 
 from asyncdicom.data.inflation import MAXIMUM_INFLATED, Buffer, deflate, inflating
+from asyncdicom.data.resuming import Broken, resuming
 from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError
-from asyncdicom.uid import transfer_syntax
+from asyncdicom.uid import (
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    TRANSFER_SYNTAXES,
+    transfer_syntax,
+)
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM = 0xFFFEE000
@@ -117,10 +124,13 @@ def _explicit(byte_order: str) -> ReadHeader:
 
 
 def _unknown_vr(tag: int, vr: bytes, reserved: int) -> tuple[str, bool]:
-    # PS3.5 6.2: new VRs have the long form, whose two reserved bytes are zero. "??" is seen in short form.
-    if (vr.isalpha() and vr.isupper()) or vr == b"??":
-        return "UN", reserved == 0 and vr != b"??"
-    raise DataSetError(f"{show(tag)} has no Value Representation but {vr!r}: not Explicit VR")
+    # PS3.5 6.2: new VRs have the long form, whose two reserved bytes are zero.
+    if vr.isalpha() and vr.isupper():
+        return "UN", reserved == 0
+    # "??", "--", blanks and NULs are seen, in short form; a length of Implicit VR looks otherwise.
+    if vr == b"\0\0" or all(0x20 <= byte < 0x7F for byte in vr):
+        return "UN", False
+    raise DataSetError(f"{show(tag)} has no Value Representation: not Explicit VR")
 
 
 def _implicit() -> ReadHeader:
@@ -156,6 +166,42 @@ def check_start(data: Buffer, read: ReadHeader) -> None:
         raise DataSetError("the data set has the other byte order than its transfer syntax")
     if read is _READ_IMPLICIT and group == 0x0008 and data[3] == 0 and bytes(data[4:6]) in VRS:
         raise DataSetError("the data set is Explicit VR, its transfer syntax is Implicit VR")
+
+
+def likely_syntax(data: Buffer) -> str | None:
+    """Which uncompressed transfer syntax a data set seems to be encoded in, by its first header; or None.
+
+    For who has nothing better to go by: a whole walk has to prove it.
+    """
+    if len(data) < 8:
+        return None
+    group = data[0] | data[1] << 8
+    little_endian = group >> 8 < group & 0xFF  # no data set begins with a group behind 00FF
+    explicit = bytes(data[4:6]) in VRS
+    if not little_endian:
+        return EXPLICIT_VR_BIG_ENDIAN if explicit and group else None
+    if explicit:
+        return EXPLICIT_VR_LITTLE_ENDIAN
+    return IMPLICIT_VR_LITTLE_ENDIAN if data[6] == data[7] == 0 else None  # its first value is short
+
+
+def passed_over(data: Buffer) -> int:
+    """How many bytes at the beginning of a data set are elements of the groups 0000 and 0002.
+
+    They do not belong there, and may be encoded otherwise than what follows.
+    """
+    position, room = 0, len(data) - 8
+    while position <= room:
+        first = bytes(data[position : position + 8])
+        if first[:2] not in (b"\0\0", b"\2\0", b"\0\2") or not any(first):
+            break
+        explicit = _READ_BIG_ENDIAN if first[:2] == b"\0\2" else _READ_EXPLICIT
+        read = explicit if first[4:6] in VRS else _READ_IMPLICIT
+        header = read(data, position, len(data) - position)
+        if header is None or header[3] > len(data) - position - header[2]:
+            break
+        position += header[2] + header[3]
+    return position
 
 
 class Nesting:
@@ -207,68 +253,128 @@ MAXIMUM_ELEMENTS = 1 << 18
 """Of a data set that is decoded whole, those in sequences of undefined length included: 100 MB as objects."""
 
 
-def walk(
-    data: Buffer, transfer_syntax_uid: str, *, maximum_depth: int = 64, maximum_elements: int | None = None
-) -> Iterator[Walked]:
-    """Yield (tag, VR, start, stop) of each value of the top level of a data set that is not deflated.
+class Skipped:
+    """What a lenient reader left out: how many elements, and why the first one."""
 
-    The value of a sequence is its items, without the delimiter. Elements of group 0002 are left out, they do
-    not belong there. Raises ``DataSetError`` for whatever does not fit in ``data``.
-    """
-    walked = walking(
-        data, transfer_syntax_uid, maximum_depth=maximum_depth, maximum_elements=maximum_elements
-    )
-    return (value for value in walked if value is not None)
+    __slots__ = ("count", "looked_at", "why")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.why = ""
+        self.looked_at = 0  # places where reading might have gone on
+
+    def add(self, why: object, count: int = 1) -> None:
+        """Count one more, or more of them."""
+        self.count += count
+        self.why = self.why or str(why)
+
+    def __str__(self) -> str:
+        return f"{self.count} element{'s' * (self.count != 1)} skipped; {self.why}"
 
 
 def walking(
-    data: Buffer, transfer_syntax_uid: str, *, maximum_depth: int = 64, maximum_elements: int | None = None
+    data: Buffer,
+    transfer_syntax_uid: str,
+    *,
+    maximum_depth: int = 64,
+    maximum_elements: int | None = None,
+    skipped: Skipped | None = None,
 ) -> Iterator[Walked | None]:
-    """As `walk`, with a None after every thousand headers: the place to let others work.
+    """Yield (tag, VR, start, stop) of each value of the top level of a data set that is not deflated.
 
-    More than ``maximum_elements`` headers, at any depth, raise ``DataSetError``.
+    After every thousand headers comes a None: the place to let others work. The value of a sequence is its
+    items, without the delimiter. Elements of the groups 0000 and 0002 are left out, they do not belong there;
+    so are bytes of zero behind the last element. Raises ``DataSetError`` for whatever else does not fit in
+    ``data``, and for more than ``maximum_elements`` headers, at any depth. With ``skipped`` an element that
+    cannot be read costs only itself: it is counted there, and reading goes on behind it.
     """
     end = len(data)
-    position = start = outer_tag = count = 0
+    position = start = at = outer_tag = count = 0
     outer_vr = ""
     nesting = Nesting(read_header_of(transfer_syntax_uid), maximum_depth)
+    read = nesting.read
+    zeros = _Zeros(data)
     if end >= 8:
-        check_start(data, nesting.read)
+        check_start(data, read)
     while position < end:
         count += 1
         if count % _STEP == 0:
             if maximum_elements is not None and count > maximum_elements:
                 raise DataSetError(f"the data set has more than {maximum_elements} elements")
             yield None
-        header = nesting.read(data, position, end - position) if end - position >= 8 else None
-        if header is None:
-            raise DataSetError(f"the data set ends within the header of an element, at byte {end}")
-        tag, vr, size, length = header
-        position += size
-        if nesting.depth:
-            position += nesting.step(tag, vr, length)
-            if not nesting.depth and outer_tag >= 0x00030000:
-                yield outer_tag, outer_vr, start, position - size
-        elif tag >= 0xFFFE0000:
-            check_stray(tag)
-        elif length == UNDEFINED_LENGTH:
-            check_group(tag)
-            outer_tag, outer_vr, start = tag, vr or "SQ", position
-            nesting.open(tag, vr)
-        else:
-            check_group(tag)
-            if length <= end - position and tag >= 0x00030000:
-                yield (
-                    tag,
-                    vr or IMPLICIT_VRS.get(tag, "UN" if tag & 0xFFFF else "UL"),
-                    position,
-                    position + length,
+        if not nesting.depth:
+            at = position
+        try:
+            header = nesting.read(data, position, end - position) if end - position >= 8 else None
+            if header is None:
+                raise DataSetError(f"the data set ends within the header of an element, at byte {end}")
+            tag, vr, size, length = header
+            position += size
+            if nesting.depth:
+                position += nesting.step(tag, vr, length)
+                if not nesting.depth and outer_tag >= 0x00030000:
+                    yield outer_tag, outer_vr, start, position - size
+            elif tag >= 0xFFFE0000:
+                check_stray(tag)
+            elif length == UNDEFINED_LENGTH:
+                outer_tag, outer_vr, start = tag, vr or "SQ", position
+                nesting.open(tag, vr)
+            else:
+                if length <= end - position and tag >= 0x00030000:
+                    outer_tag, start = tag, position
+                    yield (
+                        tag,
+                        vr or IMPLICIT_VRS.get(tag, "UN" if tag & 0xFFFF else "UL"),
+                        position,
+                        position + length,
+                    )
+                elif not tag and zeros.begin(at):
+                    return
+                position += length
+            if position > end:
+                raise DataSetError(
+                    f"{show(tag)} has a length of {length}, {position - end} more than is there"
                 )
-            position += length
-        if position > end:
-            raise DataSetError(f"{show(tag)} has a length of {length}, {position - end} more than is there")
+        except DataSetError as error:
+            if not nesting.depth and zeros.begin(at):
+                return
+            if skipped is None:
+                raise
+            skipped.add(error)
+            position, skipped.looked_at = yield from resuming(
+                Broken(
+                    data,
+                    read,
+                    None if read is _READ_IMPLICIT else VRS,
+                    read is not _READ_BIG_ENDIAN,
+                    at,
+                    start,
+                    outer_tag,
+                    skipped.looked_at,
+                ),
+                is_nested=nesting.depth > 0,
+            )
+            nesting = Nesting(read, maximum_depth)
     if nesting.depth:
-        raise DataSetError(f"{show(outer_tag)} has no Sequence Delimitation Item")
+        if skipped is None:
+            raise DataSetError(f"{show(outer_tag)} has no Sequence Delimitation Item")
+        skipped.add(f"{show(outer_tag)} has no Sequence Delimitation Item")
+
+
+class _Zeros:
+    """Bytes of zero behind the last element: some writers fill up with them, they are no element."""
+
+    __slots__ = ("_begin", "_data")
+
+    def __init__(self, data: Buffer) -> None:
+        self._data = data
+        self._begin: int | None = None
+
+    def begin(self, position: int) -> bool:
+        """Whether nothing else follows from `position` on."""
+        if self._begin is None:  # looked for once: a data set may seem to have many ends
+            self._begin = len(bytes(self._data).rstrip(b"\0"))
+        return position >= self._begin > 0  # nothing but zeros is no data set
 
 
 def check_stray(tag: int) -> None:
@@ -277,16 +383,33 @@ def check_stray(tag: int) -> None:
         raise DataSetError(f"{show(tag)} outside a sequence")
 
 
-def check_group(tag: int) -> None:
-    """PS3.7 6.3.1: group 0000 belongs to command sets only."""
-    if tag < 0x00010000:
-        raise DataSetError(f"{show(tag)} is a command element, in a data set")
+def syntax_to_read(data: Buffer, transfer_syntax_uid: str, *, strict: bool) -> Steps[str]:
+    """The transfer syntax to read ``data`` in, which is inflated already: the one that was told.
+
+    Where nobody knows that one, it is the one that the data set looks like; for who is not ``strict`` it is
+    that one if all of the data set can be read in it.
+    """
+    if strict and transfer_syntax_uid in TRANSFER_SYNTAXES:
+        return transfer_syntax_uid
+    likely = likely_syntax(data)
+    if likely is None or read_header_of(likely) is read_header_of(transfer_syntax_uid):
+        return transfer_syntax_uid
+    if not strict:
+        try:
+            for walked in walking(data, likely, maximum_elements=MAXIMUM_ELEMENTS):
+                if walked is None:
+                    yield
+        except DataSetError:
+            return transfer_syntax_uid
+    return likely
 
 
 def decode(
     data: Buffer,
     transfer_syntax_uid: str,
     *,
+    strict: bool = True,
+    skipped: Skipped | None = None,
     maximum_depth: int = 64,
     maximum_inflated: int = MAXIMUM_INFLATED,
     maximum_elements: int | None = None,
@@ -294,12 +417,14 @@ def decode(
     """The elements of the top level of a data set, in the order they have there.
 
     The value of a sequence is its encoded items. Raises ``DataSetError``; never reads or allocates more than
-    ``data`` has, or ``maximum_inflated`` bytes of a deflated one.
+    ``data`` has, or ``maximum_inflated`` bytes of a deflated one. Not ``strict``: an element that cannot be
+    read costs only itself, and is counted in ``skipped``.
     """
     return finish(
         decoding(
             data,
             transfer_syntax_uid,
+            skipped=None if strict else skipped or Skipped(),
             maximum_depth=maximum_depth,
             maximum_inflated=maximum_inflated,
             maximum_elements=maximum_elements,
@@ -311,19 +436,25 @@ def decoding(
     data: Buffer,
     transfer_syntax_uid: str,
     *,
+    skipped: Skipped | None = None,
     maximum_depth: int = 64,
     maximum_inflated: int = MAXIMUM_INFLATED,
     maximum_elements: int | None = None,
 ) -> Steps[list[Element]]:
-    """As `decode`, in steps of a thousand headers or 64 KiB of inflated bytes.
+    """As `decode`, in steps of a thousand headers or 64 KiB of inflated bytes; lenient with ``skipped``.
 
     More than ``maximum_elements`` headers, at any depth, raise ``DataSetError``.
     """
     if transfer_syntax(transfer_syntax_uid).deflated:
         data = yield from inflating(data, maximum_inflated)
+    transfer_syntax_uid = yield from syntax_to_read(data, transfer_syntax_uid, strict=skipped is None)
     elements = []
     for walked in walking(
-        data, transfer_syntax_uid, maximum_depth=maximum_depth, maximum_elements=maximum_elements
+        data,
+        transfer_syntax_uid,
+        maximum_depth=maximum_depth,
+        maximum_elements=maximum_elements,
+        skipped=skipped,
     ):
         if walked is None:
             yield

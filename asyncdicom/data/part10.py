@@ -38,19 +38,28 @@ class FileMeta(NamedTuple):
     offset: int
 
 
-def read_file_meta(head: Buffer) -> FileMeta:
+def read_file_meta(head: Buffer, *, strict: bool = True) -> FileMeta:
     """Read the head of a file, given its first ``HEAD_SIZE`` bytes (all of it when it is shorter).
 
     The group length is not trusted: writers get it wrong, and the elements tell. Raises ``DataSetError`` for
-    what is not a DICOM file, or has no usable Transfer Syntax UID.
+    what is not a DICOM file, or has no usable Transfer Syntax UID. Not ``strict``: the preamble, DICM and
+    the File Meta Information may be missing; where the transfer syntax is not told it is "".
     """
-    if bytes(head[_PREAMBLE : _PREAMBLE + 4]) != b"DICM":
-        raise DataSetError("not a DICOM Part 10 file: no DICM after 128 bytes of preamble")
+    position = _PREAMBLE + 4
+    if bytes(head[_PREAMBLE:position]) != b"DICM":
+        if strict:
+            raise DataSetError("not a DICOM Part 10 file: no DICM after 128 bytes of preamble")
+        position = 4 if bytes(head[:4]) == b"DICM" else 0
     head = memoryview(head)[:HEAD_SIZE]
     found: dict[int, bytes] = {}
-    position, declared_end, count = _PREAMBLE + 4, 0, 0
+    declared_end = count = 0
     while position < len(head) and not _is_end(head, position, declared_end, found):
-        tag, start, stop = _element(head, position)
+        try:
+            tag, start, stop = _element(head, position)
+        except DataSetError:
+            if 0x00020010 in found and _may_be_data_set(head, position, declared_end, found):
+                break
+            raise
         count += 1
         if count > _MAXIMUM_ELEMENTS:
             raise DataSetError(f"not a DICOM Part 10 file: more than {count - 1} File Meta elements")
@@ -60,6 +69,8 @@ def read_file_meta(head: Buffer) -> FileMeta:
         position = stop
     transfer_syntax_uid = _uid(found, 0x00020010)
     if not is_usable_uid(transfer_syntax_uid):
+        if not strict:
+            return FileMeta(_uid(found, 0x00020002), _uid(found, 0x00020003), "", position)
         raise DataSetError(f"the file tells no valid Transfer Syntax UID: {transfer_syntax_uid!r}")
     return FileMeta(_uid(found, 0x00020002), _uid(found, 0x00020003), transfer_syntax_uid, position)
 
@@ -69,6 +80,12 @@ def _is_end(head: memoryview, position: int, declared_end: int, found: dict[int,
     if position == declared_end and transfer_syntax(_uid(found, 0x00020010)).deflated:
         return True
     return bytes(head[position : position + 2]) != b"\x02\x00"
+
+
+def _may_be_data_set(head: memoryview, position: int, declared_end: int, found: dict[int, bytes]) -> bool:
+    """Whether the data set may begin here, although its first element is of group 0002, too."""
+    implicit = transfer_syntax(_uid(found, 0x00020010)).implicit
+    return position == declared_end or (implicit and bytes(head[position + 4 : position + 6]) not in VRS)
 
 
 def _element(head: memoryview, position: int) -> tuple[int, int, int]:

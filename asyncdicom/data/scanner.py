@@ -15,21 +15,22 @@ from asyncdicom.data.elements import (
     VRS,
     Element,
     Nesting,
-    check_group,
     check_start,
     check_stray,
+    likely_syntax,
     read_header_of,
     show,
 )
 from asyncdicom.data.inflation import MAXIMUM_INFLATED, MAXIMUM_RATIO, Buffer, Inflater
 from asyncdicom.exceptions import DataSetError
-from asyncdicom.uid import transfer_syntax
+from asyncdicom.uid import TRANSFER_SYNTAXES, transfer_syntax
 
 # Skims over what needs no thought: elements of defined length in ascending order that are not wanted and end
 # within the data. This is nearly all there is, so it is the loop that counts. Takes the data, where to begin,
 # its end, the tag before, the last wanted tag and the wanted ones; gives where it stopped and the tag before.
 Skim = Callable[[Buffer, int, int, int, int, frozenset[int]], tuple[int, int]]
 _STEP = 8192
+_LAST_TAG = 0xFFFDFFFF  # items and delimiters come after it
 _SHORT_VRS = frozenset(vr for vr, (_, long) in VRS.items() if not long)
 
 
@@ -71,6 +72,10 @@ _UNPACK_IMPLICIT = Struct("<HHL").unpack_from
 _SKIM_EXPLICIT = {True: _skim_explicit("<"), False: _skim_explicit(">")}
 
 
+class IncompleteDataSet(DataSetError):
+    """The data set ends within an element, or before its deflated stream does."""
+
+
 class Scanner:
     """Feed it a data set in any pieces; ``finish`` gives the wanted elements, ``found`` those so far.
 
@@ -80,7 +85,14 @@ class Scanner:
     inflated up to ``maximum_inflated`` bytes and ``maximum_ratio`` to one.
 
     With ``whole`` it goes on to the end and is never ``done``: then ``finish`` also tells whether the last
-    element ends where the data set does. Bytes of zero behind the last element are no element.
+    element ends where the data set does. Bytes of zero behind the last element are no element. What is
+    deflated is inflated to its end, without a limit, and not looked at behind the last wanted tag.
+    ``strange`` counts elements without a readable VR: they are skipped, unless they are wanted.
+    ``repeated`` has the wanted tags that came with different values: the last one counts.
+    ``undefined`` has the wanted tags whose length is not told: sequences, and compressed Pixel Data.
+
+    Private transfer syntaxes are as many as their makers: a data set in one that nobody knows is read as it
+    looks.
     """
 
     __slots__ = (
@@ -89,7 +101,9 @@ class Scanner:
         "_checked",
         "_error",
         "_inflater",
+        "_is_unknown",
         "_last",
+        "_last_wanted",
         "_maximum_value",
         "_need",
         "_nesting",
@@ -101,7 +115,10 @@ class Scanner:
         "_zeros",
         "done",
         "found",
+        "repeated",
+        "strange",
         "truncated",
+        "undefined",
     )
 
     def __init__(
@@ -118,15 +135,20 @@ class Scanner:
         self.done = False
         self.found: dict[int, Element] = {}
         self.truncated: set[int] = set()
+        self.repeated: set[int] = set()
+        self.strange = 0
+        self.undefined: set[int] = set()
         self._wanted = tags
         self._whole = whole
         self._zeros = False  # behind the last element
-        self._last = 0xFFFDFFFF if whole else max(tags, default=0)
+        self._last_wanted = max(tags, default=0)
+        self._last = _LAST_TAG if whole else self._last_wanted
         self._maximum_value = maximum_value
         self._nesting = Nesting(read_header_of(transfer_syntax_uid), maximum_depth)
         syntax = transfer_syntax(transfer_syntax_uid)
         self._inflater = Inflater(maximum_inflated, maximum_ratio) if syntax.deflated else None
         self._skim = _skim_implicit if syntax.implicit else _SKIM_EXPLICIT[syntax.little_endian]
+        self._is_unknown = transfer_syntax_uid not in TRANSFER_SYNTAXES
         self._error: DataSetError | None = None
         self._carry = (
             bytearray()
@@ -136,6 +158,17 @@ class Scanner:
         self._previous = 0x0002FFFF  # the groups below are not for data sets and are looked at closely
         self._ascending = True
         self._checked = False
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the last wanted tag is passed: what comes now says only where the data set ends."""
+        previous = self._previous
+        return self.done or previous >> 16 == 0x7FE0 or (self._ascending and previous > self._last_wanted)
+
+    @property
+    def skips(self) -> int:
+        """How many of the next bytes are of a value that nobody wants: they cost nothing."""
+        return self._skip if self._inflater is None and not self._carry else 0
 
     def feed(self, view: Buffer) -> bool:
         """Look at the next piece; True when nothing more is needed. Raises ``DataSetError``."""
@@ -151,11 +184,23 @@ class Scanner:
             raise self._error
         try:
             for piece in (view,) if self._inflater is None else self._inflater.feed(view):
-                for start in range(0, len(piece), _STEP):
-                    if self.done:
-                        return
-                    self._consume(piece[start : start + _STEP])
+                if self._inflater is not None and self._whole and self.is_behind:
                     yield
+                    continue
+                start, end = 0, len(piece)
+                while start < end and not self.done:
+                    if self._skip and not self._carry:
+                        jump = min(self._skip, end - start)
+                        self._skip -= jump
+                        start += jump
+                        continue
+                    self._consume(piece[start : start + _STEP])
+                    start += _STEP
+                    yield
+                if self.done:
+                    return
+                if self._inflater is not None and self._whole and self.is_behind:
+                    self._inflater.lift_limits()
         except DataSetError as error:
             self._error = error
             raise
@@ -173,8 +218,11 @@ class Scanner:
             deflated_open = self._inflater is not None and not self._inflater.done
             if self._whole and self._checked and not any(self._carry):
                 self._carry.clear()
-            if self._carry or self._skip or self._nesting.depth or deflated_open:
-                raise DataSetError("the data set is truncated")
+            if self._whole and self._inflater is not None and self.is_behind:
+                if deflated_open:
+                    raise IncompleteDataSet("the deflated data set is truncated")
+            elif self._carry or self._skip or self._nesting.depth or deflated_open:
+                raise IncompleteDataSet("the data set is truncated")
         return self.found
 
     def _consume(self, view: Buffer) -> None:
@@ -199,6 +247,8 @@ class Scanner:
         nesting, skim, wanted, last = self._nesting, self._skim, self._wanted, self._last
         previous, skip, whole = self._previous, self._skip, self._whole
         if not self._checked and end >= 8:
+            if self._is_unknown:
+                skim = self._become(likely_syntax(data))
             check_start(data, nesting.read)
             self._checked = True
         while True:
@@ -208,6 +258,7 @@ class Scanner:
             position, skip = position + skip, 0
             if not nesting.depth:
                 position, previous = skim(data, position, end, previous, last, wanted)
+                self._previous = previous
             available = end - position
             if available < 8:
                 self._need = 8
@@ -225,6 +276,8 @@ class Scanner:
                 self._need = 12
                 break
             tag, vr, size, length = header
+            if vr == "UN" and size == 8:  # a UN that says so has a header of 12 bytes
+                self.strange += 1
             if nesting.depth:
                 position += size
                 skip = nesting.step(tag, vr, length)
@@ -244,18 +297,27 @@ class Scanner:
                     break
                 self._keep(tag, vr, bytes(data[position + size : position + size + kept]), length)
             if tag <= previous:
-                check_group(tag)
-                if tag >= 0x00030000:
+                if tag >= 0x00030000:  # those below do not belong into a data set, and are passed over
                     self._ascending = tag == previous and self._ascending
             else:
-                previous = tag
+                self._previous = previous = tag
             position += size
             if length == UNDEFINED_LENGTH:
+                if tag in wanted:
+                    self.undefined.add(tag)
                 nesting.open(tag, vr)
             else:
                 skip = length
         self._previous, self._skip = previous, skip
         return position
+
+    def _become(self, transfer_syntax_uid: str | None) -> Skim:
+        """Read on in another transfer syntax, if there is one."""
+        if transfer_syntax_uid is not None:
+            syntax = transfer_syntax(transfer_syntax_uid)
+            self._nesting.read = read_header_of(transfer_syntax_uid)
+            self._skim = _skim_implicit if syntax.implicit else _SKIM_EXPLICIT[syntax.little_endian]
+        return self._skim
 
     def _pass_zeros(self, data: Buffer, position: int) -> int:
         self._zeros = True
@@ -271,6 +333,8 @@ class Scanner:
         before = self.found.get(tag)
         if before is not None and vr == "UI" and before.value.rstrip(b"\0 ") != value.rstrip(b"\0 "):
             raise DataSetError(f"{show(tag)} is there twice, with different UIDs")
+        if before is not None and before.value.rstrip(b"\0 ") != value.rstrip(b"\0 "):
+            self.repeated.add(tag)
         if length > len(value):
             self.truncated.add(tag)
         self.found[tag] = Element(tag, vr, value)

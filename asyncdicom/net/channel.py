@@ -142,6 +142,7 @@ class Channel:
         self._over: asyncio.Future[None] | None = None  # for who waits for the end
         self._is_closing = False
         self._has_complained = False
+        self._since = 0.0  # when the association was established
 
     # what is known about the association
 
@@ -302,6 +303,7 @@ class Channel:
 
     def _on_established(self, event: Established, now: float) -> None:
         if not self.established.done():
+            self._since = now
             self.established.set_result(event.negotiated)
 
     def _on_request(self, event: MessageStarted, now: float) -> None:
@@ -340,9 +342,7 @@ class Channel:
 
     def _on_ended(self, event: Ended, now: float) -> None:
         error = event.error
-        log.log(
-            logging.INFO if self._is_news(error) else logging.DEBUG, "%s", error, fields=self.log_fields()
-        )
+        self._tell_end(error, now)
         if not self.established.done():
             self.established.set_exception(error)
             self.established.exception()  # raised to whoever waits for it, if anybody does
@@ -355,14 +355,24 @@ class Channel:
         if self._tell_end is not None:
             self._tell_end(self)
 
+    def _tell_end(self, error: AssociationError, now: float) -> None:
+        level = logging.INFO if self._is_news(error) else logging.DEBUG
+        if not self.established.done():
+            log.log(level, "%s", error, fields=self.log_fields())
+            return
+        seconds = now - self._since
+        fields = {**self.log_fields(), "seconds": round(seconds, 6)}
+        log.log(level, "%s (%.3f s)", error, seconds, fields=fields)
+
     def _is_news(self, error: AssociationError) -> bool:
         """Whether an end is worth a log line that is seen.
 
-        Not an orderly one, not that of a connection that was only opened and closed (a health check), and
-        not a rejection, which whoever rejects has logged. A stranger who speaks something else is.
+        Not an orderly one of a requestor, who knows; not that of a connection that was only opened and closed
+        (a health check), and not a rejection, which whoever rejects has logged. A stranger who speaks
+        something else is.
         """
         if isinstance(error, AssociationReleased):
-            return False
+            return not self.core.is_requestor
         if isinstance(error, AssociationRejected) and not self.core.is_requestor:
             return False
         if self.core.request is None:

@@ -73,7 +73,8 @@ class Invoker:
 
         Waits for room in the operations window, and in `Limits.maximum_outstanding`. `timeout`: seconds to
         wait for each response (None: the association's). `held`: the calling task keeps the operation open
-        between responses. `receiver`: the handler of the C-STORE sub-operations of a C-GET.
+        between responses. `receiver`: what knows about the C-STORE sub-operations of a C-GET
+        (`Operation.receiver`).
         Cancelled while waiting for room: nothing was sent. Cancelled while sending: A-ABORT.
         """
         length = 0 if payload is None else getattr(payload, "length", 0)
@@ -153,7 +154,7 @@ class Invoker:
 
     @property
     def receiver(self) -> Any:
-        """The handler that the C-GET under way was given."""
+        """What knows about the C-STOREs of the C-GET that is under way; None if there is none."""
         receivers = (operation.receiver for operation in self.operations.values())
         return next((receiver for receiver in receivers if receiver is not None), None)
 

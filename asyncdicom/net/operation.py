@@ -41,8 +41,8 @@ class Operation:
     """An operation that was invoked and whose responses come in.
 
     `held_by` is the task that keeps it open between responses (a query or retrieval that is being
-    iterated); the same task must not wait for room in the operations window. `receiver` performs the
-    C-STORE sub-operations of a C-GET.
+    iterated); the same task must not wait for room in the operations window. `receiver` is what knows about
+    the C-STORE sub-operations of a C-GET (`services.arrivals.Arrivals`).
     """
 
     __slots__ = (
@@ -188,6 +188,7 @@ class Performed(Generic[_On]):
     __slots__ = (
         "_guarding",
         "answered",
+        "began",
         "channel",
         "command",
         "context",
@@ -195,8 +196,10 @@ class Performed(Generic[_On]):
         "is_cancelled",
         "is_late",
         "is_stalled",
+        "is_told",
         "matches",
         "remark",
+        "subject",
         "task",
     )
 
@@ -212,8 +215,11 @@ class Performed(Generic[_On]):
         self.is_stalled = False
         self.is_late = False
         self.answered = False
+        self.began = 0.0  # when it came, by the event loop's clock
         self.matches = 0  # sent so far, of a C-FIND
         self.remark = ""  # what the log says about it beside the status; the peer is not told
+        self.subject = ""  # what a query or retrieval asks for, as the log may say it: no names
+        self.is_told = False  # whether the log has the reason of its failure already
         self._guarding = False
 
     def interrupt(self, *, stalled: bool = False) -> None:

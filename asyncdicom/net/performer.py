@@ -108,6 +108,7 @@ class Performer:
             self._core.performed(command, now)
             return
         request = self._make(context, command, data)
+        request.began = now
         self.performing.add(request)
         request.task = asyncio.create_task(self._perform(request))
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
+from asyncdicom.data.elements import Skipped
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.data.steps import finish
 from asyncdicom.dimse.assembler import joined
@@ -207,10 +208,13 @@ class DataStream:
             views = joined(views, length)
         return b"".join(views)
 
-    async def dataset(self, maximum: int = _MAXIMUM_IN_MEMORY) -> Dataset:
+    async def dataset(
+        self, maximum: int = _MAXIMUM_IN_MEMORY, *, strict: bool = True, skipped: Skipped | None = None
+    ) -> Dataset:
         """Give the data set as a pydicom Dataset, if it has at most `maximum` bytes (by default 16 MiB).
 
         A long one is decoded in steps, beside the event loop. `save_as` of the Dataset writes a DICOM file.
+        With `strict=False` an element that cannot be read costs only itself, and is counted in `skipped`.
         Raises `DataSetError` if the data set is unreadable, has more than `maximum` bytes (`save` takes any
         length), or more than 32 MiB or 262,144 elements when inflated.
         """
@@ -222,6 +226,7 @@ class DataStream:
             self.transfer_syntax_uid,
             sop_class_uid=self.sop_class_uid,
             sop_instance_uid=self.sop_instance_uid,
+            skipped=None if strict else skipped or Skipped(),
         )
         try:
             if len(data) <= _AT_ONCE and not transfer_syntax(self.transfer_syntax_uid).deflated:

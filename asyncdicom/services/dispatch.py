@@ -34,6 +34,7 @@ _WITH_IDENTIFIER = (CommandField.C_FIND_RQ, CommandField.C_GET_RQ, CommandField.
 _REQUESTED = frozenset(
     field for field, message in MESSAGES.items() if "requested_sop_class_uid" in message.required
 )
+_LATE = Status.OUT_OF_RESOURCES  # what a request is answered with whose handler did not end in time
 _NOT_GRANTED = (Status.NOT_AUTHORIZED, Status.MOVE_DESTINATION_UNKNOWN)
 # Errors of the operating system that mean: not now.
 _SHORT_OF = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -55,7 +56,11 @@ class Dispatcher:
 
     async def __call__(self, incoming: IncomingRequest) -> None:
         """Perform one request and send its final response."""
-        response = await self._perform(incoming)
+        try:
+            response = await self._perform(incoming)
+        except BaseException:
+            account.tell_lost(incoming)
+            raise
         try:
             if response.command is not None:
                 response = _passed_on(incoming, response)
@@ -63,10 +68,21 @@ class Dispatcher:
         except (DataSetError, LocalProtocolError, TypeError, ValueError):
             response = self._failed(incoming)
             final = self._final(incoming, response)
+        if incoming.channel.invoker.operations:
+            self._arrived(incoming, response)
         try:
             await incoming.channel.performer.respond(incoming, final, response.data)
+        except BaseException:
+            incoming.remark = "not told, the association is lost"
+            raise
         finally:
             account.tell(incoming, response)
+
+    def _arrived(self, incoming: IncomingRequest, response: Response) -> None:
+        """Count what came for a C-GET of ours by what it is answered with (PS3.4 C.4.3)."""
+        arrivals = incoming.channel.invoker.receiver
+        if arrivals is not None and incoming.command.command_field is CommandField.C_STORE_RQ:
+            arrivals.answered(incoming.command, Response(_LATE) if incoming.answered else response)
 
     def _final(self, incoming: IncomingRequest, response: Response) -> Command:
         """Make the command set of a response. Raises if the request cannot be answered with it."""
@@ -170,6 +186,7 @@ class Dispatcher:
         """Answer for a bug in a handler: only the log tells what it was."""
         command = incoming.command
         log.exception("%s: the handler of %s %s failed", incoming.channel, command.name, command.message_id)
+        incoming.is_told = True
         return Response(permanent_failure(command), error_comment="internal error")
 
     def _known(

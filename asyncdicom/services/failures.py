@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from asyncdicom.net.channel import IncomingRequest
 from asyncdicom.telemetry.log import Log
 
 __all__ = ["Failures"]
@@ -14,12 +15,13 @@ _MAXIMUM_KINDS = 8  # the peer can choose what it answers
 
 
 class Failures:
-    """Collects reasons; `whose`: what the log lines begin with."""
+    """Collects reasons: of `incoming`, a C-GET or C-MOVE; `what` is how the log calls it."""
 
-    __slots__ = ("_kinds", "_whose", "comment")
+    __slots__ = ("_incoming", "_kinds", "_what", "comment")
 
-    def __init__(self, whose: str) -> None:
-        self._whose = whose
+    def __init__(self, incoming: IncomingRequest, what: str) -> None:
+        self._incoming = incoming
+        self._what = what
         self._kinds: set[str] = set()
         self.comment: str | None = None
         """The first reason, for the Error Comment."""
@@ -32,4 +34,5 @@ class Failures:
             return
         self._kinds.add(kind)
         level = logging.ERROR if is_ours else logging.WARNING
-        log.log(level, "%s: %s", self._whose, detail or kind)
+        log.log(level, "%s: %s: %s", self._incoming.channel, self._what, detail or kind)
+        self._incoming.is_told = True

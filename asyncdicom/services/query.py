@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
 
+from asyncdicom.data.elements import Skipped
 from asyncdicom.dimse.messages import Command, CommandField, Priority, response_to
-from asyncdicom.exceptions import DicomNetworkError
+from asyncdicom.exceptions import DataSetError, DicomNetworkError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.operation import Interrupted, Reply
 from asyncdicom.services.classes import C_FIND_CLASSES, permission_of
@@ -17,12 +18,16 @@ from asyncdicom.services.request import FindHandler, Request
 from asyncdicom.services.responses import Answer, Identifier, Response, ResponseStream, encode_identifier
 from asyncdicom.services.service import Service
 from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STUDY_ROOT
 
 __all__ = ["Query", "QueryService", "find"]
 
+log = Log("asyncdicom.services")
+
 _MAXIMUM_MATCHES = 100_000
 _MAXIMUM_ELEMENTS = 16_384  # of one match, those in sequences included
+_KEPT_UNREADABLE = 100
 # Where neither handler nor socket ever waits, others (and a C-CANCEL) have to get their turn all the same.
 _RESPONSES_IN_A_ROW = 16
 
@@ -31,7 +36,11 @@ _Match = TypeVar("_Match")  # Dataset, or bytes with raw=True
 
 
 class Query(ResponseStream[_Match, list[_Match]]):
-    """A C-FIND: gives one Identifier a match, a pydicom Dataset, or its bytes with `raw=True`."""
+    """A C-FIND: gives one Identifier a match, a pydicom Dataset, or its bytes with `raw=True`.
+
+    A match that cannot be read costs only itself, and so does an element of one: it is left out, counted and
+    logged.
+    """
 
     def __init__(self, *args: Any, raw: bool, maximum_matches: int) -> None:
         super().__init__(*args)
@@ -39,8 +48,14 @@ class Query(ResponseStream[_Match, list[_Match]]):
         self._maximum_matches = maximum_matches
         self.optional_keys_supported = True
         """False when the peer said that it ignored an optional key (status FF01H)."""
+        self.number_unreadable = 0
+        """How many matches could not be read: they are left out, the others are given."""
+        self.unreadable: list[bytes] = []
+        """The first hundred of those, as they were received."""
+        self.skipped = Skipped()
+        """The elements of other matches that could not be read: those are given without them."""
 
-    def _pending(self, reply: Reply) -> _Match:
+    def _pending(self, reply: Reply) -> _Match | None:
         if reply.command.status == Status.PENDING_WARNING:
             self.optional_keys_supported = False
         data = reply.data or b""
@@ -48,7 +63,24 @@ class Query(ResponseStream[_Match, list[_Match]]):
             return cast("_Match", data)
         from asyncdicom.dataset import decode
 
-        match = decode(data, self._context.transfer_syntax, maximum_elements=_MAXIMUM_ELEMENTS)
+        skipped = Skipped()
+        try:
+            match = decode(
+                data,
+                self._context.transfer_syntax,
+                strict=False,
+                skipped=skipped,
+                maximum_elements=_MAXIMUM_ELEMENTS,
+            )
+        except DataSetError as error:
+            self.number_unreadable += 1
+            if len(self.unreadable) < _KEPT_UNREADABLE:
+                self.unreadable.append(data)
+            log.warning("%s: a match of a C-FIND cannot be read, and is left out: %s", self._channel, error)
+            return None
+        if skipped.count:
+            self.skipped.add(skipped.why, skipped.count)
+            log.warning("%s: a match of a C-FIND is not complete: %s", self._channel, skipped)
         del match.file_meta  # an Identifier is no file
         return cast("_Match", match)
 

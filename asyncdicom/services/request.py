@@ -207,11 +207,13 @@ class LazySources(Protocol):
 class Retrieval(NamedTuple):
     """What a C-GET or C-MOVE handler wants sent: the sources, opened one after another.
 
-    `ended` is called when nothing of it is sent any more, however it ended.
+    `ended` is called when nothing of it is sent any more, however it ended. `comment` is the Error Comment
+    of the final response, unless something failed.
     """
 
     sources: Sequence[Source] | LazySources
     ended: Callable[[], None] = lambda: None
+    comment: str | None = None
 
 
 class Storer(Protocol):

@@ -234,7 +234,8 @@ class ResponseStream(Generic[_Item, _Result]):
 
     # what the kinds of operation differ in
 
-    def _pending(self, reply: Reply) -> _Item:
+    def _pending(self, reply: Reply) -> _Item | None:
+        """What is given for a Pending response; None for nothing."""
         raise NotImplementedError
 
     def _final(self, reply: Reply) -> None:
@@ -269,10 +270,11 @@ class ResponseStream(Generic[_Item, _Result]):
         if self._operation is None:
             raise LocalProtocolError("use 'async with ... as stream' before 'async for'")
         self._iterated = True
-        reply = await self._next()
-        if reply is None:
-            raise StopAsyncIteration
-        return self._pending(reply)
+        while (reply := await self._next()) is not None:
+            item = self._pending(reply)
+            if item is not None:
+                return item
+        raise StopAsyncIteration
 
     async def _next(self) -> Reply | None:
         if self.response is not None or self._operation is None:

@@ -14,12 +14,13 @@ from typing import NamedTuple
 from asyncdicom.data.elements import decode as decode_elements
 from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Command, CommandField, Priority
-from asyncdicom.exceptions import AssociationError, DicomNetworkError
+from asyncdicom.exceptions import AssociationError, DataSetError, DicomNetworkError
 from asyncdicom.net.channel import Channel, IncomingRequest
 from asyncdicom.net.operation import Interrupted, Reply
 from asyncdicom.net.reasons import in_short
 from asyncdicom.net.sources import FileSource, Source
 from asyncdicom.services import storage
+from asyncdicom.services.arrivals import Arrivals, RetrieveResult, corrected
 from asyncdicom.services.classes import C_GET_CLASSES, C_MOVE_CLASSES
 from asyncdicom.services.contexts import find_context, groups_of_kinds
 from asyncdicom.services.request import (
@@ -67,31 +68,32 @@ class Progress(NamedTuple):
         return sum(count for count in self if count > 0)
 
 
-class RetrieveResult(NamedTuple):
-    """How a C-GET or C-MOVE ended."""
-
-    status: Status
-    completed: int
-    failed: int
-    warning: int
-    failed_sop_instance_uids: tuple[str, ...]
-
-
 # As SCU.
 
 
 class RetrieveOperation(ResponseStream[Progress, RetrieveResult]):
-    """A C-GET or C-MOVE: iterate over its `Progress`, or await its `RetrieveResult`."""
+    """A C-GET or C-MOVE: iterate over its `Progress`, or await its `RetrieveResult`.
+
+    `response` and `failed_sop_instance_uids` are what the peer tells, `result` is what is known here.
+    """
 
     failed_sop_instance_uids: tuple[str, ...] = ()
     """The Failed SOP Instance UID List of the final response."""
+
+    @property
+    def status(self) -> Status | None:
+        """The final status (that of `result`), once the operation has ended."""
+        return None if self.response is None else self.result.status
 
     def _pending(self, reply: Reply) -> Progress:
         return _progress(reply.command)
 
     def _final(self, reply: Reply) -> None:
         if reply.data:
-            self.failed_sop_instance_uids = _read_failed(reply.data, self._context.transfer_syntax)
+            try:
+                self.failed_sop_instance_uids = _read_failed(reply.data, self._context.transfer_syntax)
+            except DataSetError as error:  # how it ended is in the counters
+                log.warning("%s: the list of failed instances cannot be read: %s", self._channel, error)
 
     @property
     def result(self) -> RetrieveResult:
@@ -99,12 +101,22 @@ class RetrieveOperation(ResponseStream[Progress, RetrieveResult]):
         if self.response is None or self.response.command is None:
             raise DicomNetworkError("the retrieval has not ended yet")
         counters = _progress(self.response.command)
-        return RetrieveResult(
+        told = RetrieveResult(
             self.response.status,
             max(counters.completed, 0),
             max(counters.failed, 0),
             max(counters.warning, 0),
             self.failed_sop_instance_uids,
+            self.response.error_comment,
+        )
+        return told if self._receiver is None else corrected(told, self._receiver, self._under_way())
+
+    def _under_way(self) -> int:
+        """C-STOREs that the peer did not wait for."""
+        performing = self._channel.performer.performing
+        return sum(
+            request.command.command_field is CommandField.C_STORE_RQ and not request.answered
+            for request in performing
         )
 
     async def _whole(self) -> RetrieveResult:
@@ -124,7 +136,7 @@ def _progress(command: Command) -> Progress:
 
 
 def _read_failed(data: bytes, transfer_syntax_uid: str) -> tuple[str, ...]:
-    for element in decode_elements(data, transfer_syntax_uid):
+    for element in decode_elements(data, transfer_syntax_uid, strict=False):
         if element.tag == FAILED_SOP_INSTANCE_UID_LIST:
             text = bytes(element.value).decode("ascii", "replace")
             return tuple(uid for uid in (part.strip("\0 ") for part in text.split("\\")) if uid)
@@ -151,7 +163,8 @@ def retrieve(
         move_destination=move_destination,
     )
     data = encode_identifier(identifier, context.transfer_syntax)
-    return RetrieveOperation(channel, context, command, data, timeout, receiver)
+    arrivals = Arrivals(receiver) if command_field is CommandField.C_GET_RQ else None
+    return RetrieveOperation(channel, context, command, data, timeout, arrivals)
 
 
 # As SCP.
@@ -232,7 +245,7 @@ async def provide_get(incoming: IncomingRequest, request: Request, handlers: Get
             await work.perform(sources, accepted)
     finally:
         retrieval.ended()
-    return work.final()
+    return work.final(retrieval.comment)
 
 
 async def provide_move(incoming: IncomingRequest, request: Request, handlers: MoveService) -> Response:
@@ -254,7 +267,7 @@ async def provide_move(incoming: IncomingRequest, request: Request, handlers: Mo
                     is_lost = await _move(incoming, request, handlers, destination, sources, kinds, work)
     finally:
         retrieval.ended()
-    return work.final()
+    return work.final(retrieval.comment)
 
 
 async def _move(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from io import FileIO
 from typing import TYPE_CHECKING
 
-from asyncdicom.data.part10 import read_file_meta
+from asyncdicom.data.bare import examine
+from asyncdicom.data.elements import passed_over
+from asyncdicom.data.part10 import FileMeta, read_file_meta
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.dimse.messages import Command, CommandField, Priority
 from asyncdicom.exceptions import DataSetError
@@ -39,6 +42,7 @@ _SOP_CLASS_UID = 0x00080016
 _SOP_INSTANCE_UID = 0x00080018
 _HEAD_SIZE = 8192
 _MAXIMUM_HEAD = 1 << 17
+_PIECE = 1 << 18
 _STORED = ("storage", "non-patient-object-storage")  # service classes
 
 
@@ -91,7 +95,8 @@ class Storage(Service):
     async def perform(self, request: Request) -> Answer:
         """Ask the handler: that of our C-GET, or that of the association."""
         incoming = request.incoming
-        handler = incoming.channel.invoker.receiver or self.handler
+        arrivals = incoming.channel.invoker.receiver
+        handler = self.handler if arrivals is None else arrivals.handler or self.handler
         if handler is None:
             return Status.SOP_CLASS_NOT_SUPPORTED
         if not is_usable_uid(request.affected_sop_instance_uid):
@@ -107,10 +112,12 @@ async def open_file(path: str | os.PathLike[str]) -> FileSource:
 
 
 def file_source(path: str | os.PathLike[str]) -> FileSource:
-    """Read the head of a DICOM Part 10 file: what C-STORE has to know before it sends it (blocking).
+    """Read the head of a DICOM file: what C-STORE has to know before it sends it (blocking).
 
     The UIDs are those of the data set, which is what is sent; the File Meta Information tells the
-    transfer syntax. Raises `DataSetError` for what is not such a file, `OSError` if it is unreadable.
+    transfer syntax. A file without it, or whose data set is in another transfer syntax, is read to its end:
+    it is sent if it can be read safely. Raises `DataSetError` for what cannot be sent, `OSError` if it is
+    unreadable.
     """
     with open(path, "rb", buffering=0, opener=_open_at_once) as file:
         status = os.fstat(file.fileno())
@@ -119,22 +126,19 @@ def file_source(path: str | os.PathLike[str]) -> FileSource:
         head = file.read(_HEAD_SIZE)
         if status.st_size > _HEAD_SIZE and _head_is_short(head):
             head += file.read(_MAXIMUM_HEAD)
-    try:
-        meta = read_file_meta(head)
-    except DataSetError as error:
-        raise DataSetError(f"{path}: {error}") from None
-    uids = _uids_of_data_set(memoryview(head)[meta.offset :], meta.transfer_syntax_uid)
-    sop_class_uid = uids.get(_SOP_CLASS_UID) or meta.sop_class_uid
-    sop_instance_uid = uids.get(_SOP_INSTANCE_UID) or meta.sop_instance_uid
-    if not sop_class_uid or not sop_instance_uid:
+        try:
+            found = _look(head, file)
+        except DataSetError as error:
+            raise DataSetError(f"{path}: {error}") from None
+    if not found.sop_class_uid or not found.sop_instance_uid:
         raise DataSetError(f"{path}: no SOP Class UID or no SOP Instance UID")
     return FileSource(
         path,
-        sop_class_uid=sop_class_uid,
-        sop_instance_uid=sop_instance_uid,
-        transfer_syntax_uid=meta.transfer_syntax_uid,
-        offset=meta.offset,
-        length=status.st_size - meta.offset,
+        sop_class_uid=found.sop_class_uid,
+        sop_instance_uid=found.sop_instance_uid,
+        transfer_syntax_uid=found.transfer_syntax_uid,
+        offset=found.offset,
+        length=status.st_size - found.offset,
     )
 
 
@@ -143,26 +147,60 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | AT_ONCE)
 
 
-def _head_is_short(head: bytes) -> bool:
-    try:
-        meta = read_file_meta(head)
-    except DataSetError:
-        return True
-    return _SOP_INSTANCE_UID not in _uids_of_data_set(
-        memoryview(head)[meta.offset :], meta.transfer_syntax_uid
+def _look(head: bytes, file: FileIO) -> FileMeta:
+    """What a file is sent as; only where its head does not tell is the rest of it read."""
+    meta = _begin_of_data_set(head)
+    uids = _uids_of_data_set(head, meta) if meta.transfer_syntax_uid else None
+    if uids is None:
+        try:
+            return examine(_pieces(file, meta.offset), meta.offset)
+        except DataSetError as doubt:
+            if not meta.transfer_syntax_uid:
+                try:
+                    read_file_meta(head)  # says what is missing
+                except DataSetError as error:
+                    raise DataSetError(f"{error}; {doubt}") from None
+            uids = {}  # the peer is the judge of it; the meta information has the UIDs
+    return meta._replace(
+        sop_class_uid=uids.get(_SOP_CLASS_UID) or meta.sop_class_uid,
+        sop_instance_uid=uids.get(_SOP_INSTANCE_UID) or meta.sop_instance_uid,
     )
 
 
-def _uids_of_data_set(data: memoryview, transfer_syntax_uid: str) -> dict[int, str]:
-    scanner = Scanner(transfer_syntax_uid, frozenset({_SOP_CLASS_UID, _SOP_INSTANCE_UID}))
+def _head_is_short(head: bytes) -> bool:
     try:
-        scanner.feed(data)
+        meta = _begin_of_data_set(head)
     except DataSetError:
-        return {}  # the peer is the judge of it; the meta information has the UIDs
+        return True
+    uids = _uids_of_data_set(head, meta) if meta.transfer_syntax_uid else None
+    return uids is None or _SOP_INSTANCE_UID not in uids
+
+
+def _begin_of_data_set(head: bytes) -> FileMeta:
+    """Read the head; elements of the groups 0000 and 0002 in the data set are not sent."""
+    meta = read_file_meta(head, strict=False)
+    if transfer_syntax(meta.transfer_syntax_uid).deflated:
+        return meta
+    return meta._replace(offset=meta.offset + passed_over(memoryview(head)[meta.offset :]))
+
+
+def _uids_of_data_set(head: bytes, meta: FileMeta) -> dict[int, str] | None:
+    """The UIDs that the head has; None if the data set is not in its transfer syntax."""
+    scanner = Scanner(meta.transfer_syntax_uid, frozenset({_SOP_CLASS_UID, _SOP_INSTANCE_UID}))
+    try:
+        scanner.feed(memoryview(head)[meta.offset :])
+    except DataSetError:
+        return None
     found = {}
     for tag, element in scanner.found.items():
         found[tag] = element.value.decode("ascii", "replace").rstrip("\0 ")
     return found
+
+
+def _pieces(file: FileIO, offset: int) -> Iterator[bytes]:
+    file.seek(offset)
+    while piece := file.read(_PIECE):
+        yield piece
 
 
 def dataset_source(channel: Channel, dataset: Dataset) -> BytesSource:

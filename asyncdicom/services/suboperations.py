@@ -53,7 +53,7 @@ class SubOperationSender:
         self._incoming = incoming
         self._operations = SubOperations(total)
         self._what = what
-        self._failures = Failures(f"{incoming.channel}: {what}")
+        self._failures = Failures(incoming, what)
         self._again: Attempts[Source] = Attempts()
         self._routes: dict[Route[Source], StoreOne] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -107,8 +107,8 @@ class SubOperationSender:
         async for source in sources:
             self._operations.failed("" if source is None else source.sop_instance_uid)
 
-    def final(self) -> Response:
-        """Give the final response."""
+    def final(self, comment: str | None) -> Response:
+        """Give the final response; `comment` tells what nothing that failed tells."""
         incoming, operations = self._incoming, self._operations
         status = Status(operations.final_status(incoming.is_cancelled))
         data = None
@@ -120,7 +120,7 @@ class SubOperationSender:
             status,
             counters=operations.counters(remaining=incoming.is_cancelled),
             data=data,
-            error_comment=self._failures.comment,
+            error_comment=self._failures.comment or comment,
         )
 
     # what is begun next, and where
@@ -203,14 +203,15 @@ class SubOperationSender:
             self._operations.failed(uid)
             _explain(self._failures, uid, error)
             return True
-        status = response.status
+        status, comment = response.status, response.error_comment
         if status.is_success:
             self._operations.completed()
         elif status.is_warning:
-            self._operations.warned(uid)
+            self._operations.warned()
         else:
-            kind = f"an instance was refused with 0x{status:04X}"
-            self._failed(uid, kind, f"{uid} was refused with {status}")
+            said = f": {comment}" if comment else ""
+            kind = f"an instance was refused with 0x{status:04X}{said}"
+            self._failed(uid, kind, f"{uid} was refused with {status}{said}")
         return True
 
     def _lost(self, route: Route[Source], attempt: Attempt[Source], error: AssociationError) -> bool:

@@ -5,7 +5,10 @@ They are counted without a lock: a figure may be a few too low when threads coun
 
 from __future__ import annotations
 
-__all__ = ["log_errors", "log_lines_lost"]
+__all__ = ["commands_failed", "log_errors", "log_lines_lost"]
+
+commands_failed = 0
+"""Commands for received instances or studies that could not be run, or failed."""
 
 log_errors = 0
 """Log lines that could not be made: a handler or a filter raised, or a line did not format."""

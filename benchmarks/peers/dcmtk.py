@@ -11,7 +11,7 @@ import functools
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +44,7 @@ NetworkTCPPort = {port}
 MaxPDUSize = 131072
 MaxAssociations = 16
 HostTable BEGIN
-HostTable END
+{destinations}HostTable END
 VendorTable BEGIN
 VendorTable END
 AETable BEGIN
@@ -62,6 +62,12 @@ class Server(NamedTuple):
 
     pid: int
     port: int
+
+
+def configuration(port: int, database: Path, destinations: Mapping[str, int] | None = None) -> str:
+    """Write the configuration of dcmqrscp; destinations of C-MOVE are AE titles with their ports."""
+    known = [f"{title} = ({title}, 127.0.0.1, {where})\n" for title, where in (destinations or {}).items()]
+    return _QRSCP.format(port=port, database=database, destinations="".join(known))
 
 
 @functools.cache
@@ -183,7 +189,7 @@ def qrscp(folder: Path, matches: int = 0) -> Iterator[Server]:
     database.mkdir(parents=True)
     port = free_port()
     config = folder / "dcmqrscp.cfg"
-    config.write_text(_QRSCP.format(port=port, database=database))
+    config.write_text(configuration(port, database))
     command = ["dcmqrscp", "-ll", "fatal", "-c", str(config)]
     with server(command, port, env=environment(True), cwd=folder) as pid:
         if matches:

@@ -29,6 +29,7 @@ from asyncdicom import (
     Timeouts,
     associate,
     file_source,
+    retrieval_contexts,
     serve,
     storage_contexts,
 )
@@ -199,6 +200,28 @@ async def send_copies(
 
 def _copy_contexts() -> list[PresentationContext]:
     return [PresentationContext(instances.CT, (instances.EXPLICIT,))]
+
+
+# C-GET
+
+
+async def fetch(port: int, study: str, directory: str, receiver_pid: int) -> Sample:
+    """Retrieve the one instance of a study into a file."""
+
+    async def to_file(request: Request) -> Status:
+        await request.data.save(f"{directory}/{request.affected_sop_instance_uid}")
+        return Status.SUCCESS
+
+    contexts: list[Any] = [STUDY_ROOT, *retrieval_contexts([(instances.CT, instances.EXPLICIT)])]
+    identifier = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": study}
+    async with associate(
+        _peer(port), contexts=contexts, c_store=to_file, timeouts=Timeouts(dimse=600.0)
+    ) as association:
+        with Measurement(receiver_pid) as it:
+            result = await association.c_get(identifier)
+    if result.completed != 1:
+        raise RuntimeError(f"the answer was {result}")
+    return it.sample(1, instances.size_of(directory))
 
 
 # C-ECHO

@@ -5,6 +5,8 @@ from __future__ import annotations
 from benchmarks.harness import Scenario
 from benchmarks.scenarios import (
     associations,
+    bulk,
+    distance,
     echo,
     find,
     handshakes,
@@ -35,3 +37,8 @@ SCENARIOS: dict[str, Scenario] = {
         index.SCENARIO,
     )
 }
+
+DISTANCE: dict[str, Scenario] = {scenario.name: scenario for scenario in (*distance.SCENARIOS, bulk.SCENARIO)}
+"""What is done over distance; it is a run of its own."""
+
+GROUPS = {"speed": SCENARIOS, "distance": DISTANCE}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from asyncdicom.archive import Archive
+from asyncdicom.archive import Archive, Stored
 from asyncdicom.archive.index.schema import BY_TAG
 from asyncdicom.data.elements import decode, encode
 from asyncdicom.status import Status
@@ -72,6 +72,11 @@ async def in_batches(data: bytes, size: int) -> AsyncIterator[list[memoryview]]:
 
 
 async def store(archive: Archive, data: bytes, size: int = 1 << 20, **options: Any) -> Status:
+    """Store as a peer would, and give the Status alone: see `stored`."""
+    return (await stored(archive, data, size, **options)).status
+
+
+async def stored(archive: Archive, data: bytes, size: int = 1 << 20, **options: Any) -> Stored:
     """Store as a peer would whose command agrees with its data set (unless ``options`` say otherwise)."""
     syntax = options.setdefault("transfer_syntax_uid", EXPLICIT_VR_LITTLE_ENDIAN)
     try:
@@ -118,6 +123,7 @@ class Tools:
     encode = staticmethod(encode_keywords)
     in_batches = staticmethod(in_batches)
     store = staticmethod(store)
+    stored = staticmethod(stored)
     find = staticmethod(find)
 
     @staticmethod

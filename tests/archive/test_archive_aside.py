@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from asyncdicom import StatusError
 from asyncdicom.archive import Archive, ArchiveError, FileCalls
+from asyncdicom.archive.arrival import Arrival, Outcome
 from asyncdicom.archive.maintenance import verify
 from asyncdicom.archive.operations import METHODS
+from asyncdicom.archive.stored import answer_to
+
+MISMATCHES = ("another patient has this Study Instance UID", "the Patient ID is there twice")
 
 
 async def lines(archive: Archive, method: str, **arguments: Any) -> list[Any]:
@@ -190,6 +193,41 @@ async def test_a_file_system_without_links(tmp_path: Path, tools: Any) -> None:
 # bounds
 
 
+def test_every_outcome_has_an_answer_that_fits() -> None:
+    arrival = Arrival.__new__(Arrival)
+    comments = []
+    for outcome in set(Outcome) - {Outcome.WITHDRAWN, Outcome.UNTRUSTED}:
+        for arrival.mismatch in ("", *MISMATCHES):
+            for arrival.is_conflict in (True, False):
+                stored = answer_to(arrival, outcome)
+                assert bool(stored.comment) == (stored.status != 0x0000)
+                comments.append(stored.comment)
+    assert max(map(len, comments)) == 64
+    assert {f"{each}: quarantine full" for each in MISMATCHES} < set(comments)
+
+
+async def test_a_full_quarantine_refuses_another_patient(
+    tmp_path: Path, tools: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Archive(
+        tmp_path, durability="none", on_mismatch="quarantine", maximum_quarantined=1
+    ) as archive:
+        assert await tools.store(archive, tools.data_set()) == 0x0000
+        answers = []
+        for number in range(3):
+            uid = f"1.2.9.{number}"
+            data = tools.data_set(SOPInstanceUID=uid, PatientID="P2", PatientName="OTHER")
+            answers.append(await tools.stored(archive, data))
+        why = "another patient has this Study Instance UID"
+        full = (0xA700, f"{why}: quarantine full")
+        assert answers == [(0xB007, f"{why}: quarantined"), full, full]
+        assert archive.happened == {"mismatch": 1, "quarantine_full": 2}
+        (counts,) = await lines(archive, "stat")
+        assert (counts["mismatch"], counts["refused_conflicts"], counts["conflicts"]) == (1, 2, 0)
+        assert f"1.2.9.2 refused, {why} and the quarantine is full" in caplog.text
+        assert len(tools.files_below(tmp_path)) == 2
+
+
 @pytest.mark.parametrize(
     ("files", "sizes", "less", "kept"), [(2, 9, 0, 2), (9, 2, 0, 2), (9, 2, 1, 1), (5, 5, 0, 5)]
 )
@@ -201,14 +239,12 @@ async def test_a_full_quarantine_refuses(
         tmp_path, durability="none", maximum_quarantined=files, maximum_quarantined_bytes=size
     ) as archive:
         assert await tools.store(archive, tools.data_set()) == 0x0000
-        answers, comments = [], set()
+        answers = []
         for number in range(6):
-            try:
-                answers.append(int(await tools.store(archive, tools.data_set(PatientName=f"OTHER{number}"))))
-            except StatusError as error:
-                answers.append(int(error.response.status))
-                comments.add(error.response.error_comment)
-        assert comments == {"conflicts with a stored instance; the quarantine is full"}
+            stored = await tools.stored(archive, tools.data_set(PatientName=f"OTHER{number}"))
+            answers.append(int(stored.status))
+            what = "quarantined" if stored.status == 0xB007 else "quarantine full"
+            assert stored.comment == f"other data are here under this SOP Instance UID: {what}"
         assert answers == sorted(answers, reverse=True)
         assert set(answers) == {0xB007, 0xA700}
         assert answers.count(0xB007) == kept

@@ -418,7 +418,7 @@ async def test_a_store_under_way_when_the_archive_closes_fails(tmp_path: Path, t
     descriptors = open_descriptors()
     await archive.close()
     go_on.set()
-    assert await task == 0xA700
+    assert (await task).status == 0xA700
     assert open_descriptors() < descriptors
     assert tools.files_below(tmp_path) == []
     assert await tools.store(archive, tools.data_set()) == 0xA700

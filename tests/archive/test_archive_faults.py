@@ -271,7 +271,7 @@ async def test_a_folder_whose_sync_failed_costs_those_it_had_and_no_others(
         assert await asyncio.to_thread(calls.arrived.wait, 30)
         assert await tools.store(archive, tools.data_set()) == 0xA700
         go_on.set()
-        assert await second == 0xA700  # though the next sync of the folder would have succeeded
+        assert (await second).status == 0xA700  # though the next sync of the folder would have succeeded
         assert await tools.store(archive, slow) == 0x0000
         assert await tools.store(archive, tools.data_set()) == 0x0000
         assert len(tools.files_below(tmp_path)) == 2

@@ -321,12 +321,13 @@ async def test_paging_beyond_a_thousand(archive: Archive, tools: Any) -> None:
         pages.append(len(result[0]))
         return result
 
-    archive._queries.run = count  # type: ignore[method-assign]
+    archive._queries.run = count  # type: ignore[method-assign,assignment]
     identifier = tools.encode({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "", "PatientID": "P*"})
     seen = []
     async for answer in archive.find(identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
         # Only the writer holds a connection while an answer is being used: nothing pins the WAL.
-        assert archive._engine.pool.checkedout() == 1
+        pool: Any = archive._engine.pool
+        assert pool.checkedout() == 1
         seen.append(answer)
     assert len(seen) == len(set(seen)) == 2001
     assert pages == [16, *[64] * 31, 2001 - 16 - 31 * 64]
@@ -382,7 +383,7 @@ def charset_file(name: str) -> bytes:
 async def test_character_sets(archive: Archive, tools: Any, file: str, key: str, name: str) -> None:
     content = charset_file(file)
     meta = read_file_meta(content)
-    status = await archive.store(
+    status, _ = await archive.store(
         sop_class_uid=meta.sop_class_uid,
         sop_instance_uid=meta.sop_instance_uid,
         transfer_syntax_uid=meta.transfer_syntax_uid,

@@ -302,7 +302,9 @@ def test_over_the_network_seen_from_outside(tmp_path: Path) -> None:
             return archive.log
 
     log = asyncio.run(work())
-    opened = set(re.findall(r'"((?:[^"\\]|\\.)*)"', (tmp_path / "trace").read_text()))
+    # With a descriptor, no path is the status of a file that is open already.
+    trace = re.sub(r'newfstatat\(\d+, "", ', "newfstatat(", (tmp_path / "trace").read_text())
+    opened = set(re.findall(r'"((?:[^"\\]|\\.)*)"', trace))
     assert opened, "it has stored something"
     here = str(Path(__file__).parents[2])
     # Python reads the last one when it makes a pool of threads.

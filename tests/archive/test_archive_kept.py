@@ -171,6 +171,24 @@ async def test_what_a_file_without_a_row_comes_to(tmp_path: Path, tools: Any) ->
     assert len(list((root / "lost").iterdir())) == 4
 
 
+async def test_a_file_whose_end_cannot_be_told_is_never_removed(tmp_path: Path, tools: Any) -> None:
+    """One that has no digest yet may have been kept, if what cannot be read is behind what is indexed."""
+    root, strange = tmp_path / "archive", b"\xe1\x7f\x10\x10\x01\x02" + b"rubbish" * 10
+    async with Archive(root, durability="none") as archive:
+        uid = "1.2.3.1.1.1"
+        assert await tools.store(archive, tools.data_set() + strange, sop_instance_uid=uid) == 0x0000
+    (kept,) = tools.files_below(root)
+    whole = kept.read_bytes()
+    offset = whole.index(tools.data_set())
+    kept.with_name(f"{1:032x}.dcm").write_bytes(whole[: offset - 16] + bytes(16) + whole[offset:])
+    for name in root.glob("index.sqlite*"):
+        name.unlink()
+    async with Archive(root) as archive:
+        came_to = await swept(archive)
+        assert (came_to.indexed, came_to.set_aside, came_to.unfinished) == (1, 1, 0)
+        assert len(await tools.find(archive, PatientID="P1")) == 1
+
+
 # the same instance again
 
 

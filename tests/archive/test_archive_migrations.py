@@ -1,7 +1,8 @@
 """An index of an earlier version is brought to this one, also by one who is killed on the way.
 
 `archive_schema_2.txt` (SQL) and `archive_schema_2_files.txt` are what the version before the archive's ID has
-written: two instances and one in quarantine. A file is its path and its bytes behind the preamble.
+written: two instances and one in quarantine. A file is its path and its bytes behind the preamble. Those of
+schema 3 are from before files that end within an element were marked; one more of the quarantine was purged.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ from asyncdicom.archive import Archive, ArchiveError, FileCalls
 from asyncdicom.archive.index.migrations import STEPS, migrate
 from asyncdicom.archive.index.schema import SCHEMA_VERSION
 from asyncdicom.archive.maintenance import verify
+from asyncdicom.archive.operations import METHODS
 
 DATA = Path(__file__).parents[1] / "data"
 
 
-def of_schema_2(root: Path) -> Path:
-    """Make the archive that the earlier version has left; gives its index."""
-    for line in (DATA / "archive_schema_2_files.txt").read_text().splitlines():
+def of_schema(number: int, root: Path) -> Path:
+    """Make the archive that an earlier version has left; gives its index."""
+    for line in (DATA / f"archive_schema_{number}_files.txt").read_text().splitlines():
         name, content = line.split()
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(128) + bytes.fromhex(content))
     index = root / "index.sqlite"
     with closing(sqlite3.connect(index)) as connection:
-        connection.executescript((DATA / "archive_schema_2.txt").read_text())
-        connection.execute("PRAGMA user_version = 2")
+        connection.executescript((DATA / f"archive_schema_{number}.txt").read_text())
+        connection.execute(f"PRAGMA user_version = {number}")
     return index
 
 
@@ -62,15 +64,38 @@ async def answers(root: Path, tools: Any) -> None:
     assert [each for each in verify(str(root)) if not each.is_sound] == []
 
 
-async def test_an_index_of_schema_2_is_brought_up(tmp_path: Path, tools: Any) -> None:
-    index = of_schema_2(tmp_path / "old")
+@pytest.mark.parametrize("number", [2, 3])
+async def test_an_earlier_index_is_brought_up(tmp_path: Path, tools: Any, number: int) -> None:
+    index = of_schema(number, tmp_path / "old")
+    before = schema(index)
     await answers(tmp_path / "old", tools)
     async with Archive(tmp_path / "new"):
         pass
     assert schema(index) == schema(tmp_path / "new" / "index.sqlite")
-    version, tables = schema(index.with_name("index.sqlite.schema-2"))
-    assert version == 2
-    assert "table archive" not in tables
+    assert schema(index.with_name(f"index.sqlite.schema-{number}")) == before
+    assert before[0] == number
+    assert ("table archive" in before[1]) == (number > 2)
+
+
+@pytest.mark.parametrize("without", ["", "tombstone", "scrub"])
+async def test_what_was_in_quarantine_before_can_be_dealt_with(
+    tmp_path: Path, tools: Any, without: str
+) -> None:
+    index = of_schema(3, tmp_path)
+    with closing(sqlite3.connect(index)) as connection:
+        if without:
+            connection.execute(f"DROP TABLE {without}")
+    async with Archive(tmp_path) as archive:
+        for method in ("accept", "accept", "purge"):  # that one, then the other one, which is purged
+            [listed, *_] = [line async for line in METHODS["quarantine list"](archive, {})]
+            done = METHODS[f"quarantine {method}"](archive, {"names": [listed["name"]]})
+            assert len([line async for line in done]) == 2
+        counts = await archive.read(archive.care.stat)
+        assert counts["purged"] == (1 if without == "tombstone" else 2)
+        assert (counts["instance"], counts["quarantine"]) == (2, 0)
+    with closing(sqlite3.connect(index)) as connection:
+        for table in ("instance", "tombstone"):
+            assert connection.execute(f"SELECT DISTINCT incomplete FROM {table}").fetchall() == [(0,)]
 
 
 class Killed(Exception):
@@ -131,7 +156,7 @@ async def test_killed_at_every_call(tmp_path: Path, tools: Any) -> None:
     versions = []
     for number in range(100):
         root = tmp_path / str(number)
-        index = of_schema_2(root)
+        index = of_schema(2, root)
         life, is_done = Life(number), False
         with closing(sqlite3.connect(index, isolation_level=None)) as connection:
             dying: Any = Connection(connection, life)
@@ -154,7 +179,7 @@ async def test_a_disk_that_is_full_changes_nothing(tmp_path: Path, tools: Any) -
         def sync_data(self, descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
-    index = of_schema_2(tmp_path)
+    index = of_schema(2, tmp_path)
     before = schema(index)
     with pytest.raises(ArchiveError, match="No space left"):
         await Archive(tmp_path, files=Full()).open()
@@ -164,7 +189,7 @@ async def test_a_disk_that_is_full_changes_nothing(tmp_path: Path, tools: Any) -
 
 @pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 1])
 async def test_another_schema_is_refused_in_one_line(tmp_path: Path, version: int) -> None:
-    index = of_schema_2(tmp_path)
+    index = of_schema(2, tmp_path)
     with closing(sqlite3.connect(index)) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
     before = schema(index)

@@ -337,7 +337,7 @@ async def live(
                 store.cancel()
             (result,) = await asyncio.gather(store, return_exceptions=True)
             if not disk.dead:
-                witness.answered(sent, result)
+                witness.answered(sent, getattr(result, "status", result))
 
         results = [result for wave in waves for result in await turns.run(*map(send, wave))]
         await turns.run(opened.close())
@@ -439,7 +439,7 @@ policies = st.sampled_from(["quarantine", "keep", "replace"])
 model = settings(
     max_examples=EXAMPLES,
     deadline=None,
-    database=None if LONG else settings.default.database,
+    database=None if LONG or settings.default is None else settings.default.database,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -14,6 +14,7 @@ from asyncdicom import (
     AccessPolicy,
     AssociationRejected,
     BytesSource,
+    Proposable,
     Server,
     StatusError,
     associate,
@@ -90,7 +91,7 @@ async def test_a_retrieval_sends_what_was_stored(archive: Archive) -> None:
     async with serve("WS@127.0.0.1:0", c_store=keep) as station:
         access = {"*": None, "WS": Address("WS", "127.0.0.1", station.port)}
         async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", access=access) as server:
-            contexts = [*storage_contexts(sources), STUDY_ROOT]
+            contexts: list[Proposable] = [*storage_contexts(sources), STUDY_ROOT]
             async with associate(address(server), contexts=contexts) as association:
                 for source in sources:
                     assert (await association.c_store(source)).status == 0

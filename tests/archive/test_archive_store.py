@@ -51,6 +51,7 @@ async def test_every_encoding(archive: Archive, tools: Any, syntax: str) -> None
     identifier = tools.encode({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3.1"})
     matching = await archive.matching_instances(identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT)
     [found] = [instance async for instance in matching]
+    assert found is not None
     assert found[:3] == (tools.ct, "1.2.3.1.1.1", syntax)
     content = tools.read(found.path)
     assert content[found.data_set_offset :] == data
@@ -97,9 +98,13 @@ async def test_other_bytes_go_to_quarantine(
     assert len(tools.files_below(Path(archive.directory))) == 2
 
 
-async def test_another_transfer_syntax_is_other_bytes(archive: Archive, tools: Any) -> None:
+async def test_another_transfer_syntax_is_the_same_instance(archive: Archive, tools: Any) -> None:
     assert await tools.store(archive, tools.data_set()) == 0x0000
     data = tools.data_set(IMPLICIT_VR_LITTLE_ENDIAN)
+    assert await tools.store(archive, data, transfer_syntax_uid=IMPLICIT_VR_LITTLE_ENDIAN) == 0x0000
+    assert await archive.counts() == ONE
+    assert len(tools.files_below(Path(archive.directory))) == 1
+    data = tools.data_set(IMPLICIT_VR_LITTLE_ENDIAN, PatientName="OTHER")
     assert await tools.store(archive, data, transfer_syntax_uid=IMPLICIT_VR_LITTLE_ENDIAN) == 0xB007
 
 
@@ -143,7 +148,7 @@ async def test_one_uid_at_the_same_time(tmp_path: Path, tools: Any, policy: str)
             assert files == 1
 
 
-BAD = {
+BAD: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "no SOP Class UID": ({"SOPClassUID": None}, {}, 0xA900),
     "no SOP Instance UID": ({"SOPInstanceUID": None}, {}, 0xA900),
     "no Study Instance UID": ({"StudyInstanceUID": None}, {}, 0xA900),
@@ -175,7 +180,7 @@ async def test_what_cannot_be_indexed_is_refused_and_not_kept(
         (b"", 0xA900),
         (b"GET / HTTP/1.1\r\n\r\n" * 50, 0xC000),
         (b"\x08\x00\x16\x00UI\xff\x00123", 0xC000),
-        (bytes(1000), 0xC000),
+        (bytes(1000), 0xA900),
     ],
 )
 @pytest.mark.parametrize("size", [1, 1 << 20])
@@ -208,7 +213,7 @@ async def test_a_large_unreadable_data_set_is_refused_early(archive: Archive, to
             taken += 1
             yield [memoryview(b"\xff" * 100_000)]
 
-    status = await archive.store(
+    status, _ = await archive.store(
         sop_class_uid=tools.ct,
         sop_instance_uid="1.2.3",
         transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
@@ -396,9 +401,10 @@ def pydicom_instances() -> Iterator[tuple[dict[str, str], bytes]]:
 async def test_every_instance_of_pydicom(archive: Archive, tmp_path: Path, tools: Any) -> None:
     """Whatever has the four UIDs is stored byte by byte; conflicting ones into an archive of their own."""
     statuses: Counter[int] = Counter()
+    same = 0
 
     async def store(where: Archive, uids: dict[str, str], data: bytes) -> int:
-        return int(await where.store(batches=tools.in_batches(data, 65536), **uids))
+        return int((await where.store(batches=tools.in_batches(data, 65536), **uids)).status)
 
     for number, (uids, data) in enumerate(pydicom_instances()):
         status = await store(archive, uids, data)
@@ -406,9 +412,11 @@ async def test_every_instance_of_pydicom(archive: Archive, tmp_path: Path, tools
             async with Archive(tmp_path / str(number), durability="none") as fresh:
                 status = await store(fresh, uids, data)
         statuses[status] += 1
-        if status == 0:
+        if archive.happened["same"] > same:
+            same += 1  # another encoding of one that is here
+        elif status == 0:
             contents = (path.read_bytes() for path in tools.files_below(tmp_path))
             assert any(content.endswith(data) for content in contents)
     assert statuses[0] > 140
     assert set(statuses) <= {0, 0xA900, 0xC000}
-    assert statuses[0xC000] <= 3
+    assert statuses[0xC000] <= 4

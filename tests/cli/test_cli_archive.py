@@ -25,10 +25,10 @@ async def keep(root: Path, count: int, **others: bytes) -> None:
             elements.sort()
             data = encode(elements, EXPLICIT_VR_LITTLE_ENDIAN)
 
-            async def batches(data: bytes = data):  # type: ignore[no-untyped-def]
+            async def batches(data: bytes = data):
                 yield [memoryview(data)]
 
-            status = await archive.store(
+            status, _ = await archive.store(
                 sop_class_uid=CT,
                 sop_instance_uid=uid,
                 transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,

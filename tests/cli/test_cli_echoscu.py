@@ -5,7 +5,7 @@ import signal
 
 from cli.running import Start, Tool
 
-from asyncdicom import AccessPolicy, Request, Status, serve
+from asyncdicom import AccessPolicy, Request, Response, Status, serve
 
 
 async def test_text(tool: Tool) -> None:
@@ -31,6 +31,17 @@ async def test_a_failure(tool: Tool) -> None:
         result = await tool("echoscu", "127.0.0.1", server.port)
     assert result.code == 1
     assert "0x0110 (Failure: processing failure)" in result.out
+
+
+async def test_the_explanation_of_a_failure_is_shown(tool: Tool) -> None:
+    async def c_echo(request: Request) -> Response:
+        return Response(0x0110, error_comment="maintenance until noon")
+
+    async with serve("SCP@127.0.0.1:0", c_echo=c_echo) as server:
+        text = await tool("echoscu", "127.0.0.1", server.port)
+        in_json = await tool("echoscu", "127.0.0.1", server.port, "--json")
+    assert "0x0110 (Failure: processing failure): maintenance until noon in " in text.out
+    assert in_json.json[0]["error_comment"] == "maintenance until noon"
 
 
 async def test_our_ae_title_and_the_end(tool: Tool) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli.nodes import JPEG, PLAIN, Instance, Node, data_sets, expected
@@ -73,7 +74,7 @@ async def test_a_peer_that_does_not_tell_classes(tool: Tool, tmp_path: Path) -> 
 
 async def test_a_peer_that_answers_no_query(tool: Tool, tmp_path: Path) -> None:
     for node in (Node(STUDY, finds=False), Node(STUDY)):
-        options = {"c_find": node.find} if not node.finds else {}
+        options: dict[str, Any] = {"c_find": node.find} if not node.finds else {}
         async with serve("SCP@127.0.0.1:0", c_get=node.retrieve, **options) as server:
             result = await tool(
                 "getscu", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.1"

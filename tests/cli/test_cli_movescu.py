@@ -56,6 +56,27 @@ async def test_to_our_own_port(tool: Tool, tmp_path: Path, free_port: int, desti
     assert data_sets(tmp_path) == expected(STUDY)
 
 
+async def test_what_is_counted_and_does_not_come_here(tool: Tool, tmp_path: Path, free_port: int) -> None:
+    """The peer has another address for our AE title, and is content."""
+
+    async def elsewhere(request: Request) -> int:
+        return 0
+
+    async with (
+        serve("ME@127.0.0.1:0", c_store=elsewhere) as other,
+        serve(
+            "SCP@127.0.0.1:0",
+            c_move=Node(STUDY).retrieve,
+            destinations={"ME": f"127.0.0.1:{other.port}"},
+        ) as server,
+    ):
+        here = ("-aem", "ME", "--port", free_port, "-od", tmp_path)
+        result = await tool("movescu", "127.0.0.1", server.port, *here, *KEY)
+    assert result.code == 1
+    assert "completed 2, warned 0, failed 0, received 0" in result.out
+    assert "2 that the peer counts as sent did not come here" in result.err
+
+
 async def test_an_unknown_destination(tool: Tool, caplog: pytest.LogCaptureFixture) -> None:
     async with serve("SCP@127.0.0.1:0", c_move=Node(STUDY).retrieve, destinations={}) as server:
         result = await tool("movescu", "127.0.0.1", server.port, "-aem", "NOBODY", *KEY)
@@ -98,7 +119,7 @@ async def test_what_others_send_meanwhile_is_refused(
     tool: Tool, tmp_path: Path, free_port: int, stranger: str
 ) -> None:
     """Rejected: another AE title. Refused: what was sent for the C-MOVE of another, or not asked for."""
-    refused = []
+    refused: list[int] = []
 
     async def attack(request: Request) -> Retrieval:
         await request.data.read()

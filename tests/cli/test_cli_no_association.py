@@ -45,6 +45,13 @@ async def test_nobody_listens(tool: Tool, free_port: int) -> None:
     )
 
 
+async def test_a_program_that_reads_stdout_is_told(tool: Tool) -> None:
+    result = await tool("echoscu", "--json", "host.invalid", 104)
+    (line,) = result.json
+    assert (result.code, line["exit_code"]) == (3, 3)
+    assert line["error"] in result.err
+
+
 async def test_no_such_host(tool: Tool) -> None:
     err = said(await tool("echoscu", "host.invalid", 104))
     assert "ANY-SCP@host.invalid:104: " in err

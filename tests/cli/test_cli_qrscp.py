@@ -15,6 +15,7 @@ from asyncdicom import (
     Address,
     AssociationRejected,
     Limits,
+    Proposable,
     StatusError,
     Timeouts,
     associate,
@@ -191,6 +192,7 @@ async def test_what_is_said_on_the_command_line_wins(start: Start, tmp_path: Pat
         ("\nport = 70000", ":2: port: 70000 is not in the range"),
         ("durability = 'pwer'", ":1: durability: 'pwer' is not one of"),
         ("log_format = 'xml'", ":1: log_format: 'xml' is not one of"),
+        ("log_level = 'loud'", ":1: log_level: 'loud' is not one of"),
         ("ae_title = ''", ":1: ae_title: AE title '' is empty"),
         ("minimum_free = -1", ":1: minimum_free: -1 is not in the range"),
         ("[tls]\ncertificate = 'no.pem'", ":2: tls.certificate: File 'no.pem' does not exist"),
@@ -227,7 +229,7 @@ async def test_it_is_what_the_archive_does(start: Start, tmp_path: Path) -> None
         port = json.loads(await process.stdout.readline())["port"]
 
         def call(title: str, called: str = "ARCHIVE") -> Any:
-            contexts = [VERIFICATION, CT, STUDY_ROOT]
+            contexts: list[Proposable] = [VERIFICATION, CT, STUDY_ROOT]
             return associate(f"{called}@127.0.0.1:{port}", calling_ae_title=title, contexts=contexts)
 
         for title, called, reason in (

@@ -12,8 +12,16 @@ import pytest
 from cli.nodes import Instance, data_sets, expected
 from cli.running import Start, Tool
 
-from asyncdicom import AssociationRejected, BytesSource, Limits, associate, storage_contexts
+from asyncdicom import (
+    AssociationRejected,
+    BytesSource,
+    Limits,
+    PresentationContext,
+    associate,
+    storage_contexts,
+)
 from asyncdicom.net.disk import Batch
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, SOP_CLASSES
 
 INSTANCE = Instance("1", "1.1", "1.1.1")
 PRIVATE = Instance("1", "1.1", "1.1.2", SOPClassUID="1.2.3.4.5.6")
@@ -109,6 +117,9 @@ async def test_json(start: Start, tmp_path: Path, free_port: int) -> None:
         "calling_ae_title": "ASYNCDICOM",
         "bytes": len(INSTANCE.source().data),
         "file": str(tmp_path / "1.1.1.dcm"),
+        "status": 0,
+        "category": "Success",
+        "meaning": "0x0000 (Success)",
     }
 
 
@@ -135,3 +146,35 @@ async def test_other_data_under_a_uid_is_told_and_both_are_kept(start: Start, tm
     kept = data_sets(tmp_path)
     assert kept.pop("1.1.1.dcm") == INSTANCE.source().data
     assert list(kept.values()) == [other.source().data]
+
+
+async def test_all_storage_classes_are_taken(start: Start, tmp_path: Path) -> None:
+    """Those of the standard, of patients or not (hanging protocols, color palettes ...), and private ones."""
+    kinds = [
+        uid for uid, entry in SOP_CLASSES.items() if entry[1] in ("storage", "non-patient-object-storage")
+    ]
+    kinds += ["1.2.840.113619.4.30", "1.3.46.670589.2.5.1.1", "2.25.1234"]
+    assert len(kinds) > 200
+    assert any("Hanging" in SOP_CLASSES[uid][0] for uid in kinds if uid in SOP_CLASSES)
+    async with start("storescp", 0, "-od", tmp_path) as process:
+        address = f"ANY@127.0.0.1:{await listening(process)}"
+        for at in range(0, len(kinds), 128):
+            some = kinds[at : at + 128]
+            async with associate(address, contexts=some) as association:
+                assert {context.abstract_syntax for context in association.contexts.values()} == set(some)
+        process.terminate()
+        await process.communicate()
+
+
+async def test_implicit_only(start: Start, tmp_path: Path) -> None:
+    async with start("storescp", 0, "-od", tmp_path, "+xi") as process:
+        address = f"ANY@127.0.0.1:{await listening(process)}"
+        contexts = [
+            PresentationContext(INSTANCE.SOPClassUID, (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)),
+            PresentationContext(INSTANCE.SOPClassUID, (EXPLICIT_VR_LITTLE_ENDIAN,)),
+        ]
+        async with associate(address, contexts=contexts) as association:
+            accepted = [context.transfer_syntax for context in association.contexts.values()]
+        process.terminate()
+        await process.communicate()
+    assert accepted == [IMPLICIT_VR_LITTLE_ENDIAN]

@@ -62,8 +62,22 @@ UID = "StudyInstanceUID=1.2"
         (f"storescu -r {PEER} x", "-r: folders are sent with those in them"),
         (f"findscu -X {PEER}", "-X: nothing is written to files"),
         (f"echoscu --use-passwd x {PEER}", "+pw: private keys are read without a passphrase"),
-        ("storescp -xcr cmd 11112", "-xcr: nothing is executed; a program can read what was received"),
-        ("storescp -ss study 11112", "-ss: files are named after their SOP Instance UIDs"),
+        ("storescp -xcr no-such-program 11112", "-xcr: there is no program 'no-such-program'"),
+        ("storescp -xcs true 11112", "-xcs: a study needs a folder of its own: add -su PREFIX"),
+        ("storescp --ignore -xcr true 11112", "are about files, and --ignore saves none"),
+        ("storescp -su ../up 11112", "-su: '../up' is no beginning of a name"),
+        (
+            "storescp -ss study 11112",
+            "-ss: no folder is named after a time or a patient; -su PREFIX makes one",
+        ),
+        ("storescp -fe .dcm 11112", "-fe: files are named SOP-INSTANCE-UID.dcm"),
+        ("storescp +ti 11112", "+ti: what is received is saved as it came"),
+        ("storescp --refuse 11112", "--refuse: it makes no faults on purpose; asyncdicom conformance does"),
+        (f"storescu +II {PEER} x", "+II: what is sent is not changed"),
+        (f"findscu -Xx {PEER}", "-Xx: --json prints each match on a line"),
+        (f"movescu --cancel 3 {PEER}", "--cancel: Ctrl-C cancels it"),
+        (f"echoscu --saml x {PEER}", "--saml: of user identities, only names (-usr) and passcodes"),
+        (f"echoscu --version {PEER}", "--version: asyncdicom --version tells it"),
         ("storescp +tla 11112", "+tla: a server needs a certificate"),
         ("qrscp -lc log.cfg", "-lc: the log is told where to go by --log-file"),
         ("storescp -ic 11112", "a server needs a certificate for TLS: add +tls KEY CERT"),
@@ -105,6 +119,9 @@ async def test_help_is_what_the_field_says(
         "storescu --scan-directories --no-halt --log-level error {peer} {file}",
         "echoscu -q -ll fatal {peer}",
         "findscu +sr -S -k PatientID {peer}",
+        "findscu --study -xi -x= +dc -k PatientID --call SCP {peer}",
+        "echoscu -pts 3 -ppc 2 -ts 30 --aetitle ME --call SCP {peer}",
+        "storescu +f +fo -rn -up -x4 -x2 --propose-jpeg8 --propose-lossless {peer} {file}",
     ],
 )
 async def test_habits_of_dcmtk_that_change_nothing(tool: Tool, tmp_path: Path, line: str) -> None:
@@ -116,7 +133,8 @@ async def test_habits_of_dcmtk_that_change_nothing(tool: Tool, tmp_path: Path, l
 
     async def find(request: Request) -> AsyncIterator[bytes]:
         await request.data.read()
-        for match in ():
+        matches: list[bytes] = []
+        for match in matches:
             yield match
 
     async with serve("SCP@127.0.0.1:0", c_store=take, c_find=find) as server:

@@ -106,11 +106,11 @@ def test_spellings(term) -> None:  # interop quirk 37
 @pytest.mark.parametrize("term", ["UTF-8", "nonsense", "ISO_IR 999", "ISO_IR 192"])
 def test_unknown_terms_are_utf_8(term) -> None:
     assert decode_text("ü€".encode(), term, "LO") == "ü€"
-    assert decode_text(b"\xff", term, "LO") == "\ufffd"
+    assert decode_text(b"\xff", term, "LO") == "ÿ"
 
 
 def test_other_vrs_are_not_governed() -> None:
-    assert decode_text(b"\xfcCT\0", "ISO_IR 100", "CS") == "\ufffdCT"
+    assert decode_text(b"\xfcCT\0", "ISO_IR 100", "CS") == "üCT"
     assert decode_text(b"1.2\0", "ISO_IR 192", "UI") == "1.2"
 
 
@@ -141,3 +141,40 @@ def test_pydicom_reads_the_same() -> None:
         term = term if isinstance(term, str) else "\\".join(term)
         text = decode_text(raw.value, term, "PN")
         assert text.rstrip("=") == str(elements.PatientName), path.name
+
+
+@pytest.mark.parametrize(
+    ("term", "codec"),
+    [
+        ("LATIN1", "latin-1"),
+        ("ISO8859-1", "latin-1"),
+        ("ISO 8859-1", "latin-1"),
+        ("ISO8859-6", "iso8859-6"),
+        ("ISO_8859-15", "iso8859-15"),
+        ("WINDOWS-1251", "cp1251"),
+        ("CP1252", "cp1252"),
+        ("GB2312", "gb2312"),
+        ("KOI8-R", "koi8-r"),
+        ("UTF8", "utf-8"),
+        ("SHIFT_JIS", "shift_jis"),
+        ("EUC-KR", "euc_kr"),
+        *((name, "utf-8") for name in ("UTF-7", "UTF-16", "IDNA", "PUNYCODE", "ROT13", "HEX", "CP037", "HZ")),
+        *((name, "utf-8") for name in ("UNICODE_ESCAPE", "RAW_UNICODE_ESCAPE", "A\0B", "../X", "X" * 1000)),
+    ],
+)
+def test_names_that_others_have(term: str, codec: str) -> None:
+    assert codec_of(term) == codec
+
+
+@given(value=st.binary(max_size=30), term=st.sampled_from(["", "ISO_IR 192", "ISO_IR 100", "ISO_IR 126"]))
+def test_nothing_is_replaced(value: bytes, term: str) -> None:
+    if b"\xef\xbf\xbd" not in value:
+        assert "\ufffd" not in decode_text(value, term, "LO")
+
+
+def test_the_declared_set_then_utf_8_then_latin_1() -> None:
+    assert decode_text(b"caf\xc3\xa9", "ISO_IR 100", "LO") == "cafÃ©"
+    assert decode_text(b"caf\xc3\xa9", "", "LO") == "café"
+    assert decode_text(b"caf\xe9", "", "LO") == "café"
+    assert decode_text(b"caf\xe9", "ISO_IR 192", "LO") == "café"
+    assert decode_text(b"\xff", "ISO_IR 127", "LO") == "ÿ"

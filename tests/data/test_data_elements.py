@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.datadict import dictionary_VR
 
-from asyncdicom.data.elements import IMPLICIT_VRS, VRS, Element, decode, encode
+from asyncdicom.data.elements import IMPLICIT_VRS, VRS, Element, decode, decoding, encode
 from asyncdicom.data.inflation import inflate
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError
@@ -101,6 +101,20 @@ def test_group_lengths_have_a_vr() -> None:
     ]
 
 
+@pytest.mark.parametrize("how", SYNTAXES)
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 12, 16, 100_000])
+def test_bytes_of_zero_behind_the_end_are_ignored(how, count) -> None:
+    data = dataset([LEVEL], how) + bytes(count)
+    assert decode(data, SYNTAXES[how]) == [Element(*LEVEL)]
+
+
+@pytest.mark.parametrize("how", SYNTAXES)
+def test_elements_of_groups_that_do_not_belong_there_are_left_out(how) -> None:
+    others = [(0x00000100, "US", b"\1\0"), (0x00000002, "UI", b"1.2\0"), (0x00020010, "UI", b"1.2.\0\0")]
+    data = dataset([*others, LEVEL, *others], how)
+    assert decode(data, SYNTAXES[how]) == [Element(*LEVEL)]
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -111,9 +125,8 @@ def test_group_lengths_have_a_vr() -> None:
         header(0x00081140, "SQ", UNDEFINED, "explicit"),
         header(0x00081140, "SQ", UNDEFINED, "explicit") + header(0xFFFEE000, "", 100, "explicit") + bytes(99),
         header(0x00080005, "UT", UNDEFINED, "explicit"),
-        header(0x00000002, "UI", 0, "explicit"),
-        header(0x00000002, "SQ", UNDEFINED, "explicit") + header(0xFFFEE0DD, "", 0, "explicit"),
         header(0xFFFEE000, "", 0, "explicit"),
+        bytes(8) + b"x",
         dataset([LEVEL], "implicit"),
         dataset([LEVEL], "big"),
         (header(0x00081140, "SQ", UNDEFINED, "explicit") + header(0xFFFEE000, "", UNDEFINED, "explicit"))
@@ -178,3 +191,25 @@ def test_the_scanner_finds_what_decode_finds(elements, how, at, byte) -> None:
     else:
         scanned = True
     assert scanned == decoded or scanner.done
+
+
+@pytest.mark.parametrize("where", ["at the top", "in a sequence"])
+def test_a_data_set_may_have_only_so_many_elements(where) -> None:
+    """Counted by the thousand, at any depth: where a step ends."""
+    many = [(0x00091000 + number, "LO", b"") for number in range(3000)]
+    data = dataset(many, "explicit") if where == "at the top" else None
+    if data is None:
+        data = sequence(0x00081140, "SQ", [(many, True)], "explicit", True)
+    assert len(decode(data, EXPLICIT, maximum_elements=4000)) == (3000 if where == "at the top" else 1)
+    with pytest.raises(DataSetError, match="more than 1500 elements"):
+        decode(data, EXPLICIT, maximum_elements=1500)
+
+
+def test_a_long_data_set_is_decoded_in_steps() -> None:
+    many = [(0x00091000 + number, "LO", b"") for number in range(3000)]
+    steps = decoding(dataset(many, "explicit"), EXPLICIT)
+    for _ in range(3):
+        next(steps)
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    assert len(end.value.value) == 3000

@@ -93,6 +93,13 @@ def test_deflated_bytes_that_look_like_group_2() -> None:
     assert read_file_meta(head + b"\2\0\3\0UI\4\0" + bytes(20)) == FileMeta(CT, INSTANCE, DEFLATED, len(head))
 
 
+def test_a_group_length_that_is_wrong_before_deflated_bytes() -> None:
+    """It is believed only where it is right: the elements tell."""
+    head = bytearray(encode_file_meta(CT, INSTANCE, DEFLATED))
+    head[140] += 2
+    assert read_file_meta(bytes(head) + b"\xed" * 20) == FileMeta(CT, INSTANCE, DEFLATED, len(head))
+
+
 def test_padding_of_uids() -> None:
     head = START + element(2, b"UI", b"1.2 ") + element(3, b"UI", b"1.3\0\0\0") + SYNTAX
     assert read_file_meta(head) == FileMeta("1.2", "1.3", EXPLICIT, len(head))
@@ -118,7 +125,7 @@ REFUSED = {
     "M-06 length beyond the file": START + pack("<HH2sHL", 2, 2, b"OB", 0, 100_000) + SYNTAX,
     "M-06 longer than a head may be": START + element(0x100, b"OB", bytes(70_000)) + SYNTAX,
     "M-06 1,000 elements": START + element(0x0100, b"OB", b"") * 1000 + SYNTAX,
-    "cut in a header": HEAD[:-25],
+    "cut in a header": START + SYNTAX[:10],
     "cut in a value": HEAD[:-1],
 }
 
@@ -129,13 +136,39 @@ def test_refused(case) -> None:
         read_file_meta(REFUSED[case])
 
 
+@pytest.mark.parametrize(
+    "start", [START, bytes(127) + b"\0DICM", b"DICM", b""], ids=["whole", "same", "DICM alone", "no preamble"]
+)
+def test_lenient_with_any_beginning(start: bytes) -> None:
+    meta = HEAD[132:]
+    expected = FileMeta(CT, INSTANCE, EXPLICIT, len(start + meta))
+    assert read_file_meta(start + meta + DATA_SET, strict=False) == expected
+    assert read_file_meta(start + DATA_SET, strict=False) == FileMeta("", "", "", len(start))
+    assert read_file_meta(start + element(2, b"UI", CT.encode() + b"\0") + DATA_SET, strict=False)[:3] == (
+        CT,
+        "",
+        "",
+    )
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_data_set_that_begins_with_group_2_again(strict: bool, told: bool) -> None:  # the field, 1.10
+    implicit = element(0x0010, b"UI", b"1.2.840.10008.1.2\0")
+    length = pack("<HH2sHL", 2, 0, b"UL", 4, len(implicit)) if told else b""
+    head = START + length + implicit
+    data = pack("<HHL", 2, 0x10, 4) + b"1.2\0" + pack("<HHL", 8, 5, 0)
+    assert read_file_meta(head + data, strict=strict) == FileMeta("", "", "1.2.840.10008.1.2", len(head))
+
+
 @given(head=st.binary(max_size=200))
 def test_noise_raises_nothing_else(head) -> None:
     for data in (head, START + head, START + SYNTAX + head):
-        try:
-            read_file_meta(data)
-        except DataSetError:
-            continue
+        for strict in (True, False):
+            try:
+                read_file_meta(data, strict=strict)
+            except DataSetError:
+                continue
 
 
 @pytest.mark.parametrize("uid", ["1.2.é", "1" * 70_000])

@@ -185,10 +185,10 @@ def test_a_bomb_behind_the_keys_is_not_looked_at() -> None:
 
 # --- malformed data sets, by the ids of the cases in asyncdicom/conformance/ ---
 
-OPEN_SEQUENCE = header(0x00081140, "SQ", UNDEFINED, "explicit")
-OPEN_ITEM = header(0xFFFEE000, "", UNDEFINED, "explicit")
-END_ITEM = header(0xFFFEE00D, "", 0, "explicit")
-END_SEQUENCE = header(0xFFFEE0DD, "", 0, "explicit")
+OPEN_SEQUENCE: bytes = header(0x00081140, "SQ", UNDEFINED, "explicit")
+OPEN_ITEM: bytes = header(0xFFFEE000, "", UNDEFINED, "explicit")
+END_ITEM: bytes = header(0xFFFEE00D, "", 0, "explicit")
+END_SEQUENCE: bytes = header(0xFFFEE0DD, "", 0, "explicit")
 PLAIN = dataset(KEYS, "explicit")
 UID_ELEMENT, REST = dataset(KEYS[:1], "explicit"), dataset(KEYS[1:], "explicit")
 
@@ -207,8 +207,9 @@ MALFORMED = {
     "D-04 new VR": (b"\x08\0\x05\0ZZ\0\0\x04\0\0\0????" + PLAIN, FOUND),
     "D-04 misspelt short VR": (b"\x08\0\x05\0ZZ\x04\0????" + PLAIN, FOUND),
     "D-04 VR ??": (b"\x08\0\x05\0??\x04\0????" + PLAIN, FOUND),
-    "D-04 VR of NULs": (b"\x08\0\x05\0\0\0\x04\0????" + PLAIN, DataSetError),
-    "D-05 group 0000": (header(0x00000100, "US", 2, "explicit") + b"\1\0" + PLAIN, DataSetError),
+    "D-04 VR of NULs": (b"\x08\0\x05\0\0\0\x04\0????" + PLAIN, FOUND),
+    "D-04 a length of Implicit VR": (b"\x08\0\x05\0\x04\0\0\0????" + PLAIN, DataSetError),
+    "D-05 group 0000": (header(0x00000100, "US", 2, "explicit") + b"\1\0" + PLAIN, FOUND),
     "D-05 group 0002": (header(0x00020010, "UI", 4, "explicit") + b"1.2\0" + PLAIN, FOUND),
     "D-05 group 0002 in the middle": (UID_ELEMENT + header(0x00020010, "UI", 0, "explicit") + REST, FOUND),
     "D-06 not ascending": (REST + UID_ELEMENT, FOUND),
@@ -283,6 +284,25 @@ def test_malformed(case) -> None:
 )
 def test_other_wrong_transfer_syntaxes(declared, actual) -> None:  # M-05, D-12
     assert each_way(dataset(KEYS, actual), declared) is DataSetError
+
+
+@pytest.mark.parametrize("how", SYNTAXES)
+@pytest.mark.parametrize("syntax", ["1.2.840.113619.5.99", "1.3.6.1.4.1.5962.300.1", "2.25.7"])
+def test_private_transfer_syntaxes_that_nobody_knows_are_read_as_they_look(syntax, how) -> None:
+    assert each_way(dataset(KEYS, how), syntax) == each_way(dataset(KEYS, how), SYNTAXES[how])
+
+
+def test_the_private_syntax_of_ge_is_implicit() -> None:
+    assert each_way(dataset(KEYS, "implicit"), "1.2.840.113619.5.2") == FOUND
+
+
+def test_sequences_and_compressed_pixel_data_are_told_where_they_are_wanted() -> None:
+    scanner = Scanner(EXPLICIT, frozenset({0x7FE00010}), whole=True)
+    scanner.feed(PLAIN + header(0x7FE00010, "OB", UNDEFINED, "explicit") + END_SEQUENCE)
+    assert (scanner.finish(), scanner.undefined) == ({}, {0x7FE00010})
+    scanner = Scanner(EXPLICIT, frozenset({0x7FE00010}), whole=True)
+    scanner.feed(PLAIN + header(0x7FE00010, "OB", 0, "explicit"))
+    assert (set(scanner.finish()), scanner.undefined) == ({0x7FE00010}, set())
 
 
 def test_an_error_stays() -> None:
@@ -412,3 +432,33 @@ def test_a_file_whose_data_set_is_not_in_the_declared_syntax() -> None:
     if data[128:132] == b"DICM":
         meta = read_file_meta(data)
         assert outcome(data[meta.offset :], meta.transfer_syntax_uid, tags=INDEX_TAGS) is DataSetError
+
+
+# to the end of the data set
+
+
+def is_whole(data, syntax=EXPLICIT, pieces=()):
+    return scan(data, syntax, pieces, frozenset(), whole=True) == {}
+
+
+END = dataset([(*NAME, b"DOE^J "), PIXELS, (0xFFFCFFFC, "OB", bytes(10))], "explicit")
+
+
+@pytest.mark.parametrize("behind", [b"", bytes(1), bytes(7), bytes(8), bytes(20_000)])
+def test_zeros_behind_the_last_element_are_no_element(behind) -> None:
+    for pieces in ((), range(1, len(END) + 30), (len(END),), (len(END) + 1, len(END) + 9)):
+        assert is_whole(END + behind, pieces=pieces)
+
+
+@pytest.mark.parametrize("behind", [b"\0\0\0\0\0\0\0\0\1", bytes(9000) + b"x", b"\1"])
+def test_something_behind_the_last_element_is_noticed(behind) -> None:
+    for pieces in ((), range(1, len(END) + 30), (len(END) + 8,)):
+        with pytest.raises(DataSetError):
+            is_whole(END + behind, pieces=pieces)
+
+
+@pytest.mark.parametrize("missing", [1, 9, 23, 60])
+def test_an_end_that_is_missing_is_noticed(missing) -> None:
+    for pieces in ((), range(1, len(END))):
+        with pytest.raises(DataSetError, match="truncated"):
+            is_whole(END[:-missing], pieces=pieces)

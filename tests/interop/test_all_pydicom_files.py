@@ -36,6 +36,7 @@ STORED = {
         SC_rgb_jpeg_lossy_gdcm.dcm SC_rgb_rle.dcm SC_rgb_rle_16bit.dcm SC_rgb_rle_16bit_2frame.dcm
         SC_rgb_rle_2frame.dcm SC_rgb_rle_32bit.dcm SC_rgb_rle_32bit_2frame.dcm SC_rgb_small_odd.dcm
         SC_rgb_small_odd_big_endian.dcm SC_rgb_small_odd_jpeg.dcm SC_ybr_full_422_uncompressed.dcm
+        ExplVR_BigEndNoMeta.dcm ExplVR_LitEndNoMeta.dcm rtstruct.dcm
         badVR.dcm examples_jpeg2k.dcm examples_overlay.dcm examples_palette.dcm examples_rgb_color.dcm
         examples_ybr_color.dcm image_dfl.dcm liver_1frame.dcm liver_expb_1frame.dcm reportsi.dcm
         reportsi_with_empty_number_tags.dcm rtdose.dcm rtdose_1frame.dcm rtdose_expb.dcm
@@ -68,8 +69,7 @@ REFUSED = {
             "charset_files": "FileInfo.txt",
             "palettes": "README.md",
             "test_files": """
-                ExplVR_BigEndNoMeta.dcm ExplVR_LitEndNoMeta.dcm README.txt crayons.icc no_meta.dcm rtplan.dump
-                rtstruct.dcm rtstruct.dump test1.json test_PN.json zipMR.gz
+                README.txt crayons.icc no_meta.dcm rtplan.dump rtstruct.dump test1.json test_PN.json zipMR.gz
             """,
             "test_files/dicomdirtests": "README.txt",
             "test_files/dicomdirtests/TINY_ALPHA": "README",
@@ -130,7 +130,8 @@ def without_conflicts(files: list[Path]) -> list[list[tuple[Path, pydicom.Datase
     rounds: list[list[tuple[Path, pydicom.Dataset]]] = []
     seen: dict[str, int] = {}
     for path in files:
-        head = pydicom.dcmread(path, specific_tags=["SOPInstanceUID", "StudyInstanceUID"])
+        # ExplVR_BigEndNoMeta, ExplVR_LitEndNoMeta and rtstruct are bare data sets.
+        head = pydicom.dcmread(path, specific_tags=["SOPInstanceUID", "StudyInstanceUID"], force=True)
         number = seen.get(head.SOPInstanceUID, 0)
         seen[head.SOPInstanceUID] = number + 1
         if number == len(rounds):

@@ -95,7 +95,7 @@ async def test_get(peer: Peer, series: list[Path], tmp_path: Path) -> None:
         association.c_get(ONE_SERIES) as retrieval,
     ):
         totals = {progress.total async for progress in retrieval}
-    assert retrieval.result == (Status.SUCCESS, len(series), 0, 0, ())
+    assert retrieval.result == (Status.SUCCESS, len(series), 0, 0, (), None)
     assert totals == {len(series)}
     assert data_sets(tmp_path) == data_sets(series)
 
@@ -119,7 +119,7 @@ async def test_move(peer: Peer, series: list[Path], tmp_path: Path) -> None:
                 result = await association.c_move(ONE_SERIES, move_destination=peer.destination.ae_title)
                 if result.failed == 0:
                     break
-    assert result == (Status.SUCCESS, len(series), 0, 0, ())
+    assert result == (Status.SUCCESS, len(series), 0, 0, (), None)
     # pynetdicom gives its own AE title as the Move Originator
     assert {title for title, _ in originators} == {"US" if "dcmtk" in peer.name else peer.ae_title}
     assert None not in {message_id for _, message_id in originators}

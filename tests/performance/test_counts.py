@@ -8,7 +8,9 @@ import math
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 import pytest
@@ -18,12 +20,14 @@ from wire import CT, STUDY_CONTEXTS, instance
 from asyncdicom import (
     VERIFICATION,
     Association,
+    Proposable,
     Request,
     associate,
     file_source,
     serve,
 )
 from asyncdicom.data.part10 import encode_file_meta
+from asyncdicom.data.scanner import Scanner
 from asyncdicom.dimse.fragmenter import Fragmenter
 from asyncdicom.net.disk import Disk
 from asyncdicom.net.performer import Performer
@@ -71,7 +75,39 @@ def encode(pdus: int) -> int:
     return count_calls(lambda: Fragmenter(1, 1006).data([data], final=False))
 
 
-@pytest.mark.parametrize(("what", "work"), [("a PDU decoded", decode), ("a PDU encoded", encode)])
+def walk_elements(count: int) -> int:
+    data = memoryview(b"".join(element(0x00190010 + n, b"LO", b"abcd") for n in range(count)))
+    scanner = Scanner("1.2.840.10008.1.2.1", frozenset([0x00080018]), whole=True)
+    return count_calls(lambda: (scanner.feed(data), scanner.finish()))
+
+
+def walk_pixels(count: int) -> int:
+    size, piece = count << 18, memoryview(bytes(1 << 18))
+    head = pack("<HH2sHI", 0x7FE0, 0x0010, b"OW", 0, size)
+    scanner = Scanner("1.2.840.10008.1.2.1", frozenset([0x00080018]), whole=True)
+    scanner.feed(memoryview(head))
+
+    def walk() -> None:
+        for _ in range(count):
+            scanner.feed(piece)
+        scanner.finish()
+
+    return count_calls(walk)
+
+
+def element(tag: int, vr: bytes, value: bytes) -> bytes:
+    return pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
+
+
+WORK = {
+    "a PDU decoded": decode,
+    "a PDU encoded": encode,
+    "an element walked": walk_elements,
+    "a piece of Pixel Data walked": walk_pixels,
+}
+
+
+@pytest.mark.parametrize(("what", "work"), WORK.items())
 def test_calls_for_each_pdu(what: str, work: Callable[[int], int]) -> None:
     each = (work(300) - work(100)) / 200
     print(f"{what}: {each}")
@@ -96,7 +132,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
         self.counted["futures"] += 1
         return super().create_future()
 
-    def call_at(self, *args: Any, **kwargs: Any) -> Any:
+    def call_at(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         self.counted["timers"] += 1
         return super().call_at(*args, **kwargs)
 
@@ -104,7 +140,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
         self.counted["handles"] += 1
         super()._add_callback(handle)  # type: ignore[misc]
 
-    def call_soon(self, *args: Any, **kwargs: Any) -> Any:
+    def call_soon(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         self.counted["handles"] += 1
         return super().call_soon(*args, **kwargs)
 
@@ -146,7 +182,7 @@ def measure(work: Callable[[Association, int, Path], Awaitable[None]], folder: P
     source = instance(39 * 1024)
     meta = encode_file_meta(CT, source.sop_instance_uid, source.transfer_syntax_uid)
     (folder / "to-send.dcm").write_bytes(meta + source.data)
-    contexts = [*STUDY_CONTEXTS, CT, VERIFICATION]
+    contexts: list[Proposable] = [*STUDY_CONTEXTS, CT, VERIFICATION]
 
     async def run(loop: CountingLoop, little: int, much: int) -> Work:
         async with (
@@ -156,7 +192,7 @@ def measure(work: Callable[[Association, int, Path], Awaitable[None]], folder: P
             results = []
             for count in (little, little, much):
                 before = dict(loop.counted)
-                calls = await counted(lambda count=count: work(association, count, folder))
+                calls = await counted(partial(work, association, count, folder))
                 results.append(
                     {"calls": calls} | {key: loop.counted[key] - before[key] for key in loop.counted}
                 )

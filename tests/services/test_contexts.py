@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID
 from wire import CT, MR, instance, listening
 
 from asyncdicom import (
@@ -37,7 +38,7 @@ def dataset(syntax: str | None = None) -> Dataset:
     found.SOPClassUID = CT
     if syntax is not None:
         found.file_meta = FileMetaDataset()
-        found.file_meta.TransferSyntaxUID = syntax
+        found.file_meta.TransferSyntaxUID = UID(syntax)
     return found
 
 

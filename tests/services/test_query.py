@@ -18,12 +18,15 @@ from asyncdicom import (
     LocalProtocolError,
     PresentationContext,
     PresentationContextError,
+    Proposable,
     Request,
     Status,
     StatusError,
     associate,
     serve,
 )
+from asyncdicom.dataset import encode
+from asyncdicom.services.query import Query
 from asyncdicom.uid import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
@@ -252,18 +255,74 @@ async def test_an_unreadable_identifier_fails_the_query_not_the_association() ->
         assert len(await association.c_find(QUERY)) == 3
 
 
-async def test_an_unreadable_match_is_an_error_and_cancels() -> None:
-    async def on_find(request: Request) -> AsyncIterator[bytes]:
-        while True:
-            yield b"\x08\x00\x52\x00CS\xff\xffgarbage"
+GOOD = encode({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3"}, IMPLICIT_VR_LITTLE_ENDIAN)
+BROKEN_LENGTH = GOOD[:-14] + b"\x10\0\x20\0\xff\xff\0\0ab"  # the last element is longer than what is there
 
+
+async def matches_of(*matches: bytes) -> tuple[list[Any], Query[Any]]:
+    """Ask a peer that gives these matches, as they are."""
+
+    async def on_find(request: Request) -> AsyncIterator[bytes]:
+        for match in matches:
+            yield match
+
+    contexts: list[Proposable] = [
+        PresentationContext(STUDY_ROOT.find, (IMPLICIT_VR_LITTLE_ENDIAN,)),
+        VERIFICATION,
+    ]
     async with (
         serve("SCP@127.0.0.1:0", c_find=on_find) as server,
-        associate(address(server), contexts=[STUDY_ROOT, VERIFICATION]) as association,
+        associate(address(server), contexts=contexts) as association,
     ):
-        with pytest.raises(DataSetError):
-            await association.c_find(QUERY)
+        query = association.c_find(QUERY)
+        async with query:
+            found = [match async for match in query]
         assert (await association.c_echo()).status == 0
+        assert [len(match) for match in await association.c_find(QUERY)] == [len(match) for match in found]
+        return found, query
+
+
+async def test_an_unreadable_match_costs_only_itself(caplog: pytest.LogCaptureFixture) -> None:
+    unreadable = b"\0\x08\0\x52garbage"
+    found, query = await matches_of(GOOD, unreadable, GOOD)
+    assert [match.StudyInstanceUID for match in found] == ["1.2.3", "1.2.3"]
+    assert (query.number_unreadable, query.unreadable, query.skipped.count) == (1, [unreadable], 0)
+    assert query.status == Status.SUCCESS
+    assert "a match of a C-FIND cannot be read, and is left out: " in caplog.text
+
+
+async def test_an_unreadable_element_of_a_match_costs_only_itself(caplog: pytest.LogCaptureFixture) -> None:
+    found, query = await matches_of(GOOD, BROKEN_LENGTH, GOOD + bytes(8))
+    assert [match.get("StudyInstanceUID") for match in found] == ["1.2.3", None, "1.2.3"]
+    assert [match.QueryRetrieveLevel for match in found] == ["STUDY"] * 3
+    assert (query.number_unreadable, query.skipped.count) == (0, 1)
+    assert "a match of a C-FIND is not complete: 1 element skipped; (0010,0020)" in caplog.text
+
+
+async def test_what_is_kept_of_unreadable_matches_is_bounded() -> None:
+    found, query = await matches_of(*[b"\0\x08\0\x52garbage"] * 101)
+    assert (found, query.number_unreadable, len(query.unreadable)) == ([], 101, 100)
+
+
+async def test_a_match_in_another_transfer_syntax_is_read_as_it_looks() -> None:
+    explicit = encode({"QueryRetrieveLevel": "STUDY", "PatientName": "A^B"}, EXPLICIT_VR_LITTLE_ENDIAN)
+    found, query = await matches_of(explicit)
+    assert [str(match.PatientName) for match in found] == ["A^B"]
+    assert query.number_unreadable == 0
+
+
+async def test_an_identifier_is_read_as_it_is_or_not_at_all() -> None:
+    """A key that is passed over would make a query broader than it was asked."""
+    async with (
+        serve("SCP@127.0.0.1:0", c_find=three) as server,
+        associate(
+            address(server), contexts=[PresentationContext(STUDY_ROOT.find, (IMPLICIT_VR_LITTLE_ENDIAN,))]
+        ) as association,
+    ):
+        with pytest.raises(StatusError) as caught:
+            await association.c_find(BROKEN_LENGTH)
+        assert caught.value.status == 0xA900
+        assert len(await association.c_find(GOOD + bytes(100))) == 3, "zeros behind the end are nothing"
 
 
 async def test_a_query_without_a_provider_is_not_accepted() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from struct import pack
 
 import pytest
 from wire import CT, MR, eventually, instance
@@ -23,8 +24,14 @@ from asyncdicom import (
     serve,
     storage_contexts,
 )
+from asyncdicom.data.elements import encode
 from asyncdicom.data.part10 import encode_file_meta
-from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, JPEG_BASELINE_8BIT
+from asyncdicom.uid import (
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    JPEG_BASELINE_8BIT,
+)
 
 
 class Received:
@@ -354,6 +361,57 @@ def test_the_data_set_is_believed_where_the_file_meta_information_differs(tmp_pa
     path = write_part10(tmp_path / "a.dcm", BytesSource(CT, "1.2.3", EXPLICIT_VR_LITTLE_ENDIAN, data))
     source = file_source(path)
     assert (source.sop_class_uid, source.sop_instance_uid) == (MR, "1.2.9")
+
+
+def attributes(syntax: str, uid: str, *, pixels: bytes = b"\0\1" * 10_000) -> bytes:
+    elements = [(0x00080016, "UI", CT.encode()), (0x00080018, "UI", uid.encode()), (0x7FE00010, "OW", pixels)]
+    return encode(elements, syntax)
+
+
+UNCOMPRESSED = [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN]
+
+
+@pytest.mark.parametrize("syntax", UNCOMPRESSED)
+async def test_files_without_preamble_or_meta_are_sent(tmp_path: Path, syntax: str) -> None:
+    data, received = attributes(syntax, "1.2.3"), Received()
+    head = encode_file_meta(CT, "1.2.3", syntax)
+    files = {
+        "whole": head,
+        "no preamble": head[132:],
+        "DICM alone": head[128:],
+        "nothing": b"",
+        "a preamble alone": bytes(128) + b"DICM",
+        "no transfer syntax": bytes(128) + b"DICM\2\0\2\0UI\4\0001.2\0",
+        "a wrong transfer syntax": encode_file_meta(
+            CT, "1.2.3", next(other for other in UNCOMPRESSED if other != syntax)
+        ),
+        "elements of group 0002 again": head + head[144:158],
+        "elements of a command set": head + pack("<HHLHHHLH", 0, 0x100, 2, 1, 0, 0x110, 2, 7),
+    }
+    contexts = [PresentationContext(CT, (syntax,))]
+    async with (
+        serve("SCP@127.0.0.1:0", c_store=received) as server,
+        associate(f"SCP@127.0.0.1:{server.port}", contexts=contexts) as association,
+    ):
+        for name, begin in files.items():
+            (tmp_path / name).write_bytes(begin + data)
+            assert (await association.c_store(tmp_path / name)).status == 0, name
+            assert received.data.pop("1.2.3") == data, name
+
+
+def test_a_file_that_cannot_be_read_safely_is_refused_with_the_reason(tmp_path: Path) -> None:
+    data = attributes(EXPLICIT_VR_LITTLE_ENDIAN, "1.2.3")
+    for content, said in {
+        data[
+            :-1
+        ]: "not a DICOM Part 10 file: no DICM after 128 bytes of preamble; as Explicit VR .* truncated",
+        data[:40]: "no DICM .* truncated",
+        b"hello" * 100: "not a DICOM Part 10 file: .*; it does not begin as a data set does",
+        bytes(128) + b"DICM" + data[:-1]: "the file tells no valid Transfer Syntax UID: '';.* truncated",
+    }.items():
+        (tmp_path / "file").write_bytes(content)
+        with pytest.raises(DataSetError, match=said):
+            file_source(tmp_path / "file")
 
 
 async def test_messages_of_many_tasks_never_mix() -> None:

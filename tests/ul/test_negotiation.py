@@ -8,9 +8,17 @@ from hypothesis import strategies as st
 
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
 from asyncdicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from asyncdicom.ul.items import ContextResult, RoleSelection, UserIdentity, UserInformation
+from asyncdicom.ul.items import (
+    ContextResult,
+    ExtendedNegotiation,
+    RoleSelection,
+    UserIdentity,
+    UserInformation,
+)
 from asyncdicom.ul.negotiation import (
+    _MOST_ANSWERED,
     AcceptedContext,
+    Answered,
     Negotiated,
     Policy,
     PresentationContext,
@@ -367,3 +375,55 @@ def test_both_sides_agree(
         )
         assert taken is not None
         assert context.transfer_syntax in taken
+
+
+# SOP Class Extended Negotiation (PS3.7 D.3.3.5)
+
+
+def extended(asked: list[tuple[str, bytes]], policy: Policy) -> tuple[object, object, object]:
+    """What is in the answer, and what either side makes of it."""
+    proposal = request(
+        PresentationContext(CT, (IMPLICIT,)),
+        PresentationContext(MR, (JPEG,)),
+        extended_negotiations=[ExtendedNegotiation(uid, information) for uid, information in asked],
+    )
+    accept, acceptor, requestor = agree(proposal, policy)
+    return accept.user_information.extended_negotiations, acceptor.extended, requestor.extended
+
+
+def test_extended_negotiation_is_answered_by_who_offers_the_sop_class() -> None:
+    policy = POLICY._replace(negotiate=lambda uid, asked: asked[:1] if uid == CT else None)
+    assert extended([(CT, b"\1\2"), (CT, b"\3")], policy) == (
+        (ExtendedNegotiation(CT, b"\1"),),
+        {CT: b"\1"},
+        {CT: b"\1"},
+    ), "the first item of a SOP class counts"
+
+
+@pytest.mark.parametrize("uid", [MR, VERIFICATION])
+def test_extended_negotiation_of_what_was_not_accepted_is_not_asked_about(uid: str) -> None:
+    asked: list[str] = []
+    policy = POLICY._replace(negotiate=lambda uid, information: asked.append(uid))
+    assert extended([(uid, b"\1")], policy) == ((), {}, {})
+    assert asked == []
+
+
+def test_who_does_not_negotiate_answers_nothing() -> None:
+    assert extended([(CT, b"\1")], POLICY) == ((), {}, {})
+    silent = POLICY._replace(negotiate=lambda uid, asked: None)
+    assert extended([(CT, b"\1")], silent) == ((), {}, {})
+
+
+# proposals that were answered before
+
+
+def test_only_so_many_proposals_are_remembered() -> None:
+    answered: Answered = {}
+    first = request(PresentationContext(CT, (IMPLICIT,)))
+    for number in range(_MOST_ANSWERED):
+        answer(request(PresentationContext(f"1.2.{number}", (IMPLICIT,))), POLICY, answered=answered)
+    assert len(answered) == _MOST_ANSWERED
+    before = answer(first, POLICY, answered=answered)
+    assert len(answered) == 1
+    assert answer(first, POLICY, answered=answered) == before
+    assert len(answered) == 1

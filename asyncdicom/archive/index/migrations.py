@@ -24,7 +24,16 @@ def _to_3(cursor: Any) -> None:
     )
 
 
-STEPS: dict[int, Callable[[Any], None]] = {2: _to_3}
+def _to_4(cursor: Any) -> None:
+    """Which files end within an element, unknown of those that are here; and a name that says more."""
+    found = cursor.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    for table in ("instance", "quarantine", "tombstone"):  # the last one is not in every index of schema 3
+        if (table,) in found:
+            cursor.execute(f"ALTER TABLE {table} ADD COLUMN incomplete INTEGER DEFAULT 0 NOT NULL")
+    cursor.execute("ALTER TABLE patient RENAME COLUMN only_study TO told_apart")
+
+
+STEPS: dict[int, Callable[[Any], None]] = {2: _to_3, 3: _to_4}
 """What leads from each schema to the next one."""
 
 

@@ -19,7 +19,7 @@ from asyncdicom.archive.index.matching import (
 )
 from asyncdicom.archive.index.record import SPECIFIC_CHARACTER_SET, character_set_of
 from asyncdicom.archive.index.schema import LEVELS, UNIQUE_KEYS
-from asyncdicom.archive.index.text import text_of, values_of
+from asyncdicom.archive.index.text import normalise, text_of, told_apart, values_of
 from asyncdicom.data.elements import Element, decoding
 from asyncdicom.data.steps import Steps
 from asyncdicom.exceptions import DataSetError
@@ -82,6 +82,10 @@ class Key(NamedTuple):
         if self.form is Form.NAMES:
             return match_folded(values)
         return match(self.vr, values)
+
+
+TOLD_APART = Key("PATIENT", "UI", "told_apart", Form.UID)
+"""What tells Patient IDs with the same text apart."""
 
 
 class Condition(NamedTuple):
@@ -223,11 +227,15 @@ def retrieve_query(
         tag = UNIQUE_KEYS[name]
         key = KEYS[name][tag]
         whole = text(tag, key.vr)
-        wanted = [value for value in values_of(whole, key.vr) if value]
+        wanted = [normalise(value, key.vr) for value in values_of(whole, key.vr) if value]
         if wanted:
             if key.form is not Form.UID and len(wanted) > 1:
-                wanted.append(whole)  # what a query has answered for a Patient ID with a backslash in it
+                wanted.append(
+                    normalise(whole, key.vr)
+                )  # what a query has answered for a Patient ID with a backslash in it
             conditions.append(Condition(key._replace(form=Form.UID), match("UI", wanted)))
+            if name == "PATIENT":
+                conditions.append(Condition(TOLD_APART, match("UI", [text.told_apart(tag)])))
         elif name == level:
             raise IdentifierError(f"a {level} level retrieval needs {_keyword(tag)}")
     return Query(level, tuple(conditions), ())
@@ -241,6 +249,10 @@ class _Text:
         self._little_endian = little_endian
         self._character_set = character_set_of(elements)
         self._left = _MAXIMUM_TEXT
+
+    def told_apart(self, tag: int) -> str:
+        """Give what tells an identifier apart from others with the same text."""
+        return told_apart(self._elements.get(tag), self._character_set)
 
     def __call__(self, tag: int, vr: str) -> str:
         element = self._elements.get(tag)

@@ -29,6 +29,7 @@ from sqlalchemy import (
 
 from asyncdicom.archive.index.matching import Alternatives, Comparison, IdentifierError, Kind, cost_of
 from asyncdicom.archive.index.query import Condition, Form, Key, Query
+from asyncdicom.archive.index.record import Identity
 from asyncdicom.archive.index.schema import (
     LEVELS,
     NAME_GROUPS,
@@ -52,6 +53,8 @@ __all__ = [
     "instance_kinds",
     "instances_of",
     "matches",
+    "of_other_patients",
+    "told_apart_by",
 ]
 
 TABLES = {"PATIENT": patient, "STUDY": study, "SERIES": series, "IMAGE": instance}
@@ -406,6 +409,59 @@ _FILES = Prepared(
         instance.c.id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value))
     )
 )
+
+
+_SHARED_STUDIES = Prepared(
+    select(
+        study.c.study_instance_uid,
+        study.c.id,
+        *(patient.c[name] for name in ("patient_id", "issuer_of_patient_id", "told_apart")),
+    )
+    .join(patient, patient.c.id == study.c.parent)
+    .where(
+        study.c.study_instance_uid.in_(
+            select(study.c.study_instance_uid)
+            .where(
+                study.c.study_instance_uid.in_(
+                    select(func.json_each(bindparam("uids")).table_valued("value").c.value)
+                )
+            )
+            .group_by(study.c.study_instance_uid)
+            .having(func.count() > literal_column("1"))
+        )
+    )
+    .order_by(study.c.id)
+    .limit(literal_column("10000"))
+)
+_INSTANCES_OF_STUDIES = Prepared(
+    select(instance.c.id)
+    .join(series, series.c.id == instance.c.parent)
+    .where(series.c.parent.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value)))
+)
+_TOLD_APART = Prepared(
+    select(patient.c.told_apart)
+    .where(patient.c.patient_id == bindparam("patient_id"))
+    .distinct()
+    .limit(literal_column("2"))
+)
+
+
+def of_other_patients(execute: Execute, study_instance_uids: Sequence[str]) -> set[int]:
+    """Give the ids of instances that share their study's UID with another patient, who came first."""
+    first: dict[str, Identity] = {}
+    others: list[int] = []
+    values = _SHARED_STUDIES.bind({"uids": json.dumps(list(study_instance_uids))})
+    for uid, number, *whose in execute(_SHARED_STUDIES.sql, values):
+        if first.setdefault(uid, Identity(whose[0], whose[1], whose[2], uid, "")).contradicts(whose):
+            others.append(number)
+    if not others:
+        return set()
+    return {row[0] for row in execute(_INSTANCES_OF_STUDIES.sql, (json.dumps(others),))}
+
+
+def told_apart_by(execute: Execute, patient_id: str) -> list[str]:
+    """Give what tells the patients apart whose Patient ID reads so: at most two of them."""
+    return [row[0] for row in execute(_TOLD_APART.sql, _TOLD_APART.bind({"patient_id": patient_id}))]
 
 
 def instances_of(execute: Execute, ids: Sequence[int]) -> dict[int, InstanceRow]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from asyncdicom.archive.index.schema import BY_TAG, LEVELS, NAME_GROUPS, UNIQUE_KEYS, Attribute
-from asyncdicom.archive.index.text import fold_name, normalise, text_of, values_of
+from asyncdicom.archive.index.text import fold_name, normalise, text_of, told_apart, uid_of, values_of
 from asyncdicom.data.elements import Element
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import is_usable_uid
@@ -25,6 +25,7 @@ SPECIFIC_CHARACTER_SET = 0x00080005
 WANTED_TAGS = frozenset(BY_TAG) | {SPECIFIC_CHARACTER_SET}
 """What the scanner picks out of a data set."""
 
+_BYTES = "bytes "  # how what tells identifiers apart begins, where it is no study
 _SOP_CLASS_UID = 0x00080016
 _ISSUER_OF_PATIENT_ID = 0x00100021
 
@@ -34,9 +35,36 @@ class Identity(NamedTuple):
 
     patient_id: str
     issuer_of_patient_id: str
-    only_study: str
+    told_apart: str
     study_instance_uid: str
     series_instance_uid: str
+
+    def contradicts(self, patient: Sequence[str]) -> bool:
+        """Tell whether another patient is meant: Patient ID, issuer and `told_apart` of that one are given.
+
+        A missing Patient ID or issuer contradicts nothing, nor does letter case.
+        """
+        patient_id, issuer, apart = patient
+        if not (self.patient_id or self._has_bytes) or not (patient_id or apart.startswith(_BYTES)):
+            return False
+        if self.patient_id.casefold() != patient_id.casefold():
+            return True
+        if self._has_bytes != apart.startswith(_BYTES) or (self._has_bytes and apart != self.told_apart):
+            return True
+        mine = self.issuer_of_patient_id.casefold()
+        return bool(mine and issuer) and mine != issuer.casefold()
+
+    @property
+    def _has_bytes(self) -> bool:
+        return self.told_apart.startswith(_BYTES)
+
+    def of_patient(self) -> dict[str, str]:
+        """Give the columns that tell a patient apart."""
+        return {
+            "patient_id": self.patient_id,
+            "issuer_of_patient_id": self.issuer_of_patient_id,
+            "told_apart": self.told_apart,
+        }
 
 
 class Record:
@@ -46,6 +74,7 @@ class Record:
         "_character_set",
         "_elements",
         "_little_endian",
+        "contradiction",
         "identity",
         "sop_class_uid",
         "sop_instance_uid",
@@ -55,16 +84,22 @@ class Record:
         self._elements = elements
         self._little_endian = little_endian
         self._character_set = character_set_of(elements)
-        study = self._text(UNIQUE_KEYS["STUDY"], "UI")
+        self.contradiction = ""
+        """What its identity contradicts: itself, or that of another instance."""
+        study = uid_of(elements.get(UNIQUE_KEYS["STUDY"]))
         patient_id = self._text(UNIQUE_KEYS["PATIENT"], "LO")
-        self.sop_class_uid = self._text(_SOP_CLASS_UID, "UI")
-        self.sop_instance_uid = self._text(UNIQUE_KEYS["IMAGE"], "UI")
+        apart = told_apart(elements.get(UNIQUE_KEYS["PATIENT"]), self._character_set)
+        issuer = self._text(_ISSUER_OF_PATIENT_ID, "LO")
+        if bytes_of_issuer := told_apart(elements.get(_ISSUER_OF_PATIENT_ID), self._character_set):
+            issuer = f"{issuer} ({bytes_of_issuer})"
+        self.sop_class_uid = uid_of(elements.get(_SOP_CLASS_UID))
+        self.sop_instance_uid = uid_of(elements.get(UNIQUE_KEYS["IMAGE"]))
         self.identity = Identity(
             patient_id,
-            self._text(_ISSUER_OF_PATIENT_ID, "LO"),
-            "" if patient_id else study,
+            issuer,
+            apart or ("" if patient_id else study),
             study,
-            self._text(UNIQUE_KEYS["SERIES"], "UI"),
+            uid_of(elements.get(UNIQUE_KEYS["SERIES"])),
         )
 
     def _text(self, tag: int, vr: str) -> str:
@@ -84,9 +119,16 @@ class Record:
         return row
 
 
-def usable_record(elements: Mapping[int, Element], *, little_endian: bool) -> Record:
-    """Give the record of an instance. Raises `DataSetError` if a UID that places it is not usable."""
+def usable_record(
+    elements: Mapping[int, Element], *, little_endian: bool, repeated: Collection[int] = ()
+) -> Record:
+    """Give the record of an instance; `repeated` are tags that came with different values.
+
+    Raises `DataSetError` if a UID that places it is not usable.
+    """
     record = Record(elements, little_endian=little_endian)
+    if UNIQUE_KEYS["PATIENT"] in repeated or _ISSUER_OF_PATIENT_ID in repeated:
+        record.contradiction = "the Patient ID is there twice"
     identity = record.identity
     for name, uid in (
         ("SOP Class UID", record.sop_class_uid),

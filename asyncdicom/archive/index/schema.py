@@ -50,7 +50,7 @@ __all__ = [
     "tombstone",
 ]
 
-SCHEMA_VERSION = 3  # 1 had other digests; `migrations` knows the way from 2
+SCHEMA_VERSION = 4  # 1 had other digests; `migrations` knows the way from 2
 
 NAME_GROUPS = ("alphabetic", "ideographic", "phonetic")
 """The component groups of a person name, in the order of PS3.5 6.2.1."""
@@ -186,14 +186,15 @@ archive = Table(
     Column("generation", Integer, nullable=False),
 )
 
-# A patient without Patient ID is known by the study alone: two unnamed patients are never taken for one.
+# `told_apart`: of a patient without Patient ID the study, since two unnamed patients are never taken for one;
+# of one whose Patient ID is not known for sure as text, its bytes. Else it is empty.
 patient = Table(
     "patient",
     METADATA,
     Column("id", Integer, primary_key=True),
-    Column("only_study", Text, nullable=False),
+    Column("told_apart", Text, nullable=False),
     *_columns("PATIENT"),
-    UniqueConstraint("patient_id", "issuer_of_patient_id", "only_study"),
+    UniqueConstraint("patient_id", "issuer_of_patient_id", "told_apart"),
     *(Index(f"patient_name_{group}_index", f"patient_name_{group}") for group in NAME_GROUPS),
     Index("patient_birth_date_index", "patient_birth_date"),
 )
@@ -230,6 +231,8 @@ def _file_columns() -> list[Column[str] | Column[int]]:
         Column("data_set_offset", Integer, nullable=False),
         Column("data_set_length", Integer, nullable=False),
         Column("digest", Text, nullable=False),  # of the data set: 16 bytes of SHA-256, in hexadecimal
+        # 1: it ends within an element
+        Column("incomplete", Integer, nullable=False, server_default=literal_column("0")),
         Column("received", Text, nullable=False),  # UTC, ISO 8601
         Column("calling_ae_title", Text, nullable=False),
     ]
@@ -263,7 +266,16 @@ tombstone = Table(
     "tombstone",
     METADATA,
     Column("id", Integer, primary_key=True),
-    *(Column(column.name, column.type, nullable=False) for column in quarantine.c if column.name != "id"),
+    *(
+        Column(
+            column.name,
+            column.type,
+            nullable=False,
+            server_default=literal_column("0") if column.server_default is not None else None,
+        )
+        for column in quarantine.c
+        if column.name != "id"
+    ),
     Column("purged", Text, nullable=False),  # UTC, ISO 8601
     Index("tombstone_file_index", "file"),
 )

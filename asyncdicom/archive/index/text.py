@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import unicodedata
 
-from asyncdicom.data.charset import decode_text
+from asyncdicom.data.charset import decode_declared, decode_text
 from asyncdicom.data.elements import Element
 
-__all__ = ["fold_name", "normalise", "text_of", "values_of"]
+__all__ = ["fold_name", "normalise", "text_of", "told_apart", "uid_of", "values_of"]
 
 _MAXIMUM_CHARACTERS = 1024
 _NOT_SEPARATED = frozenset({"LT", "ST", "UT"})  # a backslash is a character like any other (PS3.5 6.2)
@@ -25,7 +26,28 @@ def text_of(element: Element, vr: str, character_set: str, *, little_endian: boo
     text = decode_text(element.value, character_set, vr)
     if "\0" in text:
         text = text.replace("\0", "")
-    return text.rstrip() if vr in _LEADING_SPACE_COUNTS else text.strip()
+    return text.rstrip(" ") if vr in _LEADING_SPACE_COUNTS else text.strip(" ")
+
+
+def uid_of(element: Element | None) -> str:
+    """Give a UID as it came, without its padding (PS3.5 6.2): what is no UID stays none."""
+    return "" if element is None else element.value.rstrip(b"\0 ").decode("latin-1")
+
+
+def told_apart(element: Element | None, character_set: str) -> str:
+    """Give what tells an identifier apart from others that read the same; empty where its text does.
+
+    Its text is enough if it is printable ASCII, or text in the declared set without control characters:
+    then the same text in two sets is the same identifier. Else the bytes count, without padding.
+    """
+    value = b"" if element is None else element.value.strip(b" ")
+    if len(value) <= _MAXIMUM_CHARACTERS:
+        if value.isascii() and value.decode("ascii").isprintable():
+            return ""
+        text = decode_declared(value, character_set, "LO")
+        if text is not None and text.isprintable() and text == text.strip():
+            return ""
+    return f"bytes {hashlib.sha256(value).hexdigest()[:32] if len(value) > 64 else value.hex()}"
 
 
 def _unsigned_shorts(value: bytes, order: str) -> str:

@@ -62,7 +62,10 @@ def _equal(table: Table, *names: str) -> list[Any]:
     return [table.c[name] == bindparam(name) for name in names]
 
 
-_FILE = ("transfer_syntax_uid", "digest", "file", "data_set_offset", "data_set_length")
+_FILE = (
+    *("transfer_syntax_uid", "digest", "file", "data_set_offset", "data_set_length"),
+    *("sop_class_uid", "calling_ae_title", "incomplete"),
+)
 _FIND_INSTANCE = Prepared(
     select(instance.c.id, instance.c.parent, *(instance.c[name] for name in _FILE)).where(
         *_equal(instance, "sop_instance_uid")
@@ -83,11 +86,17 @@ _SET_FILE = {
 }
 _FIND = {
     patient: Prepared(
-        select(patient.c.id).where(*_equal(patient, "patient_id", "issuer_of_patient_id", "only_study"))
+        select(patient.c.id).where(*_equal(patient, "patient_id", "issuer_of_patient_id", "told_apart"))
     ),
     study: Prepared(select(study.c.id).where(*_equal(study, "parent", "study_instance_uid"))),
     series: Prepared(select(series.c.id).where(*_equal(series, "parent", "series_instance_uid"))),
 }
+_PATIENTS_OF_STUDY = Prepared(
+    select(patient.c.patient_id, patient.c.issuer_of_patient_id, patient.c.told_apart)
+    .join(study, study.c.parent == patient.c.id)
+    .where(*_equal(study, "study_instance_uid"))
+    .limit(literal_column("1000"))
+)
 _INSERT = {table: _insertion(table) for table in (patient, study, series, instance, quarantine)}
 _PARENT = {table: Prepared(select(table.c.parent).where(*_equal(table, "id"))) for table in (series, study)}
 _DELETE_INSTANCE = Prepared(delete(instance).where(*_equal(instance, "id")))
@@ -109,7 +118,21 @@ class Existing(NamedTuple):
     file: str
     data_set_offset: int
     data_set_length: int
+    sop_class_uid: str
+    calling_ae_title: str
+    incomplete: int
     is_quarantined: bool = False
+
+    def file_row(self) -> dict[str, Any]:
+        """Give the columns that instance and quarantine have in common, except the file's name."""
+        return {
+            "transfer_syntax_uid": self.transfer_syntax_uid,
+            "data_set_offset": self.data_set_offset,
+            "data_set_length": self.data_set_length,
+            "digest": self.digest,
+            "incomplete": self.incomplete,
+            "calling_ae_title": self.calling_ae_title,
+        }
 
 
 class Writer:
@@ -202,12 +225,22 @@ class Writer:
         statement = _SET_FILE[quarantine if existing.is_quarantined else instance]
         self._cursor.execute(statement.sql, statement.bind({**file, "row": existing.id}))
 
+    def patients_of(self, identity: Identity) -> list[tuple[str, str, str]]:
+        """Give whom the study belongs to: Patient ID, issuer and what tells them apart.
+
+        Empty where that was asked before: the series is known.
+        """
+        if identity in self._series or identity in self._new_series:
+            return []
+        values = _PATIENTS_OF_STUDY.bind({"study_instance_uid": identity.study_instance_uid})
+        return list(self._cursor.execute(_PATIENTS_OF_STUDY.sql, values))
+
     def series_of(self, record: Record) -> int:
         """Give the id of the series of ``record``; rows that are not there yet are inserted."""
         identity = record.identity
         known = self._series.get(identity) or self._new_series.get(identity)
         if known is None:
-            parent = self._row_id(patient, {"only_study": identity.only_study}, record, "PATIENT")
+            parent = self._row_id(patient, identity.of_patient(), record, "PATIENT")
             parent = self._row_id(study, {"parent": parent}, record, "STUDY")
             known = self._row_id(series, {"parent": parent}, record, "SERIES")
             self._new_series[identity] = known
