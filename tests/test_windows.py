@@ -38,7 +38,7 @@ def accepting(request: AAssociateRQ, window: int = 0) -> bytes:
     everything = {c.abstract_syntax: ANY_TRANSFER_SYNTAX for c in request.presentation_contexts}
     policy = Policy(everything, everything, operations_invoked=window, operations_performed=window)
     verdict = answer(request, policy)
-    assert isinstance(verdict, tuple)
+    assert not isinstance(verdict, AAssociateRJ)
     return verdict[0].encode()
 
 

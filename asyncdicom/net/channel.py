@@ -132,7 +132,7 @@ class Channel:
         self._loop = loop
         self._admit = admit
         self._on_closed = on_closed
-        self._tell_end = on_ended
+        self._on_end = on_ended
         self._trace = trace
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -352,8 +352,8 @@ class Channel:
         self.performer.fail(error)
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
-        if self._tell_end is not None:
-            self._tell_end(self)
+        if self._on_end is not None:
+            self._on_end(self)
 
     def _tell_end(self, error: AssociationError, now: float) -> None:
         level = logging.INFO if self._is_news(error) else logging.DEBUG
