@@ -114,6 +114,7 @@ async def test_ipv6() -> None:
     probe.close()
     async with serve("SCP@[::1]:0") as server, associate(f"SCP@[::1]:{server.port}") as association:
         assert (await association.c_echo()).status == 0
+        assert f"([::1]:{server.port})" in repr(association)
 
 
 @pytest.mark.parametrize("wrong", ["SCP@host:port", "SCP@127.0.0.1:99999", "A" * 17 + "@127.0.0.1:0"])

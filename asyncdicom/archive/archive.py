@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
@@ -12,20 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar, TypeVarTuple
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from asyncdicom.archive.arrival import Arrival, OnConflict, OnMismatch, Outcome, Rules, Uncertain
+from asyncdicom.archive.arrival import Arrival, OnConflict, OnMismatch, Outcome, Rules
 from asyncdicom.archive.blobs.files import InstanceFile
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.header import header_of
 from asyncdicom.archive.blobs.room import Room
-from asyncdicom.archive.care import Care, reason
-from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.archive.care import Care
+from asyncdicom.archive.errors import ArchiveError, reason
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
-from asyncdicom.archive.index.opening import SYNCHRONOUS, open_index, read_identity, write_identity
-from asyncdicom.archive.index.queries import Queries
-from asyncdicom.archive.index.upkeep import Reader
+from asyncdicom.archive.index.base import IndexFailed, Uncertain
+from asyncdicom.archive.index.kinds import recent_kinds
+from asyncdicom.archive.index.sqlite import DURABILITIES, Index
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.leftovers import Swept
 from asyncdicom.archive.marker import Marker, check_place, next_marker, read_marker, write_marker
@@ -89,8 +86,8 @@ class Archive:
         scrub: int = 1 << 20,
         sweep: bool = True,
     ) -> None:
-        if durability not in SYNCHRONOUS:
-            raise ValueError(f"durability must be one of {', '.join(SYNCHRONOUS)}, not {durability!r}")
+        if durability not in DURABILITIES:
+            raise ValueError(f"durability must be one of {', '.join(DURABILITIES)}, not {durability!r}")
         self.directory = os.path.abspath(directory)
         self.durability = durability
         self._rules = Rules(OnConflict(on_conflict), OnMismatch(on_mismatch))
@@ -155,7 +152,7 @@ class Archive:
         except OSError as error:
             self._unlock()
             raise ArchiveError(f"{self.directory} cannot be used: {error.strerror}") from error
-        except (SQLAlchemyError, sqlite3.Error) as error:
+        except IndexFailed as error:
             self._unlock()
             raise ArchiveError(
                 f"the index in {self.directory} cannot be opened ({reason(error)}): put a copy of it back, "
@@ -169,12 +166,11 @@ class Archive:
         marker = read_marker(self.directory, self._calls)
         told = check_place(self._folders, self._calls, marker, existing=self._existing)
         had_objects = self._folders.has_objects()
-        index = os.path.join(self.directory, "index.sqlite")
-        self._engine = open_index(
-            index, durability=self.durability, readers=_READERS + _QUERIES, calls=self._calls
+        self._index = Index(
+            self.directory, durability=self.durability, readers=_READERS + _QUERIES, calls=self._calls
         )
         try:
-            identity, has_rows = read_identity(self._engine)
+            identity, has_rows = self._index.identity()
             if has_rows and not had_objects:
                 raise ArchiveError(
                     f"the index in {self.directory} has instances, and {self._folders.objects} is empty: is "
@@ -183,17 +179,16 @@ class Archive:
             known = None if identity is None else Marker(*identity)
             new, more = next_marker(self.directory, marker, known, has_rows)
             self._folders.prepare()
-            write_identity(self._engine, *new)
+            self._index.set_identity(*new)
             write_marker(self.directory, new, self._calls, sync=self._sync)
             self._folders.sync_root()
             self.is_new = new.generation == 1 and not has_rows and not had_objects
             if told or more:
                 _LOG.warning("%s", told or more)
-            self._reader = Reader(self._engine)
-            self._queries = Queries(self._engine, threads=_QUERIES)
+            self._queries = self._index.queries(_QUERIES)
             self._finder = Finder(self._queries, self._folders.path)
             self._ingest = Ingest(
-                self._engine,
+                self._index.writer(),
                 self._folders,
                 self._calls,
                 rules=self._rules,
@@ -206,7 +201,7 @@ class Archive:
                 self.directory,
                 self._folders,
                 self._calls,
-                self._reader,
+                self._index,
                 self._ingest,
                 sync=self._sync,
                 scrub_rate=self._scrub_rate,
@@ -215,7 +210,7 @@ class Archive:
             )
             self.care.start(tell=self._sweeps)
         except BaseException:
-            self._engine.dispose()
+            self._index.close()
             raise
 
     def _unlock(self) -> None:
@@ -240,7 +235,7 @@ class Archive:
         self.care.close()
         self._ingest.close()
         self._readers.shutdown()
-        self._engine.dispose()
+        self._index.close()
         self._unlock()
 
     # storing
@@ -341,7 +336,7 @@ class Archive:
         except OSError as error:
             raise _StorageFailed(error.strerror or type(error).__name__) from error
         except Exception as error:
-            raise _StorageFailed(f"the index could not be written ({type(error).__name__})") from error
+            raise _StorageFailed(f"the index could not be written ({reason(error)})") from error
         if outcome is Outcome.UNTRUSTED:
             raise _StorageFailed(outcome.value)
         return outcome
@@ -411,6 +406,10 @@ class Archive:
             peer=peer,
         )
 
+    async def recent_kinds(self) -> Counter[tuple[str, str]]:
+        """How many of the newest instances there are of each SOP class and transfer syntax."""
+        return await self._queries.run(None, recent_kinds)
+
     async def matching_instances(
         self,
         identifier: bytes,
@@ -459,7 +458,7 @@ class Archive:
             await asyncio.wait((calling,))
             calling.exception()
             raise
-        except (OSError, SQLAlchemyError, sqlite3.Error) as error:
+        except (OSError, IndexFailed) as error:
             raise ArchiveError(f"{self.directory}: disk or index failed ({reason(error)})") from error
 
     async def counts(self) -> dict[str, int]:
@@ -468,8 +467,8 @@ class Archive:
         Raises `ArchiveError` when the index cannot be read.
         """
         try:
-            return await in_thread(self._readers, self._reader.counts)
-        except SQLAlchemyError as error:
+            return await in_thread(self._readers, self._index.upkeep.counts)
+        except IndexFailed as error:
             raise ArchiveError(
                 f"the index in {self.directory} cannot be read ({reason(error)}): stop what serves it, and "
                 f"have it built again from the files: asyncdicom archive {self.directory} reindex"

@@ -6,9 +6,10 @@ import asyncio
 import enum
 import queue
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from asyncdicom.archive.blobs.files import InstanceFile, StoredFile
+from asyncdicom.archive.index.base import FileEntry, Uncertain, entry_of
 from asyncdicom.archive.index.record import Record
 from asyncdicom.data.likeness import Likeness
 from asyncdicom.net.threads import Ending
@@ -22,7 +23,6 @@ __all__ = [
     "Outcome",
     "Rules",
     "State",
-    "Uncertain",
     "deliver",
 ]
 
@@ -97,10 +97,6 @@ class State(enum.Enum):
     DAMAGED = "damaged"
 
 
-class Uncertain(Exception):
-    """A commit failed, and so did making sure of it: the file must stay until the next commit."""
-
-
 Answer = Outcome | BaseException
 
 
@@ -151,17 +147,15 @@ class Arrival:
     def _is_answered(self) -> bool:
         return self.answer.done() and not self.answer.cancelled()
 
-    def file_row(self) -> dict[str, Any]:
-        """Give the columns that instance and quarantine have in common."""
-        return {
-            "transfer_syntax_uid": self.transfer_syntax_uid,
-            "file": self.file.name,
-            "data_set_offset": self.file.offset,
-            "data_set_length": self.file.length,
-            "digest": self.file.digest,
-            "incomplete": int(self.is_incomplete),
-            "calling_ae_title": self.calling_ae_title,
-        }
+    def entry(self, name: str) -> FileEntry:
+        """Give what the index is to say of the file, under a name."""
+        return entry_of(
+            self.file,
+            name,
+            self.transfer_syntax_uid,
+            is_incomplete=self.is_incomplete,
+            calling_ae_title=self.calling_ae_title,
+        )
 
 
 class Found(Arrival):

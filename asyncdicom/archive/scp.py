@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Hashable, Iterable
+from collections.abc import AsyncIterator, Hashable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address
 from asyncdicom.archive.archive import PIECE, Archive
 from asyncdicom.archive.find import MatchingInstances, StoredInstance
+from asyncdicom.archive.index.kinds import NEWEST
 from asyncdicom.archive.index.matching import IdentifierError
 from asyncdicom.archive.index.queries import QueriesClosed
 from asyncdicom.archive.index.query import MAXIMUM_IDENTIFIER
@@ -23,18 +24,32 @@ from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import Server, serve
 from asyncdicom.services.account import note_asked
-from asyncdicom.services.contexts import Proposable
+from asyncdicom.services.contexts import Proposable, in_order
+from asyncdicom.services.node import Node
 from asyncdicom.services.request import EchoHandler, NormalizedHandlers, Retrieval
 from asyncdicom.services.responses import Response
+from asyncdicom.services.retrieve import GetService
 from asyncdicom.services.service import Service
 from asyncdicom.status import Status
-from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, InformationModel
+from asyncdicom.telemetry.log import Log
+from asyncdicom.uid import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    PATIENT_ROOT,
+    PATIENT_STUDY_ONLY,
+    STUDY_ROOT,
+    InformationModel,
+)
 
 if TYPE_CHECKING:
     from socket import socket
     from ssl import SSLContext
 
 __all__ = ["ArchiveProvider", "serve_archive"]
+
+_LOG = Log("asyncdicom.archive")
+
+# How many SOP classes, and transfer syntaxes of each, are counted: peers may invent any number.
+_CLASSES_COUNTED, _SYNTAXES_COUNTED = 1000, 32
 
 _MODELS: dict[str, InformationModel] = {
     uid: model
@@ -76,14 +91,15 @@ def serve_archive(
     policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
     provider = ArchiveProvider(archive, address.ae_title, maximum_retrievals)
     destinations = {title: where for title, where in policy.destinations.items() if title != address.ae_title}
+    retrieval = _Retrieval(provider)
     return serve(
         address,
         c_echo=c_echo,
         c_store=provider.store,
         c_find=provider.find,
-        c_get=provider.retrieve,
+        c_get=provider.retrieve if contexts is not None else None,  # then it is offered if it is asked for
         c_move=provider.retrieve,
-        services=services,
+        services=[*services, retrieval] if contexts is None else services,
         destinations=destinations,
         contexts=contexts,
         unknown_storage=True,
@@ -99,6 +115,32 @@ def serve_archive(
     )
 
 
+class _Retrieval(GetService):
+    """C-GET, which prefers the transfer syntaxes that most of what is stored can be sent as."""
+
+    def __init__(self, provider: ArchiveProvider) -> None:
+        super().__init__(provider.retrieve)
+        self._provider = provider
+        self._unseen = 0  # instances that may be there and were not counted
+
+    async def start(self, node: Node[Any]) -> None:
+        """See `Service`."""
+        try:
+            counted = await self._provider.archive.recent_kinds()
+        except Exception as error:  # nothing is lost by it: then the order is that of the requestor
+            _LOG.warning("what is stored cannot be counted by transfer syntax: %s", error)
+            return
+        self._unseen = int(counted.total() >= NEWEST)
+        for kind, count in counted.items():
+            self._provider.note(*kind, count)
+
+    def prefer(self, sop_class_uid: str, transfer_syntaxes: tuple[str, ...]) -> Sequence[str]:
+        """See `Service`."""
+        stored = Counter(self._provider.stored.get(sop_class_uid))
+        stored[EXPLICIT_VR_LITTLE_ENDIAN] += self._unseen
+        return in_order(transfer_syntaxes, stored)
+
+
 class ArchiveProvider:
     """The handlers of an archive."""
 
@@ -107,6 +149,18 @@ class ArchiveProvider:
         self.ae_title = ae_title
         self._maximum = maximum_retrievals
         self._retrievals: Counter[Hashable] = Counter()  # under way, by who asked
+        self.stored: dict[str, Counter[str]] = {}
+        """SOP class -> about how many instances there are in each transfer syntax."""
+
+    def note(self, sop_class_uid: str, transfer_syntax_uid: str, count: int = 1) -> None:
+        """Count instances that are stored; what comes again, and what is removed, makes no difference."""
+        syntaxes = self.stored.get(sop_class_uid)
+        if syntaxes is None:
+            if len(self.stored) >= _CLASSES_COUNTED:
+                return
+            syntaxes = self.stored[sop_class_uid] = Counter()
+        if transfer_syntax_uid in syntaxes or len(syntaxes) < _SYNTAXES_COUNTED:
+            syntaxes[transfer_syntax_uid] += count
 
     async def store(self, request: Request) -> Response:
         """C-STORE: the answer is a Success when the instance is as durable as the archive promises."""
@@ -117,6 +171,8 @@ class ArchiveProvider:
             batches=request.data.batches(PIECE),
             calling_ae_title=request.calling_ae_title,
         )
+        if stored.status.is_success:
+            self.note(request.affected_sop_class_uid, request.transfer_syntax_uid)
         return Response(stored.status, error_comment=stored.comment or None)
 
     async def find(self, request: Request) -> AsyncIterator[bytes]:
@@ -138,7 +194,7 @@ class ArchiveProvider:
             raise _refusal(error) from None
 
     async def retrieve(self, request: Request) -> Retrieval:
-        """C-GET and C-MOVE: the files that match, to be sent as they are."""
+        """C-GET and C-MOVE: the files that match."""
         model, peer = _model_of(request), _peer(request)
         if self._retrievals.total() >= self._maximum or self._retrievals[peer] >= max(self._maximum // 4, 1):
             busy = IdentifierError(

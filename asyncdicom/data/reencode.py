@@ -22,25 +22,27 @@ from asyncdicom.data.elements import (
     show,
 )
 from asyncdicom.data.inflation import Buffer, Inflater
-from asyncdicom.data.scope import NO_END, NOTED, Patch, Scope, one_vr
+from asyncdicom.data.scope import NO_END, NOTED, Patch, Scope, are_words, one_vr
 from asyncdicom.data.swap import UNITS, swapped
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
+    GE_PRIVATE_BIG_ENDIAN_PIXEL_DATA,
     IMPLICIT_VR_LITTLE_ENDIAN,
     name_of,
     transfer_syntax,
 )
 
-__all__ = ["BECOMES", "Reencoder", "reencode"]
+__all__ = ["BECOMES", "MAXIMUM_HELD", "Reencoder", "reencode"]
 
 BECOMES: dict[str, tuple[str, ...]] = {
     IMPLICIT_VR_LITTLE_ENDIAN: (EXPLICIT_VR_LITTLE_ENDIAN,),
     EXPLICIT_VR_LITTLE_ENDIAN: (IMPLICIT_VR_LITTLE_ENDIAN,),
     EXPLICIT_VR_BIG_ENDIAN: (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN),
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN: (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN),
+    GE_PRIVATE_BIG_ENDIAN_PIXEL_DATA: (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN),
 }
 """What can become what: transfer syntax -> those that its data sets can be re-encoded to, best first."""
 
@@ -68,17 +70,19 @@ _READ_BIG_ENDIAN = read_header_of(EXPLICIT_VR_BIG_ENDIAN)
 _STEP = 500  # headers: about a millisecond
 _ENOUGH = 65536  # bytes that are worth to be given out before there is nothing more to read
 _COPIED = 2048  # pieces below are copied, which costs less than one buffer more
-_HELD = 65536  # bytes that wait for what decides about a VR
 
-# Whatever deflates to one byte and is streamed: nothing of it is kept, and the receiver sets the pace.
-_MAXIMUM_INFLATED, _MAXIMUM_RATIO = 1 << 32, 1040
+MAXIMUM_HELD = 65536
+"""Bytes that wait for the element that decides about a VR."""
+_MAXIMUM_RATIO = 1040  # of what is inflated: no more than that is possible
 
 
 class Reencoder:
     """Feed it a data set in any pieces; what comes out is the same in another transfer syntax.
 
     `source` and `target` are transfer syntaxes as in `BECOMES`; `length` is that of the data set where it is
-    known: then a value that is longer than what is left is refused before it begins.
+    known: then a value that is longer than what is left is refused before it begins. `maximum_depth` is that
+    of sequences in sequences, `maximum_inflated` how many bytes a deflated one may have: they pass, nothing
+    of them is kept.
 
     Sequences and items leave with undefined length, values with an even one, group lengths and groups that do
     not belong in a data set (0000, 0002) not at all. Where Implicit VR becomes Explicit VR, the VRs are those
@@ -93,9 +97,9 @@ class Reencoder:
         "_checked",
         "_depth",
         "_drop",
+        "_has_big_pixels",
         "_inflater",
-        "_is_resolving",
-        "_is_swapping",
+        "_is_noting",
         "_left",
         "_maximum_depth",
         "_need",
@@ -115,7 +119,13 @@ class Reencoder:
     )
 
     def __init__(
-        self, source: str, target: str, *, length: int | None = None, maximum_depth: int = 64
+        self,
+        source: str,
+        target: str,
+        *,
+        length: int | None = None,
+        maximum_depth: int = 64,
+        maximum_inflated: int = 4 << 30,
     ) -> None:
         if target not in BECOMES.get(source, ()):
             raise DataSetError(f"{name_of(source)} cannot be re-encoded as {name_of(target)}")
@@ -126,9 +136,9 @@ class Reencoder:
         """Values of VR UN that came in big endian order and left as they were (PS3.5 6.2.2)."""
         self.guessed = 0
         """VRs that were written before what decides about them came: it was too far away."""
-        self._inflater = Inflater(_MAXIMUM_INFLATED, _MAXIMUM_RATIO) if syntax.deflated else None
-        self._is_swapping = not syntax.little_endian
-        self._is_resolving = syntax.implicit and not implicit
+        self._inflater = Inflater(maximum_inflated, _MAXIMUM_RATIO) if syntax.deflated else None
+        self._has_big_pixels = source == GE_PRIVATE_BIG_ENDIAN_PIXEL_DATA
+        self._is_noting = syntax.implicit and (self._has_big_pixels or not implicit)
         self._maximum_depth = maximum_depth
         self._root = self._scope = Scope(None, read_header_of(source), implicit=implicit, limit=limit)
         self._depth = 0
@@ -250,7 +260,7 @@ class Reencoder:
         It is what is short, even and whole, with a VR for which nothing has to be known or swapped.
         """
         scope, small, steps = self._scope, self._small, self._steps
-        read, implicit, is_resolving = scope.read, scope.implicit, self._is_resolving
+        read, implicit, is_noting = scope.read, scope.implicit, self._is_noting
         plain = _PLAIN_BIG_ENDIAN if read is _READ_BIG_ENDIAN else _PLAIN
         stop = min(end, scope.limit - self._base)
         if not self._checked:
@@ -264,7 +274,7 @@ class Reencoder:
             after = position + size + length
             if form is None or length > _COPIED or length & 1 or after > stop:
                 break
-            if not 0x00030000 <= tag < 0xFFFE0000 or not tag & 0xFFFF or (is_resolving and tag in NOTED):
+            if not 0x00030000 <= tag < 0xFFFE0000 or not tag & 0xFFFF or (is_noting and tag in NOTED):
                 break
             code, is_long = form
             if implicit:
@@ -339,7 +349,7 @@ class Reencoder:
             else:
                 self._element(tag, "UN", length)  # no items: what it is, nobody knows
         else:
-            if self._is_resolving and tag in NOTED and length > 1:
+            if self._is_noting and tag in NOTED and length > 1:
                 if available < size + 2:
                     self._need = size + 2
                     return 0
@@ -367,7 +377,7 @@ class Reencoder:
             place = len(self._small) - (8 if is_long else 4)
             self._waiting += scope.wait(tag, Patch(self._small, place, choice))
         if scope.read is not _READ_BIG_ENDIAN:
-            unit = 1
+            unit = 2 if self._has_big_pixels and are_words(tag, scope) else 1
         elif vr == "UN" and length:
             self.unswapped += 1
         self._left, self._drop, self._unit = length, False, unit
@@ -376,7 +386,7 @@ class Reencoder:
     def _pass(self, tag: int, length: int) -> None:
         """An element begins while VRs wait for others: what is kept for them has a bound."""
         self._waiting -= self._scope.passed(tag)
-        if self._waiting and self._size + len(self._small) + length > _HELD:
+        if self._waiting and self._size + len(self._small) + length > MAXIMUM_HELD:
             self.guessed += self._scope.forget()
             self._waiting = 0
 

@@ -22,7 +22,14 @@ from asyncdicom.net.sources import FileSource, Source
 from asyncdicom.services import storage
 from asyncdicom.services.arrivals import Arrivals, RetrieveResult, corrected
 from asyncdicom.services.classes import C_GET_CLASSES, C_MOVE_CLASSES
-from asyncdicom.services.contexts import find_context, groups_of_kinds
+from asyncdicom.services.contexts import (
+    Kind,
+    contexts_for,
+    find_context,
+    groups_of_kinds,
+    in_order,
+    sendable_kinds,
+)
 from asyncdicom.services.request import (
     LazySources,
     OpenAssociation,
@@ -41,11 +48,18 @@ from asyncdicom.services.responses import (
     response_of,
 )
 from asyncdicom.services.service import Service
-from asyncdicom.services.suboperations import FAILED_SOP_INSTANCE_UID_LIST, Kind, SubOperationSender
+from asyncdicom.services.suboperations import FAILED_SOP_INSTANCE_UID_LIST, SubOperationSender
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
-from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STORAGE, STUDY_ROOT
-from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, PresentationContext
+from asyncdicom.uid import (
+    NON_PATIENT_OBJECT_STORAGE,
+    PATIENT_ROOT,
+    PATIENT_STUDY_ONLY,
+    SOP_CLASSES,
+    STORAGE,
+    STUDY_ROOT,
+)
+from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX
 
 __all__ = ["GetService", "MoveService", "Progress", "RetrieveOperation", "RetrieveResult", "retrieve"]
 
@@ -79,14 +93,25 @@ class RetrieveOperation(ResponseStream[Progress, RetrieveResult]):
 
     failed_sop_instance_uids: tuple[str, ...] = ()
     """The Failed SOP Instance UID List of the final response."""
+    progress: Progress | None = None
+    """The counters of the last Pending response."""
 
     @property
     def status(self) -> Status | None:
         """The final status (that of `result`), once the operation has ended."""
         return None if self.response is None else self.result.status
 
-    def _pending(self, reply: Reply) -> Progress:
-        return _progress(reply.command)
+    async def _next(self) -> Reply | None:
+        reply = await super()._next()
+        if reply is not None:
+            self.progress = _progress(reply.command)
+        return reply
+
+    def _pending(self, reply: Reply) -> Progress | None:
+        return self.progress
+
+    def _so_far(self) -> RetrieveResult | Progress | None:
+        return self.progress if self.response is None else self.result
 
     def _final(self, reply: Reply) -> None:
         if reply.data:
@@ -171,6 +196,7 @@ def retrieve(
 
 FindDestination = Callable[[Request], Destination | None]
 
+_SENT = dict.fromkeys((*STORAGE, *NON_PATIENT_OBJECT_STORAGE), ANY_TRANSFER_SYNTAX)
 _MODELS = (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
 
 
@@ -187,7 +213,11 @@ class GetService(Service):
 
     def invoked(self) -> Mapping[str, tuple[str, ...]]:
         """The C-STOREs go the other way: we are their SCU."""
-        return dict.fromkeys(STORAGE, ANY_TRANSFER_SYNTAX)
+        return _SENT
+
+    def prefer(self, sop_class_uid: str, transfer_syntaxes: tuple[str, ...]) -> Sequence[str]:
+        """First what most can be sent as."""
+        return in_order(transfer_syntaxes, {})
 
     def takes(self, abstract_syntax: str) -> bool:
         """Every SOP class that has C-GET, and what the standard does not know."""
@@ -239,7 +269,7 @@ async def provide_get(incoming: IncomingRequest, request: Request, handlers: Get
     work = SubOperationSender(incoming, len(retrieval.sources), "C-GET")
     negotiated = channel.negotiated
     work.add(1 if negotiated is None else negotiated.operations_invoked, store)
-    accepted = {(c.abstract_syntax, c.transfer_syntax) for c in channel.contexts.values() if c.as_scu}
+    accepted = sendable_kinds(channel)
     try:
         async with aclosing(_each(retrieval.sources)) as sources:
             await work.perform(sources, accepted)
@@ -282,7 +312,7 @@ async def _move(
     """Send over one association to the destination; True if it was lost and may be tried again."""
     originator = (request.calling_ae_title, request.message_id)
     priority = incoming.command.priority or Priority.MEDIUM
-    contexts = [PresentationContext(sop_class, (syntax,)) for sop_class, syntax in kinds]
+    contexts = contexts_for(kinds)
     if work.losses >= _MAXIMUM_LOSSES:
         await work.fail(sources, f"destination: {work.losses} associations were lost")
         return False

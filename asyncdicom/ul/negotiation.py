@@ -36,6 +36,13 @@ NO_REASON = 2
 ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
 TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
 
+REASONS = {
+    USER_REJECTION: "user rejection",
+    NO_REASON: "no reason given",
+    ABSTRACT_SYNTAX_NOT_SUPPORTED: "abstract syntax not supported",
+    TRANSFER_SYNTAXES_NOT_SUPPORTED: "transfer syntaxes not supported",
+}
+
 # Rejections (PS3.8 Table 9-21).
 REJECTED_NO_REASON = AAssociateRJ(1, 1, 1)
 APPLICATION_CONTEXT_NOT_SUPPORTED = AAssociateRJ(1, 1, 2)
@@ -81,6 +88,8 @@ class Negotiated(NamedTuple):
     user_identity_response: bytes | None
     extended: Mapping[str, bytes] = {}
     """SOP class -> what the acceptor answered to the SOP Class Extended Negotiation (PS3.7 D.3.3.5)."""
+    refused: Mapping[str, str] = {}
+    """Abstract syntax that we have proposed -> why no context of it was accepted (PS3.8 Table 9-18)."""
 
 
 class Policy(NamedTuple):
@@ -89,7 +98,8 @@ class Policy(NamedTuple):
     `performed` and `invoked` map abstract syntaxes to the transfer syntaxes taken where we are the SCP or
     the SCU; `("*",)` takes any, `()` is for a peer that must not have it (user rejection).
     `unknown_storage` are those taken for abstract syntaxes that are neither in `performed` nor in
-    `not_storage`; None does not support these. `maximum_length` in bytes.
+    `not_storage`; None does not support these. `unknown_retrieval` are the same where we are the SCU: a
+    peer that asks by C-GET knows what it wants to receive. `maximum_length` in bytes.
     """
 
     performed: Mapping[str, tuple[str, ...]]
@@ -101,6 +111,10 @@ class Policy(NamedTuple):
     operations_performed: int = 1
     negotiate: Callable[[str, bytes], bytes | None] | None = None
     """Answers the SOP Class Extended Negotiation of an accepted context; None does not answer it."""
+    unknown_retrieval: tuple[str, ...] | None = None
+    prefer: Callable[[str, tuple[str, ...]], Sequence[str]] | None = None
+    """Gives the order in which the transfer syntaxes of a context are tried where we are only the SCU, as for
+    C-GET, by its abstract syntax; None tries them as they were proposed."""
 
 
 def _too_short(maximum_length: int) -> bool:
@@ -145,14 +159,19 @@ def _proposed_roles(request: AAssociateRQ) -> dict[str, RoleSelection]:
     return roles
 
 
+def _may_be_storage(abstract_syntax: str, policy: Policy) -> bool:
+    return abstract_syntax not in policy.not_storage and is_usable_uid(abstract_syntax)
+
+
 def _answer_context(
     context: ProposedContext, role: RoleSelection, policy: Policy
 ) -> tuple[ContextResult, AcceptedContext | None]:
     abstract_syntax = context.abstract_syntax
     performed = policy.performed.get(abstract_syntax)
-    if performed is None and is_usable_uid(abstract_syntax) and abstract_syntax not in policy.not_storage:
-        performed = policy.unknown_storage
     invoked = policy.invoked.get(abstract_syntax)
+    if (performed is None or invoked is None) and _may_be_storage(abstract_syntax, policy):
+        performed = policy.unknown_storage if performed is None else performed
+        invoked = policy.unknown_retrieval if invoked is None else invoked
     as_scp = role.scu_role and bool(performed)
     as_scu = role.scp_role and bool(invoked)
     if not as_scp and not as_scu:
@@ -161,7 +180,10 @@ def _answer_context(
             context.context_id, USER_REJECTION if denied else ABSTRACT_SYNTAX_NOT_SUPPORTED
         ), None
     taken = (performed if as_scp else invoked) or ()
-    for transfer_syntax in context.transfer_syntaxes:
+    offered: Sequence[str] = context.transfer_syntaxes
+    if policy.prefer is not None and not as_scp and len(offered) > 1:
+        offered = policy.prefer(abstract_syntax, context.transfer_syntaxes)
+    for transfer_syntax in offered:
         if transfer_syntax in taken or (taken == ANY_TRANSFER_SYNTAX and is_usable_uid(transfer_syntax)):
             accepted = AcceptedContext(context.context_id, abstract_syntax, transfer_syntax, as_scu, as_scp)
             return ContextResult(context.context_id, ACCEPTANCE, transfer_syntax), accepted
@@ -200,8 +222,13 @@ def _answer_contexts(
 
 
 def _look_up(request: AAssociateRQ, policy: Policy, answered: Answered) -> _AnsweredContexts:
-    """The answer to the same proposal is the same: associations share it, so it must not be changed."""
+    """The answer to the same proposal is the same: associations share it, so it must not be changed.
+
+    Where we are the SCU, what is preferred may be another one each time.
+    """
     roles = _proposed_roles(request)
+    if roles and policy.prefer is not None:
+        return _answer_contexts(request.presentation_contexts, roles, policy)
     key = (request.presentation_contexts, tuple(roles.values()))
     found = answered.get(key)
     if found is None:
@@ -218,7 +245,7 @@ def answer(
     user_identity_response: bytes | None = None,
     answered: Answered | None = None,
 ) -> tuple[AAssociateAC, Negotiated] | AAssociateRJ:
-    """The acceptor's reply: each context gets the requestor's first transfer syntax that the policy takes.
+    """The acceptor's reply: each context gets the first transfer syntax that the policy takes.
 
     AE titles and the user identity are for the caller to judge; `user_identity_response` is what the peer
     is told about the latter (PS3.7 D.3.3.7.2). `answered`: a dictionary that an acceptor keeps for one
@@ -348,10 +375,14 @@ def confirm(request: AAssociateRQ, accept: AAssociateAC) -> Negotiated:
     roles = _proposed_roles(request)
     answers = {role.sop_class_uid: role for role in reversed(accept.user_information.role_selections)}
     contexts: dict[int, AcceptedContext] = {}
+    refused = {context.abstract_syntax: "not answered" for context in request.presentation_contexts}
     for result in accept.presentation_contexts:
-        if result.result != ACCEPTANCE:
-            continue
         context = proposed.get(result.context_id)
+        if result.result != ACCEPTANCE:
+            if context is not None:
+                why = REASONS.get(result.result, f"result {result.result}")
+                refused[context.abstract_syntax] = why
+            continue
         if context is None:
             raise RemoteProtocolError(f"presentation context {result.context_id} accepted, but not proposed")
         if not result.transfer_syntax or result.transfer_syntax not in context.transfer_syntaxes:
@@ -367,6 +398,10 @@ def confirm(request: AAssociateRQ, accept: AAssociateAC) -> Negotiated:
             contexts[result.context_id] = AcceptedContext(
                 result.context_id, uid, result.transfer_syntax, as_scu, as_scp
             )
+        else:
+            refused[uid] = "the roles that were proposed are not accepted"
+    for accepted in contexts.values():
+        refused.pop(accepted.abstract_syntax, None)
     theirs = accept.user_information
     if _too_short(theirs.maximum_length):
         raise RemoteProtocolError(f"a maximum length of {theirs.maximum_length} bytes has no room for data")
@@ -382,4 +417,5 @@ def confirm(request: AAssociateRQ, accept: AAssociateAC) -> Negotiated:
         theirs.implementation_version_name,
         theirs.user_identity_response,
         {each.sop_class_uid: each.information for each in reversed(theirs.extended_negotiations)},
+        refused,
     )

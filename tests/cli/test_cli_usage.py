@@ -23,7 +23,7 @@ UID = "StudyInstanceUID=1.2"
         ("echoscu SCP@host:port", "has the port 'port'"),
         ("echoscu host 99999", "it is a number up to 65535"),
         ("echoscu SCP@", "has no valid host; write AET@host:port"),
-        ("echoscu ::1 104", "an IPv6 address is written in brackets"),
+        ("echoscu ::1", "an IPv6 address is written in brackets"),
         (f"echoscu {PEER} 104", "'104' is one argument too many"),
         (f"echoscu -aet TOO-LONG-FOR-A-TITLE {PEER}", "20 characters: 16 are allowed"),
         (f"echoscu -aec A\\B {PEER}", "which is not allowed"),

@@ -117,6 +117,8 @@ FULL = Response(0xA700, error_comment="disk full")
         # what is counted and never came
         (Claim(0, 150, 0, 0), (0,), (0xB000, 1, 149, 0, (), "149 that the peer counts as sent did not come")),
         (Claim(0, 3, 0, 0), (0, FULL), (0xB000, 1, 2, 0, ("1.2.2",), REFUSED)),
+        # what is counted as sent and as failed
+        (Claim(0xB000, 2, 1, 0), (0,), (0xB000, 1, 1, 0, (), "1 that the peer counts as sent did not come")),
         # no counters at all
         (Claim(0), (0, 0), (0, 2, 0, 0, (), None)),
     ],

@@ -16,21 +16,42 @@ from asyncdicom import (
     PATIENT_ROOT,
     STUDY_ROOT,
     VERIFICATION,
+    BytesSource,
     PresentationContext,
     PresentationContextError,
     Request,
     associate,
+    retrieval_contexts,
     serve,
+    storage_contexts,
 )
-from asyncdicom.services.contexts import DEFAULT_TRANSFER_SYNTAXES, expand
+from asyncdicom.services.contexts import (
+    DEFAULT_TRANSFER_SYNTAXES,
+    contexts_for,
+    expand,
+    groups_of_kinds,
+    in_order,
+)
 from asyncdicom.services.normalized import as_tags
-from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from asyncdicom.uid import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    JPEG_BASELINE_8BIT,
+)
+from asyncdicom.ul.negotiation import Policy, answer
+from asyncdicom.ul.pdu import AAssociateRJ
 
 MPPS = "1.2.840.10008.3.1.2.3.3"
 
 
 def default(*uids: str) -> list[PresentationContext]:
     return [PresentationContext(uid, DEFAULT_TRANSFER_SYNTAXES) for uid in uids]
+
+
+def each(sop_class: str, *syntaxes: str) -> list[PresentationContext]:
+    return [PresentationContext(sop_class, (syntax,)) for syntax in syntaxes]
 
 
 def dataset(syntax: str | None = None) -> Dataset:
@@ -55,8 +76,12 @@ def dataset(syntax: str | None = None) -> Dataset:
         ([MODALITY_WORKLIST], default(MODALITY_WORKLIST.find)),
         (PresentationContext(CT, ("1.2",), False, True), [PresentationContext(CT, ("1.2",), False, True)]),
         (dataset(), default(CT)),
-        ([dataset(EXPLICIT_VR_LITTLE_ENDIAN)], [PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,))]),
-        ([instance()], [PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,))]),
+        (
+            [dataset(EXPLICIT_VR_LITTLE_ENDIAN)],
+            each(CT, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN),
+        ),
+        ([dataset(JPEG_BASELINE_8BIT)], each(CT, JPEG_BASELINE_8BIT)),
+        ([instance()], each(CT, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)),
         ((), []),
     ],
 )
@@ -94,13 +119,92 @@ async def test_what_was_not_proposed_is_told_with_what_to_add() -> None:
             with pytest.raises(PresentationContextError, match=f"was not proposed; {advice}"):
                 call()
         with pytest.raises(
-            PresentationContextError, match=r"was not proposed; add storage_contexts\(files\)"
+            PresentationContextError, match=r"was not proposed; add storage_contexts\(sources\)"
         ):
             await association.c_store(instance())
         with pytest.raises(PresentationContextError, match=f'was not proposed; add "{MPPS}" to contexts='):
             await association.n_get(MPPS, "1.2")
-        with pytest.raises(PresentationContextError, match="no accepted presentation context for MR Image"):
+        with pytest.raises(
+            PresentationContextError,
+            match=r"no accepted presentation context for MR Image Storage.*: the peer refused it "
+            r"\(abstract syntax not supported\)",
+        ):
             await association.c_store(instance(sop_class=MR))
+
+
+@pytest.mark.parametrize(
+    ("context", "policy", "why"),
+    [
+        (PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,)), Policy({}), "abstract syntax not supported"),
+        (
+            PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,)),
+            Policy({CT: (IMPLICIT_VR_LITTLE_ENDIAN,)}),
+            "transfer syntaxes not supported",
+        ),
+        (PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,)), Policy({CT: ()}), "user rejection"),
+    ],
+)
+async def test_what_was_refused_is_told_with_the_reason_of_the_peer(
+    context: PresentationContext, policy: Policy, why: str
+) -> None:
+    async with listening() as listener:
+        opening = associate(f"SCP@127.0.0.1:{listener.port}", contexts=[context, VERIFICATION])
+        connecting = asyncio.ensure_future(opening)
+        peer = await listener.peer()
+        verdict = answer(await peer.requested(), policy)
+        assert not isinstance(verdict, AAssociateRJ)
+        peer.write(verdict[0].encode())
+        association = await connecting
+        with pytest.raises(PresentationContextError, match=rf"the peer refused it \({why}\)"):
+            await association.c_store(instance())
+        with pytest.raises(PresentationContextError, match="was not proposed"):
+            await association.c_store(instance(sop_class=MR))
+        peer.reset()
+        await association.abort()
+
+
+async def test_a_context_in_the_other_role_is_told() -> None:
+    contexts: list[Any] = [STUDY_ROOT.get, *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)])]
+    async with listening() as listener:
+        connecting = asyncio.ensure_future(associate(f"SCP@127.0.0.1:{listener.port}", contexts=contexts))
+        peer = await listener.peer()
+        await peer.accept()
+        association = await connecting
+        with pytest.raises(PresentationContextError, match="with the role of the SCU for us: propose it by"):
+            await association.c_store(instance())
+        peer.reset()
+        await association.abort()
+
+
+def test_contexts_for_retrieval_are_written_like_others() -> None:
+    def pairs(*kinds: Any) -> list[Any]:
+        return [tuple(context) for context in retrieval_contexts(kinds)]
+
+    explicit = (CT, (EXPLICIT_VR_LITTLE_ENDIAN,), False, True)
+    assert pairs((CT, EXPLICIT_VR_LITTLE_ENDIAN)) == [explicit]
+    assert pairs(("CT Image Storage", EXPLICIT_VR_LITTLE_ENDIAN)) == [explicit]
+    both = [explicit, (CT, (IMPLICIT_VR_LITTLE_ENDIAN,), False, True)]
+    assert pairs(CT) == pairs("CT Image Storage") == pairs("CTImageStorage") == both
+    assert pairs(instance()) == both
+    assert pairs(("1.2.3.four", "1.2")) == [("1.2.3.four", ("1.2",), False, True)], "what a peer told"
+    with pytest.raises(ValueError, match="did you mean 'CT Image Storage'"):
+        pairs("CT Image Strage")
+    with pytest.raises(TypeError, match="takes UIDs, names"):
+        pairs(17)
+
+
+def test_contexts_for_storage_are_made_of_sources_and_datasets() -> None:
+    both = each(CT, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+    assert storage_contexts([instance(), instance()]) == both
+    assert storage_contexts([dataset(), dataset()]) == both
+    assert storage_contexts([dataset(JPEG_BASELINE_8BIT)]) == each(CT, JPEG_BASELINE_8BIT)
+    with pytest.raises(TypeError, match=r"open_file\(path\)"):
+        storage_contexts(["image.dcm"])  # type: ignore[list-item]
+
+
+def test_a_whole_context_by_name_and_with_one_syntax() -> None:
+    written = PresentationContext("CT Image Storage", EXPLICIT_VR_LITTLE_ENDIAN)  # type: ignore[arg-type]
+    assert expand([written]) == [PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,))]
 
 
 async def test_a_server_does_not_speak_of_what_it_would_have_to_propose() -> None:
@@ -139,7 +243,7 @@ async def test_only_another_transfer_syntax() -> None:
         await peer.accept()
         association = await connecting
         with pytest.raises(PresentationContextError, match="only with Implicit VR Little Endian"):
-            await association.c_store(instance())
+            await association.c_store(BytesSource(CT, "1.2.3", JPEG_BASELINE_8BIT, b""))
         peer.reset()
         await association.abort()
 
@@ -155,3 +259,51 @@ async def test_only_another_transfer_syntax() -> None:
 )
 def test_attributes_are_tags_or_keywords(written: Any, expected: tuple[int, ...]) -> None:
     assert as_tags(written) == expected
+
+
+EXPL, IMPL, BIG, DEFLATED = (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+)
+
+
+@pytest.mark.parametrize(
+    ("offered", "stored", "first"),
+    [
+        ([IMPL, EXPL], {}, IMPL),  # as it was proposed
+        ([BIG, DEFLATED, IMPL, EXPL], {}, IMPL),  # nothing becomes Big Endian or Deflated
+        ([JPEG_BASELINE_8BIT, EXPL], {}, JPEG_BASELINE_8BIT),
+        ([IMPL, EXPL], {EXPL: 2, IMPL: 1}, EXPL),
+        ([EXPL, IMPL], {EXPL: 1, IMPL: 2}, IMPL),
+        ([BIG, IMPL, EXPL], {BIG: 10, EXPL: 1}, EXPL),  # which all can be sent as
+        ([EXPL, IMPL, BIG], {BIG: 10}, BIG),
+        ([EXPL, JPEG_BASELINE_8BIT], {JPEG_BASELINE_8BIT: 3, EXPL: 1, BIG: 1}, JPEG_BASELINE_8BIT),
+        ([EXPL, JPEG_BASELINE_8BIT], {JPEG_BASELINE_8BIT: 3, EXPL: 2, BIG: 2}, EXPL),
+    ],
+)
+def test_what_most_can_be_sent_as_is_preferred(
+    offered: list[str], stored: dict[str, int], first: str
+) -> None:
+    ordered = in_order(offered, stored)
+    assert ordered[0] == first
+    assert sorted(ordered) == sorted(offered)
+
+
+@pytest.mark.parametrize("count", [1, 60, 61, 130, 400])
+def test_groups_have_room_for_every_way_to_send(count: int) -> None:
+    kinds = [(f"1.2.{n}", (EXPL, JPEG_BASELINE_8BIT, BIG)[n % 3]) for n in range(count)]
+    groups = groups_of_kinds(kinds)
+    assert [kind for group in groups for kind in group] == kinds
+    for group in groups:
+        proposed = contexts_for(group)
+        assert len(proposed) <= 120
+        assert {(c.abstract_syntax, IMPL) for c in proposed if c.transfer_syntaxes == (EXPL,)} <= {
+            (c.abstract_syntax, c.transfer_syntaxes[0]) for c in proposed
+        }
+
+
+def test_what_has_no_room_is_proposed_as_it_is() -> None:
+    kinds = [(f"1.2.{n}", EXPL) for n in range(100)]
+    assert contexts_for(kinds) == [PresentationContext(uid, (EXPL,)) for uid, _ in kinds]

@@ -259,6 +259,28 @@ def test_unknown_storage() -> None:
     assert [result for result, _ in results(accept)] == [3, 3, 3, 4]
 
 
+def test_unknown_storage_that_a_peer_wants_to_receive() -> None:
+    """Private and future SOP classes can be retrieved by C-GET: the peer is the SCP of their C-STORE."""
+    roles = {"scu_role": False, "scp_role": True}
+    proposal = request(
+        PresentationContext("1.2.3.4.5", (JPEG, EXPLICIT), **roles),
+        PresentationContext("1.2.840.10008.5.1.4.1.1.9999", (EXPLICIT,), **roles),
+        PresentationContext("not a UID", (EXPLICIT,), **roles),
+        PresentationContext(MR, (EXPLICIT,), **roles),
+        PresentationContext("1.2.3.4.6", (EXPLICIT,)),
+    )
+    policy = Policy({}, unknown_retrieval=("*",), not_storage={MR})
+    accept, negotiated, _ = agree(proposal, policy)
+    assert results(accept) == [(0, JPEG), (0, EXPLICIT), (3, None), (3, None), (3, None)]
+    assert [(c.as_scu, c.as_scp) for c in negotiated.contexts.values()] == [(True, False)] * 2
+    accept, _, _ = agree(proposal, policy._replace(unknown_retrieval=()))
+    assert [result for result, _ in results(accept)] == [1, 1, 3, 3, 3], "not for this peer"
+    accept, _, _ = agree(proposal, policy._replace(unknown_retrieval=None))
+    assert [result for result, _ in results(accept)] == [3] * 5
+    accept, negotiated, _ = agree(proposal, policy._replace(unknown_storage=("*",)))
+    assert results(accept)[4] == (0, EXPLICIT)
+
+
 @pytest.mark.parametrize(
     ("contexts", "problem"),
     [

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Engine, bindparam, insert, literal_column, select
 
+from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.schema import scrub
 from asyncdicom.archive.index.writer import Prepared, Writer
 
@@ -43,7 +44,7 @@ _WRITE = Prepared(
 
 def read_place(engine: Engine) -> Place:
     """Give where it is."""
-    with engine.connect() as connection:
+    with TRANSLATED, engine.connect() as connection:
         row = connection.execute(select(*_COLUMNS)).first()
     return Place() if row is None else Place(*row)
 
