@@ -316,6 +316,38 @@ async def test_an_instance_that_the_peer_cannot_take_costs_no_other() -> None:
     assert {source.sop_instance_uid for source in sources} - {poison} <= set(stored)
 
 
+# others
+
+
+async def test_a_window_of_one_peer_does_not_starve_others_that_ask_one_at_a_time() -> None:
+    """Between two answers to the one, the other has had no more than a few windows of them."""
+    answers: list[str] = []
+
+    async def on_store(request: Request) -> int:
+        await request.data.read()
+        answers.append(request.calling_ae_title)
+        return 0
+
+    async with serve("SCP@127.0.0.1:0", c_store=on_store) as server:
+        address = f"SCP@127.0.0.1:{server.port}"
+
+        async def ask(title: str, limits: Limits, tasks: int) -> None:
+            async with associate(
+                address, calling_ae_title=title, contexts=[CT], limits=limits
+            ) as association:
+
+                async def work() -> None:
+                    while answers.count("SLOW") < 20:
+                        await association.c_store(instance(10))
+
+                await asyncio.gather(*(work() for _ in range(tasks)))
+
+        one = Limits(operations_invoked=1, operations_performed=1)
+        await asyncio.gather(ask("FAST", Limits(), OPERATIONS), ask("SLOW", one, 1))
+    turns = "".join(title[0] for title in answers).split("S")
+    assert max(map(len, turns[1:-1])) <= 4 * OPERATIONS
+
+
 # the memory
 
 
