@@ -12,6 +12,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
 
 from asyncdicom.archive.answer import Answers
+from asyncdicom.archive.index.base import Changes, FileEntry, Insertion
 from asyncdicom.archive.index.matching import IdentifierError
 from asyncdicom.archive.index.query import Query, find_query, key_at, retrieve_query
 from asyncdicom.archive.index.reader import Row, Statement, Statements, instance_ids, matches
@@ -58,22 +59,16 @@ def _archive() -> Any:
     tags["SpecificCharacterSet"] = (0x00080005, "CS")
     engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
     METADATA.create_all(engine)
-    writer = Writer(engine)
-    writer.begin()
+    changes = Changes()
     for number, values in enumerate(_STORED):
         uids = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2", "StudyInstanceUID": f"1.2.{number}"}
         uids |= {"SeriesInstanceUID": f"1.2.{number}.1", "SOPInstanceUID": f"1.2.{number}.1.1"}
         both = {**{keyword: uid.encode() for keyword, uid in uids.items()}, **values}
         elements = {tags[k][0]: Element(*tags[k], value) for k, value in both.items()}
         record = Record(elements, little_endian=True)
-        row: dict[str, Any] = {
-            **record.row("IMAGE"),
-            "parent": writer.series_of(record),
-            "file": f"{number}.dcm",
-        }
-        row |= {"transfer_syntax_uid": SYNTAXES[1], "data_set_offset": 400, "data_set_length": 10}
-        writer.insert_instances([row | {"digest": "", "incomplete": 0, "calling_ae_title": "SCU"}])
-    writer.commit()
+        entry = FileEntry(SYNTAXES[1], f"{number}.dcm", 400, 10, "", 0, "SCU")
+        changes.instances.append(Insertion(record, entry))
+    Writer(engine).change(lambda writer: writer.apply(changes))
     return engine.raw_connection().driver_connection
 
 

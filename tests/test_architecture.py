@@ -19,7 +19,7 @@ LEVELS: list[set[str]] = [
     {"_version"},
     {"_sop_classes"},
     {"exceptions", "status", "uid", "address", "options", "naming", "toml_lines"},
-    {"ul", "destination", "breaker"},
+    {"ul", "destination", "breaker", "windows"},
     {"dimse", "data"},
     {"dataset", "access"},
     {"telemetry"},
@@ -142,6 +142,37 @@ def test_the_gateway_is_below_the_tools(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in FILES if module_name(p) == "archive"], ids=name_of)
 def test_the_archive_does_not_know_the_gateway(path: Path) -> None:
     assert not any(name.startswith("asyncdicom.gateway") for name in imports(path, at_import=False))
+
+
+# Who knows that the index is in SQLite.
+KNOWS_SQLITE = PACKAGE / "archive" / "index"
+DIALECT = ("PRAGMA", "GLOB", "json_each", "json_group", "json_quote", "BEGIN IMMEDIATE", "VACUUM")
+
+
+def of_sqlite(source: str) -> set[str]:
+    """What shows that a module knows the database: drivers that it imports, words of their language."""
+    used = {name.split(".")[0] for name in imported(source, ("asyncdicom", "archive"), at_import=False)}
+    texts = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    words = {word for word in DIALECT for text in texts if isinstance(text, str) and word in text}
+    return (used & {"sqlite3", "sqlalchemy"}) | words
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if KNOWS_SQLITE not in p.parents], ids=name_of)
+def test_nothing_but_the_index_knows_its_database(path: Path) -> None:
+    assert not of_sqlite(path.read_text())
+
+
+def test_a_second_place_that_knows_the_database_is_noticed() -> None:
+    assert of_sqlite("def f():\n    from sqlalchemy import Engine\n    import sqlite3") == {
+        "sqlalchemy",
+        "sqlite3",
+    }
+    assert of_sqlite('execute(f"PRAGMA user_version = {4}")') == {"PRAGMA"}
+    assert {found for path in KNOWS_SQLITE.glob("*.py") for found in of_sqlite(path.read_text())} > {
+        "sqlalchemy",
+        "sqlite3",
+        "GLOB",
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
@@ -12,24 +11,24 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar, TypeVarTuple
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from asyncdicom.archive.arrival import Arrival, OnConflict, OnMismatch, Outcome, Rules, Uncertain
+from asyncdicom.archive.arrival import Arrival, OnConflict, OnMismatch, Outcome, Rules
 from asyncdicom.archive.blobs.files import InstanceFile
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.header import header_of
 from asyncdicom.archive.blobs.room import Room
-from asyncdicom.archive.care import Care, reason
-from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.archive.care import Care
+from asyncdicom.archive.errors import ArchiveError, reason
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
+from asyncdicom.archive.index.base import IndexFailed, Uncertain
 from asyncdicom.archive.index.kinds import recent_kinds
-from asyncdicom.archive.index.opening import SYNCHRONOUS, open_index, read_identity, write_identity
-from asyncdicom.archive.index.queries import Queries
-from asyncdicom.archive.index.upkeep import Reader
+from asyncdicom.archive.index.record import WANTED_TAGS
+from asyncdicom.archive.index.sqlite import DURABILITIES, Index
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.leftovers import Swept
 from asyncdicom.archive.marker import Marker, check_place, next_marker, read_marker, write_marker
+from asyncdicom.archive.origin import Origin, Received, Router
+from asyncdicom.archive.outbox import Outbox
 from asyncdicom.archive.receive import Reception, Refused
 from asyncdicom.archive.round import Bounds
 from asyncdicom.archive.stored import MAXIMUM_COMMENT, Stored, answer_to, count_and_tell
@@ -90,8 +89,8 @@ class Archive:
         scrub: int = 1 << 20,
         sweep: bool = True,
     ) -> None:
-        if durability not in SYNCHRONOUS:
-            raise ValueError(f"durability must be one of {', '.join(SYNCHRONOUS)}, not {durability!r}")
+        if durability not in DURABILITIES:
+            raise ValueError(f"durability must be one of {', '.join(DURABILITIES)}, not {durability!r}")
         self.directory = os.path.abspath(directory)
         self.durability = durability
         self._rules = Rules(OnConflict(on_conflict), OnMismatch(on_mismatch))
@@ -111,6 +110,8 @@ class Archive:
         self._is_open = False
         self._is_closing = False
         self._sweep: asyncio.Future[Swept | None] | None = None
+        self._router: Router | None = None
+        self._tags = WANTED_TAGS
         self.happened: Counter[str] = Counter()
         """What happened to instances since the start, beside being stored: by its name, how many times."""
         self.is_new = False
@@ -132,6 +133,7 @@ class Archive:
         """
         self._writers = Workers(_WRITERS, "asyncdicom-files")
         self._upkeep = Workers(1, "asyncdicom-upkeep")
+        self._outgoing = Workers(1, "asyncdicom-outbox")
         self._comparing = Workers(1, "asyncdicom-compare")  # who sends conflicts waits behind himself
         self._readers = ThreadPoolExecutor(_READERS, "asyncdicom-reader")
         try:
@@ -140,9 +142,11 @@ class Archive:
             self._writers.shutdown()
             self._upkeep.shutdown()
             self._comparing.shutdown()
+            self._outgoing.shutdown()
             self._readers.shutdown()
             raise
         self._is_open = True
+        self.outbox.start()
         if self._sweeps:
             self._sweep = asyncio.ensure_future(in_thread(self._upkeep, self.care.sweep))
 
@@ -156,7 +160,7 @@ class Archive:
         except OSError as error:
             self._unlock()
             raise ArchiveError(f"{self.directory} cannot be used: {error.strerror}") from error
-        except (SQLAlchemyError, sqlite3.Error) as error:
+        except IndexFailed as error:
             self._unlock()
             raise ArchiveError(
                 f"the index in {self.directory} cannot be opened ({reason(error)}): put a copy of it back, "
@@ -170,12 +174,11 @@ class Archive:
         marker = read_marker(self.directory, self._calls)
         told = check_place(self._folders, self._calls, marker, existing=self._existing)
         had_objects = self._folders.has_objects()
-        index = os.path.join(self.directory, "index.sqlite")
-        self._engine = open_index(
-            index, durability=self.durability, readers=_READERS + _QUERIES, calls=self._calls
+        self._index = Index(
+            self.directory, durability=self.durability, readers=_READERS + _QUERIES, calls=self._calls
         )
         try:
-            identity, has_rows = read_identity(self._engine)
+            identity, has_rows = self._index.identity()
             if has_rows and not had_objects:
                 raise ArchiveError(
                     f"the index in {self.directory} has instances, and {self._folders.objects} is empty: is "
@@ -184,30 +187,33 @@ class Archive:
             known = None if identity is None else Marker(*identity)
             new, more = next_marker(self.directory, marker, known, has_rows)
             self._folders.prepare()
-            write_identity(self._engine, *new)
+            self._index.set_identity(*new)
             write_marker(self.directory, new, self._calls, sync=self._sync)
             self._folders.sync_root()
             self.is_new = new.generation == 1 and not has_rows and not had_objects
             if told or more:
                 _LOG.warning("%s", told or more)
-            self._reader = Reader(self._engine)
-            self._queries = Queries(self._engine, threads=_QUERIES)
+            self._queries = self._index.queries(_QUERIES)
             self._finder = Finder(self._queries, self._folders.path)
             self._ingest = Ingest(
-                self._engine,
+                self._index.writer(),
                 self._folders,
                 self._calls,
                 rules=self._rules,
                 bounds=self._bounds,
                 elsewhere=self._writers.submit,
                 one_by_one=self._comparing.submit,
+                on_work=lambda urgency: self.outbox.tell_from_thread(urgency),
             )
+            self.deliveries = self._index.deliveries
+            self.outbox = Outbox(self._ingest.change, self.deliveries, self._outgoing)
             self._ingest.start()
+            self.outbox.open()
             self.care = Care(
                 self.directory,
                 self._folders,
                 self._calls,
-                self._reader,
+                self._index,
                 self._ingest,
                 sync=self._sync,
                 scrub_rate=self._scrub_rate,
@@ -216,7 +222,7 @@ class Archive:
             )
             self.care.start(tell=self._sweeps)
         except BaseException:
-            self._engine.dispose()
+            self._index.close()
             raise
 
     def _unlock(self) -> None:
@@ -231,6 +237,7 @@ class Archive:
         self._is_open, self._is_closing = False, True
         if self._sweep is not None:
             await asyncio.wait((self._sweep,))
+        await self.outbox.close()
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -238,13 +245,31 @@ class Archive:
         self._upkeep.shutdown()
         self._writers.shutdown()
         self._comparing.shutdown()
+        self._outgoing.shutdown()
         self.care.close()
         self._ingest.close()
         self._readers.shutdown()
-        self._engine.dispose()
+        self._index.close()
         self._unlock()
 
     # storing
+
+    @property
+    def is_routing(self) -> bool:
+        """Whether somebody says what instances lead to."""
+        return self._router is not None
+
+    def route(self, router: Router | None) -> None:
+        """Have a router say which work the instances lead to that come from now on (None: to none).
+
+        It is committed together with the instance, into `outbox`.
+        """
+        self._router = router
+        self._tags = WANTED_TAGS if router is None else WANTED_TAGS | router.tags
+
+    def path_of(self, file: str) -> str:
+        """Give the path of an instance's file, by its name in the index."""
+        return self._folders.path(file)
 
     async def store(
         self,
@@ -254,10 +279,12 @@ class Archive:
         transfer_syntax_uid: str,
         batches: AsyncIterator[list[memoryview]],
         calling_ae_title: str | None = None,
+        origin: Origin | None = None,
     ) -> Stored:
         """Store one instance; gives the answer to the C-STORE, with the reason for what is no Success.
 
-        The UIDs are those of the command, ``batches`` is the data set as it arrives. It may be left unread
+        The UIDs are those of the command, ``batches`` is the data set as it arrives. `origin`: what a router
+        may ask about who has sent it. It may be left unread
         when the answer is a Failure. After a Failure, an exception or a cancellation nothing is kept.
         """
         if not (is_usable_uid(sop_class_uid) and is_usable_uid(sop_instance_uid)):
@@ -270,13 +297,15 @@ class Archive:
             sop_instance_uid=sop_instance_uid,
             transfer_syntax_uid=transfer_syntax_uid,
             keeps_incomplete=self._keeps_incomplete,
+            tags=self._tags,
         )
         arrival: Arrival | None = None
         storage_failed = False
         try:
             rest = await self._receive(reception, batches, calling_ae_title)
             arrival = Arrival(reception.file, transfer_syntax_uid, calling_ae_title or "")
-            outcome = await self._settle(arrival, reception, rest)
+            origin = origin or Origin(calling_ae_title or "")
+            outcome = await self._settle(arrival, reception, rest, origin)
         except Refused as refusal:
             return Stored(refusal.status, str(refusal)[:MAXIMUM_COMMENT])
         except _StorageFailed as failure:
@@ -318,14 +347,19 @@ class Archive:
         except OSError as error:
             raise _StorageFailed(error.strerror or type(error).__name__) from error
 
-    async def _settle(self, arrival: Arrival, reception: Reception, rest: list[memoryview]) -> Outcome:
+    async def _settle(
+        self, arrival: Arrival, reception: Reception, rest: list[memoryview], origin: Origin
+    ) -> Outcome:
         """Have the last bytes written and the instance indexed, in one go from thread to thread."""
+        router = self._router
 
         def finish() -> None:
             try:
                 arrival.record = reception.finish(rest)
                 arrival.is_incomplete = reception.is_incomplete
                 arrival.is_strange = reception.is_strange
+                if router is not None:
+                    arrival.work = router.work_for(_received(arrival, reception, origin))
             except BaseException as error:
                 arrival.tell(error)
             else:
@@ -342,7 +376,7 @@ class Archive:
         except OSError as error:
             raise _StorageFailed(error.strerror or type(error).__name__) from error
         except Exception as error:
-            raise _StorageFailed(f"the index could not be written ({type(error).__name__})") from error
+            raise _StorageFailed(f"the index could not be written ({reason(error)})") from error
         if outcome is Outcome.UNTRUSTED:
             raise _StorageFailed(outcome.value)
         return outcome
@@ -464,7 +498,7 @@ class Archive:
             await asyncio.wait((calling,))
             calling.exception()
             raise
-        except (OSError, SQLAlchemyError, sqlite3.Error) as error:
+        except (OSError, IndexFailed) as error:
             raise ArchiveError(f"{self.directory}: disk or index failed ({reason(error)})") from error
 
     async def counts(self) -> dict[str, int]:
@@ -473,8 +507,8 @@ class Archive:
         Raises `ArchiveError` when the index cannot be read.
         """
         try:
-            return await in_thread(self._readers, self._reader.counts)
-        except SQLAlchemyError as error:
+            return await in_thread(self._readers, self._index.upkeep.counts)
+        except IndexFailed as error:
             raise ArchiveError(
                 f"the index in {self.directory} cannot be read ({reason(error)}): stop what serves it, and "
                 f"have it built again from the files: asyncdicom archive {self.directory} reindex"
@@ -493,6 +527,18 @@ class Archive:
         if swept is None:
             raise ArchiveError("the sweep has ended early: the log says why")
         return swept
+
+
+def _received(arrival: Arrival, reception: Reception, origin: Origin) -> Received:
+    record = arrival.record
+    return Received(
+        origin,
+        record.sop_class_uid,
+        record.sop_instance_uid,
+        arrival.transfer_syntax_uid,
+        arrival.file.length,
+        reception.elements,
+    )
 
 
 class _StorageFailed(Exception):

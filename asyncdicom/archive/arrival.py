@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import enum
 import queue
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from asyncdicom.archive.blobs.files import InstanceFile, StoredFile
+from asyncdicom.archive.index.base import FileEntry, Uncertain, entry_of
 from asyncdicom.archive.index.record import Record
+from asyncdicom.archive.index.work import Work
 from asyncdicom.data.likeness import Likeness
 from asyncdicom.net.threads import Ending
 
@@ -22,7 +24,6 @@ __all__ = [
     "Outcome",
     "Rules",
     "State",
-    "Uncertain",
     "deliver",
 ]
 
@@ -97,10 +98,6 @@ class State(enum.Enum):
     DAMAGED = "damaged"
 
 
-class Uncertain(Exception):
-    """A commit failed, and so did making sure of it: the file must stay until the next commit."""
-
-
 Answer = Outcome | BaseException
 
 
@@ -117,6 +114,7 @@ class Arrival:
     is_strange = False  # it has elements that cannot be read
     is_conflict = False  # other data are here under its SOP Instance UID
     mismatch = ""  # why it is not clear whose it is
+    work: Sequence[Work] = ()  # that it leads to, when it is stored
 
     def __init__(self, file: InstanceFile, transfer_syntax_uid: str, calling_ae_title: str) -> None:
         self.file = file
@@ -151,17 +149,15 @@ class Arrival:
     def _is_answered(self) -> bool:
         return self.answer.done() and not self.answer.cancelled()
 
-    def file_row(self) -> dict[str, Any]:
-        """Give the columns that instance and quarantine have in common."""
-        return {
-            "transfer_syntax_uid": self.transfer_syntax_uid,
-            "file": self.file.name,
-            "data_set_offset": self.file.offset,
-            "data_set_length": self.file.length,
-            "digest": self.file.digest,
-            "incomplete": int(self.is_incomplete),
-            "calling_ae_title": self.calling_ae_title,
-        }
+    def entry(self, name: str) -> FileEntry:
+        """Give what the index is to say of the file, under a name."""
+        return entry_of(
+            self.file,
+            name,
+            self.transfer_syntax_uid,
+            is_incomplete=self.is_incomplete,
+            calling_ae_title=self.calling_ae_title,
+        )
 
 
 class Found(Arrival):

@@ -12,14 +12,13 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
 
-from asyncdicom.archive.arrival import Found
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.examine import Examined, Unusable, examine
 from asyncdicom.archive.file_calls import FileCalls
-from asyncdicom.archive.index.quarantined import Quarantined, QuarantineReader, bury, swap
+from asyncdicom.archive.index.base import Changes, Insertion, aside
+from asyncdicom.archive.index.quarantined import Quarantined, QuarantineReader, bury, take
 from asyncdicom.archive.index.writer import Writer
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.telemetry.log import Log
@@ -117,32 +116,22 @@ class Aside:
 
     def _swap(self, writer: Writer, row: Quarantined, examined: Examined, target: str) -> list[str]:
         """Change the rows; gives the old path of the stored file, which has another name now."""
+        taken = take(writer, row.file)
         existing = writer.find(row.sop_instance_uid)
-        aside, old = "", []
+        changes, old = Changes(), []
         if existing is not None:
             stored = self._folders.path(existing.file)
-            aside = f"{secrets.token_hex(16)}.dcm"
+            name = f"{secrets.token_hex(16)}.dcm"
             try:
-                self._calls.link(stored, self._folders.quarantine_path(aside), sync=self._sync)
+                self._calls.link(stored, self._folders.quarantine_path(name), sync=self._sync)
                 old.append(stored)
-            except FileNotFoundError:
-                aside = ""  # nothing is there that could be kept
+                changes.quarantined.append(aside(existing, name, _REASON))
+            except FileNotFoundError:  # nothing is there that could be kept
                 _LOG.warning("%s: the stored file was missing", row.sop_instance_uid)
             self._folders.sync(self._folders.quarantine)
-        found = Found(
-            examined.file,
-            examined.transfer_syntax_uid,
-            examined.record,
-            in_quarantine=True,
-            is_incomplete=examined.is_incomplete,
-        )
-        found.calling_ae_title = row.calling_ae_title
-        new: dict[str, Any] = {**examined.record.row("IMAGE"), **found.file_row(), "file": target}
-
-        def fresh() -> dict[str, Any]:
-            return {**new, "parent": writer.series_of(examined.record)}
-
-        swap(writer, row.file, existing, fresh, aside, _REASON)
+        entry = examined.entry(target, taken.calling_ae_title)
+        changes.instances.append(Insertion(examined.record, entry, existing, taken.received))
+        writer.apply(changes)
         return old
 
     # away

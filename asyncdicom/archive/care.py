@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import errno
 import secrets
-import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from asyncdicom.archive.arrival import Outcome
 from asyncdicom.archive.aside import Aside
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.look import Ended
+from asyncdicom.archive.errors import reason
 from asyncdicom.archive.file_calls import FileCalls
-from asyncdicom.archive.index.place import read_place
-from asyncdicom.archive.index.quarantined import QuarantineReader
-from asyncdicom.archive.index.upkeep import Reader
+from asyncdicom.archive.index.base import IndexFailed
+from asyncdicom.archive.index.sqlite import Index
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.leftovers import Leftovers, Swept
 from asyncdicom.archive.scrub import Scrub
 from asyncdicom.archive.verifying import Verified, verified
 from asyncdicom.telemetry.log import Log
 
-__all__ = ["Care", "reason"]
+__all__ = ["Care"]
 
 _LOG = Log("asyncdicom.archive")
 
@@ -51,7 +47,7 @@ class Care:
         directory: str,
         folders: Folders,
         calls: FileCalls,
-        reader: Reader,
+        index: Index,
         ingest: Ingest,
         *,
         sync: bool,
@@ -62,16 +58,15 @@ class Care:
         self._directory = directory
         self._folders = folders
         self._calls = calls
-        self._reader = reader
+        self._index = index
         self._ingest = ingest
         self._sync = sync
         self._is_closing = is_closing
-        self._quarantined = QuarantineReader(reader.engine)
-        self._scrub = Scrub(folders, calls, reader, ingest, rate=scrub_rate) if scrub_rate else None
+        self._scrub = Scrub(folders, calls, index, ingest, rate=scrub_rate) if scrub_rate else None
         self._happened = happened
         self.swept = Swept()
         """What the sweep under way, or the last one, has done so far."""
-        self.quarantine = Aside(folders, calls, self._quarantined, ingest, sync=sync, is_closing=is_closing)
+        self.quarantine = Aside(folders, calls, index.quarantine, ingest, sync=sync, is_closing=is_closing)
 
     def start(self, *, tell: bool) -> None:
         """Start the scrub; before, ``tell`` what an operator should know."""
@@ -79,13 +74,13 @@ class Care:
             self._tell_disks()
             try:
                 self._tell_quarantine()
-            except SQLAlchemyError as error:
+            except IndexFailed as error:
                 _LOG.error("the index cannot tell what is in quarantine: %s", reason(error))
         if self._scrub is not None:
             self._scrub.start()
 
     def _tell_quarantine(self) -> None:
-        files, size = self._quarantined.usage()
+        files, size = self._index.quarantine.usage()
         if files:
             _LOG.warning(
                 "%d instances (%d MiB) are in quarantine: asyncdicom archive %s quarantine list shows them",
@@ -119,12 +114,12 @@ class Care:
 
     def stat(self) -> dict[str, int]:
         """Count rows by table, what is aside or was found bad, and what happened since the start."""
-        _, size = self._quarantined.usage()
-        place = read_place(self._reader.engine)
+        _, size = self._index.quarantine.usage()
+        place = self._index.place()
         return {
-            **self._reader.counts(),
+            **self._index.upkeep.counts(),
             "quarantine_bytes": size,
-            "purged": self._quarantined.tombstones(),
+            "purged": self._index.quarantine.tombstones(),
             "lost": len(self._calls.names(self._folders.lost)),
             "missing": max(place.missing, place.last_missing),
             "damaged": max(place.damaged, place.last_damaged),
@@ -134,7 +129,7 @@ class Care:
 
     def verify(self, pace: Callable[[int], None]) -> Iterator[Verified]:
         """Compare each file with its row; ``pace`` is called with what was read, and may wait or raise."""
-        return verified(self._reader, self._folders, self._calls, pace)
+        return verified(self._index.upkeep, self._folders, self._calls, pace)
 
     # the sweep
 
@@ -149,7 +144,7 @@ class Care:
 
         self.swept = Swept()
         try:
-            damage = self._reader.damage(is_ending)
+            damage = self._index.upkeep.damage(is_ending)
             if damage:
                 _LOG.error(
                     "the index is damaged, nothing is swept: stop, put a copy of it back or have it built "
@@ -161,7 +156,7 @@ class Care:
             return self._sweep_leftovers(is_ending)
         except Ended:
             return None
-        except (OSError, SQLAlchemyError) as error:
+        except (OSError, IndexFailed) as error:
             if not is_ending():
                 _LOG.error("the sweep for files without a row ended early: %s", reason(error))
             return None
@@ -170,7 +165,7 @@ class Care:
         swept = Leftovers(
             self._folders,
             self._calls,
-            self._reader,
+            self._index,
             self._ingest,
             self.swept,
             sync=self._sync,
@@ -188,11 +183,3 @@ class Care:
                 self._directory,
             )
         return swept
-
-
-def reason(error: BaseException) -> str:
-    """Say what was wrong, without what was asked for or stored."""
-    cause: Any = getattr(error, "orig", None) or error
-    if isinstance(cause, OSError):
-        return cause.strerror or type(cause).__name__
-    return str(cause) if isinstance(cause, sqlite3.Error) else type(cause).__name__

@@ -10,6 +10,7 @@ from asyncdicom.archive.blobs.files import StoredFile
 from asyncdicom.archive.blobs.header import DIGEST_SIZE, digest_in
 from asyncdicom.archive.blobs.look import Ended
 from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.base import FileEntry, entry_of
 from asyncdicom.archive.index.record import WANTED_TAGS, Record, usable_record
 from asyncdicom.data.inflation import CorruptStream
 from asyncdicom.data.part10 import HEAD_SIZE, read_file_meta
@@ -39,6 +40,16 @@ class Examined(NamedTuple):
     transfer_syntax_uid: str
     record: Record
     is_incomplete: bool
+
+    def entry(self, name: str, calling_ae_title: str) -> FileEntry:
+        """Give what the index is to say of the file, under a name."""
+        return entry_of(
+            self.file,
+            name,
+            self.transfer_syntax_uid,
+            is_incomplete=self.is_incomplete,
+            calling_ae_title=calling_ae_title,
+        )
 
 
 def examine(

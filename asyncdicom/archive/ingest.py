@@ -11,21 +11,18 @@ from __future__ import annotations
 
 import os
 import queue
-import sqlite3
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
-
-from asyncdicom.archive.arrival import Answer, Arrival, Rules, Uncertain, deliver
+from asyncdicom.archive.arrival import Answer, Arrival, Rules, deliver
 from asyncdicom.archive.blobs.compare import compare_files
 from asyncdicom.archive.blobs.files import InstanceFile
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.look import look_at
+from asyncdicom.archive.errors import reason
 from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.base import IndexFailed, RowFailed, Uncertain
 from asyncdicom.archive.index.writer import Writer
 from asyncdicom.archive.round import Bounds, LookFirst, Round
 from asyncdicom.telemetry.log import Log
@@ -63,15 +60,16 @@ class Change(Generic[_T]):
 
 
 class Ingest:
-    """Owns the writer thread and the only connection that writes.
+    """Owns the thread that writes into the index; ``writer`` is for it alone.
 
     ``elsewhere`` has another thread make a call, `one_by_one` one that computes and takes long; both may
-    raise `RuntimeError` when there is none any more.
+    raise `RuntimeError` when there is none any more. `on_work` is told, by the writer's thread, which
+    destinations have got new work, when it is committed.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        writer: Writer,
         folders: Folders,
         calls: FileCalls,
         *,
@@ -79,14 +77,16 @@ class Ingest:
         bounds: Bounds,
         elsewhere: Callable[[Callable[[], None]], object],
         one_by_one: Callable[[Callable[[], None]], object],
+        on_work: Callable[[Mapping[str, int]], None],
     ) -> None:
-        self._engine = engine
+        self._writer = writer
         self._folders = folders
         self._calls = calls
         self._rules = rules
         self._bounds = bounds
         self._elsewhere = elsewhere
         self._one_by_one = one_by_one
+        self._on_work = on_work
         self._waiting: list[Arrival] = []  # taken from the queue, for the next round
         self._in_hand: list[Arrival] = []  # in this round
         self._doubtful: list[Arrival] = []
@@ -97,8 +97,7 @@ class Ingest:
         self._thread = threading.Thread(target=self._run, name="asyncdicom-index", daemon=True)
 
     def start(self) -> None:
-        """Open the connection (this raises what is wrong with it) and start the thread."""
-        self._writer = Writer(self._engine)
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
@@ -134,13 +133,8 @@ class Ingest:
         while self._changes:
             change = self._changes.pop()
             try:
-                self._writer.begin()
-                result = change.apply(self._writer)
-                self._writer.commit()
+                result = self._writer.change(change.apply)
             except BaseException as error:
-                self._writer.roll_back()
-                with suppress(BaseException):  # a commit that failed in its sync may come to life: see below
-                    self._writer.overwrite_tail()
                 change.tell(None, error)
             else:
                 change.tell(result)
@@ -226,7 +220,7 @@ class Ingest:
     def _tell_failures(self, errors: Sequence[BaseException]) -> None:
         errors = [error for error in errors if not isinstance(error, LookFirst)]
         if errors:
-            names = ", ".join(sorted({type(error).__name__ for error in errors}))
+            names = ", ".join(sorted({reason(error) for error in errors}))
             _LOG.error("%d instance(s) could not be indexed: %s", len(errors), names)
         if self._failures in _LOUD:
             _LOG.error(
@@ -240,30 +234,17 @@ class Ingest:
     def _commit(self, batch: list[Arrival]) -> list[Answer]:
         round_ = Round(self._writer, self._folders, self._calls, self._rules, self._bounds)
         try:
-            self._writer.begin()
-            outcomes = round_.settle(batch)
+            outcomes = self._writer.commit(batch, round_.settle)
+        except Uncertain:
+            raise  # the files stay where those rows would have them
         except BaseException:
-            self._writer.roll_back()
-            round_.undo()
-            raise
-        try:
-            self._writer.commit()
-        except BaseException as error:
-            self._writer.roll_back()
-            self._make_sure(error)
             round_.undo()
             raise
         if self._doubtful:
             self._remove_doubtful()
+        if round_.urgency:
+            self._on_work(round_.urgency)
         return outcomes
-
-    def _make_sure(self, cause: BaseException) -> None:
-        # Frames of a commit that failed in its sync may still be in the WAL, and a crash now would bring
-        # their rows to life: so they are overwritten before the files of those rows may go.
-        try:
-            self._writer.overwrite_tail()
-        except BaseException:
-            raise Uncertain from cause
 
     def _remove_doubtful(self) -> None:
         # A commit has overwritten those that nobody knew the end of: what has no row now will never have one.
@@ -302,4 +283,6 @@ def _is_about_storage(error: BaseException) -> bool:
     """Tell whether what failed for one would fail for all."""
     if not isinstance(error, Exception):
         return True
-    return isinstance(error, OSError | sqlite3.OperationalError | SQLAlchemyError | MemoryError | Uncertain)
+    if isinstance(error, RowFailed):
+        return False
+    return isinstance(error, OSError | IndexFailed | MemoryError | Uncertain)

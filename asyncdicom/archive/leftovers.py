@@ -16,8 +16,7 @@ from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.look import Ended
 from asyncdicom.archive.examine import Unusable, examine
 from asyncdicom.archive.file_calls import FileCalls
-from asyncdicom.archive.index.quarantined import QuarantineReader
-from asyncdicom.archive.index.upkeep import Reader
+from asyncdicom.archive.index.sqlite import Index
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.telemetry.log import Log
 
@@ -86,7 +85,7 @@ class Leftovers:
         self,
         folders: Folders,
         calls: FileCalls,
-        reader: Reader,
+        index: Index,
         ingest: Ingest,
         swept: Swept,
         *,
@@ -95,20 +94,19 @@ class Leftovers:
     ) -> None:
         self._folders = folders
         self._calls = calls
-        self._reader = reader
-        self._quarantined = QuarantineReader(reader.engine)
+        self._index = index
         self._ingest = ingest
         self._sync = sync
         self._is_closing = is_closing
         self._swept = swept
 
     def sweep(self) -> Swept:
-        """Deal with every file that has no row. Raises `Ended`, `OSError` or `SQLAlchemyError` on the way."""
+        """Deal with every file that has no row. Raises `Ended`, `OSError` or `IndexFailed` on the way."""
         seen: set[str] = set()
         for folder in self._folders.all_folders():
             seen.add(folder)
             self._sweep_folder(folder)
-        for folder in self._reader.folders():
+        for folder in self._index.upkeep.folders():
             if folder not in seen and not self._folders.is_folder(self._folders.below_root(folder)):
                 self._count_missing(folder, set())
         self._swept.foreign += self._folders.foreign_folders()
@@ -129,18 +127,18 @@ class Leftovers:
         if folder == "quarantine":
             unknown = self._without_buried(unknown)
         for group in _chunks(unknown, _GROUP):
-            self._index(folder, group)
+            self._index_again(folder, group)
         self._count_missing(folder, set(names))
 
     def _unknown(self, folder: str, names: Sequence[str]) -> list[str]:
-        known = self._reader.known(folder, names)
+        known = self._index.upkeep.known(folder, names)
         return [name for name in names if name not in known]
 
     def _without_buried(self, names: Sequence[str]) -> list[str]:
         """Remove what an operator has removed already, when a crash had left the file."""
         left: list[str] = []
         for some in _chunks(names, _NAMES):
-            buried = self._quarantined.buried(some)
+            buried = self._index.quarantine.buried(some)
             for name in buried:
                 self._calls.remove(self._folders.quarantine_path(name))
             left += [name for name in some if name not in buried]
@@ -148,7 +146,7 @@ class Leftovers:
 
     def _count_missing(self, folder: str, names: set[str]) -> None:
         after = ""
-        while rows := self._reader.files_in(folder, after):
+        while rows := self._index.upkeep.files_in(folder, after):
             for name in rows:
                 if (
                     name not in names
@@ -159,7 +157,7 @@ class Leftovers:
 
     # one file
 
-    def _index(self, folder: str, names: Sequence[str]) -> None:
+    def _index_again(self, folder: str, names: Sequence[str]) -> None:
         on_their_way = [found for name in names if (found := self._submit(folder, name)) is not None]
         for found in on_their_way:
             answer = found.wait()

@@ -1,20 +1,43 @@
-"""The arrivals of one transaction: what is to be done with each, the files first, then the rows."""
+"""The arrivals of one transaction: what is to be done with each; the files first, then the index its rows."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, OnMismatch, Outcome, Rules, State
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.file_calls import FileCalls
-from asyncdicom.archive.index.quarantined import usage
+from asyncdicom.archive.index.base import (
+    Changes,
+    Existing,
+    FileEntry,
+    Healing,
+    Insertion,
+    Lookup,
+    Quarantining,
+    aside,
+)
 from asyncdicom.archive.index.record import Identity
-from asyncdicom.archive.index.writer import Existing, Writer
+from asyncdicom.archive.index.work import Work, urgency_of
 from asyncdicom.data.likeness import Likeness
 
 __all__ = ["Bounds", "LookFirst", "Round"]
+
+_INCOMPLETE = "it ends within an element, and a complete copy has come"
+
+
+_LEADS_TO_WORK = frozenset(
+    {
+        Outcome.STORED,
+        Outcome.REPLACED,
+        Outcome.SUPERSEDED,
+        Outcome.HEALED,
+        Outcome.ALREADY_HERE,
+        Outcome.SAME,
+    }
+)
 
 
 class Bounds(NamedTuple):
@@ -45,12 +68,15 @@ class _Plan(NamedTuple):
 
 
 class Round:
-    """One transaction. What fails for one arrival is its answer alone; what fails for all is raised."""
+    """One transaction. What fails for one arrival is its answer alone; what fails for all is raised.
+
+    `index` tells what it has, as long as the transaction lasts.
+    """
 
     def __init__(
-        self, writer: Writer, folders: Folders, calls: FileCalls, rules: Rules, bounds: Bounds
+        self, index: Lookup, folders: Folders, calls: FileCalls, rules: Rules, bounds: Bounds
     ) -> None:
-        self._writer = writer
+        self._index = index
         self._folders = folders
         self._calls = calls
         self._on_conflict = rules.on_conflict
@@ -59,25 +85,26 @@ class Round:
         self._usage: tuple[int, int] | None = None  # of the quarantine, asked for when it is needed
         self._planned: dict[str, list[Identity]] = {}  # of new instances of this round, by study
         self._moved: list[tuple[Arrival, str]] = []
+        self.urgency: dict[str, int] = {}
+        """The destinations that there is new work for, each with the priority of the most urgent."""
 
-    def settle(self, batch: Sequence[Arrival]) -> list[Answer]:
-        """Bring files and rows to what the commit is to make true; gives the answers after it."""
+    def settle(self, batch: Sequence[Arrival]) -> tuple[list[Answer], Changes]:
+        """Bring the files to what the commit is to make true; gives the answers after it, and the changes."""
         plans = [self._try(self._plan, arrival) for arrival in batch]
         failed = self._sync({self._folder(a) for a, plan in zip(batch, plans, strict=True) if _is_kept(plan)})
         answers: list[Answer] = []
-        instances: list[Mapping[str, Any]] = []
-        quarantined: list[Mapping[str, Any]] = []
+        changes = Changes()
         for arrival, plan in zip(batch, plans, strict=True):
             if isinstance(plan, BaseException):
                 answers.append(plan)
             elif _is_kept(plan) and (error := failed.get(self._folder(arrival))) is not None:
                 answers.append(error)
             else:
-                self._write(arrival, plan, instances, quarantined)
+                self._note(arrival, plan, changes)
                 answers.append(plan.outcome)
-        self._writer.insert_instances(instances)
-        self._writer.insert_quarantined(quarantined)
-        return answers
+                changes.work += _work_of(arrival, plan)
+        self.urgency = urgency_of(each for _, _, each in changes.work)
+        return answers, changes
 
     @staticmethod
     def _try(plan: Callable[[Arrival], _Plan], arrival: Arrival) -> _Plan | BaseException:
@@ -107,7 +134,7 @@ class Round:
             return _Plan(Outcome.WITHDRAWN)
         if not self._folders.is_trusted(arrival.file.name):
             return _Plan(Outcome.UNTRUSTED)
-        existing = self._writer.find(arrival.record.sop_instance_uid)
+        existing = self._index.find(arrival.record.sop_instance_uid)
         if isinstance(arrival, Found):
             return self._plan_found(arrival, existing)
         if existing is None:
@@ -119,7 +146,7 @@ class Round:
     def _plan_kept(self, arrival: Arrival, plan: _Plan) -> _Plan:
         """It is to have a row among the instances: is it clear whose it is?"""
         identity, study = arrival.record.identity, arrival.record.identity.study_instance_uid
-        known = self._writer.patients_of(identity)
+        known = self._index.patients_of(identity)
         planned = self._planned.setdefault(study, [])
         known += [(other.patient_id, other.issuer_of_patient_id, other.told_apart) for other in planned]
         arrival.mismatch = arrival.record.contradiction
@@ -137,7 +164,7 @@ class Round:
         if likeness is None:
             raise LookFirst(existing, compares=True)
         if likeness is Likeness.EQUAL:
-            return _Plan(Outcome.SAME)
+            return _Plan(Outcome.SAME, existing)
         if likeness is Likeness.TORSO and not arrival.is_incomplete:
             plan = self._plan_kept(arrival, _Plan(Outcome.SUPERSEDED, existing))
             if plan.outcome is Outcome.SUPERSEDED:
@@ -186,7 +213,7 @@ class Round:
         return state
 
     def _plan_quarantine(self, arrival: Arrival) -> _Plan:
-        existing = self._writer.find_quarantined(arrival.record.sop_instance_uid, arrival.file.digest)
+        existing = self._index.find_quarantined(arrival.record.sop_instance_uid, arrival.file.digest)
         if existing is not None:
             return self._again(arrival, existing)
         if not (arrival.was_found or self._has_room(arrival.file.length)):
@@ -197,13 +224,13 @@ class Round:
 
     def _has_room(self, length: int) -> bool:
         """Tell whether the quarantine takes one more of a length (bytes)."""
-        files, size = self._usage or usage(self._writer)
+        files, size = self._usage or self._index.quarantine_usage()
         self._usage = files, size
         return files < self._bounds.files and size + length <= self._bounds.size
 
     def _count_aside(self, length: int) -> None:
         """Count one more in quarantine."""
-        files, size = self._usage or usage(self._writer)
+        files, size = self._usage or self._index.quarantine_usage()
         self._usage = files + 1, size + length
 
     def _move(self, arrival: Arrival) -> None:
@@ -215,57 +242,38 @@ class Round:
 
     # doing it
 
-    def _write(
-        self,
-        arrival: Arrival,
-        plan: _Plan,
-        instances: list[Mapping[str, Any]],
-        quarantined: list[Mapping[str, Any]],
-    ) -> None:
+    def _note(self, arrival: Arrival, plan: _Plan, changes: Changes) -> None:
+        """Add what is to be changed because of an arrival."""
         outcome, existing = plan
         if outcome.heals and existing is not None:
-            self._writer.set_file(existing, self._file_row(arrival, outcome))
+            changes.healed.append(Healing(existing, self._entry(arrival, outcome)))
             if self._path(existing) != arrival.file.path:  # it may have been on its way there
                 arrival.obsolete = self._path(existing)
         elif outcome in (Outcome.STORED, Outcome.REPLACED, Outcome.SUPERSEDED):
+            changes.instances.append(Insertion(arrival.record, self._entry(arrival, outcome), existing))
             if existing is not None:
-                self._writer.remove(existing)
                 arrival.obsolete = self._path(existing)
             if existing is not None and outcome is Outcome.SUPERSEDED:
                 # Its file is moved there after the commit; a start after a crash between them does that.
-                quarantined.append(
-                    {
-                        "sop_class_uid": existing.sop_class_uid,
-                        "sop_instance_uid": arrival.record.sop_instance_uid,
-                        "reason": "it ends within an element, and a complete copy has come",
-                        "file": os.path.basename(existing.file),
-                        **existing.file_row(),
-                    }
-                )
-            parent = self._writer.series_of(arrival.record)
-            instances.append({**arrival.record.row("IMAGE"), "parent": parent, **arrival.file_row()})
+                changes.quarantined.append(aside(existing, os.path.basename(existing.file), _INCOMPLETE))
         elif outcome is Outcome.QUARANTINED:
-            record = arrival.record
-            reason = "another instance has this SOP Instance UID"
-            if arrival.mismatch and not arrival.is_conflict:
-                reason = arrival.mismatch
-            if isinstance(arrival, Found) and arrival.in_quarantine:
-                reason = "it was in quarantine and had lost its row"
-            quarantined.append(
-                {
-                    "sop_class_uid": record.sop_class_uid,
-                    "sop_instance_uid": record.sop_instance_uid,
-                    "reason": reason,
-                    **self._file_row(arrival, outcome),
-                }
+            changes.quarantined.append(
+                Quarantining(
+                    arrival.record.sop_class_uid,
+                    arrival.record.sop_instance_uid,
+                    _reason(arrival),
+                    self._entry(arrival, outcome),
+                )
             )
 
     @staticmethod
-    def _file_row(arrival: Arrival, outcome: Outcome) -> dict[str, Any]:
-        row = arrival.file_row()
-        if outcome is not Outcome.HEALED:
-            row["file"] = os.path.basename(arrival.file.path)
-        return row
+    def _entry(arrival: Arrival, outcome: Outcome) -> FileEntry:
+        file = arrival.file
+        return arrival.entry(
+            file.name
+            if outcome not in (Outcome.QUARANTINED, Outcome.HEALED_IN_QUARANTINE)
+            else os.path.basename(file.path)
+        )
 
     def _path(self, existing: Existing) -> str:
         folders = self._folders
@@ -281,6 +289,28 @@ class Round:
             except OSError:
                 continue  # it stays where it is, and whoever removes it knows where that is
             arrival.file.path = path
+
+
+def _reason(arrival: Arrival) -> str:
+    """Say why an arrival goes to quarantine."""
+    if isinstance(arrival, Found) and arrival.in_quarantine:
+        return "it was in quarantine and had lost its row"
+    if arrival.mismatch and not arrival.is_conflict:
+        return arrival.mismatch
+    return "another instance has this SOP Instance UID"
+
+
+def _work_of(arrival: Arrival, plan: _Plan) -> Iterator[tuple[str, str, Work]]:
+    """Give the work that an instance leads to which is here now, with its UID and its digest.
+
+    Also of one that was here before: it may have come without an answer, because of a crash. The outbox takes
+    nothing twice.
+    """
+    if arrival.work and plan.outcome in _LEADS_TO_WORK:
+        here = plan.existing if plan.outcome is Outcome.SAME else None
+        digest = arrival.file.digest if here is None else here.digest
+        for each in arrival.work:
+            yield arrival.record.sop_instance_uid, digest, each
 
 
 def _is_kept(plan: _Plan | BaseException) -> bool:

@@ -16,8 +16,9 @@ from asyncdicom.archive.arrival import State
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.look import Ended, look_at
 from asyncdicom.archive.file_calls import FileCalls
-from asyncdicom.archive.index.place import Place, read_place, write_place
-from asyncdicom.archive.index.upkeep import FileRow, Reader
+from asyncdicom.archive.index.place import Place, write_place
+from asyncdicom.archive.index.sqlite import Index
+from asyncdicom.archive.index.upkeep import FileRow
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.telemetry.log import Log
 
@@ -61,7 +62,7 @@ class Scrub:
         self,
         folders: Folders,
         calls: FileCalls,
-        reader: Reader,
+        index: Index,
         ingest: Ingest,
         *,
         rate: int,
@@ -69,7 +70,7 @@ class Scrub:
     ) -> None:
         self._folders = folders
         self._calls = calls
-        self._reader = reader
+        self._index = index
         self._ingest = ingest
         self._first = first
         self._ending = threading.Event()
@@ -106,7 +107,7 @@ class Scrub:
 
     def _go_round(self) -> float:
         """Look at what is left of this time round; gives the seconds until the next one."""
-        self._place = read_place(self._reader.engine)
+        self._place = self._index.place()
         if not self._place.name and self._place.ended:
             with suppress(ValueError):  # a clock that was put back makes it wait no longer than a day
                 rest = datetime.fromisoformat(self._place.ended) + _AGAIN - datetime.now(UTC)
@@ -128,7 +129,7 @@ class Scrub:
         return 0.0
 
     def _go_through(self, name: str, path: Callable[[str], str]) -> None:
-        while rows := self._reader.file_rows(name, self._place.after):
+        while rows := self._index.upkeep.file_rows(name, self._place.after):
             for number, row in enumerate(rows, 1):
                 self._look(name, path(row.file), row)
                 self._place = self._place._replace(after=row.id)
@@ -141,7 +142,7 @@ class Scrub:
         except OSError:
             state = State.DAMAGED  # it cannot be read
         self._pace(0)
-        if state is State.SOUND or self._reader.file_rows(name, row.id - 1)[:1] != [row]:
+        if state is State.SOUND or self._index.upkeep.file_rows(name, row.id - 1)[:1] != [row]:
             return  # replaced, accepted or removed meanwhile
         what = state.name.lower()
         self._place = self._place._replace(**{what: getattr(self._place, what) + 1})

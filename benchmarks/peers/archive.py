@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from asyncdicom import Timeouts
-from asyncdicom.archive import Archive
-from asyncdicom.archive.index.opening import open_index
+from asyncdicom.archive import Archive, FileCalls
+from asyncdicom.archive.index.base import Changes, FileEntry, Insertion
 from asyncdicom.archive.index.record import Record
+from asyncdicom.archive.index.sqlite import Index
 from asyncdicom.archive.index.writer import Writer
 from asyncdicom.archive.scp import serve_archive
 from asyncdicom.data.elements import Element
@@ -34,40 +36,34 @@ async def serve(directory: str, durability: str) -> int:
 def fill(directory: str, count: int, one_series: bool) -> Sample:
     """Index `count` instances that have no files, in transactions of 1,000, and time the last of them."""
     os.makedirs(directory, exist_ok=True)
-    engine = open_index(os.path.join(directory, "index.sqlite"), durability="none", readers=1)
-    writer = Writer(engine)
+    index = Index(directory, durability="none", readers=1, calls=FileCalls())
+    writer = index.writer()
     start, timed = time.perf_counter(), 0
     try:
         for first in range(0, count, _BATCH):
             if first == max(0, count - 10 * _BATCH):
                 start, timed = time.perf_counter(), count - first
-            _insert(writer, range(first, min(first + _BATCH, count)), one_series)
+            changes = _changes(range(first, min(first + _BATCH, count)), one_series)
+            writer.change(partial(Writer.apply, changes=changes))
     finally:
         elapsed = time.perf_counter() - start
         writer.close()
-        engine.dispose()
+        index.close()
     return {"insert_us": elapsed / timed * 1e6}
 
 
-def _insert(writer: Writer, numbers: range, one_series: bool) -> None:
-    writer.begin()
-    rows = []
-    for number in numbers:
-        record = Record(_elements(number, one_series), little_endian=True)
-        rows.append(
-            {
-                **record.row("IMAGE"),
-                "parent": writer.series_of(record),
-                "transfer_syntax_uid": instances.EXPLICIT,
-                "file": f"objects/{number:08x}.dcm",
-                "data_set_offset": 300,
-                "data_set_length": 40000,
-                "digest": f"{number:032x}",
-                "calling_ae_title": "BENCHMARK",
-            }
-        )
-    writer.insert_instances(rows)
-    writer.commit()
+def _changes(numbers: range, one_series: bool) -> Changes:
+    return Changes(
+        [
+            Insertion(
+                Record(_elements(number, one_series), little_endian=True),
+                FileEntry(
+                    instances.EXPLICIT, f"{number:08x}.dcm", 300, 40000, f"{number:032x}", 0, "BENCHMARK"
+                ),
+            )
+            for number in numbers
+        ]
+    )
 
 
 def _elements(number: int, one_series: bool) -> dict[int, Element]:

@@ -147,7 +147,7 @@ async def test_killed_at_every_file_call(tmp_path: Path, tools: Any, method: str
     assert len(seen) > 1
 
 
-@pytest.mark.parametrize("step", ["begin", "insert_quarantined", "insert_instances", "commit"])
+@pytest.mark.parametrize("step", ["_begin", "_remove", "_insert_all", "_commit"])
 async def test_an_index_that_fails_changes_nothing(tmp_path: Path, tools: Any, step: str) -> None:
     first, other = await conflict(tmp_path, tools)
     async with Archive(tmp_path) as archive:

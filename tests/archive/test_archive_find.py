@@ -326,7 +326,7 @@ async def test_paging_beyond_a_thousand(archive: Archive, tools: Any) -> None:
     seen = []
     async for answer in archive.find(identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
         # Only the writer holds a connection while an answer is being used: nothing pins the WAL.
-        pool: Any = archive._engine.pool
+        pool: Any = archive._index._engine.pool
         assert pool.checkedout() == 1
         seen.append(answer)
     assert len(seen) == len(set(seen)) == 2001

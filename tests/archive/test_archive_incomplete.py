@@ -14,7 +14,6 @@ import pytest
 from asyncdicom.archive import Archive, FileCalls
 from asyncdicom.archive.arrival import Arrival, Outcome, Rules
 from asyncdicom.archive.examine import examine
-from asyncdicom.archive.index.writer import Writer
 from asyncdicom.archive.operations import METHODS
 from asyncdicom.archive.round import Bounds, Round
 from asyncdicom.data.likeness import Likeness
@@ -183,8 +182,7 @@ async def test_what_is_superseded_in_a_round_takes_the_room_of_its_conflicts(
         for uid in ("1.2.7.0", "1.2.7.1"):
             data = tools.data_set(PixelData=PIXELS, SOPInstanceUID=uid)
             assert await tools.store(archive, data[:-9], sop_instance_uid=uid) == 0x0000
-        writer = Writer(archive._engine)
-        writer.begin()
+        writer = archive._index.writer()
         batch = []
         for uid, likeness in (("1.2.7.0", Likeness.TORSO), ("1.2.7.1", Likeness.DIFFERENT)):
             existing = writer.find(uid)
@@ -197,7 +195,6 @@ async def test_what_is_superseded_in_a_round_takes_the_room_of_its_conflicts(
             batch.append(came)
         round_ = Round(writer, archive._folders, FileCalls(), Rules(), Bounds(1, 1 << 30))
         assert [round_._plan(each).outcome for each in batch] == [Outcome.SUPERSEDED, Outcome.QUARANTINE_FULL]
-        writer.roll_back()
         writer.close()
 
 

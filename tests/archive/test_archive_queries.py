@@ -154,7 +154,7 @@ async def test_an_instance_that_is_gone_meanwhile_is_told(archive: Archive, tool
         assert await tools.store(archive, tools.data_set(SOPInstanceUID=f"1.2.{n}")) == 0
     wanted = tools.encode({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3.1"})
     found = await archive.matching_instances(wanted, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT)
-    with archive._engine.begin() as connection:
+    with archive._index._engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM instance WHERE sop_instance_uid = '1.2.1'")
     given = [instance and instance.sop_instance_uid async for instance in found]
     assert (len(found), given) == (3, ["1.2.0", None, "1.2.2"])

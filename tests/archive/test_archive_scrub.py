@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from asyncdicom.archive import Archive
-from asyncdicom.archive.index.place import Place, read_place, write_place
+from asyncdicom.archive.index.place import Place, write_place
 from asyncdicom.archive.index.upkeep import Reader
 from asyncdicom.archive.scrub import Scrub
 
@@ -18,7 +18,7 @@ from asyncdicom.archive.scrub import Scrub
 def scrub(archive: Archive) -> Scrub:
     """A scrub that begins at once; that of the archive itself waits a minute."""
     parts: Any = archive
-    return Scrub(parts._folders, parts._calls, parts._reader, parts._ingest, rate=1 << 30, first=0.0)
+    return Scrub(parts._folders, parts._calls, parts._index, parts._ingest, rate=1 << 30, first=0.0)
 
 
 async def once_round(archive: Archive) -> Place:
@@ -27,8 +27,9 @@ async def once_round(archive: Archive) -> Place:
     while not one.rounds:
         await asyncio.sleep(0)
     await asyncio.to_thread(one.close)
-    reader: Any = archive
-    return read_place(reader._reader.engine)
+    parts: Any = archive
+    place: Place = parts._index.place()
+    return place
 
 
 async def test_it_tells_and_counts_what_is_bad(
@@ -70,11 +71,11 @@ async def test_it_goes_on_where_it_was_and_waits_a_day(tmp_path: Path, tools: An
                 looked.extend(row.id for row in rows)
                 return rows
 
+        parts._index.upkeep = Watched(parts._index._engine)
         one = scrub(archive)
-        one._reader = Watched(parts._reader.engine)
         assert one._go_round() == 0
         assert looked == [4, 5]
-        assert read_place(parts._reader.engine).last_damaged == 7
+        assert parts._index.place().last_damaged == 7
         assert 86_000 < one._go_round() <= 86_400
         assert looked == [4, 5]
 

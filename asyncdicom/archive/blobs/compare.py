@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from asyncdicom.archive.arrival import Arrival
 from asyncdicom.archive.file_calls import FileCalls
-from asyncdicom.archive.index.writer import Existing
+from asyncdicom.archive.index.base import Existing
 from asyncdicom.data.likeness import Likeness, comparing
 
 __all__ = ["compare_files"]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from sqlalchemy import (
@@ -25,7 +29,7 @@ from asyncdicom.archive.index.schema import (
 )
 from asyncdicom.telemetry.log import Log
 
-__all__ = ["SYNCHRONOUS", "open_index", "read_identity", "write_identity"]
+__all__ = ["SYNCHRONOUS", "is_damaged", "open_index", "read_identity", "write_identity"]
 
 _LOG = Log("asyncdicom.archive")
 
@@ -113,3 +117,21 @@ def write_identity(engine: Engine, archive_id: str, generation: int) -> None:
             ),
             {"archive_id": archive_id, "generation": generation},
         )
+
+
+def is_damaged(path: str, archive_id: Callable[[], str | None]) -> bool:
+    """Tell whether the index at a path can be read by nobody, or is that of another archive.
+
+    One that is not there, is busy, or cannot be read for now, is not damaged. ``archive_id`` gives that of
+    the folder, if it has one; it is asked when the index can be read.
+    """
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                return True
+            wanted = archive_id()
+            known = connection.execute("SELECT name FROM sqlite_master WHERE name = 'archive'").fetchone()
+            row = connection.execute("SELECT archive_id FROM archive").fetchone() if known else None
+    except sqlite3.DatabaseError as error:
+        return not isinstance(error, sqlite3.OperationalError) or not os.path.isfile(path)
+    return wanted is not None and row is not None and row[0] != wanted

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from sqlalchemy import Engine, bindparam, insert, literal_column, select
 
+from asyncdicom.archive.index.failing import TRANSLATED
+from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.schema import scrub
-from asyncdicom.archive.index.writer import Prepared, Writer
+from asyncdicom.archive.index.writer import Writer
 
 __all__ = ["Place", "read_place", "write_place"]
 
@@ -43,7 +45,7 @@ _WRITE = Prepared(
 
 def read_place(engine: Engine) -> Place:
     """Give where it is."""
-    with engine.connect() as connection:
+    with TRANSLATED, engine.connect() as connection:
         row = connection.execute(select(*_COLUMNS)).first()
     return Place() if row is None else Place(*row)
 

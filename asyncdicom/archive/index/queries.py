@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 
+from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.reader import Execute
 from asyncdicom.exceptions import DicomNetworkError
 from asyncdicom.net.fair import FairQueue
@@ -156,6 +157,10 @@ class Queries:
             self._turn.notify()  # the next one of this key may have its turn now
 
     def _perform(self, job: _Job) -> Any:
+        with TRANSLATED:
+            return self._run(job)
+
+    def _run(self, job: _Job) -> Any:
         connection = self._engine.raw_connection()
         try:
             cursor = connection.cursor()

@@ -11,6 +11,7 @@ from sqlalchemy import (
     select,
 )
 
+from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.schema import (
     instance,
     patient,
@@ -37,22 +38,20 @@ class FileRow(NamedTuple):
 
 
 class Reader:
-    """Looks at the index as a whole. Every method is one short transaction, for a thread."""
+    """Looks at the index as a whole. Every method is one short transaction, for a thread.
+
+    All raise `IndexFailed`.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-
-    @property
-    def engine(self) -> Engine:
-        """What gives the connections."""
-        return self._engine
 
     def known(self, folder: str, names: Iterable[str]) -> set[str]:
         """Give those of ``names`` that are indexed in ``quarantine``, or in one folder ``objects/ab/cd``."""
         _, _, below = folder.partition("/")
         prefix = f"{below}/" if below else ""
         file = instance.c.file if below else quarantine.c.file
-        with self._engine.connect() as connection:
+        with TRANSLATED, self._engine.connect() as connection:
             found = connection.scalars(select(file).where(file.in_([prefix + name for name in names])))
             return {name.removeprefix(prefix) for name in found}
 
@@ -64,13 +63,13 @@ class Reader:
         names = select(file).where(file > prefix + after).order_by(file).limit(PAGE)
         if below:
             names = names.where(file < f"{below}0")  # "0" comes after "/"
-        with self._engine.connect() as connection:
+        with TRANSLATED, self._engine.connect() as connection:
             return [name.removeprefix(prefix) for name in connection.scalars(names)]
 
     def folders(self) -> list[str]:
         """Give the folders ``objects/ab/cd`` that indexed files are in."""
         below = func.substr(instance.c.file, 1, 5)
-        with self._engine.connect() as connection:
+        with TRANSLATED, self._engine.connect() as connection:
             return [f"objects/{name}" for name in connection.scalars(select(below).distinct())]
 
     def file_rows(self, name: str, after: int = 0) -> Sequence[Any]:
@@ -78,12 +77,12 @@ class Reader:
         table = instance if name == "instance" else quarantine
         columns = [table.c[column] for column in FileRow._fields]
         statement = select(*columns).where(table.c.id > after).order_by(table.c.id).limit(PAGE)
-        with self._engine.connect() as connection:
+        with TRANSLATED, self._engine.connect() as connection:
             return [FileRow(*row) for row in connection.execute(statement)]
 
     def counts(self) -> dict[str, int]:
         """Count the rows of every table."""
-        with self._engine.connect() as connection:
+        with TRANSLATED, self._engine.connect() as connection:
             return {
                 table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
                 for table in (patient, study, series, instance, quarantine)
@@ -92,9 +91,9 @@ class Reader:
     def damage(self, is_enough: Callable[[], bool]) -> str:
         """Look through all pages of the index, and tell the first thing that is wrong; empty if it is sound.
 
-        Takes seconds for a million instances. Raises an ``SQLAlchemyError`` when ``is_enough()``.
+        Takes seconds for a million instances. Raises `IndexFailed` when ``is_enough()``.
         """
-        with self._engine.connect() as connection:
+        with TRANSLATED, self._engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
             driver.set_progress_handler(is_enough, 100_000)
             try:

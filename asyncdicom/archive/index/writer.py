@@ -6,25 +6,35 @@ every instance would cost more than SQLite takes to run them.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 from sqlalchemy import (
-    ClauseElement,
     Engine,
     Table,
     bindparam,
     delete,
     exists,
+    func,
     insert,
     literal_column,
     select,
     update,
 )
-from sqlalchemy.dialects import sqlite
 
+from asyncdicom.archive.index.base import (
+    Changes,
+    Existing,
+    FileEntry,
+    Healing,
+    Insertion,
+    Quarantining,
+    Uncertain,
+)
+from asyncdicom.archive.index.enqueue import enqueue_for_instances
+from asyncdicom.archive.index.failing import TRANSLATED
+from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.record import Identity, Record
 from asyncdicom.archive.index.schema import (
     SCHEMA_VERSION,
@@ -35,23 +45,10 @@ from asyncdicom.archive.index.schema import (
     study,
 )
 
-__all__ = ["Existing", "Prepared", "Writer"]
+__all__ = ["Prepared", "Writer"]
 
-
-class Prepared:
-    """A statement compiled once, with the order of its parameters."""
-
-    def __init__(self, statement: ClauseElement) -> None:
-        compiled: Any = statement.compile(dialect=sqlite.dialect())
-        self.sql = str(compiled)
-        self._constants = {name: value for name, value in compiled.params.items() if value is not None}
-        self._names = compiled.positiontup
-        self._pick = operator.itemgetter(*self._names) if self._names else lambda row: ()
-
-    def bind(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Give the values of the parameters in their order."""
-        values = self._pick({**self._constants, **row} if self._constants else row)
-        return (values,) if len(self._names) == 1 else values
+_T = TypeVar("_T")
+_Answer = TypeVar("_Answer")
 
 
 def _insertion(table: Table) -> Prepared:
@@ -62,20 +59,18 @@ def _equal(table: Table, *names: str) -> list[Any]:
     return [table.c[name] == bindparam(name) for name in names]
 
 
-_FILE = (
-    *("transfer_syntax_uid", "digest", "file", "data_set_offset", "data_set_length"),
-    *("sop_class_uid", "calling_ae_title", "incomplete"),
-)
+_FOUND = ("sop_class_uid", "sop_instance_uid", "received", *FileEntry._fields)
 _FIND_INSTANCE = Prepared(
-    select(instance.c.id, instance.c.parent, *(instance.c[name] for name in _FILE)).where(
+    select(instance.c.id, instance.c.parent, *(instance.c[name] for name in _FOUND)).where(
         *_equal(instance, "sop_instance_uid")
     )
 )
 _FIND_QUARANTINED = Prepared(
-    select(quarantine.c.id, literal_column("0"), *(quarantine.c[name] for name in _FILE)).where(
+    select(quarantine.c.id, literal_column("0"), *(quarantine.c[name] for name in _FOUND)).where(
         *_equal(quarantine, "sop_instance_uid", "digest")
     )
 )
+_USAGE = Prepared(select(func.count(), func.coalesce(func.sum(quarantine.c.data_set_length), 0)))
 _SET_FILE = {
     table: Prepared(
         update(table)
@@ -108,35 +103,11 @@ _DELETE_IF_EMPTY = {
 }
 
 
-class Existing(NamedTuple):
-    """What the index has for a SOP Instance UID."""
-
-    id: int
-    parent: int
-    transfer_syntax_uid: str
-    digest: str
-    file: str
-    data_set_offset: int
-    data_set_length: int
-    sop_class_uid: str
-    calling_ae_title: str
-    incomplete: int
-    is_quarantined: bool = False
-
-    def file_row(self) -> dict[str, Any]:
-        """Give the columns that instance and quarantine have in common, except the file's name."""
-        return {
-            "transfer_syntax_uid": self.transfer_syntax_uid,
-            "data_set_offset": self.data_set_offset,
-            "data_set_length": self.data_set_length,
-            "digest": self.digest,
-            "incomplete": self.incomplete,
-            "calling_ae_title": self.calling_ae_title,
-        }
-
-
 class Writer:
-    """The one writer; all methods belong to its thread, between `begin` and `commit` or `roll_back`."""
+    """The one writer, for one thread: `commit` and `change` are a transaction each.
+
+    The other methods are for what is called within one.
+    """
 
     _REMEMBERED = 20_000
 
@@ -144,9 +115,11 @@ class Writer:
         self._engine = engine
         self._fairy: Any = None
         self._cursor: Any = None
-        self._reopen()
+        with TRANSLATED:
+            self._reopen()
         self._series: dict[Identity, int] = {}  # those that are committed
         self._new_series: dict[Identity, int] = {}
+        self._began = datetime.now(UTC)
         self._now = ""
 
     @property
@@ -154,23 +127,78 @@ class Writer:
         """When the transaction began: UTC, ISO 8601."""
         return self._now
 
-    def begin(self) -> None:
-        """Begin a transaction."""
+    @property
+    def began(self) -> float:
+        """The same in seconds since 1970."""
+        return self._began.timestamp()
+
+    def commit(
+        self, group: Sequence[_T], decide: Callable[[Sequence[_T]], tuple[list[_Answer], Changes]]
+    ) -> list[_Answer]:
+        """Commit a group: one transaction, as durable as promised. Gives what `decide` answers to each.
+
+        `decide` may look up (see `Lookup`) what it needs to say what is to be changed. Raises what it raises,
+        and `IndexFailed`: then nothing has changed. Raises `Uncertain` when that is not sure: the next commit
+        makes it so.
+        """
+        answers: list[_Answer]
+        with TRANSLATED:
+            try:
+                self._begin()
+                answers, changes = decide(group)
+                self.apply(changes)
+            except BaseException:
+                self._roll_back()
+                raise
+            self._end()
+        return answers
+
+    def change(self, apply: Callable[[Writer], _T]) -> _T:
+        """Have `apply` change something, alone in its transaction, and give what it gives.
+
+        Raises as `commit`; `Uncertain` never, as a change that may have been made can be made again.
+        """
+        with TRANSLATED:
+            try:
+                self._begin()
+                result = apply(self)
+            except BaseException:
+                self._roll_back()
+                raise
+            try:
+                self._end()
+            except Uncertain as doubt:
+                raise (doubt.__cause__ or doubt) from None
+        return result
+
+    def _end(self) -> None:
+        try:
+            self._commit()
+        except BaseException as error:
+            self._roll_back()
+            # Frames of a commit that failed in its sync may still be in the WAL, and a crash now would bring
+            # their rows to life: so they are overwritten before the files of those rows may go.
+            try:
+                self._overwrite_tail()
+            except BaseException:
+                raise Uncertain from error
+            raise
+
+    def _begin(self) -> None:
         if self._cursor is None:
             self._reopen()
         self._cursor.execute("BEGIN IMMEDIATE")
-        self._now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._began = datetime.now(UTC)
+        self._now = self._began.isoformat(timespec="milliseconds")
 
-    def commit(self) -> None:
-        """Make what was written since `begin` visible, and durable as far as promised."""
+    def _commit(self) -> None:
         self._cursor.execute("COMMIT")
         if len(self._series) > self._REMEMBERED:
             self._series.clear()
         self._series.update(self._new_series)
         self._new_series.clear()
 
-    def roll_back(self) -> None:
-        """Undo what was written since `begin`; never raises."""
+    def _roll_back(self) -> None:  # never raises
         self._new_series.clear()
         try:
             if self._cursor is not None and self._fairy.driver_connection.in_transaction:
@@ -179,7 +207,7 @@ class Writer:
             self.renew()
 
     def renew(self) -> None:
-        """Give the connection up with what it was doing; `begin` opens another. Never raises."""
+        """Give the connection up with what it was doing; the next transaction opens another. Never raises."""
         self._series.clear()
         self._new_series.clear()
         self._cursor = None
@@ -192,8 +220,8 @@ class Writer:
         self._fairy = self._engine.raw_connection()
         self._cursor = self._fairy.cursor()
 
-    def overwrite_tail(self) -> None:
-        """Commit a transaction without content, over whatever a failed COMMIT may have left in the WAL."""
+    def _overwrite_tail(self) -> None:
+        # A transaction without content is committed over whatever a failed COMMIT may have left in the WAL.
         if self._cursor is None:
             self._reopen()
         self._cursor.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -207,10 +235,16 @@ class Writer:
         """Execute another statement of this transaction, and give the driver's cursor."""
         return self._cursor.execute(statement.sql, statement.bind(row))
 
+    def execute_all(self, statement: Prepared, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Execute another statement of this transaction once for each row."""
+        bound = list(map(statement.bind, rows))
+        if bound:
+            self._cursor.executemany(statement.sql, bound)
+
     def find(self, sop_instance_uid: str) -> Existing | None:
         """Look an instance up."""
         row = self._cursor.execute(_FIND_INSTANCE.sql, (sop_instance_uid,)).fetchone()
-        return None if row is None else Existing(*row)
+        return None if row is None else Existing._make((*row, False))
 
     def find_quarantined(self, sop_instance_uid: str, digest: str) -> Existing | None:
         """Look for the same bytes in quarantine under the same UID."""
@@ -219,11 +253,6 @@ class Writer:
             _FIND_QUARANTINED.bind({"sop_instance_uid": sop_instance_uid, "digest": digest}),
         ).fetchone()
         return None if row is None else Existing._make((*row, True))
-
-    def set_file(self, existing: Existing, file: Mapping[str, Any]) -> None:
-        """Let a row have another file with the same bytes."""
-        statement = _SET_FILE[quarantine if existing.is_quarantined else instance]
-        self._cursor.execute(statement.sql, statement.bind({**file, "row": existing.id}))
 
     def patients_of(self, identity: Identity) -> list[tuple[str, str, str]]:
         """Give whom the study belongs to: Patient ID, issuer and what tells them apart.
@@ -235,7 +264,36 @@ class Writer:
         values = _PATIENTS_OF_STUDY.bind({"study_instance_uid": identity.study_instance_uid})
         return list(self._cursor.execute(_PATIENTS_OF_STUDY.sql, values))
 
-    def series_of(self, record: Record) -> int:
+    def quarantine_usage(self) -> tuple[int, int]:
+        """Count the files in quarantine and the bytes of their data sets, as this transaction sees them."""
+        count, size = self.execute(_USAGE, {}).fetchone()
+        return count, size
+
+    def apply(self, changes: Changes) -> None:
+        """Make changes: what goes goes first, so that no new row has a parent that goes."""
+        for insertion in changes.instances:
+            if insertion.instead_of is not None:
+                self._remove(insertion.instead_of)
+        for healing in changes.healed:
+            self._heal(healing)
+        self._insert_all(instance, map(self._instance_row, changes.instances))
+        self._insert_all(quarantine, map(_quarantine_row, changes.quarantined))
+        enqueue_for_instances(self.execute_all, changes.work, self.began)
+
+    def _instance_row(self, insertion: Insertion) -> dict[str, Any]:
+        record = insertion.record
+        row = {**record.row("IMAGE"), "parent": self._series_of(record), **insertion.entry._asdict()}
+        if insertion.received:
+            row["received"] = insertion.received
+        return row
+
+    def _heal(self, healing: Healing) -> None:
+        existing = healing.existing
+        statement = _SET_FILE[quarantine if existing.is_quarantined else instance]
+        values = statement.bind({**healing.entry._asdict(), "row": existing.id})
+        self._cursor.execute(statement.sql, values)
+
+    def _series_of(self, record: Record) -> int:
         """Give the id of the series of ``record``; rows that are not there yet are inserted."""
         identity = record.identity
         known = self._series.get(identity) or self._new_series.get(identity)
@@ -255,20 +313,10 @@ class Writer:
             return int(self._cursor.lastrowid)
         return int(row[0])
 
-    def insert_instances(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Insert instances; ``rows`` have every column but id; those without received are new."""
-        self._insert_all(instance, rows)
-
-    def insert_quarantined(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Insert rows about files in quarantine; they have every column but id; as in `insert_instances`."""
-        self._insert_all(quarantine, rows)
-
     def _insert_all(self, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
-        bound = [_INSERT[table].bind({"received": self._now, **row}) for row in rows]
-        if bound:
-            self._cursor.executemany(_INSERT[table].sql, bound)
+        self.execute_all(_INSERT[table], ({"received": self._now, **row} for row in rows))
 
-    def remove(self, existing: Existing) -> None:
+    def _remove(self, existing: Existing) -> None:
         """Remove an instance, and series, study and patient if they are empty then."""
         self._cursor.execute(_DELETE_INSTANCE.sql, (existing.id,))
         row_id: int | None = existing.parent
@@ -282,3 +330,15 @@ class Writer:
             row_id = parent
         self._series.clear()
         self._new_series.clear()
+
+
+def _quarantine_row(aside: Quarantining) -> dict[str, Any]:
+    row = {
+        "sop_class_uid": aside.sop_class_uid,
+        "sop_instance_uid": aside.sop_instance_uid,
+        "reason": aside.reason,
+        **aside.entry._asdict(),
+    }
+    if aside.received:
+        row["received"] = aside.received
+    return row
