@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ async def test_what_the_field_sends_is_stored_found_and_given_back(tmp_path: Pat
         return 0
 
     source = BytesSource(CT, "1.2.3.1.1", transfer_syntax_uid, data)
-    contexts = [STUDY_ROOT, *retrieval_contexts([(CT, transfer_syntax_uid)])]
+    contexts: list[Any] = [STUDY_ROOT, *retrieval_contexts([(CT, transfer_syntax_uid)])]
     async with (
         Archive(tmp_path, durability="process") as archive,
         serve_archive(archive, "SCP@127.0.0.1:0") as server,
