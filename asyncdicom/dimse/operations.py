@@ -113,6 +113,19 @@ class InvokedOperations:
     answer to another one, as often as the window is large.
     """
 
+    __slots__ = (
+        "_heard",
+        "_last_message_id",
+        "_paused_at",
+        "_stood_still",
+        "_strays",
+        "answered",
+        "maximum_outstanding",
+        "opened",
+        "outstanding",
+        "window",
+    )
+
     def __init__(self, window: int = 1, maximum_outstanding: int | None = None) -> None:
         self.window = window
         self.maximum_outstanding = maximum_outstanding
