@@ -18,7 +18,7 @@ import trustme
 
 from asyncdicom import Address, Limits, Status, associate, open_file, serve, storage_contexts
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.cli.config import read_config
 
 README = Path(__file__).parent.parent / "README.md"

@@ -6,10 +6,11 @@ import asyncio
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from types import TracebackType
-from typing import TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from asyncdicom.archive.arrival import Arrival, OnConflict, OnMismatch, Outcome, Rules
 from asyncdicom.archive.blobs.files import InstanceFile
@@ -21,19 +22,27 @@ from asyncdicom.archive.errors import ArchiveError, reason
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
 from asyncdicom.archive.index.base import IndexFailed, Uncertain
+from asyncdicom.archive.index.finding import Finding
+from asyncdicom.archive.index.query import Query
+from asyncdicom.archive.index.reader import Row
 from asyncdicom.archive.index.sqlite import DURABILITIES, Index
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.leftovers import Swept
 from asyncdicom.archive.marker import Marker, check_place, next_marker, read_marker, write_marker
 from asyncdicom.archive.receive import Reception, Refused
 from asyncdicom.archive.round import Bounds
+from asyncdicom.archive.search import Match, match_of, query_of
+from asyncdicom.archive.sources import batches_of, source_of
 from asyncdicom.archive.stored import MAXIMUM_COMMENT, Stored, answer_to, count_and_tell
 from asyncdicom.archive.workers import Workers
 from asyncdicom.net.lane import lane
+from asyncdicom.net.sources import Source
 from asyncdicom.net.threads import Threads, in_thread
-from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
-from asyncdicom.uid import InformationModel, is_usable_uid
+from asyncdicom.uid import is_usable_uid
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 __all__ = ["PIECE", "Archive", "Stored"]
 
@@ -185,7 +194,7 @@ class Archive:
             if told or more:
                 _LOG.warning("%s", told or more)
             self._queries = self._index.queries(_QUERIES)
-            self._finder = Finder(self._queries, self._folders.path)
+            self._finder = Finder(Finding(self._queries), self._folders.path)
             self._ingest = Ingest(
                 self._index.writer(),
                 self._folders,
@@ -241,6 +250,27 @@ class Archive:
 
     async def store(
         self,
+        instance: str | os.PathLike[str] | bytes | Source | Dataset,
+        *,
+        calling_ae_title: str | None = None,
+    ) -> Stored:
+        """Store a DICOM file (by its path, or its bytes), a `Source`, or a pydicom Dataset.
+
+        As `receive`, which C-STORE uses. `calling_ae_title` is noted as where it came from. Raises
+        `DataSetError` or ``OSError`` for what cannot be read.
+        """
+        source = await source_of(instance)
+        async with aclosing(batches_of(source)) as batches:
+            return await self.receive(
+                sop_class_uid=source.sop_class_uid,
+                sop_instance_uid=source.sop_instance_uid,
+                transfer_syntax_uid=source.transfer_syntax_uid,
+                batches=batches,
+                calling_ae_title=calling_ae_title,
+            )
+
+    async def receive(
+        self,
         *,
         sop_class_uid: str,
         sop_instance_uid: str,
@@ -248,13 +278,13 @@ class Archive:
         batches: AsyncIterator[list[memoryview]],
         calling_ae_title: str | None = None,
     ) -> Stored:
-        """Store one instance; gives the answer to the C-STORE, with the reason for what is no Success.
+        """Store one instance while it arrives; gives what became of it, with the reason for a refusal.
 
-        The UIDs are those of the command, ``batches`` is the data set as it arrives. It may be left unread
-        when the answer is a Failure. After a Failure, an exception or a cancellation nothing is kept.
+        The UIDs are those that are promised, ``batches`` is the data set as it arrives. It may be left unread
+        when it is refused. After a refusal, an exception or a cancellation nothing is kept.
         """
         if not (is_usable_uid(sop_class_uid) and is_usable_uid(sop_instance_uid)):
-            return Stored(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, "a SOP UID of the command is not usable")
+            return Stored(Outcome.WRONG, "a SOP UID of the command is not usable")
         header = header_of(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title)
         reception = Reception(
             InstanceFile(self._folders, self._calls, header, sync=self._sync),
@@ -271,11 +301,11 @@ class Archive:
             arrival = Arrival(reception.file, transfer_syntax_uid, calling_ae_title or "")
             outcome = await self._settle(arrival, reception, rest)
         except Refused as refusal:
-            return Stored(refusal.status, str(refusal)[:MAXIMUM_COMMENT])
+            return Stored(refusal.outcome, str(refusal)[:MAXIMUM_COMMENT])
         except _StorageFailed as failure:
             storage_failed = True
             _LOG.error("%s not stored: %s", sop_instance_uid, failure)
-            return Stored(Status.OUT_OF_RESOURCES, str(failure)[:MAXIMUM_COMMENT])
+            return Stored(Outcome.NO_ROOM, str(failure)[:MAXIMUM_COMMENT])
         finally:
             await self._tidy_up(reception.file, arrival, storage_failed)
         count_and_tell(sop_instance_uid, arrival, outcome, self.happened, self.directory)
@@ -291,7 +321,7 @@ class Archive:
             pending += views
             size += sum(map(len, views))
             if total + size > self._maximum_size:
-                raise Refused(Status.OUT_OF_RESOURCES, "the data set is too large")
+                raise Refused(Outcome.NO_ROOM, "the data set is too large")
             if size >= PIECE:
                 await self._scan(reception, pending, size, peer)
                 await self._write(reception.take, pending)
@@ -380,47 +410,36 @@ class Archive:
 
     # finding
 
-    def find(
-        self,
-        identifier: bytes,
-        transfer_syntax_uid: str,
-        information_model: InformationModel,
-        *,
-        retrieve_ae_title: str = "",
-        relational: bool = False,
-        peer: Hashable = None,
-    ) -> AsyncIterator[bytes]:
-        """Give the encoded identifiers that match, page by page: no transaction is open while one is used.
+    async def search(
+        self, wanted: Mapping[str, Any] | Dataset, *, level: str = "", peer: Hashable = None
+    ) -> AsyncGenerator[Match, None]:
+        """Search by keywords, as a C-FIND does (PS3.4 C.2.2.2), and give a mapping of keywords each.
+
+        `wanted`: keywords, or a Dataset, with what they are to be: text (also with wildcards, a range of
+        dates, a list), or nothing for what only is to be told. `level`: PATIENT, STUDY, SERIES or IMAGE; else
+        the lowest one that a keyword belongs to. The Unique Keys down to it are told, too. `peer`, and what
+        is raised: as for `rows`; a keyword that the archive is not searched by is an `IdentifierError`.
+        """
+        query = query_of(wanted, level)
+        async with aclosing(self._finder.rows(query, peer)) as rows:
+            async for row in rows:
+                yield match_of(query, row)
+
+    def rows(self, query: Query, *, peer: Hashable = None) -> AsyncGenerator[Row, None]:
+        """Give the rows that match, page by page: no transaction is open while one is used.
 
         `peer` says who asks: those with different ones take turns at the index. Cancelled: the statement that
-        runs is interrupted. Raises `IdentifierError`, before the first match, for an identifier that cannot
-        be answered, and `QueriesClosed` when the archive is closed meanwhile.
+        runs is interrupted. Raises `IdentifierError`, before the first row, for a query that would take too
+        much, `QueriesClosed` when the archive is closed meanwhile, and `IndexFailed`.
         """
-        return self._finder.find(
-            identifier,
-            transfer_syntax_uid,
-            information_model,
-            retrieve_ae_title=retrieve_ae_title,
-            relational=relational,
-            peer=peer,
-        )
+        return self._finder.rows(query, peer)
 
-    async def matching_instances(
-        self,
-        identifier: bytes,
-        transfer_syntax_uid: str,
-        information_model: InformationModel,
-        *,
-        relational: bool = False,
-        peer: Hashable = None,
-    ) -> MatchingInstances:
-        """Give the instances that the identifier of a C-GET or C-MOVE asks for: 8 bytes are kept for each.
+    async def instances(self, query: Query, *, peer: Hashable = None) -> MatchingInstances:
+        """Give the instances that a retrieval asks for: 8 bytes are kept for each.
 
-        `peer` and what is raised: as for `find`.
+        `peer` and what is raised: as for `rows`.
         """
-        return await self._finder.instances(
-            identifier, transfer_syntax_uid, information_model, relational=relational, peer=peer
-        )
+        return await self._finder.instances(query, peer)
 
     async def upkeep(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
         """Make a call of `care` in the one thread that looks after files, behind a sweep that is under way.

@@ -65,11 +65,19 @@ class Outcome(enum.Enum):
     REFUSED = "the first stays, this one is not kept"
     WITHDRAWN = "withdrawn before its turn"
     UNTRUSTED = "a sync of its folder has failed"
+    UNREADABLE = "not kept: it cannot be understood"
+    WRONG = "not kept: it is not what it was said to be"
+    NO_ROOM = "not kept: there is too little room, or disk or index failed"
 
     @property
     def keeps(self) -> bool:
         """Tell whether the file of the arrival belongs to the index afterwards."""
         return self in _KEPT
+
+    @property
+    def is_here(self) -> bool:
+        """Tell whether the instance is in the archive now, for queries too."""
+        return self in _HERE
 
     @property
     def heals(self) -> bool:
@@ -85,6 +93,18 @@ _KEPT = frozenset(
         Outcome.HEALED,
         Outcome.QUARANTINED,
         Outcome.HEALED_IN_QUARANTINE,
+    }
+)
+
+
+_HERE = frozenset(
+    {
+        Outcome.STORED,
+        Outcome.REPLACED,
+        Outcome.SUPERSEDED,
+        Outcome.HEALED,
+        Outcome.ALREADY_HERE,
+        Outcome.SAME,
     }
 )
 

@@ -10,6 +10,7 @@ import pytest
 
 from asyncdicom.archive import Archive, ArchiveError, FileCalls
 from asyncdicom.archive.arrival import Arrival, Outcome
+from asyncdicom.archive.dimse import status_of
 from asyncdicom.archive.maintenance import verify
 from asyncdicom.archive.operations import METHODS
 from asyncdicom.archive.stored import answer_to
@@ -200,7 +201,7 @@ def test_every_outcome_has_an_answer_that_fits() -> None:
         for arrival.mismatch in ("", *MISMATCHES):
             for arrival.is_conflict in (True, False):
                 stored = answer_to(arrival, outcome)
-                assert bool(stored.comment) == (stored.status != 0x0000)
+                assert bool(stored.comment) != stored.is_here
                 comments.append(stored.comment)
     assert max(map(len, comments)) == 64
     assert {f"{each}: quarantine full" for each in MISMATCHES} < set(comments)
@@ -242,8 +243,8 @@ async def test_a_full_quarantine_refuses(
         answers = []
         for number in range(6):
             stored = await tools.stored(archive, tools.data_set(PatientName=f"OTHER{number}"))
-            answers.append(int(stored.status))
-            what = "quarantined" if stored.status == 0xB007 else "quarantine full"
+            answers.append(int(status_of(stored)))
+            what = "quarantined" if status_of(stored) == 0xB007 else "quarantine full"
             assert stored.comment == f"other data are here under this SOP Instance UID: {what}"
         assert answers == sorted(answers, reverse=True)
         assert set(answers) == {0xB007, 0xA700}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from asyncdicom.archive import Archive
+from asyncdicom.archive.dimse import matching_instances
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, PATIENT_ROOT, STUDY_ROOT
 
 
@@ -25,7 +26,7 @@ async def retrieved(
 ) -> tuple[set[str], int]:
     identifier = tools.encode({"QueryRetrieveLevel": level, **keywords})
     model = PATIENT_ROOT if "PatientID" in keywords else STUDY_ROOT
-    found = await archive.matching_instances(identifier, EXPLICIT_VR_LITTLE_ENDIAN, model)
+    found = await matching_instances(archive, identifier, EXPLICIT_VR_LITTLE_ENDIAN, model)
     return {each.sop_instance_uid async for each in found if each is not None}, found.leaves_out
 
 
@@ -138,7 +139,7 @@ async def test_an_id_given_twice_is_told(archive: Archive, tools: Any, first: st
 async def test_what_is_not_clear_goes_to_quarantine_if_told_so(tmp_path: Path, tools: Any) -> None:
     async with Archive(tmp_path, durability="none", on_mismatch="quarantine") as archive:
         await keep(archive, tools, 1, PatientID="P1", **SHARED)
-        stored = await archive.store(
+        stored = await archive.receive(
             sop_class_uid=tools.ct,
             sop_instance_uid="1.2.9",
             transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,

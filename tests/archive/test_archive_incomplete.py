@@ -13,6 +13,7 @@ import pytest
 
 from asyncdicom.archive import Archive, FileCalls
 from asyncdicom.archive.arrival import Arrival, Outcome, Rules
+from asyncdicom.archive.dimse import matching_instances, status_of
 from asyncdicom.archive.examine import examine
 from asyncdicom.archive.operations import METHODS
 from asyncdicom.archive.round import Bounds, Round
@@ -40,7 +41,7 @@ def rows(root: Path, table: str) -> list[tuple[Any, ...]]:
 
 async def kept(archive: Archive, tools: Any) -> bytes:
     identifier = tools.encode({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3.1"})
-    found = await archive.matching_instances(identifier, "1.2.840.10008.1.2.1", STUDY_ROOT)
+    found = await matching_instances(archive, identifier, "1.2.840.10008.1.2.1", STUDY_ROOT)
     [instance] = [each async for each in found.each()]
     assert instance is not None
     return bytes(tools.read(instance.path)[instance.data_set_offset :])
@@ -48,13 +49,13 @@ async def kept(archive: Archive, tools: Any) -> bytes:
 
 async def refused(archive: Archive, tools: Any, data: bytes, size: int, syntax: str | None = None) -> str:
     options = {"transfer_syntax_uid": syntax} if syntax else {}
-    stored = await archive.store(
+    stored = await archive.receive(
         sop_class_uid=tools.ct,
         sop_instance_uid=UID,
         transfer_syntax_uid=syntax or "1.2.840.10008.1.2.1",
         batches=tools.in_batches(data, size),
     )
-    assert stored.status == 0xC000, options
+    assert status_of(stored) == 0xC000, options
     assert (await archive.counts())["instance"] == 0
     assert tools.files_below(Path(archive.directory)) == []
     assert 0 < len(stored.comment) <= 64
@@ -100,7 +101,7 @@ async def test_deflated_data_ends_where_its_stream_does(archive: Archive, tools:
     assert "truncated" in await refused(archive, tools, deflated[:-9], 1 << 20, syntax)
     broken = deflated[:-9] + b"\xff" * 9000  # a block of a type that does not exist
     await refused(archive, tools, broken, 1000, syntax)
-    stored = await archive.store(
+    stored = await archive.receive(
         sop_class_uid=tools.ct,
         sop_instance_uid=UID,
         transfer_syntax_uid=syntax,
@@ -232,7 +233,7 @@ async def test_many_elements_behind_the_first_piece_go_through_the_lane(archive:
     assert (
         "truncated"
         in (
-            await archive.store(
+            await archive.receive(
                 sop_class_uid=tools.ct,
                 sop_instance_uid=UID,
                 transfer_syntax_uid="1.2.840.10008.1.2.1",
@@ -258,13 +259,13 @@ async def test_a_refusal_tells_its_reason(
 ) -> None:
     async with Archive(tmp_path, durability="none", **options) as archive:
         await tools.store(archive, tools.data_set())
-        stored = await archive.store(
+        stored = await archive.receive(
             sop_class_uid=tools.ct,
             sop_instance_uid=UID,
             transfer_syntax_uid="1.2.840.10008.1.2.1",
             batches=tools.in_batches(tools.data_set(**changes), 1000),
         )
-    assert stored.status == status
+    assert status_of(stored) == status
     assert 0 < len(stored.comment) <= 64
     assert stored.comment.isascii()
 

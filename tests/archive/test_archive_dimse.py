@@ -24,7 +24,7 @@ from asyncdicom import (
 )
 from asyncdicom.address import Address
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.data.elements import encode
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
