@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from asyncdicom.archive.arrival import Arrival, OnConflict, OnMismatch, Outcome, Rules
-from asyncdicom.archive.blobs.files import InstanceFile
-from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.blobs.base import NewBlob
+from asyncdicom.archive.blobs.folder import FolderBlobs
 from asyncdicom.archive.blobs.header import header_of
 from asyncdicom.archive.blobs.room import Room
 from asyncdicom.archive.care import Care
@@ -109,7 +109,7 @@ class Archive:
         self._sweeps = sweep
         self._sync = durability == "power"
         self._calls = files if files is not None else FileCalls()
-        self._folders = Folders(self.directory, self._calls, sync=self._sync)
+        self._blobs = FolderBlobs(self.directory, self._calls, sync=self._sync)
         self._room = Room(self.directory, self._calls, minimum_free)
         self._lock = -1
         self._is_open = False
@@ -152,7 +152,7 @@ class Archive:
 
     def _open(self) -> None:
         try:
-            self._folders.prepare_root()
+            self._blobs.prepare_root()
             self._lock = self._calls.lock_directory(self.directory)
             self._open_index()
         except BlockingIOError:
@@ -172,8 +172,8 @@ class Archive:
 
     def _open_index(self) -> None:
         marker = read_marker(self.directory, self._calls)
-        told = check_place(self._folders, self._calls, marker, existing=self._existing)
-        had_objects = self._folders.has_objects()
+        told = check_place(self._blobs, self._calls, marker, existing=self._existing)
+        had_objects = self._blobs.has_objects()
         self._index = Index(
             self.directory, durability=self.durability, readers=_READERS + _QUERIES, calls=self._calls
         )
@@ -181,24 +181,23 @@ class Archive:
             identity, has_rows = self._index.identity()
             if has_rows and not had_objects:
                 raise ArchiveError(
-                    f"the index in {self.directory} has instances, and {self._folders.objects} is empty: is "
+                    f"the index in {self.directory} has instances, and {self._blobs.objects} is empty: is "
                     "its disk mounted? If the files are lost for good, move index.sqlite away to start anew"
                 )
             known = None if identity is None else Marker(*identity)
             new, more = next_marker(self.directory, marker, known, has_rows)
-            self._folders.prepare()
+            self._blobs.prepare()
             self._index.set_identity(*new)
             write_marker(self.directory, new, self._calls, sync=self._sync)
-            self._folders.sync_root()
+            self._blobs.sync_root()
             self.is_new = new.generation == 1 and not has_rows and not had_objects
             if told or more:
                 _LOG.warning("%s", told or more)
             self._queries = self._index.queries(_QUERIES)
-            self._finder = Finder(Finding(self._queries), self._folders.path)
+            self._finder = Finder(Finding(self._queries), self._blobs)
             self._ingest = Ingest(
                 self._index.writer(),
-                self._folders,
-                self._calls,
+                self._blobs,
                 rules=self._rules,
                 bounds=self._bounds,
                 elsewhere=self._writers.submit,
@@ -207,11 +206,9 @@ class Archive:
             self._ingest.start()
             self.care = Care(
                 self.directory,
-                self._folders,
-                self._calls,
+                self._blobs,
                 self._index,
                 self._ingest,
-                sync=self._sync,
                 scrub_rate=self._scrub_rate,
                 is_closing=lambda: self._is_closing,
                 happened=self.happened,
@@ -287,7 +284,7 @@ class Archive:
             return Stored(Outcome.WRONG, "a SOP UID of the command is not usable")
         header = header_of(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title)
         reception = Reception(
-            InstanceFile(self._folders, self._calls, header, sync=self._sync),
+            self._blobs.new(header),
             self._room,
             sop_class_uid=sop_class_uid,
             sop_instance_uid=sop_instance_uid,
@@ -374,7 +371,7 @@ class Archive:
         if not self._is_open:
             raise _StorageFailed("the archive is closed")
 
-    async def _tidy_up(self, file: InstanceFile, arrival: Arrival | None, storage_failed: bool) -> None:
+    async def _tidy_up(self, file: NewBlob, arrival: Arrival | None, storage_failed: bool) -> None:
         if arrival is not None and arrival.is_uncertain:
             return  # it counts as being received: the sweep does not judge it
         if arrival is not None and arrival.is_kept:
@@ -384,7 +381,7 @@ class Archive:
             elif arrival.obsolete is not None and arrival.answer.result().heals:
                 await self._quietly(self._set_aside, arrival.obsolete)
             elif arrival.obsolete is not None:  # on_conflict is "replace": that is the rule
-                await self._quietly(self._calls.remove, arrival.obsolete)
+                await self._quietly(self._blobs.remove, arrival.obsolete)
         elif file.name:
             await self._quietly(file.discard, storage_failed)
 
@@ -399,14 +396,14 @@ class Archive:
             _LOG.error("a file could not be removed: %s", error.strerror)
 
     def _put_into_quarantine(self, path: str) -> None:
-        if self._calls.look(path) is None:
+        if not self._blobs.is_there(path):
             return  # a sweep has come first
-        self._folders.move_to_quarantine(path)
-        self._folders.sync(self._folders.quarantine)
+        self._blobs.move_to_quarantine(path)
+        self._blobs.sync(self._blobs.quarantine)
 
     def _set_aside(self, path: str) -> None:
-        if self._calls.look(path) is not None:
-            self._folders.set_aside(path)
+        if self._blobs.is_there(path):
+            self._blobs.set_aside(path)
 
     # finding
 

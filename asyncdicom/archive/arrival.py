@@ -8,7 +8,8 @@ import queue
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from asyncdicom.archive.blobs.files import InstanceFile, StoredFile
+from asyncdicom.archive.blobs.base import NewBlob, State
+from asyncdicom.archive.blobs.files import StoredFile
 from asyncdicom.archive.index.base import FileEntry, Uncertain, entry_of
 from asyncdicom.archive.index.record import Record
 from asyncdicom.data.likeness import Likeness
@@ -22,7 +23,6 @@ __all__ = [
     "OnMismatch",
     "Outcome",
     "Rules",
-    "State",
     "deliver",
 ]
 
@@ -109,14 +109,6 @@ _HERE = frozenset(
 )
 
 
-class State(enum.Enum):
-    """What a look at the file of a row has found."""
-
-    SOUND = "as its row says"
-    MISSING = "missing"
-    DAMAGED = "damaged"
-
-
 Answer = Outcome | BaseException
 
 
@@ -127,14 +119,14 @@ class Arrival:
     """
 
     record: Record
-    file: InstanceFile | StoredFile
+    file: NewBlob | StoredFile
     was_found = False  # in the archive's own folder, without a row
     is_incomplete = False  # it ends within an element
     is_strange = False  # it has elements that cannot be read
     is_conflict = False  # other data are here under its SOP Instance UID
     mismatch = ""  # why it is not clear whose it is
 
-    def __init__(self, file: InstanceFile, transfer_syntax_uid: str, calling_ae_title: str) -> None:
+    def __init__(self, file: NewBlob, transfer_syntax_uid: str, calling_ae_title: str) -> None:
         self.file = file
         self.transfer_syntax_uid = transfer_syntax_uid
         self.calling_ae_title = calling_ae_title

@@ -13,7 +13,7 @@ from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address
 from asyncdicom.archive.archive import PIECE, Archive
 from asyncdicom.archive.arrival import Outcome
-from asyncdicom.archive.find import MatchingInstances, StoredInstance
+from asyncdicom.archive.find import MatchingInstances
 from asyncdicom.archive.index.base import IndexFailed
 from asyncdicom.archive.index.matching import IdentifierError, Problem
 from asyncdicom.archive.index.queries import QueriesClosed
@@ -35,7 +35,7 @@ from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError, StatusError
 from asyncdicom.net.channel import Trace
 from asyncdicom.net.lane import lane
-from asyncdicom.net.sources import FileSource
+from asyncdicom.net.sources import Source
 from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import Server, serve
@@ -363,22 +363,10 @@ class _Files:
     def __len__(self) -> int:
         return len(self._found)
 
-    async def __aiter__(self) -> AsyncIterator[FileSource | None]:
+    async def __aiter__(self) -> AsyncIterator[Source | None]:
         async with aclosing(self._found.each()) as found:
             async for instance in found:
-                yield None if instance is None else _source(instance)
-
-
-def _source(instance: StoredInstance) -> FileSource:
-    return FileSource(
-        instance.path,
-        sop_class_uid=instance.sop_class_uid,
-        sop_instance_uid=instance.sop_instance_uid,
-        transfer_syntax_uid=instance.transfer_syntax_uid,
-        offset=instance.data_set_offset,
-        length=instance.data_set_length,
-        in_threads=True,
-    )
+                yield None if instance is None else self._found.source(instance)
 
 
 def _peer(request: Request) -> Hashable:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable
 from typing import NamedTuple
 
+from asyncdicom.archive.blobs.base import Blobs
 from asyncdicom.archive.index.finding import Finding
 from asyncdicom.archive.index.matching import IdentifierError, Problem, match
 from asyncdicom.archive.index.query import TOLD_APART, Condition, Query
 from asyncdicom.archive.index.reader import Row
+from asyncdicom.net.sources import Source
 
 __all__ = ["Finder", "MatchingInstances", "StoredInstance"]
 
@@ -32,11 +34,11 @@ class StoredInstance(NamedTuple):
 
 
 class Finder:
-    """Answers queries from the index; ``path_of`` gives the path of a file by its name."""
+    """Answers queries from the index, and opens what was found among the blobs."""
 
-    def __init__(self, index: Finding, path_of: Callable[[str], str]) -> None:
+    def __init__(self, index: Finding, blobs: Blobs) -> None:
         self.index = index
-        self.path_of = path_of
+        self.blobs = blobs
 
     async def rows(self, query: Query, peer: Hashable) -> AsyncGenerator[Row, None]:
         """See `Archive.rows`."""
@@ -128,6 +130,17 @@ class MatchingInstances:
     def __len__(self) -> int:
         return len(self._ids)
 
+    def source(self, instance: StoredInstance) -> Source:
+        """Give one of them as something that C-STORE can send; it is read in threads."""
+        return self._finder.blobs.source(
+            instance.path,
+            sop_class_uid=instance.sop_class_uid,
+            sop_instance_uid=instance.sop_instance_uid,
+            transfer_syntax_uid=instance.transfer_syntax_uid,
+            offset=instance.data_set_offset,
+            length=instance.data_set_length,
+        )
+
     def __aiter__(self) -> AsyncIterator[StoredInstance | None]:
         return self.each()
 
@@ -145,7 +158,7 @@ class MatchingInstances:
                         row.sop_class_uid,
                         row.sop_instance_uid,
                         row.transfer_syntax_uid,
-                        self._finder.path_of(row.file),
+                        self._finder.blobs.path(row.file),
                         row.data_set_offset,
                         row.data_set_length,
                     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from asyncdicom.archive.arrival import Outcome
-from asyncdicom.archive.blobs.files import InstanceFile
+from asyncdicom.archive.blobs.base import NewBlob
 from asyncdicom.archive.blobs.room import Room
 from asyncdicom.archive.index.record import WANTED_TAGS, Record, usable_record
 from asyncdicom.data.inflation import CorruptStream
@@ -35,7 +35,7 @@ class Reception:
 
     def __init__(
         self,
-        file: InstanceFile,
+        file: NewBlob,
         room: Room,
         *,
         sop_class_uid: str,

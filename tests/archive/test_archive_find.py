@@ -233,7 +233,7 @@ REFUSED = [
 async def test_identifiers_that_cannot_be_answered(filled: Archive, tools: Any, case: int) -> None:
     model, keys = REFUSED[case]
     with pytest.raises(IdentifierError) as caught:
-        async for _ in filled.find(tools.encode(keys), EXPLICIT_VR_LITTLE_ENDIAN, model):
+        async for _ in find(filled, tools.encode(keys), EXPLICIT_VR_LITTLE_ENDIAN, model):
             pass
     assert caught.value.problem is Problem.WRONG
     assert 0 < len(caught.value.comment) <= 64
@@ -242,7 +242,7 @@ async def test_identifiers_that_cannot_be_answered(filled: Archive, tools: Any, 
 
 async def test_an_identifier_that_cannot_be_read(filled: Archive) -> None:
     with pytest.raises(IdentifierError) as caught:
-        async for _ in filled.find(b"\x08\0\x52\0CS\xff\0STUDY", EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
+        async for _ in find(filled, b"\x08\0\x52\0CS\xff\0STUDY", EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
             pass
     assert caught.value.problem is Problem.UNREADABLE
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from asyncdicom.archive import Archive, FileCalls
+from asyncdicom.archive import Archive
 from asyncdicom.archive.arrival import Arrival, Outcome, Rules
 from asyncdicom.archive.dimse import matching_instances, status_of
 from asyncdicom.archive.examine import examine
@@ -188,13 +188,13 @@ async def test_what_is_superseded_in_a_round_takes_the_room_of_its_conflicts(
         for uid, likeness in (("1.2.7.0", Likeness.TORSO), ("1.2.7.1", Likeness.DIFFERENT)):
             existing = writer.find(uid)
             assert existing is not None
-            path = archive._folders.path(existing.file)
-            found = examine(FileCalls(), path, existing.file, sync=False, is_closing=lambda: False)
+            path = archive._blobs.path(existing.file)
+            found = examine(archive._blobs, path, existing.file, is_closing=lambda: False)
             found.file.digest = "another"
             came = Arrival(found.file, found.transfer_syntax_uid, "")  # type: ignore[arg-type]
             came.record, came.compared = found.record, {existing.file: likeness}
             batch.append(came)
-        round_ = Round(writer, archive._folders, FileCalls(), Rules(), Bounds(1, 1 << 30))
+        round_ = Round(writer, archive._blobs, Rules(), Bounds(1, 1 << 30))
         assert [round_._plan(each).outcome for each in batch] == [Outcome.SUPERSEDED, Outcome.QUARANTINE_FULL]
         writer.close()
 
