@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from asyncdicom.archive import Archive
-from asyncdicom.archive.dimse import matching_instances
+from asyncdicom.archive.dimse import matching_instances, status_of
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, PATIENT_ROOT, STUDY_ROOT
 
 
@@ -145,7 +145,8 @@ async def test_what_is_not_clear_goes_to_quarantine_if_told_so(tmp_path: Path, t
             transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
             batches=tools.in_batches(tools.data_set(SOPInstanceUID="1.2.9", PatientID="P2", **SHARED), 99),
         )
-        assert stored == (0xB007, "another patient has this Study Instance UID: quarantined")
+        assert status_of(stored) == 0xB007
+        assert stored.comment == "another patient has this Study Instance UID: quarantined"
         assert await tools.store(archive, twice(tools, "A", "B"), sop_instance_uid="1.2.3.1.1.1") == 0xB007
         assert (await archive.counts())["instance"] == 1
         assert (await archive.counts())["quarantine"] == 2

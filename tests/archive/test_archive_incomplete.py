@@ -107,7 +107,7 @@ async def test_deflated_data_ends_where_its_stream_does(archive: Archive, tools:
         transfer_syntax_uid=syntax,
         batches=tools.in_batches(deflated + b"\0", 1 << 20),
     )
-    assert stored == (0x0000, "")
+    assert (status_of(stored), stored.comment) == (0x0000, "")
 
 
 async def test_what_cannot_be_read_behind_the_index_costs_nothing(archive: Archive, tools: Any) -> None:
