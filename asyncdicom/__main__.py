@@ -15,6 +15,7 @@ TOOLS = {
     "qrscp": "the archive: receive, query, retrieve",
     "archive": "look after an archive: reindex, verify, stat",
     "conformance": "send a peer what others get wrong, and judge its reactions",
+    "samples": "write synthetic images to try things with",
     "demo": "start an archive and play a radiologist's work-flow",
 }
 

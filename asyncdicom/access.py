@@ -268,11 +268,12 @@ def permitted(
     services = grant.services
     if services is None:
         return offer
-    unknown = offer.unknown_storage
+    unknown, retrieval = offer.unknown_storage, offer.unknown_retrieval
     return offer._replace(
         performed=_permitted(offer.performed, performed_by, services),
         invoked=_permitted(offer.invoked, invoked_by, services),
         unknown_storage=unknown if unknown is None or "store" in services else (),
+        unknown_retrieval=retrieval if retrieval is None or "get" in services else (),
     )
 
 

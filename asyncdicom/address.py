@@ -47,10 +47,15 @@ class Address(NamedTuple):
     @property
     def place(self) -> str:
         """ "host:port", an IPv6 address in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return place_of(self.host, self.port)
 
     def __str__(self) -> str:
         return f"{self.ae_title}@{self.place}"
+
+
+def place_of(host: str, port: int) -> str:
+    """ "host:port", an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _split_port(text: str, place: str) -> tuple[str, int | None]:

@@ -103,7 +103,8 @@ class Association:
     ) -> Response:
         """Send one instance (PS3.7 9.1.1): a DICOM file, a pydicom Dataset or a `Source`.
 
-        A file is streamed as it is, never decoded and never under another transfer syntax.
+        A file is streamed as it is. An uncompressed one whose transfer syntax the peer did not accept is
+        re-encoded as Explicit or Implicit VR Little Endian on the way, and its pixel data is not touched.
         `move_originator`: AE title and Message ID of the C-MOVE that this is a sub-operation of.
         `timeout`: seconds to wait for the response once the last byte has left; `on_sent` is called then.
 

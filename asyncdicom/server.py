@@ -14,6 +14,7 @@ from asyncdicom.address import Address
 from asyncdicom.admission import Admission
 from asyncdicom.association import Association, Request
 from asyncdicom.destination import Destination, as_destination
+from asyncdicom.dimse.messages import CommandField
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.descriptors import missing_descriptors
 from asyncdicom.net.listener import Acceptor, bind
@@ -155,11 +156,13 @@ def serve(
             performed=offered.performed,
             invoked=offered.invoked,
             unknown_storage=ANY_TRANSFER_SYNTAX if unknown_storage and c_store is not None else None,
+            unknown_retrieval=ANY_TRANSFER_SYNTAX if performing.has(CommandField.C_GET_RQ) else None,
             not_storage=frozenset(SOP_CLASSES) - frozenset(STORAGE),
             maximum_length=limits.maximum_length,
             operations_invoked=limits.operations_invoked,
             operations_performed=of_role(limits.operations_performed, requestor=False),
             negotiate=performing.negotiate,
+            prefer=performing.prefer,
         ),
         contexts=offered,
         timeouts=timeouts,

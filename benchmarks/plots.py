@@ -45,11 +45,13 @@ def draw(results: list[dict[str, Any]], folder: Path) -> list[Path]:
 
 
 _CLOSE = 1.8  # times as far to the right
+# What is compared as shipped is not shown: it measures Nagle's algorithm. README says so in a footnote.
+_AS_SHIPPED = "as shipped"
+# The scenarios whose headline is a cost: processor time, memory. They are shown apart.
+_COSTS = ("echo", "senders", "idle")
 # The peers of the summary plot: what their names begin with, a colour, and a marker.
 _PEERS = (
     ("pynetdicom", "pynetdicom", "#d1495b", "o"),
-    ("DCMTK as shipped", "DCMTK as shipped", "#9a7bb0", "s"),
-    ("DCMTK storescp as shipped", "DCMTK as shipped", "#9a7bb0", "s"),
     ("DCMTK", "DCMTK, TCP_NODELAY=1", "#1f6f8b", "D"),
     ("raw", "plain sockets, no protocol (the ceiling)", "#8a8a8a", "|"),
     ("bare", "plain sockets, no protocol (the ceiling)", "#8a8a8a", "|"),
@@ -59,26 +61,25 @@ _PEERS = (
 
 def draw_summary(results: list[dict[str, Any]], folder: Path) -> list[Path]:
     """Draw how many times better asyncdicom is than each peer, a row a headline; gives the files."""
-    rows = [headline for result in results for headline in result["headlines"] if headline["ratios"]]
-    if not rows:
+    speed, cost = _rows(results, costs=False), _rows(results, costs=True)
+    if not speed and not cost:
         return []
     pyplot = load_pyplot()
-    figure, axes = pyplot.subplots(figsize=(9, 1.4 + 0.45 * len(rows)), layout="constrained")
-    for number, row in enumerate(rows):
-        axes.axhline(number, color="#ececec", linewidth=1, zorder=0)
-        _draw_row(axes, number, row["ratios"])
-    axes.axvline(1, color="#404040", linewidth=1.2, zorder=1)
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.set_xlim(low / 1.3, high * 1.3)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} x")
-    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.7)
-    axes.tick_params(axis="y", length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.set_title("asyncdicom: so many times as fast (or small) as ...", fontsize=11, loc="left")
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False)
+    heights = [len(speed) + 1, len(cost) + 1]
+    figure, panels = pyplot.subplots(
+        2, 1, sharex=True, figsize=(9, 2 + 0.4 * sum(heights)), height_ratios=heights, layout="constrained"
+    )
+    _draw_panel(panels[0], "Speed: so many times as fast as ...", ("slower", "faster"), speed)
+    _draw_panel(
+        panels[1], "Cost: so many times as little processor time or memory as ...", ("more", "less"), cost
+    )
+    low, high = panels[0].get_xlim()
+    panels[0].set_xlim(low / 1.3, high * 1.3)
+    panels[1].xaxis.set_major_formatter(lambda value, _: f"{value:g} x")
+    handles: dict[str, Any] = {}
+    for axes in panels:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False)
     drawn = [folder / f"summary.{kind}" for kind in ("png", "svg")]
     for path in drawn:
         # Opaque, so that it can be read on a dark page too.
@@ -86,6 +87,36 @@ def draw_summary(results: list[dict[str, Any]], folder: Path) -> list[Path]:
         figure.savefig(path, dpi=110, facecolor="white", metadata=metadata)
     pyplot.close(figure)
     return drawn
+
+
+def _rows(results: list[dict[str, Any]], *, costs: bool) -> list[tuple[str, dict[str, float]]]:
+    """The headlines of speed, or of cost: what they are called, and the ratios to show."""
+    found = []
+    for result in results:
+        for headline in result["headlines"] if (result["name"] in _COSTS) is costs else ():
+            ratios = {peer: ratio for peer, ratio in headline["ratios"].items() if _AS_SHIPPED not in peer}
+            if ratios:
+                found.append((headline["label"], ratios))
+    return found
+
+
+def _draw_panel(
+    axes: Any, title: str, sides: tuple[str, str], rows: list[tuple[str, dict[str, float]]]
+) -> None:
+    for number, (_, ratios) in enumerate(rows):
+        axes.axhline(number, color="#ececec", linewidth=1, zorder=0)
+        _draw_row(axes, number, ratios)
+    axes.axvline(1, color="#404040", linewidth=1.2, zorder=1)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+    axes.set_ylim(len(rows) - 0.4, -1)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_title(title, fontsize=11, loc="left")
+    left, right = sides
+    for text, offset, side in ((f"\u25c0 {left}", -8, "right"), (f"{right} \u25b6", 8, "left")):
+        at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        axes.annotate(text, (1, 1), (offset, -4), **at, ha=side, va="top", size=10, weight="bold")
 
 
 def _draw_row(axes: Any, number: int, ratios: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""What README shows: a run's figures, their plot, and the table in README itself."""
+"""What is published: a run's figures, their plot, and the table in benchmarks/README.md."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 from benchmarks import lines, plots, report
 from benchmarks.processes import ROOT
 
-README = ROOT / "README.md"
+README = ROOT / "benchmarks" / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
 
 class Publication(NamedTuple):
-    """What README shows of one group of scenarios: between which mark and the next end, from which files."""
+    """What that page shows of a group of scenarios: between which mark and the next end, from which files."""
 
     mark: str
     figures: str
@@ -26,7 +26,7 @@ class Publication(NamedTuple):
 
     @property
     def block(self) -> re.Pattern[str]:
-        """What finds the block in README."""
+        """What finds the block in the page."""
         start, end = f"<!-- benchmarks: {self.mark} -->\n", "<!-- end of benchmarks -->"
         return re.compile(f"(?<={start}).*?(?={end})", re.DOTALL)
 
@@ -42,7 +42,7 @@ PUBLICATIONS = {
 
 
 def publish(document: dict[str, Any]) -> None:
-    """Keep the figures of a run and their plot in `RESULTS`, and write README's block from them."""
+    """Keep the figures of a run and their plot in `RESULTS`, and write the block of benchmarks/README.md."""
     RESULTS.mkdir(exist_ok=True)
     it, kept = PUBLICATIONS[document["group"]], _without_rounds(document)
     (RESULTS / it.figures).write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
@@ -51,7 +51,7 @@ def publish(document: dict[str, Any]) -> None:
 
 
 def published(group: str = "speed") -> dict[str, Any]:
-    """Give the figures of a group that README shows."""
+    """Give the figures of a group that are shown."""
     document: dict[str, Any] = json.loads((RESULTS / PUBLICATIONS[group].figures).read_text("utf-8"))
     return document
 
@@ -59,7 +59,7 @@ def published(group: str = "speed") -> dict[str, Any]:
 def block(document: dict[str, Any]) -> str:
     """Write what stands between the marks in README."""
     it = PUBLICATIONS[document.get("group", "speed")]
-    return f"![{it.caption}](benchmarks/results/{it.plot})\n\n{report.summary_markdown(document)}\n"
+    return f"![{it.caption}](results/{it.plot})\n\n{report.summary_markdown(document)}\n"
 
 
 def block_of_readme(group: str = "speed") -> str:

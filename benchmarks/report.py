@@ -77,7 +77,7 @@ def summary_lines(document: dict[str, Any]) -> Iterator[str]:
 
 
 def summary_markdown(document: dict[str, Any]) -> str:
-    """Write the same for README: a table of all targets, and where it was measured."""
+    """Write the same for benchmarks/README.md: a table of all targets, and where it was measured."""
     machine = document["machine"]
     titles = {result["name"]: result["title"] for result in document["scenarios"]}
     lines = ["| | asked for | measured | |", "|---|---|---|---|"]
@@ -91,7 +91,7 @@ def summary_markdown(document: dict[str, Any]) -> str:
         "",
         f"Measured {machine['date'][:10]} ({kind}): {machine['processor']}, {machine['cores']} cores, "
         f"{machine['python']}, {packages}, {machine['dcmtk'] or 'no DCMTK'}; one machine, over loopback. "
-        "Every row, what it compares, and what it does not show: `benchmarks/README.md`.",
+        "What each row compares, and what it does not show, is told below.",
     ]
     return "\n".join(lines)
 

@@ -48,7 +48,9 @@ class ManualLoop(asyncio.SelectorEventLoop):
         self.call_soon(self._let_in)
         return wire
 
-    def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
+    def add_reader(  # type: ignore[override]
+        self, fd: Any, callback: Callable[..., object], *args: Any
+    ) -> None:
         if not isinstance(fd, Listener):
             super().add_reader(fd, callback, *args)
             return

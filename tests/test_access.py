@@ -273,19 +273,25 @@ def test_an_offer_is_narrowed_not_shortened() -> None:
     performed = dict.fromkeys(
         (VERIFICATION, CT, STUDY_ROOT.find, STUDY_ROOT.get, HANGING_PROTOCOL_FIND), ("1",)
     )
-    offer = Policy(performed, dict.fromkeys(STORAGE, any_syntax), unknown_storage=any_syntax)
+    offer = Policy(
+        performed,
+        dict.fromkeys(STORAGE, any_syntax),
+        unknown_storage=any_syntax,
+        unknown_retrieval=any_syntax,
+    )
     assert permitted(offer, EVERYTHING, {}, {}) is offer
     for service in ("find", "toy"):  # one of those that it is offered for is enough
         finder = narrowed(offer, service)
         assert {uid for uid, syntaxes in finder.performed.items() if syntaxes} == {STUDY_ROOT.find}
         assert set(finder.performed) == set(performed)
         assert not any(finder.invoked.values())
-        assert finder.unknown_storage == ()
+        assert (finder.unknown_storage, finder.unknown_retrieval) == ((), ())
     getter = narrowed(offer, "get")
+    assert (getter.unknown_storage, getter.unknown_retrieval) == ((), any_syntax)
     assert all(getter.invoked.values()), "a C-GET needs C-STORE the other way"
     assert getter.performed[CT] == ()
-    storer = narrowed(offer._replace(unknown_storage=None), "store")
-    assert storer.unknown_storage is None
+    storer = narrowed(offer._replace(unknown_storage=None, unknown_retrieval=None), "store")
+    assert (storer.unknown_storage, storer.unknown_retrieval) == (None, None)
     assert storer.performed[CT] == ("1",)
     everything_by_name = narrowed(offer, *SERVICES)
     assert everything_by_name.performed[HANGING_PROTOCOL_FIND] == (), "nobody knows what it is offered for"
@@ -310,8 +316,9 @@ def test_a_storage_context_is_for_c_store_or_for_c_get(
     any_syntax = ("*",)
     offer = Policy(
         {CT: any_syntax},
-        {CT: any_syntax, PRIVATE: any_syntax},
+        {CT: any_syntax},
         unknown_storage=any_syntax,
+        unknown_retrieval=any_syntax,
         not_storage=SOP_CLASSES,
     )
     asked = propose(

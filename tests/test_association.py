@@ -41,8 +41,10 @@ from asyncdicom import (
     LocalProtocolError,
     PresentationContext,
     PresentationContextError,
+    Proposable,
     Request,
     Retrieval,
+    Source,
     StatusError,
     Timeouts,
     associate,
@@ -53,7 +55,7 @@ from asyncdicom.dimse.messages import Command, CommandField, response_to
 from asyncdicom.services.request import StoreHandler
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
-CONTEXTS = [VERIFICATION, CT, *STUDY_CONTEXTS]
+CONTEXTS: list[Proposable] = [VERIFICATION, CT, *STUDY_CONTEXTS]
 GETTING = [*CONTEXTS, *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)])]
 RELEASED = (6, bytes(4))
 RELEASE_ASKED = (5, bytes(4))
@@ -94,7 +96,7 @@ async def cancel(task: asyncio.Task[Any]) -> None:
         await task
 
 
-class Endless:
+class Endless(Source):
     """A source whose data begins and never ends."""
 
     sop_class_uid = CT
@@ -871,7 +873,7 @@ async def test_the_handler_given_to_a_c_get_serves_no_other() -> None:
     async def on_get(request: Request) -> Retrieval:
         return Retrieval([instance(10, uid=f"1.2.{len(got)}")])
 
-    contexts = [STUDY_ROOT, *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)])]
+    contexts: list[Proposable] = [STUDY_ROOT, *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)])]
     async with (
         serve("SCP@127.0.0.1:0", c_get=on_get) as server,
         associate(
@@ -938,7 +940,7 @@ async def test_the_response_timer_waits_until_the_request_has_left() -> None:
 
 
 async def test_what_was_negotiated_can_be_seen() -> None:
-    contexts = [PresentationContext(CT, ("1.2.840.10008.1.2.4.50",)), VERIFICATION]
+    contexts: list[Proposable] = [PresentationContext(CT, ("1.2.840.10008.1.2.4.50",)), VERIFICATION]
     async with serve("SCP@127.0.0.1:0") as server:
         address = f"SCP@127.0.0.1:{server.port}"
         async with associate(address, calling_ae_title="ME", contexts=contexts) as association:
@@ -973,7 +975,7 @@ async def test_a_source_that_stalls_does_not_hide_the_loss_of_the_association() 
     reached = asyncio.Event()
 
     class Stalling(BytesSource):
-        async def open(self) -> AsyncGenerator[list[bytes], None]:  # type: ignore[override]
+        async def open(self) -> AsyncGenerator[list[bytes], None]:
             yield [bytes(1000)]
             reached.set()
             await asyncio.Event().wait()

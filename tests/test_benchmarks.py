@@ -1,4 +1,4 @@
-"""What README says about speed is what was measured."""
+"""What is said about speed is what was measured."""
 
 from __future__ import annotations
 
@@ -8,9 +8,38 @@ from benchmarks import publish, report
 from benchmarks.scenarios import GROUPS, SCENARIOS
 
 
-def test_readme_shows_the_figures_that_are_kept() -> None:
+def test_the_readme_of_the_benchmarks_shows_the_figures_that_are_kept() -> None:
     """Nobody edits them: `python -m benchmarks --write-summary` does."""
     assert publish.block_of_readme() == publish.block(publish.published())
+
+
+CLAIMS = [
+    ("256 MiB instances, PDU 128 KiB", "DCMTK +B, TCP_NODELAY=1", "1.1 times as fast as DCMTK"),
+    ("256 MiB instances, PDU 128 KiB", "raw sockets, sendfile", "0.7 times the rate of plain sockets"),
+    ("39 KiB instances, one operation at a time", "DCMTK +B, TCP_NODELAY=1", "0.71 times the rate of DCMTK"),
+    ("512 KiB instances, one operation at a time", "DCMTK +B, TCP_NODELAY=1", "0.86 times for 512 KiB"),
+    ("39 KiB instances, 16 operations outstanding", "DCMTK +B, TCP_NODELAY=1", "1.3 and 1.5 times"),
+    (
+        "512 KiB instances, 16 operations outstanding",
+        "DCMTK +B, TCP_NODELAY=1",
+        "1.5 times the rate of DCMTK",
+    ),
+    ("256 MiB instances, PDU 128 KiB", "pynetdicom", "3 to 35 times as fast"),
+    ("39 KiB instances, 16 operations outstanding", "pynetdicom", "35 times as fast"),
+]
+
+
+@pytest.mark.parametrize(("what", "peer", "claim"), CLAIMS)
+def test_what_readme_claims_was_measured(what: str, peer: str, claim: str) -> None:
+    (ratio,) = {
+        headline["ratios"][peer]
+        for result in publish.published()["scenarios"]
+        for headline in result["headlines"]
+        if headline["label"] == what
+    }
+    text = " ".join((publish.README.parents[1] / "README.md").read_text().split())
+    assert claim in text
+    assert f"{ratio:.2g}" == claim.split()[0]
 
 
 def test_the_plot_is_there_and_small() -> None:

@@ -152,7 +152,7 @@ def accept_all(request: AAssociateRQ) -> bytes:
     verdict = answer(
         request, Policy({c.abstract_syntax: ANY_TRANSFER_SYNTAX for c in request.presentation_contexts})
     )
-    assert isinstance(verdict, tuple)
+    assert not isinstance(verdict, AAssociateRJ)
     return verdict[0].encode()
 
 

@@ -57,6 +57,7 @@ from asyncdicom.cli.fields import documentation
 from asyncdicom.data.elements import decode as decode_data_set
 from asyncdicom.data.elements import encode as encode_data_set
 from asyncdicom.data.inflation import inflate
+from asyncdicom.data.reencode import MAXIMUM_HELD, Reencoder, reencode
 from asyncdicom.dimse.assembler import Assembler
 from asyncdicom.dimse.command import MAXIMUM_ELEMENTS, decode_elements
 from asyncdicom.dimse.fragmenter import MAXIMUM_PDU, Fragmenter
@@ -74,7 +75,11 @@ from asyncdicom.net.stream import DataStream
 from asyncdicom.opening import Opening
 from asyncdicom.options import of_role
 from asyncdicom.server import Server
-from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from asyncdicom.uid import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+)
 from asyncdicom.ul.decoder import MAXIMUM_EMPTY_FRAGMENTS, Decoder
 from asyncdicom.ul.encoder import p_data_header
 from asyncdicom.ul.items import (
@@ -366,6 +371,38 @@ def nested(n: int) -> bool:
     return True
 
 
+def nested_again(n: int) -> bool:
+    data = bytes.fromhex("08001111 ffffffff feff00e0 ffffffff") * n
+    data += bytes.fromhex("feff0de0 00000000 feffdde0 00000000") * n
+    try:
+        reencode(data, IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN)
+    except DataSetError:
+        return False
+    return True
+
+
+def inflated_again(n: int) -> bool:
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    data = deflater.compress(bytes.fromhex("e07f10004f420000 f4ff0000") + bytes(65524)) + deflater.flush()
+    reencoder = Reencoder(
+        DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, maximum_inflated=2 * 65536 - n
+    )
+    try:
+        return len(list(reencoder.feed(data))) > 0
+    except DataSetError:
+        return False
+
+
+def held(n: int) -> bool:
+    """The first element waits for Pixel Representation, n bytes with it, their headers included."""
+    waiting = bytes.fromhex("18001098 02000000 0100")
+    comment = bytes.fromhex("20000040") + (n - 20).to_bytes(4, "little") + bytes(n - 20)
+    signed = bytes.fromhex("28000301 02000000 0100")
+    reencoder = Reencoder(IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN)
+    list(reencoder.feed(waiting + comment + signed))
+    return not reencoder.guessed
+
+
 def inflated(n: int) -> bool:
     deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     data = deflater.compress(bytes(range(256)) * 256) + deflater.flush()
@@ -404,6 +441,9 @@ CORE: dict[str, list[tuple[int, Callable[[int], bool]]]] = {
     "dimse.operations.MAXIMUM_DUPLICATES": [(MAXIMUM_DUPLICATES, duplicates)],
     "data.elements.decode(maximum_depth)": [(64, nested)],
     "data.elements.decode(maximum_inflated)": [(65536, inflated)],
+    "data.reencode.Reencoder(maximum_depth)": [(64, nested_again)],
+    "data.reencode.Reencoder(maximum_inflated)": [(65536, inflated_again)],
+    "data.reencode.MAXIMUM_HELD": [(MAXIMUM_HELD, held)],
 }
 
 

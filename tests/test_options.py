@@ -161,7 +161,8 @@ def test_by_role() -> None:
 
 
 def test_the_shortest() -> None:
-    never = dict.fromkeys(("acse", "artim", "dimse", "receive", "write", "handler", "release", "close"))
+    names = ("acse", "artim", "dimse", "receive", "write", "handler", "release", "close")
+    never: dict[str, Any] = dict.fromkeys(names)
     times: Any = Timeouts(**never, idle=ByRole(2.0, 3.0), cancel=4.0, connect=0.1, drain=0.1)
     assert [times.shortest(requestor=requestor) for requestor in (True, False)] == [2.0, 3.0]
     assert dataclasses.replace(times, idle=None).shortest(requestor=True) == 4.0
@@ -226,4 +227,4 @@ def test_a_pool_has_the_operations_of_its_limits() -> None:
     assert AssociationPool(ADDRESS, operations=2, limits=Limits(operations_invoked=4))._operations == 2
     for wrong in ({"size": 0}, {"operations": 0}, {"limits": Limits(operations_invoked=0)}):
         with pytest.raises(ValueError, match="at least one"):
-            AssociationPool(ADDRESS, **wrong)  # type: ignore[arg-type]
+            AssociationPool(ADDRESS, **wrong)

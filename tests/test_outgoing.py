@@ -107,15 +107,16 @@ async def test_a_server_with_tls_sends_nothing_in_the_clear(
 ) -> None:
     async with listening() as listener:
         where = f"127.0.0.1:{listener.port}"
-        options: dict[str, Any] = {
+        ways: dict[str, dict[str, Any]] = {
             "text": {"destinations": {"WS": where}},
             "address": {"destinations": {"WS": Address("WS", "127.0.0.1", listener.port)}},
             "destination": {"destinations": {"WS": Destination(where)}},
             "peer": {"access": {"WS": where, "*": None}},
             "policy": {"access": AccessPolicy(peers={"WS": Destination(where), "*": None})},
             "function": {"destinations": lambda request: Address("WS", "127.0.0.1", listener.port)},
-        }[kind]
-        async with serve("SCP@127.0.0.1:0", c_move=giving(), ssl=certificates.server(), **options) as server:
+        }
+        tls = certificates.server()
+        async with serve("SCP@127.0.0.1:0", c_move=giving(), ssl=tls, **ways[kind]) as server:
             comment = await in_the_clear(server, ssl=certificates.client())
         assert comment == "destination: not sent in the clear by this server; configure TLS"
         assert not listener.peers, "not even a connection"

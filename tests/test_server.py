@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -42,7 +43,9 @@ from asyncdicom import (
     AssociationTimeout,
     Limits,
     PresentationContext,
+    Proposable,
     Request,
+    Server,
     Timeouts,
     UserIdentity,
     associate,
@@ -55,6 +58,10 @@ RELEASED = (6, bytes(4))
 
 def address(server: Any, ae_title: str = "SCP") -> str:
     return f"{ae_title}@127.0.0.1:{server.port}"
+
+
+def has_no_associations(server: Server) -> bool:
+    return server.associations == 0
 
 
 async def on_store(request: Request) -> int:
@@ -107,6 +114,7 @@ async def test_ipv6() -> None:
     probe.close()
     async with serve("SCP@[::1]:0") as server, associate(f"SCP@[::1]:{server.port}") as association:
         assert (await association.c_echo()).status == 0
+        assert f"([::1]:{server.port})" in repr(association)
 
 
 @pytest.mark.parametrize("wrong", ["SCP@host:port", "SCP@127.0.0.1:99999", "A" * 17 + "@127.0.0.1:0"])
@@ -279,7 +287,7 @@ async def test_a_peer_that_leaves_while_it_is_judged_is_forgotten() -> None:
 
 
 async def test_contexts_are_what_the_handlers_imply() -> None:
-    wanted = [VERIFICATION, CT, STUDY_ROOT]
+    wanted: list[Proposable] = [VERIFICATION, CT, STUDY_ROOT]
     async with (
         serve("SCP@127.0.0.1:0", c_store=on_store) as server,
         associate(address(server), contexts=wanted) as association,
@@ -371,7 +379,7 @@ async def test_after_the_release_request_nothing_new_is_asked() -> None:
     async def on_get(request: Request) -> Any:
         raise AssertionError
 
-    contexts = [
+    contexts: list[str | PresentationContext] = [
         VERIFICATION,
         PresentationContext(CT, ("1.2.840.10008.1.2.1",), scu_role=False, scp_role=True),
     ]
@@ -403,7 +411,7 @@ async def test_a_peer_that_half_closes_still_gets_its_answers() -> None:
                 peer.writer.write_eof()
                 assert (await peer.message()).command.status == 0xB000
                 assert await peer.pdu() == expected
-            await eventually(lambda server=server: server.associations == 0)
+            await eventually(partial(has_no_associations, server))
 
 
 async def test_a_release_collision_with_a_requestor() -> None:
@@ -665,7 +673,7 @@ async def test_a_peer_that_vanishes_in_the_middle_of_a_message(caplog: pytest.Lo
             if goodbye == "reset":
                 peer.reset()
             await peer.close()
-            await eventually(lambda server=server: server.associations == 0)
+            await eventually(partial(has_no_associations, server))
             async with associate(address(server)) as association:
                 assert (await association.c_echo()).status == 0
     assert seen == ["ended", "ended"]

@@ -28,7 +28,7 @@ from asyncdicom.uid import (
 )
 from asyncdicom.ul.encoder import p_data_header
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, Policy, answer, propose
-from asyncdicom.ul.pdu import A_ABORT, AAssociateAC, AAssociateRQ, decode_pdu
+from asyncdicom.ul.pdu import A_ABORT, AAssociateAC, AAssociateRJ, AAssociateRQ, decode_pdu
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -242,7 +242,7 @@ class Peer:
             operations_performed=window,
         )
         verdict = answer(request, policy)
-        assert isinstance(verdict, tuple)
+        assert not isinstance(verdict, AAssociateRJ)
         self.write(verdict[0].encode())
         return request
 

@@ -431,6 +431,10 @@ class Archive:
         """
         return self._finder.rows(query, peer)
 
+    async def recent_kinds(self) -> Counter[tuple[str, str]]:
+        """How many of the newest instances there are of each SOP class and transfer syntax."""
+        return await self._finder.index.recent_kinds()
+
     async def instances(self, query: Query, *, peer: Hashable = None) -> MatchingInstances:
         """Give the instances that a retrieval asks for: 8 bytes are kept for each.
 

@@ -15,6 +15,7 @@ from asyncdicom.archive.archive import PIECE, Archive
 from asyncdicom.archive.arrival import Outcome
 from asyncdicom.archive.find import MatchingInstances
 from asyncdicom.archive.index.base import IndexFailed
+from asyncdicom.archive.index.kinds import NEWEST
 from asyncdicom.archive.index.matching import IdentifierError, Problem
 from asyncdicom.archive.index.queries import QueriesClosed
 from asyncdicom.archive.index.query import (
@@ -40,13 +41,22 @@ from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import Server, serve
 from asyncdicom.services.account import note_asked
-from asyncdicom.services.contexts import Proposable
+from asyncdicom.services.contexts import Proposable, in_order
+from asyncdicom.services.node import Node
 from asyncdicom.services.request import EchoHandler, NormalizedHandlers, Retrieval
 from asyncdicom.services.responses import Response
+from asyncdicom.services.retrieve import GetService
 from asyncdicom.services.service import Service
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
-from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, InformationModel, transfer_syntax
+from asyncdicom.uid import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    PATIENT_ROOT,
+    PATIENT_STUDY_ONLY,
+    STUDY_ROOT,
+    InformationModel,
+    transfer_syntax,
+)
 
 if TYPE_CHECKING:
     from socket import socket
@@ -60,6 +70,9 @@ _LOG = Log("asyncdicom.archive")
 
 _INSTANCE_AVAILABILITY = 0x00080056
 _AT_ONCE = 8192  # bytes of an identifier that are decoded in the event loop
+
+# How many SOP classes, and transfer syntaxes of each, are counted: peers may invent any number.
+_CLASSES_COUNTED, _SYNTAXES_COUNTED = 1000, 32
 
 _MODELS: dict[str, InformationModel] = {
     uid: model
@@ -101,14 +114,15 @@ def serve_archive(
     policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
     provider = ArchiveProvider(archive, address.ae_title, maximum_retrievals)
     destinations = {title: where for title, where in policy.destinations.items() if title != address.ae_title}
+    retrieval = _Retrieval(provider)
     return serve(
         address,
         c_echo=c_echo,
         c_store=provider.store,
         c_find=provider.find,
-        c_get=provider.retrieve,
+        c_get=provider.retrieve if contexts is not None else None,  # then it is offered if it is asked for
         c_move=provider.retrieve,
-        services=services,
+        services=[*services, retrieval] if contexts is None else services,
         destinations=destinations,
         contexts=contexts,
         unknown_storage=True,
@@ -277,6 +291,32 @@ class Answers:
         return struct.pack(f"{self._encoder.byte_order}{len(numbers)}H", *numbers)
 
 
+class _Retrieval(GetService):
+    """C-GET, which prefers the transfer syntaxes that most of what is stored can be sent as."""
+
+    def __init__(self, provider: ArchiveProvider) -> None:
+        super().__init__(provider.retrieve)
+        self._provider = provider
+        self._unseen = 0  # instances that may be there and were not counted
+
+    async def start(self, node: Node[Any]) -> None:
+        """See `Service`."""
+        try:
+            counted = await self._provider.archive.recent_kinds()
+        except Exception as error:  # nothing is lost by it: then the order is that of the requestor
+            _LOG.warning("what is stored cannot be counted by transfer syntax: %s", error)
+            return
+        self._unseen = int(counted.total() >= NEWEST)
+        for kind, count in counted.items():
+            self._provider.note(*kind, count)
+
+    def prefer(self, sop_class_uid: str, transfer_syntaxes: tuple[str, ...]) -> Sequence[str]:
+        """See `Service`."""
+        stored = Counter(self._provider.stored.get(sop_class_uid))
+        stored[EXPLICIT_VR_LITTLE_ENDIAN] += self._unseen
+        return in_order(transfer_syntaxes, stored)
+
+
 class ArchiveProvider:
     """The handlers of an archive."""
 
@@ -285,6 +325,18 @@ class ArchiveProvider:
         self.ae_title = ae_title
         self._maximum = maximum_retrievals
         self._retrievals: Counter[Hashable] = Counter()  # under way, by who asked
+        self.stored: dict[str, Counter[str]] = {}
+        """SOP class -> about how many instances there are in each transfer syntax."""
+
+    def note(self, sop_class_uid: str, transfer_syntax_uid: str, count: int = 1) -> None:
+        """Count instances that are stored; what comes again, and what is removed, makes no difference."""
+        syntaxes = self.stored.get(sop_class_uid)
+        if syntaxes is None:
+            if len(self.stored) >= _CLASSES_COUNTED:
+                return
+            syntaxes = self.stored[sop_class_uid] = Counter()
+        if transfer_syntax_uid in syntaxes or len(syntaxes) < _SYNTAXES_COUNTED:
+            syntaxes[transfer_syntax_uid] += count
 
     async def store(self, request: Request) -> Response:
         """C-STORE: the answer is a Success when the instance is as durable as the archive promises."""
@@ -295,6 +347,8 @@ class ArchiveProvider:
             batches=request.data.batches(PIECE),
             calling_ae_title=request.calling_ae_title,
         )
+        if stored.is_here:
+            self.note(request.affected_sop_class_uid, request.transfer_syntax_uid)
         return Response(status_of(stored), error_comment=stored.comment or None)
 
     async def find(self, request: Request) -> AsyncIterator[bytes]:
@@ -317,7 +371,7 @@ class ArchiveProvider:
             raise _refusal(error) from None
 
     async def retrieve(self, request: Request) -> Retrieval:
-        """C-GET and C-MOVE: the files that match, to be sent as they are."""
+        """C-GET and C-MOVE: the files that match."""
         model, peer = _model_of(request), _peer(request)
         if self._retrievals.total() >= self._maximum or self._retrievals[peer] >= max(self._maximum // 4, 1):
             busy = IdentifierError("too many retrievals at the same time: try again later", Problem.BUSY)

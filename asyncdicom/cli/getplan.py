@@ -31,6 +31,7 @@ log = Log("asyncdicom.cli")
 Pair = tuple[str, str]
 """SOP class and transfer syntax."""
 
+_MOST_SYNTAXES = 64  # of an instance; an association has room for twice as many contexts
 _UIDS_AT_ONCE = 500  # a UI value in explicit VR has at most 65,534 bytes, a UID 64
 
 # For an instance whose SOP class is known, and nothing else.
@@ -102,6 +103,9 @@ async def find_instances(association: Association, query: Wanted) -> list[Found]
 
     Gives nothing if the peer does not answer such queries.
     """
+    from pydicom import config
+
+    config.settings.reading_validation_mode = config.IGNORE  # what a peer answers is taken as it is
     model = query.model
     if model.levels[-1] != "IMAGE":
         return []
@@ -144,7 +148,9 @@ def _found(node: dict[str, Any]) -> Found:
         syntaxes = SYNTAXES
     elif isinstance(syntaxes, str):
         syntaxes = [syntaxes]
-    pairs = tuple((sop_class, str(syntax)) for syntax in syntaxes) if sop_class else DEFAULT_PAIRS
+    usable = [syntax for syntax in map(str, syntaxes) if uid.is_usable_uid(syntax)][:_MOST_SYNTAXES]
+    is_told = uid.is_usable_uid(sop_class)
+    pairs = tuple((sop_class, syntax) for syntax in usable or SYNTAXES) if is_told else DEFAULT_PAIRS
     above = [UNIQUE_KEYS[level] for level in ("PATIENT", "STUDY", "SERIES")]
     parents = tuple((key, str(node[key])) for key in above if node.get(key))
     return Found(parents, str(node["SOPInstanceUID"]), pairs)

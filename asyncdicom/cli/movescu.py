@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asyncdicom.cli.options import AE_TITLE, EPILOG, PORT, directory_options, key_options, peer_options
+from asyncdicom.cli.options import (
+    AE_TITLE,
+    EPILOG,
+    PORT,
+    directory_options,
+    key_options,
+    peer_options,
+    without_brackets,
+)
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import run
 from asyncdicom.telemetry.log import Log
@@ -32,7 +40,13 @@ log = Log("asyncdicom.cli")
     help="The destination: an AE title that PEER knows.",
 )
 @click.option("+P", "--port", type=PORT, help="Receive here, on this port; -aem is then -aet by default.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="With --port: the address to listen on.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    callback=without_brackets,
+    help="With --port: the address to listen on.",
+)
 @directory_options
 @peer_options("MOVESCU")
 def command(

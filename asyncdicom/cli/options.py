@@ -260,6 +260,11 @@ _SERVER_LIMITS = {
 }
 
 
+def without_brackets(context: click.Context, param: click.Parameter, host: str) -> str:
+    """Take an IPv6 address to listen on as it stands in an URL, too."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
 def server_options(ae_title: str) -> Option:
     """What a server has: ``aet``, ``host``, ``tls``, and ``limits`` (the fields that are given)."""
     options: list[Option] = [
@@ -268,6 +273,7 @@ def server_options(ae_title: str) -> Option:
             "--host",
             default="127.0.0.1",
             show_default=True,
+            callback=without_brackets,
             help="The address to listen on; 0.0.0.0 is every one of IPv4, :: of IPv6 and IPv4.",
         ),
         _limit("--max-associations", field="maximum_associations", least=1),
@@ -394,8 +400,11 @@ def _split_peer(arguments: tuple[str, ...], aec: str | None) -> tuple[Address, t
     """Read ``AET@host:port`` or ``host port``; gives the address and the arguments after it."""
     text, rest = arguments[0], arguments[1:]
     try:
-        if "@" not in text and ":" not in text.rpartition("]")[2] and rest and rest[0].isdigit():
-            text, rest = f"{text}:{rest[0]}", rest[1:]
+        if "@" not in text and rest and rest[0].isdigit():
+            if text.count(":") > 1 and "[" not in text:
+                text = f"[{text}]"  # with a port of its own there is no doubt where an IPv6 address ends
+            if ":" not in text.rpartition("]")[2]:
+                text, rest = f"{text}:{rest[0]}", rest[1:]
         address = Address.parse(text, DEFAULT_PORT)
     except ValueError as error:
         raise click.UsageError(str(error)) from None

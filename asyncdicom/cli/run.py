@@ -86,7 +86,7 @@ def _run_tool(tool: str, name: str, arguments: list[str]) -> int:
         what = "; choose another port" if error.errno == errno.EADDRINUSE else ""
         if error.errno == errno.ENOSPC:
             _give_up_stdout()
-        return complain(name, f"{error.strerror or error}{where}{what}", FAILED)
+        return _failed(name, arguments, f"{error.strerror or error}{where}{what}", FAILED)
 
 
 def _failed(name: str, arguments: list[str], message: str, code: int) -> int:

@@ -42,8 +42,9 @@ def command(
     asyncdicom storescu PACS@10.0.0.5:104 study/ image.dcm
     asyncdicom storescu --associations 4 --operations 16 10.0.0.5 104 study/
 
-    Files are sent as they are encoded. What cannot be sent is named, and the rest is sent. In folders, a
-    DICOMDIR and what is plainly no DICOM file are skipped. Exit code 1 also if nothing is found to send.
+    Files are sent as they are encoded; uncompressed ones that PEER does not take so, as Explicit or Implicit
+    VR Little Endian. What cannot be sent is named, and the rest is sent. In folders, a DICOMDIR and what is
+    plainly no DICOM file are skipped. Exit code 1 also if nothing is found to send.
     """
     if not arguments:
         raise click.UsageError("say which files or folders to send after PEER")

@@ -272,21 +272,6 @@ class Skipped:
         return f"{self.count} element{'s' * (self.count != 1)} skipped; {self.why}"
 
 
-def walk(
-    data: Buffer, transfer_syntax_uid: str, *, maximum_depth: int = 64, maximum_elements: int | None = None
-) -> Iterator[Walked]:
-    """Yield (tag, VR, start, stop) of each value of the top level of a data set that is not deflated.
-
-    The value of a sequence is its items, without the delimiter. Elements of the groups 0000 and 0002 are left
-    out, they do not belong there; so are bytes of zero behind the last element. Raises ``DataSetError`` for
-    whatever else does not fit in ``data``.
-    """
-    walked = walking(
-        data, transfer_syntax_uid, maximum_depth=maximum_depth, maximum_elements=maximum_elements
-    )
-    return (value for value in walked if value is not None)
-
-
 def walking(
     data: Buffer,
     transfer_syntax_uid: str,
@@ -295,10 +280,13 @@ def walking(
     maximum_elements: int | None = None,
     skipped: Skipped | None = None,
 ) -> Iterator[Walked | None]:
-    """As `walk`, with a None after every thousand headers: the place to let others work.
+    """Yield (tag, VR, start, stop) of each value of the top level of a data set that is not deflated.
 
-    More than ``maximum_elements`` headers, at any depth, raise ``DataSetError``. With ``skipped`` an element
-    that cannot be read costs only itself: it is counted there, and reading goes on behind it.
+    After every thousand headers comes a None: the place to let others work. The value of a sequence is its
+    items, without the delimiter. Elements of the groups 0000 and 0002 are left out, they do not belong there;
+    so are bytes of zero behind the last element. Raises ``DataSetError`` for whatever else does not fit in
+    ``data``, and for more than ``maximum_elements`` headers, at any depth. With ``skipped`` an element that
+    cannot be read costs only itself: it is counted there, and reading goes on behind it.
     """
     end = len(data)
     position = start = at = outer_tag = count = 0

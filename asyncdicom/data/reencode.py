@@ -34,7 +34,7 @@ from asyncdicom.uid import (
     transfer_syntax,
 )
 
-__all__ = ["BECOMES", "Reencoder", "reencode"]
+__all__ = ["BECOMES", "MAXIMUM_HELD", "Reencoder", "reencode"]
 
 BECOMES: dict[str, tuple[str, ...]] = {
     IMPLICIT_VR_LITTLE_ENDIAN: (EXPLICIT_VR_LITTLE_ENDIAN,),
@@ -68,17 +68,19 @@ _READ_BIG_ENDIAN = read_header_of(EXPLICIT_VR_BIG_ENDIAN)
 _STEP = 500  # headers: about a millisecond
 _ENOUGH = 65536  # bytes that are worth to be given out before there is nothing more to read
 _COPIED = 2048  # pieces below are copied, which costs less than one buffer more
-_HELD = 65536  # bytes that wait for what decides about a VR
 
-# Whatever deflates to one byte and is streamed: nothing of it is kept, and the receiver sets the pace.
-_MAXIMUM_INFLATED, _MAXIMUM_RATIO = 1 << 32, 1040
+MAXIMUM_HELD = 65536
+"""Bytes that wait for the element that decides about a VR."""
+_MAXIMUM_RATIO = 1040  # of what is inflated: no more than that is possible
 
 
 class Reencoder:
     """Feed it a data set in any pieces; what comes out is the same in another transfer syntax.
 
     `source` and `target` are transfer syntaxes as in `BECOMES`; `length` is that of the data set where it is
-    known: then a value that is longer than what is left is refused before it begins.
+    known: then a value that is longer than what is left is refused before it begins. `maximum_depth` is that
+    of sequences in sequences, `maximum_inflated` how many bytes a deflated one may have: they pass, nothing
+    of them is kept.
 
     Sequences and items leave with undefined length, values with an even one, group lengths and groups that do
     not belong in a data set (0000, 0002) not at all. Where Implicit VR becomes Explicit VR, the VRs are those
@@ -115,7 +117,13 @@ class Reencoder:
     )
 
     def __init__(
-        self, source: str, target: str, *, length: int | None = None, maximum_depth: int = 64
+        self,
+        source: str,
+        target: str,
+        *,
+        length: int | None = None,
+        maximum_depth: int = 64,
+        maximum_inflated: int = 4 << 30,
     ) -> None:
         if target not in BECOMES.get(source, ()):
             raise DataSetError(f"{name_of(source)} cannot be re-encoded as {name_of(target)}")
@@ -126,7 +134,7 @@ class Reencoder:
         """Values of VR UN that came in big endian order and left as they were (PS3.5 6.2.2)."""
         self.guessed = 0
         """VRs that were written before what decides about them came: it was too far away."""
-        self._inflater = Inflater(_MAXIMUM_INFLATED, _MAXIMUM_RATIO) if syntax.deflated else None
+        self._inflater = Inflater(maximum_inflated, _MAXIMUM_RATIO) if syntax.deflated else None
         self._is_swapping = not syntax.little_endian
         self._is_resolving = syntax.implicit and not implicit
         self._maximum_depth = maximum_depth
@@ -376,7 +384,7 @@ class Reencoder:
     def _pass(self, tag: int, length: int) -> None:
         """An element begins while VRs wait for others: what is kept for them has a bound."""
         self._waiting -= self._scope.passed(tag)
-        if self._waiting and self._size + len(self._small) + length > _HELD:
+        if self._waiting and self._size + len(self._small) + length > MAXIMUM_HELD:
             self.guessed += self._scope.forget()
             self._waiting = 0
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from asyncdicom.dimse.assembler import Assembler, MessageStarted
 from asyncdicom.dimse.events import (
@@ -194,11 +194,9 @@ class AssociationCore(Exchange):
 
     def accept(self, accept: AAssociateAC, negotiated: Negotiated, now: float) -> None:
         """Answer an AssociateIndication (PS3.8 7.1)."""
-        if self._layer.accept(accept, now):
-            if self.request is not None:  # what was proposed is kept no longer
-                self.request = self.request._replace(
-                    presentation_contexts=(), user_information=UserInformation()
-                )
+        if self.request is not None and self._layer.accept(accept, now):
+            # What was proposed is kept no longer.
+            self.request = self.request._replace(presentation_contexts=(), user_information=UserInformation())
             self._adopt(negotiated)
 
     def reject(self, rejection: AAssociateRJ, now: float) -> None:
@@ -268,9 +266,9 @@ class AssociationCore(Exchange):
             if self.failure is not None:
                 continue
             try:
-                if type(event) is MessageStarted:
+                if isinstance(event, MessageStarted):
                     self._requested(event, now)
-                elif type(event) is PDataFragment:
+                else:
                     self._fragment(event, now)
             except RemoteProtocolError as error:
                 self._violated(error, now)
@@ -375,17 +373,15 @@ class AssociationCore(Exchange):
 
     def _happened(self, event: Any, now: float) -> None:
         self.news.append(event)
-        react = _REACTIONS.get(type(event))
-        if react is not None:
-            react(self, event, now)
+        _REACTIONS[type(event)](self, event, now)
 
     def _on_indication(self, event: AssociateIndication, now: float) -> None:
         self.request = event.request
 
     def _on_confirmation(self, event: AssociateConfirmation, now: float) -> None:
+        request = cast("AAssociateRQ", self.request)  # only who has asked gets a confirmation
         try:
-            if self.request is not None:
-                self._adopt(confirm(self.request, event.accept))
+            self._adopt(confirm(request, event.accept))
         except RemoteProtocolError as error:
             self._violated(error, now)
 

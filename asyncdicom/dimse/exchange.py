@@ -6,6 +6,7 @@ comes about and ends is the other half.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from asyncdicom.dimse.assembler import Assembler, DataReceived, MessageStarted, joined
@@ -60,7 +61,7 @@ class _Gathering:
 NOTHING, A_REQUEST = None, True
 
 
-class Exchange:
+class Exchange(ABC):
     """The operations of an association, in both directions. Times are in seconds.
 
     Attributes: `negotiated`, once it is known; `contexts`, the accepted presentation contexts by their ID;
@@ -120,21 +121,21 @@ class Exchange:
 
     # what the other half does
 
+    @abstractmethod
     def check_open(self) -> None:
         """Raise what has ended the association, if it has ended."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check_invocable(self) -> None:
         """Raise why no operation can be invoked any more, if that is so."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reconsider(self, now: float) -> None:
         """An operation has ended: what waited for quiet may be due."""
-        raise NotImplementedError
 
+    @abstractmethod
     def abort(self, now: float, why: str = "") -> None:
         """A-ABORT request."""
-        raise NotImplementedError
 
     # what can be seen
 
@@ -257,9 +258,9 @@ class Exchange:
         for part in self._assembler.feed(
             fragment.context_id, fragment.is_command, fragment.views, fragment.is_last
         ):
-            if type(part) is DataReceived:
+            if isinstance(part, DataReceived):
                 self._data(part, now)
-            elif type(part) is MessageStarted:
+            else:
                 self._message(part, now)
 
     def _message(self, started: MessageStarted, now: float) -> None:
@@ -325,14 +326,15 @@ class Exchange:
 
     def _data(self, part: DataReceived, now: float) -> None:
         incoming = self._incoming
-        if incoming is A_REQUEST:
+        gathering = incoming if type(incoming) is _Gathering else None
+        if gathering is not None:
+            self._gather(gathering, part, now)
+        else:
             self.news.append(part)
-        elif type(incoming) is _Gathering:
-            self._gather(incoming, part, now)
         if part.is_last:
             self._incoming = NOTHING
             self._invoked.progressed(now)
-            if type(incoming) is _Gathering:
+            if gathering is not None:
                 self.reconsider(now)
 
     def _gather(self, incoming: _Gathering, part: DataReceived, now: float) -> None:

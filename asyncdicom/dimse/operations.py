@@ -219,34 +219,29 @@ class InvokedOperations:
 
     def cancel(self, message_id: int, timeout: float | None, now: float) -> None:
         """C-CANCEL was sent: from now the final response has `timeout`, whatever comes before it."""
-        invoked = self.opened.get(message_id)
-        if invoked is not None:
-            invoked.cancelled = True
-            invoked.timeout = timeout
-            self._restart(invoked, now)
+        invoked = self.opened[message_id]
+        invoked.cancelled = True
+        invoked.timeout = timeout
+        self._restart(invoked, now)
 
     def progressed(self, now: float) -> None:
         """A C-STORE sub-operation goes on or has ended: the C-GET that it belongs to need not respond yet."""
         for invoked in self.opened.values():
-            is_get = invoked.command_field is CommandField.C_GET_RQ
-            if is_get:
+            if invoked.command_field is CommandField.C_GET_RQ:
                 invoked.repeated = 0
                 if invoked.deadline is not None and not invoked.cancelled:
                     self._restart(invoked, now)
 
     def abandon(self, message_id: int) -> None:
         """Nobody waits for the response any more; the operation stays open until it comes."""
-        invoked = self.opened.get(message_id)
-        if invoked is not None:
-            invoked.abandoned = True
+        self.opened[message_id].abandoned = True
 
     def close(self, message_id: int) -> None:
         """Forget an operation: its request never left."""
-        invoked = self.opened.pop(message_id, None)
-        if invoked is not None:
-            self.outstanding -= invoked.length
-            invoked.closed = True
-            invoked.deadline = None
+        invoked = self.opened.pop(message_id)
+        self.outstanding -= invoked.length
+        invoked.closed = True
+        invoked.deadline = None
 
     def pause(self, now: float) -> None:
         """Reading is paused: no deadline passes."""

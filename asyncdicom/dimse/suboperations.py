@@ -31,7 +31,6 @@ class SubOperations:
         self.failed_uids: list[str] = []
         """For Failed SOP Instance UID List (0008,0058); what does not fit into one is only counted."""
         self._room = _MAXIMUM_LIST + 1
-        self.warned_uids: list[str] = []
 
     def completed(self) -> None:
         """Count one that ended in Success."""
@@ -44,10 +43,9 @@ class SubOperations:
         if uid and self._room >= 0:
             self.failed_uids.append(uid)
 
-    def warned(self, uid: str) -> None:
-        """Count one that ended in a Warning, by its SOP Instance UID."""
+    def warned(self) -> None:
+        """Count one that ended in a Warning."""
         self.number_of_warning += 1
-        self.warned_uids.append(uid)
 
     @property
     def number_of_remaining(self) -> int:

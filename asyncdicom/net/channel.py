@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeAlias
 
+from asyncdicom.address import place_of
 from asyncdicom.dimse.assembler import DataReceived, MessageStarted
 from asyncdicom.dimse.association import AssociationCore
 from asyncdicom.dimse.events import (
@@ -443,12 +444,12 @@ class Channel:
             self._trace(direction, what)
 
     def __str__(self) -> str:
-        host, port = self.transport.peer
+        where = place_of(*self.transport.peer)
         request = self.core.request
         if request is None:
-            return f"{host}:{port}"
+            return where
         calling, called = printable(request.calling_ae_title), printable(request.called_ae_title)
-        return f"{calling} -> {called} ({host}:{port})"
+        return f"{calling} -> {called} ({where})"
 
     def log_fields(self) -> dict[str, object]:
         """Say whom a log line about this association is about (`telemetry.log.Log`)."""

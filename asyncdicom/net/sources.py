@@ -52,8 +52,9 @@ class Source(Protocol):
     def at_hand(self) -> Buffer | None:
         """Give the whole data set if nothing has to be waited for; else None, and `open` is called.
 
-        An object without this method is opened, too.
+        An object without this method is opened, too, as is a subclass of this one that leaves it as it is.
         """
+        return None
 
 
 class BytesSource:

@@ -19,7 +19,13 @@ _HANDSHAKE = 0x16
 _LONGEST_RECORD = 1 << 14
 _SHORTEST_HANDSHAKE = 0.1  # what is left of the time, when waiting for the turn was not the peer's fault
 _TURN = 100  # passes of the event loop; it takes about five
-_OTHERS = {0x01: "DICOM without TLS", **dict.fromkeys(b"GPHDOCT", "HTTP without TLS"), ord("S"): "SSH"}
+_OTHERS = {
+    0x01: "DICOM without TLS",
+    0x0D: "a PROXY header before TLS",
+    **dict.fromkeys(b"GHDOCT", "HTTP without TLS"),
+    ord("P"): "HTTP without TLS, or a PROXY header before it",
+    ord("S"): "SSH",
+}
 
 
 class Handshakes:

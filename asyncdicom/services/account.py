@@ -11,7 +11,7 @@ from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.channel import IncomingRequest
 from asyncdicom.services.responses import Response
 from asyncdicom.telemetry.log import Log
-from asyncdicom.uid import name_of
+from asyncdicom.uid import name_of, transfer_syntax
 
 __all__ = ["note_asked", "tell", "tell_lost"]
 
@@ -26,16 +26,18 @@ _COUNTERS = {
 _LEVEL = 0x00080052
 # What is said of an identifier: UIDs, and never what else a patient is found by.
 _ASKED = {_LEVEL: "level", 0x0020000D: "study", 0x0020000E: "series", 0x00080018: "instance"}
-_LONGEST = 1 << 16  # bytes of an identifier that is looked at: the log costs nobody his turn
+_LONGEST = 1 << 14  # bytes of an identifier that is looked at: the log costs nobody his turn
 _UIDS = 3  # of a list
 _HARMLESS = re.compile(r"[0-9.]{1,64}|PATIENT|STUDY|SERIES|IMAGE").fullmatch  # whatever the peer puts there
 
 
 def note_asked(incoming: IncomingRequest, identifier: bytes) -> None:
     """Note the level and the UIDs of a query or retrieval, if anybody wants to read them in the log."""
-    if len(identifier) > _LONGEST or not log.is_enabled_for(logging.INFO):
+    syntax = incoming.context.transfer_syntax
+    is_long = len(identifier) > _LONGEST or transfer_syntax(syntax).deflated
+    if is_long or not log.is_enabled_for(logging.INFO):
         return
-    scanner = Scanner(incoming.context.transfer_syntax, frozenset(_ASKED))
+    scanner = Scanner(syntax, frozenset(_ASKED))
     try:
         scanner.feed(identifier)
     except DataSetError:

@@ -68,14 +68,13 @@ def corrected(told: RetrieveResult, arrivals: Arrivals, under_way: int) -> Retri
     listed = told.failed_sop_instance_uids
     known = frozenset(listed)
     unlisted = [uid for uid in arrivals.refused if uid not in known]
-    failed = max(told.failed, len(listed) + len(unlisted), arrivals.failed)
     arrived = arrivals.completed + arrivals.warned + under_way
     # Whoever counts what we refused as sent counts too much, but not that it is missing.
     missing = (
         told.completed + told.warning - arrived - (arrivals.failed - len(arrivals.refused) + len(unlisted))
     )
-    if missing > 0:
-        failed += missing
+    # What is missing may be what the peer counts as failed, too.
+    failed = max(told.failed, len(listed) + len(unlisted), arrivals.failed + max(missing, 0))
     status, comment = told.status, told.error_comment
     if status.is_success and failed:
         status = Status.SUB_OPERATIONS_WARNING

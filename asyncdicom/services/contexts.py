@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from asyncdicom.data.reencode import BECOMES
+from asyncdicom.dataset import transfer_syntax_of
 from asyncdicom.dimse.messages import CommandField
 from asyncdicom.exceptions import PresentationContextError
 from asyncdicom.net.channel import Channel
@@ -32,14 +35,19 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_TRANSFER_SYNTAXES",
     "MAXIMUM_CONTEXTS",
+    "Kind",
     "Proposable",
     "check_storage_contexts",
+    "contexts_for",
     "expand",
     "find_context",
     "find_normalized_context",
+    "find_storage_context",
     "groups_for_contexts",
     "groups_of_kinds",
+    "in_order",
     "retrieval_contexts",
+    "sendable_kinds",
     "storage_contexts",
 ]
 
@@ -47,6 +55,10 @@ DEFAULT_TRANSFER_SYNTAXES = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIA
 
 # Presentation context IDs are the odd numbers 1 to 255 (PS3.8 9.3.2.2).
 MAXIMUM_CONTEXTS = 128
+_FOR_INSTANCES = 120  # of them; something else is proposed beside instances, too
+
+Kind: TypeAlias = "tuple[str, str]"
+"""SOP Class UID and Transfer Syntax UID: what an instance needs a context for."""
 
 Proposable: TypeAlias = "str | PresentationContext | InformationModel | Source | Dataset"
 """What can be proposed: an abstract syntax (its UID, or its name in PS3.6), a whole context, an information
@@ -77,8 +89,10 @@ def _contexts_of(item: Any) -> list[PresentationContext]:
     if isinstance(item, str):
         return [PresentationContext(_abstract_syntax(item), DEFAULT_TRANSFER_SYNTAXES)]
     if hasattr(item, "SOPClassUID"):  # a pydicom Dataset
-        own = str(getattr(getattr(item, "file_meta", None), "TransferSyntaxUID", ""))
-        return [PresentationContext(str(item.SOPClassUID), (own,) if own else DEFAULT_TRANSFER_SYNTAXES)]
+        sop_class, own = str(item.SOPClassUID), transfer_syntax_of(item)
+        if own is None:
+            return [PresentationContext(sop_class, DEFAULT_TRANSFER_SYNTAXES)]
+        return contexts_for([(sop_class, own)])
     if hasattr(item, "sop_class_uid") and hasattr(item, "transfer_syntax_uid"):
         return storage_contexts([item])
     raise TypeError(
@@ -114,9 +128,27 @@ def _suggestion(wanted: str) -> str:
 
 
 def storage_contexts(sources: Iterable[Source]) -> list[PresentationContext]:
-    """Propose what these instances need: one context for each SOP class and transfer syntax."""
-    pairs = dict.fromkeys((source.sop_class_uid, source.transfer_syntax_uid) for source in sources)
-    return [PresentationContext(sop_class, (syntax,)) for sop_class, syntax in pairs]
+    """Propose what these instances need: one context for each SOP class and transfer syntax.
+
+    For uncompressed ones also for the transfer syntaxes that they can be re-encoded to, Implicit VR Little
+    Endian above all (PS3.5 10.1), as long as there is room for them.
+    """
+    return contexts_for((source.sop_class_uid, source.transfer_syntax_uid) for source in sources)
+
+
+def contexts_for(kinds: Iterable[Kind]) -> list[PresentationContext]:
+    """See `storage_contexts`. A context has one transfer syntax: with several the peer would choose."""
+    own = dict.fromkeys(kinds)
+    others = [other for kind in own for other in _needed(kind)[1:]]
+    proposed = own | dict.fromkeys(others)
+    if len(proposed) > _FOR_INSTANCES:
+        proposed = own
+    return [PresentationContext(sop_class, (syntax,)) for sop_class, syntax in proposed]
+
+
+def _needed(kind: Kind) -> list[Kind]:
+    sop_class, syntax = kind
+    return [kind, *((sop_class, other) for other in BECOMES.get(syntax, ()))]
 
 
 def retrieval_contexts(pairs: Iterable[tuple[str, str]]) -> list[PresentationContext]:
@@ -131,25 +163,84 @@ def retrieval_contexts(pairs: Iterable[tuple[str, str]]) -> list[PresentationCon
     ]
 
 
-def groups_for_contexts(sources: Sequence[Source], maximum: int = MAXIMUM_CONTEXTS) -> list[list[Source]]:
+def groups_for_contexts(sources: Sequence[Source], maximum: int = _FOR_INSTANCES) -> list[list[Source]]:
     """Split sources into groups of which none needs more than `maximum` contexts; order is kept."""
+    kinds = dict.fromkeys((source.sop_class_uid, source.transfer_syntax_uid) for source in sources)
+    group_of: dict[Kind, list[Source]] = {}
     groups: list[list[Source]] = []
-    group_of: dict[tuple[str, str], int] = {}
+    for group in groups_of_kinds(kinds, maximum):
+        groups.append([])
+        group_of |= dict.fromkeys(group, groups[-1])
     for source in sources:
-        pair = (source.sop_class_uid, source.transfer_syntax_uid)
-        index = group_of.setdefault(pair, len(group_of) // maximum)
-        while index >= len(groups):
-            groups.append([])
-        groups[index].append(source)
+        group_of[source.sop_class_uid, source.transfer_syntax_uid].append(source)
     return groups
 
 
-def groups_of_kinds(
-    kinds: Iterable[tuple[str, str]], maximum: int = MAXIMUM_CONTEXTS
-) -> list[list[tuple[str, str]]]:
-    """Split pairs of SOP class and transfer syntax into groups that one association has contexts for."""
-    pairs = list(kinds)
-    return [pairs[start : start + maximum] for start in range(0, len(pairs), maximum)]
+def groups_of_kinds(kinds: Iterable[Kind], maximum: int = _FOR_INSTANCES) -> list[list[Kind]]:
+    """Split kinds of instances into groups that one association has contexts for."""
+    groups: list[list[Kind]] = []
+    proposed: set[Kind] = set()
+    for kind in kinds:
+        more = proposed.union(_needed(kind))
+        if not groups or len(more) > maximum:
+            groups.append([])
+            more = set(_needed(kind))
+        groups[-1].append(kind)
+        proposed = more
+    return groups
+
+
+def sendable_kinds(channel: Channel) -> set[Kind]:
+    """The kinds of instances that may be sent on this association, as they are or re-encoded."""
+    accepted = {(c.abstract_syntax, c.transfer_syntax) for c in channel.contexts.values() if c.as_scu}
+    return accepted | {
+        (sop_class, source)
+        for sop_class, syntax in accepted
+        for source, targets in BECOMES.items()
+        if syntax in targets
+    }
+
+
+def in_order(transfer_syntaxes: Sequence[str], stored: Mapping[str, int]) -> list[str]:
+    """Transfer syntaxes of which one is taken for all that is sent, that for the most instances first.
+
+    `stored`: transfer syntax -> how many instances there are in it. First comes what most of them can be sent
+    as, then what most of them have. What is not stored keeps its place, but Big Endian and Deflated, which
+    nothing can be re-encoded to, come last.
+    """
+
+    sendable: Counter[str] = Counter(stored)
+    for own, count in stored.items():
+        for other in BECOMES.get(own, ()):
+            sendable[other] += count
+
+    def rank(syntax: str) -> tuple[int, int, bool]:
+        is_rare = syntax in BECOMES and syntax not in DEFAULT_TRANSFER_SYNTAXES
+        return -sendable[syntax], -stored.get(syntax, 0), is_rare
+
+    return sorted(transfer_syntaxes, key=rank)
+
+
+def find_storage_context(channel: Channel, kind: Kind) -> AcceptedContext:
+    """Give the context for an instance as it is, else for what it can be re-encoded to, best first.
+
+    Raises `PresentationContextError` if there is none.
+    """
+    sop_class, syntax = kind
+    try:
+        return find_context(channel, sop_class, syntax)
+    except PresentationContextError:
+        for context in (_accepted(channel, other) for other in _needed(kind)[1:]):
+            if context is not None:
+                return context
+        raise
+
+
+def _accepted(channel: Channel, kind: Kind) -> AcceptedContext | None:
+    for context in channel.contexts.values():
+        if context.as_scu and (context.abstract_syntax, context.transfer_syntax) == kind:
+            return context
+    return None
 
 
 def find_context(

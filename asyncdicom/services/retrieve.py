@@ -21,7 +21,14 @@ from asyncdicom.net.sources import FileSource, Source
 from asyncdicom.services import storage
 from asyncdicom.services.arrivals import Arrivals, RetrieveResult, corrected
 from asyncdicom.services.classes import C_GET_CLASSES, C_MOVE_CLASSES
-from asyncdicom.services.contexts import find_context, groups_of_kinds
+from asyncdicom.services.contexts import (
+    Kind,
+    contexts_for,
+    find_context,
+    groups_of_kinds,
+    in_order,
+    sendable_kinds,
+)
 from asyncdicom.services.request import (
     LazySources,
     OpenAssociation,
@@ -39,11 +46,18 @@ from asyncdicom.services.responses import (
     response_of,
 )
 from asyncdicom.services.service import Service
-from asyncdicom.services.suboperations import FAILED_SOP_INSTANCE_UID_LIST, Kind, SubOperationSender
+from asyncdicom.services.suboperations import FAILED_SOP_INSTANCE_UID_LIST, SubOperationSender
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
-from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STORAGE, STUDY_ROOT
-from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, PresentationContext
+from asyncdicom.uid import (
+    NON_PATIENT_OBJECT_STORAGE,
+    PATIENT_ROOT,
+    PATIENT_STUDY_ONLY,
+    SOP_CLASSES,
+    STORAGE,
+    STUDY_ROOT,
+)
+from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX
 
 __all__ = ["GetService", "MoveService", "Progress", "RetrieveOperation", "RetrieveResult", "retrieve"]
 
@@ -169,6 +183,7 @@ def retrieve(
 
 FindDestination = Callable[[Request], Destination | None]
 
+_SENT = dict.fromkeys((*STORAGE, *NON_PATIENT_OBJECT_STORAGE), ANY_TRANSFER_SYNTAX)
 _MODELS = (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
 
 
@@ -185,7 +200,11 @@ class GetService(Service):
 
     def invoked(self) -> Mapping[str, tuple[str, ...]]:
         """The C-STOREs go the other way: we are their SCU."""
-        return dict.fromkeys(STORAGE, ANY_TRANSFER_SYNTAX)
+        return _SENT
+
+    def prefer(self, sop_class_uid: str, transfer_syntaxes: tuple[str, ...]) -> Sequence[str]:
+        """First what most can be sent as."""
+        return in_order(transfer_syntaxes, {})
 
     def takes(self, abstract_syntax: str) -> bool:
         """Every SOP class that has C-GET, and what the standard does not know."""
@@ -237,7 +256,7 @@ async def provide_get(incoming: IncomingRequest, request: Request, handlers: Get
     work = SubOperationSender(incoming, len(retrieval.sources), "C-GET")
     negotiated = channel.negotiated
     work.add(1 if negotiated is None else negotiated.operations_invoked, store)
-    accepted = {(c.abstract_syntax, c.transfer_syntax) for c in channel.contexts.values() if c.as_scu}
+    accepted = sendable_kinds(channel)
     try:
         async with aclosing(_each(retrieval.sources)) as sources:
             await work.perform(sources, accepted)
@@ -280,7 +299,7 @@ async def _move(
     """Send over one association to the destination; True if it was lost and may be tried again."""
     originator = (request.calling_ae_title, request.message_id)
     priority = incoming.command.priority or Priority.MEDIUM
-    contexts = [PresentationContext(sop_class, (syntax,)) for sop_class, syntax in kinds]
+    contexts = contexts_for(kinds)
     if work.losses >= _MAXIMUM_LOSSES:
         await work.fail(sources, f"destination: {work.losses} associations were lost")
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from asyncdicom.dimse.messages import CommandField
@@ -116,6 +116,13 @@ class Service:
         """Answer a SOP Class Extended Negotiation item (PS3.7 D.3.3.5); None does not answer."""
         return None
 
+    def prefer(self, sop_class_uid: str, transfer_syntaxes: tuple[str, ...]) -> Sequence[str]:
+        """Give the order in which the transfer syntaxes of a context are tried that only we send on.
+
+        The first one that is taken is that of the context, so it is the only one that can be sent there.
+        """
+        return transfer_syntaxes
+
 
 class Contexts(NamedTuple):
     """What is offered: abstract syntax -> transfer syntaxes where we are the SCP or the SCU, and for whom.
@@ -135,7 +142,7 @@ class Services:
     Raises TypeError for what is no service, ValueError for two that would perform the same requests.
     """
 
-    __slots__ = ("_all", "_ending", "_found", "_negotiating")
+    __slots__ = ("_all", "_ending", "_found", "_negotiating", "_preferring")
 
     def __init__(self, services: Iterable[Service] = ()) -> None:
         self._all = tuple(services)
@@ -148,6 +155,7 @@ class Services:
                 raise ValueError(f"{type(service).__name__} has no name")
         self._refuse_rivals()
         self._negotiating = tuple(service for service in self._all if _has_own(service, "negotiate"))
+        self._preferring = tuple(service for service in self._all if _has_own(service, "prefer"))
         self._ending = tuple(service for service in self._all if _has_own(service, "association_ended"))
 
     def _refuse_rivals(self) -> None:
@@ -171,6 +179,10 @@ class Services:
             if len(known) < _MOST_REMEMBERED:
                 known[abstract_syntax] = service
             return service
+
+    def has(self, command_field: CommandField) -> bool:
+        """Whether one of them performs such requests."""
+        return any(command_field in service.commands for service in self._all)
 
     def _look_up(self, command_field: CommandField, abstract_syntax: str) -> Service | None:
         able = [service for service in self._all if command_field in service.commands]
@@ -226,6 +238,16 @@ class Services:
                 if answer is not None:
                     return answer
         return None
+
+    def prefer(self, sop_class_uid: str, transfer_syntaxes: tuple[str, ...]) -> Sequence[str]:
+        """The order of the first service that sends instances of this class and has one."""
+        for service in self._preferring:
+            if sop_class_uid in service.invoked():
+                try:
+                    return service.prefer(sop_class_uid, transfer_syntaxes)
+                except Exception:
+                    log.exception("the service %s cannot prefer for %s", service.name, sop_class_uid)
+        return transfer_syntaxes
 
 
 def _has_own(service: Service, method: str) -> bool:

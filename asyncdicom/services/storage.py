@@ -16,9 +16,10 @@ from asyncdicom.dimse.messages import Command, CommandField, Priority
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.disk import AT_ONCE
+from asyncdicom.net.reencoding import ReencodedSource
 from asyncdicom.net.sources import BytesSource, FileSource, Source
 from asyncdicom.net.threads import file_threads, in_thread
-from asyncdicom.services.contexts import find_context
+from asyncdicom.services.contexts import find_context, find_storage_context
 from asyncdicom.services.request import Request, StoreHandler
 from asyncdicom.services.responses import Answer, Response, final_response
 from asyncdicom.services.service import Service
@@ -55,8 +56,10 @@ async def store(
     timeout: float | None = None,
     on_sent: Callable[[], None] | None = None,
 ) -> Response:
-    """Send one instance as it is encoded, never under another transfer syntax."""
-    context = find_context(channel, source.sop_class_uid, source.transfer_syntax_uid)
+    """Send one instance: as it is encoded, or re-encoded if the peer takes it only so."""
+    context = find_storage_context(channel, (source.sop_class_uid, source.transfer_syntax_uid))
+    if context.transfer_syntax != source.transfer_syntax_uid:
+        source = ReencodedSource(source, context.transfer_syntax)
     command = Command(
         CommandField.C_STORE_RQ,
         affected_sop_class_uid=source.sop_class_uid,
@@ -81,7 +84,7 @@ class Storage(Service):
     name = "storage"
     permission = "store"
     commands = frozenset({CommandField.C_STORE_RQ})
-    transfer_syntaxes = ANY_TRANSFER_SYNTAX  # nothing is decoded
+    transfer_syntaxes: tuple[str, ...] = ANY_TRANSFER_SYNTAX  # nothing is decoded
 
     def __init__(self, handler: StoreHandler | None = None) -> None:
         self.handler = handler

@@ -20,19 +20,17 @@ from asyncdicom.net.operation import Interrupted
 from asyncdicom.net.reasons import in_short
 from asyncdicom.net.sources import Source
 from asyncdicom.options import OPERATIONS
+from asyncdicom.services.contexts import Kind
 from asyncdicom.services.failures import Failures
 from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 
-__all__ = ["FAILED_SOP_INSTANCE_UID_LIST", "Kind", "StoreOne", "SubOperationSender"]
+__all__ = ["FAILED_SOP_INSTANCE_UID_LIST", "StoreOne", "SubOperationSender"]
 
 log = Log("asyncdicom.services")
 
 FAILED_SOP_INSTANCE_UID_LIST = 0x00080058
-
-Kind: TypeAlias = tuple[str, str]
-"""SOP Class UID and Transfer Syntax UID: what a sub-operation needs a context for."""
 
 StoreOne: TypeAlias = Callable[[Source, Callable[[], None]], Awaitable[Response]]
 """Sends an instance by C-STORE and gives the response; calls the function when the last byte has left."""
@@ -202,7 +200,7 @@ class SubOperationSender:
         if status.is_success:
             self._operations.completed()
         elif status.is_warning:
-            self._operations.warned(uid)
+            self._operations.warned()
         else:
             said = f": {comment}" if comment else ""
             kind = f"an instance was refused with 0x{status:04X}{said}"

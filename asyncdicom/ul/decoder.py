@@ -36,7 +36,15 @@ _PDV_HEADER = Struct(">IBB")
 _HEADER_LENGTH = 6  # of both
 _BOTH_HEADERS = Struct(">BxIIBB")
 # First bytes of what else is seen on a DICOM port.
-_STRANGERS = {0x0B: "HL7", 0x16: "TLS", 0x47: "HTTP", 0x48: "HTTP", 0x50: "HTTP", 0x53: "SSH"}
+_STRANGERS = {
+    0x0B: "HL7",
+    0x0D: "a PROXY header",
+    0x16: "TLS",
+    0x47: "HTTP",
+    0x48: "HTTP",
+    0x50: "HTTP, or a PROXY header",
+    0x53: "SSH",
+}
 
 
 class ControlPDU:

@@ -89,7 +89,8 @@ class Policy(NamedTuple):
     `performed` and `invoked` map abstract syntaxes to the transfer syntaxes taken where we are the SCP or
     the SCU; `("*",)` takes any, `()` is for a peer that must not have it (user rejection).
     `unknown_storage` are those taken for abstract syntaxes that are neither in `performed` nor in
-    `not_storage`; None does not support these. `maximum_length` in bytes.
+    `not_storage`; None does not support these. `unknown_retrieval` are the same where we are the SCU: a
+    peer that asks by C-GET knows what it wants to receive. `maximum_length` in bytes.
     """
 
     performed: Mapping[str, tuple[str, ...]]
@@ -101,6 +102,10 @@ class Policy(NamedTuple):
     operations_performed: int = 1
     negotiate: Callable[[str, bytes], bytes | None] | None = None
     """Answers the SOP Class Extended Negotiation of an accepted context; None does not answer it."""
+    unknown_retrieval: tuple[str, ...] | None = None
+    prefer: Callable[[str, tuple[str, ...]], Sequence[str]] | None = None
+    """Gives the order in which the transfer syntaxes of a context are tried where we are only the SCU, as for
+    C-GET, by its abstract syntax; None tries them as they were proposed."""
 
 
 def _too_short(maximum_length: int) -> bool:
@@ -145,14 +150,19 @@ def _proposed_roles(request: AAssociateRQ) -> dict[str, RoleSelection]:
     return roles
 
 
+def _may_be_storage(abstract_syntax: str, policy: Policy) -> bool:
+    return abstract_syntax not in policy.not_storage and is_usable_uid(abstract_syntax)
+
+
 def _answer_context(
     context: ProposedContext, role: RoleSelection, policy: Policy
 ) -> tuple[ContextResult, AcceptedContext | None]:
     abstract_syntax = context.abstract_syntax
     performed = policy.performed.get(abstract_syntax)
-    if performed is None and is_usable_uid(abstract_syntax) and abstract_syntax not in policy.not_storage:
-        performed = policy.unknown_storage
     invoked = policy.invoked.get(abstract_syntax)
+    if (performed is None or invoked is None) and _may_be_storage(abstract_syntax, policy):
+        performed = policy.unknown_storage if performed is None else performed
+        invoked = policy.unknown_retrieval if invoked is None else invoked
     as_scp = role.scu_role and bool(performed)
     as_scu = role.scp_role and bool(invoked)
     if not as_scp and not as_scu:
@@ -161,7 +171,10 @@ def _answer_context(
             context.context_id, USER_REJECTION if denied else ABSTRACT_SYNTAX_NOT_SUPPORTED
         ), None
     taken = (performed if as_scp else invoked) or ()
-    for transfer_syntax in context.transfer_syntaxes:
+    offered: Sequence[str] = context.transfer_syntaxes
+    if policy.prefer is not None and not as_scp and len(offered) > 1:
+        offered = policy.prefer(abstract_syntax, context.transfer_syntaxes)
+    for transfer_syntax in offered:
         if transfer_syntax in taken or (taken == ANY_TRANSFER_SYNTAX and is_usable_uid(transfer_syntax)):
             accepted = AcceptedContext(context.context_id, abstract_syntax, transfer_syntax, as_scu, as_scp)
             return ContextResult(context.context_id, ACCEPTANCE, transfer_syntax), accepted
@@ -200,8 +213,13 @@ def _answer_contexts(
 
 
 def _look_up(request: AAssociateRQ, policy: Policy, answered: Answered) -> _AnsweredContexts:
-    """The answer to the same proposal is the same: associations share it, so it must not be changed."""
+    """The answer to the same proposal is the same: associations share it, so it must not be changed.
+
+    Where we are the SCU, what is preferred may be another one each time.
+    """
     roles = _proposed_roles(request)
+    if roles and policy.prefer is not None:
+        return _answer_contexts(request.presentation_contexts, roles, policy)
     key = (request.presentation_contexts, tuple(roles.values()))
     found = answered.get(key)
     if found is None:
@@ -218,7 +236,7 @@ def answer(
     user_identity_response: bytes | None = None,
     answered: Answered | None = None,
 ) -> tuple[AAssociateAC, Negotiated] | AAssociateRJ:
-    """The acceptor's reply: each context gets the requestor's first transfer syntax that the policy takes.
+    """The acceptor's reply: each context gets the first transfer syntax that the policy takes.
 
     AE titles and the user identity are for the caller to judge; `user_identity_response` is what the peer
     is told about the latter (PS3.7 D.3.3.7.2). `answered`: a dictionary that an acceptor keeps for one

@@ -162,36 +162,14 @@ class AReleaseRP(_Release):
         return encoder.pdu(A_RELEASE_RP, bytes(4))
 
 
-class PDV(NamedTuple):
-    """A presentation data value: one fragment of a command or a data set (PS3.8 9.3.5.1)."""
-
-    context_id: int
-    is_command: bool
-    is_last: bool
-    data: bytes
-
-
-class PDataTF(NamedTuple):
-    """P-DATA-TF (PS3.8 9.3.5). For tests and tools: associations stream it without making one of these."""
-
-    pdvs: tuple[PDV, ...]
-
-    def encode(self) -> bytes:
-        """The PDU as sent."""
-        body = []
-        for pdv in self.pdvs:
-            control = encoder.message_control_header(pdv.is_command, pdv.is_last)
-            body += [(len(pdv.data) + 2).to_bytes(4, "big"), bytes((pdv.context_id, control)), pdv.data]
-        return encoder.pdu(P_DATA_TF, b"".join(body))
-
-
-PDU = AAssociateRQ | AAssociateAC | AAssociateRJ | PDataTF | AReleaseRQ | AReleaseRP | AAbort
+PDU = AAssociateRQ | AAssociateAC | AAssociateRJ | AReleaseRQ | AReleaseRP | AAbort
 
 
 def decode_pdu(pdu_type: int, body: bytes | memoryview) -> PDU:
     """Read a PDU of this type from its body (all but the 6 bytes of its header).
 
-    Raises `RemoteProtocolError` for a type that does not exist or a body that cannot be read.
+    P-DATA-TF is none of them: `ul.decoder` takes it apart while it comes. Raises `RemoteProtocolError` for a
+    type that does not exist or a body that cannot be read.
     """
     body = bytes(body)
     match pdu_type:
@@ -204,8 +182,6 @@ def decode_pdu(pdu_type: int, body: bytes | memoryview) -> PDU:
         case 0x03:
             _expect_four(pdu_type, body)
             return AAssociateRJ(body[1], body[2], body[3])
-        case 0x04:
-            return _decode_p_data(body)
         case 0x05:
             _expect_four(pdu_type, body)
             return AReleaseRQ()
@@ -263,18 +239,3 @@ def _associate_fields(
         reserved,
         titles,
     )
-
-
-def _decode_p_data(body: bytes) -> PDataTF:
-    cursor = Cursor(body)
-    pdvs = []
-    while cursor.remaining:
-        length = cursor.u32()
-        if length < 2:
-            raise RemoteProtocolError(f"a presentation data value of {length} bytes, less than its header")
-        value = cursor.sub(length)
-        context_id, control = value.u8(), value.u8()
-        pdvs.append(PDV(context_id, bool(control & 1), bool(control & 2), value.rest()))
-    if not pdvs:
-        raise RemoteProtocolError("P-DATA-TF without a presentation data value")
-    return PDataTF(tuple(pdvs))

@@ -341,7 +341,7 @@ class UpperLayer:
         """Take one event to the table and carry out the effects; None if the cell is blank.
 
         `send`: the encoded PDU, where one is sent that is no A-ABORT. `about`: the PDU that was received,
-        or the fault that was found. Indications are added to `events`.
+        or the fault that was found. Indications are added to `events`: local primitives lead to none.
         """
         outcome = transition(self.state, event, requestor=self.requestor, acceptable=acceptable)
         if outcome is None:
@@ -351,12 +351,13 @@ class UpperLayer:
             self.state = state
             self._idle_since = now
             self._start_timer(now)
+        if events is None:
+            events = []
         for effect in effects:
             if effect in _SEND_THE_PDU:
                 self._outgoing.append(send)
             elif effect in _INDICATIONS:
-                if events is not None:
-                    events.append(_INDICATIONS[effect](about))
+                events.append(_INDICATIONS[effect](about))
             else:
                 _EFFECTS[effect](self, about, now)
         return action
@@ -425,7 +426,7 @@ class UpperLayer:
             case AAssociateAC():
                 self._established(received)
                 self._step(event, now, about=received, events=events)
-            case AAssociateRJ() | AAbort():
+            case _:  # A-ASSOCIATE-RJ, A-ABORT
                 self._step(event, now, about=received, events=events)
 
     def _received(self, event: Evt, name: str, now: float, events: list[Event]) -> None:

@@ -14,6 +14,8 @@ from asyncdicom import (
     AccessPolicy,
     AssociationRejected,
     BytesSource,
+    PresentationContext,
+    Proposable,
     Server,
     StatusError,
     associate,
@@ -26,9 +28,9 @@ from asyncdicom.address import Address
 from asyncdicom.archive import Archive
 from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.data.elements import encode
-from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
+from asyncdicom.uid import EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
-CT = "1.2.840.10008.5.1.4.1.1.2"
+CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 STUDY = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3"}
 
 
@@ -90,7 +92,7 @@ async def test_a_retrieval_sends_what_was_stored(archive: Archive) -> None:
     async with serve("WS@127.0.0.1:0", c_store=keep) as station:
         access = {"*": None, "WS": Address("WS", "127.0.0.1", station.port)}
         async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", access=access) as server:
-            contexts = [*storage_contexts(sources), STUDY_ROOT]
+            contexts: list[Proposable] = [*storage_contexts(sources), STUDY_ROOT]
             async with associate(address(server), contexts=contexts) as association:
                 for source in sources:
                     assert (await association.c_store(source)).status == 0
@@ -105,6 +107,53 @@ async def test_a_retrieval_sends_what_was_stored(archive: Archive) -> None:
                 result = await association.c_get(STUDY, c_store=keep)
             assert (result.completed, result.failed) == (3, 0)
             assert received == {source.sop_instance_uid: source.data for source in sources}
+
+
+async def test_c_get_prefers_what_most_of_what_is_stored_has(tmp_path: Path) -> None:
+    """Among the transfer syntaxes of one context: before it was ever stopped, and after."""
+    sources = [
+        minimal(CT, "1.2.1", IMPLICIT_VR_LITTLE_ENDIAN),
+        minimal(MR, "1.2.2", EXPLICIT_VR_LITTLE_ENDIAN),
+        minimal(MR, "1.2.3", EXPLICIT_VR_BIG_ENDIAN),
+    ]
+    received: dict[str, str] = {}
+
+    async def keep(request: object) -> int:
+        await request.data.read()  # type: ignore[attr-defined]
+        received[request.affected_sop_instance_uid] = request.transfer_syntax_uid  # type: ignore[attr-defined]
+        return 0
+
+    offered = (EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+    contexts = [PresentationContext(uid, offered, scu_role=False, scp_role=True) for uid in (CT, MR)]
+    for is_first in (True, False):
+        async with (
+            Archive(tmp_path / "archive", durability="none") as archive,
+            serve_archive(archive, "ARCHIVE@127.0.0.1:0") as server,
+        ):
+            if is_first:
+                async with associate(address(server), contexts=storage_contexts(sources)) as association:
+                    for source in sources:
+                        assert (await association.c_store(source)).status == 0
+            async with associate(address(server), contexts=[STUDY_ROOT, *contexts]) as association:
+                result = await association.c_get(STUDY, c_store=keep)
+        assert (result.completed, result.failed) == (3, 0)
+        assert received == {
+            "1.2.1": IMPLICIT_VR_LITTLE_ENDIAN,
+            "1.2.2": EXPLICIT_VR_LITTLE_ENDIAN,
+            "1.2.3": EXPLICIT_VR_LITTLE_ENDIAN,
+        }
+        received.clear()
+
+
+def minimal(sop_class: str, uid: str, syntax: str) -> BytesSource:
+    elements = [
+        (0x00080016, "UI", sop_class.encode()),
+        (0x00080018, "UI", uid.encode()),
+        (0x00100020, "LO", b"P1"),
+        (0x0020000D, "UI", b"1.2.3"),
+        (0x0020000E, "UI", f"1.2.3.{sop_class[-1]}".encode()),
+    ]
+    return BytesSource(sop_class, uid, syntax, encode(elements, syntax))
 
 
 @pytest.mark.parametrize("destination", ["NOBODY", "ARCHIVE", "CALLER"])

@@ -322,12 +322,13 @@ async def test_paging_beyond_a_thousand(archive: Archive, tools: Any) -> None:
         pages.append(len(result[0]))
         return result
 
-    archive._queries.run = count  # type: ignore[method-assign]
+    archive._queries.run = count  # type: ignore[method-assign,assignment]
     identifier = tools.encode({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "", "PatientID": "P*"})
     seen = []
     async for answer in find(archive, identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
         # Only the writer holds a connection while an answer is being used: nothing pins the WAL.
-        assert archive._index._engine.pool.checkedout() == 1
+        pool: Any = archive._index._engine.pool
+        assert pool.checkedout() == 1
         seen.append(answer)
     assert len(seen) == len(set(seen)) == 2001
     assert pages == [16, *[64] * 31, 2001 - 16 - 31 * 64]

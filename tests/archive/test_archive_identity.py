@@ -53,7 +53,7 @@ async def test_what_differs_in_bytes_is_another_patient(
     assert (await archive.counts())["patient"] == len(ids)
     for uid, (patient_id, declared) in zip(uids, ids, strict=True):
         keys = {"PatientID": patient_id} | ({"SpecificCharacterSet": declared} if declared else {})
-        assert await retrieved(archive, tools, **keys) == ({uid}, 0)
+        assert await retrieved(archive, tools, "PATIENT", **keys) == ({uid}, 0)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ async def test_the_same_text_in_declared_sets_is_one_patient(
 
 async def test_what_a_query_answers_can_be_retrieved_while_it_is_clear(archive: Archive, tools: Any) -> None:
     uid = await keep(archive, tools, 1, PatientID=b"caf\xe9")
-    utf_8 = {"SpecificCharacterSet": "ISO_IR 192", "PatientID": "café".encode()}
+    utf_8: dict[str, Any] = {"SpecificCharacterSet": "ISO_IR 192", "PatientID": "café".encode()}
     assert await retrieved(archive, tools, **utf_8) == ({uid}, 0)
     await keep(archive, tools, 2, PatientID=b"caf\xc3\xa9")
     assert await retrieved(archive, tools, **utf_8) == (set(), 0)

@@ -161,7 +161,7 @@ async def test_the_mark_goes_with_the_file_that_is_accepted(tmp_path: Path, tool
 
 @pytest.mark.parametrize("bounds", [{"maximum_quarantined": 2}, {"maximum_quarantined_bytes": 2_100_000}])
 async def test_what_is_superseded_counts_in_quarantine_and_always_has_room(
-    tmp_path: Path, tools: Any, bounds: dict[str, int]
+    tmp_path: Path, tools: Any, bounds: dict[str, Any]
 ) -> None:
     uids = [f"1.2.7.{number}" for number in range(3)]
     whole = [tools.data_set(PixelData=PIXELS, SOPInstanceUID=uid) for uid in uids]

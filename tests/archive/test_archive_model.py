@@ -440,7 +440,7 @@ policies = st.sampled_from(["quarantine", "keep", "replace"])
 model = settings(
     max_examples=EXAMPLES,
     deadline=None,
-    database=None if LONG else settings.default.database,
+    database=None if LONG or settings.default is None else settings.default.database,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

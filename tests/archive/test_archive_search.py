@@ -106,7 +106,8 @@ async def test_a_search_that_is_left_early_holds_nothing(filled: Archive) -> Non
     async for match in filled.search({"SOPInstanceUID": ""}):
         assert match["SOPInstanceUID"]
         break
-    assert filled._index._engine.pool.checkedout() == 1  # that of the writer
+    pool: Any = filled._index._engine.pool
+    assert pool.checkedout() == 1  # that of the writer
 
 
 async def test_files_bytes_and_datasets_are_stored(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ async def test_every_encoding(archive: Archive, tools: Any, syntax: str) -> None
     identifier = tools.encode({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3.1"})
     matching = await matching_instances(archive, identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT)
     [found] = [instance async for instance in matching]
+    assert found is not None
     assert found[:3] == (tools.ct, "1.2.3.1.1.1", syntax)
     content = tools.read(found.path)
     assert content[found.data_set_offset :] == data
@@ -148,7 +149,7 @@ async def test_one_uid_at_the_same_time(tmp_path: Path, tools: Any, policy: str)
             assert files == 1
 
 
-BAD = {
+BAD: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "no SOP Class UID": ({"SOPClassUID": None}, {}, 0xA900),
     "no SOP Instance UID": ({"SOPInstanceUID": None}, {}, 0xA900),
     "no Study Instance UID": ({"StudyInstanceUID": None}, {}, 0xA900),

@@ -26,7 +26,7 @@ async def keep(root: Path, count: int, **others: bytes) -> None:
             elements.sort()
             data = encode(elements, EXPLICIT_VR_LITTLE_ENDIAN)
 
-            async def batches(data: bytes = data):  # type: ignore[no-untyped-def]
+            async def batches(data: bytes = data):
                 yield [memoryview(data)]
 
             stored = await archive.receive(

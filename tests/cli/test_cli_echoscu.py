@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
+import pytest
 from cli.running import Start, Tool
 
 from asyncdicom import AccessPolicy, Request, Response, Status, serve
@@ -14,6 +15,18 @@ async def test_text(tool: Tool) -> None:
             result = await tool("echoscu", *peer)
             assert (result.code, result.err) == (0, "")
             assert result.out.startswith(f"SCP@127.0.0.1:{server.port}: 0x0000 (Success) in ")
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]", "0:0:0:0:0:0:0:1"])
+async def test_an_ipv6_address_with_a_port_of_its_own(tool: Tool, host: str) -> None:
+    try:
+        server = await serve("SCP@[::1]:0")
+    except OSError:
+        pytest.skip("no IPv6 here")
+    result = await tool("echoscu", host, server.port)
+    await server.close()
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(f"ANY-SCP@[{host.strip('[]')}]:{server.port}: 0x0000 (Success) in ")
 
 
 async def test_json_and_repeat(tool: Tool) -> None:

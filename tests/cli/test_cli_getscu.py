@@ -4,12 +4,24 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli.nodes import JPEG, PLAIN, Instance, Node, data_sets, expected
 from cli.running import Tool
 
-from asyncdicom import STORAGE, Request, Response, Retrieval, Status, serve
+from asyncdicom import (
+    STORAGE,
+    Request,
+    Response,
+    Retrieval,
+    Status,
+    associate,
+    serve,
+    storage_contexts,
+)
+from asyncdicom.archive import Archive
+from asyncdicom.archive.dimse import serve_archive
 
 STUDY = [
     Instance("1.1", "1.1.1", "1.1.1.1"),
@@ -73,7 +85,7 @@ async def test_a_peer_that_does_not_tell_classes(tool: Tool, tmp_path: Path) -> 
 
 async def test_a_peer_that_answers_no_query(tool: Tool, tmp_path: Path) -> None:
     for node in (Node(STUDY, finds=False), Node(STUDY)):
-        options = {"c_find": node.find} if not node.finds else {}
+        options: dict[str, Any] = {"c_find": node.find} if not node.finds else {}
         async with serve("SCP@127.0.0.1:0", c_get=node.retrieve, **options) as server:
             result = await tool(
                 "getscu", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.1"
@@ -101,6 +113,51 @@ async def test_more_contexts_than_an_association_has(tool: Tool, tmp_path: Path)
         (asked["QueryRetrieveLevel"], asked["StudyInstanceUID"], asked["SeriesInstanceUID"])
         for asked in node.gets_asked
     ] == [("IMAGE", "1.1", "1.1.0"), ("IMAGE", "1.1", "1.1.1"), ("IMAGE", "1.1", "1.1.1")]
+
+
+PRIVATE, FUTURE, PALETTE = "1.3.12.2.1107.5.9.1", "1.2.840.10008.5.1.4.1.1.999.1", "1.2.840.10008.5.1.4.39.1"
+
+
+async def test_private_and_future_storage_classes_come_back(tool: Tool, tmp_path: Path) -> None:
+    classes = [PRIVATE, FUTURE, PALETTE, "1.2.840.10008.5.1.4.1.1.2"]
+    instances = [
+        Instance("1.1", "1.1.1", f"1.1.1.{number}", sop_class) for number, sop_class in enumerate(classes)
+    ]
+    node = Node(instances)
+    async with serve("SCP@127.0.0.1:0", c_find=node.find, c_get=node.retrieve) as server:
+        result = await tool("getscu", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.1")
+    assert (result.code, result.err) == (0, "")
+    assert data_sets(tmp_path) == expected(instances)
+    assert node.contexts == [5]
+
+
+async def test_what_the_archive_stored_under_a_private_class_comes_back(tool: Tool, tmp_path: Path) -> None:
+    instances = [Instance("1.1", "1.1.1", f"1.1.1.{n}", uid) for n, uid in enumerate([PRIVATE, FUTURE])]
+    async with (
+        Archive(tmp_path / "archive", durability="process") as archive,
+        serve_archive(archive, "SCP@127.0.0.1:0") as server,
+    ):
+        sources = [instance.source() for instance in instances]
+        async with associate(
+            f"SCP@127.0.0.1:{server.port}", contexts=storage_contexts(sources)
+        ) as association:
+            assert [(await association.c_store(source)).status for source in sources] == [0, 0]
+        result = await tool(
+            "getscu", "127.0.0.1", server.port, "-od", tmp_path / "in", "-k", "StudyInstanceUID=1.1"
+        )
+    assert (result.code, result.err) == (0, "")
+    assert data_sets(tmp_path / "in") == expected(instances)
+
+
+@pytest.mark.parametrize("told", ["\\".join(f"1.2.3.{number}" for number in range(300)), "*", "no UID\\"])
+async def test_transfer_syntaxes_that_no_association_has_room_for(
+    tool: Tool, tmp_path: Path, told: str
+) -> None:
+    node = Node([Instance("1.1", "1.1.1", "1.1.1.1", AvailableTransferSyntaxUID=told)])
+    async with serve("SCP@127.0.0.1:0", c_find=node.find, c_get=node.retrieve) as server:
+        result = await tool("getscu", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.1")
+    assert len(node.gets_asked) == 1, "it was asked all the same"
+    assert "Traceback" not in result.err
 
 
 async def test_failed_instances_are_named(tool: Tool, tmp_path: Path) -> None:

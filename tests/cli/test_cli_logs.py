@@ -13,6 +13,7 @@ from cli.running import Start
 from asyncdicom import (
     STUDY_ROOT,
     BytesSource,
+    Proposable,
     Response,
     StatusError,
     associate,
@@ -46,7 +47,7 @@ async def kept(request: Any) -> Response:
 async def work_with(port: int) -> None:
     """Everything an archive does, and some that it does not."""
     sources = [instance("1.2.3.4"), BytesSource(CT, "1.2.3.5", EXPLICIT_VR_LITTLE_ENDIAN, b"\x08\0")]
-    contexts = [STUDY_ROOT, *storage_contexts(sources)]
+    contexts: list[Proposable] = [STUDY_ROOT, *storage_contexts(sources)]
     address = f"ARCHIVE@127.0.0.1:{port}"
     async with associate(address, calling_ae_title="CT1", contexts=contexts) as association:
         assert (await association.c_store(sources[0])).status == 0
@@ -74,7 +75,7 @@ async def logged(start: Start, folder: Path, *options: str) -> list[str]:
         await work_with(port)
         process.terminate()
         _, err = await process.communicate()
-    text = err.decode()
+    text: str = err.decode()
     assert not re.search("Doe|Jane|PAT-1234", text), "no names, and no patient IDs"
     return text.splitlines()
 

@@ -119,7 +119,7 @@ async def test_what_others_send_meanwhile_is_refused(
     tool: Tool, tmp_path: Path, free_port: int, stranger: str
 ) -> None:
     """Rejected: another AE title. Refused: what was sent for the C-MOVE of another, or not asked for."""
-    refused = []
+    refused: list[int] = []
 
     async def attack(request: Request) -> Retrieval:
         await request.data.read()

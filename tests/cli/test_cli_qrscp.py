@@ -15,6 +15,7 @@ from asyncdicom import (
     Address,
     AssociationRejected,
     Limits,
+    Proposable,
     StatusError,
     Timeouts,
     associate,
@@ -228,7 +229,7 @@ async def test_it_is_what_the_archive_does(start: Start, tmp_path: Path) -> None
         port = json.loads(await process.stdout.readline())["port"]
 
         def call(title: str, called: str = "ARCHIVE") -> Any:
-            contexts = [VERIFICATION, CT, STUDY_ROOT]
+            contexts: list[Proposable] = [VERIFICATION, CT, STUDY_ROOT]
             return associate(f"{called}@127.0.0.1:{port}", calling_ae_title=title, contexts=contexts)
 
         for title, called, reason in (

@@ -13,7 +13,16 @@ import trustme
 from cli.running import Start
 from qrscp import CT, STUDY, data_set
 
-from asyncdicom import STUDY_ROOT, BytesSource, Request, StatusError, associate, serve, storage_contexts
+from asyncdicom import (
+    STUDY_ROOT,
+    BytesSource,
+    Proposable,
+    Request,
+    StatusError,
+    associate,
+    serve,
+    storage_contexts,
+)
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
 KEYS = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": STUDY}
@@ -75,7 +84,7 @@ async def test_what_a_tls_archive_sends(
             port = json.loads(await process.stdout.readline())["port"]
             source = BytesSource(CT, "1.2.3", EXPLICIT_VR_LITTLE_ENDIAN, data_set("1.2.3"))
             client = context(authority, ssl.PROTOCOL_TLS_CLIENT)
-            contexts = [STUDY_ROOT, *storage_contexts([source])]
+            contexts: list[Proposable] = [STUDY_ROOT, *storage_contexts([source])]
             async with associate(f"A@127.0.0.1:{port}", contexts=contexts, ssl=client) as association:
                 assert (await association.c_store(source)).status == 0
                 retrieval = association.c_move(KEYS, move_destination="WS")

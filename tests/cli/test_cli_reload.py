@@ -48,7 +48,7 @@ async def hang_up(process: Any, tells: str) -> str:
     async with asyncio.timeout(30):
         while tells not in (line := (await process.stderr.readline()).decode()):
             assert line, "the tool has ended"
-    return line
+    return str(line)
 
 
 async def test_new_certificates_of_storescp(start: Start, authority: trustme.CA, tmp_path: Path) -> None:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
 import pytest
-from cli.running import Tool, write_instance
+from cli.running import ENVIRONMENT, Tool, write_instance
 
-from asyncdicom import Limits, Request, Status, serve
+from asyncdicom import Limits, Request, Response, Status, serve
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -115,6 +116,34 @@ async def test_a_cd(tool: Tool, tmp_path: Path, folder: dict[str, bytes]) -> Non
         assert (code, out[:25]) == (1, "sent 0, warned 0, failed "), "it was asked for by its name"
 
 
+async def test_names_and_comments_that_a_terminal_cannot_show(tmp_path: Path) -> None:
+    """LANG=C: every tool escapes what stdout, stderr and the log cannot show."""
+
+    async def refuse(request: Request) -> Response:
+        return Response(0xA700, error_comment="voll")
+
+    (tmp_path / "Bildér").mkdir()
+    write_instance(tmp_path / "Bildér" / "山.dcm", CT, "1.2.3")
+    write_instance(tmp_path / "x", CT, "1.2.4")
+    os.rename(tmp_path / "x", os.fsencode(tmp_path) + b"/\xff.dcm")
+    (tmp_path / "\u2028.dcm").write_bytes(b"\x08\0\x05\0no")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    async with serve("SCP@127.0.0.1:0", c_store=refuse) as server:
+        for options in ([], ["--json"], ["-d"]):
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "asyncdicom", "storescu", *options),
+                *(f"SCP@127.0.0.1:{server.port}", tmp_path),
+                env=ENVIRONMENT | plain,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            out, err = await process.communicate()
+            assert process.returncode == 1
+            assert b"failed 3" in out or b'"failed": 3' in out
+            assert (out + err).isascii()
+            assert b"Traceback" not in err
+
+
 @pytest.mark.parametrize("rubbish", [False, True])
 async def test_nothing_is_found_to_send(tool: Tool, tmp_path: Path, rubbish: bool) -> None:
     if rubbish:
@@ -219,7 +248,7 @@ async def test_more_contexts_than_an_association_has(tool: Tool, tmp_path: Path)
         code, _, err = await tool("storescu", "127.0.0.1", server.port, tmp_path)
     assert (code, err) == (0, "")
     assert received == expected
-    assert len(received.associations) == 2
+    assert len(received.associations) == 3  # a class needs two: as it is, and Implicit VR Little Endian
 
 
 async def test_several_associations(tool: Tool, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ UID = "StudyInstanceUID=1.2"
         ("echoscu SCP@host:port", "has the port 'port'"),
         ("echoscu host 99999", "it is a number up to 65535"),
         ("echoscu SCP@", "has no valid host; write AET@host:port"),
-        ("echoscu ::1 104", "an IPv6 address is written in brackets"),
+        ("echoscu ::1", "an IPv6 address is written in brackets"),
         (f"echoscu {PEER} 104", "'104' is one argument too many"),
         (f"echoscu -aet TOO-LONG-FOR-A-TITLE {PEER}", "20 characters: 16 are allowed"),
         (f"echoscu -aec A\\B {PEER}", "which is not allowed"),
@@ -133,7 +133,8 @@ async def test_habits_of_dcmtk_that_change_nothing(tool: Tool, tmp_path: Path, l
 
     async def find(request: Request) -> AsyncIterator[bytes]:
         await request.data.read()
-        for match in ():
+        matches: list[bytes] = []
+        for match in matches:
             yield match
 
     async with serve("SCP@127.0.0.1:0", c_store=take, c_find=find) as server:

@@ -44,6 +44,6 @@ def dataset(elements, how):
     return b"".join(
         header(tag, vr, len(value), how) + value
         if isinstance(value, bytes)
-        else sequence(tag, vr, *value[:1], how, value[1])
+        else sequence(tag, vr, value[0], how, value[1])
         for tag, vr, value in elements
     )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.datadict import dictionary_VR
 
-from asyncdicom.data.elements import IMPLICIT_VRS, VRS, Element, decode, encode
+from asyncdicom.data.elements import IMPLICIT_VRS, VRS, Element, decode, decoding, encode
 from asyncdicom.data.inflation import inflate
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError
@@ -191,3 +191,25 @@ def test_the_scanner_finds_what_decode_finds(elements, how, at, byte) -> None:
     else:
         scanned = True
     assert scanned == decoded or scanner.done
+
+
+@pytest.mark.parametrize("where", ["at the top", "in a sequence"])
+def test_a_data_set_may_have_only_so_many_elements(where) -> None:
+    """Counted by the thousand, at any depth: where a step ends."""
+    many = [(0x00091000 + number, "LO", b"") for number in range(3000)]
+    data = dataset(many, "explicit") if where == "at the top" else None
+    if data is None:
+        data = sequence(0x00081140, "SQ", [(many, True)], "explicit", True)
+    assert len(decode(data, EXPLICIT, maximum_elements=4000)) == (3000 if where == "at the top" else 1)
+    with pytest.raises(DataSetError, match="more than 1500 elements"):
+        decode(data, EXPLICIT, maximum_elements=1500)
+
+
+def test_a_long_data_set_is_decoded_in_steps() -> None:
+    many = [(0x00091000 + number, "LO", b"") for number in range(3000)]
+    steps = decoding(dataset(many, "explicit"), EXPLICIT)
+    for _ in range(3):
+        next(steps)
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    assert len(end.value.value) == 3000

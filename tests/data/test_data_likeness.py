@@ -52,7 +52,7 @@ def elements(depth: int = 2) -> st.SearchStrategy[Elements]:
     )
 
 
-def again(data: st.DataObject, given_elements: Elements, *, explicit: bool) -> Elements:
+def again(data: Any, given_elements: Elements, *, explicit: bool) -> Elements:
     """The same, told otherwise: padding, lengths of sequences, group lengths."""
     result: Elements = []
     if given_elements and data.draw(st.booleans()):
@@ -161,7 +161,8 @@ def test_deflated_and_cut_in_its_stream() -> None:
 
 def encapsulated(*fragments: bytes) -> bytes:
     items = b"".join(header(0xFFFEE000, "", len(each), "explicit") + each for each in (b"", *fragments))
-    return header(0x7FE00010, "OB", 0xFFFFFFFF, "explicit") + items + header(0xFFFEE0DD, "", 0, "explicit")
+    begin, end = header(0x7FE00010, "OB", 0xFFFFFFFF, "explicit"), header(0xFFFEE0DD, "", 0, "explicit")
+    return b"".join((begin, items, end))
 
 
 def test_encapsulated_pixel_data() -> None:

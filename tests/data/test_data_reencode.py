@@ -58,7 +58,8 @@ def deflate(data: bytes) -> bytes:
 
 
 def expected(elements, source: str, target: str) -> bytes:
-    return dataset(list(as_sent(elements, HOW[source], HOW[target])), HOW[target])
+    encoded: bytes = dataset(list(as_sent(elements, HOW[source], HOW[target])), HOW[target])
+    return encoded
 
 
 def as_sent(elements, source: str, target: str):
@@ -325,7 +326,7 @@ def test_an_item_that_claims_too_much_ends_with_its_sequence() -> None:
 
 
 def nested(depth: int, length: int = UNDEFINED) -> bytes:
-    opened = header(0x00081140, "SQ", length, "explicit") + header(0xFFFEE000, "", length, "explicit")
+    opened: bytes = header(0x00081140, "SQ", length, "explicit") + header(0xFFFEE000, "", length, "explicit")
     return opened * depth
 
 

@@ -36,7 +36,8 @@ def read(data: bytes, how: str) -> tuple[list[Element], int]:
 
 
 def around(broken: bytes, how: str) -> bytes:
-    return dataset([BEFORE], how) + broken + dataset(AFTER, how)
+    whole: bytes = dataset([BEFORE], how) + broken + dataset(AFTER, how)
+    return whole
 
 
 REST = [Element(*BEFORE), *(Element(*element) for element in AFTER)]

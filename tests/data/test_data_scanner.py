@@ -185,10 +185,10 @@ def test_a_bomb_behind_the_keys_is_not_looked_at() -> None:
 
 # --- malformed data sets, by the ids of the cases in asyncdicom/conformance/ ---
 
-OPEN_SEQUENCE = header(0x00081140, "SQ", UNDEFINED, "explicit")
-OPEN_ITEM = header(0xFFFEE000, "", UNDEFINED, "explicit")
-END_ITEM = header(0xFFFEE00D, "", 0, "explicit")
-END_SEQUENCE = header(0xFFFEE0DD, "", 0, "explicit")
+OPEN_SEQUENCE: bytes = header(0x00081140, "SQ", UNDEFINED, "explicit")
+OPEN_ITEM: bytes = header(0xFFFEE000, "", UNDEFINED, "explicit")
+END_ITEM: bytes = header(0xFFFEE00D, "", 0, "explicit")
+END_SEQUENCE: bytes = header(0xFFFEE0DD, "", 0, "explicit")
 PLAIN = dataset(KEYS, "explicit")
 UID_ELEMENT, REST = dataset(KEYS[:1], "explicit"), dataset(KEYS[1:], "explicit")
 
@@ -432,3 +432,33 @@ def test_a_file_whose_data_set_is_not_in_the_declared_syntax() -> None:
     if data[128:132] == b"DICM":
         meta = read_file_meta(data)
         assert outcome(data[meta.offset :], meta.transfer_syntax_uid, tags=INDEX_TAGS) is DataSetError
+
+
+# to the end of the data set
+
+
+def is_whole(data, syntax=EXPLICIT, pieces=()):
+    return scan(data, syntax, pieces, frozenset(), whole=True) == {}
+
+
+END = dataset([(*NAME, b"DOE^J "), PIXELS, (0xFFFCFFFC, "OB", bytes(10))], "explicit")
+
+
+@pytest.mark.parametrize("behind", [b"", bytes(1), bytes(7), bytes(8), bytes(20_000)])
+def test_zeros_behind_the_last_element_are_no_element(behind) -> None:
+    for pieces in ((), range(1, len(END) + 30), (len(END),), (len(END) + 1, len(END) + 9)):
+        assert is_whole(END + behind, pieces=pieces)
+
+
+@pytest.mark.parametrize("behind", [b"\0\0\0\0\0\0\0\0\1", bytes(9000) + b"x", b"\1"])
+def test_something_behind_the_last_element_is_noticed(behind) -> None:
+    for pieces in ((), range(1, len(END) + 30), (len(END) + 8,)):
+        with pytest.raises(DataSetError):
+            is_whole(END + behind, pieces=pieces)
+
+
+@pytest.mark.parametrize("missing", [1, 9, 23, 60])
+def test_an_end_that_is_missing_is_noticed(missing) -> None:
+    for pieces in ((), range(1, len(END))):
+        with pytest.raises(DataSetError, match="truncated"):
+            is_whole(END[:-missing], pieces=pieces)

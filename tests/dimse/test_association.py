@@ -37,8 +37,9 @@ from asyncdicom.exceptions import (
 from asyncdicom.options import Limits, Timeouts
 from asyncdicom.uid import IMPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT, VERIFICATION
 from asyncdicom.ul.events import AssociateIndication, ProtocolViolation, ReleaseIndication, TimerExpired
+from asyncdicom.ul.items import ContextResult, RoleSelection, UserInformation
 from asyncdicom.ul.negotiation import Policy, PresentationContext, answer, propose
-from asyncdicom.ul.pdu import AAssociateRJ, AReleaseRP, AReleaseRQ
+from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AReleaseRP, AReleaseRQ
 from asyncdicom.ul.statetable import State
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -200,11 +201,23 @@ def test_what_waits_is_not_copied() -> None:
 def test_what_arrives_while_something_waits_comes_behind_it() -> None:
     core = acceptor()
     first, second = message(ECHO_ID, echo_rq(1)) + message(ECHO_ID, echo_rq(2)), message(ECHO_ID, echo_rq(3))
-    ids = [e.command.message_id for e in core.receive_data(memoryview(first), 0.0, 1)]
-    ids += [e.command.message_id for e in core.receive_data(memoryview(second), 0.0, 1)]
+    events: list[Any] = core.receive_data(memoryview(first), 0.0, 1)
+    events += core.receive_data(memoryview(second), 0.0, 1)
     while core.has_more:
-        ids += [e.command.message_id for e in core.receive_data(NOTHING, 0.0, 1)]
-    assert ids == [1, 2, 3]
+        events += core.receive_data(NOTHING, 0.0, 1)
+    assert [e.command.message_id for e in events] == [1, 2, 3]
+
+
+def test_what_arrives_while_a_request_is_held_back_comes_behind_it() -> None:
+    core = acceptor()
+    held = message(ECHO_ID, echo_rq(1)) * 2
+    [started] = receive(core, held)
+    assert core.has_more
+    core.performed(started.command, 0.0)
+    events = receive(core, message(ECHO_ID, echo_rq(2)))
+    while core.has_more:
+        events += core.receive_data(NOTHING, 0.0)
+    assert [event.command.message_id for event in events] == [1, 2]
 
 
 def test_only_the_data_set_of_a_request_takes_the_short_cut() -> None:
@@ -213,7 +226,7 @@ def test_only_the_data_set_of_a_request_takes_the_short_cut() -> None:
     receive(core, whole[:-5000])
     assert core.continues(1000, 0.0)
     assert not core.continues(4000, 0.0), "the end of the fragment is no middle"
-    events = core.receive_data(memoryview(whole[-4000:]), 0.0)
+    events: list[Any] = core.receive_data(memoryview(whole[-4000:]), 0.0)
     assert kinds(events) == [DataReceived]
     assert events[0].is_last
     core.receive_data(memoryview(message(ECHO_ID, echo_rq(2)) * 2), 0.0, 1)
@@ -281,6 +294,27 @@ def test_what_nobody_wants_has_a_bound(what: str) -> None:
     error = ended(receive(core, message(context_id, command, bytes(1001))))
     assert isinstance(error, AssociationAborted)
     assert "1000 bytes to discard" in str(error)
+
+
+def test_behind_an_abort_of_our_own_nothing_is_taken() -> None:
+    core = acceptor(limits=Limits(maximum_discarded=1000))
+    stray = message(FIND_ID, response_to(find_rq(), 0xFF00, has_data_set=True), bytes(1001))
+    events = receive(core, stray + message(ECHO_ID, echo_rq(1)))
+    assert kinds(events) == [CommandDropped, Ended]
+    assert core.performing == 0
+
+
+def test_a_message_in_a_context_without_a_role_is_a_violation() -> None:
+    """The peer has accepted it, and neither role in it: so nobody may ask for anything."""
+    core = AssociationCore(requestor=True, timeouts=TIMEOUTS)
+    core.associate(REQUEST, 0.0)
+    core.connected(0.0)
+    results = (ContextResult(ECHO_ID, 0, SYNTAX[0]), ContextResult(CT_ID, 0, SYNTAX[0]))
+    information = UserInformation(role_selections=(RoleSelection(CT, False, False),))
+    assert kinds(receive(core, AAssociateAC("SCP", "SCU", results, information).encode()))[-1] is Established
+    assert list(core.contexts) == [ECHO_ID]
+    error = ended(receive(core, message(CT_ID, store_rq(1), b"12")))
+    assert f"presentation context {CT_ID} was not accepted" in str(error)
 
 
 def test_a_message_id_in_use_is_refused_without_being_performed() -> None:
@@ -379,6 +413,8 @@ def test_a_cancel_is_sent_once_for_what_is_open() -> None:
     assert us.next_deadline() == 5
     receive(us, message(FIND_ID, response_to(find_rq(1), 0xFE00)))
     assert us.cancel(operation, 0.0) is None
+    us.abandon(operation)
+    assert us.is_quiet
 
 
 def test_a_cancel_reaches_its_request() -> None:
@@ -398,6 +434,26 @@ def test_a_request_that_never_left_leaves_room() -> None:
     us.unsent(operation, 1.0)
     assert us.is_quiet
     assert us.operations == []
+
+
+def test_a_request_that_was_refused_before_its_last_byte_left() -> None:
+    us, _ = pair()
+    operation = us.invoke(CT_ID, store_rq(), 0.0)
+    [response] = receive(us, message(CT_ID, response_to(store_rq(operation.message_id), 0xA700)))
+    assert response.is_final
+    assert not us.is_quiet, "we are still sending"
+    us.unsent(operation, 1.0)
+    assert us.is_quiet
+
+
+def test_the_same_response_may_be_sent_again() -> None:
+    core = acceptor()
+    pending = response_to(find_rq(), 0xFF00, has_data_set=True)
+    _, first = core.begin(FIND_ID, pending)
+    _, second = core.begin(FIND_ID, pending)
+    assert first == second
+    _, other = core.begin(FIND_ID, response_to(find_rq(), 0))
+    assert other != first
 
 
 # the release (PS3.8 7.2)
@@ -533,6 +589,22 @@ def test_a_rejection() -> None:
     assert isinstance(ended(core.events()), AssociationRejected)
 
 
+def test_an_answer_that_comes_too_late_is_none() -> None:
+    core = AssociationCore(requestor=False, timeouts=TIMEOUTS)
+    core.connected(0.0)
+    [indication] = receive(core, REQUEST.encode())
+    verdict = answer(indication.request, POLICY)
+    assert not isinstance(verdict, AAssociateRJ)
+    core.connection_closed(0.0)
+    core.events()
+    core.accept(*verdict, 0.0)
+    core.reject(AAssociateRJ(1, 1, 7), 0.0)
+    assert core.events() == []
+    assert core.data_to_send() == []
+    assert not core.is_established
+    assert isinstance(core.failure, AssociationClosed)
+
+
 def test_an_accepted_request_keeps_no_proposals() -> None:
     core = acceptor()
     assert core.request is not None
@@ -550,6 +622,8 @@ def test_an_abort_is_said_once() -> None:
         core.check_open()
     with pytest.raises(AssociationAborted):
         core.begin(ECHO_ID, echo_rq())
+    with pytest.raises(AssociationAborted):
+        core.invoke(ECHO_ID, echo_rq(), 0.0)
 
 
 def test_who_stops_aborts_when_it_is_quiet() -> None:

@@ -286,7 +286,7 @@ def test_the_first_of_several_numbers_of_sub_operations_counts(raw: bytes, numbe
 @pytest.mark.parametrize("name", ["message_id", "command_field", "has_data_set"])
 def test_numbers_of_a_wrong_length_are_refused(name: str, raw: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match=name):
-        decode(edited(ECHO_RQ, **{name: raw}))
+        decode(edited(ECHO_RQ, drop=(), **{name: raw}))
 
 
 def test_an_attribute_identifier_list_of_a_wrong_length_is_refused() -> None:

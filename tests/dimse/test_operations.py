@@ -134,6 +134,30 @@ def test_cancel_gives_the_rest_one_deadline() -> None:
     assert find.closed
 
 
+def test_sub_operations_of_a_c_get_give_it_time_until_it_is_cancelled() -> None:
+    operations = InvokedOperations(2)
+    get = operations.open(1, GET, timeout=10, now=0)
+    store = operations.open(1, STORE, timeout=20, now=0)
+    operations.sent(get.message_id, 0)
+    operations.sent(store.message_id, 0)
+    operations.progressed(9)
+    assert operations.next_deadline() == 19
+    operations.receive(response(store), 9)
+    operations.cancel(get.message_id, 5, 10)
+    operations.progressed(14)
+    assert operations.next_deadline() == 15
+
+
+def test_without_a_time_out_nothing_is_due() -> None:
+    operations = InvokedOperations()
+    get = operations.open(1, GET, timeout=10, now=0)
+    operations.sent(get.message_id, 0)
+    operations.cancel(get.message_id, None, 2)
+    assert operations.next_deadline() is None
+    operations.progressed(3)
+    assert operations.next_deadline() is None
+
+
 def test_cancel_before_the_request_was_sent_to_its_end() -> None:
     operations = InvokedOperations()
     find = operations.open(1, FIND, timeout=10, now=0)

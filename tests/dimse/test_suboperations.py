@@ -14,8 +14,8 @@ def ended(completed: int = 0, failed: int = 0, warned: int = 0, remaining: int =
         sub_operations.completed()
     for number in range(failed):
         sub_operations.failed(f"1.2.{number}")
-    for number in range(warned):
-        sub_operations.warned(f"1.3.{number}")
+    for _ in range(warned):
+        sub_operations.warned()
     return sub_operations
 
 
@@ -53,7 +53,14 @@ def test_counters_go_into_a_response(completed: int, failed: int, warned: int, r
     assert decoded.number_of_warning_sub_operations == warned
     assert decoded.number_of_remaining_sub_operations == remaining
     assert len(sub_operations.failed_uids) == failed
-    assert len(sub_operations.warned_uids) == warned
+
+
+def test_a_failure_without_a_uid_is_counted() -> None:
+    sub_operations = SubOperations(2)
+    sub_operations.failed("")
+    sub_operations.failed("1.2")
+    assert sub_operations.number_of_failed == 2
+    assert sub_operations.failed_uids == ["1.2"]
 
 
 def test_a_final_response_has_no_number_of_remaining() -> None:

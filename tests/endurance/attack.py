@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Counts = dict[str, float]
 """What was counted or measured in an attack, by its name."""
@@ -29,7 +29,7 @@ class Attack(NamedTuple):
 
     name: str
     what: str
-    make: Callable[[Path], Awaitable[Counts]]
+    make: Callable[[Path], Coroutine[Any, Any, Counts]]
     bounds: Mapping[str, float]
     fails: str = ""
     only_long: bool = False

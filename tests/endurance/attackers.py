@@ -9,12 +9,13 @@ import asyncio
 import json
 import sys
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 from endurance.attack import PATIENCE, Counts
 from qrscp import CT, SERIES, STUDY
-from wire import IDENTIFIER, Peer, echo_rq, find_rq, message, store_rq
+from wire import IDENTIFIER, Message, Peer, echo_rq, find_rq, message, store_rq
 
 from asyncdicom import PresentationContext
 from asyncdicom.conformance import build
@@ -70,7 +71,7 @@ async def until_the_end(peer: Peer, *, of: int = 1, patience: float = 8 * PATIEN
     return finals
 
 
-async def patient_message(peer: Peer) -> object:
+async def patient_message(peer: Peer) -> Message:
     """Like `Peer.message`, which is less patient."""
     while True:
         try:
@@ -312,7 +313,7 @@ async def empty_items(port: int, count: int) -> Counts:
     return {}
 
 
-def named(request: bytes, called: str) -> bytes:
+def named(request: bytes, called: bytes) -> bytes:
     return request.replace(build.CALLED, called.ljust(16)).replace(build.CALLING, b"STRANGER".ljust(16))
 
 
@@ -366,7 +367,7 @@ async def unread_queries(port: int, count: int) -> Counts:
     return {}
 
 
-ATTACKERS: dict[str, Callable[[int, int], Awaitable[Counts]]] = {
+ATTACKERS: dict[str, Callable[[int, int], Coroutine[Any, Any, Counts]]] = {
     attacker.__name__: attacker
     for attacker in (
         *(echoes, one_byte_store, one_byte_find, same_message_id, unknown_keys, shapes, deflated_identifier),

@@ -9,7 +9,7 @@ import asyncio
 import fcntl
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ async def queries_cancelled(folder: Path) -> Counts:
         for message_id in range(1, 9):
             peer.send(FIND, cancel_rq(message_id))
         finals = await until_the_end(peer, of=8, patience=SOON)
-        found: list[object] = []
+        found: Sequence[object] = []
         with suppress(TimeoutError, AssociationError):
             async with asyncio.timeout(SOON), archive.associate() as association:
                 found = await association.c_find(ONE_STUDY)
@@ -187,7 +187,7 @@ async def handler_that_hangs(folder: Path) -> Counts:
 
 def deadline(seconds: float) -> dict[str, Any]:
     """How `serve` is told how long a handler may take."""
-    return {"timeouts": Timeouts(handler_deadline=seconds)}  # type: ignore[call-arg]
+    return {"timeouts": Timeouts(handler_deadline=seconds)}
 
 
 ATTACKS = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ class Destination(asyncio.Protocol):
         self._counts["now"] -= 1
 
 
-def moves_to(answer: bytes, count: tuple[int, int]) -> Callable[[Path], Awaitable[Counts]]:
+def moves_to(answer: bytes, count: tuple[int, int]) -> Callable[[Path], Coroutine[Any, Any, Counts]]:
     async def make(folder: Path) -> Counts:
         counts: Counts = dict.fromkeys(("outgoing associations", "outgoing at once", "now"), 0)
         loop = asyncio.get_running_loop()

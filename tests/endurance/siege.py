@@ -15,9 +15,10 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from endurance.attack import GOALS_MISSED, PATIENCE, Counts
 from qrscp import CT, LONG, SERIES, STUDY, Node, data_set
@@ -160,7 +161,8 @@ async def attacked(name: str, port: int, count: int) -> Counts:
         process._transport.close()  # type: ignore[attr-defined]
 
 
-class Siege(NamedTuple):
+@dataclass(frozen=True)
+class Siege:
     """An attack on time or memory. ``count``: how much of it, in the suite and in the long form.
 
     ``prepare`` fills the folder of an archive; ``services``: what the neighbour does beside C-ECHO.

@@ -203,7 +203,8 @@ def test_a_days_outage_burns_no_attempts() -> None:
 
 def test_an_instance_that_is_not_taken_steps_aside_and_fails_in_the_end() -> None:
     sender = a_sender(object_attempts=3, concurrency=1)
-    attempts, delays = 0, []
+    attempts = 0
+    delays: list[float] = []
     for _ in range(2):
         sender.offer([Job(1, attempts=attempts), Job(2)])
         assert sender.begin(0, NOON) == Job(1, attempts=attempts)

@@ -125,12 +125,20 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def dcmtk_implicit_storescp(dcmtk: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    """storescp that takes Implicit VR Little Endian and nothing else."""
+    folder = tmp_path_factory.mktemp("implicit")
+    with storescp("dcmtk_implicit_storescp", folder, syntaxes="+xi") as peer:
+        yield peer
+
+
 @contextmanager
-def storescp(name: str, folder: Path, *options: str) -> Iterator[Peer]:
+def storescp(name: str, folder: Path, *options: str, syntaxes: str = "+xa") -> Iterator[Peer]:
     received = folder / "received"
     received.mkdir()
     peer = Peer(name, "STORESCP", free_port(), received, folder / "log")
-    keeping = ["+xa", "+B", "+uf", "-od", str(received)]  # whatever comes, byte for byte
+    keeping = [syntaxes, "+B", "+uf", "-od", str(received)]  # whatever comes, byte for byte
     command = [dcmtk_tool("storescp"), "-v", "-dhl", "-aet", peer.ae_title, *keeping, *options]
     with running([*command, str(peer.port)], peer.port, peer.log):
         yield peer

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from struct import unpack_from
@@ -155,8 +155,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Iterable[str], port: int, log: Path, *, timeout: float = 20.0) -> Iterator[None]:
-    """Run a server until the end of the block; the block begins when it listens."""
+def running(
+    command: Iterable[str],
+    port: int,
+    log: Path,
+    *,
+    timeout: float = 20.0,
+    listens: Callable[[int], bool] | None = None,
+) -> Iterator[None]:
+    """Run a server until the end of the block; the block begins when it ``listens``."""
+    listens = listens or is_listening
     command = list(command)
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -169,7 +177,7 @@ def running(command: Iterable[str], port: int, log: Path, *, timeout: float = 20
         )
     try:
         deadline = time.monotonic() + timeout
-        while not is_listening(port):
+        while not listens(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(
                     f"{' '.join(command)} does not listen on {port}:\n{log.read_text('utf-8', 'replace')}"

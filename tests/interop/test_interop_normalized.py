@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset
+from pydicom.tag import Tag
 from pynetdicom import AE, evt
 from pynetdicom.presentation import build_context, build_role
 
@@ -86,6 +87,7 @@ def pynetdicom_serves(handlers: Any, *contexts: str) -> Iterator[str]:
     for uid in contexts:
         ae.add_supported_context(uid, scu_role=True, scp_role=True)
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    assert server is not None
     try:
         yield f"PYNETDICOM@127.0.0.1:{server.server_address[1]}"
     finally:
@@ -158,7 +160,8 @@ async def in_thread(work: Callable[[], Any]) -> Any:
 async def test_pynetdicom_asks(context: str, sop_class: str, seen: str) -> None:
     handlers = Handlers()
     names = ("n_create", "n_set", "n_get", "n_action", "n_delete")
-    async with serve("SCP@127.0.0.1:0", contexts=[context], **dict.fromkeys(names, handlers)) as server:
+    served: dict[str, Any] = dict.fromkeys(names, handlers)
+    async with serve("SCP@127.0.0.1:0", contexts=[context], **served) as server:
 
         def ask() -> list[Any]:
             ae = AE("PYNETDICOM")
@@ -166,12 +169,12 @@ async def test_pynetdicom_asks(context: str, sop_class: str, seen: str) -> None:
             association = ae.associate("127.0.0.1", server.port)
             assert association.is_established
             uid = SPEAKS_FOR.get(sop_class, sop_class)
-            meta = {"meta_uid": context}
+            meta: dict[str, Any] = {"meta_uid": context}
             try:
                 return [
                     association.send_n_create(named("A"), uid, "1.2.3", **meta),
                     association.send_n_set(named("B"), uid, "1.2.3", **meta),
-                    association.send_n_get([0x00100010], uid, "1.2.3", **meta),
+                    association.send_n_get([Tag(0x00100010)], uid, "1.2.3", **meta),
                     association.send_n_action(named("C"), 1, uid, "1.2.3", **meta),
                     (association.send_n_delete(uid, "1.2.3", **meta), None),
                 ]
@@ -244,7 +247,7 @@ async def test_we_ask_pynetdicom_for_commitment(where: str) -> None:
             if where == "new":
                 ae = AE("PYNETDICOM")
                 ae.add_requested_context(COMMITMENT)
-                roles = [build_role(COMMITMENT, scu_role=False, scp_role=True)]
+                roles: list[Any] = [build_role(COMMITMENT, scu_role=False, scp_role=True)]
                 association = ae.associate("127.0.0.1", listener.port, ext_neg=roles)
                 assert association.is_established
             association.send_n_event_report(answer, 2, COMMITMENT, COMMITMENT_INSTANCE)
@@ -283,8 +286,9 @@ async def test_pynetdicom_asks_us_for_commitment(where: str) -> None:
     ae.requested_contexts = [build_context(COMMITMENT)]
     listener = AE("WS1")
     listener.add_supported_context(COMMITMENT, scu_role=False, scp_role=True)
-    handlers = [(evt.EVT_N_EVENT_REPORT, on_report)]
+    handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, on_report)]
     listening = listener.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    assert listening is not None
     try:
         async with serve(
             "ARCHIVE@127.0.0.1:0",

@@ -130,15 +130,6 @@ async def test_get_with_pynetdicom(archive: Archive, pydicom_files: Path, tmp_pa
     assert data_sets(tmp_path / "received") == data_sets([file])
 
 
-async def test_get_in_another_transfer_syntax(provider: Peer, tmp_path: Path) -> None:
-    """What is not accepted as it is encoded is counted as failed, and not sent as something else."""
-    options = ("-v", "-S", "-od", tmp_path / "received", *keys(ONE_SERIES))
-    output = await run(tool("pynetdicom", "getscu", provider, *options))
-    assert "0xA702" in output  # Unable to perform sub-operations
-    assert "Remaining: 0, Completed: 0, Failed: 7, Warning: 0" in output
-    assert not (tmp_path / "received").exists()
-
-
 async def test_move(family: str, provider: Peer, series: list[Path], tmp_path: Path) -> None:
     received, port, title = tmp_path / "received", provider.destination.port, provider.destination.ae_title
     received.mkdir()

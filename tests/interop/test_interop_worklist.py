@@ -10,7 +10,7 @@ import pytest
 from interop.peers import Peer, dcmtk_tool, free_port, run, running, tool
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from asyncdicom import STUDY_ROOT, Request, associate, serve
 from asyncdicom.dataset import from_mapping
@@ -116,8 +116,8 @@ def write(path: Path, item: dict[str, Any]) -> None:
     dataset = from_mapping(item)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = MODALITY_WORKLIST.find
-    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.file_meta.MediaStorageSOPClassUID = UID(MODALITY_WORKLIST.find)
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
     dataset.preamble = bytes(128)
     dataset.save_as(path, enforce_file_format=True)
 

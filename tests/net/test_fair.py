@@ -32,8 +32,9 @@ def test_what_is_put_back_is_the_next_of_its_key_but_others_come_before() -> Non
     queue: FairQueue[int] = FairQueue()
     for key, item in (("a", 1), ("a", 2), ("b", 3)):
         queue.put(key, item)
-    key, item = queue.take() or ("", 0)
-    queue.put_back(key, item)
+    taken = queue.take()
+    assert taken is not None
+    queue.put_back(*taken)
     assert [queue.take() for _ in range(3)] == [("b", 3), ("a", 1), ("a", 2)]
 
 

@@ -195,6 +195,8 @@ async def test_a_certificate_is_not_known_where_none_was_asked_for() -> None:
         (b"\x01\x00\x00\x00\x00\xd0", "DICOM without TLS"),
         (b"GET / HTTP/1.1\r\n", "HTTP without TLS"),
         (b"S", "SSH"),
+        (b"\r\n\r\n\0\r\nQUIT\n", "a PROXY header before TLS"),
+        (b"PROXY TCP4 ", "a PROXY header before it"),
         (b"\x80", "something that begins with 80H"),
         (b"\x16\x03\x01\xff\xff", "the first record is too long"),
     ],
@@ -208,7 +210,10 @@ async def test_no_tls_on_a_tls_port(said: bytes, what: str, caplog: pytest.LogCa
         assert [what in line for line in lines(caplog)] == [True]
 
 
-@pytest.mark.parametrize(("said", "what"), [(b"G", "HTTP"), (b"\x16", "TLS")])
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [(b"G", "HTTP"), (b"\x16", "TLS"), (b"PROXY TCP6", "a PROXY header"), (b"\r\n\r\n\0", "a PROXY header")],
+)
 async def test_a_stranger_on_a_plain_port(said: bytes, what: str, caplog: pytest.LogCaptureFixture) -> None:
     """The first byte is enough."""
     caplog.set_level(logging.INFO, "asyncdicom")

@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from struct import pack
 from typing import Any
@@ -19,6 +20,7 @@ from wire import CT, STUDY_CONTEXTS, instance
 from asyncdicom import (
     VERIFICATION,
     Association,
+    Proposable,
     Request,
     associate,
     file_source,
@@ -130,7 +132,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
         self.counted["futures"] += 1
         return super().create_future()
 
-    def call_at(self, *args: Any, **kwargs: Any) -> Any:
+    def call_at(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         self.counted["timers"] += 1
         return super().call_at(*args, **kwargs)
 
@@ -138,7 +140,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
         self.counted["handles"] += 1
         super()._add_callback(handle)  # type: ignore[misc]
 
-    def call_soon(self, *args: Any, **kwargs: Any) -> Any:
+    def call_soon(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         self.counted["handles"] += 1
         return super().call_soon(*args, **kwargs)
 
@@ -180,7 +182,7 @@ def measure(work: Callable[[Association, int, Path], Awaitable[None]], folder: P
     source = instance(39 * 1024)
     meta = encode_file_meta(CT, source.sop_instance_uid, source.transfer_syntax_uid)
     (folder / "to-send.dcm").write_bytes(meta + source.data)
-    contexts = [*STUDY_CONTEXTS, CT, VERIFICATION]
+    contexts: list[Proposable] = [*STUDY_CONTEXTS, CT, VERIFICATION]
 
     async def run(loop: CountingLoop, little: int, much: int) -> Work:
         async with (
@@ -190,7 +192,7 @@ def measure(work: Callable[[Association, int, Path], Awaitable[None]], folder: P
             results = []
             for count in (little, little, much):
                 before = dict(loop.counted)
-                calls = await counted(lambda count=count: work(association, count, folder))
+                calls = await counted(partial(work, association, count, folder))
                 results.append(
                     {"calls": calls} | {key: loop.counted[key] - before[key] for key in loop.counted}
                 )

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from wire import CT, eventually, instance
 
-from asyncdicom import Association, Request, associate, serve
+from asyncdicom import Association, Request, Source, associate, serve
 from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.disk import Batch, Disk
 from asyncdicom.net.threads import file_threads
@@ -27,7 +27,7 @@ MIB = 1 << 20
 MUCH = (1024 if os.environ.get("ASYNCDICOM_LONG") else 256) * MIB
 
 
-class Flood:
+class Flood(Source):
     """An instance of which every byte is FFH."""
 
     sop_class_uid, sop_instance_uid, transfer_syntax_uid = CT, "1.2.3", EXPLICIT_VR_LITTLE_ENDIAN

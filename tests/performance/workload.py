@@ -94,7 +94,8 @@ async def peer() -> None:
         print(server.port, flush=True)
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             name, *arguments = json.loads(line)
-            await {"echo": echo, "store": store, "ask": ask}[name](*arguments)
+            ways: dict[str, Callable[..., Awaitable[None]]] = {"echo": echo, "store": store, "ask": ask}
+            await ways[name](*arguments)
             print("done", flush=True)
 
 
@@ -196,13 +197,13 @@ def copy_what_is_received() -> Callable[[], None]:
     def copying(stream: DataStream, views: list[memoryview], length: int, is_last: bool) -> None:
         feed(stream, [memoryview(bytes(view)) for view in views], length, is_last)
 
-    DataStream.feed = copying  # type: ignore[method-assign]
+    DataStream.feed = copying  # type: ignore[method-assign,assignment]
     return lambda: setattr(DataStream, "feed", feed)
 
 
 def copy_what_is_sent() -> Callable[[], None]:
     write = Transport.write
-    Transport.write = lambda transport, buffers: write(  # type: ignore[method-assign]
+    Transport.write = lambda transport, buffers: write(  # type: ignore[method-assign,assignment]
         transport, [bytes(buffer) for buffer in buffers]
     )
     return lambda: setattr(Transport, "write", write)

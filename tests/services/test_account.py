@@ -14,7 +14,11 @@ from wire import ABORT, CT, IDENTIFIER, Peer, eventually, instance, store_rq
 from asyncdicom import (
     STUDY_ROOT,
     VERIFICATION,
+    AcceptedContext,
     AssociationPool,
+    Command,
+    CommandField,
+    Proposable,
     Request,
     Response,
     Retrieval,
@@ -23,10 +27,13 @@ from asyncdicom import (
     retrieval_contexts,
     serve,
 )
+from asyncdicom.data.elements import encode
+from asyncdicom.net.operation import Performed
+from asyncdicom.services.account import note_asked
 from asyncdicom.telemetry.log import fields_of
-from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
-CONTEXTS = [VERIFICATION, CT, STUDY_ROOT]
+CONTEXTS: list[Proposable] = [VERIFICATION, CT, STUDY_ROOT]
 GET = [STUDY_ROOT.get, *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)])]
 
 
@@ -191,3 +198,32 @@ async def test_a_failure_is_an_answer_so_the_association_is_released(
                 raise error
         await eventually(lambda: not server.associations)
     assert lines(caplog, end)
+
+
+UIDS = b"\\".join(b"1.2.%d" % number for number in range(5))
+LONG = encode([(0x0020000D, "UI", b"1.2"), (0x00200010, "SH", bytes(1 << 15))], IMPLICIT_VR_LITTLE_ENDIAN)
+
+
+@pytest.mark.parametrize(
+    ("identifier", "syntax", "said"),
+    [
+        (
+            [(0x00080052, "CS", b"STUDY"), (0x0020000D, "UI", b"1.2")],
+            IMPLICIT_VR_LITTLE_ENDIAN,
+            "level STUDY, study 1.2",
+        ),
+        ([(0x0020000E, "UI", UIDS)], EXPLICIT_VR_LITTLE_ENDIAN, "series 1.2.0, 1.2.1, 1.2.2 and 2 more"),
+        ([(0x00080052, "CS", b"DOE^JANE"), (0x0020000D, "UI", b"DOE^JANE")], IMPLICIT_VR_LITTLE_ENDIAN, ""),
+        ([(0x00100010, "PN", b"DOE^JANE"), (0x00100020, "LO", b"4711")], IMPLICIT_VR_LITTLE_ENDIAN, ""),
+        (b"no data set", EXPLICIT_VR_LITTLE_ENDIAN, ""),
+        (b"", IMPLICIT_VR_LITTLE_ENDIAN, ""),
+        (LONG, IMPLICIT_VR_LITTLE_ENDIAN, ""),
+        ([(0x0020000D, "UI", b"1.2")], "1.2.840.10008.1.2.1.99", ""),
+    ],
+)
+def test_what_is_told_of_an_identifier_is_harmless_and_cheap(identifier: Any, syntax: str, said: str) -> None:
+    """UIDs and levels; nothing that a peer puts in their place, and nothing that takes long to find."""
+    context = AcceptedContext(1, STUDY_ROOT.find, syntax, as_scu=False, as_scp=True)
+    incoming: Performed[Any] = Performed(None, context, Command(CommandField.C_FIND_RQ), None)
+    note_asked(incoming, identifier if isinstance(identifier, bytes) else encode(identifier, syntax))
+    assert incoming.subject == said

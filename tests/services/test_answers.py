@@ -21,6 +21,7 @@ from asyncdicom import (
     AssociationTimeout,
     PresentationContext,
     PresentationContextError,
+    Proposable,
     Request,
     Response,
     Status,
@@ -34,7 +35,7 @@ from asyncdicom.services.normalized import NORMALIZED_HANDLERS
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 PRINTER = "1.2.840.10008.5.1.1.16"
-CONTEXTS = [
+CONTEXTS: list[Proposable] = [
     VERIFICATION,
     CT,
     STUDY_ROOT,
@@ -50,7 +51,7 @@ def address(server: Any) -> str:
 
 def served(handler: Any, **options: Any) -> Any:
     """A server with this handler for everything that is answered once."""
-    contexts = [VERIFICATION, CT, STUDY_ROOT, PRINTER]
+    contexts: list[Proposable] = [VERIFICATION, CT, STUDY_ROOT, PRINTER]
     handlers = dict.fromkeys(ALL, handler)
     return serve("SCP@127.0.0.1:0", **handlers, contexts=contexts, destinations={"WS": "h:1"}, **options)
 
@@ -505,6 +506,7 @@ def test_handlers_of_the_right_kinds() -> None:
     def gives_a_coroutine(request: Request) -> Any:
         return coroutine(request)
 
+    handler: Any
     for handler in (coroutine, Callable(), partial(coroutine), gives_a_coroutine, Callable().__call__):
         serve("SCP@127.0.0.1:0", **dict.fromkeys(ONCE, handler))
     for handler in (generator, Yields(), partial(generator), lambda request: generator(request)):

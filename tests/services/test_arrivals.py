@@ -10,6 +10,7 @@ from wire import CT, Peer, listening, message, store_rq
 
 from asyncdicom import (
     STUDY_ROOT,
+    Proposable,
     Request,
     Response,
     RetrieveResult,
@@ -21,7 +22,7 @@ from asyncdicom import (
 from asyncdicom.dimse.messages import response_to
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
-CONTEXTS = [STUDY_ROOT.get, *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)])]
+CONTEXTS: list[Proposable] = [STUDY_ROOT.get, *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)])]
 KEYS = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2"}
 FAILED_LIST = b"\x08\x00\x58\x00UI\x06\x001.2.2\0"
 
@@ -116,6 +117,8 @@ FULL = Response(0xA700, error_comment="disk full")
         # what is counted and never came
         (Claim(0, 150, 0, 0), (0,), (0xB000, 1, 149, 0, (), "149 that the peer counts as sent did not come")),
         (Claim(0, 3, 0, 0), (0, FULL), (0xB000, 1, 2, 0, ("1.2.2",), REFUSED)),
+        # what is counted as sent and as failed
+        (Claim(0xB000, 2, 1, 0), (0,), (0xB000, 1, 1, 0, (), "1 that the peer counts as sent did not come")),
         # no counters at all
         (Claim(0), (0, 0), (0, 2, 0, 0, (), None)),
     ],

@@ -55,7 +55,7 @@ async def test_all_is_committed_on_one_association() -> None:
         associate(address(server), contexts=[MODEL], services=[commitment]) as association,
     ):
         result = await commitment.commit(association, [ONE, TWO], transaction_uid="1.2.3")
-        again = await commitment.commit(association, [tuple(ONE)])
+        again = await commitment.commit(association, [(ONE[0], ONE[1])])
     assert result == CommitmentResult("1.2.3", frozenset({ONE, TWO}), {}, frozenset())
     assert result.is_complete
     assert again.committed == {ONE}

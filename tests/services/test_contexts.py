@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID
 from wire import CT, MR, instance, listening
 
 from asyncdicom import (
@@ -15,15 +16,28 @@ from asyncdicom import (
     PATIENT_ROOT,
     STUDY_ROOT,
     VERIFICATION,
+    BytesSource,
     PresentationContext,
     PresentationContextError,
     Request,
     associate,
     serve,
 )
-from asyncdicom.services.contexts import DEFAULT_TRANSFER_SYNTAXES, expand
+from asyncdicom.services.contexts import (
+    DEFAULT_TRANSFER_SYNTAXES,
+    contexts_for,
+    expand,
+    groups_of_kinds,
+    in_order,
+)
 from asyncdicom.services.normalized import as_tags
-from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from asyncdicom.uid import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    JPEG_BASELINE_8BIT,
+)
 
 MPPS = "1.2.840.10008.3.1.2.3.3"
 
@@ -32,12 +46,16 @@ def default(*uids: str) -> list[PresentationContext]:
     return [PresentationContext(uid, DEFAULT_TRANSFER_SYNTAXES) for uid in uids]
 
 
+def each(sop_class: str, *syntaxes: str) -> list[PresentationContext]:
+    return [PresentationContext(sop_class, (syntax,)) for syntax in syntaxes]
+
+
 def dataset(syntax: str | None = None) -> Dataset:
     found = Dataset()
     found.SOPClassUID = CT
     if syntax is not None:
         found.file_meta = FileMetaDataset()
-        found.file_meta.TransferSyntaxUID = syntax
+        found.file_meta.TransferSyntaxUID = UID(syntax)
     return found
 
 
@@ -54,8 +72,12 @@ def dataset(syntax: str | None = None) -> Dataset:
         ([MODALITY_WORKLIST], default(MODALITY_WORKLIST.find)),
         (PresentationContext(CT, ("1.2",), False, True), [PresentationContext(CT, ("1.2",), False, True)]),
         (dataset(), default(CT)),
-        ([dataset(EXPLICIT_VR_LITTLE_ENDIAN)], [PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,))]),
-        ([instance()], [PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,))]),
+        (
+            [dataset(EXPLICIT_VR_LITTLE_ENDIAN)],
+            each(CT, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN),
+        ),
+        ([dataset(JPEG_BASELINE_8BIT)], each(CT, JPEG_BASELINE_8BIT)),
+        ([instance()], each(CT, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)),
         ((), []),
     ],
 )
@@ -138,7 +160,7 @@ async def test_only_another_transfer_syntax() -> None:
         await peer.accept()
         association = await connecting
         with pytest.raises(PresentationContextError, match="only with Implicit VR Little Endian"):
-            await association.c_store(instance())
+            await association.c_store(BytesSource(CT, "1.2.3", JPEG_BASELINE_8BIT, b""))
         peer.reset()
         await association.abort()
 
@@ -154,3 +176,51 @@ async def test_only_another_transfer_syntax() -> None:
 )
 def test_attributes_are_tags_or_keywords(written: Any, expected: tuple[int, ...]) -> None:
     assert as_tags(written) == expected
+
+
+EXPL, IMPL, BIG, DEFLATED = (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+)
+
+
+@pytest.mark.parametrize(
+    ("offered", "stored", "first"),
+    [
+        ([IMPL, EXPL], {}, IMPL),  # as it was proposed
+        ([BIG, DEFLATED, IMPL, EXPL], {}, IMPL),  # nothing becomes Big Endian or Deflated
+        ([JPEG_BASELINE_8BIT, EXPL], {}, JPEG_BASELINE_8BIT),
+        ([IMPL, EXPL], {EXPL: 2, IMPL: 1}, EXPL),
+        ([EXPL, IMPL], {EXPL: 1, IMPL: 2}, IMPL),
+        ([BIG, IMPL, EXPL], {BIG: 10, EXPL: 1}, EXPL),  # which all can be sent as
+        ([EXPL, IMPL, BIG], {BIG: 10}, BIG),
+        ([EXPL, JPEG_BASELINE_8BIT], {JPEG_BASELINE_8BIT: 3, EXPL: 1, BIG: 1}, JPEG_BASELINE_8BIT),
+        ([EXPL, JPEG_BASELINE_8BIT], {JPEG_BASELINE_8BIT: 3, EXPL: 2, BIG: 2}, EXPL),
+    ],
+)
+def test_what_most_can_be_sent_as_is_preferred(
+    offered: list[str], stored: dict[str, int], first: str
+) -> None:
+    ordered = in_order(offered, stored)
+    assert ordered[0] == first
+    assert sorted(ordered) == sorted(offered)
+
+
+@pytest.mark.parametrize("count", [1, 60, 61, 130, 400])
+def test_groups_have_room_for_every_way_to_send(count: int) -> None:
+    kinds = [(f"1.2.{n}", (EXPL, JPEG_BASELINE_8BIT, BIG)[n % 3]) for n in range(count)]
+    groups = groups_of_kinds(kinds)
+    assert [kind for group in groups for kind in group] == kinds
+    for group in groups:
+        proposed = contexts_for(group)
+        assert len(proposed) <= 120
+        assert {(c.abstract_syntax, IMPL) for c in proposed if c.transfer_syntaxes == (EXPL,)} <= {
+            (c.abstract_syntax, c.transfer_syntaxes[0]) for c in proposed
+        }
+
+
+def test_what_has_no_room_is_proposed_as_it_is() -> None:
+    kinds = [(f"1.2.{n}", EXPL) for n in range(100)]
+    assert contexts_for(kinds) == [PresentationContext(uid, (EXPL,)) for uid, _ in kinds]

@@ -28,6 +28,7 @@ from asyncdicom import (
     STUDY_ROOT,
     VERIFICATION,
     Limits,
+    Proposable,
     Request,
     Response,
     Retrieval,
@@ -41,9 +42,9 @@ from asyncdicom import (
 from asyncdicom.dimse.messages import Command, CommandField, encode
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
-CONTEXTS = [VERIFICATION, CT, STUDY_ROOT]
-GETTING = [*CONTEXTS, *retrieval_contexts([(MR, EXPLICIT_VR_LITTLE_ENDIAN)])]
-RAW_CONTEXTS = [VERIFICATION, CT, *STUDY_CONTEXTS]
+CONTEXTS: list[Proposable] = [VERIFICATION, CT, STUDY_ROOT]
+GETTING: list[Proposable] = [*CONTEXTS, *retrieval_contexts([(MR, EXPLICIT_VR_LITTLE_ENDIAN)])]
+RAW_CONTEXTS: list[Proposable] = [VERIFICATION, CT, *STUDY_CONTEXTS]
 FIND = 5  # the context ID of C-FIND in RAW_CONTEXTS
 
 
@@ -188,7 +189,7 @@ async def test_a_handler_may_use_the_association_it_was_called_on() -> None:
         return 0xB000
 
     source = instance(100_000)
-    contexts = [VERIFICATION, *retrieval_contexts([(CT, source.transfer_syntax_uid)])]
+    contexts: list[Proposable] = [VERIFICATION, *retrieval_contexts([(CT, source.transfer_syntax_uid)])]
     async with (
         serve("SCP@127.0.0.1:0", c_echo=on_echo, c_get=on_get) as server,
         associate(address(server), contexts=contexts, c_store=on_store) as association,

@@ -18,6 +18,7 @@ from asyncdicom import (
     LocalProtocolError,
     PresentationContext,
     PresentationContextError,
+    Proposable,
     Request,
     Status,
     StatusError,
@@ -265,7 +266,10 @@ async def matches_of(*matches: bytes) -> tuple[list[Any], Query[Any]]:
         for match in matches:
             yield match
 
-    contexts = [PresentationContext(STUDY_ROOT.find, (IMPLICIT_VR_LITTLE_ENDIAN,)), VERIFICATION]
+    contexts: list[Proposable] = [
+        PresentationContext(STUDY_ROOT.find, (IMPLICIT_VR_LITTLE_ENDIAN,)),
+        VERIFICATION,
+    ]
     async with (
         serve("SCP@127.0.0.1:0", c_find=on_find) as server,
         associate(address(server), contexts=contexts) as association,

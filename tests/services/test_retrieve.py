@@ -17,6 +17,7 @@ from asyncdicom import (
     Address,
     BytesSource,
     PresentationContextError,
+    Proposable,
     Request,
     Response,
     Retrieval,
@@ -29,7 +30,7 @@ from asyncdicom import (
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
 PAIRS = [(CT, EXPLICIT_VR_LITTLE_ENDIAN)]
-CONTEXTS = [VERIFICATION, STUDY_ROOT, *retrieval_contexts(PAIRS)]
+CONTEXTS: list[Proposable] = [VERIFICATION, STUDY_ROOT, *retrieval_contexts(PAIRS)]
 
 
 def address(server: Any) -> str:
@@ -88,7 +89,7 @@ async def test_c_get_can_be_awaited_and_use_the_handler_of_the_association() -> 
 
 async def test_roles_are_per_context() -> None:
     async with serve("SCP@127.0.0.1:0", c_get=giving(), c_store=Store()) as server:
-        contexts = [CT, *retrieval_contexts([(MR, EXPLICIT_VR_LITTLE_ENDIAN)])]
+        contexts: list[Proposable] = [CT, *retrieval_contexts([(MR, EXPLICIT_VR_LITTLE_ENDIAN)])]
         async with associate(address(server), contexts=contexts) as association:
             roles = {c.abstract_syntax: (c.as_scu, c.as_scp) for c in association.contexts.values()}
             assert all(isinstance(context, AcceptedContext) for context in association.contexts.values())
@@ -322,7 +323,8 @@ async def test_when_the_requestor_leaves_its_move_ends() -> None:
         await asyncio.wait_for(ended.wait(), 3)
 
 
-async def test_more_than_128_kinds_need_more_than_one_association() -> None:
+async def test_more_than_128_contexts_need_more_than_one_association() -> None:
+    """One for each kind as it is, and one as Implicit VR Little Endian."""
     from asyncdicom import STORAGE
 
     sources = [instance(10, sop_class=sop_class) for sop_class in STORAGE[:140]]
@@ -336,7 +338,7 @@ async def test_more_than_128_kinds_need_more_than_one_association() -> None:
     ):
         result = await association.c_move(IDENTIFIER, move_destination="WS")
     assert (result.status, result.completed) == (0, 140)
-    assert len({id(request.association) for request in store.requests}) == 2
+    assert len({id(request.association) for request in store.requests}) == 3
 
 
 async def test_the_result_is_there_when_it_has_ended() -> None:

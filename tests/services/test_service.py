@@ -15,6 +15,7 @@ from asyncdicom import (
     VERIFICATION,
     AccessPolicy,
     Association,
+    Node,
     PresentationContext,
     PresentationContextError,
     Request,
@@ -24,7 +25,6 @@ from asyncdicom import (
 )
 from asyncdicom import Peer as KnownPeer
 from asyncdicom.dimse.messages import Command, CommandField
-from asyncdicom.services.node import Node
 from asyncdicom.services.query import QueryService
 from asyncdicom.services.service import Service, Services
 from asyncdicom.services.storage import Storage
@@ -39,7 +39,7 @@ TOY = "1.2.826.0.1.3680043.8.498.1"
 
 class Toy(Service):
     name = "toy"
-    sop_classes = (TOY,)
+    sop_classes: tuple[str, ...] = (TOY,)
     commands = frozenset({CommandField.N_GET_RQ})
 
     async def perform(self, request: Request) -> Response:

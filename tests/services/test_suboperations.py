@@ -19,7 +19,7 @@ from asyncdicom import STUDY_ROOT, BytesSource, Destination, Limits, Request, Re
 from asyncdicom.dimse.messages import Command, CommandField, Priority, decode
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, Policy, PresentationContext, answer, propose
-from asyncdicom.ul.pdu import AAssociateRQ, decode_pdu
+from asyncdicom.ul.pdu import AAssociateRJ, AAssociateRQ, decode_pdu
 
 STATUSES = (0x0000, 0x0000, 0x0000, 0xB000, 0xA700)
 NO_RATE = Limits(accept_rate=None, operations_invoked=16)
@@ -52,7 +52,7 @@ class Side:
         self.window = request.user_information.operations_window
         everything = {c.abstract_syntax: ANY_TRANSFER_SYNTAX for c in request.presentation_contexts}
         verdict = answer(request, Policy(everything, operations_performed=0))
-        assert isinstance(verdict, tuple)
+        assert not isinstance(verdict, AAssociateRJ)
         self.wire.feed(verdict[0].encode())
 
     def _read(self, body: bytes) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -199,14 +200,16 @@ def test_a_line_that_was_cut_off_does_not_spoil_the_next(
     assert (tmp_path / "log").read_bytes() == b"firs\nsecond\nthird\n"
 
 
-def run(code: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def run(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    done: subprocess.CompletedProcess[str] = subprocess.run(
         [sys.executable, "-c", code],
         capture_output="stdout" not in options and "stderr" not in options,
         text=True,
         timeout=60,
-        **options,  # type: ignore[call-overload]
+        **options,
+        check=False,
     )
+    return done
 
 
 def test_a_forked_child_logs_as_well(tmp_path: Path) -> None:

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import runpy
 from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
+from helpers.p_data import PDV, PDataTF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncdicom.ul.decoder import ControlPDU, Decoder, Item, PDataFragment, PDataStart
 from asyncdicom.ul.encoder import p_data_header
-from asyncdicom.ul.pdu import PDV, AAbort, AAssociateRJ, AReleaseRP, AReleaseRQ, PDataTF
+from asyncdicom.ul.pdu import AAbort, AAssociateRJ, AReleaseRP, AReleaseRQ
 
 MAXIMUM = 1024
+SAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "standard" / "pdu_samples.py"))
 
 
 def feed(decoder: Decoder, *pieces: bytes) -> list[Item]:
@@ -63,7 +68,7 @@ pdvs = st.builds(
     st.booleans(),
     st.binary(max_size=8) | st.integers(60, 100).map(bytes),
 )
-pdus = st.one_of(
+pdus: st.SearchStrategy[Any] = st.one_of(
     st.lists(pdvs, min_size=1, max_size=3).map(lambda some: PDataTF(tuple(some))),
     pdvs.map(lambda pdv: PDataTF((pdv,))),
     st.sampled_from((AReleaseRQ(), AReleaseRP(), AAssociateRJ(1, 2, 3))),
@@ -293,3 +298,21 @@ def test_a_control_pdu_in_a_thousand_pieces() -> None:
     stream = b"\1\0" + len(body).to_bytes(4, "big") + body
     cuts = list(accumulate([3] * 1000))
     assert meaning(feed(Decoder(MAXIMUM), *pieces(stream, cuts))) == [(1, body)]
+
+
+def test_a_sample_of_the_standard() -> None:
+    written = PDataTF((PDV(1, True, True, b"\xc0\xff\xee"), PDV(1, False, False, bytes(range(4)))))
+    assert written.encode() == SAMPLES["P_DATA_TF"]
+    _, command, data = feed(Decoder(MAXIMUM), SAMPLES["P_DATA_TF"])
+    assert isinstance(command, PDataFragment)
+    assert isinstance(data, PDataFragment)
+    assert (command.context_id, command.is_command, command.is_last) == (1, True, True)
+    assert (data.context_id, data.is_command, data.is_last) == (1, False, False)
+    assert [bytes(view) for view in (*command.views, *data.views)] == [b"\xc0\xff\xee", bytes(range(4))]
+
+
+def test_repr_says_what_came_and_nothing_of_its_content() -> None:
+    stream = AReleaseRQ().encode() + PDataTF((PDV(3, False, True, b"secret"),)).encode()
+    control, _, fragment = feed(Decoder(MAXIMUM), stream)
+    assert repr(control) == "ControlPDU(A-RELEASE-RQ, 4 bytes)"
+    assert repr(fragment) == "PDataFragment(3, data set, 6 bytes, last)"

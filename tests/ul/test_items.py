@@ -153,3 +153,13 @@ def test_received_text_is_never_interned() -> None:
 def test_what_is_remembered_of_received_text_is_short() -> None:
     assert items.text(b"1.2.840.10008.1.1") is items.text(b"1.2.840.10008.1.1")
     assert items.text(b"1" * 65) is not items.text(b"1" * 65)
+
+
+def test_items_are_counted_before_anything_is_made_of_them() -> None:
+    """Sub-items of contexts and of the User Information count as items do."""
+    few = items.item(items.PROPOSED_CONTEXT, bytes(4) + bytes(4) * 10)
+    count = items.MAXIMUM_ITEMS // 11
+    items.check_number(few * count, 0)
+    for many in (few * (count + 1), bytes(4) * (items.MAXIMUM_ITEMS + 1)):
+        with pytest.raises(RemoteProtocolError, match=f"more than {items.MAXIMUM_ITEMS} items"):
+            items.check_number(many, 0)

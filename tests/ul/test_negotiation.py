@@ -8,9 +8,17 @@ from hypothesis import strategies as st
 
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
 from asyncdicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from asyncdicom.ul.items import ContextResult, RoleSelection, UserIdentity, UserInformation
+from asyncdicom.ul.items import (
+    ContextResult,
+    ExtendedNegotiation,
+    RoleSelection,
+    UserIdentity,
+    UserInformation,
+)
 from asyncdicom.ul.negotiation import (
+    _MOST_ANSWERED,
     AcceptedContext,
+    Answered,
     Negotiated,
     Policy,
     PresentationContext,
@@ -251,6 +259,28 @@ def test_unknown_storage() -> None:
     assert [result for result, _ in results(accept)] == [3, 3, 3, 4]
 
 
+def test_unknown_storage_that_a_peer_wants_to_receive() -> None:
+    """Private and future SOP classes can be retrieved by C-GET: the peer is the SCP of their C-STORE."""
+    roles = {"scu_role": False, "scp_role": True}
+    proposal = request(
+        PresentationContext("1.2.3.4.5", (JPEG, EXPLICIT), **roles),
+        PresentationContext("1.2.840.10008.5.1.4.1.1.9999", (EXPLICIT,), **roles),
+        PresentationContext("not a UID", (EXPLICIT,), **roles),
+        PresentationContext(MR, (EXPLICIT,), **roles),
+        PresentationContext("1.2.3.4.6", (EXPLICIT,)),
+    )
+    policy = Policy({}, unknown_retrieval=("*",), not_storage={MR})
+    accept, negotiated, _ = agree(proposal, policy)
+    assert results(accept) == [(0, JPEG), (0, EXPLICIT), (3, None), (3, None), (3, None)]
+    assert [(c.as_scu, c.as_scp) for c in negotiated.contexts.values()] == [(True, False)] * 2
+    accept, _, _ = agree(proposal, policy._replace(unknown_retrieval=()))
+    assert [result for result, _ in results(accept)] == [1, 1, 3, 3, 3], "not for this peer"
+    accept, _, _ = agree(proposal, policy._replace(unknown_retrieval=None))
+    assert [result for result, _ in results(accept)] == [3] * 5
+    accept, negotiated, _ = agree(proposal, policy._replace(unknown_storage=("*",)))
+    assert results(accept)[4] == (0, EXPLICIT)
+
+
 @pytest.mark.parametrize(
     ("contexts", "problem"),
     [
@@ -367,3 +397,55 @@ def test_both_sides_agree(
         )
         assert taken is not None
         assert context.transfer_syntax in taken
+
+
+# SOP Class Extended Negotiation (PS3.7 D.3.3.5)
+
+
+def extended(asked: list[tuple[str, bytes]], policy: Policy) -> tuple[object, object, object]:
+    """What is in the answer, and what either side makes of it."""
+    proposal = request(
+        PresentationContext(CT, (IMPLICIT,)),
+        PresentationContext(MR, (JPEG,)),
+        extended_negotiations=[ExtendedNegotiation(uid, information) for uid, information in asked],
+    )
+    accept, acceptor, requestor = agree(proposal, policy)
+    return accept.user_information.extended_negotiations, acceptor.extended, requestor.extended
+
+
+def test_extended_negotiation_is_answered_by_who_offers_the_sop_class() -> None:
+    policy = POLICY._replace(negotiate=lambda uid, asked: asked[:1] if uid == CT else None)
+    assert extended([(CT, b"\1\2"), (CT, b"\3")], policy) == (
+        (ExtendedNegotiation(CT, b"\1"),),
+        {CT: b"\1"},
+        {CT: b"\1"},
+    ), "the first item of a SOP class counts"
+
+
+@pytest.mark.parametrize("uid", [MR, VERIFICATION])
+def test_extended_negotiation_of_what_was_not_accepted_is_not_asked_about(uid: str) -> None:
+    asked: list[str] = []
+    policy = POLICY._replace(negotiate=lambda uid, information: asked.append(uid))
+    assert extended([(uid, b"\1")], policy) == ((), {}, {})
+    assert asked == []
+
+
+def test_who_does_not_negotiate_answers_nothing() -> None:
+    assert extended([(CT, b"\1")], POLICY) == ((), {}, {})
+    silent = POLICY._replace(negotiate=lambda uid, asked: None)
+    assert extended([(CT, b"\1")], silent) == ((), {}, {})
+
+
+# proposals that were answered before
+
+
+def test_only_so_many_proposals_are_remembered() -> None:
+    answered: Answered = {}
+    first = request(PresentationContext(CT, (IMPLICIT,)))
+    for number in range(_MOST_ANSWERED):
+        answer(request(PresentationContext(f"1.2.{number}", (IMPLICIT,))), POLICY, answered=answered)
+    assert len(answered) == _MOST_ANSWERED
+    before = answer(first, POLICY, answered=answered)
+    assert len(answered) == 1
+    assert answer(first, POLICY, answered=answered) == before
+    assert len(answered) == 1

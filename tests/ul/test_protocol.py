@@ -406,3 +406,8 @@ class TwoCores(RuleBasedStateMachine):
 
 TestTwoCores = TwoCores.TestCase
 TestTwoCores.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_events_without_numbers_say_what_they_are() -> None:
+    assert repr(ReleaseConfirmation()) == "ReleaseConfirmation()"
+    assert repr(TransportClosed()) == "TransportClosed()"

@@ -258,3 +258,27 @@ def test_a_fault_and_a_timer_do_not_both_abort() -> None:
     assert isinstance(event, ProtocolViolation)
     assert core.handle_timer(60.0) == []
     assert len(core.data_to_send()) == 1
+
+
+def test_who_is_owed_nothing_may_be_paused() -> None:
+    core = established(replace(OFF, receive=60.0))
+    core.pause(10.0)
+    core.resume(20.0)
+    assert core.next_deadline() is None
+    receive(core, PART, 30.0)
+    expire(core, 90.0, "receive")
+
+
+def test_who_waits_for_ever_may_be_paused() -> None:
+    core = established(OFF)
+    receive(core, PART, 0.0)
+    core.pause(10.0)
+    core.resume(20.0)
+    assert core.next_deadline() is None
+
+
+def test_reading_that_was_never_paused_is_not_resumed() -> None:
+    core = established(replace(OFF, receive=60.0))
+    receive(core, PART, 0.0)
+    core.resume(50.0)
+    assert core.next_deadline() == 60.0

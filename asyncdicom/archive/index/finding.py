@@ -7,9 +7,11 @@ All raise `QueriesClosed`, `IndexFailed`, and `IdentifierError` for what is too 
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from functools import partial
 
+from asyncdicom.archive.index.kinds import recent_kinds
 from asyncdicom.archive.index.queries import Queries
 from asyncdicom.archive.index.query import Query
 from asyncdicom.archive.index.reader import (
@@ -69,6 +71,10 @@ class Finding:
     async def kinds(self, query: Query, peer: Hashable) -> frozenset[tuple[str, str]]:
         """Give every SOP Class UID and Transfer Syntax UID that occurs together in a retrieval."""
         return await self._queries.run(peer, partial(_kinds, instance_kinds(self._statements, query)))
+
+    async def recent_kinds(self) -> Counter[tuple[str, str]]:
+        """Count the newest instances by their SOP Class UID and Transfer Syntax UID."""
+        return await self._queries.run(None, recent_kinds)
 
     async def of_other_patients(self, studies: Sequence[str], peer: Hashable) -> set[int]:
         """Give the ids of instances that share their study's UID with another patient, who came first."""
