@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 from asyncdicom.archive.arrival import Found, Outcome
 from asyncdicom.archive.blobs.base import Blobs, Ended, State
+from asyncdicom.archive.errors import reason
 from asyncdicom.archive.examine import Unusable, examine
 from asyncdicom.archive.index.sqlite import Index
 from asyncdicom.archive.ingest import Ingest
@@ -226,9 +227,9 @@ class Leftovers:
 
 
 def _reason(error: object) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return error.value if isinstance(error, Outcome) else type(error).__name__
+    if isinstance(error, Outcome):
+        return error.value
+    return reason(error) if isinstance(error, BaseException) else type(error).__name__
 
 
 def _chunks(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:

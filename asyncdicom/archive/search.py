@@ -43,16 +43,16 @@ def query_of(wanted: Mapping[str, Any] | Dataset, level: str = "") -> Query:
     `IdentifierError`.
     """
     texts = {keyword: _text(value) for keyword, value in _items(wanted)}
-    level = level or texts.get("QueryRetrieveLevel", "")
+    level = level or texts.get("QueryRetrieveLevel", "").strip().upper()
     keys = {_key(keyword): text for keyword, text in texts.items() if keyword not in _NO_KEYS}
     if not level:
         level = max((key.level for _, key in keys), key=_LEVELS.index, default="STUDY")
     if level not in _LEVELS:
         raise IdentifierError(f"the level is one of {', '.join(_LEVELS)}")
     depth = _LEVELS.index(level)
-    for _, key in keys:
+    for tag, key in keys:
         if _LEVELS.index(key.level) > depth:
-            raise IdentifierError(f"a keyword is not one of the {level} level"[:64])
+            raise IdentifierError(f"below the {level} level: {_KEYWORDS[tag]}"[:64])
     conditions = (condition_of(key, text) for (_, key), text in keys.items())
     unique = {(UNIQUE_KEYS[name], KEYS[name][UNIQUE_KEYS[name]]) for name in _LEVELS[: depth + 1]}
     requested = sorted((tag, key.vr, key) for tag, key in {*keys, *unique})
@@ -70,20 +70,25 @@ def _items(wanted: Mapping[str, Any] | Dataset) -> Iterator[tuple[str, Any]]:
 def _key(keyword: str) -> tuple[int, Key]:
     found = _FOUND.get(keyword)
     if found is None:
-        raise IdentifierError("a keyword is not one of those that the archive is searched by")
+        raise IdentifierError(f"not searched by {keyword!r}"[:64])
     return found
 
 
 def _text(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise IdentifierError("a value is text, a number, a date or time, or a list of them")
     if isinstance(value, datetime.date):
         return value.strftime("%Y%m%d")
     if isinstance(value, datetime.time):
         return value.strftime("%H%M%S")
     if isinstance(value, Iterable) and not isinstance(value, str) and not hasattr(value, "components"):
         return "\\".join(map(_text, value))
-    return str(value)
+    text = str(value)
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise IdentifierError("a value has half of a surrogate pair in it")
+    return text
 
 
 def match_of(query: Query, row: Row) -> Match:

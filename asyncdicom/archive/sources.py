@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["batches_of", "source_of"]
 
+_HEAD = 1 << 17  # bytes in which the UIDs are looked for
+
 
 async def source_of(instance: str | os.PathLike[str] | bytes | Source | Dataset) -> Source:
     """Give the source of what is to be stored. Raises `DataSetError` and ``OSError``."""
@@ -31,10 +33,10 @@ async def source_of(instance: str | os.PathLike[str] | bytes | Source | Dataset)
 
 
 def _source_of_bytes(content: bytes) -> BytesSource:
-    meta = look_into(content[:8192], BytesIO(content))
+    meta = look_into(content[:_HEAD], BytesIO(content))
     if not meta.sop_class_uid or not meta.sop_instance_uid:
         raise DataSetError("no SOP Class UID or no SOP Instance UID")
-    data = content[meta.offset :]
+    data = memoryview(content)[meta.offset :]
     return BytesSource(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid, data)
 
 

@@ -84,10 +84,16 @@ async def test_a_dataset_asks_as_well(filled: Archive) -> None:
 @pytest.mark.parametrize(
     ("wanted", "level", "why"),
     [
-        ({"PatientsName": ""}, "", "searched by"),
+        ({"PatientsName": ""}, "", "not searched by 'PatientsName'"),
         ({"WindowCenter": ""}, "", "searched by"),
-        ({"Modality": "CT"}, "STUDY", "not one of the STUDY level"),
+        ({"Modality": "CT"}, "STUDY", "below the STUDY level: Modality"),
         ({}, "IMAGES", "the level is one of"),
+        ({"QueryRetrieveLevel": "FRAME"}, "", "the level is one of"),
+        ({"PatientID": b"P1"}, "", "a value is text"),
+        ({"PatientID": "\ud800"}, "", "surrogate"),
+        ({7: ""}, "", "not searched by 7"),
+        ({"x" * 1000: ""}, "", "not searched by"),
+        ({"PatientID": "*" * 2000 + "x"}, "", "longer than"),
         ({"StudyDate": "yesterday"}, "", "neither a value nor a range"),
     ],
 )
