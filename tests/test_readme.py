@@ -23,6 +23,7 @@ from asyncdicom.archive import Archive
 from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.cli.config import read_config
 from asyncdicom.cli.samples import write_samples
+from asyncdicom.gateway import Facts, parse_gateway
 
 README = Path(__file__).parent.parent / "README.md"
 PROGRAM = re.findall(r"<!-- program -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
@@ -201,11 +202,19 @@ def test_the_destinations() -> None:
 
 
 def test_the_configuration_of_the_archive(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
+    text, _ = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
     (tmp_path / "archive.toml").write_text(text)
     config = read_config(tmp_path / "archive.toml")
     assert config["port"] == 104
     assert set(config["access"]["peers"]) == {"WORKSTATION", "CT1", "CT2", "WS2", "OLD"}
+
+
+def test_the_configuration_of_the_gateway() -> None:
+    (text,) = re.findall(r"<!-- routes -->\n```toml\n(.*?)```", README.read_text(), re.DOTALL)
+    config = parse_gateway(text)
+    assert set(config.destinations) == {"PACS", "BACKUP", "AI"}
+    (target,) = config.rules.decide(Facts(calling="US1")).targets
+    assert target.destinations == ("PACS", "BACKUP")
 
 
 async def test_move(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

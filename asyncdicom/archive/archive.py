@@ -12,43 +12,40 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
-from asyncdicom.archive.arrival import Arrival, OnConflict, OnMismatch, Outcome, Rules
-from asyncdicom.archive.blobs.base import NewBlob
+from asyncdicom.archive.arrival import OnConflict, OnMismatch, Rules
 from asyncdicom.archive.blobs.folder import FolderBlobs
-from asyncdicom.archive.blobs.header import header_of
 from asyncdicom.archive.blobs.room import Room
 from asyncdicom.archive.care import Care
 from asyncdicom.archive.errors import ArchiveError, reason
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
-from asyncdicom.archive.index.base import IndexFailed, Uncertain
+from asyncdicom.archive.index.base import IndexFailed
 from asyncdicom.archive.index.finding import Finding
 from asyncdicom.archive.index.query import Query
 from asyncdicom.archive.index.reader import Row
 from asyncdicom.archive.index.sqlite import DURABILITIES, Index
 from asyncdicom.archive.ingest import Ingest
+from asyncdicom.archive.intake import Intake
 from asyncdicom.archive.leftovers import Swept
 from asyncdicom.archive.marker import Marker, check_place, next_marker, read_marker, write_marker
-from asyncdicom.archive.receive import Reception, Refused
+from asyncdicom.archive.origin import Origin, Router
+from asyncdicom.archive.outbox import Outbox
 from asyncdicom.archive.round import Bounds
 from asyncdicom.archive.search import Match, match_of, query_of
 from asyncdicom.archive.sources import batches_of, source_of
-from asyncdicom.archive.stored import MAXIMUM_COMMENT, Stored, answer_to, count_and_tell
+from asyncdicom.archive.stored import Stored
 from asyncdicom.archive.workers import Workers
-from asyncdicom.net.lane import lane
 from asyncdicom.net.sources import Source
 from asyncdicom.net.threads import Threads, in_thread
 from asyncdicom.telemetry.log import Log
-from asyncdicom.uid import is_usable_uid
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["PIECE", "Archive", "Stored"]
+__all__ = ["Archive", "Stored"]
 
 _LOG = Log("asyncdicom.archive")
 
-PIECE = 256 * 1024  # bytes gathered before a thread is asked to write them: small objects take one hop
 _WRITERS = 8  # as many files are synced at the same time
 _READERS = 2  # for the archive itself: they look after the index, and count
 _QUERIES = 4  # for peers, who share them
@@ -101,8 +98,6 @@ class Archive:
         self._rules = Rules(OnConflict(on_conflict), OnMismatch(on_mismatch))
         if incomplete not in ("refuse", "store"):
             raise ValueError(f"incomplete must be refuse or store, not {incomplete!r}")
-        self._keeps_incomplete = incomplete == "store"
-        self._maximum_size = maximum_size
         self._existing = existing
         self._bounds = Bounds(maximum_quarantined, maximum_quarantined_bytes)
         self._scrub_rate = scrub
@@ -110,7 +105,6 @@ class Archive:
         self._sync = durability == "power"
         self._calls = files if files is not None else FileCalls()
         self._blobs = FolderBlobs(self.directory, self._calls, sync=self._sync)
-        self._room = Room(self.directory, self._calls, minimum_free)
         self._lock = -1
         self._is_open = False
         self._is_closing = False
@@ -118,6 +112,14 @@ class Archive:
         self.happened: Counter[str] = Counter()
         """What happened to instances since the start, beside being stored: by its name, how many times."""
         self.is_new = False
+        self._intake = Intake(
+            self._blobs,
+            Room(self.directory, self._calls, minimum_free),
+            keeps_incomplete=incomplete == "store",
+            maximum_size=maximum_size,
+            happened=self.happened,
+            directory=self.directory,
+        )
 
     async def __aenter__(self) -> Archive:
         await self.open()
@@ -136,6 +138,7 @@ class Archive:
         """
         self._writers = Workers(_WRITERS, "asyncdicom-files")
         self._upkeep = Workers(1, "asyncdicom-upkeep")
+        self._outgoing = Workers(1, "asyncdicom-outbox")
         self._comparing = Workers(1, "asyncdicom-compare")  # who sends conflicts waits behind himself
         self._readers = ThreadPoolExecutor(_READERS, "asyncdicom-reader")
         try:
@@ -144,9 +147,12 @@ class Archive:
             self._writers.shutdown()
             self._upkeep.shutdown()
             self._comparing.shutdown()
+            self._outgoing.shutdown()
             self._readers.shutdown()
             raise
         self._is_open = True
+        self._intake.open(self._writers, self._ingest)
+        self.outbox.start()
         if self._sweeps:
             self._sweep = asyncio.ensure_future(in_thread(self._upkeep, self.care.sweep))
 
@@ -202,8 +208,12 @@ class Archive:
                 bounds=self._bounds,
                 elsewhere=self._writers.submit,
                 one_by_one=self._comparing.submit,
+                on_work=lambda urgency: self.outbox.tell_from_thread(urgency),
             )
+            self.deliveries = self._index.deliveries
+            self.outbox = Outbox(self._ingest.change, self.deliveries, self._outgoing)
             self._ingest.start()
+            self.outbox.open()
             self.care = Care(
                 self.directory,
                 self._blobs,
@@ -228,8 +238,10 @@ class Archive:
         if not self._is_open:
             return
         self._is_open, self._is_closing = False, True
+        self._intake.close()
         if self._sweep is not None:
             await asyncio.wait((self._sweep,))
+        await self.outbox.close()
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -237,6 +249,7 @@ class Archive:
         self._upkeep.shutdown()
         self._writers.shutdown()
         self._comparing.shutdown()
+        self._outgoing.shutdown()
         self.care.close()
         self._ingest.close()
         self._readers.shutdown()
@@ -244,6 +257,22 @@ class Archive:
         self._unlock()
 
     # storing
+
+    @property
+    def is_routing(self) -> bool:
+        """Whether somebody says what instances lead to."""
+        return self._intake.router is not None
+
+    def route(self, router: Router | None) -> None:
+        """Have a router say which work the instances lead to that come from now on (None: to none).
+
+        It is committed together with the instance, into `outbox`.
+        """
+        self._intake.route(router)
+
+    def path_of(self, file: str) -> str:
+        """Give the path of an instance's file, by its name in the index."""
+        return self._blobs.path(file)
 
     async def store(
         self,
@@ -274,136 +303,22 @@ class Archive:
         transfer_syntax_uid: str,
         batches: AsyncIterator[list[memoryview]],
         calling_ae_title: str | None = None,
+        origin: Origin | None = None,
     ) -> Stored:
         """Store one instance while it arrives; gives what became of it, with the reason for a refusal.
 
-        The UIDs are those that are promised, ``batches`` is the data set as it arrives. It may be left unread
-        when it is refused. After a refusal, an exception or a cancellation nothing is kept.
+        The UIDs are those that are promised, ``batches`` is the data set as it arrives. `origin`: what a
+        router may ask about who has sent it. It may be left unread when it is refused. After a refusal, an
+        exception or a cancellation nothing is kept.
         """
-        if not (is_usable_uid(sop_class_uid) and is_usable_uid(sop_instance_uid)):
-            return Stored(Outcome.WRONG, "a SOP UID of the command is not usable")
-        header = header_of(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title)
-        reception = Reception(
-            self._blobs.new(header),
-            self._room,
+        return await self._intake.receive(
             sop_class_uid=sop_class_uid,
             sop_instance_uid=sop_instance_uid,
             transfer_syntax_uid=transfer_syntax_uid,
-            keeps_incomplete=self._keeps_incomplete,
+            batches=batches,
+            calling_ae_title=calling_ae_title,
+            origin=origin,
         )
-        arrival: Arrival | None = None
-        storage_failed = False
-        try:
-            rest = await self._receive(reception, batches, calling_ae_title)
-            arrival = Arrival(reception.file, transfer_syntax_uid, calling_ae_title or "")
-            outcome = await self._settle(arrival, reception, rest)
-        except Refused as refusal:
-            return Stored(refusal.outcome, str(refusal)[:MAXIMUM_COMMENT])
-        except _StorageFailed as failure:
-            storage_failed = True
-            _LOG.error("%s not stored: %s", sop_instance_uid, failure)
-            return Stored(Outcome.NO_ROOM, str(failure)[:MAXIMUM_COMMENT])
-        finally:
-            await self._tidy_up(reception.file, arrival, storage_failed)
-        count_and_tell(sop_instance_uid, arrival, outcome, self.happened, self.directory)
-        return answer_to(arrival, outcome)
-
-    async def _receive(
-        self, reception: Reception, batches: AsyncIterator[list[memoryview]], peer: Hashable
-    ) -> list[memoryview]:
-        """Write what comes, and give what was not worth a hop to a thread; scanned, if that takes long."""
-        pending: list[memoryview] = []
-        size = total = 0
-        async for views in batches:
-            pending += views
-            size += sum(map(len, views))
-            if total + size > self._maximum_size:
-                raise Refused(Outcome.NO_ROOM, "the data set is too large")
-            if size >= PIECE:
-                await self._scan(reception, pending, size, peer)
-                await self._write(reception.take, pending)
-                total += size
-                pending, size = [], 0
-        await self._scan(reception, pending, size, peer)
-        return pending
-
-    async def _scan(self, reception: Reception, views: list[memoryview], size: int, peer: Hashable) -> None:
-        if reception.is_long_to_scan(size):
-            await lane().run(peer, reception.scan(views))
-
-    async def _write(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
-        self._check_open()
-        try:
-            return await in_thread(self._writers, call, *arguments)
-        except OSError as error:
-            raise _StorageFailed(error.strerror or type(error).__name__) from error
-
-    async def _settle(self, arrival: Arrival, reception: Reception, rest: list[memoryview]) -> Outcome:
-        """Have the last bytes written and the instance indexed, in one go from thread to thread."""
-
-        def finish() -> None:
-            try:
-                arrival.record = reception.finish(rest)
-                arrival.is_incomplete = reception.is_incomplete
-                arrival.is_strange = reception.is_strange
-            except BaseException as error:
-                arrival.tell(error)
-            else:
-                self._ingest.submit(arrival)
-
-        self._check_open()
-        try:
-            self._writers.submit(finish)
-            outcome = await arrival.answer
-        except Refused:
-            raise
-        except Uncertain as error:
-            raise _StorageFailed("the index could not be written, nor could that be undone") from error
-        except OSError as error:
-            raise _StorageFailed(error.strerror or type(error).__name__) from error
-        except Exception as error:
-            raise _StorageFailed(f"the index could not be written ({reason(error)})") from error
-        if outcome is Outcome.UNTRUSTED:
-            raise _StorageFailed(outcome.value)
-        return outcome
-
-    def _check_open(self) -> None:
-        if not self._is_open:
-            raise _StorageFailed("the archive is closed")
-
-    async def _tidy_up(self, file: NewBlob, arrival: Arrival | None, storage_failed: bool) -> None:
-        if arrival is not None and arrival.is_uncertain:
-            return  # it counts as being received: the sweep does not judge it
-        if arrival is not None and arrival.is_kept:
-            file.keep()
-            if arrival.obsolete is not None and arrival.answer.result() is Outcome.SUPERSEDED:
-                await self._quietly(self._put_into_quarantine, arrival.obsolete)
-            elif arrival.obsolete is not None and arrival.answer.result().heals:
-                await self._quietly(self._set_aside, arrival.obsolete)
-            elif arrival.obsolete is not None:  # on_conflict is "replace": that is the rule
-                await self._quietly(self._blobs.remove, arrival.obsolete)
-        elif file.name:
-            await self._quietly(file.discard, storage_failed)
-
-    async def _quietly(self, call: Callable[[*_Ts], None], *arguments: *_Ts) -> None:
-        """Make a call whose failure changes nothing: what is left over is swept at the next start."""
-        try:
-            if self._is_open:
-                await in_thread(self._writers, call, *arguments)
-            else:  # its threads are gone, or going when they are done with this file
-                await asyncio.to_thread(call, *arguments)
-        except OSError as error:
-            _LOG.error("a file could not be removed: %s", error.strerror)
-
-    def _put_into_quarantine(self, path: str) -> None:
-        if not self._blobs.is_there(path):
-            return  # a sweep has come first
-        self._blobs.move_to_quarantine(path)
-        self._blobs.sync(self._blobs.quarantine)
-
-    def _set_aside(self, path: str) -> None:
-        if self._blobs.is_there(path):
-            self._blobs.set_aside(path)
 
     # finding
 
@@ -502,7 +417,3 @@ class Archive:
         if swept is None:
             raise ArchiveError("the sweep has ended early: the log says why")
         return swept
-
-
-class _StorageFailed(Exception):
-    """The disk or the index failed."""

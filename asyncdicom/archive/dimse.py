@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address
-from asyncdicom.archive.archive import PIECE, Archive
+from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.arrival import Outcome
 from asyncdicom.archive.find import MatchingInstances
 from asyncdicom.archive.index.base import IndexFailed
@@ -29,6 +29,8 @@ from asyncdicom.archive.index.query import (
     retrieve_query,
 )
 from asyncdicom.archive.index.record import SPECIFIC_CHARACTER_SET
+from asyncdicom.archive.intake import PIECE
+from asyncdicom.archive.origin import Origin
 from asyncdicom.archive.stored import Stored
 from asyncdicom.association import Request
 from asyncdicom.data.elements import Element, Encoder
@@ -37,6 +39,7 @@ from asyncdicom.exceptions import DataSetError, StatusError
 from asyncdicom.net.channel import Trace
 from asyncdicom.net.lane import lane
 from asyncdicom.net.sources import Source
+from asyncdicom.net.tls import certificate_of
 from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import Server, serve
@@ -346,6 +349,7 @@ class ArchiveProvider:
             transfer_syntax_uid=request.transfer_syntax_uid,
             batches=request.data.batches(PIECE),
             calling_ae_title=request.calling_ae_title,
+            origin=_origin(request) if self.archive.is_routing else None,
         )
         if stored.is_here:
             self.note(request.affected_sop_class_uid, request.transfer_syntax_uid)
@@ -421,6 +425,13 @@ class _Files:
         async with aclosing(self._found.each()) as found:
             async for instance in found:
                 yield None if instance is None else self._found.source(instance)
+
+
+def _origin(request: Request) -> Origin:
+    """Say who has sent an instance, to whom."""
+    certificate = certificate_of(request.incoming.channel.transport.get_extra_info("ssl_object"))
+    names = () if certificate is None else (f"sha256:{certificate.fingerprint}", *sorted(certificate.names))
+    return Origin(request.calling_ae_title, request.called_ae_title, request.association.peer[0], names)
 
 
 def _peer(request: Request) -> Hashable:

@@ -68,6 +68,7 @@ _KEYS: dict[str, type] = {
     "minimum_free": int,
     "scrub": int,
     "quarantine_limit": int,
+    "gateway": str,
     "strict": bool,
     "log_file": str,
     "log_level": str,

@@ -18,6 +18,7 @@ from asyncdicom import (
     BytesSource,
     PresentationContext,
     Proposable,
+    Request,
     Server,
     StatusError,
     associate,
@@ -193,7 +194,7 @@ async def test_a_strict_archive_knows_its_callers(archive: Archive) -> None:
             assert (await association.c_echo()).status == 0
 
 
-async def nothing(request: ReceivedRequest[object]) -> int:
+async def nothing(request: Request) -> int:
     raise AssertionError("nothing was to come")
 
 
@@ -202,7 +203,10 @@ async def test_an_index_that_cannot_be_read_is_told(tmp_path: Path, caplog: pyte
         async with serve_archive(archive, "ARCHIVE@127.0.0.1:0") as server:
             with closing(sqlite3.connect(tmp_path / "index.sqlite")) as connection:
                 connection.execute("DROP TABLE study")
-            contexts = [STUDY_ROOT, *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)])]
+            contexts: list[Proposable] = [
+                STUDY_ROOT,
+                *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)]),
+            ]
             async with associate(address(server), contexts=contexts) as association:
                 with pytest.raises(StatusError) as caught:
                     await association.c_find(STUDY)

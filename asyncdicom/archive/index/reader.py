@@ -35,6 +35,7 @@ from asyncdicom.archive.index.matching import (
     Problem,
     cost_of,
 )
+from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.query import Condition, Form, Key, Query
 from asyncdicom.archive.index.record import Identity
 from asyncdicom.archive.index.schema import (
@@ -47,7 +48,6 @@ from asyncdicom.archive.index.schema import (
     series,
     study,
 )
-from asyncdicom.archive.index.writer import Prepared
 
 __all__ = [
     "Execute",
