@@ -178,10 +178,7 @@ def test_a_second_place_that_knows_the_database_is_noticed() -> None:
 # What makes file calls of its own in the archive: the folder itself, its marker, its index; stored files are
 # for the blobs alone.
 MAKES_FILE_CALLS = {
-    "archive/__init__.py",
-    "archive/archive.py",
-    "archive/maintenance.py",
-    "archive/marker.py",
+    f"archive/{name}.py" for name in ("__init__", "archive", "file_calls", "maintenance", "marker")
 }
 
 
