@@ -140,9 +140,9 @@ def strict_mypy(folder: Path, programs: dict[str, str]) -> str:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
 
 
-def test_types_hold_in_every_job(tmp_path: Path) -> None:
+def test_types_hold_in_the_program_and_in_every_job(tmp_path: Path) -> None:
     """And in what the package gives to them and takes from them."""
-    programs = {job: whole_program(job) for job in JOBS}
+    programs = {job: whole_program(job) for job in JOBS} | {"program": PROGRAM[0]}
     programs["wrong"] = "import asyncdicom\nasyncdicom.new_uid() + 1\n"
     said = strict_mypy(tmp_path, programs).splitlines()
     (error,) = (line for line in said if ": error:" in line)

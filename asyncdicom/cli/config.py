@@ -89,6 +89,7 @@ _PEER_KEYS: dict[str, type | tuple[type, ...]] = {
     "calling_ae_title": str,
     "called_ae_title": str,
     "maximum_associations": int,
+    "associations": int,
     "operations_invoked": int,
     **dict.fromkeys(_SECONDS, (int, float)),
 }

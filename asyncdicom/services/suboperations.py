@@ -57,13 +57,21 @@ class SubOperationSender:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed: asyncio.Future[None] | None = None  # for who waits for room, or for an end
         self._error: BaseException | None = None
+        self._waits: Attempt[Source] | None = None  # for room
+        self._alive = 0  # associations that were not lost
         self._in_a_row = 0
         self._is_exhausted = False
+
+    @property
+    def number_of_remaining(self) -> int:
+        """How many have not ended."""
+        return self._operations.number_of_remaining
 
     def add(self, window: int, store: StoreOne) -> Route[Source]:
         """Use one more association, whose window is `window` (0: any number)."""
         route: Route[Source] = Route(window or OPERATIONS)
         self._routes[route] = store
+        self._alive += 1
         self._change()
         return route
 
@@ -83,10 +91,12 @@ class SubOperationSender:
                     self._again.put_back(attempt)
                     break
                 self._begin(route, attempt)
+                await asyncio.sleep(0)  # a small one has left by then
             while self._tasks:
                 await self._change_is_told()
         finally:
             self._routes.clear()
+            self._alive = 0
             await self._cancel()
         if self._error is not None:
             raise self._error
@@ -152,17 +162,26 @@ class SubOperationSender:
     async def _route_for(self, attempt: Attempt[Source]) -> Route[Source] | None:
         """Wait for an association with room for it; None if it is not wanted any more, or there is none."""
         while self._is_wanted:
-            fitting = [route for route in self._routes if route.has_room(attempt)]
-            if fitting:
-                return min(fitting, key=_load)
+            route = self._with_room(attempt)
+            if route is not None:
+                return route
+            self._waits = attempt
             await self._change_is_told()
+            self._waits = None
         return None
+
+    def _with_room(self, attempt: Attempt[Source]) -> Route[Source] | None:
+        """Of the associations with room for it, the one with the fewest under way."""
+        found = None
+        for route in self._routes:
+            fits = route.has_room(attempt)
+            if fits and (found is None or len(route.under_way) < len(found.under_way)):
+                found = route
+        return found
 
     @property
     def _is_wanted(self) -> bool:
-        if self._incoming.is_interrupted or self._error is not None:
-            return False
-        return any(not route.is_lost for route in self._routes)
+        return self._alive > 0 and self._error is None and not self._incoming.is_interrupted
 
     # those under way
 
@@ -211,6 +230,7 @@ class SubOperationSender:
         """Its association was lost before it was answered: nobody knows whether it has arrived."""
         if not route.is_lost:
             route.is_lost = True
+            self._alive -= 1
             self.losses += 1
             unanswered = len(route.under_way)
             log.warning("%s: %s: %s; %d not answered", self._incoming.channel, self._what, error, unanswered)
@@ -237,7 +257,10 @@ class SubOperationSender:
         self._change()
 
     def _change(self) -> None:
-        if self._changed is not None and not self._changed.done():
+        if self._changed is None or self._changed.done():
+            return
+        attempt = self._waits
+        if attempt is None or not self._is_wanted or self._with_room(attempt) is not None:
             self._changed.set_result(None)
 
     async def _change_is_told(self) -> None:
@@ -251,10 +274,6 @@ class SubOperationSender:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-
-
-def _load(route: Route[Source]) -> int:
-    return len(route.under_way)
 
 
 def _explain(failures: Failures, uid: str, error: DicomNetworkError | OSError) -> None:
