@@ -52,6 +52,7 @@ from asyncdicom import (
 )
 from asyncdicom.access import Peer as KnownPeer
 from asyncdicom.archive import Archive
+from asyncdicom.archive.dimse import status_of
 from asyncdicom.cli.fields import documentation
 from asyncdicom.data.elements import decode as decode_data_set
 from asyncdicom.data.elements import encode as encode_data_set
@@ -918,13 +919,13 @@ async def test_a_data_set_in_the_archive(tmp_path: Path, over: int) -> None:
         yield [memoryview(data[500:])]
 
     async with Archive(tmp_path, durability="none", maximum_size=len(data) - over) as archive:
-        status, _ = await archive.store(
+        stored = await archive.receive(
             sop_class_uid=CT,
             sop_instance_uid="2.25.1",
             transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
             batches=batches(),
         )
-        assert status == (Status.SUCCESS if over <= 0 else Status.OUT_OF_RESOURCES)
+        assert status_of(stored) == (Status.SUCCESS if over <= 0 else Status.OUT_OF_RESOURCES)
         assert (await archive.counts())["instance"] == (1 if over <= 0 else 0)
 
 
