@@ -13,7 +13,7 @@ TOOLS = {
     "movescu": "have instances sent to a destination (C-MOVE)",
     "storescp": "receive instances and save them as files",
     "qrscp": "the archive: receive, query, retrieve",
-    "archive": "look after an archive: reindex, verify, stat",
+    "archive": "look after an archive: stat, verify, reindex, quarantine",
     "route": "routing rules checked and explained, and a gateway looked after",
     "outbox": "what an archive owes to others: list, retry, drop",
     "conformance": "send a peer what others get wrong, and judge its reactions",
@@ -31,13 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = sys.argv[1:]
     tool = arguments[0] if arguments else "--help"
     if tool in ("-h", "--help", "help"):
-        print(_help())
-        return 0 if arguments else 2
+        return _tell(_help(), 0 if arguments else 2)
     if tool == "--version":
         from asyncdicom._version import __version__
 
-        print(f"asyncdicom {__version__}")
-        return 0
+        return _tell(f"asyncdicom {__version__}", 0)
     if tool not in TOOLS:
         print(
             f"asyncdicom: there is no tool {tool!r}; the tools are {', '.join(TOOLS)} (asyncdicom --help)",
@@ -56,8 +54,24 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+def _tell(text: str, code: int) -> int:
+    """Print and give `code`; 1 where stdout takes nothing."""
+    from asyncdicom.cli.output import give_up_stdout, prepare_streams, warn
+
+    prepare_streams()
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        give_up_stdout()
+        if not isinstance(error, BrokenPipeError):
+            warn(f"asyncdicom: {error.strerror}")
+        return 1
+    return code
+
+
 def _help() -> str:
-    tools = "\n".join(f"  {tool:10} {what}" for tool, what in TOOLS.items())
+    width = max(map(len, TOOLS))
+    tools = "\n".join(f"  {tool:{width}} {what}" for tool, what in TOOLS.items())
     return f"""\
 Usage: asyncdicom TOOL [OPTIONS] ...
 

@@ -7,6 +7,7 @@ from contextlib import aclosing
 import click
 
 from asyncdicom.cli.asking import Line, ask_archive, asking, result_of, show
+from asyncdicom.cli.groups import Group
 from asyncdicom.cli.output import json_line, progress, warn
 from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain
 
@@ -16,7 +17,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON lines."
 _NAME = "asyncdicom archive"
 
 
-@click.group(epilog=EXIT_CODES)
+@click.group(cls=Group, epilog=EXIT_CODES)
 @click.argument("directory", metavar="DIR", type=click.Path(file_okay=False))
 @click.pass_context
 def command(ctx: click.Context, directory: str) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Advance",
+    "give_up_stdout",
     "json_line",
     "json_text",
     "prepare_streams",
@@ -46,6 +47,12 @@ def prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - it stays open
         elif descriptor and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def give_up_stdout() -> None:
+    """Let the flush at exit, of what could not be written, succeed."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_open(descriptor: int) -> bool:

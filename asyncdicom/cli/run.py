@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncdicom.cli.output import json_line, prepare_streams, warn
+from asyncdicom.cli.output import give_up_stdout, json_line, prepare_streams, warn
 from asyncdicom.exceptions import AssociationError, AssociationRejected, AssociationTimeout, DicomNetworkError
 from asyncdicom.telemetry.log import Log
 from asyncdicom.telemetry.log_output import close_logs
@@ -69,12 +68,15 @@ def _run_tool(tool: str, name: str, arguments: list[str]) -> int:
         code: int | None = command.main(arguments, prog_name=name, standalone_mode=False, **_HELP)
         sys.stdout.flush()
         return complain(name, "interrupted", INTERRUPTED) if code == INTERRUPTED else code or OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()  # a page, not a line
+        return USAGE
     except click.ClickException as error:
         return complain(name, f"{error.format_message().rstrip('.')}; see {name} --help", USAGE)
     except (KeyboardInterrupt, click.Abort):
         return complain(name, "interrupted", INTERRUPTED)
     except BrokenPipeError:
-        _give_up_stdout()
+        give_up_stdout()
         return FAILED
     except AssociationError as error:
         advice = _advice(error)
@@ -85,7 +87,7 @@ def _run_tool(tool: str, name: str, arguments: list[str]) -> int:
         where = f": {error.filename}" if error.filename else ""
         what = "; choose another port" if error.errno == errno.EADDRINUSE else ""
         if error.errno == errno.ENOSPC:
-            _give_up_stdout()
+            give_up_stdout()
         return _failed(name, arguments, f"{error.strerror or error}{where}{what}", FAILED)
 
 
@@ -101,12 +103,6 @@ def complain(name: str, message: str, code: int) -> int:
     """Print one line on stderr; gives `code`."""
     warn(f"{name}: {' '.join(message.split())}")
     return code
-
-
-def _give_up_stdout() -> None:
-    """Let the flush at exit, of what could not be written, succeed."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _advice(error: AssociationError) -> str | None:

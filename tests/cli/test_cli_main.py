@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -32,7 +33,7 @@ def test_help_names_every_tool() -> None:
         check=True,
     )
     for tool, what in TOOLS.items():
-        assert f"{tool:10} {what}" in done.stdout
+        assert f"{tool:11} {what}" in done.stdout
     assert done.stderr == ""
 
 
@@ -78,6 +79,49 @@ def test_what_to_install_when_a_package_is_missing(missing: str, tool: str, extr
     )
     assert done.returncode == 2
     assert done.stderr == f"asyncdicom {tool}: this tool needs: pip install 'asyncdicom[{extra}]'\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["echoscu", "--help"], ["archive", "--help"]]
+)
+def test_a_page_that_cannot_be_printed_is_no_traceback(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "asyncdicom", *arguments],
+            env=ENVIRONMENT,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_page_for_a_full_disk_is_told_in_a_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "asyncdicom", "--help"],
+            env=ENVIRONMENT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "asyncdicom: No space left on device\n")
+
+
+@pytest.mark.parametrize("line", ["archive", "outbox", "route", "archive DIR quarantine"])
+async def test_a_group_without_a_command_shows_its_page(tool: Tool, line: str) -> None:
+    code, out, err = await tool(*line.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("Usage: asyncdicom ")
+    assert "\nCommands:\n" in err
+    assert "..." not in err.partition("Commands:")[2].replace("patients ... instances", "")
 
 
 async def test_version(tool: Tool) -> None:
