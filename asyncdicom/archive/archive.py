@@ -27,7 +27,7 @@ from asyncdicom.archive.index.sqlite import DURABILITIES, Index
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.intake import Intake
 from asyncdicom.archive.leftovers import Swept
-from asyncdicom.archive.marker import Marker, check_place, next_marker, read_marker, write_marker
+from asyncdicom.archive.marker import Marker, check_place, next_marker, no_archive, read_marker, write_marker
 from asyncdicom.archive.origin import Origin, Router
 from asyncdicom.archive.outbox import Outbox
 from asyncdicom.archive.round import Bounds
@@ -158,6 +158,8 @@ class Archive:
 
     def _open(self) -> None:
         try:
+            if self._existing and self._calls.look(self.directory) is None:
+                raise no_archive(self.directory)
             self._blobs.prepare_root()
             self._lock = self._calls.lock_directory(self.directory)
             self._open_index()

@@ -12,7 +12,7 @@ from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index import sqlite
 from asyncdicom.archive.index.base import IndexFailed
-from asyncdicom.archive.marker import read_marker
+from asyncdicom.archive.marker import no_archive, read_marker
 from asyncdicom.archive.scrub import Pace
 from asyncdicom.archive.verifying import Verified, verified
 
@@ -21,6 +21,8 @@ __all__ = ["set_damaged_index_aside", "verify"]
 
 @contextmanager
 def _locked(directory: str, calls: FileCalls) -> Iterator[None]:
+    if calls.look(directory) is None:
+        raise no_archive(directory)
     try:
         lock = calls.lock_directory(directory)
     except BlockingIOError:
@@ -55,7 +57,7 @@ def verify(directory: str, *, bytes_per_second: int | None = None) -> Iterator[V
     blobs = FolderBlobs(directory, calls, sync=False)
     with _locked(directory, calls):
         if calls.look(os.path.join(directory, sqlite.FILE)) is None:
-            raise ArchiveError(f"there is no archive in {directory}: is its disk mounted?")
+            raise no_archive(directory)
         try:
             with closing(sqlite.Index(directory, durability="power", readers=1, calls=calls)) as index:
                 yield from verified(index.upkeep, blobs, Pace(bytes_per_second, threading.Event()))

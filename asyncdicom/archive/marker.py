@@ -17,7 +17,7 @@ from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.file_calls import FileCalls
 
-__all__ = ["MARKER", "Marker", "check_place", "next_marker", "read_marker", "write_marker"]
+__all__ = ["MARKER", "Marker", "check_place", "next_marker", "no_archive", "read_marker", "write_marker"]
 
 MARKER = "archive.json"
 _MAXIMUM_SIZE = 65536
@@ -60,6 +60,11 @@ def write_marker(root: str, marker: Marker, calls: FileCalls, *, sync: bool) -> 
     calls.replace(os.path.join(root, MARKER), text, sync=sync)
 
 
+def no_archive(root: str) -> ArchiveError:
+    """Make the error for a folder that has to hold an archive, and holds none."""
+    return ArchiveError(f"there is no archive in {root}: is its disk mounted?")
+
+
 def check_place(folders: Folders, calls: FileCalls, marker: Marker | None, *, existing: bool) -> str:
     """Look at the archive's folder before anything is made in it; gives what is worth telling, or nothing.
 
@@ -79,7 +84,7 @@ def check_place(folders: Folders, calls: FileCalls, marker: Marker | None, *, ex
     has_index, has_objects = "index.sqlite" in names, folders.has_objects()
     if marker is None and not has_index and not has_objects:
         if existing:
-            raise ArchiveError(f"there is no archive in {root}: is its disk mounted?")
+            raise no_archive(root)
         return _foreign(root, names - {"objects", "quarantine", "lost"}, calls)
     if not has_index:
         return (

@@ -75,6 +75,8 @@ async def test_a_folder_that_is_no_archive(tmp_path: Path, tool: Any) -> None:
         refused = await tool("archive", tmp_path / "none", *words)
         assert refused.code == 1
         assert len(refused.err.splitlines()) == 1
+        assert f"there is no archive in {tmp_path / 'none'}" in refused.err
+    assert list(tmp_path.iterdir()) == []  # looking makes nothing
 
 
 @pytest.mark.parametrize("is_served", [True, False])
