@@ -34,6 +34,8 @@ MAXIMUM_LINE = 1 << 16
 _CONNECTIONS = 8
 _IDLE = 30.0  # seconds for the request, and for the other side to read an answer
 _CONNECTING = 5.0  # seconds
+# Methods that an archive has only together with something else, by their first word.
+_RUN_BY = {"route": "the process that serves it has no gateway: start it with qrscp --gateway FILE"}
 
 
 class NotServed(Exception):
@@ -153,6 +155,9 @@ class Control:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise ControlError("a request is a line of JSON with method and arguments") from None
         if not isinstance(arguments, dict) or not isinstance(method, str) or method not in self._methods:
+            group = method.partition(" ")[0] if isinstance(method, str) else ""
+            if group in _RUN_BY and not any(each.startswith(f"{group} ") for each in self._methods):
+                raise ControlError(_RUN_BY[group])
             raise ControlError(f"the methods are {', '.join(self._methods)}")
         return self._methods[method], arguments
 

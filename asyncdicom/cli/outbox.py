@@ -8,22 +8,29 @@ from typing import Any, TypeVar
 
 import click
 
-from asyncdicom.cli.asking import ask_archive, asking, result_of, show
+from asyncdicom.cli.asking import Line, ask_archive, asking, result_of, show
+from asyncdicom.cli.groups import Group
 from asyncdicom.cli.run import EXIT_CODES, OK
 
-__all__ = ["DELIVERY", "command", "say"]
+__all__ = ["command", "delivery", "say"]
 
 _NAME = "asyncdicom outbox"
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-DELIVERY = (
-    "{id} {kind} {sop_instance_uid} to {destination}: {state} after {attempts} attempt(s), "
-    "last status {status}, {comment}"
-)
+
+def delivery(line: Line) -> str:
+    """Give the text for a delivery, with what is known of it."""
+    text = "{id} {kind}" + _known(line, " {}", "sop_instance_uid")
+    text += " to {destination}: {state} after {attempts} attempt(s)"
+    return text + _known(line, ", last status {}", "status") + _known(line, ", {}", "comment")
 
 
-@click.group(epilog=EXIT_CODES)
+def _known(line: Line, text: str, key: str) -> str:
+    return "" if line.get(key) in (None, "") else text.format(f"{{{key}}}")
+
+
+@click.group(cls=Group, epilog=EXIT_CODES)
 @click.argument("directory", metavar="DIR", type=click.Path(file_okay=False))
 @click.pass_context
 def command(ctx: click.Context, directory: str) -> None:
@@ -51,7 +58,7 @@ def list_(directory: str, destination: str | None, state: str | None, limit: int
         async with aclosing(ask_archive(directory, "outbox list", arguments)) as lines:
             async for line in lines:
                 if as_json or "id" in line:
-                    show(line, as_json, DELIVERY)
+                    show(line, as_json, delivery(line) if "id" in line else "")
                     continue
                 for name, counts in line["outbox"].items():
                     print(f"{name}: {', '.join(f'{number} {what}' for what, number in counts.items())}")

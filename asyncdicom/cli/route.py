@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from asyncdicom.cli.asking import ask_archive, asking, result_of, show
-from asyncdicom.cli.outbox import DELIVERY, say
+from asyncdicom.cli.groups import Group
+from asyncdicom.cli.outbox import delivery, say
 from asyncdicom.cli.output import json_line, json_text
 from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain
 from asyncdicom.telemetry.text import printable
@@ -32,7 +33,7 @@ _TOTALS = "{destinations} destinations; {unrouted} instances are not routed"
 _PRIORITIES = ("urgent", "normal", "bulk")
 
 
-@click.group(epilog=EXIT_CODES)
+@click.group(cls=Group, epilog=EXIT_CODES)
 def command() -> None:
     """Check and explain routing rules, in the file CONFIG; look after the gateway that serves DIR."""
 
@@ -140,7 +141,7 @@ def why(directory: str, uid: str, as_json: bool) -> int:
     async def work() -> int:
         async with aclosing(ask_archive(directory, "outbox why", {"sop_instance_uid": uid})) as lines:
             async for line in lines:
-                show(line, as_json, DELIVERY if "id" in line else "{deliveries} deliveries")
+                show(line, as_json, delivery(line) if "id" in line else "{deliveries} deliveries")
         return OK
 
     return asking(_NAME, work)

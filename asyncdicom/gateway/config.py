@@ -41,6 +41,7 @@ _CALLED = (
     "address", "server_hostname", "calling_ae_title", "called_ae_title", "maximum_associations",
     "operations_invoked", "connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout",
 )  # fmt: skip
+_TABLES = ("destinations", "routes")
 _NUMBER = (int, float)
 _SENT: dict[str, Any] = {
     "rate": _NUMBER,
@@ -103,7 +104,7 @@ def read_gateway(
 
     `functions`: those that rules may name. `ours`: our certificate and whom we trust, if we are called by
     TLS: then destinations are, too, unless they say otherwise. Other tables than `destinations` and `routes`
-    are left to others.
+    are left to others, unless their names are nearly these.
     """
     where = os.fspath(path)
     try:
@@ -124,6 +125,7 @@ def parse_gateway(
     """Understand the text of a configuration; `where` is the name of its file. As `read_gateway`."""
     try:
         tables = tomllib.loads(text)
+        _check_names(tables)
         destinations = _destinations(tables.get("destinations", {}), ours)
         routes = tables.get("routes", [])
         if not isinstance(routes, list):
@@ -136,6 +138,14 @@ def parse_gateway(
     except (_WrongError, RuleError) as error:
         line = line_of(text, error.key)
         raise GatewayConfigError(f"{where}:{line}: {error}" if line else f"{where}: {error}") from None
+
+
+def _check_names(tables: Mapping[str, Any]) -> None:
+    """Refuse what looks like a slip of the pen: tables of other names are for others."""
+    for name in tables:
+        near = difflib.get_close_matches(name, _TABLES, 1)
+        if near and name not in _TABLES:
+            raise _WrongError(f"unknown table {name!r}; did you mean {near[0]}?", (name,))
 
 
 def _check_groups(rules: Rules, destinations: Mapping[str, GatewayDestination]) -> None:

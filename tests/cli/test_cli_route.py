@@ -94,6 +94,14 @@ async def test_it_is_explained_where_a_file_goes(rules: Path, file: Path, tool: 
     }
 
 
+async def test_an_archive_without_a_gateway_says_what_is_missing(tmp_path: Path, tool: Any) -> None:
+    async with Archive(tmp_path / "archive", durability="none") as archive, Control(archive):
+        for words in (["status"], ["pause", "A"], ["resume", "A"]):
+            refused = await tool("route", words[0], archive.directory, *words[1:])
+            assert refused.code == 1
+            assert "qrscp --gateway FILE" in refused.err
+
+
 async def test_a_file_that_is_none_is_told(rules: Path, tool: Any) -> None:
     explained = await tool("route", "explain", rules, rules, rules.with_name("nowhere"))
     assert explained.code == 1
@@ -107,7 +115,7 @@ async def test_what_an_archive_owes_is_shown_tried_again_and_dropped(tmp_path: P
         await archive.outbox.enqueue([Work("report", "A"), Work("report", "A"), Work("report", "B")])
     listed = await tool("outbox", root, "list")
     assert listed.lines[-2:] == ["A: 2 ready", "B: 1 ready"]
-    assert listed.lines[0] == "1 report None to A: ready after 0 attempt(s), last status None, "
+    assert listed.lines[0] == "1 report to A: ready after 0 attempt(s)"
     *rows, counts = (await tool("outbox", root, "list", "--destination", "B", "--json")).json
     assert [(row["id"], row["state"]) for row in rows] == [(3, "ready")]
     assert counts == {"outbox": {"B": {"ready": 1}}}

@@ -72,6 +72,8 @@ def test_a_whole_configuration(tmp_path: Path) -> None:
         ("[destinations.'a b']\naddress = 'A@h:1'", ":3: 'a b' is no name"),
         ("[destinations.'a|b']\naddress = 'A@h:1'", ":3: 'a|b' is no name"),
         ("[destinations.B]", ":3: B: a destination has an address"),
+        ("[destination.B]\naddress = 'B@h:1'", ":3: unknown table 'destination'; did you mean destinations?"),
+        ("[[route]]\nwhen = {}\nto = ['PACS']", ":3: unknown table 'route'; did you mean routes?"),
         ("[destinations]\nB = 3", "destination has an address"),
     ],
 )
