@@ -287,10 +287,10 @@ class AssociationCore(Exchange):
             if self.failure is not None:
                 continue
             try:
-                if isinstance(event, MessageStarted):
-                    self._requested(event, now)
-                else:
+                if isinstance(event, PDataFragment):
                     self._fragment(event, now)
+                else:
+                    self._requested(event, now)
             except RemoteProtocolError as error:
                 self._violated(error, now)
                 break
