@@ -41,7 +41,6 @@ class Sending:
         self._lost_in_a_row = 0
         self._given_up: AssociationError | None = None
         self._told = operations is None  # that the peer grants less is news for who asked for more
-        self._at_once = 1
         self._peer = peer
         self._associations = associations
         self._operations = OPERATIONS if operations is None else operations
@@ -76,8 +75,8 @@ class Sending:
         pool = AssociationPool(self._peer.address, size=size, operations=self._operations, **options)
         async with pool:
             async with pool.acquire() as association:  # if there is none to be had, no file is to blame
-                self._at_once = size * await self._granted(association)
-            await asyncio.gather(*(self._work(pool, waiting, advance) for _ in range(self._at_once)))
+                at_once = size * await self._granted(association)
+            await asyncio.gather(*(self._work(pool, waiting, advance) for _ in range(at_once)))
 
     async def _granted(self, association: Association) -> int:
         """How many operations an association may have outstanding; says so if it is less than asked for."""
@@ -98,7 +97,7 @@ class Sending:
             except AssociationError as error:
                 await self._failed(_path(source), str(error))
                 self._lost_in_a_row += 1
-                if self._lost_in_a_row > self._at_once:  # all of them, and one that was new
+                if self._lost_in_a_row > self._associations:  # all of them, and one that was new
                     self._given_up = error
             except (DicomNetworkError, OSError) as error:
                 await self._failed(_path(source), str(error))
