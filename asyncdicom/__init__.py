@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from asyncdicom.address import Address
     from asyncdicom.association import Association, Node, Request
     from asyncdicom.client import associate
+    from asyncdicom.data.elements import Skipped
     from asyncdicom.destination import Destination
     from asyncdicom.dimse.messages import Command, CommandField
     from asyncdicom.exceptions import (
@@ -154,6 +155,7 @@ __all__ = [
     "RetrieveResult",
     "Server",
     "Service",
+    "Skipped",
     "Source",
     "Status",
     "StatusError",
@@ -188,6 +190,7 @@ _MODULES = {
     "address": "Address",
     "association": "Association Node Request",
     "client": "associate",
+    "data.elements": "Skipped",
     "destination": "Destination",
     "dimse.messages": "Command CommandField",
     "exceptions": (

@@ -19,7 +19,6 @@ A DIMSE Status is data; a broken association is an exception.
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Any, Self
 
 from asyncdicom.status import Status
@@ -75,8 +74,11 @@ class DicomNetworkError(Exception):
 
     def having(self, result: Any) -> Self:
         """Give a copy of this error with a result: the error of an association is that of many operations."""
-        error = copy(self)
-        error.result = result
+        error = type(self).__new__(
+            type(self), *self.args
+        )  # not by `__init__`, which subclasses have of their own
+        error.args = self.args
+        error.__dict__.update(self.__dict__, result=result)
         return error.with_traceback(self.__traceback__)
 
 

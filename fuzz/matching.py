@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
 
-from asyncdicom.archive.answer import Answers
+from asyncdicom.archive.dimse import Answers
 from asyncdicom.archive.index.base import Changes, FileEntry, Insertion
 from asyncdicom.archive.index.matching import IdentifierError
 from asyncdicom.archive.index.query import Query, find_query, key_at, retrieve_query
@@ -115,7 +115,6 @@ def run(data: bytes) -> object:
         return "unreadable", words(error)
     except IdentifierError as error:
         check(0 < len(error.comment) <= 64 and error.comment.isascii(), "a comment that cannot be sent")
-        check(error.status.is_failure, "refused, but not a failure")
         return error.comment
     if is_retrieval:
         found = _rows(instance_ids(_STATEMENTS, query))

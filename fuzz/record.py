@@ -19,7 +19,7 @@ from struct import unpack_from
 
 from asyncdicom import Address
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.data.elements import encode
 from asyncdicom.ul.encoder import p_data_header
 from asyncdicom.ul.negotiation import answer

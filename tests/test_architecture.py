@@ -175,6 +175,32 @@ def test_a_second_place_that_knows_the_database_is_noticed() -> None:
     }
 
 
+# What makes file calls of its own in the archive: the folder itself, its marker, its index; stored files are
+# for the blobs alone.
+MAKES_FILE_CALLS = {
+    f"archive/{name}.py" for name in ("__init__", "archive", "file_calls", "maintenance", "marker")
+}
+
+
+def test_stored_files_are_for_the_blobs_alone() -> None:
+    named = {
+        name_of(path)
+        for path in (PACKAGE / "archive").glob("*.py")
+        for name in imports(path, at_import=False)
+        if name in ("asyncdicom.archive.file_calls", "shutil", "asyncdicom.net.disk")
+    }
+    assert named == MAKES_FILE_CALLS
+
+
+def test_one_file_of_the_archive_knows_the_status() -> None:
+    knows = {
+        name_of(path)
+        for path in (PACKAGE / "archive").rglob("*.py")
+        if "asyncdicom.status" in set(imports(path, at_import=False))
+    }
+    assert knows == {"archive/dimse.py"}
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_pydicom_is_imported_when_it_is_needed(path: Path) -> None:
     used = set(imports(path, at_import=True))

@@ -53,6 +53,7 @@ PROMISED = [
     "STUDY_ROOT",
     "Server",
     "Source",
+    "Skipped",
     "Status",
     "StatusError",
     "TlsFiles",

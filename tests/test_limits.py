@@ -52,11 +52,13 @@ from asyncdicom import (
 )
 from asyncdicom.access import Peer as KnownPeer
 from asyncdicom.archive import Archive
+from asyncdicom.archive.dimse import status_of
 from asyncdicom.cli.fields import documentation
 from asyncdicom.data.elements import decode as decode_data_set
 from asyncdicom.data.elements import encode as encode_data_set
 from asyncdicom.data.inflation import inflate
 from asyncdicom.data.reencode import MAXIMUM_HELD, Reencoder, reencode
+from asyncdicom.data.resuming import MAXIMUM_PLACES
 from asyncdicom.dimse.assembler import Assembler
 from asyncdicom.dimse.command import MAXIMUM_ELEMENTS, decode_elements
 from asyncdicom.dimse.fragmenter import MAXIMUM_PDU, Fragmenter
@@ -360,6 +362,14 @@ def duplicates(n: int) -> bool:
     return True
 
 
+def places(n: int) -> bool:
+    """What follows is found at the place of this number: three are told by the broken element itself."""
+    broken = b"\x08\0\x54\0UN\0\0\xfe\xff\xff\xff"
+    rest = [(0x00100010, "PN", b""), (0x00100020, "LO", b""), (0x00100030, "DA", b"")]
+    data = broken + bytes(n - 8) + encode_data_set(rest, EXPLICIT_VR_LITTLE_ENDIAN)
+    return len(decode_data_set(data, EXPLICIT_VR_LITTLE_ENDIAN, strict=False)) == 3
+
+
 def nested(n: int) -> bool:
     data = bytes.fromhex("08001111 ffffffff feff00e0 ffffffff") * n
     data += bytes.fromhex("feff0de0 00000000 feffdde0 00000000") * n
@@ -440,6 +450,7 @@ CORE: dict[str, list[tuple[int, Callable[[int], bool]]]] = {
     "dimse.operations.MAXIMUM_DUPLICATES": [(MAXIMUM_DUPLICATES, duplicates)],
     "data.elements.decode(maximum_depth)": [(64, nested)],
     "data.elements.decode(maximum_inflated)": [(65536, inflated)],
+    "data.resuming.MAXIMUM_PLACES": [(MAXIMUM_PLACES, places)],
     "data.reencode.Reencoder(maximum_depth)": [(64, nested_again)],
     "data.reencode.Reencoder(maximum_inflated)": [(65536, inflated_again)],
     "data.reencode.MAXIMUM_HELD": [(MAXIMUM_HELD, held)],
@@ -908,13 +919,13 @@ async def test_a_data_set_in_the_archive(tmp_path: Path, over: int) -> None:
         yield [memoryview(data[500:])]
 
     async with Archive(tmp_path, durability="none", maximum_size=len(data) - over) as archive:
-        status, _ = await archive.store(
+        stored = await archive.receive(
             sop_class_uid=CT,
             sop_instance_uid="2.25.1",
             transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
             batches=batches(),
         )
-        assert status == (Status.SUCCESS if over <= 0 else Status.OUT_OF_RESOURCES)
+        assert status_of(stored) == (Status.SUCCESS if over <= 0 else Status.OUT_OF_RESOURCES)
         assert (await archive.counts())["instance"] == (1 if over <= 0 else 0)
 
 

@@ -17,7 +17,7 @@ import pytest
 import asyncdicom
 from asyncdicom import AssociationPool, ByRole, Limits, Timeouts, associate, serve
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.cli.fields import documentation
 from asyncdicom.options import OPERATIONS, of_role
 

@@ -20,7 +20,7 @@ import trustme
 
 from asyncdicom import Address, Limits, Status, associate, open_file, serve, storage_contexts
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.cli.config import read_config
 from asyncdicom.cli.samples import write_samples
 from asyncdicom.gateway import Facts, parse_gateway

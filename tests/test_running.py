@@ -253,7 +253,7 @@ import asyncdicom
 from contextlib import asynccontextmanager
 from asyncdicom.archive import Archive
 from asyncdicom.archive.file_calls import FileCalls
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 
 class Hanging(FileCalls):
     def write(self, *arguments):

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from asyncdicom.archive.archive import Archive, Stored
-from asyncdicom.archive.arrival import OnConflict
+from asyncdicom.archive.arrival import OnConflict, Outcome
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import MatchingInstances, StoredInstance
-from asyncdicom.archive.index.matching import IdentifierError
+from asyncdicom.archive.index.base import IndexFailed
+from asyncdicom.archive.index.matching import IdentifierError, Problem
+from asyncdicom.archive.search import Match
 
 __all__ = [
     "Archive",
     "ArchiveError",
     "FileCalls",
     "IdentifierError",
+    "IndexFailed",
+    "Match",
     "MatchingInstances",
     "OnConflict",
+    "Outcome",
+    "Problem",
     "Stored",
     "StoredInstance",
 ]

@@ -8,7 +8,8 @@ import queue
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from asyncdicom.archive.blobs.files import InstanceFile, StoredFile
+from asyncdicom.archive.blobs.base import NewBlob, State
+from asyncdicom.archive.blobs.files import StoredFile
 from asyncdicom.archive.index.base import FileEntry, Uncertain, entry_of
 from asyncdicom.archive.index.record import Record
 from asyncdicom.archive.index.work import Work
@@ -23,7 +24,6 @@ __all__ = [
     "OnMismatch",
     "Outcome",
     "Rules",
-    "State",
     "deliver",
 ]
 
@@ -66,11 +66,19 @@ class Outcome(enum.Enum):
     REFUSED = "the first stays, this one is not kept"
     WITHDRAWN = "withdrawn before its turn"
     UNTRUSTED = "a sync of its folder has failed"
+    UNREADABLE = "not kept: it cannot be understood"
+    WRONG = "not kept: it is not what it was said to be"
+    NO_ROOM = "not kept: there is too little room, or disk or index failed"
 
     @property
     def keeps(self) -> bool:
         """Tell whether the file of the arrival belongs to the index afterwards."""
         return self in _KEPT
+
+    @property
+    def is_here(self) -> bool:
+        """Tell whether the instance is in the archive now, for queries too."""
+        return self in _HERE
 
     @property
     def heals(self) -> bool:
@@ -90,12 +98,16 @@ _KEPT = frozenset(
 )
 
 
-class State(enum.Enum):
-    """What a look at the file of a row has found."""
-
-    SOUND = "as its row says"
-    MISSING = "missing"
-    DAMAGED = "damaged"
+_HERE = frozenset(
+    {
+        Outcome.STORED,
+        Outcome.REPLACED,
+        Outcome.SUPERSEDED,
+        Outcome.HEALED,
+        Outcome.ALREADY_HERE,
+        Outcome.SAME,
+    }
+)
 
 
 Answer = Outcome | BaseException
@@ -108,7 +120,7 @@ class Arrival:
     """
 
     record: Record
-    file: InstanceFile | StoredFile
+    file: NewBlob | StoredFile
     was_found = False  # in the archive's own folder, without a row
     is_incomplete = False  # it ends within an element
     is_strange = False  # it has elements that cannot be read
@@ -116,7 +128,7 @@ class Arrival:
     mismatch = ""  # why it is not clear whose it is
     work: Sequence[Work] = ()  # that it leads to, when it is stored
 
-    def __init__(self, file: InstanceFile, transfer_syntax_uid: str, calling_ae_title: str) -> None:
+    def __init__(self, file: NewBlob, transfer_syntax_uid: str, calling_ae_title: str) -> None:
         self.file = file
         self.transfer_syntax_uid = transfer_syntax_uid
         self.calling_ae_title = calling_ae_title

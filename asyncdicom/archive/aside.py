@@ -13,10 +13,9 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.blobs.base import Blobs
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.examine import Examined, Unusable, examine
-from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.base import Changes, Insertion, aside
 from asyncdicom.archive.index.quarantined import Quarantined, QuarantineReader, bury, take
 from asyncdicom.archive.index.writer import Writer
@@ -39,19 +38,15 @@ class Aside:
 
     def __init__(
         self,
-        folders: Folders,
-        calls: FileCalls,
+        blobs: Blobs,
         reader: QuarantineReader,
         ingest: Ingest,
         *,
-        sync: bool,
         is_closing: Callable[[], bool],
     ) -> None:
-        self._folders = folders
-        self._calls = calls
+        self._blobs = blobs
         self._reader = reader
         self._ingest = ingest
-        self._sync = sync
         self._is_closing = is_closing
 
     def pages(self) -> Iterator[list[Quarantined]]:
@@ -82,22 +77,22 @@ class Aside:
         changed.
         """
         row = self._named(name)
-        path = self._folders.quarantine_path(row.file)
+        path = self._blobs.quarantine_path(row.file)
         examined = self._examined(path, row)
-        target = self._folders.take_name()
+        target = self._blobs.take_name()
         old: list[str] = []
         try:
-            self._calls.link(path, self._folders.path(target), sync=self._sync)
-            self._folders.sync(os.path.dirname(self._folders.path(target)))
+            self._blobs.copy(path, self._blobs.path(target))
+            self._blobs.sync(os.path.dirname(self._blobs.path(target)))
             old += self._ingest.change(lambda writer: self._swap(writer, row, examined, target))
         except LookupError:
-            self._calls.remove(self._folders.path(target))
+            self._blobs.remove(self._blobs.path(target))
             raise ArchiveError(f"{row.file} is not in quarantine any more") from None
         finally:
-            self._folders.give_back(target, failed=False)
+            self._blobs.give_back(target, failed=False)
         for each in (path, *old):
             with suppress(OSError):  # the sweep finds it: its bytes have a row under another name
-                self._calls.remove(each)
+                self._blobs.remove(each)
         _LOG.warning(
             "%s: the instance from quarantine was put in place of the stored one", row.sop_instance_uid
         )
@@ -105,9 +100,9 @@ class Aside:
 
     def _examined(self, path: str, row: Quarantined) -> Examined:
         try:
-            examined = examine(self._calls, path, row.file, sync=self._sync, is_closing=self._is_closing)
+            examined = examine(self._blobs, path, row.file, is_closing=self._is_closing)
         except FileNotFoundError:
-            raise ArchiveError(f"{row.file} is missing in {self._folders.quarantine}") from None
+            raise ArchiveError(f"{row.file} is missing in {self._blobs.quarantine}") from None
         except Unusable as error:
             raise ArchiveError(f"{row.file} cannot be accepted: {error}") from None
         if examined.file.digest != row.digest:
@@ -120,15 +115,15 @@ class Aside:
         existing = writer.find(row.sop_instance_uid)
         changes, old = Changes(), []
         if existing is not None:
-            stored = self._folders.path(existing.file)
+            stored = self._blobs.path(existing.file)
             name = f"{secrets.token_hex(16)}.dcm"
             try:
-                self._calls.link(stored, self._folders.quarantine_path(name), sync=self._sync)
+                self._blobs.copy(stored, self._blobs.quarantine_path(name))
                 old.append(stored)
                 changes.quarantined.append(aside(existing, name, _REASON))
             except FileNotFoundError:  # nothing is there that could be kept
                 _LOG.warning("%s: the stored file was missing", row.sop_instance_uid)
-            self._folders.sync(self._folders.quarantine)
+            self._blobs.sync(self._blobs.quarantine)
         entry = examined.entry(target, taken.calling_ae_title)
         changes.instances.append(Insertion(examined.record, entry, existing, taken.received))
         writer.apply(changes)
@@ -148,6 +143,6 @@ class Aside:
         except LookupError:
             raise ArchiveError(f"{row.file} is not in quarantine any more") from None
         with suppress(OSError):
-            self._calls.remove(self._folders.quarantine_path(row.file))
+            self._blobs.remove(self._blobs.quarantine_path(row.file))
         _LOG.warning("%s: %s was removed from quarantine, as asked", row.sop_instance_uid, row.file)
         return row

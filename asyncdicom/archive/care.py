@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 from asyncdicom.archive.arrival import Outcome
 from asyncdicom.archive.aside import Aside
-from asyncdicom.archive.blobs.folders import Folders
-from asyncdicom.archive.blobs.look import Ended
+from asyncdicom.archive.blobs.base import Blobs, Ended
 from asyncdicom.archive.errors import reason
-from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.base import IndexFailed
 from asyncdicom.archive.index.sqlite import Index
 from asyncdicom.archive.ingest import Ingest
@@ -45,28 +41,24 @@ class Care:
     def __init__(
         self,
         directory: str,
-        folders: Folders,
-        calls: FileCalls,
+        blobs: Blobs,
         index: Index,
         ingest: Ingest,
         *,
-        sync: bool,
         scrub_rate: int,
         is_closing: Callable[[], bool],
         happened: Counter[str],
     ) -> None:
         self._directory = directory
-        self._folders = folders
-        self._calls = calls
+        self._blobs = blobs
         self._index = index
         self._ingest = ingest
-        self._sync = sync
         self._is_closing = is_closing
-        self._scrub = Scrub(folders, calls, index, ingest, rate=scrub_rate) if scrub_rate else None
+        self._scrub = Scrub(blobs, index, ingest, rate=scrub_rate) if scrub_rate else None
         self._happened = happened
         self.swept = Swept()
         """What the sweep under way, or the last one, has done so far."""
-        self.quarantine = Aside(folders, calls, index.quarantine, ingest, sync=sync, is_closing=is_closing)
+        self.quarantine = Aside(blobs, index.quarantine, ingest, is_closing=is_closing)
 
     def start(self, *, tell: bool) -> None:
         """Start the scrub; before, ``tell`` what an operator should know."""
@@ -88,22 +80,18 @@ class Care:
                 size >> 20,
                 self._directory,
             )
-            if not self._calls.names(self._folders.quarantine):
-                _LOG.error("%s is empty: is its disk mounted?", self._folders.quarantine)
+            if not self._blobs.has_quarantined():
+                _LOG.error("%s is empty: is its disk mounted?", self._blobs.quarantine)
 
     def _tell_disks(self) -> None:
         """A name is moved between the two folders: on two disks, or two mounts of one, that cannot be."""
-        nothing = f"{secrets.token_hex(16)}.dcm"
-        try:
-            self._calls.move(self._folders.path(nothing), self._folders.quarantine_path(nothing))
-        except OSError as error:
-            if error.errno == errno.EXDEV:
-                _LOG.error(
-                    "%s and %s are on two disks or mounts: instances that conflict cannot be put into "
-                    "quarantine and are refused (0xA700); let both be folders of one disk",
-                    self._folders.objects,
-                    self._folders.quarantine,
-                )
+        if not self._blobs.can_move_to_quarantine():
+            _LOG.error(
+                "%s and %s are on two disks or mounts: instances that conflict cannot be put into quarantine "
+                "and are refused (0xA700); let both be folders of one disk",
+                self._blobs.objects,
+                self._blobs.quarantine,
+            )
 
     def close(self) -> None:
         """End the scrub; the index is open still."""
@@ -120,7 +108,7 @@ class Care:
             **self._index.upkeep.counts(),
             "quarantine_bytes": size,
             "purged": self._index.quarantine.tombstones(),
-            "lost": len(self._calls.names(self._folders.lost)),
+            "lost": self._blobs.count_lost(),
             "missing": max(place.missing, place.last_missing),
             "damaged": max(place.damaged, place.last_damaged),
             **{name: sum(self._happened[each] for each in parts) for name, parts in _TOLD.items()},
@@ -129,7 +117,7 @@ class Care:
 
     def verify(self, pace: Callable[[int], None]) -> Iterator[Verified]:
         """Compare each file with its row; ``pace`` is called with what was read, and may wait or raise."""
-        return verified(self._index.upkeep, self._folders, self._calls, pace)
+        return verified(self._index.upkeep, self._blobs, pace)
 
     # the sweep
 
@@ -163,12 +151,10 @@ class Care:
 
     def _sweep_leftovers(self, is_ending: Callable[[], bool]) -> Swept:
         swept = Leftovers(
-            self._folders,
-            self._calls,
+            self._blobs,
             self._index,
             self._ingest,
             self.swept,
-            sync=self._sync,
             is_closing=is_ending,
         ).sweep()
         if swept.set_aside:

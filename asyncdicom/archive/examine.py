@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import NamedTuple
 
+from asyncdicom.archive.blobs.base import Blobs, Ended, Reading
 from asyncdicom.archive.blobs.files import StoredFile
 from asyncdicom.archive.blobs.header import DIGEST_SIZE, digest_in
-from asyncdicom.archive.blobs.look import Ended
-from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.base import FileEntry, entry_of
 from asyncdicom.archive.index.record import WANTED_TAGS, Record, usable_record
 from asyncdicom.data.inflation import CorruptStream
@@ -52,39 +52,32 @@ class Examined(NamedTuple):
         )
 
 
-def examine(
-    calls: FileCalls, path: str, name: str, *, sync: bool, is_closing: Callable[[], bool]
-) -> Examined:
-    """Read a whole file, and make it durable if ``sync``. Blocks.
+def examine(blobs: Blobs, path: str, name: str, *, is_closing: Callable[[], bool]) -> Examined:
+    """Read a whole file, and make it durable. Blocks.
 
     A file of ours tells the digest of its data set: that proves that it is as it was received. One of an
     earlier version has to be a Part 10 file whose elements end where the file does. Raises `Unusable`,
     `OSError`, and `Ended` when ``is_closing()``.
     """
-    descriptor = calls.open_to_read(path)
-    try:
-        examined = _examine(_Pieces(calls, descriptor, is_closing), path, name)
-        if sync:
-            calls.sync_data(descriptor)
+    with closing(blobs.read(path)) as blob:
+        examined = _examine(_Pieces(blob, is_closing), path, name)
+        blob.sync()
         return examined
-    finally:
-        calls.close(descriptor)
 
 
 class _Pieces:
-    def __init__(self, calls: FileCalls, descriptor: int, is_closing: Callable[[], bool]) -> None:
-        self._calls = calls
-        self._descriptor = descriptor
+    def __init__(self, blob: Reading, is_closing: Callable[[], bool]) -> None:
+        self._blob = blob
         self._is_closing = is_closing
 
     def head(self) -> bytes:
         head = b""
-        while len(head) < HEAD_SIZE and (piece := self._calls.read(self._descriptor, HEAD_SIZE - len(head))):
+        while len(head) < HEAD_SIZE and (piece := self._blob.read(HEAD_SIZE - len(head))):
             head += piece
         return head
 
     def rest(self) -> Iterator[bytes]:
-        while piece := self._calls.read(self._descriptor, _PIECE):
+        while piece := self._blob.read(_PIECE):
             if self._is_closing():
                 raise Ended
             yield piece

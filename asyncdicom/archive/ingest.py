@@ -16,12 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from asyncdicom.archive.arrival import Answer, Arrival, Rules, deliver
-from asyncdicom.archive.blobs.compare import compare_files
-from asyncdicom.archive.blobs.files import InstanceFile
-from asyncdicom.archive.blobs.folders import Folders
-from asyncdicom.archive.blobs.look import look_at
+from asyncdicom.archive.blobs.base import Blobs
+from asyncdicom.archive.blobs.compare import compare_blobs
+from asyncdicom.archive.blobs.files import StoredFile
 from asyncdicom.archive.errors import reason
-from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.base import IndexFailed, RowFailed, Uncertain
 from asyncdicom.archive.index.writer import Writer
 from asyncdicom.archive.round import Bounds, LookFirst, Round
@@ -70,8 +68,7 @@ class Ingest:
     def __init__(
         self,
         writer: Writer,
-        folders: Folders,
-        calls: FileCalls,
+        blobs: Blobs,
         *,
         rules: Rules,
         bounds: Bounds,
@@ -80,8 +77,7 @@ class Ingest:
         on_work: Callable[[Mapping[str, int]], None],
     ) -> None:
         self._writer = writer
-        self._folders = folders
-        self._calls = calls
+        self._blobs = blobs
         self._rules = rules
         self._bounds = bounds
         self._elsewhere = elsewhere
@@ -194,13 +190,13 @@ class Ingest:
                 arrival.tell(error)
 
     def _look(self, arrival: Arrival, wanted: LookFirst) -> None:
-        folders, existing = self._folders, wanted.existing
+        blobs, existing = self._blobs, wanted.existing
         name = existing.file
-        path = folders.quarantine_path(name) if existing.is_quarantined else folders.path(name)
+        path = blobs.quarantine_path(name) if existing.is_quarantined else blobs.path(name)
         if wanted.compares:
-            arrival.compared[name] = compare_files(self._calls, path, existing, arrival)
+            arrival.compared[name] = compare_blobs(blobs, path, existing, arrival)
         else:
-            arrival.looked[name] = look_at(self._calls, path, existing)
+            arrival.looked[name] = blobs.look_at(path, existing)
 
     def _settle(self, batch: list[Arrival]) -> list[tuple[Arrival, Answer]]:
         try:
@@ -232,7 +228,7 @@ class Ingest:
                 self._writer.renew()
 
     def _commit(self, batch: list[Arrival]) -> list[Answer]:
-        round_ = Round(self._writer, self._folders, self._calls, self._rules, self._bounds)
+        round_ = Round(self._writer, self._blobs, self._rules, self._bounds)
         try:
             outcomes = self._writer.commit(batch, round_.settle)
         except Uncertain:
@@ -252,7 +248,7 @@ class Ingest:
         for arrival in doubtful:
             file = arrival.file
             try:
-                if not isinstance(file, InstanceFile):
+                if isinstance(file, StoredFile):
                     continue
                 if self._has_row(arrival):
                     file.keep()

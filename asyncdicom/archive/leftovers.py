@@ -11,11 +11,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from asyncdicom.archive.arrival import Found, Outcome, State
-from asyncdicom.archive.blobs.folders import Folders
-from asyncdicom.archive.blobs.look import Ended
+from asyncdicom.archive.arrival import Found, Outcome
+from asyncdicom.archive.blobs.base import Blobs, Ended, State
+from asyncdicom.archive.errors import reason
 from asyncdicom.archive.examine import Unusable, examine
-from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.sqlite import Index
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.telemetry.log import Log
@@ -83,47 +82,43 @@ class Leftovers:
 
     def __init__(
         self,
-        folders: Folders,
-        calls: FileCalls,
+        blobs: Blobs,
         index: Index,
         ingest: Ingest,
         swept: Swept,
         *,
-        sync: bool,
         is_closing: Callable[[], bool],
     ) -> None:
-        self._folders = folders
-        self._calls = calls
+        self._blobs = blobs
         self._index = index
         self._ingest = ingest
-        self._sync = sync
         self._is_closing = is_closing
         self._swept = swept
 
     def sweep(self) -> Swept:
         """Deal with every file that has no row. Raises `Ended`, `OSError` or `IndexFailed` on the way."""
         seen: set[str] = set()
-        for folder in self._folders.all_folders():
+        for folder in self._blobs.all_folders():
             seen.add(folder)
             self._sweep_folder(folder)
         for folder in self._index.upkeep.folders():
-            if folder not in seen and not self._folders.is_folder(self._folders.below_root(folder)):
+            if folder not in seen and not self._blobs.is_folder(self._blobs.below_root(folder)):
                 self._count_missing(folder, set())
-        self._swept.foreign += self._folders.foreign_folders()
+        self._swept.foreign += self._blobs.foreign_folders()
         return self._swept
 
     def _sweep_folder(self, folder: str) -> None:
         if self._is_closing():
             raise Ended
-        names, foreign = self._folders.names_in(folder)
+        names, foreign = self._blobs.names_in(folder)
         self._swept.foreign += foreign
         # In this order: what is committed between the two looks is in the second.
-        names = [name for name in names if not self._folders.is_receiving(name)]
+        names = [name for name in names if not self._blobs.is_receiving(name)]
         unknown = [name for some in _chunks(names, _NAMES) for name in self._unknown(folder, some)]
-        if unknown and self._sync and folder != "quarantine":
+        if unknown and folder != "quarantine":
             # Whoever made these folders may have died before their entries were durable.
-            for path in (self._folders.objects, os.path.dirname(self._folders.below_root(folder))):
-                self._folders.sync(path)
+            for path in (self._blobs.objects, os.path.dirname(self._blobs.below_root(folder))):
+                self._blobs.sync(path)
         if folder == "quarantine":
             unknown = self._without_buried(unknown)
         for group in _chunks(unknown, _GROUP):
@@ -140,7 +135,7 @@ class Leftovers:
         for some in _chunks(names, _NAMES):
             buried = self._index.quarantine.buried(some)
             for name in buried:
-                self._calls.remove(self._folders.quarantine_path(name))
+                self._blobs.remove(self._blobs.quarantine_path(name))
             left += [name for name in some if name not in buried]
         return left
 
@@ -148,10 +143,7 @@ class Leftovers:
         after = ""
         while rows := self._index.upkeep.files_in(folder, after):
             for name in rows:
-                if (
-                    name not in names
-                    and self._calls.look(self._folders.below_root(f"{folder}/{name}")) is None
-                ):
+                if name not in names and not self._blobs.is_there(self._blobs.below_root(f"{folder}/{name}")):
                     self._swept.missing += 1
             after = rows[-1]
 
@@ -167,16 +159,11 @@ class Leftovers:
                 self._fail(found.file.path, error)
 
     def _submit(self, folder: str, name: str) -> Found | None:
-        path = self._folders.below_root(f"{folder}/{name}")
+        path = self._blobs.below_root(f"{folder}/{name}")
         below = folder.partition("/")[2]
         try:
-            examined = examine(
-                self._calls,
-                path,
-                f"{below}/{name}" if below else name,
-                sync=self._sync,
-                is_closing=self._is_closing,
-            )
+            named = f"{below}/{name}" if below else name
+            examined = examine(self._blobs, path, named, is_closing=self._is_closing)
         except Unusable as error:
             self._give_up(path, error)
         except FileNotFoundError:
@@ -198,8 +185,8 @@ class Leftovers:
     def _conclude(self, found: Found, answer: object) -> None:
         if answer in (Outcome.STORED, Outcome.REPLACED, Outcome.HEALED, Outcome.HEALED_IN_QUARANTINE):
             self._swept.indexed += 1
-            if found.obsolete is not None and self._calls.look(found.obsolete) is not None:
-                self._folders.set_aside(found.obsolete)
+            if found.obsolete is not None and self._blobs.is_there(found.obsolete):
+                self._blobs.set_aside(found.obsolete)
         elif answer is Outcome.QUARANTINED:
             self._swept.quarantined += 1
         elif answer in (Outcome.ALREADY_HERE, Outcome.ALREADY_IN_QUARANTINE):
@@ -213,30 +200,22 @@ class Leftovers:
         sound = [name for name, state in found.looked.items() if state is State.SOUND]
         if not sound:
             return  # the row is its own, by now
-        kept = [path(name) for name in sound for path in (self._folders.path, self._folders.quarantine_path)]
-        if self._is_same_file(file.path, kept):
+        kept = [path(name) for name in sound for path in (self._blobs.path, self._blobs.quarantine_path)]
+        if self._blobs.is_other_name(file.path, kept):
             self._swept.foreign += 1  # seen twice, by a mount: there is only one
             return
-        self._calls.remove(file.path)
+        self._blobs.remove(file.path)
         self._swept.copies += 1
-
-    def _is_same_file(self, path: str, others: Sequence[str]) -> bool:
-        mine = self._calls.look(path)
-        for other in others:
-            theirs = self._calls.look(other)
-            if mine is not None and theirs is not None and os.path.samestat(mine, theirs):
-                return mine.st_nlink == 1
-        return False
 
     def _give_up(self, path: str, why: Unusable) -> None:
         try:
             if why.was_acknowledged:
-                self._folders.set_aside(path)
+                self._blobs.set_aside(path)
                 self._swept.set_aside += 1
                 if self._swept.set_aside <= _NAMED:
                     _LOG.warning("%s was set aside in lost/: %s", os.path.basename(path), why)
             else:
-                self._calls.remove(path)
+                self._blobs.remove(path)
                 self._swept.unfinished += 1
         except OSError as error:
             self._fail(path, error)
@@ -248,9 +227,9 @@ class Leftovers:
 
 
 def _reason(error: object) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return error.value if isinstance(error, Outcome) else type(error).__name__
+    if isinstance(error, Outcome):
+        return error.value
+    return reason(error) if isinstance(error, BaseException) else type(error).__name__
 
 
 def _chunks(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.blobs.folder import FolderBlobs
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index import sqlite
@@ -52,13 +52,13 @@ def set_damaged_index_aside(directory: str) -> str:
 def verify(directory: str, *, bytes_per_second: int | None = None) -> Iterator[Verified]:
     """Compare each file of the archive with its row. Raises `ArchiveError`, also while it goes on."""
     directory, calls = os.path.abspath(directory), FileCalls()
-    folders = Folders(directory, calls, sync=False)
+    blobs = FolderBlobs(directory, calls, sync=False)
     with _locked(directory, calls):
         if calls.look(os.path.join(directory, sqlite.FILE)) is None:
             raise ArchiveError(f"there is no archive in {directory}: is its disk mounted?")
         try:
             with closing(sqlite.Index(directory, durability="power", readers=1, calls=calls)) as index:
-                yield from verified(index.upkeep, folders, calls, Pace(bytes_per_second, threading.Event()))
+                yield from verified(index.upkeep, blobs, Pace(bytes_per_second, threading.Event()))
         except IndexFailed as error:
             raise ArchiveError(
                 f"the index in {directory} cannot be read: have it built again from the files: "

@@ -1,10 +1,11 @@
-"""One C-STORE on its way to the disk: scanning, writing, checking. All of it runs in worker threads."""
+"""One instance on its way to the disk: scanning, writing, checking. All of it runs in worker threads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from asyncdicom.archive.blobs.files import InstanceFile
+from asyncdicom.archive.arrival import Outcome
+from asyncdicom.archive.blobs.base import NewBlob
 from asyncdicom.archive.blobs.room import Room
 from asyncdicom.archive.index.record import WANTED_TAGS, Record, usable_record
 from asyncdicom.data.elements import Element
@@ -12,20 +13,17 @@ from asyncdicom.data.inflation import CorruptStream
 from asyncdicom.data.scanner import IncompleteDataSet, Scanner
 from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError
-from asyncdicom.status import Status
 from asyncdicom.uid import transfer_syntax
 
 __all__ = ["Reception", "Refused"]
 
-_MISMATCH = Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
-
 
 class Refused(Exception):
-    """An object that the archive does not take: `status` is the answer, the text its Error Comment."""
+    """An object that the archive does not take, with the outcome; the text says why."""
 
-    def __init__(self, status: Status, why: str) -> None:
+    def __init__(self, outcome: Outcome, why: str) -> None:
         super().__init__(why)
-        self.status = status
+        self.outcome = outcome
 
 
 class Reception:
@@ -38,7 +36,7 @@ class Reception:
 
     def __init__(
         self,
-        file: InstanceFile,
+        file: NewBlob,
         room: Room,
         *,
         sop_class_uid: str,
@@ -88,7 +86,7 @@ class Reception:
                 yield from self._scanner.feeding(view)
         except DataSetError as error:
             if isinstance(error, CorruptStream) or not self._scanner.is_behind:
-                raise Refused(Status.CANNOT_UNDERSTAND, str(error)) from None
+                raise Refused(Outcome.UNREADABLE, str(error)) from None
             self._is_lost = True
 
     def take(self, views: Sequence[memoryview], *, last: bool = False) -> None:
@@ -102,7 +100,7 @@ class Reception:
     def finish(self, views: Sequence[memoryview]) -> Record:
         """Take the last pieces, check the whole and make it durable. Raises ``Refused`` or ``OSError``."""
         if not self.file.length and not any(map(len, views)):
-            raise Refused(_MISMATCH, "the data set is empty")
+            raise Refused(Outcome.WRONG, "the data set is empty")
         self.take(views, last=True)
         record = self._checked()
         self.file.finish()
@@ -115,16 +113,16 @@ class Reception:
                 self._scanner.finish()
         except IncompleteDataSet as error:
             if not self._keeps_incomplete:
-                raise Refused(Status.CANNOT_UNDERSTAND, str(error)) from None
+                raise Refused(Outcome.UNREADABLE, str(error)) from None
             self.is_incomplete = True
         except DataSetError as error:
-            raise Refused(Status.CANNOT_UNDERSTAND, str(error)) from None
+            raise Refused(Outcome.UNREADABLE, str(error)) from None
         try:
             record = usable_record(
                 elements, little_endian=self._little_endian, repeated=self._scanner.repeated
             )
         except DataSetError as error:
-            raise Refused(_MISMATCH, str(error)) from None
+            raise Refused(Outcome.WRONG, str(error)) from None
         if self._expected != (record.sop_class_uid, record.sop_instance_uid):
-            raise Refused(_MISMATCH, "the SOP UIDs of the command are not those of the data set")
+            raise Refused(Outcome.WRONG, "the SOP UIDs of the command are not those of the data set")
         return record

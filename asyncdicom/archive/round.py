@@ -6,9 +6,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, OnMismatch, Outcome, Rules, State
-from asyncdicom.archive.blobs.folders import Folders
-from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, OnMismatch, Outcome, Rules
+from asyncdicom.archive.blobs.base import Blobs, State
 from asyncdicom.archive.index.base import (
     Changes,
     Existing,
@@ -73,12 +72,9 @@ class Round:
     `index` tells what it has, as long as the transaction lasts.
     """
 
-    def __init__(
-        self, index: Lookup, folders: Folders, calls: FileCalls, rules: Rules, bounds: Bounds
-    ) -> None:
+    def __init__(self, index: Lookup, blobs: Blobs, rules: Rules, bounds: Bounds) -> None:
         self._index = index
-        self._folders = folders
-        self._calls = calls
+        self._blobs = blobs
         self._on_conflict = rules.on_conflict
         self._on_mismatch = rules.on_mismatch
         self._bounds = bounds
@@ -121,7 +117,7 @@ class Round:
         failed: dict[str, OSError] = {}
         for folder in folders:
             try:
-                self._folders.sync(folder)
+                self._blobs.sync(folder)
             except OSError as error:
                 failed[folder] = error
         return failed
@@ -132,7 +128,7 @@ class Round:
         arrival.is_conflict, arrival.mismatch = False, ""  # it may come again
         if arrival.is_withdrawn:
             return _Plan(Outcome.WITHDRAWN)
-        if not self._folders.is_trusted(arrival.file.name):
+        if not self._blobs.is_trusted(arrival.file.name):
             return _Plan(Outcome.UNTRUSTED)
         existing = self._index.find(arrival.record.sop_instance_uid)
         if isinstance(arrival, Found):
@@ -235,9 +231,9 @@ class Round:
 
     def _move(self, arrival: Arrival) -> None:
         path = arrival.file.path
-        if os.path.dirname(path) == self._folders.quarantine:
+        if os.path.dirname(path) == self._blobs.quarantine:
             return
-        arrival.file.path = self._folders.move_to_quarantine(path)
+        arrival.file.path = self._blobs.move_to_quarantine(path)
         self._moved.append((arrival, path))
 
     # doing it
@@ -276,16 +272,14 @@ class Round:
         )
 
     def _path(self, existing: Existing) -> str:
-        folders = self._folders
-        return (
-            folders.quarantine_path(existing.file) if existing.is_quarantined else folders.path(existing.file)
-        )
+        place = self._blobs.quarantine_path if existing.is_quarantined else self._blobs.path
+        return place(existing.file)
 
     def undo(self) -> None:
         """Move back what was moved: the transaction has failed."""
         for arrival, path in self._moved:
             try:
-                self._calls.move(arrival.file.path, path)
+                self._blobs.move(arrival.file.path, path)
             except OSError:
                 continue  # it stays where it is, and whoever removes it knows where that is
             arrival.file.path = path

@@ -12,10 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from asyncdicom.archive.arrival import State
-from asyncdicom.archive.blobs.folders import Folders
-from asyncdicom.archive.blobs.look import Ended, look_at
-from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.blobs.base import Blobs, Ended, State
 from asyncdicom.archive.index.place import Place, write_place
 from asyncdicom.archive.index.sqlite import Index
 from asyncdicom.archive.index.upkeep import FileRow
@@ -60,16 +57,14 @@ class Scrub:
 
     def __init__(
         self,
-        folders: Folders,
-        calls: FileCalls,
+        blobs: Blobs,
         index: Index,
         ingest: Ingest,
         *,
         rate: int,
         first: float = _FIRST,
     ) -> None:
-        self._folders = folders
-        self._calls = calls
+        self._blobs = blobs
         self._index = index
         self._ingest = ingest
         self._first = first
@@ -115,8 +110,8 @@ class Scrub:
                     return rest.total_seconds()
         first = _TABLES.index(self._place.name) if self._place.name in _TABLES else 0
         path: dict[str, Callable[[str], str]] = {
-            "instance": self._folders.path,
-            "quarantine": self._folders.quarantine_path,
+            "instance": self._blobs.path,
+            "quarantine": self._blobs.quarantine_path,
         }
         for name in _TABLES[first:]:
             if name != self._place.name:
@@ -138,7 +133,7 @@ class Scrub:
 
     def _look(self, name: str, path: str, row: FileRow) -> None:
         try:
-            state = look_at(self._calls, path, row, read_so_far=self._pace)
+            state = self._blobs.look_at(path, row, read_so_far=self._pace)
         except OSError:
             state = State.DAMAGED  # it cannot be read
         self._pace(0)

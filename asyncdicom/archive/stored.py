@@ -1,4 +1,4 @@
-"""What a C-STORE into the archive is answered, and what is counted and logged of it."""
+"""What is answered to who stores an instance, and what is counted and logged of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections import Counter
 from typing import NamedTuple
 
 from asyncdicom.archive.arrival import Arrival, Outcome
-from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 
 __all__ = ["MAXIMUM_COMMENT", "Stored", "answer_to", "count_and_tell"]
@@ -26,34 +25,31 @@ _ASIDE = {
 
 
 class Stored(NamedTuple):
-    """The answer to a C-STORE: its Status, and the reason for what is no Success, as Error Comment."""
+    """What became of an instance that was to be stored, and the reason where it is not simply here now."""
 
-    status: Status
+    outcome: Outcome
     comment: str = ""
 
+    @property
+    def is_here(self) -> bool:
+        """Tell whether the instance is in the archive now, as durable as that promises."""
+        return self.outcome.is_here
 
-_IN_QUARANTINE = Stored(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING, f"{_ELSE}: quarantined")
-_ANSWERS = {
-    Outcome.STORED: Stored(Status.SUCCESS),
-    Outcome.REPLACED: Stored(Status.SUCCESS),
-    Outcome.SUPERSEDED: Stored(Status.SUCCESS),
-    Outcome.SAME: Stored(Status.SUCCESS),
-    Outcome.HEALED: Stored(Status.SUCCESS),
-    Outcome.ALREADY_HERE: Stored(Status.SUCCESS),
-    Outcome.QUARANTINED: _IN_QUARANTINE,
-    Outcome.ALREADY_IN_QUARANTINE: _IN_QUARANTINE,
-    Outcome.HEALED_IN_QUARANTINE: _IN_QUARANTINE,
-    Outcome.QUARANTINE_FULL: Stored(Status.OUT_OF_RESOURCES, f"{_ELSE}: quarantine full"),
-    Outcome.REFUSED: Stored(Status.DUPLICATE_SOP_INSTANCE, f"{_ELSE}: not kept"),
+
+_COMMENTS = {
+    Outcome.QUARANTINED: f"{_ELSE}: quarantined",
+    Outcome.ALREADY_IN_QUARANTINE: f"{_ELSE}: quarantined",
+    Outcome.HEALED_IN_QUARANTINE: f"{_ELSE}: quarantined",
+    Outcome.QUARANTINE_FULL: f"{_ELSE}: quarantine full",
+    Outcome.REFUSED: f"{_ELSE}: not kept",
 }
 
 
 def answer_to(arrival: Arrival, outcome: Outcome) -> Stored:
     """Give the answer to who has sent an instance."""
-    stored = _ANSWERS[outcome]
     if arrival.mismatch and not arrival.is_conflict and outcome in _ASIDE:
-        return Stored(stored.status, f"{arrival.mismatch}: {_ASIDE[outcome]}")
-    return stored
+        return Stored(outcome, f"{arrival.mismatch}: {_ASIDE[outcome]}")
+    return Stored(outcome, _COMMENTS.get(outcome, ""))
 
 
 def count_and_tell(

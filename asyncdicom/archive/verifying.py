@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from asyncdicom.archive.arrival import State
-from asyncdicom.archive.blobs.folders import Folders
-from asyncdicom.archive.blobs.look import look_at
-from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.blobs.base import Blobs, State
 from asyncdicom.archive.index.upkeep import FileRow, Reader
 
 __all__ = ["Verified", "verified"]
@@ -27,23 +24,21 @@ class Verified(NamedTuple):
         return self.state == State.SOUND.value
 
 
-def verified(
-    reader: Reader, folders: Folders, calls: FileCalls, pace: Callable[[int], None]
-) -> Iterator[Verified]:
+def verified(reader: Reader, blobs: Blobs, pace: Callable[[int], None]) -> Iterator[Verified]:
     """Compare each file with its row; ``pace`` is called with what was read (bytes), and may wait."""
-    for table, path in (("instance", folders.path), ("quarantine", folders.quarantine_path)):
+    for table, path in (("instance", blobs.path), ("quarantine", blobs.quarantine_path)):
         after = 0
         while rows := reader.file_rows(table, after):
             for row in rows:
-                state = _state(calls, path(row.file), row, pace)
+                state = _state(blobs, path(row.file), row, pace)
                 if state != State.SOUND.value and reader.file_rows(table, row.id - 1)[:1] != [row]:
                     continue  # replaced or removed meanwhile
                 yield Verified(row.sop_instance_uid, path(row.file), state)
             after = rows[-1].id
 
 
-def _state(calls: FileCalls, path: str, row: FileRow, pace: Callable[[int], None]) -> str:
+def _state(blobs: Blobs, path: str, row: FileRow, pace: Callable[[int], None]) -> str:
     try:
-        return look_at(calls, path, row, read_so_far=pace).value
+        return blobs.look_at(path, row, read_so_far=pace).value
     except OSError as error:
         return f"not readable ({error.strerror})"

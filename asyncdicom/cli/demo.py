@@ -50,7 +50,7 @@ def _samples() -> list[Path]:
 async def _play(folder: Path) -> int:
     from asyncdicom import Address, file_source, serve
     from asyncdicom.archive import Archive
-    from asyncdicom.archive.scp import serve_archive
+    from asyncdicom.archive.dimse import serve_archive
 
     received = folder / "workstation"
     received.mkdir(parents=True, exist_ok=True)

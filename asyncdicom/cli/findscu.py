@@ -89,10 +89,14 @@ async def _find(peer: Peer, query: Wanted, cancel: int | None, as_json: bool) ->
         log.warning("the peer does not match by all of these keys: it may have found too much")
     if failure is not None and not as_json:
         raise failure
-    return _report(matches.response, count, as_json, was_cancelled=count == cancel)
+    return _report(
+        matches.response, count, as_json, unreadable=matches.number_unreadable, was_cancelled=count == cancel
+    )
 
 
-def _report(response: Response | None, count: int, as_json: bool, *, was_cancelled: bool) -> int:
+def _report(
+    response: Response | None, count: int, as_json: bool, *, unreadable: int, was_cancelled: bool
+) -> int:
     from asyncdicom.services.responses import Response
     from asyncdicom.status import Status
 
@@ -100,7 +104,9 @@ def _report(response: Response | None, count: int, as_json: bool, *, was_cancell
         response = Response(Status.PROCESSING_FAILURE)
     status = response.status
     if as_json:
-        json_line(**response_fields(response), matches=count)
+        more = {"unreadable": unreadable} if unreadable else {}
+        json_line(**response_fields(response), matches=count, **more)
     else:
-        print(f"{count} {'match' if count == 1 else 'matches'}, status {said(response)}")
-    return OK if status.is_success or status.is_warning or was_cancelled else FAILED
+        others = f" and {unreadable} that cannot be read" if unreadable else ""
+        print(f"{count} {'match' if count == 1 else 'matches'}{others}, status {said(response)}")
+    return OK if not unreadable and (status.is_success or status.is_warning or was_cancelled) else FAILED

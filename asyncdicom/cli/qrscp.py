@@ -373,7 +373,7 @@ async def _serve(
     from asyncdicom.address import Address
     from asyncdicom.archive import Archive, ArchiveError
     from asyncdicom.archive.control import Control
-    from asyncdicom.archive.scp import serve_archive
+    from asyncdicom.archive.dimse import serve_archive
     from asyncdicom.cli.dump import trace
     from asyncdicom.cli.printing import Printer
     from asyncdicom.running import serve_until_stopped

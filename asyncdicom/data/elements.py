@@ -387,21 +387,24 @@ def syntax_to_read(data: Buffer, transfer_syntax_uid: str, *, strict: bool) -> S
     """The transfer syntax to read ``data`` in, which is inflated already: the one that was told.
 
     Where nobody knows that one, it is the one that the data set looks like; for who is not ``strict`` it is
-    that one if all of the data set can be read in it.
+    that one if all of the data set can be read in it alone.
     """
     if strict and transfer_syntax_uid in TRANSFER_SYNTAXES:
         return transfer_syntax_uid
     likely = likely_syntax(data)
     if likely is None or read_header_of(likely) is read_header_of(transfer_syntax_uid):
         return transfer_syntax_uid
-    if not strict:
+    if strict:
+        return likely
+    for syntax in (transfer_syntax_uid, likely):
         try:
-            for walked in walking(data, likely, maximum_elements=MAXIMUM_ELEMENTS):
+            for walked in walking(data, syntax, maximum_elements=MAXIMUM_ELEMENTS):
                 if walked is None:
                     yield
         except DataSetError:
-            return transfer_syntax_uid
-    return likely
+            continue
+        return syntax
+    return transfer_syntax_uid
 
 
 def decode(

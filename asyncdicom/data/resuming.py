@@ -21,7 +21,7 @@ _ITEM = 0xFFFEE000
 # is told by the element itself, where it is found by searching, and where headers have no VR.
 _RUN_TOLD, _RUN_FOUND, _RUN_IMPLICIT = 1, 3, 16
 _STEP = 1000  # places that are looked at before somebody else may have a turn
-MAXIMUM_PLACES = 1 << 17
+MAXIMUM_PLACES = 8192
 """Places that are looked at in one data set, all its unreadable elements together."""
 
 
@@ -51,7 +51,7 @@ def resuming(broken: Broken, *, is_nested: bool) -> Generator[None, None, tuple[
     looked_at = broken.looked_at
     for place, run in places:
         looked_at += 1
-        if looked_at >= MAXIMUM_PLACES:
+        if looked_at > MAXIMUM_PLACES:
             break
         if looked_at % _STEP == 0:
             yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from io import FileIO
+from io import BytesIO, FileIO
 from typing import TYPE_CHECKING
 
 from asyncdicom.data.bare import examine
@@ -37,7 +37,7 @@ from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Storage", "dataset_source", "file_source", "open_file", "store"]
+__all__ = ["Storage", "dataset_source", "file_source", "look_into", "open_file", "store"]
 
 _SOP_CLASS_UID = 0x00080016
 _SOP_INSTANCE_UID = 0x00080018
@@ -130,7 +130,7 @@ def file_source(path: str | os.PathLike[str]) -> FileSource:
         if status.st_size > _HEAD_SIZE and _head_is_short(head):
             head += file.read(_MAXIMUM_HEAD)
         try:
-            found = _look(head, file)
+            found = look_into(head, file)
         except DataSetError as error:
             raise DataSetError(f"{path}: {error}") from None
     if not found.sop_class_uid or not found.sop_instance_uid:
@@ -150,8 +150,11 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | AT_ONCE)
 
 
-def _look(head: bytes, file: FileIO) -> FileMeta:
-    """What a file is sent as; only where its head does not tell is the rest of it read."""
+def look_into(head: bytes, file: FileIO | BytesIO) -> FileMeta:
+    """Give what a file is sent as; only where its head does not tell is the rest of it read.
+
+    Raises `DataSetError` for what cannot be sent.
+    """
     meta = _begin_of_data_set(head)
     uids = _uids_of_data_set(head, meta) if meta.transfer_syntax_uid else None
     if uids is None:
@@ -200,7 +203,7 @@ def _uids_of_data_set(head: bytes, meta: FileMeta) -> dict[int, str] | None:
     return found
 
 
-def _pieces(file: FileIO, offset: int) -> Iterator[bytes]:
+def _pieces(file: FileIO | BytesIO, offset: int) -> Iterator[bytes]:
     file.seek(offset)
     while piece := file.read(_PIECE):
         yield piece

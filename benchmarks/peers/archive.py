@@ -10,11 +10,11 @@ from pathlib import Path
 
 from asyncdicom import Timeouts
 from asyncdicom.archive import Archive, FileCalls
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.archive.index.base import Changes, FileEntry, Insertion
 from asyncdicom.archive.index.record import Record
 from asyncdicom.archive.index.sqlite import Index
 from asyncdicom.archive.index.writer import Writer
-from asyncdicom.archive.scp import serve_archive
 from asyncdicom.data.elements import Element
 from benchmarks import identifiers, instances
 from benchmarks.measure import Sample, sample

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from asyncdicom.archive import Archive, Stored
+from asyncdicom.archive.dimse import find as find_encoded
+from asyncdicom.archive.dimse import status_of
 from asyncdicom.archive.index.schema import BY_TAG
 from asyncdicom.data.elements import decode, encode
 from asyncdicom.status import Status
@@ -73,7 +75,7 @@ async def in_batches(data: bytes, size: int) -> AsyncIterator[list[memoryview]]:
 
 async def store(archive: Archive, data: bytes, size: int = 1 << 20, **options: Any) -> Status:
     """Store as a peer would, and give the Status alone: see `stored`."""
-    return (await stored(archive, data, size, **options)).status
+    return status_of(await stored(archive, data, size, **options))
 
 
 async def stored(archive: Archive, data: bytes, size: int = 1 << 20, **options: Any) -> Stored:
@@ -87,7 +89,7 @@ async def stored(archive: Archive, data: bytes, size: int = 1 << 20, **options: 
         found = {}
     options.setdefault("sop_class_uid", found.get(0x00080016, CT))
     options.setdefault("sop_instance_uid", found.get(0x00080018, "1.2.3"))
-    return await archive.store(batches=in_batches(data, size), calling_ae_title="MODALITY", **options)
+    return await archive.receive(batches=in_batches(data, size), calling_ae_title="MODALITY", **options)
 
 
 def read_answer(answer: bytes, syntax: str = EXPLICIT_VR_LITTLE_ENDIAN) -> dict[str, str]:
@@ -111,7 +113,7 @@ async def find(
     **keywords: Any,
 ) -> list[dict[str, str]]:
     identifier = encode_keywords({"QueryRetrieveLevel": level, **keywords}, syntax)
-    answers = archive.find(identifier, syntax, model, **(options or {}))
+    answers = find_encoded(archive, identifier, syntax, model, **(options or {}))
     return [read_answer(answer, syntax) async for answer in answers]
 
 

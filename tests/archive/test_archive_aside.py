@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from asyncdicom.archive import Archive, ArchiveError, FileCalls
+from asyncdicom.archive import Archive, ArchiveError, FileCalls, Stored
 from asyncdicom.archive.arrival import Arrival, Outcome
+from asyncdicom.archive.dimse import status_of
 from asyncdicom.archive.maintenance import verify
 from asyncdicom.archive.operations import METHODS
 from asyncdicom.archive.stored import answer_to
@@ -193,14 +194,23 @@ async def test_a_file_system_without_links(tmp_path: Path, tools: Any) -> None:
 # bounds
 
 
+REFUSALS = {Outcome.UNREADABLE, Outcome.WRONG, Outcome.NO_ROOM}  # of what never came to the index
+
+
+@pytest.mark.parametrize("outcome", sorted(REFUSALS, key=str))
+def test_a_refusal_is_a_failure(outcome: Outcome) -> None:
+    assert status_of(Stored(outcome, "why")).is_failure
+
+
 def test_every_outcome_has_an_answer_that_fits() -> None:
     arrival = Arrival.__new__(Arrival)
     comments = []
-    for outcome in set(Outcome) - {Outcome.WITHDRAWN, Outcome.UNTRUSTED}:
+    for outcome in set(Outcome) - {Outcome.WITHDRAWN, Outcome.UNTRUSTED} - REFUSALS:
         for arrival.mismatch in ("", *MISMATCHES):
             for arrival.is_conflict in (True, False):
                 stored = answer_to(arrival, outcome)
-                assert bool(stored.comment) == (stored.status != 0x0000)
+                assert bool(stored.comment) != stored.is_here
+                assert status_of(stored).is_success == stored.is_here
                 comments.append(stored.comment)
     assert max(map(len, comments)) == 64
     assert {f"{each}: quarantine full" for each in MISMATCHES} < set(comments)
@@ -220,7 +230,11 @@ async def test_a_full_quarantine_refuses_another_patient(
             answers.append(await tools.stored(archive, data))
         why = "another patient has this Study Instance UID"
         full = (0xA700, f"{why}: quarantine full")
-        assert answers == [(0xB007, f"{why}: quarantined"), full, full]
+        assert [(status_of(each), each.comment) for each in answers] == [
+            (0xB007, f"{why}: quarantined"),
+            full,
+            full,
+        ]
         assert archive.happened == {"mismatch": 1, "quarantine_full": 2}
         (counts,) = await lines(archive, "stat")
         assert (counts["mismatch"], counts["refused_conflicts"], counts["conflicts"]) == (1, 2, 0)
@@ -242,8 +256,8 @@ async def test_a_full_quarantine_refuses(
         answers = []
         for number in range(6):
             stored = await tools.stored(archive, tools.data_set(PatientName=f"OTHER{number}"))
-            answers.append(int(stored.status))
-            what = "quarantined" if stored.status == 0xB007 else "quarantine full"
+            answers.append(int(status_of(stored)))
+            what = "quarantined" if status_of(stored) == 0xB007 else "quarantine full"
             assert stored.comment == f"other data are here under this SOP Instance UID: {what}"
         assert answers == sorted(answers, reverse=True)
         assert set(answers) == {0xB007, 0xA700}

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from asyncdicom.archive import Archive, FileCalls
+from asyncdicom.archive.dimse import status_of
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
 
@@ -339,7 +340,7 @@ async def test_a_store_cancelled_while_it_waits_for_data_leaves_nothing(tmp_path
         await asyncio.Event().wait()
 
     async with Archive(tmp_path, durability="none") as archive:
-        store = archive.store(
+        store = archive.receive(
             sop_class_uid=tools.ct,
             sop_instance_uid="1.2.3.1.1.1",
             transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
@@ -407,7 +408,7 @@ async def test_a_store_under_way_when_the_archive_closes_fails(tmp_path: Path, t
 
     archive = Archive(tmp_path, durability="none")
     await archive.open()
-    store = archive.store(
+    store = archive.receive(
         sop_class_uid=tools.ct,
         sop_instance_uid="1.2.3.1.1.1",
         transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
@@ -418,7 +419,7 @@ async def test_a_store_under_way_when_the_archive_closes_fails(tmp_path: Path, t
     descriptors = open_descriptors()
     await archive.close()
     go_on.set()
-    assert (await task).status == 0xA700
+    assert status_of(await task) == 0xA700
     assert open_descriptors() < descriptors
     assert tools.files_below(tmp_path) == []
     assert await tools.store(archive, tools.data_set()) == 0xA700

@@ -39,6 +39,7 @@ from qrscp import (
 )
 
 from asyncdicom.archive import Archive, FileCalls
+from asyncdicom.archive.dimse import status_of
 
 MEGABYTE = 1 << 20
 
@@ -261,7 +262,7 @@ async def test_a_folder_whose_sync_failed_costs_those_it_had_and_no_others(
 
     async with Archive(tmp_path, files=calls) as archive:
         second = asyncio.ensure_future(
-            archive.store(
+            archive.receive(
                 sop_class_uid=tools.ct,
                 sop_instance_uid="1.2.3.2",
                 transfer_syntax_uid="1.2.840.10008.1.2.1",
@@ -271,7 +272,7 @@ async def test_a_folder_whose_sync_failed_costs_those_it_had_and_no_others(
         assert await asyncio.to_thread(calls.arrived.wait, 30)
         assert await tools.store(archive, tools.data_set()) == 0xA700
         go_on.set()
-        assert (await second).status == 0xA700  # though the next sync of the folder would have succeeded
+        assert status_of(await second) == 0xA700  # though the next sync of the folder would have succeeded
         assert await tools.store(archive, slow) == 0x0000
         assert await tools.store(archive, tools.data_set()) == 0x0000
         assert len(tools.files_below(tmp_path)) == 2

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from asyncdicom.archive import Archive, IdentifierError
+from asyncdicom.archive import Archive, IdentifierError, Problem
+from asyncdicom.archive.dimse import find, matching_instances, status_of
 from asyncdicom.data.elements import encode
 from asyncdicom.data.part10 import read_file_meta
 from asyncdicom.uid import (
@@ -207,7 +208,7 @@ async def test_group_lengths_are_not_keys(filled: Archive) -> None:
         [(0x00080000, "UL", b"\1\0\0\0"), (0x00080052, "CS", b"STUDY"), (0x0020000D, "UI", b"")],
         EXPLICIT_VR_LITTLE_ENDIAN,
     )
-    answers = [each async for each in filled.find(identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT)]
+    answers = [each async for each in find(filled, identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT)]
     assert len(answers) == 3
     assert not any(answer.startswith(b"\x08\0\0\0") for answer in answers)
 
@@ -232,18 +233,18 @@ REFUSED = [
 async def test_identifiers_that_cannot_be_answered(filled: Archive, tools: Any, case: int) -> None:
     model, keys = REFUSED[case]
     with pytest.raises(IdentifierError) as caught:
-        async for _ in filled.find(tools.encode(keys), EXPLICIT_VR_LITTLE_ENDIAN, model):
+        async for _ in find(filled, tools.encode(keys), EXPLICIT_VR_LITTLE_ENDIAN, model):
             pass
-    assert caught.value.status == 0xA900
+    assert caught.value.problem is Problem.WRONG
     assert 0 < len(caught.value.comment) <= 64
     assert "SECRET" not in caught.value.comment
 
 
 async def test_an_identifier_that_cannot_be_read(filled: Archive) -> None:
     with pytest.raises(IdentifierError) as caught:
-        async for _ in filled.find(b"\x08\0\x52\0CS\xff\0STUDY", EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
+        async for _ in find(filled, b"\x08\0\x52\0CS\xff\0STUDY", EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
             pass
-    assert caught.value.status == 0xC000
+    assert caught.value.problem is Problem.UNREADABLE
 
 
 async def test_relational_queries_need_no_upper_keys(filled: Archive, tools: Any) -> None:
@@ -271,7 +272,7 @@ RETRIEVED = [
 async def test_what_a_retrieval_sends(filled: Archive, tools: Any, case: int) -> None:
     model, level, keys, count = RETRIEVED[case]
     identifier = tools.encode({"QueryRetrieveLevel": level, **keys})
-    found = await filled.matching_instances(identifier, EXPLICIT_VR_LITTLE_ENDIAN, model)
+    found = await matching_instances(filled, identifier, EXPLICIT_VR_LITTLE_ENDIAN, model)
     instances = [instance async for instance in found if instance is not None]
     assert len(found) == len({instance.sop_instance_uid for instance in instances}) == count
     assert found.kinds == {(each.sop_class_uid, each.transfer_syntax_uid) for each in instances}
@@ -297,13 +298,13 @@ async def test_retrievals_without_their_unique_keys(
     filled: Archive, tools: Any, keys: dict[str, str]
 ) -> None:
     with pytest.raises(IdentifierError) as caught:
-        await filled.matching_instances(tools.encode(keys), EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT)
-    assert caught.value.status == 0xA900
+        await matching_instances(filled, tools.encode(keys), EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT)
+    assert caught.value.problem is Problem.WRONG
 
 
 async def test_a_star_does_not_retrieve_everything(filled: Archive, tools: Any) -> None:
     identifier = tools.encode({"QueryRetrieveLevel": "PATIENT", "PatientID": "*"})
-    assert len(await filled.matching_instances(identifier, EXPLICIT_VR_LITTLE_ENDIAN, PATIENT_ROOT)) == 0
+    assert len(await matching_instances(filled, identifier, EXPLICIT_VR_LITTLE_ENDIAN, PATIENT_ROOT)) == 0
 
 
 async def test_paging_beyond_a_thousand(archive: Archive, tools: Any) -> None:
@@ -324,7 +325,7 @@ async def test_paging_beyond_a_thousand(archive: Archive, tools: Any) -> None:
     archive._queries.run = count  # type: ignore[method-assign,assignment]
     identifier = tools.encode({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "", "PatientID": "P*"})
     seen = []
-    async for answer in archive.find(identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
+    async for answer in find(archive, identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
         # Only the writer holds a connection while an answer is being used: nothing pins the WAL.
         pool: Any = archive._index._engine.pool
         assert pool.checkedout() == 1
@@ -333,7 +334,7 @@ async def test_paging_beyond_a_thousand(archive: Archive, tools: Any) -> None:
     assert pages == [16, *[64] * 31, 2001 - 16 - 31 * 64]
     archive._queries.run = run  # type: ignore[method-assign]
     identifier = tools.encode({"QueryRetrieveLevel": "PATIENT", "PatientID": "P7"})
-    assert len(await archive.matching_instances(identifier, EXPLICIT_VR_LITTLE_ENDIAN, PATIENT_ROOT)) == 1
+    assert len(await matching_instances(archive, identifier, EXPLICIT_VR_LITTLE_ENDIAN, PATIENT_ROOT)) == 1
 
 
 async def test_exactly_one_page(archive: Archive, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,7 +351,7 @@ async def test_exactly_one_page(archive: Archive, tools: Any, monkeypatch: pytes
 async def test_what_arrives_while_a_query_is_read(filled: Archive, tools: Any) -> None:
     identifier = tools.encode({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": ""})
     count = 0
-    async for _ in filled.find(identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
+    async for _ in find(filled, identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
         count += 1
         data = tools.data_set(SOPInstanceUID=f"9.{count}", StudyInstanceUID=f"9.{count}")
         assert await tools.store(filled, data) == 0x0000
@@ -383,13 +384,13 @@ def charset_file(name: str) -> bytes:
 async def test_character_sets(archive: Archive, tools: Any, file: str, key: str, name: str) -> None:
     content = charset_file(file)
     meta = read_file_meta(content)
-    status, _ = await archive.store(
+    stored = await archive.receive(
         sop_class_uid=meta.sop_class_uid,
         sop_instance_uid=meta.sop_instance_uid,
         transfer_syntax_uid=meta.transfer_syntax_uid,
         batches=tools.in_batches(content[meta.offset :], 1000),
     )
-    assert status == 0x0000
+    assert status_of(stored) == 0x0000
     assert await tools.store(archive, tools.data_set()) == 0x0000
     (match,) = await tools.find(archive, SpecificCharacterSet="ISO_IR 192", PatientName=key)
     assert match["PatientName"] == name

@@ -23,7 +23,8 @@ from sqlalchemy import Engine, create_engine, insert
 from sqlalchemy.pool import StaticPool
 from wire import Peer, find_rq, fragments, message, store_rq
 
-from asyncdicom.archive import Archive, IdentifierError
+from asyncdicom.archive import Archive, IdentifierError, Problem
+from asyncdicom.archive.dimse import find, matching_instances
 from asyncdicom.archive.index.matching import MAXIMUM_CHARACTERS
 from asyncdicom.archive.index.query import find_query
 from asyncdicom.archive.index.reader import FREE_COST, Statements, matches
@@ -193,9 +194,10 @@ async def attack_in_process(tmp_path: Path, tools: Any) -> None:
                 }
                 identifier = tools.encode({**query, key: string})
                 try:
-                    async for _ in archive.find(identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
+                    async for _ in find(archive, identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
                         break
-                    found = await archive.matching_instances(
+                    found = await matching_instances(
+                        archive,
                         tools.encode({**query, "QueryRetrieveLevel": "IMAGE", "SOPInstanceUID": string}),
                         EXPLICIT_VR_LITTLE_ENDIAN,
                         STUDY_ROOT,
@@ -375,7 +377,7 @@ def test_the_worst_patterns_come_to_an_end(name: str) -> None:
 def test_what_would_take_too_long_is_refused_before_it_runs(name: str) -> None:
     with pytest.raises(IdentifierError) as caught:
         matches_of(PATTERNS[name](MAXIMUM_CHARACTERS), "a" * TEXT, rows=1)
-    assert caught.value.status == 0xA700
+    assert caught.value.problem is Problem.TOO_MUCH
     assert caught.value.comment == "patterns too long for the stored texts"
 
 

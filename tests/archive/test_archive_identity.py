@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from asyncdicom.archive import Archive
+from asyncdicom.archive.dimse import matching_instances, status_of
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, PATIENT_ROOT, STUDY_ROOT
 
 
@@ -25,7 +26,7 @@ async def retrieved(
 ) -> tuple[set[str], int]:
     identifier = tools.encode({"QueryRetrieveLevel": level, **keywords})
     model = PATIENT_ROOT if "PatientID" in keywords else STUDY_ROOT
-    found = await archive.matching_instances(identifier, EXPLICIT_VR_LITTLE_ENDIAN, model)
+    found = await matching_instances(archive, identifier, EXPLICIT_VR_LITTLE_ENDIAN, model)
     return {each.sop_instance_uid async for each in found if each is not None}, found.leaves_out
 
 
@@ -138,13 +139,14 @@ async def test_an_id_given_twice_is_told(archive: Archive, tools: Any, first: st
 async def test_what_is_not_clear_goes_to_quarantine_if_told_so(tmp_path: Path, tools: Any) -> None:
     async with Archive(tmp_path, durability="none", on_mismatch="quarantine") as archive:
         await keep(archive, tools, 1, PatientID="P1", **SHARED)
-        stored = await archive.store(
+        stored = await archive.receive(
             sop_class_uid=tools.ct,
             sop_instance_uid="1.2.9",
             transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
             batches=tools.in_batches(tools.data_set(SOPInstanceUID="1.2.9", PatientID="P2", **SHARED), 99),
         )
-        assert stored == (0xB007, "another patient has this Study Instance UID: quarantined")
+        assert status_of(stored) == 0xB007
+        assert stored.comment == "another patient has this Study Instance UID: quarantined"
         assert await tools.store(archive, twice(tools, "A", "B"), sop_instance_uid="1.2.3.1.1.1") == 0xB007
         assert (await archive.counts())["instance"] == 1
         assert (await archive.counts())["quarantine"] == 2

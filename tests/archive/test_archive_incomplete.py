@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from asyncdicom.archive import Archive, FileCalls
+from asyncdicom.archive import Archive
 from asyncdicom.archive.arrival import Arrival, Outcome, Rules
+from asyncdicom.archive.dimse import matching_instances, status_of
 from asyncdicom.archive.examine import examine
 from asyncdicom.archive.operations import METHODS
 from asyncdicom.archive.round import Bounds, Round
@@ -40,7 +41,7 @@ def rows(root: Path, table: str) -> list[tuple[Any, ...]]:
 
 async def kept(archive: Archive, tools: Any) -> bytes:
     identifier = tools.encode({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3.1"})
-    found = await archive.matching_instances(identifier, "1.2.840.10008.1.2.1", STUDY_ROOT)
+    found = await matching_instances(archive, identifier, "1.2.840.10008.1.2.1", STUDY_ROOT)
     [instance] = [each async for each in found.each()]
     assert instance is not None
     return bytes(tools.read(instance.path)[instance.data_set_offset :])
@@ -48,13 +49,13 @@ async def kept(archive: Archive, tools: Any) -> bytes:
 
 async def refused(archive: Archive, tools: Any, data: bytes, size: int, syntax: str | None = None) -> str:
     options = {"transfer_syntax_uid": syntax} if syntax else {}
-    stored = await archive.store(
+    stored = await archive.receive(
         sop_class_uid=tools.ct,
         sop_instance_uid=UID,
         transfer_syntax_uid=syntax or "1.2.840.10008.1.2.1",
         batches=tools.in_batches(data, size),
     )
-    assert stored.status == 0xC000, options
+    assert status_of(stored) == 0xC000, options
     assert (await archive.counts())["instance"] == 0
     assert tools.files_below(Path(archive.directory)) == []
     assert 0 < len(stored.comment) <= 64
@@ -100,13 +101,13 @@ async def test_deflated_data_ends_where_its_stream_does(archive: Archive, tools:
     assert "truncated" in await refused(archive, tools, deflated[:-9], 1 << 20, syntax)
     broken = deflated[:-9] + b"\xff" * 9000  # a block of a type that does not exist
     await refused(archive, tools, broken, 1000, syntax)
-    stored = await archive.store(
+    stored = await archive.receive(
         sop_class_uid=tools.ct,
         sop_instance_uid=UID,
         transfer_syntax_uid=syntax,
         batches=tools.in_batches(deflated + b"\0", 1 << 20),
     )
-    assert stored == (0x0000, "")
+    assert (status_of(stored), stored.comment) == (0x0000, "")
 
 
 async def test_what_cannot_be_read_behind_the_index_costs_nothing(archive: Archive, tools: Any) -> None:
@@ -187,13 +188,13 @@ async def test_what_is_superseded_in_a_round_takes_the_room_of_its_conflicts(
         for uid, likeness in (("1.2.7.0", Likeness.TORSO), ("1.2.7.1", Likeness.DIFFERENT)):
             existing = writer.find(uid)
             assert existing is not None
-            path = archive._folders.path(existing.file)
-            found = examine(FileCalls(), path, existing.file, sync=False, is_closing=lambda: False)
+            path = archive._blobs.path(existing.file)
+            found = examine(archive._blobs, path, existing.file, is_closing=lambda: False)
             found.file.digest = "another"
             came = Arrival(found.file, found.transfer_syntax_uid, "")  # type: ignore[arg-type]
             came.record, came.compared = found.record, {existing.file: likeness}
             batch.append(came)
-        round_ = Round(writer, archive._folders, FileCalls(), Rules(), Bounds(1, 1 << 30))
+        round_ = Round(writer, archive._blobs, Rules(), Bounds(1, 1 << 30))
         assert [round_._plan(each).outcome for each in batch] == [Outcome.SUPERSEDED, Outcome.QUARANTINE_FULL]
         writer.close()
 
@@ -232,7 +233,7 @@ async def test_many_elements_behind_the_first_piece_go_through_the_lane(archive:
     assert (
         "truncated"
         in (
-            await archive.store(
+            await archive.receive(
                 sop_class_uid=tools.ct,
                 sop_instance_uid=UID,
                 transfer_syntax_uid="1.2.840.10008.1.2.1",
@@ -258,13 +259,13 @@ async def test_a_refusal_tells_its_reason(
 ) -> None:
     async with Archive(tmp_path, durability="none", **options) as archive:
         await tools.store(archive, tools.data_set())
-        stored = await archive.store(
+        stored = await archive.receive(
             sop_class_uid=tools.ct,
             sop_instance_uid=UID,
             transfer_syntax_uid="1.2.840.10008.1.2.1",
             batches=tools.in_batches(tools.data_set(**changes), 1000),
         )
-    assert stored.status == status
+    assert status_of(stored) == status
     assert 0 < len(stored.comment) <= 64
     assert stored.comment.isascii()
 

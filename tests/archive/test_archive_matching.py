@@ -14,6 +14,7 @@ from sqlalchemy import Column, MetaData, Table, Text, create_engine, insert, sel
 from asyncdicom.archive.index.matching import (
     Alternatives,
     IdentifierError,
+    Problem,
     cost_of,
     is_universal,
     match,
@@ -148,7 +149,7 @@ def test_matching_table(vr: str, key: str, stored: str, expected: bool) -> None:
 def test_a_range_that_is_none_is_refused(vr: str, key: str) -> None:
     with pytest.raises(IdentifierError) as caught:
         match(vr, [key])
-    assert caught.value.status == 0xA900
+    assert caught.value.problem is Problem.WRONG
     assert key not in caught.value.comment
     assert len(caught.value.comment) <= 64
 

@@ -31,7 +31,8 @@ from hypothesis import strategies as st
 from qrscp import LONG, digest_of, long_test
 from turns import Turns
 
-from asyncdicom.archive import Archive, FileCalls, find
+from asyncdicom.archive import Archive, FileCalls, Stored, find
+from asyncdicom.archive.dimse import status_of
 
 EXAMPLES = 2500 if LONG else 30
 SEEN: Counter[str] = Counter()  # crash states looked at, over the whole run
@@ -323,7 +324,7 @@ async def live(
             data, syntax = witness.data(sent), "1.2.840.10008.1.2.1"
             size = len(data) // sent.pieces + 1
             store = asyncio.ensure_future(
-                opened.store(
+                opened.receive(
                     sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
                     sop_instance_uid=sent.uid,
                     transfer_syntax_uid=syntax,
@@ -337,7 +338,7 @@ async def live(
                 store.cancel()
             (result,) = await asyncio.gather(store, return_exceptions=True)
             if not disk.dead:
-                witness.answered(sent, getattr(result, "status", result))
+                witness.answered(sent, status_of(result) if isinstance(result, Stored) else result)
 
         results = [result for wave in waves for result in await turns.run(*map(send, wave))]
         await turns.run(opened.close())

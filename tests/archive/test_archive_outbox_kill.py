@@ -47,10 +47,10 @@ async def store(archive, folder, uid):
     data = encode(
         [(0x00080016, "UI", CT.encode()), (0x00080018, "UI", uid.encode()), (0x00100020, "LO", b"P1"),
          (0x0020000D, "UI", b"1.2"), (0x0020000E, "UI", b"1.2.3")], EXPLICIT_VR_LITTLE_ENDIAN)
-    stored = await archive.store(
+    stored = await archive.receive(
         sop_class_uid=CT, sop_instance_uid=uid, transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
         batches=batches(data))
-    if stored.status == 0:
+    if stored.is_here:
         note(folder / "acknowledged", uid)
 
 async def send(archive, folder):

@@ -18,7 +18,7 @@ from asyncdicom.archive.scrub import Scrub
 def scrub(archive: Archive) -> Scrub:
     """A scrub that begins at once; that of the archive itself waits a minute."""
     parts: Any = archive
-    return Scrub(parts._folders, parts._calls, parts._index, parts._ingest, rate=1 << 30, first=0.0)
+    return Scrub(parts._blobs, parts._index, parts._ingest, rate=1 << 30, first=0.0)
 
 
 async def once_round(archive: Archive) -> Place:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from asyncdicom.archive import Archive, ArchiveError
+from asyncdicom.archive.dimse import matching_instances, status_of
 from asyncdicom.data.part10 import read_file_meta
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.uid import (
@@ -49,7 +50,7 @@ async def test_every_encoding(archive: Archive, tools: Any, syntax: str) -> None
     data = tools.data_set(syntax, Rows=512)
     assert await tools.store(archive, data, transfer_syntax_uid=syntax) == 0x0000
     identifier = tools.encode({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3.1"})
-    matching = await archive.matching_instances(identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT)
+    matching = await matching_instances(archive, identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT)
     [found] = [instance async for instance in matching]
     assert found is not None
     assert found[:3] == (tools.ct, "1.2.3.1.1.1", syntax)
@@ -213,13 +214,13 @@ async def test_a_large_unreadable_data_set_is_refused_early(archive: Archive, to
             taken += 1
             yield [memoryview(b"\xff" * 100_000)]
 
-    status, _ = await archive.store(
+    stored = await archive.receive(
         sop_class_uid=tools.ct,
         sop_instance_uid="1.2.3",
         transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
         batches=endless(),
     )
-    assert status == 0xC000
+    assert status_of(stored) == 0xC000
     assert taken <= 3
 
 
@@ -240,7 +241,7 @@ async def test_an_association_that_breaks_leaves_nothing(archive: Archive, tools
         raise Broken
 
     with pytest.raises(Broken):
-        await archive.store(
+        await archive.receive(
             sop_class_uid=tools.ct,
             sop_instance_uid="1.2.3.1.1.1",
             transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
@@ -404,7 +405,7 @@ async def test_every_instance_of_pydicom(archive: Archive, tmp_path: Path, tools
     same = 0
 
     async def store(where: Archive, uids: dict[str, Any], data: bytes) -> int:
-        return int((await where.store(batches=tools.in_batches(data, 65536), **uids)).status)
+        return int(status_of(await where.receive(batches=tools.in_batches(data, 65536), **uids)))
 
     for number, (uids, data) in enumerate(pydicom_instances()):
         status = await store(archive, uids, data)

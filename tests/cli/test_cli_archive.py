@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from asyncdicom.archive import Archive
+from asyncdicom.archive.dimse import status_of
 from asyncdicom.data.elements import encode
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
@@ -28,13 +29,13 @@ async def keep(root: Path, count: int, **others: bytes) -> None:
             async def batches(data: bytes = data):
                 yield [memoryview(data)]
 
-            status, _ = await archive.store(
+            stored = await archive.receive(
                 sop_class_uid=CT,
                 sop_instance_uid=uid,
                 transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
                 batches=batches(),
             )
-            assert status in (0x0000, 0xB007)
+            assert status_of(stored) in (0x0000, 0xB007)
 
 
 async def test_a_damaged_index_is_built_again(tmp_path: Path, tool: Any) -> None:

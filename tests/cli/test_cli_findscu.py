@@ -201,6 +201,23 @@ async def test_a_peer_without_the_service(tool: Tool) -> None:
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["-v", "--json"])
+async def test_one_match_that_cannot_be_read_is_told_and_the_others_are_shown(
+    tool: Tool, option: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = Answers(ONE, b"\0\x08\0\x52garbage", ONE)
+    async with serve("SCP@127.0.0.1:0", c_find=answers) as server:
+        code, out, _ = await tool("findscu", option, "127.0.0.1", server.port, "-k", "PatientName")
+    assert code == 1, "a part of it failed"
+    assert out.count("Doe^John") == 2
+    assert (
+        '"unreadable": 1' in out
+        if option == "--json"
+        else "2 matches and 1 that cannot be read, status 0x0000" in out
+    )
+    assert "a match of a C-FIND cannot be read, and is left out" in caplog.text
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 async def test_any_stdout_shows_any_text_and_json_stays_json(encoding: str) -> None:
     """Names in other alphabets, and text that a terminal would obey."""

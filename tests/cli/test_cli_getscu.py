@@ -21,7 +21,7 @@ from asyncdicom import (
     storage_contexts,
 )
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 
 STUDY = [
     Instance("1.1", "1.1.1", "1.1.1.1"),

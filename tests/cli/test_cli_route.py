@@ -12,8 +12,8 @@ import pytest
 from asyncdicom import BytesSource, PresentationContext, associate
 from asyncdicom.archive import Archive
 from asyncdicom.archive.control import Control
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.archive.index.work import Work
-from asyncdicom.archive.scp import serve_archive
 from asyncdicom.data.elements import encode
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.gateway.config import parse_gateway

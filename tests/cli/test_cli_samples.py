@@ -10,7 +10,7 @@ from cli.running import Tool
 
 from asyncdicom import associate, file_source, open_file, storage_contexts
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.cli.samples import write_samples
 
 

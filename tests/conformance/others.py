@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, suppress
 
 from asyncdicom.address import Address
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.conformance.case import Case, Verdict
 from asyncdicom.conformance.cases import select
 from asyncdicom.conformance.tcp import play_with_acceptor, play_with_requestor

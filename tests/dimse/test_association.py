@@ -39,7 +39,7 @@ from asyncdicom.uid import IMPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT, VERIFICATION
 from asyncdicom.ul.events import AssociateIndication, ProtocolViolation, ReleaseIndication, TimerExpired
 from asyncdicom.ul.items import ContextResult, RoleSelection, UserInformation
 from asyncdicom.ul.negotiation import Policy, PresentationContext, answer, propose
-from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AReleaseRP, AReleaseRQ
+from asyncdicom.ul.pdu import AAbort, AAssociateAC, AAssociateRJ, AReleaseRP, AReleaseRQ
 from asyncdicom.ul.statetable import State
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -697,6 +697,34 @@ def test_behind_a_fault_nothing_is_taken() -> None:
     events = receive(core, fragments(ECHO_ID, True, b"garbage!") + message(ECHO_ID, echo_rq()))
     assert kinds(events) == [ProtocolViolation, Ended]
     assert core.performing == 0
+
+
+@pytest.mark.parametrize(
+    ("outstanding", "end", "is_broken"),
+    [
+        (2, "the peer aborts", True),
+        (1, "the peer aborts", False),
+        (2, "the peer closes", None),
+        (2, "we abort", False),
+        (2, "the peer does not answer", None),
+    ],
+)
+def test_whether_the_peer_has_ended_it_because_of_the_window(
+    outstanding: int, end: str, is_broken: bool | None
+) -> None:
+    core = acceptor(POLICY._replace(operations_invoked=4))
+    for _ in range(outstanding):
+        invoke(core, CT_ID, store_rq(), b"12")
+    if end == "the peer aborts":
+        receive(core, AAbort(0, 0).encode())
+    elif end == "the peer closes":
+        core.connection_closed(1.0)
+    elif end == "we abort":
+        core.abort(1.0)
+    else:
+        core.handle_timer(20.0)
+    assert core.failure is not None
+    assert core.is_broken_by_window is is_broken
 
 
 # time

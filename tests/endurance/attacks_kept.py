@@ -25,7 +25,7 @@ from qrscp import CT, SERIES, STUDY, Node
 from asyncdicom import PATIENT_ROOT, Association, BytesSource, Limits, StatusError
 from asyncdicom.__main__ import main
 from asyncdicom.archive import Archive, ArchiveError
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.conformance import build
 from asyncdicom.exceptions import AssociationError
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN

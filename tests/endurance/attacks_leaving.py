@@ -32,7 +32,7 @@ from wire import IDENTIFIER, Listener, Message, Peer, listening, message
 
 from asyncdicom import STUDY_ROOT, AccessPolicy, Request, Retrieval, associate, serve
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.conformance import build
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.exceptions import AssociationError, DicomNetworkError

@@ -15,9 +15,8 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from endurance.attack import GOALS_MISSED, PATIENCE, Counts
@@ -173,7 +172,7 @@ class Siege:
     count: tuple[int, int]
     services: tuple[str, ...] = ()
     prepare: Any = None
-    settings: Mapping[str, Any] = MappingProxyType({})
+    settings: Mapping[str, Any] = field(default_factory=dict)
     counted: bool = False
 
     async def __call__(self, folder: Path) -> Counts:

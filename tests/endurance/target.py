@@ -22,7 +22,7 @@ from typing import Any
 
 from asyncdicom import AccessPolicy, Limits, Request, Response, serve
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 
 BEAT = 0.001  # seconds; whoever else is to be served by the loop waits no longer than from beat to beat
 FILE_CALLS = {

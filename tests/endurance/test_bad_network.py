@@ -11,7 +11,7 @@ from qrscp import CT, LONG, Journal, data_set, long_test, opened
 
 from asyncdicom import Limits, PresentationContext, Timeouts, associate
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.dimse.messages import CommandField, decode
 from asyncdicom.exceptions import AssociationError
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN

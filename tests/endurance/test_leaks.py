@@ -25,7 +25,7 @@ from wire import ABORT, Peer, cancel_rq, echo_rq, fragments, message, store_rq
 
 from asyncdicom import STUDY_ROOT, VERIFICATION, AccessPolicy, BytesSource, Timeouts, associate
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.exceptions import AssociationError, AssociationRejected
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 

@@ -13,8 +13,8 @@ import pytest
 
 from asyncdicom import BytesSource, PresentationContext, Request, Server, associate, serve
 from asyncdicom.archive import Archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.archive.index.work import State
-from asyncdicom.archive.scp import serve_archive
 from asyncdicom.data.elements import encode
 from asyncdicom.gateway.config import parse_gateway
 from asyncdicom.gateway.gateway import Gateway

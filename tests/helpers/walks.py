@@ -22,7 +22,7 @@ from typing import Any
 import asyncdicom
 from asyncdicom import STUDY_ROOT, BytesSource, PresentationContext, associate, serve
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.data.elements import encode
 from asyncdicom.data.part10 import encode_file_meta
 

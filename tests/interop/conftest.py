@@ -27,7 +27,7 @@ from interop.peers import (
 
 from asyncdicom import Address
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 
 # Explicit and Implicit VR Little Endian, Explicit VR Big Endian, Deflated, and five compressed syntaxes;
 # a different SOP Instance UID each.

@@ -12,7 +12,7 @@ import pytest
 from interop.peers import data_sets, keys, run, tool
 
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 
 pytestmark = pytest.mark.interop
 

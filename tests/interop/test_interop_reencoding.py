@@ -14,7 +14,7 @@ from pydicom.uid import UID
 
 from asyncdicom import STUDY_ROOT, Status, associate
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.data.part10 import encode_file_meta, read_file_meta
 from asyncdicom.data.reencode import BECOMES, reencode
 from asyncdicom.exceptions import DataSetError

@@ -25,7 +25,7 @@ from asyncdicom import (
     serve,
 )
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.ul.pdu import AAssociateRQ
 

@@ -12,7 +12,7 @@ from wire import CT, instance
 
 from asyncdicom import FileSource, Request, associate, file_source, serve, storage_contexts
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.data.elements import encode
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.dimse.fragmenter import Fragmenter

@@ -4,50 +4,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 from asyncdicom.archive.arrival import Arrival
-from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.blobs.base import Blobs, Reading
 from asyncdicom.archive.index.base import Existing
 from asyncdicom.data.likeness import Likeness, comparing
 
-__all__ = ["compare_files"]
+__all__ = ["compare_blobs"]
 
 _PIECE = 1 << 18
 
 
-def compare_files(calls: FileCalls, path: str, row: Existing, arrival: Arrival) -> Likeness:
-    """Compare a stored file with one that has come under its SOP Instance UID. Blocks.
+def compare_blobs(blobs: Blobs, path: str, row: Existing, arrival: Arrival) -> Likeness:
+    """Compare a stored instance with one that has come under its SOP Instance UID. Blocks.
 
     One that is not there, or is not as long as its row says, is different: it may be damaged. Raises
     `OSError` where a disk fails.
     """
-    found = calls.look(path)
-    if found is None or found.st_size != row.data_set_offset + row.data_set_length:
+    if blobs.size(path) != row.data_set_offset + row.data_set_length:
         return Likeness.DIFFERENT
-    stored = calls.open_to_read(path)
-    try:
-        came = calls.open_to_read(arrival.file.path)
-        try:
-            steps = comparing(
-                _pieces(calls, stored, row.data_set_offset),
-                row.transfer_syntax_uid,
-                _pieces(calls, came, arrival.file.offset),
-                arrival.transfer_syntax_uid,
-            )
-            while True:
+    with closing(blobs.read(path)) as stored, closing(blobs.read(arrival.file.path)) as came:
+        steps = comparing(
+            _pieces(stored, row.data_set_offset),
+            row.transfer_syntax_uid,
+            _pieces(came, arrival.file.offset),
+            arrival.transfer_syntax_uid,
+        )
+        while True:
+            try:
                 next(steps)
-                time.sleep(0)  # the event loop is let in
-        except StopIteration as end:
-            likeness: Likeness = end.value
-            return likeness
-        finally:
-            calls.close(came)
-    finally:
-        calls.close(stored)
+            except StopIteration as end:
+                likeness: Likeness = end.value
+                return likeness
+            time.sleep(0)  # the event loop is let in
 
 
-def _pieces(calls: FileCalls, descriptor: int, offset: int) -> Iterator[bytes]:
-    while offset and (piece := calls.read(descriptor, offset)):
+def _pieces(blob: Reading, offset: int) -> Iterator[bytes]:
+    while offset and (piece := blob.read(offset)):
         offset -= len(piece)
-    while piece := calls.read(descriptor, _PIECE):
+    while piece := blob.read(_PIECE):
         yield piece

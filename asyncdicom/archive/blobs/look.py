@@ -6,12 +6,11 @@ import errno
 import hashlib
 import stat
 from collections.abc import Callable
-from typing import Protocol
 
-from asyncdicom.archive.arrival import State
+from asyncdicom.archive.blobs.base import Row, State
 from asyncdicom.archive.file_calls import FileCalls
 
-__all__ = ["Ended", "Row", "look_at"]
+__all__ = ["look_at"]
 
 _PIECE = 1 << 20
 _UNREADABLE = (
@@ -23,34 +22,16 @@ _UNREADABLE = (
 )  # what is there is no such file
 
 
-class Row(Protocol):
-    """What a row says of its file; lengths in bytes."""
-
-    @property
-    def data_set_offset(self) -> int: ...  # noqa: D102
-
-    @property
-    def data_set_length(self) -> int: ...  # noqa: D102
-
-    @property
-    def digest(self) -> str: ...  # noqa: D102
-
-
-class Ended(Exception):
-    """The archive is closing: the look was not finished."""
-
-
 def look_at(
     calls: FileCalls,
     path: str,
     row: Row,
     *,
-    is_closing: Callable[[], bool] = lambda: False,
     read_so_far: Callable[[int], None] = lambda size: None,
 ) -> State:
     """Compare a file with its row, to the last byte. Blocks; raises `OSError` where that cannot be told.
 
-    ``read_so_far`` is called with the size of each piece that was read (bytes), and may wait.
+    ``read_so_far`` is called with the size of each piece that was read (bytes), and may wait or raise.
     """
     found = calls.look(path)
     if found is None:
@@ -58,7 +39,7 @@ def look_at(
     if not stat.S_ISREG(found.st_mode) or found.st_size != row.data_set_offset + row.data_set_length:
         return State.DAMAGED
     try:
-        return _compare(calls, path, row, is_closing, read_so_far)
+        return _compare(calls, path, row, read_so_far)
     except FileNotFoundError:
         return State.MISSING
     except OSError as error:
@@ -71,7 +52,6 @@ def _compare(
     calls: FileCalls,
     path: str,
     row: Row,
-    is_closing: Callable[[], bool],
     read_so_far: Callable[[int], None],
 ) -> State:
     digest = hashlib.sha256()
@@ -79,8 +59,6 @@ def _compare(
     try:
         skip = row.data_set_offset
         while piece := calls.read(descriptor, skip if 0 < skip < _PIECE else _PIECE):
-            if is_closing():
-                raise Ended
             if skip > 0:
                 skip -= len(piece)
             else:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from asyncdicom.archive.index.text import fold_name, normalise
 from asyncdicom.exceptions import DicomNetworkError
-from asyncdicom.status import Status
 
 __all__ = [
     "ANYTHING",
@@ -22,6 +21,7 @@ __all__ = [
     "Comparison",
     "IdentifierError",
     "Kind",
+    "Problem",
     "cost_of",
     "is_universal",
     "match",
@@ -67,17 +67,27 @@ Alternatives = tuple[tuple[Comparison, ...], ...]
 ANYTHING: Alternatives = ((),)
 
 
-class IdentifierError(DicomNetworkError):
-    """An identifier that cannot be answered.
+class Problem(Enum):
+    """What is wrong with a query."""
 
-    ``status`` is the Status of the C-FIND, C-GET or C-MOVE response; ``comment`` says what is wrong (at most
-    64 characters, nothing of what was received).
+    WRONG = "it does not say what such a query has to say"
+    UNREADABLE = "it cannot be read"
+    TOO_MUCH = "to answer it would take too much"
+    TOO_MANY = "too many instances match"
+    BUSY = "too many others are being answered"
+
+
+class IdentifierError(DicomNetworkError):
+    """A query, or the identifier of one, that cannot be answered.
+
+    ``problem`` says in what way; ``comment`` says what is wrong (at most 64 characters, nothing of what was
+    received).
     """
 
-    def __init__(self, comment: str, status: Status = Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS) -> None:
+    def __init__(self, comment: str, problem: Problem = Problem.WRONG) -> None:
         super().__init__(comment)
         self.comment = comment
-        self.status = status
+        self.problem = problem
 
 
 def is_universal(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from asyncdicom.archive.index.matching import (
     ANYTHING,
     Alternatives,
     IdentifierError,
+    Problem,
     is_universal,
     match,
     match_folded,
@@ -23,7 +24,6 @@ from asyncdicom.archive.index.text import normalise, text_of, told_apart, values
 from asyncdicom.data.elements import Element, decoding
 from asyncdicom.data.steps import Steps
 from asyncdicom.exceptions import DataSetError
-from asyncdicom.status import Status
 from asyncdicom.uid import InformationModel
 
 __all__ = [
@@ -34,6 +34,8 @@ __all__ = [
     "Form",
     "Key",
     "Query",
+    "condition_of",
+    "conditions_in_order",
     "find_query",
     "key_at",
     "reading",
@@ -160,9 +162,7 @@ def reading(identifier: bytes, transfer_syntax_uid: str) -> Steps[list[Element]]
     Raises `IdentifierError` for one that cannot be read or asks for too much at once.
     """
     if len(identifier) > MAXIMUM_IDENTIFIER:
-        raise IdentifierError(
-            f"the identifier has more than {MAXIMUM_IDENTIFIER} bytes", Status.OUT_OF_RESOURCES
-        )
+        raise IdentifierError(f"the identifier has more than {MAXIMUM_IDENTIFIER} bytes", Problem.TOO_MUCH)
     try:
         elements = yield from decoding(
             identifier,
@@ -171,9 +171,9 @@ def reading(identifier: bytes, transfer_syntax_uid: str) -> Steps[list[Element]]
             maximum_elements=_MAXIMUM_ELEMENTS,
         )
     except DataSetError as error:
-        raise IdentifierError(f"unreadable identifier: {error}"[:64], Status.UNABLE_TO_PROCESS) from None
+        raise IdentifierError(f"unreadable identifier: {error}"[:64], Problem.UNREADABLE) from None
     if len(elements) > MAXIMUM_KEYS:
-        raise IdentifierError(f"the identifier has more than {MAXIMUM_KEYS} keys", Status.OUT_OF_RESOURCES)
+        raise IdentifierError(f"the identifier has more than {MAXIMUM_KEYS} keys", Problem.TOO_MUCH)
     return elements
 
 
@@ -191,16 +191,24 @@ def find_query(
     text = _Text(elements, little_endian)
     if not relational:
         _check_upper_keys(text, _above(level, model))
-    conditions = []
-    for tag in elements:
-        key = key_at(level, tag)
-        if key is None or is_universal(wanted := text(tag, key.vr)):
-            continue
-        if values := [value for value in values_of(wanted, key.vr) if value]:
-            alternatives = key.match(values)
-            if alternatives != ANYTHING:
-                conditions.append(Condition(key, alternatives))
-    return Query(level, tuple(sorted(conditions, key=_order)), _requested(elements, level))
+    conditions = (
+        condition_of(key, text(tag, key.vr)) for tag in elements if (key := key_at(level, tag)) is not None
+    )
+    return Query(level, conditions_in_order(conditions), _requested(elements, level))
+
+
+def condition_of(key: Key, wanted: str) -> Condition | None:
+    """Give what a key has to fulfil to be what is wanted; None: anything. Raises `IdentifierError`."""
+    if is_universal(wanted):
+        return None
+    values = [value for value in values_of(wanted, key.vr) if value]
+    alternatives = key.match(values) if values else ANYTHING
+    return None if alternatives == ANYTHING else Condition(key, alternatives)
+
+
+def conditions_in_order(conditions: Iterable[Condition | None]) -> tuple[Condition, ...]:
+    """Give the conditions that there are, in the order of a query."""
+    return tuple(sorted((each for each in conditions if each is not None), key=_order))
 
 
 def _order(condition: Condition) -> tuple[str, str, str]:

@@ -27,7 +27,14 @@ from sqlalchemy import (
     true,
 )
 
-from asyncdicom.archive.index.matching import Alternatives, Comparison, IdentifierError, Kind, cost_of
+from asyncdicom.archive.index.matching import (
+    Alternatives,
+    Comparison,
+    IdentifierError,
+    Kind,
+    Problem,
+    cost_of,
+)
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.query import Condition, Form, Key, Query
 from asyncdicom.archive.index.record import Identity
@@ -41,7 +48,6 @@ from asyncdicom.archive.index.schema import (
     series,
     study,
 )
-from asyncdicom.status import Status
 
 __all__ = [
     "Execute",
@@ -66,7 +72,7 @@ MAXIMUM_STEPS = 65_536
 """What comparing one row with the patterns of a query may take: their cost, times the longest stored text."""
 
 Row = Sequence[Any]
-"""The id of a row, then the values that were asked for."""
+"""The id of a row, then the values that were asked for: text, a number where rows are counted, or a list."""
 Execute = Callable[[str, Sequence[Any]], Iterator[Row]]
 """Runs a statement with its parameters, and gives its rows one by one."""
 
@@ -316,6 +322,11 @@ class Statement:
         self._level = level
         self._columns = tuple(columns)
         self._several: tuple[bool, ...] | None = None  # of each condition, when that was looked at
+        self._lists = [
+            position
+            for position, column in enumerate(columns, 1)
+            if isinstance(column, Key) and column.form is Form.COLLECTED
+        ]
 
     def page(self, execute: Execute, after: int, limit: int) -> Iterator[Row]:
         """Give at most ``limit`` rows with an id greater than ``after``, by id: the id and the columns.
@@ -332,7 +343,14 @@ class Statement:
             page = self._matching(table.c.id, *columns).where(table.c.id > bindparam("after"))
             return page.order_by(table.c.id).limit(bindparam("limit", type_=table.c.id.type))
 
-        return self._run(execute, "page", build, after=after, limit=limit)
+        rows = self._run(execute, "page", build, after=after, limit=limit)
+        return map(self._with_lists, rows) if self._lists else rows
+
+    def _with_lists(self, row: Row) -> Row:
+        values = list(row)
+        for position in self._lists:
+            values[position] = sorted(json.loads(values[position]))
+        return values
 
     def distinct(self, execute: Execute) -> Iterator[Row]:
         """Give the columns alone, each combination once."""
@@ -379,7 +397,7 @@ class Statement:
             return
         steps = sum(cost * self._longest(execute, key) for key, cost in costs)
         if steps > MAXIMUM_STEPS:
-            raise IdentifierError("patterns too long for the stored texts", Status.OUT_OF_RESOURCES)
+            raise IdentifierError("patterns too long for the stored texts", Problem.TOO_MUCH)
 
     def _longest(self, execute: Execute, key: Key) -> int:
         suffix = "_values" if key.form in (Form.TEXTS, Form.NAMES) else ""

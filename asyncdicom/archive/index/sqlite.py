@@ -64,7 +64,7 @@ class Index:
         return Writer(self._engine)
 
     def queries(self, threads: int) -> Queries:
-        """Give what reads for peers, in so many threads. Who has it closes it."""
+        """Give what reads for peers, in so many threads (see `Finding`). Who has it closes it."""
         return Queries(self._engine, threads=threads)
 
     def place(self) -> Place:

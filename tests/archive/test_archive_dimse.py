@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from asyncdicom import (
     BytesSource,
     PresentationContext,
     Proposable,
+    Request,
     Server,
     StatusError,
     associate,
@@ -26,7 +29,7 @@ from asyncdicom import (
 )
 from asyncdicom.address import Address
 from asyncdicom.archive import Archive
-from asyncdicom.archive.scp import serve_archive
+from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.data.elements import encode
 from asyncdicom.uid import EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
@@ -189,3 +192,28 @@ async def test_a_strict_archive_knows_its_callers(archive: Archive) -> None:
             assert (caught.value.result, caught.value.source, caught.value.reason) == (1, 1, reason)
         async with associate(f"ARCHIVE@{where}", calling_ae_title="CT1") as association:
             assert (await association.c_echo()).status == 0
+
+
+async def nothing(request: Request) -> int:
+    raise AssertionError("nothing was to come")
+
+
+async def test_an_index_that_cannot_be_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with Archive(tmp_path, durability="none", scrub=0, sweep=False) as archive:
+        async with serve_archive(archive, "ARCHIVE@127.0.0.1:0") as server:
+            with closing(sqlite3.connect(tmp_path / "index.sqlite")) as connection:
+                connection.execute("DROP TABLE study")
+            contexts: list[Proposable] = [
+                STUDY_ROOT,
+                *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)]),
+            ]
+            async with associate(address(server), contexts=contexts) as association:
+                with pytest.raises(StatusError) as caught:
+                    await association.c_find(STUDY)
+                assert caught.value.status == 0xA700
+                assert "the index cannot be read" in str(caught.value)
+                with pytest.raises(StatusError) as caught:
+                    await association.c_get(STUDY, c_store=nothing)
+                assert caught.value.status == 0xA700
+    assert "no such table: study" in caplog.text
+    assert "Traceback" not in caplog.text

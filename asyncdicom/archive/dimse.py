@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Hashable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address
-from asyncdicom.archive.archive import PIECE, Archive
-from asyncdicom.archive.find import MatchingInstances, StoredInstance
+from asyncdicom.archive.archive import Archive
+from asyncdicom.archive.arrival import Outcome
+from asyncdicom.archive.find import MatchingInstances
+from asyncdicom.archive.index.base import IndexFailed
 from asyncdicom.archive.index.kinds import NEWEST
-from asyncdicom.archive.index.matching import IdentifierError
+from asyncdicom.archive.index.matching import IdentifierError, Problem
 from asyncdicom.archive.index.queries import QueriesClosed
-from asyncdicom.archive.index.query import MAXIMUM_IDENTIFIER
+from asyncdicom.archive.index.query import (
+    MAXIMUM_IDENTIFIER,
+    QUERY_RETRIEVE_LEVEL,
+    RETRIEVE_AE_TITLE,
+    Form,
+    Query,
+    find_query,
+    reading,
+    retrieve_query,
+)
+from asyncdicom.archive.index.record import SPECIFIC_CHARACTER_SET
+from asyncdicom.archive.intake import PIECE
 from asyncdicom.archive.origin import Origin
+from asyncdicom.archive.stored import Stored
 from asyncdicom.association import Request
+from asyncdicom.data.elements import Element, Encoder
+from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError, StatusError
 from asyncdicom.net.channel import Trace
-from asyncdicom.net.sources import FileSource
+from asyncdicom.net.lane import lane
+from asyncdicom.net.sources import Source
 from asyncdicom.net.tls import certificate_of
 from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options
@@ -40,15 +58,21 @@ from asyncdicom.uid import (
     PATIENT_STUDY_ONLY,
     STUDY_ROOT,
     InformationModel,
+    transfer_syntax,
 )
 
 if TYPE_CHECKING:
     from socket import socket
     from ssl import SSLContext
 
-__all__ = ["ArchiveProvider", "serve_archive"]
+__all__ = ["Answers", "ArchiveProvider", "find", "matching_instances", "serve_archive", "status_of"]
+
+_T = TypeVar("_T")
 
 _LOG = Log("asyncdicom.archive")
+
+_INSTANCE_AVAILABILITY = 0x00080056
+_AT_ONCE = 8192  # bytes of an identifier that are decoded in the event loop
 
 # How many SOP classes, and transfer syntaxes of each, are counted: peers may invent any number.
 _CLASSES_COUNTED, _SYNTAXES_COUNTED = 1000, 32
@@ -117,6 +141,159 @@ def serve_archive(
     )
 
 
+# what is answered to a C-STORE
+
+_STATUS = {outcome: Status.SUCCESS for outcome in Outcome if outcome.is_here} | {
+    Outcome.QUARANTINED: Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING,
+    Outcome.ALREADY_IN_QUARANTINE: Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING,
+    Outcome.HEALED_IN_QUARANTINE: Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING,
+    Outcome.QUARANTINE_FULL: Status.OUT_OF_RESOURCES,
+    Outcome.REFUSED: Status.DUPLICATE_SOP_INSTANCE,
+    Outcome.UNREADABLE: Status.CANNOT_UNDERSTAND,
+    Outcome.WRONG: Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
+    Outcome.NO_ROOM: Status.OUT_OF_RESOURCES,
+}
+_REFUSAL = {
+    Problem.WRONG: Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
+    Problem.UNREADABLE: Status.UNABLE_TO_PROCESS,
+    Problem.TOO_MUCH: Status.OUT_OF_RESOURCES,
+    Problem.TOO_MANY: Status.UNABLE_TO_CALCULATE_NUMBER_OF_MATCHES,
+    Problem.BUSY: Status.UNABLE_TO_PERFORM_SUB_OPERATIONS,
+}
+
+
+def status_of(stored: Stored) -> Status:
+    """Give the Status of the C-STORE response for what became of an instance."""
+    return _STATUS[stored.outcome]
+
+
+# identifiers of queries and retrievals
+
+
+async def find(
+    archive: Archive,
+    identifier: bytes,
+    transfer_syntax_uid: str,
+    information_model: InformationModel,
+    *,
+    retrieve_ae_title: str = "",
+    relational: bool = False,
+    peer: Hashable = None,
+) -> AsyncGenerator[bytes, None]:
+    """Give the encoded identifiers that match one, in its transfer syntax.
+
+    `peer` and what is raised: as for `Archive.rows`; `IdentifierError` also for an identifier that says not
+    what it has to (without `relational` it has a value for the Unique Key of each level above its own).
+    """
+
+    def read() -> Steps[tuple[Query, bool]]:
+        elements = yield from reading(identifier, transfer_syntax_uid)
+        yield
+        query = find_query(
+            elements, information_model, little_endian=syntax.little_endian, relational=relational
+        )
+        return query, any(element.tag == SPECIFIC_CHARACTER_SET for element in elements)
+
+    syntax = transfer_syntax(transfer_syntax_uid)
+    query, with_set = await _in_turn(identifier, transfer_syntax_uid, peer, read())
+    constants = {
+        QUERY_RETRIEVE_LEVEL: ("CS", query.level),
+        RETRIEVE_AE_TITLE: ("AE", retrieve_ae_title),
+        _INSTANCE_AVAILABILITY: ("CS", "ONLINE"),
+    }
+    answers = Answers(query, transfer_syntax_uid, constants, with_set=with_set)
+    async for row in archive.rows(query, peer=peer):
+        yield answers.encode(row[1:])
+
+
+async def matching_instances(
+    archive: Archive,
+    identifier: bytes,
+    transfer_syntax_uid: str,
+    information_model: InformationModel,
+    *,
+    relational: bool = False,
+    peer: Hashable = None,
+) -> MatchingInstances:
+    """Give the instances that the identifier of a C-GET or C-MOVE asks for; raises as `find`."""
+
+    def read() -> Steps[Query]:
+        elements: list[Element] = yield from reading(identifier, transfer_syntax_uid)
+        yield
+        return retrieve_query(
+            elements, information_model, little_endian=syntax.little_endian, relational=relational
+        )
+
+    syntax = transfer_syntax(transfer_syntax_uid)
+    query = await _in_turn(identifier, transfer_syntax_uid, peer, read())
+    return await archive.instances(query, peer=peer)
+
+
+async def _in_turn(identifier: bytes, transfer_syntax_uid: str, peer: Hashable, steps: Steps[_T]) -> _T:
+    """Do work on an identifier: at once if it is short, else in the lane."""
+    if len(identifier) <= _AT_ONCE and not transfer_syntax(transfer_syntax_uid).deflated:
+        return finish(steps)
+    return await lane().run(peer, steps)
+
+
+class Answers:
+    """Encodes the matches of one query; all in the transfer syntax of the request.
+
+    ``constants`` are keys with the same value in every answer, by tag. They, and the keys that are not
+    supported, are encoded once.
+    """
+
+    def __init__(
+        self,
+        query: Query,
+        transfer_syntax_uid: str,
+        constants: Mapping[int, tuple[str, str]],
+        *,
+        with_set: bool,
+    ) -> None:
+        self._encoder = Encoder(transfer_syntax_uid)
+        self._with_set = with_set
+        before: list[bytes] = []  # Specific Character Set
+        after: list[bytes] = []
+        self._parts: list[tuple[bytes, int, str, bool]] = []  # encoded, then a varying element
+        for tag, vr, key in query.requested:
+            fixed = before if tag < SPECIFIC_CHARACTER_SET else after
+            if tag in constants:
+                vr, text = constants[tag]
+                fixed.append(self._encoder.element(tag, vr, text.encode("ascii", "replace")))
+            elif key is None:
+                fixed.append(self._encoder.element(tag, vr, b""))
+            else:
+                self._parts.append((b"".join(after), tag, vr, key.form is Form.COLLECTED))
+                after.clear()
+        self._first = b"".join(before)
+        self._last = b"".join(after)
+
+    def encode(self, row: Sequence[Any]) -> bytes:
+        """Encode one row: the values of the supported keys, in the order of the query.
+
+        The character set is ISO_IR 192 where ASCII does not suffice; then Specific Character Set says so.
+        """
+        encoded: list[bytes] = []
+        is_ascii = True
+        for (fixed, tag, vr, is_list), value in zip(self._parts, row, strict=True):
+            text = "\\".join(value) if is_list else str(value)
+            is_ascii = is_ascii and text.isascii()
+            encoded.append(fixed)
+            encoded.append(self._encoder.element(tag, vr, self._value(text, vr)))
+        character_set = b""
+        if self._with_set or not is_ascii:
+            value = b"" if is_ascii else b"ISO_IR 192"
+            character_set = self._encoder.element(SPECIFIC_CHARACTER_SET, "CS", value)
+        return self._encoder.finish([self._first, character_set, *encoded, self._last])
+
+    def _value(self, text: str, vr: str) -> bytes:
+        if vr != "US":
+            return text.encode("utf-8", "replace")
+        numbers = [int(number) for number in text.split("\\") if number]
+        return struct.pack(f"{self._encoder.byte_order}{len(numbers)}H", *numbers)
+
+
 class _Retrieval(GetService):
     """C-GET, which prefers the transfer syntaxes that most of what is stored can be sent as."""
 
@@ -166,7 +343,7 @@ class ArchiveProvider:
 
     async def store(self, request: Request) -> Response:
         """C-STORE: the answer is a Success when the instance is as durable as the archive promises."""
-        stored = await self.archive.store(
+        stored = await self.archive.receive(
             sop_class_uid=request.affected_sop_class_uid,
             sop_instance_uid=request.affected_sop_instance_uid,
             transfer_syntax_uid=request.transfer_syntax_uid,
@@ -174,9 +351,9 @@ class ArchiveProvider:
             calling_ae_title=request.calling_ae_title,
             origin=_origin(request) if self.archive.is_routing else None,
         )
-        if stored.status.is_success:
+        if stored.is_here:
             self.note(request.affected_sop_class_uid, request.transfer_syntax_uid)
-        return Response(stored.status, error_comment=stored.comment or None)
+        return Response(status_of(stored), error_comment=stored.comment or None)
 
     async def find(self, request: Request) -> AsyncIterator[bytes]:
         """C-FIND: encoded identifiers, page by page."""
@@ -184,7 +361,8 @@ class ArchiveProvider:
         try:
             identifier = await request.data.read(MAXIMUM_IDENTIFIER)
             note_asked(request.incoming, identifier)
-            matches = self.archive.find(
+            matches = find(
+                self.archive,
                 identifier,
                 request.transfer_syntax_uid,
                 model,
@@ -193,28 +371,25 @@ class ArchiveProvider:
             )
             async for match in matches:
                 yield match
-        except (IdentifierError, DataSetError, QueriesClosed) as error:
+        except _REFUSED as error:
             raise _refusal(error) from None
 
     async def retrieve(self, request: Request) -> Retrieval:
         """C-GET and C-MOVE: the files that match."""
         model, peer = _model_of(request), _peer(request)
         if self._retrievals.total() >= self._maximum or self._retrievals[peer] >= max(self._maximum // 4, 1):
-            busy = IdentifierError(
-                "too many retrievals at the same time: try again later",
-                Status.UNABLE_TO_PERFORM_SUB_OPERATIONS,
-            )
+            busy = IdentifierError("too many retrievals at the same time: try again later", Problem.BUSY)
             raise _refusal(busy)
         self._retrievals[peer] += 1
         try:
             identifier = await request.data.read(MAXIMUM_IDENTIFIER)
             note_asked(request.incoming, identifier)
-            found = await self.archive.matching_instances(
-                identifier, request.transfer_syntax_uid, model, peer=peer
+            found = await matching_instances(
+                self.archive, identifier, request.transfer_syntax_uid, model, peer=peer
             )
         except BaseException as error:
             self._ended(peer)
-            if isinstance(error, (IdentifierError, DataSetError, QueriesClosed)):
+            if isinstance(error, _REFUSED):
                 raise _refusal(error) from None
             raise
         comment = "another patient has this Study Instance UID: name the Patient ID"
@@ -246,22 +421,10 @@ class _Files:
     def __len__(self) -> int:
         return len(self._found)
 
-    async def __aiter__(self) -> AsyncIterator[FileSource | None]:
+    async def __aiter__(self) -> AsyncIterator[Source | None]:
         async with aclosing(self._found.each()) as found:
             async for instance in found:
-                yield None if instance is None else _source(instance)
-
-
-def _source(instance: StoredInstance) -> FileSource:
-    return FileSource(
-        instance.path,
-        sop_class_uid=instance.sop_class_uid,
-        sop_instance_uid=instance.sop_instance_uid,
-        transfer_syntax_uid=instance.transfer_syntax_uid,
-        offset=instance.data_set_offset,
-        length=instance.data_set_length,
-        in_threads=True,
-    )
+                yield None if instance is None else self._found.source(instance)
 
 
 def _origin(request: Request) -> Origin:
@@ -276,10 +439,16 @@ def _peer(request: Request) -> Hashable:
     return request.calling_ae_title, request.association.peer[0]
 
 
-def _refusal(error: IdentifierError | DataSetError | QueriesClosed) -> StatusError:
+_REFUSED = (IdentifierError, DataSetError, QueriesClosed, IndexFailed)
+
+
+def _refusal(error: IdentifierError | DataSetError | QueriesClosed | IndexFailed) -> StatusError:
     status = Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
+    if isinstance(error, IndexFailed):
+        _LOG.error("a query or retrieval failed: the index cannot be read: %s", error)
+        return StatusError(Response(Status.OUT_OF_RESOURCES, error_comment="the index cannot be read"))
     if isinstance(error, IdentifierError):
-        status = error.status
+        status = _REFUSAL[error.problem]
     elif isinstance(error, QueriesClosed):
         status = Status.OUT_OF_RESOURCES
     return StatusError(Response(status, error_comment=str(error)[:64]))
