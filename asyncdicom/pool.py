@@ -41,10 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AssociationPool"]
 
-_ATTEMPTS = (
-    3  # to send an instance whose associations are lost: the third time one at a time, if that was why
-)
-
 
 class AssociationPool:
     """Up to `size` associations to one peer, each for up to `operations` tasks at a time.
@@ -212,7 +208,8 @@ class AssociationPool:
         the next, so a source may be opened more than once. Raises what `Association.c_store` raises, and
         what `associate` raises.
         """
-        attempts = _ATTEMPTS
+        # Each association may be lost twice before it is known that the peer takes one operation at a time.
+        attempts = 2 * self._size + 1
         while True:
             async with self.acquire() as association:
                 try:

@@ -17,10 +17,12 @@ from asyncdicom import (
     AssociationError,
     AssociationPool,
     AssociationRejected,
+    Destination,
     Limits,
     Request,
     Retrieval,
     Timeouts,
+    UserIdentity,
     associate,
     serve,
 )
@@ -134,6 +136,32 @@ async def test_who_takes_nothing_at_all_is_asked_twice_once(how: str) -> None:
 async def test_a_rejection_that_says_why_is_final(why: tuple[int, int, int]) -> None:
     found = await requests(lambda peer, request: rejects(*why)(peer))
     assert found == ["associate", WINDOW, AssociationRejected] * 2
+
+
+async def test_a_refused_identity_is_not_tried_twice() -> None:
+    identity = UserIdentity(2, b"ana", b"wrong")
+    found = await requests(lambda peer, request: rejects(1, 1, 1)(peer), user_identity=identity)
+    assert found == ["associate", WINDOW, AssociationRejected] * 2
+
+
+async def test_a_c_move_destination_with_one_operation_is_proposed_no_window() -> None:
+    async def give(request: Request) -> Retrieval:
+        await request.data.read()
+        return Retrieval([instance(10)])
+
+    async with listening() as listener:
+        destination = Destination(f"127.0.0.1:{listener.port}", operations_invoked=1)
+        async with (
+            serve("SCP@127.0.0.1:0", c_move=give, destinations={"WS": destination}) as server,
+            associate(f"SCP@127.0.0.1:{server.port}", contexts=[STUDY_ROOT]) as association,
+        ):
+            moving = asyncio.ensure_future(association.c_move(IDENTIFIER, move_destination="WS"))
+            peer = await listener.peer()
+            request = await peer.accept()
+            assert request.user_information.operations_window is None
+            stored = await peer.message()
+            peer.send(stored.context_id, response_to(stored.command, 0))
+            assert (await moving).completed == 1
 
 
 async def test_without_a_proposal_there_is_no_second_request() -> None:
