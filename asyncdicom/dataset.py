@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from asyncdicom.data.charset import TEXT_VRS
+from asyncdicom.data.charset import TEXT_VRS, codec_of
 from asyncdicom.data.elements import (
     MAXIMUM_ELEMENTS,
     UNDEFINED_LENGTH,
@@ -193,13 +193,16 @@ def _make_writable(
 
 
 def _encodings(specific_character_set: Any) -> Any:
-    """What pydicom decodes text by; the default repertoire where it does not know the name."""
-    from pydicom.charset import convert_encodings, default_encoding
+    """What pydicom decodes text by: for names that it does not know, the codec that we have for them."""
+    from pydicom.charset import convert_encodings, default_encoding, python_encoding
 
-    try:
-        return convert_encodings(specific_character_set) if specific_character_set else default_encoding
-    except Exception:  # whatever Python's codecs raise
+    if not specific_character_set:
         return default_encoding
+    single = isinstance(specific_character_set, str)
+    terms = [specific_character_set] if single else list(map(str, specific_character_set))
+    if all(term in python_encoding for term in terms):
+        return convert_encodings(terms)
+    return [codec_of("\\".join(terms))]
 
 
 def from_mapping(mapping: Mapping[str, Any]) -> Dataset:

@@ -19,7 +19,8 @@ A DIMSE Status is data; a broken association is an exception.
 
 from __future__ import annotations
 
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 from asyncdicom.status import Status
 
@@ -64,7 +65,19 @@ _ABORT_REASONS = {
 
 
 class DicomNetworkError(Exception):
-    """Whatever asyncdicom raises on purpose is one of these."""
+    """Whatever asyncdicom raises on purpose is one of these.
+
+    `result` is what an operation had given when it was broken off: the matches of an awaited `c_find`; of
+    `c_get` and `c_move` the `RetrieveResult` if they were answered (`StatusError`), else the last `Progress`.
+    """
+
+    result: Any = None
+
+    def having(self, result: Any) -> Self:
+        """Give a copy of this error with a result: the error of an association is that of many operations."""
+        error = copy(self)
+        error.result = result
+        return error.with_traceback(self.__traceback__)
 
 
 class ProtocolError(DicomNetworkError):

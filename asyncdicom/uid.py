@@ -22,6 +22,7 @@ EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 ENCAPSULATED_UNCOMPRESSED_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.98"
 DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.99"
 EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+GE_PRIVATE_BIG_ENDIAN_PIXEL_DATA = "1.2.840.113619.5.2"
 JPEG_BASELINE_8BIT = "1.2.840.10008.1.2.4.50"
 JPEG_EXTENDED_12BIT = "1.2.840.10008.1.2.4.51"
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.57"
@@ -141,7 +142,7 @@ TRANSFER_SYNTAXES: dict[str, TransferSyntax] = {
             "1.2.840.10008.1.20", "Papyrus 3 Implicit VR Little Endian", implicit=True, encapsulated=False
         ),
         TransferSyntax(  # of GE; only what is in the Pixel Data is big endian
-            "1.2.840.113619.5.2",
+            GE_PRIVATE_BIG_ENDIAN_PIXEL_DATA,
             "GE Private Implicit VR Little Endian with big endian Pixel Data",
             implicit=True,
             encapsulated=False,

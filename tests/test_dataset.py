@@ -188,6 +188,25 @@ def test_a_character_set_that_nobody_knows_costs_nothing(name: str) -> None:
         assert decode(data, EXPLICIT).PatientID == "1"
 
 
+@pytest.mark.parametrize(
+    ("declared", "codec", "name"),
+    [("LATIN1", "latin-1", "Müller"), ("WINDOWS-1251", "cp1251", "Иванов"), ("ISO-IR 192", "utf-8", "山田")],
+)
+def test_text_in_a_character_set_that_only_the_field_knows(declared: str, codec: str, name: str) -> None:
+    inner = elements.encode([(0x00100010, "PN", name.encode(codec))], IMPLICIT)
+    items = b"\xfe\xff\0\xe0" + len(inner).to_bytes(4, "little") + inner
+    for sequence in (
+        elements.encode([(0x00101002, "SQ", items)], IMPLICIT),
+        b"\x10\0\x02\x10\xff\xff\xff\xff" + items + b"\xfe\xff\xdd\xe0\0\0\0\0",
+    ):
+        head = elements.encode(
+            [(0x00080005, "CS", declared.encode()), (0x00100010, "PN", name.encode(codec))], IMPLICIT
+        )
+        dataset = decode(head + sequence, IMPLICIT)
+        assert str(dataset.PatientName) == name
+        assert str(dataset.OtherPatientIDsSequence[0].PatientName) == name
+
+
 def test_every_file_of_pydicom_is_read_as_pydicom_reads_it() -> None:
     seen = 0
     for path in sorted(FILES.glob("*.dcm")):

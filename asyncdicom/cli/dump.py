@@ -10,6 +10,7 @@ from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import name_of
 from asyncdicom.ul.events import AssociateConfirmation, AssociateIndication, AssociateRejection
 from asyncdicom.ul.items import ContextResult
+from asyncdicom.ul.negotiation import REASONS
 from asyncdicom.ul.pdu import AAssociateAC, AAssociateRQ
 
 __all__ = ["trace"]
@@ -17,14 +18,6 @@ __all__ = ["trace"]
 log = Log("asyncdicom.cli")
 
 _UPPER_CASE = {"sop", "uid", "id", "ae"}
-# PS3.8 Table 9-18.
-_RESULTS = (
-    "accepted",
-    "user rejection",
-    "no reason",
-    "abstract syntax not supported",
-    "transfer syntaxes not supported",
-)
 
 
 def trace(direction: str, what: object) -> None:
@@ -87,5 +80,5 @@ def _request(request: AAssociateRQ) -> Iterator[str]:
 def _result(context: ContextResult) -> str:
     if context.result == 0:
         return f"  {context.context_id:3} accepted with {_named(context.transfer_syntax or '')}"
-    result = _RESULTS[context.result] if context.result < len(_RESULTS) else f"result {context.result}"
+    result = REASONS.get(context.result, f"result {context.result}")
     return f"  {context.context_id:3} refused: {result}"

@@ -22,13 +22,14 @@ from asyncdicom.data.elements import (
     show,
 )
 from asyncdicom.data.inflation import Buffer, Inflater
-from asyncdicom.data.scope import NO_END, NOTED, Patch, Scope, one_vr
+from asyncdicom.data.scope import NO_END, NOTED, Patch, Scope, are_words, one_vr
 from asyncdicom.data.swap import UNITS, swapped
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
+    GE_PRIVATE_BIG_ENDIAN_PIXEL_DATA,
     IMPLICIT_VR_LITTLE_ENDIAN,
     name_of,
     transfer_syntax,
@@ -41,6 +42,7 @@ BECOMES: dict[str, tuple[str, ...]] = {
     EXPLICIT_VR_LITTLE_ENDIAN: (IMPLICIT_VR_LITTLE_ENDIAN,),
     EXPLICIT_VR_BIG_ENDIAN: (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN),
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN: (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN),
+    GE_PRIVATE_BIG_ENDIAN_PIXEL_DATA: (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN),
 }
 """What can become what: transfer syntax -> those that its data sets can be re-encoded to, best first."""
 
@@ -95,9 +97,9 @@ class Reencoder:
         "_checked",
         "_depth",
         "_drop",
+        "_has_big_pixels",
         "_inflater",
-        "_is_resolving",
-        "_is_swapping",
+        "_is_noting",
         "_left",
         "_maximum_depth",
         "_need",
@@ -135,8 +137,8 @@ class Reencoder:
         self.guessed = 0
         """VRs that were written before what decides about them came: it was too far away."""
         self._inflater = Inflater(maximum_inflated, _MAXIMUM_RATIO) if syntax.deflated else None
-        self._is_swapping = not syntax.little_endian
-        self._is_resolving = syntax.implicit and not implicit
+        self._has_big_pixels = source == GE_PRIVATE_BIG_ENDIAN_PIXEL_DATA
+        self._is_noting = syntax.implicit and (self._has_big_pixels or not implicit)
         self._maximum_depth = maximum_depth
         self._root = self._scope = Scope(None, read_header_of(source), implicit=implicit, limit=limit)
         self._depth = 0
@@ -258,7 +260,7 @@ class Reencoder:
         It is what is short, even and whole, with a VR for which nothing has to be known or swapped.
         """
         scope, small, steps = self._scope, self._small, self._steps
-        read, implicit, is_resolving = scope.read, scope.implicit, self._is_resolving
+        read, implicit, is_noting = scope.read, scope.implicit, self._is_noting
         plain = _PLAIN_BIG_ENDIAN if read is _READ_BIG_ENDIAN else _PLAIN
         stop = min(end, scope.limit - self._base)
         if not self._checked:
@@ -272,7 +274,7 @@ class Reencoder:
             after = position + size + length
             if form is None or length > _COPIED or length & 1 or after > stop:
                 break
-            if not 0x00030000 <= tag < 0xFFFE0000 or not tag & 0xFFFF or (is_resolving and tag in NOTED):
+            if not 0x00030000 <= tag < 0xFFFE0000 or not tag & 0xFFFF or (is_noting and tag in NOTED):
                 break
             code, is_long = form
             if implicit:
@@ -347,7 +349,7 @@ class Reencoder:
             else:
                 self._element(tag, "UN", length)  # no items: what it is, nobody knows
         else:
-            if self._is_resolving and tag in NOTED and length > 1:
+            if self._is_noting and tag in NOTED and length > 1:
                 if available < size + 2:
                     self._need = size + 2
                     return 0
@@ -375,7 +377,7 @@ class Reencoder:
             place = len(self._small) - (8 if is_long else 4)
             self._waiting += scope.wait(tag, Patch(self._small, place, choice))
         if scope.read is not _READ_BIG_ENDIAN:
-            unit = 1
+            unit = 2 if self._has_big_pixels and are_words(tag, scope) else 1
         elif vr == "UN" and length:
             self.unswapped += 1
         self._left, self._drop, self._unit = length, False, unit

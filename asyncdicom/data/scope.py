@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from asyncdicom.data.elements import ReadHeader
 
-__all__ = ["NOTED", "NO_END", "Choice", "Patch", "Scope", "one_vr"]
+__all__ = ["NOTED", "NO_END", "Choice", "Patch", "Scope", "are_words", "one_vr"]
 
 NO_END = 1 << 62
 """Behind every byte, and every tag, that can come."""
@@ -16,6 +16,7 @@ _PIXEL_REPRESENTATION = 0x00280103
 _BITS_ALLOCATED = 0x00280100
 _LUT_DESCRIPTOR = 0x00283002
 _WAVEFORM_BITS_ALLOCATED = 0x54001004
+_PIXEL_DATA = 0x7FE00010
 
 NOTED = frozenset([_PIXEL_REPRESENTATION, _BITS_ALLOCATED, _LUT_DESCRIPTOR, _WAVEFORM_BITS_ALLOCATED])
 """The elements (US) whose first value decides about the VR of others."""
@@ -38,7 +39,7 @@ def _ob_or_ow(bits_allocated: int | None) -> bytes:  # PS3.5 A.2: up to 8 bits, 
 
 _BY_PIXEL_REPRESENTATION = Choice(_PIXEL_REPRESENTATION, _us_or_ss)
 # OB or OW by the bits of a sample; the others (overlays, curves) are OW, as in Implicit VR (PS3.5 A.1).
-_BY_BITS = {0x7FE00010: Choice(_BITS_ALLOCATED, _ob_or_ow)} | dict.fromkeys(
+_BY_BITS = {_PIXEL_DATA: Choice(_BITS_ALLOCATED, _ob_or_ow)} | dict.fromkeys(
     (0x54000110, 0x54000112, 0x5400100A, 0x54001010), Choice(_WAVEFORM_BITS_ALLOCATED, _ob_or_ow)
 )
 
@@ -129,6 +130,11 @@ class Scope:
     def _again(self, tag: int) -> int:
         waiting, self._waiting = self._waiting, []
         return sum(not self.wait(tag, patch) for patch in waiting)
+
+
+def are_words(tag: int, scope: Scope) -> bool:
+    """Whether the value is Pixel Data with more than 8 bits a sample."""
+    return tag == _PIXEL_DATA and (scope.first_value(_BITS_ALLOCATED) or 16) > 8
 
 
 def one_vr(tag: int, vr: str, scope: Scope) -> tuple[str, Choice | None]:

@@ -82,8 +82,21 @@ def _what_is_wrong(handler: Any, *, is_generator: bool) -> str | None:
     for found in (handler, getattr(handler, "__call__", None)):  # noqa: B004
         for is_kind, name, is_right in _KINDS:
             if is_kind(found):
-                return None if is_right is is_generator else name
-    return None  # a function that returns an awaitable or an iterator: only a call can tell
+                return _wrong_arguments(handler) if is_right is is_generator else name
+    return _wrong_arguments(
+        handler
+    )  # a function that returns an awaitable or an iterator: only a call can tell
+
+
+def _wrong_arguments(handler: Any) -> str | None:
+    """A handler is called with one argument, the request."""
+    try:
+        inspect.signature(handler).bind(None)
+    except TypeError as error:
+        return f"one that cannot be called with a request alone ({error})"
+    except ValueError:  # nobody knows
+        return None
+    return None
 
 
 # (the check, what it finds, whether that is right for a generator; None is never right)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -24,6 +24,7 @@ from asyncdicom.uid import (
     STORAGE,
     STUDY_ROOT,
     InformationModel,
+    is_usable_uid,
     name_of,
     transfer_syntax,
 )
@@ -82,7 +83,9 @@ def expand(contexts: Proposable | Iterable[Proposable]) -> list[PresentationCont
 
 def _contexts_of(item: Any) -> list[PresentationContext]:
     if isinstance(item, PresentationContext):
-        return [item]
+        if isinstance(item.transfer_syntaxes, str):
+            item = item._replace(transfer_syntaxes=(item.transfer_syntaxes,))
+        return [item._replace(abstract_syntax=_exact(item.abstract_syntax))]
     if isinstance(item, InformationModel):
         uids = [uid for uid in (item.find, item.move, item.get) if uid]
         return [PresentationContext(uid, DEFAULT_TRANSFER_SYNTAXES) for uid in uids]
@@ -115,6 +118,16 @@ def _abstract_syntax(text: str) -> str:
     return uid
 
 
+def _exact(text: str) -> str:
+    """As `_abstract_syntax`, but with transfer syntaxes given it may be a UID that only the peer knows."""
+    try:
+        return _abstract_syntax(text)
+    except ValueError:
+        if is_usable_uid(text):
+            return text
+        raise
+
+
 def _key(name: str) -> str:
     return "".join(filter(str.isalnum, name)).casefold()
 
@@ -127,13 +140,27 @@ def _suggestion(wanted: str) -> str:
     return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 
-def storage_contexts(sources: Iterable[Source]) -> list[PresentationContext]:
+def storage_contexts(sources: Iterable[Source | Dataset]) -> list[PresentationContext]:
     """Propose what these instances need: one context for each SOP class and transfer syntax.
 
     For uncompressed ones also for the transfer syntaxes that they can be re-encoded to, Implicit VR Little
-    Endian above all (PS3.5 10.1), as long as there is room for them.
+    Endian above all (PS3.5 10.1), as long as there is room for them. Raises TypeError for what is neither a
+    source nor a data set, such as a path.
     """
-    return contexts_for((source.sop_class_uid, source.transfer_syntax_uid) for source in sources)
+    return contexts_for(kind for source in sources for kind in _kinds_of(source))
+
+
+def _kinds_of(source: Source | Dataset) -> Iterator[Kind]:
+    if hasattr(source, "sop_class_uid"):
+        yield source.sop_class_uid, source.transfer_syntax_uid
+    elif hasattr(source, "SOPClassUID"):
+        for context in _contexts_of(source):
+            yield from ((context.abstract_syntax, syntax) for syntax in context.transfer_syntaxes)
+    else:
+        raise TypeError(
+            f"storage_contexts() takes sources and datasets, not {source!r:.100}: open_file(path) and "
+            "file_source(path) make sources of files"
+        )
 
 
 def contexts_for(kinds: Iterable[Kind]) -> list[PresentationContext]:
@@ -151,15 +178,23 @@ def _needed(kind: Kind) -> list[Kind]:
     return [kind, *((sop_class, other) for other in BECOMES.get(syntax, ()))]
 
 
-def retrieval_contexts(pairs: Iterable[tuple[str, str]]) -> list[PresentationContext]:
+def retrieval_contexts(kinds: Iterable[tuple[str, str] | Proposable]) -> list[PresentationContext]:
     """Propose to receive by C-GET: one context, in the SCP role, for each (SOP class, transfer syntax).
 
     With several transfer syntaxes in one context the peer would choose one of them for all
-    instances, and could not send those that are encoded in another.
+    instances, and could not send those that are encoded in another. What has no transfer syntax (the UID or
+    the name of a SOP class) is proposed with each of `DEFAULT_TRANSFER_SYNTAXES`. Raises as `expand` does.
     """
+    pairs: dict[tuple[str, str], None] = {}
+    for kind in kinds:
+        if type(kind) is tuple and len(kind) == 2:
+            pairs[_exact(kind[0]), kind[1]] = None
+            continue
+        for context in _contexts_of(kind):
+            pairs.update({(context.abstract_syntax, syntax): None for syntax in context.transfer_syntaxes})
     return [
         PresentationContext(sop_class, (syntax,), scu_role=False, scp_role=True)
-        for sop_class, syntax in dict.fromkeys(pairs)
+        for sop_class, syntax in pairs
     ]
 
 
@@ -249,8 +284,12 @@ def find_context(
     """Give the accepted context on which we may send this; `PresentationContextError` if there is none."""
     channel.check_open()
     accepted = []
+    other_role = False
     for context in channel.contexts.values():
-        if context.abstract_syntax == abstract_syntax and context.as_scu:
+        if context.abstract_syntax == abstract_syntax:
+            if not context.as_scu:
+                other_role = True
+                continue
             if transfer_syntax_uid is None or context.transfer_syntax == transfer_syntax_uid:
                 return context
             accepted.append(transfer_syntax(context.transfer_syntax).name)
@@ -260,6 +299,11 @@ def find_context(
     if accepted:
         raise PresentationContextError(
             f"{channel}: no accepted presentation context for {wanted} (only with {', '.join(accepted)})"
+        )
+    if other_role:
+        raise PresentationContextError(
+            f"{channel}: no accepted presentation context for {wanted} with the role of the SCU for us: "
+            "propose it by a PresentationContext with scu_role=True"
         )
     raise PresentationContextError(f"{channel}: {_why_not(channel, abstract_syntax, wanted)}")
 
@@ -322,7 +366,10 @@ def _why_not(channel: Channel, abstract_syntax: str, wanted: str) -> str:
     proposed = request.presentation_contexts if request is not None else ()
     if proposed and not any(context.abstract_syntax == abstract_syntax for context in proposed):
         return f"{wanted} was not proposed; add {_what_to_add(abstract_syntax)} to contexts="
-    return f"no accepted presentation context for {wanted}"
+    why = channel.negotiated.refused.get(abstract_syntax) if channel.negotiated is not None else None
+    return f"no accepted presentation context for {wanted}" + (
+        f": the peer refused it ({why})" if why else ""
+    )
 
 
 def _what_to_add(abstract_syntax: str) -> str:
@@ -330,7 +377,7 @@ def _what_to_add(abstract_syntax: str) -> str:
         if abstract_syntax in (model.find, model.move, model.get):
             return name
     if abstract_syntax in STORAGE:
-        return "storage_contexts(files)"
+        return "storage_contexts(sources)"
     return f'"{abstract_syntax}"'
 
 

@@ -46,6 +46,7 @@ class Query(ResponseStream[_Match, list[_Match]]):
         super().__init__(*args)
         self._raw = raw
         self._maximum_matches = maximum_matches
+        self._matches: list[_Match] | None = None  # of one that is awaited
         self.optional_keys_supported = True
         """False when the peer said that it ignored an optional key (status FF01H)."""
         self.number_unreadable = 0
@@ -85,15 +86,18 @@ class Query(ResponseStream[_Match, list[_Match]]):
         return cast("_Match", match)
 
     async def _whole(self) -> list[_Match]:
-        matches: list[_Match] = []
+        matches = self._matches = []
         async with self:
             async for match in self:
                 matches.append(match)
                 if len(matches) > self._maximum_matches:
                     raise DicomNetworkError(
                         f"more than {self._maximum_matches} matches: iterate over them, or ask for less"
-                    )
+                    ).having(matches)
         return matches
+
+    def _so_far(self) -> list[_Match] | None:
+        return self._matches
 
 
 def find(

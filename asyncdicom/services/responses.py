@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
 from asyncdicom.dimse.messages import Command
-from asyncdicom.exceptions import AssociationError, LocalProtocolError, StatusError
+from asyncdicom.exceptions import AssociationError, DicomNetworkError, LocalProtocolError, StatusError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.operation import Operation, Reply
 from asyncdicom.status import Status
@@ -244,6 +244,10 @@ class ResponseStream(Generic[_Item, _Result]):
     async def _whole(self) -> _Result:
         raise NotImplementedError
 
+    def _so_far(self) -> Any:
+        """What an error that breaks it off has as its `result`."""
+        return None
+
     # iterating
 
     def __await__(self) -> Generator[object, None, _Result]:
@@ -279,7 +283,10 @@ class ResponseStream(Generic[_Item, _Result]):
     async def _next(self) -> Reply | None:
         if self.response is not None or self._operation is None:
             return None
-        reply = await self._operation.reply()
+        try:
+            reply = await self._operation.reply()
+        except DicomNetworkError as error:
+            raise error.having(self._so_far()) from error.__cause__
         response = Response.received(reply.command)
         if response.status.is_pending:
             return reply
@@ -308,7 +315,7 @@ class ResponseStream(Generic[_Item, _Result]):
                 self._channel.abort()  # cancelled again while the rest came in
                 raise
         if error is None and self.response is not None and self.response.status.is_failure:
-            raise StatusError(self.response)
+            raise StatusError(self.response).having(self._so_far())
 
     async def _end(self, *, cancel: bool) -> None:
         if cancel:

@@ -91,14 +91,25 @@ class RetrieveOperation(ResponseStream[Progress, RetrieveResult]):
 
     failed_sop_instance_uids: tuple[str, ...] = ()
     """The Failed SOP Instance UID List of the final response."""
+    progress: Progress | None = None
+    """The counters of the last Pending response."""
 
     @property
     def status(self) -> Status | None:
         """The final status (that of `result`), once the operation has ended."""
         return None if self.response is None else self.result.status
 
-    def _pending(self, reply: Reply) -> Progress:
-        return _progress(reply.command)
+    async def _next(self) -> Reply | None:
+        reply = await super()._next()
+        if reply is not None:
+            self.progress = _progress(reply.command)
+        return reply
+
+    def _pending(self, reply: Reply) -> Progress | None:
+        return self.progress
+
+    def _so_far(self) -> RetrieveResult | Progress | None:
+        return self.progress if self.response is None else self.result
 
     def _final(self, reply: Reply) -> None:
         if reply.data:

@@ -36,6 +36,13 @@ NO_REASON = 2
 ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
 TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
 
+REASONS = {
+    USER_REJECTION: "user rejection",
+    NO_REASON: "no reason given",
+    ABSTRACT_SYNTAX_NOT_SUPPORTED: "abstract syntax not supported",
+    TRANSFER_SYNTAXES_NOT_SUPPORTED: "transfer syntaxes not supported",
+}
+
 # Rejections (PS3.8 Table 9-21).
 REJECTED_NO_REASON = AAssociateRJ(1, 1, 1)
 APPLICATION_CONTEXT_NOT_SUPPORTED = AAssociateRJ(1, 1, 2)
@@ -81,6 +88,8 @@ class Negotiated(NamedTuple):
     user_identity_response: bytes | None
     extended: Mapping[str, bytes] = {}
     """SOP class -> what the acceptor answered to the SOP Class Extended Negotiation (PS3.7 D.3.3.5)."""
+    refused: Mapping[str, str] = {}
+    """Abstract syntax that we have proposed -> why no context of it was accepted (PS3.8 Table 9-18)."""
 
 
 class Policy(NamedTuple):
@@ -366,10 +375,14 @@ def confirm(request: AAssociateRQ, accept: AAssociateAC) -> Negotiated:
     roles = _proposed_roles(request)
     answers = {role.sop_class_uid: role for role in reversed(accept.user_information.role_selections)}
     contexts: dict[int, AcceptedContext] = {}
+    refused = {context.abstract_syntax: "not answered" for context in request.presentation_contexts}
     for result in accept.presentation_contexts:
-        if result.result != ACCEPTANCE:
-            continue
         context = proposed.get(result.context_id)
+        if result.result != ACCEPTANCE:
+            if context is not None:
+                why = REASONS.get(result.result, f"result {result.result}")
+                refused[context.abstract_syntax] = why
+            continue
         if context is None:
             raise RemoteProtocolError(f"presentation context {result.context_id} accepted, but not proposed")
         if not result.transfer_syntax or result.transfer_syntax not in context.transfer_syntaxes:
@@ -385,6 +398,10 @@ def confirm(request: AAssociateRQ, accept: AAssociateAC) -> Negotiated:
             contexts[result.context_id] = AcceptedContext(
                 result.context_id, uid, result.transfer_syntax, as_scu, as_scp
             )
+        else:
+            refused[uid] = "the roles that were proposed are not accepted"
+    for accepted in contexts.values():
+        refused.pop(accepted.abstract_syntax, None)
     theirs = accept.user_information
     if _too_short(theirs.maximum_length):
         raise RemoteProtocolError(f"a maximum length of {theirs.maximum_length} bytes has no room for data")
@@ -400,4 +417,5 @@ def confirm(request: AAssociateRQ, accept: AAssociateAC) -> Negotiated:
         theirs.implementation_version_name,
         theirs.user_identity_response,
         {each.sop_class_uid: each.information for each in reversed(theirs.extended_negotiations)},
+        refused,
     )

@@ -4,15 +4,26 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
+from struct import pack
 from typing import Any
 
 import pytest
 from cli.running import ENVIRONMENT, Tool
 
-from asyncdicom import PATIENT_ROOT, Limits, Request, Status, StatusError, serve
+from asyncdicom import (
+    PATIENT_ROOT,
+    STUDY_ROOT,
+    Limits,
+    PresentationContext,
+    Request,
+    Status,
+    StatusError,
+    serve,
+)
 from asyncdicom.cli.run import complain
+from asyncdicom.data.elements import encode
 from asyncdicom.services.responses import Response
-from asyncdicom.uid import MODALITY_WORKLIST_FIND
+from asyncdicom.uid import IMPLICIT_VR_LITTLE_ENDIAN, MODALITY_WORKLIST_FIND
 
 
 class Answers:
@@ -219,6 +230,41 @@ async def test_any_stdout_shows_any_text_and_json_stays_json(encoding: str) -> N
     assert end["status"] == 0
     assert values["00081030"]["Value"] == [comment]
     assert values["00100010"]["Value"] == [{"Alphabetic": "山田^太郎", "Ideographic": "é"}]
+
+
+@pytest.mark.parametrize(
+    ("declared", "name", "shown"),
+    [
+        (b"LATIN1", "Müller^É".encode("latin-1"), "Müller^É"),
+        (b"ISO8859-1 ", "Müller".encode("latin-1"), "Müller"),
+        (b"WINDOWS-1251", "Иванов".encode("cp1251"), "Иванов"),
+        (b"GB2312", "王^小".encode("gb2312"), "王^小"),
+        (b"", "Müller^山".encode(), "Müller^山"),
+        (b"", "Müller".encode("latin-1"), "Müller"),
+        (b"ISO_IR 192", "Müller".encode("latin-1"), "Müller"),
+        (b"ISO_IR 100", "Müller".encode("latin-1"), "Müller"),
+    ],
+)
+@pytest.mark.parametrize("option", ["-v", "--json"])
+async def test_text_in_any_character_set_is_shown(
+    tool: Tool, declared: bytes, name: bytes, shown: str, option: str
+) -> None:
+    """Also what nobody declared, what was declared wrongly, and names of sets that only the field knows."""
+    name += b" " * (len(name) % 2)
+    inner = pack("<HHL", 0x10, 0x10, len(name)) + name
+    items = pack("<HHL", 0xFFFE, 0xE000, len(inner)) + inner
+    elements = [(0x00080005, "CS", declared)] if declared else []
+    elements += [(0x00101002, "SQ", items), (0x00100010, "PN", name)]
+
+    async def find(request: Request) -> AsyncIterator[bytes]:
+        yield encode(sorted(elements), request.transfer_syntax_uid)
+
+    contexts = [PresentationContext(STUDY_ROOT.find, (IMPLICIT_VR_LITTLE_ENDIAN,))]
+    async with serve("SCP@127.0.0.1:0", c_find=find, contexts=contexts) as server:
+        result = await tool("findscu", option, "127.0.0.1", server.port, "-k", "PatientName")
+    assert result.code == 0
+    assert result.out.count(shown) == 2, "in the sequence, too"
+    assert "\ufffd" not in result.out
 
 
 def test_what_a_peer_says_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:

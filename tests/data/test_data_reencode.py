@@ -23,8 +23,8 @@ ENCODED = runpy.run_path(str(Path(__file__).with_name("encoded.py")))
 dataset, header, sequence = ENCODED["dataset"], ENCODED["header"], ENCODED["sequence"]
 SYNTAXES, UNDEFINED = ENCODED["SYNTAXES"], ENCODED["UNDEFINED"]
 IMPLICIT, EXPLICIT, BIG = SYNTAXES.values()
-DEFLATED = "1.2.840.10008.1.2.1.99"
-HOW = {uid: how for how, uid in SYNTAXES.items()} | {DEFLATED: "explicit"}
+DEFLATED, GE = "1.2.840.10008.1.2.1.99", "1.2.840.113619.5.2"
+HOW = {uid: how for how, uid in SYNTAXES.items()} | {DEFLATED: "explicit", GE: "implicit"}
 PAIRS = [(source, target) for source, targets in BECOMES.items() for target in targets]
 
 UNIT = dict.fromkeys(["AT", "OW", "SS", "US"], 2) | dict.fromkeys(["FL", "OF", "OL", "SL", "UL"], 4)
@@ -38,6 +38,8 @@ def swap(value: bytes, unit: int) -> bytes:
 def encode(elements, uid: str) -> bytes:
     """`elements` have their values in little endian order, as they have in the package's output."""
     how = HOW[uid]
+    if uid == GE:
+        elements = [(tag, vr, swap(v, 2) if tag == 0x7FE00010 else v) for tag, vr, v in elements]
     data = dataset(in_order(elements, how), how)
     return deflate(data) if uid == DEFLATED else data
 
@@ -222,6 +224,21 @@ def test_what_decides_may_be_too_far_away() -> None:
     data = b"".join(pieces(reencoder, encode(far, IMPLICIT), 1000))
     assert [element.vr for element in decode(data, EXPLICIT)] == ["US", "UN", "US", "SS"]
     assert reencoder.guessed == 1
+
+
+@pytest.mark.parametrize(("count", "unit"), [(8, 1), (16, 2), (12, 2)])
+@pytest.mark.parametrize("target", [EXPLICIT, IMPLICIT])
+@pytest.mark.parametrize("size", [1, 3, 1 << 20])
+def test_the_syntax_whose_pixel_data_alone_is_big_endian(
+    count: int, unit: int, target: str, size: int
+) -> None:
+    elements = [EARLY, bits(count), SIGNED, LATE]
+    data = encode([*elements, (0x7FE00010, "OW", bytes(range(10)))], IMPLICIT)
+    vr = "OB" if count == 8 else "OW"
+    resolved = [(EARLY[0], "SS", EARLY[2]), bits(count), SIGNED, (LATE[0], "SS", LATE[2])]
+    right = [*resolved, (0x7FE00010, vr, swap(bytes(range(10)), unit))]
+    again = b"".join(pieces(Reencoder(GE, target, length=len(data)), data, size))
+    assert again == encode(right, target)
 
 
 # what leaves is right

@@ -17,6 +17,7 @@ from asyncdicom import (
     STUDY_ROOT,
     VERIFICATION,
     AssociationClosed,
+    AssociationPool,
     AssociationRejected,
     AssociationTimeout,
     PresentationContext,
@@ -494,6 +495,35 @@ def test_a_handler_of_the_wrong_kind_is_refused_before_anybody_calls(name: str, 
     if name.startswith("n_") or name == "c_store":
         with pytest.raises(TypeError, match=f"{name} has to be a coroutine function"):
             associate("SCP@127.0.0.1:104", **{name: wrong})
+
+
+async def _two(request: Request, more: int) -> int:
+    return more
+
+
+async def _none() -> int:
+    return 0
+
+
+async def _named(*, request: Request) -> int:
+    return 0
+
+
+class _Method:
+    async def missing_self(request) -> int:
+        return 0
+
+    async def right(self, request: Request, more: int = 0) -> int:
+        return more
+
+
+@pytest.mark.parametrize("door", [serve, associate, AssociationPool])
+@pytest.mark.parametrize("wrong", [_two, _none, _named, _Method().missing_self])
+def test_a_handler_that_cannot_be_called_with_a_request_is_refused_at_once(door: Any, wrong: Any) -> None:
+    with pytest.raises(TypeError, match="not one that cannot be called with a request alone"):
+        door("SCP@127.0.0.1:0", c_store=wrong)
+    door("SCP@127.0.0.1:0", c_store=_Method().right)
+    door("SCP@127.0.0.1:0", c_store=partial(_two, more=0))
 
 
 @pytest.mark.parametrize("wrong", [5, coroutine, ordinary_generator, Callable(), partial(coroutine), Yields])

@@ -21,7 +21,9 @@ from asyncdicom import (
     PresentationContextError,
     Request,
     associate,
+    retrieval_contexts,
     serve,
+    storage_contexts,
 )
 from asyncdicom.services.contexts import (
     DEFAULT_TRANSFER_SYNTAXES,
@@ -38,6 +40,8 @@ from asyncdicom.uid import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     JPEG_BASELINE_8BIT,
 )
+from asyncdicom.ul.negotiation import Policy, answer
+from asyncdicom.ul.pdu import AAssociateRJ
 
 MPPS = "1.2.840.10008.3.1.2.3.3"
 
@@ -115,13 +119,92 @@ async def test_what_was_not_proposed_is_told_with_what_to_add() -> None:
             with pytest.raises(PresentationContextError, match=f"was not proposed; {advice}"):
                 call()
         with pytest.raises(
-            PresentationContextError, match=r"was not proposed; add storage_contexts\(files\)"
+            PresentationContextError, match=r"was not proposed; add storage_contexts\(sources\)"
         ):
             await association.c_store(instance())
         with pytest.raises(PresentationContextError, match=f'was not proposed; add "{MPPS}" to contexts='):
             await association.n_get(MPPS, "1.2")
-        with pytest.raises(PresentationContextError, match="no accepted presentation context for MR Image"):
+        with pytest.raises(
+            PresentationContextError,
+            match=r"no accepted presentation context for MR Image Storage.*: the peer refused it "
+            r"\(abstract syntax not supported\)",
+        ):
             await association.c_store(instance(sop_class=MR))
+
+
+@pytest.mark.parametrize(
+    ("context", "policy", "why"),
+    [
+        (PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,)), Policy({}), "abstract syntax not supported"),
+        (
+            PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,)),
+            Policy({CT: (IMPLICIT_VR_LITTLE_ENDIAN,)}),
+            "transfer syntaxes not supported",
+        ),
+        (PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,)), Policy({CT: ()}), "user rejection"),
+    ],
+)
+async def test_what_was_refused_is_told_with_the_reason_of_the_peer(
+    context: PresentationContext, policy: Policy, why: str
+) -> None:
+    async with listening() as listener:
+        opening = associate(f"SCP@127.0.0.1:{listener.port}", contexts=[context, VERIFICATION])
+        connecting = asyncio.ensure_future(opening)
+        peer = await listener.peer()
+        verdict = answer(await peer.requested(), policy)
+        assert not isinstance(verdict, AAssociateRJ)
+        peer.write(verdict[0].encode())
+        association = await connecting
+        with pytest.raises(PresentationContextError, match=rf"the peer refused it \({why}\)"):
+            await association.c_store(instance())
+        with pytest.raises(PresentationContextError, match="was not proposed"):
+            await association.c_store(instance(sop_class=MR))
+        peer.reset()
+        await association.abort()
+
+
+async def test_a_context_in_the_other_role_is_told() -> None:
+    contexts: list[Any] = [STUDY_ROOT.get, *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)])]
+    async with listening() as listener:
+        connecting = asyncio.ensure_future(associate(f"SCP@127.0.0.1:{listener.port}", contexts=contexts))
+        peer = await listener.peer()
+        await peer.accept()
+        association = await connecting
+        with pytest.raises(PresentationContextError, match="with the role of the SCU for us: propose it by"):
+            await association.c_store(instance())
+        peer.reset()
+        await association.abort()
+
+
+def test_contexts_for_retrieval_are_written_like_others() -> None:
+    def pairs(*kinds: Any) -> list[Any]:
+        return [tuple(context) for context in retrieval_contexts(kinds)]
+
+    explicit = (CT, (EXPLICIT_VR_LITTLE_ENDIAN,), False, True)
+    assert pairs((CT, EXPLICIT_VR_LITTLE_ENDIAN)) == [explicit]
+    assert pairs(("CT Image Storage", EXPLICIT_VR_LITTLE_ENDIAN)) == [explicit]
+    both = [explicit, (CT, (IMPLICIT_VR_LITTLE_ENDIAN,), False, True)]
+    assert pairs(CT) == pairs("CT Image Storage") == pairs("CTImageStorage") == both
+    assert pairs(instance()) == both
+    assert pairs(("1.2.3.four", "1.2")) == [("1.2.3.four", ("1.2",), False, True)], "what a peer told"
+    with pytest.raises(ValueError, match="did you mean 'CT Image Storage'"):
+        pairs("CT Image Strage")
+    with pytest.raises(TypeError, match="takes UIDs, names"):
+        pairs(17)
+
+
+def test_contexts_for_storage_are_made_of_sources_and_datasets() -> None:
+    both = each(CT, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+    assert storage_contexts([instance(), instance()]) == both
+    assert storage_contexts([dataset(), dataset()]) == both
+    assert storage_contexts([dataset(JPEG_BASELINE_8BIT)]) == each(CT, JPEG_BASELINE_8BIT)
+    with pytest.raises(TypeError, match=r"open_file\(path\)"):
+        storage_contexts(["image.dcm"])  # type: ignore[list-item]
+
+
+def test_a_whole_context_by_name_and_with_one_syntax() -> None:
+    written = PresentationContext("CT Image Storage", EXPLICIT_VR_LITTLE_ENDIAN)  # type: ignore[arg-type]
+    assert expand([written]) == [PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,))]
 
 
 async def test_a_server_does_not_speak_of_what_it_would_have_to_propose() -> None:

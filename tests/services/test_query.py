@@ -14,12 +14,14 @@ from asyncdicom import (
     STUDY_ROOT,
     VERIFICATION,
     DataSetError,
+    DicomNetworkError,
     Limits,
     LocalProtocolError,
     PresentationContext,
     PresentationContextError,
     Proposable,
     Request,
+    Response,
     Status,
     StatusError,
     associate,
@@ -330,3 +332,20 @@ async def test_a_query_without_a_provider_is_not_accepted() -> None:
         async with associate(address(server), contexts=[STUDY_ROOT, CT, VERIFICATION]) as association:
             with pytest.raises(PresentationContextError):
                 association.c_find(QUERY)
+
+
+@pytest.mark.parametrize("how", ["a Failure", "an abort", "too many"])
+async def test_an_error_in_the_middle_of_a_query_has_the_matches_so_far(how: str) -> None:
+    async def on_find(request: Request) -> AsyncIterator[Any]:
+        async for match in three(request):
+            yield match
+        if how == "a Failure":
+            raise StatusError(Response(0xA700))
+        await request.association.abort()
+
+    async with serve("SCP@127.0.0.1:0", c_find=on_find) as server:
+        association = await associate(address(server), contexts=[STUDY_ROOT])
+        with pytest.raises(DicomNetworkError) as caught:
+            await association.c_find(QUERY, maximum_matches=2 if how == "too many" else 100)
+        assert [match.StudyInstanceUID for match in caught.value.result] == ["1.2.0", "1.2.1", "1.2.2"]
+        await association.abort()

@@ -8,13 +8,14 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from wire import CT, IDENTIFIER, MR, instance, listening
+from wire import ABORT, CT, IDENTIFIER, MR, instance, listening
 
 from asyncdicom import (
     STUDY_ROOT,
     VERIFICATION,
     AcceptedContext,
     Address,
+    AssociationAborted,
     BytesSource,
     PresentationContextError,
     Proposable,
@@ -27,6 +28,8 @@ from asyncdicom import (
     retrieval_contexts,
     serve,
 )
+from asyncdicom.dimse.messages import response_to
+from asyncdicom.services.retrieve import RetrieveOperation, RetrieveResult
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
 PAIRS = [(CT, EXPLICIT_VR_LITTLE_ENDIAN)]
@@ -463,3 +466,44 @@ async def test_a_cancel_while_the_next_source_is_looked_up_tells_what_was_done()
         assert retrieval.response.command is not None
         assert retrieval.response.command.number_of_completed_sub_operations == len(store.data)
         assert (await association.c_echo()).status == 0
+
+
+async def test_an_error_in_the_middle_of_a_retrieval_has_the_progress() -> None:
+    """Each of several operations has its own, though one association has failed for all of them."""
+    async with listening() as listener:
+        connecting = asyncio.ensure_future(
+            associate(f"SCP@127.0.0.1:{listener.port}", contexts=[STUDY_ROOT, VERIFICATION])
+        )
+        peer = await listener.peer()
+        await peer.accept()
+        association = await connecting
+        moving = asyncio.ensure_future(_whole(association.c_move(IDENTIFIER, move_destination="WS")))
+        context_id, request, _ = await peer.message()
+        for done in (1, 2):
+            counters = {"number_of_remaining_sub_operations": 5 - done}
+            counters["number_of_completed_sub_operations"] = done
+            peer.send(context_id, response_to(request, 0xFF00, **counters))
+        echoing = asyncio.ensure_future(association.c_echo())
+        peer.write(ABORT)
+        with pytest.raises(AssociationAborted) as moved:
+            await moving
+        with pytest.raises(AssociationAborted) as echoed:
+            await echoing
+        assert moved.value.result[:2] == (3, 2)
+        assert echoed.value.result is None
+        assert str(moved.value) == str(echoed.value)
+
+
+async def _whole(operation: RetrieveOperation) -> RetrieveResult:
+    return await operation
+
+
+async def test_a_failure_of_a_retrieval_has_its_result() -> None:
+    source = instance(10)
+    async with (
+        serve("SCP@127.0.0.1:0", c_get=giving(source)) as server,
+        associate(address(server), contexts=CONTEXTS) as association,
+    ):
+        with pytest.raises(StatusError) as caught:
+            await association.c_get(IDENTIFIER, c_store=Store(0xA700))
+        assert caught.value.result[:5] == (0xA702, 0, 1, 0, (source.sop_instance_uid,))
