@@ -29,8 +29,8 @@ class Tools:
     archive_of: str
     """Whose servers they call."""
     whole_to = 10
-    """Up to this round trip, in ms, they do the whole job. Beyond, a part of it tells the rest: they need a round
-    trip for each instance."""
+    """Up to this round trip, in ms, they do the whole job. Beyond, a part of it tells the rest: they need
+    a round trip for each instance."""
     prefix: tuple[str, ...] = ()
     study_root: tuple[str, ...] = ("-S",)
     store_options: tuple[str, ...] = ()
