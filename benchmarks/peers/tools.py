@@ -112,6 +112,7 @@ class Pynetdicom(Tools):
     """pynetdicom's applications."""
 
     name = archive_of = "pynetdicom"
+    whole_to = -1
     prefix = (sys.executable, "-W", "ignore", "-m", "pynetdicom")
     store_options = ("-cx", "-r")
 
