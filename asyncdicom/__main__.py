@@ -14,6 +14,8 @@ TOOLS = {
     "storescp": "receive instances and save them as files",
     "qrscp": "the archive: receive, query, retrieve",
     "archive": "look after an archive: reindex, verify, stat",
+    "route": "routing rules checked and explained, and a gateway looked after",
+    "outbox": "what an archive owes to others: list, retry, drop",
     "conformance": "send a peer what others get wrong, and judge its reactions",
     "samples": "write synthetic images to try things with",
     "demo": "start an archive and play a radiologist's work-flow",

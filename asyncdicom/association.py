@@ -82,6 +82,11 @@ class Association:
         negotiated = self._channel.negotiated
         return negotiated.operations_invoked if negotiated is not None else 1
 
+    @property
+    def unanswered(self) -> int:
+        """How many operations of ours had not been answered when the association ended."""
+        return self._channel.core.unanswered
+
     def get_extra_info(self, name: str) -> Any:
         """Give what the transport knows, such as "ssl_object" (see `asyncio.BaseTransport`)."""
         return self._channel.transport.get_extra_info(name)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import ssl as ssl_module
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Unpack
 
 from asyncdicom.access import EVERYTHING
 from asyncdicom.address import Address, check_ae_title
 from asyncdicom.association import Association
-from asyncdicom.exceptions import AssociationClosed, AssociationError, AssociationTimeout
+from asyncdicom.exceptions import (
+    AssociationAborted,
+    AssociationClosed,
+    AssociationError,
+    AssociationRejected,
+    AssociationTimeout,
+)
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.tls import check_context, explain
 from asyncdicom.opening import Opening, is_answer
@@ -20,11 +27,16 @@ from asyncdicom.services.contexts import Proposable, expand
 from asyncdicom.services.dispatch import Dispatcher
 from asyncdicom.services.request import NormalizedHandlers, StoreHandler
 from asyncdicom.services.service import Service, Services
+from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import VERIFICATION
 from asyncdicom.ul.items import UserIdentity
 from asyncdicom.ul.negotiation import propose
+from asyncdicom.ul.pdu import AAssociateRQ
+from asyncdicom.windows import WINDOWS
 
 __all__ = ["associate"]
+
+log = Log("asyncdicom.association")
 
 DEFAULT_CALLING_AE_TITLE = "ASYNCDICOM"
 
@@ -64,8 +76,11 @@ def associate(
 
     Raises `AssociationRejected`, `AssociationAborted`, `AssociationTimeout`, `AssociationClosed` (no
     connection), ValueError (an impossible address, AE title or context), TypeError (a handler of the wrong
-    kind). Cancelled: whatever was opened is
-    aborted and closed.
+    kind). Cancelled: whatever was opened is aborted and closed.
+
+    An operations window is proposed (`Limits.operations_invoked`, `operations_performed`; PS3.7 D.3.3.3). A
+    peer that rejects without a reason, aborts, closes or does not answer is asked again without one, once,
+    and for an hour none is proposed to it.
     """
     if not isinstance(address, Address):
         address = Address.parse(address)
@@ -82,9 +97,17 @@ def associate(
     own = list(services)
     performing = Services([*own, *services_for({"c_store": c_store, **normalized}, beside=own)])
 
-    async def connect() -> Association:
+    async def ask(request: AAssociateRQ) -> Association | AssociationError:
+        """Give what became of a request that was sent; raise why none could be."""
         loop = asyncio.get_running_loop()
-        channel = Channel(loop, requestor=True, timeouts=timeouts, limits=limits, trace=trace)
+        channel = Channel(
+            loop,
+            requestor=True,
+            timeouts=timeouts,
+            limits=limits,
+            on_ended=partial(_ended, address),
+            trace=trace,
+        )
         association = Association(channel, performing)
         # What we have proposed, the peer may ask for.
         channel.associate(request, Dispatcher(association, EVERYTHING, performing))
@@ -95,13 +118,65 @@ def associate(
             channel.abort()
             channel.transport.close()
             raise
-        except AssociationError:
-            if channel.established.done():  # then there was a connection: nothing of it stays behind
-                await channel.wait_closed(_LINGER)
-            raise
+        except AssociationError as error:
+            if not channel.established.done():
+                raise
+            await channel.wait_closed(_LINGER)  # there was a connection: nothing of it stays behind
+            return error
         return association
 
-    return Opening(connect, _leave)
+    return Opening(partial(_associate, address, request, ask), _leave)
+
+
+_SAID_WHY = {(1, 2), (1, 3), (1, 7), (2, 2), (3, 1), (3, 2)}  # source and reason (PS3.8 Table 9-21)
+
+
+async def _associate(
+    address: Address,
+    request: AAssociateRQ,
+    ask: Callable[[AAssociateRQ], Awaitable[Association | AssociationError]],
+) -> Association:
+    """Ask for an association; without the operations window, if that may be what it failed for.
+
+    A peer that minds the window rejects without a reason, aborts, closes or does not answer. It is asked once
+    more, at once; what came of it is remembered, so that the next association costs one request again.
+    """
+    time = asyncio.get_running_loop().time
+    without = request._replace(user_information=request.user_information._replace(operations_window=None))
+    is_plain = request == without or not WINDOWS.may_propose(address, time())
+    outcome = await ask(without if is_plain else request)
+    if isinstance(outcome, Association):
+        return outcome
+    if is_plain or not _may_mind_window(outcome) or not WINDOWS.may_ask_again(address, time()):
+        raise outcome
+    log.info("%s: %s; it is asked again without an operations window", address, outcome)
+    second = await ask(without)
+    if isinstance(second, AssociationError):
+        WINDOWS.cleared(address, time())
+        raise second
+    WINDOWS.minds(address, time())
+    return second
+
+
+def _may_mind_window(error: AssociationError) -> bool:
+    if isinstance(error, AssociationRejected):
+        return (error.source, error.reason) not in _SAID_WHY
+    if isinstance(error, AssociationTimeout):
+        return error.which == "acse"
+    if isinstance(error, AssociationAborted):
+        return not error.message  # it was the peer, and not we who did not understand its answer
+    return not isinstance(error.__cause__, ssl_module.SSLError)
+
+
+def _ended(address: Address, channel: Channel) -> None:
+    """See whether an association has ended because several operations were outstanding."""
+    is_broken = channel.core.is_broken_by_window
+    if is_broken is not False and WINDOWS.lost(address, channel.time(), is_certain=is_broken is True):
+        log.warning(
+            "%s: it ended an association when several operations were outstanding, and is sent one at a time "
+            "from now on (for an hour)",
+            address,
+        )
 
 
 async def _connect(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from asyncdicom.address import Address, check_ae_title
+from asyncdicom.options import OPERATIONS
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -45,8 +46,13 @@ class Destination:
     maximum_associations: int = 4
     """How many associations may be open to it; a further C-MOVE waits for its turn, at most 30 s."""
 
-    operations_invoked: int = 1
-    """The Asynchronous Operations Window to propose (PS3.7 D.3.3.3); proposed only if not 1."""
+    associations: int = 1
+    """How many associations one C-MOVE sends over, at most `maximum_associations`. More than one pays where
+    the way to the destination is long; many applications want to be called once at a time."""
+
+    operations_invoked: int = OPERATIONS
+    """The Asynchronous Operations Window to propose (PS3.7 D.3.3.3): so many instances are under way, if the
+    destination grants it. 1 proposes none."""
 
     connect_timeout: float | None = 10.0
     """Seconds for name resolution, TCP and TLS; None: for ever, as below."""
@@ -77,7 +83,8 @@ class Destination:
             _check_context(self.ssl)
             if self.plain:
                 raise ValueError(f"{where}: a destination is called by TLS (ssl=) or without (plain=True)")
-        if self.maximum_associations < 1 or not 0 <= self.operations_invoked <= 65535:
+        fewest = min(self.maximum_associations, self.associations)
+        if fewest < 1 or not 0 <= self.operations_invoked <= 65535:
             raise ValueError(f"{where}: at least one association, and a window from 0 (any number) to 65535")
 
     def named(self, ae_title: str) -> Destination:

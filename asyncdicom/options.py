@@ -302,18 +302,19 @@ class Limits(_Options):
     there is none. Beyond it: A-ABORT when the header has come.
     """
 
-    operations_invoked: int = 1
+    operations_invoked: int = OPERATIONS
     """How many operations of ours may be outstanding on an association (PS3.7 D.3.3.3).
 
-    A requestor proposes it, an acceptor grants it; 0 is any number. Beyond it: our requests wait for their
-    turn.
+    A requestor proposes it, an acceptor grants it (for the C-STOREs of a C-GET); 0 is any number. A peer that
+    does not take the proposal is asked again without it. Beyond it: our requests wait for their turn.
     """
 
-    operations_performed: int | ByRole[int] = ByRole(requestor=1, acceptor=16)
+    operations_performed: int | ByRole[int] = OPERATIONS
     """How many operations of an association are performed at a time, for peers that ask for more than one.
 
-    A requestor proposes 1, an acceptor grants up to 16 (PS3.7 D.3.3.3); 0 is any number. Beyond it: up to as
-    many again are performed at once; then A-ABORT.
+    A requestor proposes it (for the C-STOREs of a C-GET), an acceptor grants it (PS3.7 D.3.3.3): handlers run
+    for several at a time; with 1 they do not. 0 is any number. Beyond it: up to as many again are performed
+    at once; then A-ABORT.
     """
 
     maximum_outstanding: int | None = 64 << 20

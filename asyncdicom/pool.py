@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,7 +15,13 @@ from typing import TYPE_CHECKING, Self, Unpack
 from asyncdicom.address import Address
 from asyncdicom.association import Association
 from asyncdicom.client import DEFAULT_CALLING_AE_TITLE, associate
-from asyncdicom.exceptions import LocalProtocolError
+from asyncdicom.exceptions import (
+    AssociationAborted,
+    AssociationError,
+    AssociationTimeout,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
 from asyncdicom.net.channel import Trace
 from asyncdicom.net.sources import Source
 from asyncdicom.opening import is_answer
@@ -34,15 +41,19 @@ if TYPE_CHECKING:
 
 __all__ = ["AssociationPool"]
 
+_ATTEMPTS = (
+    3  # to send an instance whose associations are lost: the third time one at a time, if that was why
+)
+
 
 class AssociationPool:
     """Up to `size` associations to one peer, each for up to `operations` tasks at a time.
 
     An association is opened when a task needs one and all others are busy, and kept for the next. One
     that was lost is not given out again. `operations` above 1 proposes an Asynchronous Operations Window
-    of that size (PS3.7 D.3.3.3), by default `limits.operations_invoked`; if the peer grants less, the tasks
-    of an association take turns. The other arguments are those of `associate`. Leaving the block releases
-    them all, or aborts them after an exception (but a `StatusError`, which is an answer).
+    of that size (PS3.7 D.3.3.3), by default `limits.operations_invoked`; if the peer grants less, so many
+    tasks have an association at a time. The other arguments are those of `associate`. Leaving the block
+    releases them all, or aborts them after an exception (but a `StatusError`, which is an answer).
 
     Raises ValueError for no association, or one for no operation.
     """
@@ -88,10 +99,9 @@ class AssociationPool:
             trace=trace,
             **normalized,
         )
-        self._room = asyncio.Semaphore(size * operations)
         self._users: dict[Association, int] = {}
         self._opening = 0
-        self._opened = asyncio.Event()
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -104,6 +114,9 @@ class AssociationPool:
         traceback: TracebackType | None,
     ) -> None:
         self._closed = True
+        for turn in self._waiting:
+            if not turn.done():
+                turn.set_result(None)
         if self._users:
             is_healthy = error is None or is_answer(error)
             ends = [a.release() if is_healthy else a.abort() for a in self._users]
@@ -115,31 +128,65 @@ class AssociationPool:
 
         Raises what `associate` raises. Cancelled while waiting: nothing was taken.
         """
-        async with self._room:
-            association = await self._take()
-            self._users[association] += 1
-            try:
-                yield association
-            finally:
-                self._users[association] -= 1
+        association = await self._take()
+        try:
+            yield association
+        finally:
+            self._users[association] -= 1
+            self._wake_next()
 
     async def _take(self) -> Association:
         """Give an association that nobody uses, or a new one, or (several operations) the least used."""
+        is_next = not self._waiting
         while True:
             if self._closed:
                 raise LocalProtocolError("the pool is closed")
-            for association in [a for a, users in self._users.items() if not (a.is_established or users)]:
-                del self._users[association]
-            usable = [association for association in self._users if association.is_established]
-            least_used = min(usable, key=self._users.__getitem__, default=None)
-            if least_used is not None and self._users[least_used] == 0:
-                return least_used
-            if len(usable) + self._opening < self._size:
-                return await self._open()
-            if least_used is not None and self._users[least_used] < self._operations:
-                return least_used
-            self._opened.clear()  # one is being opened, which has room
-            await self._opened.wait()
+            if is_next:
+                association = await self._find()
+                if association is not None:
+                    self._users[association] += 1
+                    self._wake_next()  # there may be room for more than one
+                    return association
+            await self._turn(is_next)
+            is_next = True
+
+    async def _find(self) -> Association | None:
+        for association in [a for a, users in self._users.items() if not (a.is_established or users)]:
+            del self._users[association]
+        usable = [association for association in self._users if association.is_established]
+        least_used = min(usable, key=self._users.__getitem__, default=None)
+        users = 0 if least_used is None else self._users[least_used]
+        if least_used is not None and not users:
+            return least_used
+        if len(usable) + self._opening < self._size:
+            return await self._open()
+        return least_used if least_used is not None and users < self._room_of(least_used) else None
+
+    def _room_of(self, association: Association) -> int:
+        """How many may use it at a time: as many as the peer has granted operations."""
+        return min(self._operations, association.operations_invoked or self._operations)
+
+    async def _turn(self, is_next: bool) -> None:
+        """Wait until there may be room; who was the next before stays it."""
+        turn = asyncio.get_running_loop().create_future()
+        if is_next:
+            self._waiting.appendleft(turn)
+        else:
+            self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._wake_next()  # it was our turn already: hand it on
+            raise
+        finally:
+            self._waiting.remove(turn)  # not before: until then nobody overtakes
+
+    def _wake_next(self) -> None:
+        for turn in self._waiting:
+            if not turn.done():
+                turn.set_result(None)
+                return
 
     async def _open(self) -> Association:
         self._opening += 1
@@ -147,7 +194,7 @@ class AssociationPool:
             association = await self._associate()
         finally:
             self._opening -= 1
-            self._opened.set()
+            self._wake_next()
         self._users[association] = 0
         return association
 
@@ -159,8 +206,31 @@ class AssociationPool:
         move_originator: tuple[str, int] | None = None,
         timeout: float | None = None,
     ) -> Response:
-        """Send one instance over whichever association is free; see `Association.c_store`."""
-        async with self.acquire() as association:
-            return await association.c_store(
-                instance, priority=priority, move_originator=move_originator, timeout=timeout
-            )
+        """Send one instance over whichever association is free; see `Association.c_store`.
+
+        What had not been answered when an association was lost that others used as well is sent once more on
+        the next, so a source may be opened more than once. Raises what `Association.c_store` raises, and
+        what `associate` raises.
+        """
+        attempts = _ATTEMPTS
+        while True:
+            async with self.acquire() as association:
+                try:
+                    return await association.c_store(
+                        instance, priority=priority, move_originator=move_originator, timeout=timeout
+                    )
+                except AssociationError as error:
+                    attempts -= 1
+                    if not attempts or self._closed or _is_to_blame(error, association):
+                        raise
+
+
+def _is_to_blame(error: AssociationError, association: Association) -> bool:
+    """Whether the association was lost for this instance, or may have been: it was the only one under way."""
+    if association.is_established or association.unanswered == 1:
+        return True
+    if isinstance(error, AssociationTimeout) and error.which == "dimse":
+        return True
+    # Its source has failed in the middle.
+    is_own = isinstance(error, AssociationAborted) and error.__cause__ is not None
+    return is_own and not isinstance(error.__cause__, RemoteProtocolError)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from asyncdicom.windows import WINDOWS
+
 # Modules that tests share: with this their assertions hold as well where Python runs with -O.
 pytest.register_assert_rewrite(
     "manual", "qrscp", "turns", "wire", "cli", "data", "endurance", "interop", "performance"
@@ -24,6 +26,12 @@ def pytest_asyncio_loop_factories(
 
         factories["uvloop"] = uvloop.new_event_loop
     return factories
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> None:
+    """What one test learns of a peer holds for no other, which may have the same port."""
+    WINDOWS.clear()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ LEVELS: list[set[str]] = [
     {"_version"},
     {"_sop_classes"},
     {"exceptions", "status", "uid", "address", "options", "naming", "toml_lines"},
-    {"ul", "destination", "breaker"},
+    {"ul", "destination", "breaker", "windows"},
     {"dimse", "data"},
     {"dataset", "access"},
     {"telemetry"},

@@ -52,6 +52,7 @@ from asyncdicom import (
     serve,
 )
 from asyncdicom.dimse.messages import Command, CommandField, response_to
+from asyncdicom.options import OPERATIONS
 from asyncdicom.services.request import StoreHandler
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
@@ -947,7 +948,7 @@ async def test_what_was_negotiated_can_be_seen() -> None:
             assert (association.calling_ae_title, association.called_ae_title) == ("ME", "SCP")
             assert [c.abstract_syntax for c in association.contexts.values()] == [VERIFICATION]
             assert list(association.contexts) == [3]
-            assert association.operations_invoked == 1
+            assert association.operations_invoked == OPERATIONS
             assert association.peer == ("127.0.0.1", server.port)
             assert association.get_extra_info("socket") is not None
             assert "ME -> SCP" in repr(association)

@@ -11,6 +11,7 @@ from wire import (
     ABORTED_BY_USER,
     CT,
     EOF,
+    ONE_AT_A_TIME,
     PATIENCE,
     aborted,
     listening,
@@ -74,7 +75,7 @@ async def test_a_peer_that_takes_no_connection() -> None:
 async def test_a_peer_that_does_not_answer_the_request() -> None:
     async with listening() as listener:
         task = asyncio.ensure_future(
-            associate(f"SCP@127.0.0.1:{listener.port}", timeouts=Timeouts(acse=0.05))
+            associate(f"SCP@127.0.0.1:{listener.port}", timeouts=Timeouts(acse=0.05), limits=ONE_AT_A_TIME)
         )
         peer = await listener.peer()
         await peer.requested()
@@ -88,7 +89,9 @@ async def test_a_peer_that_does_not_answer_the_request() -> None:
 async def test_a_failure_leaves_nothing_open_even_where_the_peer_does_not_close() -> None:
     async with listening() as listener:
         with pytest.raises(AssociationTimeout):
-            await associate(f"SCP@127.0.0.1:{listener.port}", timeouts=Timeouts(acse=0.05))
+            await associate(
+                f"SCP@127.0.0.1:{listener.port}", timeouts=Timeouts(acse=0.05), limits=ONE_AT_A_TIME
+            )
         peer = await listener.peer()
         await peer.requested()
         assert await peer.pdu() == ABORTED_BY_USER
@@ -121,7 +124,7 @@ async def test_a_rejection_is_told_in_words_and_numbers() -> None:
 )
 async def test_another_end_than_an_answer(answer: bytes, expected: type[AssociationError]) -> None:
     async with listening() as listener:
-        task = asyncio.ensure_future(associate(f"SCP@127.0.0.1:{listener.port}"))
+        task = asyncio.ensure_future(associate(f"SCP@127.0.0.1:{listener.port}", limits=ONE_AT_A_TIME))
         peer = await listener.peer()
         await peer.requested()
         peer.write(answer)

@@ -19,7 +19,7 @@ from asyncdicom import AssociationPool, ByRole, Limits, Timeouts, associate, ser
 from asyncdicom.archive import Archive
 from asyncdicom.archive.scp import serve_archive
 from asyncdicom.cli.fields import documentation
-from asyncdicom.options import of_role
+from asyncdicom.options import OPERATIONS, of_role
 
 ADDRESS = "SCP@127.0.0.1:104"
 BOTH = pytest.mark.parametrize("options", [Timeouts, Limits])
@@ -222,7 +222,7 @@ def test_an_archive_is_served_as_serve_does() -> None:
 
 
 def test_a_pool_has_the_operations_of_its_limits() -> None:
-    assert AssociationPool(ADDRESS)._operations == 1
+    assert AssociationPool(ADDRESS)._operations == OPERATIONS
     assert AssociationPool(ADDRESS, limits=Limits(operations_invoked=4))._operations == 4
     assert AssociationPool(ADDRESS, operations=2, limits=Limits(operations_invoked=4))._operations == 2
     for wrong in ({"size": 0}, {"operations": 0}, {"limits": Limits(operations_invoked=0)}):

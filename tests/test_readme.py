@@ -23,6 +23,7 @@ from asyncdicom.archive import Archive
 from asyncdicom.archive.scp import serve_archive
 from asyncdicom.cli.config import read_config
 from asyncdicom.cli.samples import write_samples
+from asyncdicom.gateway import Facts, parse_gateway
 
 README = Path(__file__).parent.parent / "README.md"
 PROGRAM = re.findall(r"<!-- program -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
@@ -139,9 +140,9 @@ def strict_mypy(folder: Path, programs: dict[str, str]) -> str:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
 
 
-def test_types_hold_in_every_job(tmp_path: Path) -> None:
+def test_types_hold_in_the_program_and_in_every_job(tmp_path: Path) -> None:
     """And in what the package gives to them and takes from them."""
-    programs = {job: whole_program(job) for job in JOBS}
+    programs = {job: whole_program(job) for job in JOBS} | {"program": PROGRAM[0]}
     programs["wrong"] = "import asyncdicom\nasyncdicom.new_uid() + 1\n"
     said = strict_mypy(tmp_path, programs).splitlines()
     (error,) = (line for line in said if ": error:" in line)
@@ -201,11 +202,19 @@ def test_the_destinations() -> None:
 
 
 def test_the_configuration_of_the_archive(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
+    text, _ = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
     (tmp_path / "archive.toml").write_text(text)
     config = read_config(tmp_path / "archive.toml")
     assert config["port"] == 104
     assert set(config["access"]["peers"]) == {"WORKSTATION", "CT1", "CT2", "WS2", "OLD"}
+
+
+def test_the_configuration_of_the_gateway() -> None:
+    (text,) = re.findall(r"<!-- routes -->\n```toml\n(.*?)```", README.read_text(), re.DOTALL)
+    config = parse_gateway(text)
+    assert set(config.destinations) == {"PACS", "BACKUP", "AI"}
+    (target,) = config.rules.decide(Facts(calling="US1")).targets
+    assert target.destinations == ("PACS", "BACKUP")
 
 
 async def test_move(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 
 import pytest
 
-from asyncdicom import BytesSource, PresentationContext
+from asyncdicom import BytesSource, Limits, PresentationContext
 from asyncdicom.dimse.command import encode_element, join_elements
 from asyncdicom.dimse.messages import Command, CommandField, Priority, decode, encode
 from asyncdicom.uid import (
@@ -88,6 +88,9 @@ def instance(size: int = 1000, *, sop_class: str = CT, uid: str | None = None) -
     data = (filling * (size // 64 + 1))[:size]
     return BytesSource(sop_class, uid, EXPLICIT_VR_LITTLE_ENDIAN, data)
 
+
+ONE_AT_A_TIME = Limits(operations_invoked=1, operations_performed=1)
+"""No operations window is proposed; so a peer that does not take the association is asked once only."""
 
 IDENTIFIER = bytes.fromhex("0800520006000000") + b"STUDY "  # Implicit VR Little Endian
 STUDY_CONTEXTS = [

@@ -22,10 +22,13 @@ from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
 from asyncdicom.archive.index.base import IndexFailed, Uncertain
 from asyncdicom.archive.index.kinds import recent_kinds
+from asyncdicom.archive.index.record import WANTED_TAGS
 from asyncdicom.archive.index.sqlite import DURABILITIES, Index
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.leftovers import Swept
 from asyncdicom.archive.marker import Marker, check_place, next_marker, read_marker, write_marker
+from asyncdicom.archive.origin import Origin, Received, Router
+from asyncdicom.archive.outbox import Outbox
 from asyncdicom.archive.receive import Reception, Refused
 from asyncdicom.archive.round import Bounds
 from asyncdicom.archive.stored import MAXIMUM_COMMENT, Stored, answer_to, count_and_tell
@@ -107,6 +110,8 @@ class Archive:
         self._is_open = False
         self._is_closing = False
         self._sweep: asyncio.Future[Swept | None] | None = None
+        self._router: Router | None = None
+        self._tags = WANTED_TAGS
         self.happened: Counter[str] = Counter()
         """What happened to instances since the start, beside being stored: by its name, how many times."""
         self.is_new = False
@@ -128,6 +133,7 @@ class Archive:
         """
         self._writers = Workers(_WRITERS, "asyncdicom-files")
         self._upkeep = Workers(1, "asyncdicom-upkeep")
+        self._outgoing = Workers(1, "asyncdicom-outbox")
         self._comparing = Workers(1, "asyncdicom-compare")  # who sends conflicts waits behind himself
         self._readers = ThreadPoolExecutor(_READERS, "asyncdicom-reader")
         try:
@@ -136,9 +142,11 @@ class Archive:
             self._writers.shutdown()
             self._upkeep.shutdown()
             self._comparing.shutdown()
+            self._outgoing.shutdown()
             self._readers.shutdown()
             raise
         self._is_open = True
+        self.outbox.start()
         if self._sweeps:
             self._sweep = asyncio.ensure_future(in_thread(self._upkeep, self.care.sweep))
 
@@ -195,8 +203,12 @@ class Archive:
                 bounds=self._bounds,
                 elsewhere=self._writers.submit,
                 one_by_one=self._comparing.submit,
+                on_work=lambda urgency: self.outbox.tell_from_thread(urgency),
             )
+            self.deliveries = self._index.deliveries
+            self.outbox = Outbox(self._ingest.change, self.deliveries, self._outgoing)
             self._ingest.start()
+            self.outbox.open()
             self.care = Care(
                 self.directory,
                 self._folders,
@@ -225,6 +237,7 @@ class Archive:
         self._is_open, self._is_closing = False, True
         if self._sweep is not None:
             await asyncio.wait((self._sweep,))
+        await self.outbox.close()
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -232,6 +245,7 @@ class Archive:
         self._upkeep.shutdown()
         self._writers.shutdown()
         self._comparing.shutdown()
+        self._outgoing.shutdown()
         self.care.close()
         self._ingest.close()
         self._readers.shutdown()
@@ -239,6 +253,23 @@ class Archive:
         self._unlock()
 
     # storing
+
+    @property
+    def is_routing(self) -> bool:
+        """Whether somebody says what instances lead to."""
+        return self._router is not None
+
+    def route(self, router: Router | None) -> None:
+        """Have a router say which work the instances lead to that come from now on (None: to none).
+
+        It is committed together with the instance, into `outbox`.
+        """
+        self._router = router
+        self._tags = WANTED_TAGS if router is None else WANTED_TAGS | router.tags
+
+    def path_of(self, file: str) -> str:
+        """Give the path of an instance's file, by its name in the index."""
+        return self._folders.path(file)
 
     async def store(
         self,
@@ -248,10 +279,12 @@ class Archive:
         transfer_syntax_uid: str,
         batches: AsyncIterator[list[memoryview]],
         calling_ae_title: str | None = None,
+        origin: Origin | None = None,
     ) -> Stored:
         """Store one instance; gives the answer to the C-STORE, with the reason for what is no Success.
 
-        The UIDs are those of the command, ``batches`` is the data set as it arrives. It may be left unread
+        The UIDs are those of the command, ``batches`` is the data set as it arrives. `origin`: what a router
+        may ask about who has sent it. It may be left unread
         when the answer is a Failure. After a Failure, an exception or a cancellation nothing is kept.
         """
         if not (is_usable_uid(sop_class_uid) and is_usable_uid(sop_instance_uid)):
@@ -264,13 +297,15 @@ class Archive:
             sop_instance_uid=sop_instance_uid,
             transfer_syntax_uid=transfer_syntax_uid,
             keeps_incomplete=self._keeps_incomplete,
+            tags=self._tags,
         )
         arrival: Arrival | None = None
         storage_failed = False
         try:
             rest = await self._receive(reception, batches, calling_ae_title)
             arrival = Arrival(reception.file, transfer_syntax_uid, calling_ae_title or "")
-            outcome = await self._settle(arrival, reception, rest)
+            origin = origin or Origin(calling_ae_title or "")
+            outcome = await self._settle(arrival, reception, rest, origin)
         except Refused as refusal:
             return Stored(refusal.status, str(refusal)[:MAXIMUM_COMMENT])
         except _StorageFailed as failure:
@@ -312,14 +347,19 @@ class Archive:
         except OSError as error:
             raise _StorageFailed(error.strerror or type(error).__name__) from error
 
-    async def _settle(self, arrival: Arrival, reception: Reception, rest: list[memoryview]) -> Outcome:
+    async def _settle(
+        self, arrival: Arrival, reception: Reception, rest: list[memoryview], origin: Origin
+    ) -> Outcome:
         """Have the last bytes written and the instance indexed, in one go from thread to thread."""
+        router = self._router
 
         def finish() -> None:
             try:
                 arrival.record = reception.finish(rest)
                 arrival.is_incomplete = reception.is_incomplete
                 arrival.is_strange = reception.is_strange
+                if router is not None:
+                    arrival.work = router.work_for(_received(arrival, reception, origin))
             except BaseException as error:
                 arrival.tell(error)
             else:
@@ -487,6 +527,18 @@ class Archive:
         if swept is None:
             raise ArchiveError("the sweep has ended early: the log says why")
         return swept
+
+
+def _received(arrival: Arrival, reception: Reception, origin: Origin) -> Received:
+    record = arrival.record
+    return Received(
+        origin,
+        record.sop_class_uid,
+        record.sop_instance_uid,
+        arrival.transfer_syntax_uid,
+        arrival.file.length,
+        reception.elements,
+    )
 
 
 class _StorageFailed(Exception):

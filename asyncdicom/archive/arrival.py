@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import enum
 import queue
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from asyncdicom.archive.blobs.files import InstanceFile, StoredFile
 from asyncdicom.archive.index.base import FileEntry, Uncertain, entry_of
 from asyncdicom.archive.index.record import Record
+from asyncdicom.archive.index.work import Work
 from asyncdicom.data.likeness import Likeness
 from asyncdicom.net.threads import Ending
 
@@ -113,6 +114,7 @@ class Arrival:
     is_strange = False  # it has elements that cannot be read
     is_conflict = False  # other data are here under its SOP Instance UID
     mismatch = ""  # why it is not clear whose it is
+    work: Sequence[Work] = ()  # that it leads to, when it is stored
 
     def __init__(self, file: InstanceFile, transfer_syntax_uid: str, calling_ae_title: str) -> None:
         self.file = file

@@ -47,14 +47,21 @@ class ControlError(DicomNetworkError):
 class Control:
     """The channel of an open archive, as a context manager. It does not keep the archive from serving.
 
-    ``on_reload``: what the method ``reload`` awaits; without any there is no such method. On Windows, and
-    where the socket cannot be made (that is logged), there is no channel.
+    ``on_reload``: what the method ``reload`` awaits; without any there is no such method. ``methods``: more
+    of them, of what runs beside the archive. On Windows, and where the socket cannot be made (that is
+    logged), there is no channel.
     """
 
-    def __init__(self, archive: Archive, *, on_reload: Callable[[], Awaitable[object]] | None = None) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        *,
+        on_reload: Callable[[], Awaitable[object]] | None = None,
+        methods: Mapping[str, Method] | None = None,
+    ) -> None:
         self._archive = archive
         self._path = os.path.join(archive.directory, NAME)
-        self._methods: dict[str, Method] = dict(METHODS)
+        self._methods: dict[str, Method] = {**METHODS, **(methods or {})}
         if on_reload is not None:
             self._methods["reload"] = _reloading(on_reload)
         self._server: asyncio.Server | None = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from asyncdicom.archive.arrival import Answer, Arrival, Rules, deliver
@@ -63,7 +63,8 @@ class Ingest:
     """Owns the thread that writes into the index; ``writer`` is for it alone.
 
     ``elsewhere`` has another thread make a call, `one_by_one` one that computes and takes long; both may
-    raise `RuntimeError` when there is none any more.
+    raise `RuntimeError` when there is none any more. `on_work` is told, by the writer's thread, which
+    destinations have got new work, when it is committed.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Ingest:
         bounds: Bounds,
         elsewhere: Callable[[Callable[[], None]], object],
         one_by_one: Callable[[Callable[[], None]], object],
+        on_work: Callable[[Mapping[str, int]], None],
     ) -> None:
         self._writer = writer
         self._folders = folders
@@ -84,6 +86,7 @@ class Ingest:
         self._bounds = bounds
         self._elsewhere = elsewhere
         self._one_by_one = one_by_one
+        self._on_work = on_work
         self._waiting: list[Arrival] = []  # taken from the queue, for the next round
         self._in_hand: list[Arrival] = []  # in this round
         self._doubtful: list[Arrival] = []
@@ -239,6 +242,8 @@ class Ingest:
             raise
         if self._doubtful:
             self._remove_doubtful()
+        if round_.urgency:
+            self._on_work(round_.urgency)
         return outcomes
 
     def _remove_doubtful(self) -> None:

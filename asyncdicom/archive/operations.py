@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.aside import Quarantined
 from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.archive.outbox_methods import OUTBOX_METHODS
 from asyncdicom.archive.scrub import Pace
 from asyncdicom.archive.workers import Workers
 
@@ -132,5 +133,6 @@ METHODS: dict[str, Method] = {
     "quarantine list": _list,
     "quarantine accept": _accept,
     "quarantine purge": _purge,
+    **OUTBOX_METHODS,
 }
 """What can be asked, by name."""

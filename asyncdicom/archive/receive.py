@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from asyncdicom.archive.blobs.files import InstanceFile
 from asyncdicom.archive.blobs.room import Room
 from asyncdicom.archive.index.record import WANTED_TAGS, Record, usable_record
+from asyncdicom.data.elements import Element
 from asyncdicom.data.inflation import CorruptStream
 from asyncdicom.data.scanner import IncompleteDataSet, Scanner
 from asyncdicom.data.steps import Steps, finish
@@ -44,6 +45,7 @@ class Reception:
         sop_instance_uid: str,
         transfer_syntax_uid: str,
         keeps_incomplete: bool = False,
+        tags: frozenset[int] = WANTED_TAGS,
     ) -> None:
         self.file = file
         self.is_incomplete = False
@@ -54,7 +56,7 @@ class Reception:
         self._little_endian, self._is_deflated = syntax.little_endian, syntax.deflated
         self._is_scanned = False
         self._is_lost = False  # the walk, behind what is indexed: where the data set ends cannot be told
-        self._scanner = Scanner(transfer_syntax_uid, WANTED_TAGS, whole=True)
+        self._scanner = Scanner(transfer_syntax_uid, tags, whole=True)
 
     def is_long_to_scan(self, size: int) -> bool:
         """Whether scanning the next `size` bytes belongs into the lane, before `take`.
@@ -65,6 +67,11 @@ class Reception:
         return not self._is_lost and (
             self._is_deflated or (self.file.length > 0 and self._scanner.skips < size)
         )
+
+    @property
+    def elements(self) -> Mapping[int, Element]:
+        """The elements that were picked out."""
+        return self._scanner.found
 
     @property
     def is_strange(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, OnMismatch, Outcome, Rules, State
@@ -20,11 +20,24 @@ from asyncdicom.archive.index.base import (
     aside,
 )
 from asyncdicom.archive.index.record import Identity
+from asyncdicom.archive.index.work import Work, urgency_of
 from asyncdicom.data.likeness import Likeness
 
 __all__ = ["Bounds", "LookFirst", "Round"]
 
 _INCOMPLETE = "it ends within an element, and a complete copy has come"
+
+
+_LEADS_TO_WORK = frozenset(
+    {
+        Outcome.STORED,
+        Outcome.REPLACED,
+        Outcome.SUPERSEDED,
+        Outcome.HEALED,
+        Outcome.ALREADY_HERE,
+        Outcome.SAME,
+    }
+)
 
 
 class Bounds(NamedTuple):
@@ -72,6 +85,8 @@ class Round:
         self._usage: tuple[int, int] | None = None  # of the quarantine, asked for when it is needed
         self._planned: dict[str, list[Identity]] = {}  # of new instances of this round, by study
         self._moved: list[tuple[Arrival, str]] = []
+        self.urgency: dict[str, int] = {}
+        """The destinations that there is new work for, each with the priority of the most urgent."""
 
     def settle(self, batch: Sequence[Arrival]) -> tuple[list[Answer], Changes]:
         """Bring the files to what the commit is to make true; gives the answers after it, and the changes."""
@@ -87,6 +102,8 @@ class Round:
             else:
                 self._note(arrival, plan, changes)
                 answers.append(plan.outcome)
+                changes.work += _work_of(arrival, plan)
+        self.urgency = urgency_of(each for _, _, each in changes.work)
         return answers, changes
 
     @staticmethod
@@ -147,7 +164,7 @@ class Round:
         if likeness is None:
             raise LookFirst(existing, compares=True)
         if likeness is Likeness.EQUAL:
-            return _Plan(Outcome.SAME)
+            return _Plan(Outcome.SAME, existing)
         if likeness is Likeness.TORSO and not arrival.is_incomplete:
             plan = self._plan_kept(arrival, _Plan(Outcome.SUPERSEDED, existing))
             if plan.outcome is Outcome.SUPERSEDED:
@@ -281,6 +298,19 @@ def _reason(arrival: Arrival) -> str:
     if arrival.mismatch and not arrival.is_conflict:
         return arrival.mismatch
     return "another instance has this SOP Instance UID"
+
+
+def _work_of(arrival: Arrival, plan: _Plan) -> Iterator[tuple[str, str, Work]]:
+    """Give the work that an instance leads to which is here now, with its UID and its digest.
+
+    Also of one that was here before: it may have come without an answer, because of a crash. The outbox takes
+    nothing twice.
+    """
+    if arrival.work and plan.outcome in _LEADS_TO_WORK:
+        here = plan.existing if plan.outcome is Outcome.SAME else None
+        digest = arrival.file.digest if here is None else here.digest
+        for each in arrival.work:
+            yield arrival.record.sop_instance_uid, digest, each
 
 
 def _is_kept(plan: _Plan | BaseException) -> bool:

@@ -16,10 +16,12 @@ from asyncdicom.archive.index.kinds import NEWEST
 from asyncdicom.archive.index.matching import IdentifierError
 from asyncdicom.archive.index.queries import QueriesClosed
 from asyncdicom.archive.index.query import MAXIMUM_IDENTIFIER
+from asyncdicom.archive.origin import Origin
 from asyncdicom.association import Request
 from asyncdicom.exceptions import DataSetError, StatusError
 from asyncdicom.net.channel import Trace
 from asyncdicom.net.sources import FileSource
+from asyncdicom.net.tls import certificate_of
 from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import Server, serve
@@ -170,6 +172,7 @@ class ArchiveProvider:
             transfer_syntax_uid=request.transfer_syntax_uid,
             batches=request.data.batches(PIECE),
             calling_ae_title=request.calling_ae_title,
+            origin=_origin(request) if self.archive.is_routing else None,
         )
         if stored.status.is_success:
             self.note(request.affected_sop_class_uid, request.transfer_syntax_uid)
@@ -259,6 +262,13 @@ def _source(instance: StoredInstance) -> FileSource:
         length=instance.data_set_length,
         in_threads=True,
     )
+
+
+def _origin(request: Request) -> Origin:
+    """Say who has sent an instance, to whom."""
+    certificate = certificate_of(request.incoming.channel.transport.get_extra_info("ssl_object"))
+    names = () if certificate is None else (f"sha256:{certificate.fingerprint}", *sorted(certificate.names))
+    return Origin(request.calling_ae_title, request.called_ae_title, request.association.peer[0], names)
 
 
 def _peer(request: Request) -> Hashable:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Any
 
 import click
 
+from asyncdicom.cli.asking import Line, ask_archive, asking, result_of, show
 from asyncdicom.cli.output import json_line, progress, warn
-from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain, run
-from asyncdicom.telemetry.text import printable
+from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain
 
 __all__ = ["command"]
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 _NAME = "asyncdicom archive"
-
-_Line = Mapping[str, Any]
 
 
 @click.group(epilog=EXIT_CODES)
@@ -28,60 +24,6 @@ def command(ctx: click.Context, directory: str) -> None:
     ctx.obj = directory
 
 
-def _asking(work: Callable[[], Awaitable[int]]) -> int:
-    from asyncdicom.archive import ArchiveError
-
-    async def asked() -> int:
-        try:
-            return await work()
-        except ArchiveError as error:
-            return complain(_NAME, str(error), FAILED)
-
-    return run(asked)
-
-
-async def _ask(
-    directory: str,
-    method: str,
-    arguments: _Line | None = None,
-    *,
-    before: Callable[[str], None] | None = None,
-) -> AsyncGenerator[_Line, None]:
-    """Ask the process that serves a folder, or else take the folder's lock: the lines are the same.
-
-    ``before`` is called when nothing serves it.
-    """
-    from asyncdicom.archive import Archive
-    from asyncdicom.archive.control import NotServed, ask
-    from asyncdicom.archive.operations import METHODS
-
-    try:
-        async with aclosing(ask(directory, method, arguments or {})) as lines:
-            async for line in lines:
-                yield line
-        return
-    except NotServed:
-        pass
-    if before is not None:
-        import asyncio
-
-        await asyncio.to_thread(before, directory)
-    async with (
-        Archive(directory, existing=True, sweep=False, scrub=0) as archive,
-        aclosing(METHODS[method](archive, arguments or {})) as lines,
-    ):
-        async for line in lines:
-            yield line
-
-
-async def _result(directory: str, method: str, before: Callable[[str], None] | None = None) -> _Line:
-    last: _Line = {}
-    async with aclosing(_ask(directory, method, before=before)) as lines:
-        async for line in lines:
-            last = line
-    return last
-
-
 @command.command()
 @_JSON
 @click.pass_obj
@@ -89,7 +31,7 @@ def reindex(directory: str, as_json: bool) -> int:
     """Index every file that the index does not know; one that is damaged is moved aside and built anew."""
 
     async def work() -> int:
-        swept = dict(await _result(directory, "reindex", _set_damaged_aside))
+        swept = dict(await result_of(directory, "reindex", before=_set_damaged_aside))
         told, counts = swept.pop("told"), swept["counts"]
         if as_json:
             json_line(**swept)
@@ -97,7 +39,7 @@ def reindex(directory: str, as_json: bool) -> int:
             print(f"{told or 'nothing to do'}; {counts['instance']} instances are in the index")
         return FAILED if swept["failed"] or swept["missing"] else OK
 
-    return _asking(work)
+    return asking(_NAME, work)
 
 
 def _set_damaged_aside(directory: str) -> None:
@@ -115,29 +57,22 @@ def verify(directory: str, rate: int | None, as_json: bool) -> int:
     """Compare every file with the digest in its row; exit code 1 if one is missing or damaged."""
 
     async def work() -> int:
-        last: _Line = {}
+        last: Line = {}
         done = 0
         arguments = {} if rate is None else {"bytes_per_second": rate << 20}
         with progress("files verified", None) as advance:
-            async with aclosing(_ask(directory, "verify", arguments)) as lines:
+            async with aclosing(ask_archive(directory, "verify", arguments)) as lines:
                 async for line in lines:
                     last = line
                     if advance is not None and "verified_so_far" in line:
                         advance(line["verified_so_far"] - done)
                         done = line["verified_so_far"]
                     if "state" in line:
-                        _show(line, as_json, "{sop_instance_uid}: {file} is {state}")
-        _show(last, as_json, "{verified} files verified, {bad} of them missing or damaged")
+                        show(line, as_json, "{sop_instance_uid}: {file} is {state}")
+        show(last, as_json, "{verified} files verified, {bad} of them missing or damaged")
         return FAILED if last["bad"] else OK
 
-    return _asking(work)
-
-
-def _show(line: _Line, as_json: bool, text: str) -> None:
-    if as_json:
-        json_line(**line)
-    else:
-        print(text.format_map({key: printable(str(value)) for key, value in line.items()}), flush=True)
+    return asking(_NAME, work)
 
 
 @command.command()
@@ -147,14 +82,14 @@ def stat(directory: str, as_json: bool) -> int:
     """Count patients ... instances, what is in quarantine or set aside, and what was found bad or healed."""
 
     async def work() -> int:
-        counts = await _result(directory, "stat")
+        counts = await result_of(directory, "stat")
         if as_json:
             json_line(**counts)
         else:
             print("\n".join(f"{name:20}{count}" for name, count in counts.items()))
         return OK
 
-    return _asking(work)
+    return asking(_NAME, work)
 
 
 @command.group()
@@ -169,15 +104,15 @@ def list_(directory: str, as_json: bool) -> int:
     """Show what is there: its name, UID, size in bytes, when it came, from whom, and why it is there."""
 
     async def work() -> int:
-        async with aclosing(_ask(directory, "quarantine list")) as lines:
+        async with aclosing(ask_archive(directory, "quarantine list")) as lines:
             async for line in lines:
                 text = "{quarantined} in quarantine, {size} bytes"
                 if "name" in line:
                     text = "{name} {sop_instance_uid} {size} {received} from {calling_ae_title}: {reason}"
-                _show(line, as_json, text)
+                show(line, as_json, text)
         return OK
 
-    return _asking(work)
+    return asking(_NAME, work)
 
 
 @quarantine.command()
@@ -189,7 +124,7 @@ def accept(directory: str, names: tuple[str, ...], as_json: bool) -> int:
 
     The stored one goes to quarantine, so that it can be accepted again.
     """
-    return _asking(lambda: _each(directory, "accept", list(names), as_json))
+    return asking(_NAME, lambda: _each(directory, "accept", list(names), as_json))
 
 
 @quarantine.command()
@@ -205,22 +140,22 @@ def purge(directory: str, names: tuple[str, ...], everything: bool, as_json: boo
     async def work() -> int:
         chosen = list(names)
         if everything:
-            async with aclosing(_ask(directory, "quarantine list")) as lines:
+            async with aclosing(ask_archive(directory, "quarantine list")) as lines:
                 chosen = [line["name"] async for line in lines if "name" in line]
         return await _each(directory, "purge", chosen, as_json)
 
-    return _asking(work)
+    return asking(_NAME, work)
 
 
 async def _each(directory: str, what: str, names: list[str], as_json: bool) -> int:
     done, word = 0, {"accept": "accepted", "purge": "purged"}[what]
     for start in range(0, len(names), 500):
         some = {"names": names[start : start + 500]}
-        async with aclosing(_ask(directory, f"quarantine {what}", some)) as lines:
+        async with aclosing(ask_archive(directory, f"quarantine {what}", some)) as lines:
             async for line in lines:
                 if word in line:
                     done += 1
-                    _show({"sop_instance_uid": line[word]}, as_json, f"{word}: {{sop_instance_uid}}")
+                    show({"sop_instance_uid": line[word]}, as_json, f"{word}: {{sop_instance_uid}}")
     if not as_json:
         warn(f"{done} {word}")
     return OK

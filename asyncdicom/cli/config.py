@@ -68,6 +68,7 @@ _KEYS: dict[str, type] = {
     "minimum_free": int,
     "scrub": int,
     "quarantine_limit": int,
+    "gateway": str,
     "strict": bool,
     "log_file": str,
     "log_level": str,
@@ -88,6 +89,7 @@ _PEER_KEYS: dict[str, type | tuple[type, ...]] = {
     "calling_ae_title": str,
     "called_ae_title": str,
     "maximum_associations": int,
+    "associations": int,
     "operations_invoked": int,
     **dict.fromkeys(_SECONDS, (int, float)),
 }

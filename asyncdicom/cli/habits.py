@@ -9,7 +9,7 @@ import click
 
 __all__ = ["habits"]
 
-_FILES_DECIDE = "files are sent as they are encoded, and what is proposed comes from them"
+_FILES_DECIDE = "files are sent as they are encoded, and re-encoded only for a peer that does not take that"
 _AS_RECEIVED = "what is received is saved as it came, byte for byte; dcmconv changes files"
 _AS_IT_IS = "what is sent is not changed"
 _NAMED = "files are named SOP-INSTANCE-UID.dcm, and none is replaced"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,9 @@ from asyncdicom.telemetry.log import Log
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from asyncdicom.archive import Archive
+    from asyncdicom.archive.operations import Method
+    from asyncdicom.gateway.config import GatewayConfig
     from asyncdicom.server import Server
 
 __all__ = ["command"]
@@ -180,6 +184,13 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     help="Compare stored files with their digests, all the time, at so many MiB a second; 0: never.",
 )
 @click.option(
+    "--gateway",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Send on what is received, to the destinations and by the routes in this file (TOML; see asyncdicom "
+    "route check).",
+)
+@click.option(
     "--quarantine-limit",
     type=click.IntRange(0),
     default=10_000,
@@ -205,6 +216,7 @@ def command(
     peers: dict[str, Peer],
     plain_peers: dict[str, Peer],
     strict: bool | None,
+    gateway: str | None,
     **options: Any,
 ) -> int:
     """Run an archive: it receives instances, answers queries and sends what is asked for.
@@ -214,6 +226,7 @@ def command(
     """
     context = click.get_current_context()
     known = _known(context.params, aet, host, tls)
+    routes = None if gateway is None else _read_gateway(gateway, tls)
     return run(
         lambda: _serve(
             known,
@@ -223,9 +236,35 @@ def command(
             as_json,
             limits=with_descriptors(replace(configured["limits"], **limits)),
             timeouts=configured["timeouts"],
+            gateway=routes,
             **options,
         )
     )
+
+
+def _read_gateway(path: str, tls: Tls) -> GatewayConfig:
+    from asyncdicom.gateway.config import GatewayConfigError, read_gateway
+
+    ours = None if tls.identity is None else replace(tls.files(), verify=True)
+    try:
+        return read_gateway(path, ours=ours)
+    except GatewayConfigError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@asynccontextmanager
+async def _sending_on(
+    archive: Archive, config: GatewayConfig | None, ae_title: str
+) -> AsyncGenerator[dict[str, Method], None]:
+    """Send on what the archive receives; gives what an operator can ask of that."""
+    from asyncdicom.gateway.gateway import Gateway
+    from asyncdicom.gateway.methods import methods_of
+
+    if config is None:
+        yield {}
+        return
+    async with Gateway(archive, config, ae_title=ae_title) as gateway:
+        yield methods_of(gateway)
 
 
 class _Known(NamedTuple):
@@ -326,6 +365,7 @@ async def _serve(
     existing: bool,
     scrub: int,
     quarantine_limit: int,
+    gateway: GatewayConfig | None,
     limits: Limits,
     timeouts: Timeouts,
     debug: bool,
@@ -353,6 +393,7 @@ async def _serve(
                     scrub=scrub << 20,
                     maximum_quarantined=quarantine_limit,
                 ) as archive,
+                _sending_on(archive, gateway, aet) as methods,
                 serve_archive(
                     archive,
                     Address(aet, host, port),
@@ -385,7 +426,7 @@ async def _serve(
                     reopen_logs()
                     await on_reload()
 
-                async with Control(archive, on_reload=again):
+                async with Control(archive, on_reload=again, methods=methods):
                     return await serve_until_stopped(
                         server,
                         on_reload=[on_reload],

@@ -16,6 +16,7 @@ from asyncdicom.cli.printing import show, tell
 from asyncdicom.exceptions import AssociationError, DicomNetworkError
 from asyncdicom.net.disk import Batch, Buffer
 from asyncdicom.net.sources import Source
+from asyncdicom.options import OPERATIONS
 from asyncdicom.pool import AssociationPool
 from asyncdicom.services.contexts import storage_contexts
 from asyncdicom.services.responses import Response
@@ -30,7 +31,7 @@ log = Log("asyncdicom.cli")
 class Sending:
     """Sends to one peer and counts."""
 
-    def __init__(self, peer: Peer, associations: int, operations: int, *, as_json: bool) -> None:
+    def __init__(self, peer: Peer, associations: int, operations: int | None, *, as_json: bool) -> None:
         self.sent = 0
         self.warned = 0
         self.failed = 0
@@ -39,11 +40,11 @@ class Sending:
         self._not_sent = 0
         self._lost_in_a_row = 0
         self._given_up: AssociationError | None = None
-        self._told = False
+        self._told = operations is None  # that the peer grants less is news for who asked for more
         self._at_once = 1
         self._peer = peer
         self._associations = associations
-        self._operations = operations
+        self._operations = OPERATIONS if operations is None else operations
         self._as_json = as_json
         self._start = time.perf_counter()
 

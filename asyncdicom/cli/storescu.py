@@ -9,6 +9,7 @@ import click
 from asyncdicom.cli.options import EPILOG, peer_options
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import FAILED, OK, complain, run
+from asyncdicom.options import OPERATIONS
 
 
 @click.command(epilog=EPILOG)
@@ -22,10 +23,9 @@ from asyncdicom.cli.run import FAILED, OK, complain, run
 @click.option(
     "--operations",
     type=click.IntRange(1, 65535),
-    default=1,
     metavar="N",
-    help="Have N operations outstanding on each association, if the peer grants an Asynchronous "
-    "Operations Window.",
+    help=f"Have N operations outstanding on each association (default: {OPERATIONS}), if the peer grants an "
+    "Asynchronous Operations Window; 1 asks for none.",
 )
 @click.option(
     "--strict",
@@ -34,13 +34,18 @@ from asyncdicom.cli.run import FAILED, OK, complain, run
 )
 @peer_options("STORESCU", more="FILE...")
 def command(
-    peer: Peer, arguments: tuple[str, ...], associations: int, operations: int, strict: bool, as_json: bool
+    peer: Peer,
+    arguments: tuple[str, ...],
+    associations: int,
+    operations: int | None,
+    strict: bool,
+    as_json: bool,
 ) -> int:
     """Send DICOM files, and those in folders, to PEER (C-STORE).
 
     \b
     asyncdicom storescu PACS@10.0.0.5:104 study/ image.dcm
-    asyncdicom storescu --associations 4 --operations 16 10.0.0.5 104 study/
+    asyncdicom storescu --associations 4 10.0.0.5 104 study/
 
     Files are sent as they are encoded; uncompressed ones that PEER does not take so, as Explicit or Implicit
     VR Little Endian. What cannot be sent is named, and the rest is sent. In folders, a DICOMDIR and what is
@@ -52,7 +57,12 @@ def command(
 
 
 async def _store(
-    peer: Peer, arguments: tuple[str, ...], associations: int, operations: int, strict: bool, as_json: bool
+    peer: Peer,
+    arguments: tuple[str, ...],
+    associations: int,
+    operations: int | None,
+    strict: bool,
+    as_json: bool,
 ) -> int:
     from asyncdicom.cli.files import find_files, read_heads
     from asyncdicom.cli.sending import Sending

@@ -75,7 +75,8 @@ class AssociationCore(Exchange):
 
     Attributes: `request` and `negotiated`, once they are known; `contexts`, the accepted presentation
     contexts by their ID; `failure`, what has ended the association; `news`, what `events` will give;
-    `queued`, set by the driver: how many wait for room in the operations window, and use it before a release.
+    `queued`, set by the driver: how many wait for room in the operations window, and use it before a release;
+    `unanswered`: how many operations of ours were outstanding when it ended.
     """
 
     __slots__ = (
@@ -84,8 +85,10 @@ class AssociationCore(Exchange):
         "_left",
         "_quiet_by",
         "_wants_release",
+        "_was_late",
         "queued",
         "request",
+        "unanswered",
     )
 
     def __init__(
@@ -116,8 +119,10 @@ class AssociationCore(Exchange):
         self._wants_release: bool | None = None  # once quiet: True to release, False to abort
         self._quiet_by: float | None = None  # until when that has to be
         self._answer_by: float | None = None  # until when we may put off the A-RELEASE-RP
+        self._was_late = False  # the peer, with a response
         self.request: AAssociateRQ | None = None
         self.queued = 0
+        self.unanswered = 0
 
     # what can be seen
 
@@ -169,6 +174,21 @@ class AssociationCore(Exchange):
             raise AssociationReleased(f"{self._name()}: the peer has asked for the release")
         if self._half_closed:
             raise AssociationClosed(f"{self._name()}: the peer has closed its half of the connection")
+
+    @property
+    def is_broken_by_window(self) -> bool | None:
+        """Whether the peer has ended it because several operations were outstanding: None if it may have.
+
+        It surely has by an A-ABORT before it had answered as many as the window is large; one that closes,
+        or does not answer, may as well have crashed.
+        """
+        failure, invoked = self.failure, self._invoked
+        if self.unanswered < 2 or not isinstance(failure, (AssociationAborted, AssociationClosed)):
+            return False
+        if isinstance(failure, AssociationAborted) and failure.message:  # it was us
+            return None if self._was_late else False
+        is_early = invoked.answered < invoked.window
+        return True if is_early and isinstance(failure, AssociationAborted) else None
 
     # out
 
@@ -240,6 +260,7 @@ class AssociationCore(Exchange):
         """The driver gives the connection up; the first failure counts."""
         if self.failure is None:
             self.failure = error
+            self.unanswered = len(self._invoked)
             self._incoming = NOTHING
             self._quiet_by = self._answer_by = None
             self.news.append(Ended(error))
@@ -367,6 +388,7 @@ class AssociationCore(Exchange):
             error = AssociationTimeout(f"{self._name()}: the response did not come in time", which="dimse")
             self.news.append(OperationFailed(operation, error))
         if late:
+            self._was_late = True
             self.abort(now)
 
     # what the upper layer reports

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.exceptions import LocalProtocolError, RemoteProtocolError
+from asyncdicom.options import OPERATIONS
 
 __all__ = [
     "MAXIMUM_DUPLICATES",
@@ -59,6 +60,7 @@ class Invoked:
         "message_id",
         "numbers",
         "pending",
+        "prolonged",
         "repeated",
         "sending",
         "timeout",
@@ -87,6 +89,8 @@ class Invoked:
         """The final response has come."""
         self.sending = True
         """The last byte of the request has not left."""
+        self.prolonged = 0
+        """So often its deadline was put off, because others were answered."""
         self.pending = 0
         """So many Pending responses have come."""
         self.numbers: tuple[int | None, ...] = ()
@@ -103,13 +107,17 @@ class InvokedOperations:
     """The operations that this side has invoked; `window` is the negotiated number, 0 for any.
 
     `maximum_outstanding`: how many bytes of their data sets may be outstanding; of one there may be more.
-    `opened`: those that await their final response, by Message ID.
+    `opened`: those that await their final response, by Message ID; `answered`: how many have had it.
+
+    The peer may take `timeout` for each C-STORE, also where several wait: its time begins anew with every
+    answer to another one, as often as the window is large.
     """
 
     def __init__(self, window: int = 1, maximum_outstanding: int | None = None) -> None:
         self.window = window
         self.maximum_outstanding = maximum_outstanding
         self.outstanding = 0
+        self.answered = 0
         self.opened: dict[int, Invoked] = {}
         self._last_message_id = 0
         self._strays = 0
@@ -117,6 +125,7 @@ class InvokedOperations:
         # the peer has answered cannot be seen then.
         self._paused_at: float | None = None
         self._stood_still = 0.0
+        self._heard = 0.0  # in that time: the last final response to a C-STORE
 
     def __len__(self) -> int:
         return len(self.opened)
@@ -194,6 +203,9 @@ class InvokedOperations:
             invoked.deadline = None
             del self.opened[message_id]
             self.outstanding -= invoked.length
+            self.answered += 1
+            if invoked.command_field is CommandField.C_STORE_RQ:
+                self._heard = now - self._stood_still
         elif invoked.command_field in _SEVERAL_RESPONSES:  # elsewhere Pending means nothing: no progress
             if invoked.command_field is not CommandField.C_FIND_RQ:
                 self._count_pending(invoked, command)
@@ -268,10 +280,24 @@ class InvokedOperations:
         expired = []
         for invoked in self.opened.values():
             # Compared as next_deadline() gave it, lest rounding makes a timer fire in vain.
-            if invoked.deadline is not None and invoked.deadline + self._stood_still <= now:
+            if invoked.deadline is None or invoked.deadline + self._stood_still > now:
+                continue
+            if not self._goes_on(invoked, now):
                 invoked.deadline = None
                 expired.append(invoked)
         return expired
+
+    def _goes_on(self, invoked: Invoked, now: float) -> bool:
+        """Put off the deadline of a C-STORE if another one was answered since its time began."""
+        is_store = invoked.command_field is CommandField.C_STORE_RQ
+        if not is_store or invoked.timeout is None or invoked.prolonged >= (self.window or OPERATIONS) - 1:
+            return False
+        deadline = self._heard + invoked.timeout
+        if deadline + self._stood_still <= now:
+            return False
+        invoked.prolonged += 1
+        invoked.deadline = deadline
+        return True
 
     def _restart(self, invoked: Invoked, now: float) -> None:
         if invoked.timeout is None:

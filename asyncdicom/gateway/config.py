@@ -8,6 +8,7 @@ rate = 50                         # and other options of `sender.SenderOptions`
 hours = ["mon-fri 19:00-06:00", "sat-sun 00:00-24:00"]
 time_zone = "Europe/Berlin"
 also_delivered = [0x0111]         # statuses by which it says that it has the instance
+tls = { trusted = ["ca.pem"] }    # fields of `TlsFiles`; true: as we are called; false: in the clear
 
 [[routes]]                        # see `rules`
 when = { calling = "CT*" }
@@ -21,7 +22,8 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from ssl import SSLContext
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -29,6 +31,7 @@ from asyncdicom.destination import Destination
 from asyncdicom.gateway.rules import RouteFunction, RuleError, Rules, parse_rules
 from asyncdicom.gateway.schedule import Schedule
 from asyncdicom.gateway.sender import SenderOptions
+from asyncdicom.net.tls_files import TlsFiles
 from asyncdicom.toml_lines import Key, line_of
 
 __all__ = ["GatewayConfig", "GatewayConfigError", "GatewayDestination", "parse_gateway", "read_gateway"]
@@ -58,7 +61,9 @@ _KEYS: dict[str, Any] = {
     "hours": (list, str),
     "time_zone": str,
     "also_delivered": list,
+    "tls": (bool, dict),
 }
+_TLS: dict[str, Any] = {"key": str, "certificate": str, "trusted": list, "crl": list, "verify": bool}
 
 
 class GatewayConfigError(ValueError):
@@ -90,11 +95,15 @@ class GatewayConfig:
 
 
 def read_gateway(
-    path: str | os.PathLike[str], functions: Mapping[str, RouteFunction] | None = None
+    path: str | os.PathLike[str],
+    functions: Mapping[str, RouteFunction] | None = None,
+    ours: TlsFiles | None = None,
 ) -> GatewayConfig:
     """Read the configuration of a gateway. Raises `GatewayConfigError`, which names file and line.
 
-    `functions`: those that rules may name. Other tables than `destinations` and `routes` are left to others.
+    `functions`: those that rules may name. `ours`: our certificate and whom we trust, if we are called by
+    TLS: then destinations are, too, unless they say otherwise. Other tables than `destinations` and `routes`
+    are left to others.
     """
     where = os.fspath(path)
     try:
@@ -103,20 +112,25 @@ def read_gateway(
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8, as TOML has to be"
         raise GatewayConfigError(f"{where}: {reason}") from None
-    return parse_gateway(text, where, functions)
+    return parse_gateway(text, where, functions, ours)
 
 
 def parse_gateway(
-    text: str, where: str = "gateway.toml", functions: Mapping[str, RouteFunction] | None = None
+    text: str,
+    where: str = "gateway.toml",
+    functions: Mapping[str, RouteFunction] | None = None,
+    ours: TlsFiles | None = None,
 ) -> GatewayConfig:
     """Understand the text of a configuration; `where` is the name of its file. As `read_gateway`."""
     try:
         tables = tomllib.loads(text)
-        destinations = _destinations(tables.get("destinations", {}))
+        destinations = _destinations(tables.get("destinations", {}), ours)
         routes = tables.get("routes", [])
         if not isinstance(routes, list):
             raise _WrongError("routes are tables in an order: [[routes]]", ("routes",))
-        return GatewayConfig(destinations, parse_rules(routes, destinations, functions))
+        rules = parse_rules(routes, destinations, functions)
+        _check_groups(rules, destinations)
+        return GatewayConfig(destinations, rules)
     except tomllib.TOMLDecodeError as error:
         raise GatewayConfigError(f"{where}: {error}") from None
     except (_WrongError, RuleError) as error:
@@ -124,13 +138,22 @@ def parse_gateway(
         raise GatewayConfigError(f"{where}:{line}: {error}" if line else f"{where}: {error}") from None
 
 
-def _destinations(tables: object) -> dict[str, GatewayDestination]:
+def _check_groups(rules: Rules, destinations: Mapping[str, GatewayDestination]) -> None:
+    for name in sorted({name for group in rules.groups for name in group}):
+        if destinations[name].options.ordered:
+            raise _WrongError(
+                f"{name} is ordered and in a first_of: there is no order over several destinations",
+                ("destinations", name, "ordered"),
+            )
+
+
+def _destinations(tables: object, ours: TlsFiles | None) -> dict[str, GatewayDestination]:
     if not isinstance(tables, dict):
         raise _WrongError("destinations are tables: [destinations.NAME]", ("destinations",))
-    return {name: _destination(name, table) for name, table in tables.items()}
+    return {name: _destination(name, table, ours) for name, table in tables.items()}
 
 
-def _destination(name: str, table: object) -> GatewayDestination:
+def _destination(name: str, table: object, ours: TlsFiles | None) -> GatewayDestination:
     where: Key = ("destinations", name)
     if not _NAME(name):
         raise _WrongError(f"{name!r} is no name: 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'", where)
@@ -139,7 +162,7 @@ def _destination(name: str, table: object) -> GatewayDestination:
     _check(table, where)
     try:
         called = {key: table[key] for key in _CALLED if key in table}
-        destination = Destination(**called)
+        destination = Destination(**called, ssl=_context(table.get("tls"), ours, where))
         window = max(destination.operations_invoked, 1)
         schedule = _schedule(table, where)
         options = SenderOptions(
@@ -155,16 +178,33 @@ def _destination(name: str, table: object) -> GatewayDestination:
         raise _WrongError(f"{name}: {error}", (*where, key) if key else where) from None
 
 
-def _check(table: Mapping[str, Any], where: Key) -> None:
+def _check(table: Mapping[str, Any], where: Key, keys: Mapping[str, Any] = _KEYS) -> None:
     for key, value in table.items():
-        if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, 1)
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, 1)
             meant = f"; did you mean {near[0]}?" if near else ""
-            raise _WrongError(f"unknown key {key!r}{meant}; known are {', '.join(_KEYS)}", (*where, key))
-        kinds = _KEYS[key] if isinstance(_KEYS[key], tuple) else (_KEYS[key],)
+            raise _WrongError(f"unknown key {key!r}{meant}; known are {', '.join(keys)}", (*where, key))
+        kinds = keys[key] if isinstance(keys[key], tuple) else (keys[key],)
         if type(value) not in kinds:
             names = " or ".join(kind.__name__ for kind in kinds)
             raise _WrongError(f"{key} must be of type {names}", (*where, key))
+
+
+def _context(tls: Any, ours: TlsFiles | None, where: Key) -> SSLContext | None:
+    """Make what a destination is called by; None is in the clear."""
+    if tls is False or (tls is None and ours is None):
+        return None
+    own: dict[str, Any] = tls if isinstance(tls, dict) else {}
+    _check(own, (*where, "tls"), _TLS)
+    if not all(isinstance(file, str) for key in ("trusted", "crl") for file in own.get(key, [])):
+        raise _WrongError("trusted and crl are lists of files", (*where, "tls"))
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in own.items()}
+    if "certificate" in own:
+        values.setdefault("key", None)
+    try:
+        return replace(ours or TlsFiles(), **values).client()
+    except ValueError as error:
+        raise _WrongError(str(error), (*where, "tls")) from None
 
 
 def _schedule(table: Mapping[str, Any], where: Key) -> Schedule:

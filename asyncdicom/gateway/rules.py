@@ -171,6 +171,15 @@ class Rules:
         )
         """The elements that have to be picked out of a data set, so that the rules can be asked."""
 
+    def __len__(self) -> int:
+        return len(self._rules) + (self._default is not None)
+
+    @property
+    def groups(self) -> set[tuple[str, ...]]:
+        """Give the groups that a rule chooses the first of."""
+        default = [] if self._default is None else [self._default]
+        return {rule.destinations for rule in (*self._rules, *default) if rule.way == "first_of"}
+
     def decide(self, facts: Facts) -> Decision:
         """Say where an instance goes; never raises.
 

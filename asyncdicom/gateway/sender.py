@@ -259,6 +259,10 @@ class Sender:
                 return each[2]
         return None
 
+    def goes_on(self, lane: int) -> bool:
+        """Tell whether something waits for the study that an association has."""
+        return any(job.group == self._lanes.get(lane) for _, _, job in self._held)
+
     def leave(self, lane: int) -> None:
         """Say that an association has ended: its study may be taken up on another one."""
         self._lanes.pop(lane, None)
@@ -292,6 +296,9 @@ class Sender:
             case Verdict.BROKEN:
                 self._lost(job, attempt, now)
                 return Settled(job.id, "waiting", job.attempts + 1, self._pause(job.attempts + 1))
+            case Verdict.UNREADABLE:
+                self._breaker.abandoned(attempt)
+                return self._again_or_failed(job)
             case Verdict.RETURNED:
                 self._breaker.abandoned(attempt)
                 return Settled(job.id, "waiting", job.attempts)
@@ -307,6 +314,9 @@ class Sender:
             self._breaker.failed(attempt, now)
             return Settled(job.id, "waiting", job.attempts, self._pause(job.attempts + 1))
         self._answered()
+        return self._again_or_failed(job)
+
+    def _again_or_failed(self, job: Job) -> Settled:
         attempts = job.attempts + 1
         if attempts >= self.options.object_attempts:
             return Settled(job.id, "failed", attempts)

@@ -5,14 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection
 
-from asyncdicom.exceptions import (
-    AssociationAborted,
-    AssociationClosed,
-    AssociationError,
-    AssociationReleased,
-    AssociationTimeout,
-    PresentationContextError,
-)
+from asyncdicom.exceptions import AssociationError, PresentationContextError, RemoteProtocolError
 from asyncdicom.status import Status
 
 __all__ = ["Verdict", "verdict_of_error", "verdict_of_status"]
@@ -29,6 +22,8 @@ class Verdict(enum.Enum):
     DESTINATION = "the destination cannot be reached, or takes nothing now"
     BROKEN = "the association was lost while this instance was sent"
     """Either of them may be the reason."""
+    UNREADABLE = "it cannot be read here"
+    """Nobody else's fault: the destination is none the better or worse for it."""
     RETURNED = "it was not sent"
     """Nobody's fault: we stop, or pause."""
 
@@ -55,15 +50,13 @@ def verdict_of_status(status: Status, also_delivered: Collection[int] = ()) -> V
 
 
 def verdict_of_error(error: BaseException, *, was_sending: bool) -> Verdict:
-    """Judge an exception. `was_sending`: the association stood, and the instance was on its way.
-
-    An instance that cannot be read from the spool is one that is not taken: others are not held up.
-    """
+    """Judge an exception. `was_sending`: the association stood, and the instance was on its way."""
+    if not isinstance(error, Exception):
+        return Verdict.RETURNED
     if isinstance(error, PresentationContextError):
         return Verdict.REFUSED
-    lost = (AssociationAborted, AssociationClosed, AssociationReleased, AssociationTimeout)
-    if was_sending and isinstance(error, lost):
-        return Verdict.BROKEN
-    if isinstance(error, AssociationError) or (isinstance(error, OSError) and not was_sending):
+    if isinstance(error, AssociationError | RemoteProtocolError):
+        return Verdict.BROKEN if was_sending else Verdict.DESTINATION
+    if isinstance(error, OSError) and not was_sending:
         return Verdict.DESTINATION
-    return Verdict.OBJECT if isinstance(error, Exception) else Verdict.RETURNED
+    return Verdict.UNREADABLE

@@ -71,6 +71,7 @@ class Channel:
         limits: Limits,
         admit: Callable[[Channel, AAssociateRQ], None] | None = None,
         on_closed: Callable[[Channel], None] | None = None,
+        on_ended: Callable[[Channel], None] | None = None,
         trace: Trace | None = None,
     ) -> None:
         self.timeouts = timeouts
@@ -132,6 +133,7 @@ class Channel:
         self._loop = loop
         self._admit = admit
         self._on_closed = on_closed
+        self._on_end = on_ended
         self._trace = trace
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -351,6 +353,8 @@ class Channel:
         self.performer.fail(error)
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
+        if self._on_end is not None:
+            self._on_end(self)
 
     def _tell_end(self, error: AssociationError, now: float) -> None:
         level = logging.INFO if self._is_news(error) else logging.DEBUG

@@ -6,8 +6,9 @@ another one, to a destination that the provider knows.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import NamedTuple
 
 from asyncdicom.data.elements import decode as decode_elements
@@ -36,6 +37,7 @@ from asyncdicom.services.request import (
     Retrieval,
     RetrieveHandler,
     StoreHandler,
+    Storer,
 )
 from asyncdicom.services.responses import (
     Answer,
@@ -314,24 +316,59 @@ async def _move(
     if work.losses >= _MAXIMUM_LOSSES:
         await work.fail(sources, f"destination: {work.losses} associations were lost")
         return False
+
+    def use(association: Storer) -> None:
+        async def store(source: Source, on_sent: Callable[[], None]) -> Response:
+            return await association.c_store(
+                source, priority=priority, move_originator=originator, on_sent=on_sent
+            )
+
+        work.add(association.operations_invoked, store)
+
+    def opening() -> AbstractAsyncContextManager[Storer]:
+        return handlers.open_association(destination, contexts)
+
+    more = min(destination.associations, destination.maximum_associations, work.number_of_remaining) - 1
     try:
         async with AsyncExitStack() as stack:
-            opening = handlers.open_association(destination, contexts)
-            association = await incoming.guard(stack.enter_async_context(opening))
-
-            async def store(source: Source, on_sent: Callable[[], None]) -> Response:
-                return await association.c_store(
-                    source, priority=priority, move_originator=originator, on_sent=on_sent
-                )
-
-            work.add(association.operations_invoked, store)
-            return await work.perform(sources, kinds)
+            use(await incoming.guard(stack.enter_async_context(opening())))
+            async with _further(more, opening, use):
+                return await work.perform(sources, kinds)
     except Interrupted:
         return False
     except AssociationError as error:  # that it could not be opened
         incoming.channel.check_open()
         await work.fail(sources, f"destination: {in_short(error)}", str(error))
         return False
+
+
+@asynccontextmanager
+async def _further(
+    number: int, opening: Callable[[], AbstractAsyncContextManager[Storer]], use: Callable[[Storer], None]
+) -> AsyncGenerator[None, None]:
+    """Open more associations while the first one is at work; those that fail are done without."""
+    opened: set[asyncio.Task[None] | None] = set()
+    is_done = asyncio.Event()
+
+    async def keep() -> None:
+        try:
+            async with opening() as association:
+                opened.add(asyncio.current_task())
+                use(association)
+                await is_done.wait()
+        except AssociationError as error:
+            log.info("a C-MOVE goes on without one more association: %s", error)
+
+    tasks = [asyncio.create_task(keep()) for _ in range(number)]
+    try:
+        yield
+        is_done.set()  # these are released
+    finally:
+        for task in tasks:
+            if not is_done.is_set() or task not in opened:
+                task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
 
 def _kinds(sources: Sequence[Source] | LazySources) -> list[Kind]:

@@ -60,6 +60,11 @@ class SubOperationSender:
         self._in_a_row = 0
         self._is_exhausted = False
 
+    @property
+    def number_of_remaining(self) -> int:
+        """How many have not ended."""
+        return self._operations.number_of_remaining
+
     def add(self, window: int, store: StoreOne) -> Route[Source]:
         """Use one more association, whose window is `window` (0: any number)."""
         route: Route[Source] = Route(window or OPERATIONS)

@@ -226,7 +226,7 @@ async def attack_in_process(tmp_path: Path, tools: Any) -> None:
         }
     assert tables == {
         *("archive", "patient", "study", "series", "instance", "quarantine"),
-        *("scrub", "tombstone"),
+        *("scrub", "tombstone", "delivery", "destination"),
     }
     print(f"{len(strings)} strings: {kept} kept, {answered} queries answered, {refused} refused")
 

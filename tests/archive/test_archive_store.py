@@ -403,7 +403,7 @@ async def test_every_instance_of_pydicom(archive: Archive, tmp_path: Path, tools
     statuses: Counter[int] = Counter()
     same = 0
 
-    async def store(where: Archive, uids: dict[str, str], data: bytes) -> int:
+    async def store(where: Archive, uids: dict[str, Any], data: bytes) -> int:
         return int((await where.store(batches=tools.in_batches(data, 65536), **uids)).status)
 
     for number, (uids, data) in enumerate(pydicom_instances()):

@@ -111,7 +111,8 @@ def deflated(data: bytes) -> bytes:
 
 
 ENCODED = deflated(WHOLE)
-STRANGE = b"\x08\x00\x05\x00--\x04\x00abcd"  # no such VR: it cannot be told where it ends
+STRANGE = b"\x08\x00\x05\x00--\x04\x00abcd"  # no such VR, but it is plain where it ends
+NOTHING_ELSE = b"\x08\x00\x05\x00\x07\x99\xff\xff"  # of this nobody can tell
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,9 @@ STRANGE = b"\x08\x00\x05\x00--\x04\x00abcd"  # no such VR: it cannot be told whe
     [
         (WHOLE, PLAIN, None),
         (WHOLE + bytes(20), PLAIN, None),
-        (STRANGE + WHOLE[:-1], PLAIN, None),
+        (STRANGE + WHOLE, PLAIN, None),
+        (STRANGE + WHOLE[:-1], PLAIN, "the data set is truncated"),
+        (NOTHING_ELSE + WHOLE[:-1], PLAIN, None),
         (WHOLE[:-1], PLAIN, "the data set is truncated"),
         (WHOLE[:20], PLAIN, "the data set is truncated"),
         (WHOLE[:4], PLAIN, "the data set is truncated"),

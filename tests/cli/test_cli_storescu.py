@@ -194,10 +194,27 @@ async def test_json(tool: Tool, tmp_path: Path, folder: dict[str, bytes]) -> Non
     }
 
 
-async def test_a_lost_association_is_replaced(tool: Tool, tmp_path: Path, folder: dict[str, bytes]) -> None:
+ALONE = ("storescu", "--operations", 1)
+
+
+async def test_with_several_outstanding_a_lost_association_costs_only_what_it_was_lost_for(
+    tool: Tool, tmp_path: Path, folder: dict[str, bytes]
+) -> None:
     received = Received({"1.2.1": -1, "1.2.4": -1})
     async with serve("SCP@127.0.0.1:0", c_store=received) as server:
         code, out, err = await tool("storescu", "127.0.0.1", server.port, tmp_path / "in")
+    assert code == 1
+    assert out.startswith("sent 3, warned 0, failed 2 in ")
+    assert sorted(line.partition(": ")[0] for line in err.splitlines() if line.startswith(str(tmp_path))) == [
+        f"{tmp_path}/in/1",
+        f"{tmp_path}/in/b/0.dcm",
+    ]
+
+
+async def test_a_lost_association_is_replaced(tool: Tool, tmp_path: Path, folder: dict[str, bytes]) -> None:
+    received = Received({"1.2.1": -1, "1.2.4": -1})
+    async with serve("SCP@127.0.0.1:0", c_store=received) as server:
+        code, out, err = await tool(*ALONE, "127.0.0.1", server.port, tmp_path / "in")
     assert code == 1
     assert out.startswith("sent 3, warned 0, failed 2 in ")
     assert [line.partition(": ")[0] for line in err.splitlines()] == [
@@ -213,7 +230,7 @@ async def test_an_association_lost_again_at_once(
 ) -> None:
     received = Received({"1.2.1": -1, "1.2.2": -1})
     async with serve("SCP@127.0.0.1:0", c_store=received) as server:
-        code, out, err = await tool("storescu", "127.0.0.1", server.port, tmp_path / "in")
+        code, out, err = await tool(*ALONE, "127.0.0.1", server.port, tmp_path / "in")
     assert code == 3
     assert out.startswith("sent 1, warned 0, failed 4 (2 not sent) in ")
     assert len(err.splitlines()) == 3

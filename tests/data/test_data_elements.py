@@ -175,8 +175,7 @@ def test_the_scanner_finds_what_decode_finds(elements, how, at, byte) -> None:
     data = bytearray(dataset([(0x00080005, "CS", b""), *elements], how))
     if at < len(data):
         data[at] = byte
-    wanted = frozenset(range(0xFFFD0000, 0xFFFE0000))  # nothing there, so the scanner has to go to the end
-    scanner = Scanner(SYNTAXES[how], wanted)
+    scanner = Scanner(SYNTAXES[how], frozenset(), whole=True)
     try:
         decode(data, SYNTAXES[how])
     except DataSetError:
@@ -213,3 +212,15 @@ def test_a_long_data_set_is_decoded_in_steps() -> None:
     with pytest.raises(StopIteration) as end:
         next(steps)
     assert len(end.value.value) == 3000
+
+
+def test_a_syntax_that_nobody_knows_is_the_one_that_the_data_set_looks_like() -> None:
+    for how, syntax in SYNTAXES.items():
+        assert decode(dataset([LEVEL, NAME], how), "1.2.3.4") == decode(dataset([LEVEL, NAME], how), syntax)
+
+
+def test_another_syntax_has_to_read_the_whole_data_set() -> None:
+    many = [(0x00091000 + number, "LO", b"") for number in range(1500)]
+    assert len(decode(dataset([LEVEL, *many], "implicit"), EXPLICIT, strict=False)) == 1501
+    with pytest.raises(DataSetError):
+        decode(dataset([LEVEL, *many], "implicit")[:-1], EXPLICIT)

@@ -51,6 +51,13 @@ def test_pydicom_reads_what_we_write() -> None:
     )
 
 
+def test_private_information() -> None:
+    head = encode_file_meta(CT, INSTANCE, EXPLICIT, private_information=("1.2.3", b"ab"))
+    meta = pydicom.dcmread(io.BytesIO(head + DATA_SET)).file_meta
+    assert (meta.PrivateInformationCreatorUID, meta.PrivateInformation) == ("1.2.3", b"ab")
+    assert meta.FileMetaInformationGroupLength == len(head) - 144
+
+
 def test_the_preamble_is_zeros() -> None:  # M-09
     assert HEAD[:132] == bytes(128) + b"DICM"
 

@@ -628,3 +628,14 @@ def test_rubbish_ends_in_an_error_or_in_an_even_data_set(data: bytes, pair) -> N
         whole = b""
     assert len(whole) % 2 == 0
     decode(whole, pair[1])
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_delimiters_that_nobody_needs_are_dropped(size: int) -> None:
+    """Behind items, and at the end of a sequence, of defined length."""
+    empty, end_of_item = header(0xFFFEE000, "", 0, "explicit"), header(0xFFFEE00D, "", 0, "explicit")
+    end, last = header(0xFFFEE0DD, "", 0, "explicit"), (0x00100020, "LO", b"1 ")
+    inside = empty + end_of_item + end
+    data = header(0x00081140, "SQ", len(inside), "explicit") + inside + dataset([last], "explicit")
+    sent = header(0x00081140, "SQ", UNDEFINED, "implicit") + empty + end + dataset([last], "implicit")
+    assert b"".join(pieces(Reencoder(EXPLICIT, IMPLICIT, length=len(data)), data, size)) == sent

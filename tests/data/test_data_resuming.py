@@ -16,7 +16,7 @@ from asyncdicom.data.resuming import MAXIMUM_PLACES
 from asyncdicom.exceptions import DataSetError
 
 ENCODED = runpy.run_path(str(Path(__file__).with_name("encoded.py")))
-dataset, header = ENCODED["dataset"], ENCODED["header"]
+dataset, header, sequence = ENCODED["dataset"], ENCODED["header"], ENCODED["sequence"]
 SYNTAXES, UNDEFINED = ENCODED["SYNTAXES"], ENCODED["UNDEFINED"]
 
 BEFORE = (0x00080052, "CS", b"STUDY ")
@@ -174,3 +174,45 @@ def test_the_lenient_reader_reads_what_the_strict_one_reads(elements, at, byte, 
     skipped = Skipped()
     assert decode(data, SYNTAXES[how], strict=False, skipped=skipped) == strict
     assert (skipped.count, skipped.why) == (0, "")
+
+
+def test_a_sequence_without_its_end_is_told() -> None:
+    open_sequence = header(0x00081140, "SQ", UNDEFINED, "explicit") + header(0xFFFEE000, "", 0, "explicit")
+    elements, count = read(dataset([BEFORE], "explicit") + open_sequence, "explicit")
+    assert (elements, count) == ([BEFORE], 1)
+
+
+def test_what_was_skipped_is_said_in_words() -> None:
+    skipped = Skipped()
+    skipped.add("the first reason")
+    assert str(skipped) == "1 element skipped; the first reason"
+    skipped.add("another one", 2)
+    assert str(skipped) == "3 elements skipped; the first reason"
+
+
+TOLD = b"\x08\0\x55\0\1\2\4\0ab12"  # no VR; its length, taken as a short one, tells where it ends
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        header(0x00080060, "UT", UNDEFINED, "explicit"),
+        header(0x00080060, "OB", 0, "explicit")[:8],
+        header(0x00081140, "SQ", UNDEFINED, "explicit") + b"no item",
+    ],
+    ids=["a length that may not be undefined", "the beginning of a header", "a sequence without items"],
+)
+def test_what_is_no_proof_of_an_element_is_skipped_too(behind: bytes) -> None:
+    elements, count = read(dataset([BEFORE], "explicit") + TOLD + behind, "explicit")
+    assert (elements, count) == ([BEFORE], 1)
+
+
+def test_a_sequence_is_a_proof_by_its_first_item() -> None:
+    behind = sequence(0x00081140, "SQ", [(AFTER[1:2], True)], "explicit", True)
+    elements, count = read(dataset([BEFORE], "explicit") + TOLD + behind, "explicit")
+    assert ([element.tag for element in elements], count) == ([BEFORE[0], 0x00081140], 1)
+
+
+def test_less_than_a_header_at_the_end_costs_only_itself() -> None:
+    elements, count = read(dataset([BEFORE], "explicit") + b"\1\2\3", "explicit")
+    assert (elements, count) == ([BEFORE], 1)

@@ -7,6 +7,7 @@ import zlib
 from functools import cache
 from itertools import pairwise, product
 from pathlib import Path
+from struct import pack
 
 import pydicom
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from pydicom.dataelem import RawDataElement
 
 from asyncdicom.data.part10 import read_file_meta
-from asyncdicom.data.scanner import Scanner
+from asyncdicom.data.scanner import IncompleteDataSet, Scanner
 from asyncdicom.exceptions import DataSetError
 
 ENCODED = runpy.run_path(str(Path(__file__).with_name("encoded.py")))
@@ -462,3 +463,54 @@ def test_an_end_that_is_missing_is_noticed(missing) -> None:
     for pieces in ((), range(1, len(END))):
         with pytest.raises(DataSetError, match="truncated"):
             is_whole(END[:-missing], pieces=pieces)
+
+
+# deflated, to the end: what is behind the last wanted tag is inflated, and not looked at
+
+
+def deflated_whole(data, pieces=()):
+    deflated = deflate(data)
+    scanner = Scanner(DEFLATED, WANTED, whole=True)
+    for start, stop in pairwise([0, *pieces, len(deflated)]):
+        scanner.feed(memoryview(deflated)[start:stop])
+    return scanner
+
+
+def test_a_deflated_data_set_is_inflated_to_its_end() -> None:
+    data = dataset([(*UID, b"1.2\0"), (*NAME, b"DOE^J "), PIXELS], "explicit") + bytes(500_000) + b"x"
+    scanner = deflated_whole(data, (40,))
+    assert {tag: element.value for tag, element in scanner.finish().items()} == {
+        UID[0]: b"1.2\0",
+        NAME[0]: b"DOE^J ",
+    }
+    assert scanner.is_behind
+    assert scanner.skips == 0, "nothing of what is deflated can be skipped unread"
+
+
+def test_a_deflated_data_set_without_its_end_is_incomplete() -> None:
+    data = deflate(dataset([(*UID, b"1.2\0"), PIXELS], "explicit") + bytes(100_000))
+    scanner = Scanner(DEFLATED, WANTED, whole=True)
+    scanner.feed(data[:-8])
+    with pytest.raises(IncompleteDataSet):
+        scanner.finish()
+
+
+def test_what_nobody_wants_can_be_skipped() -> None:
+    scanner = Scanner(EXPLICIT, WANTED, whole=True)
+    scanner.feed(header(0x7FE00010, "OB", 1000, "explicit") + bytes(10))
+    assert scanner.skips == 990
+    scanner.feed(bytes(990))
+    assert scanner.skips == 0
+    assert scanner.finish() == {}
+
+
+def test_a_wanted_element_that_comes_with_different_values_is_told() -> None:
+    scanner = Scanner(EXPLICIT, WANTED, whole=True)
+    scanner.feed(dataset([(*NAME, b"DOE^J "), (*NAME, b"ROE^J "), (*ID, b"1 "), (*ID, b"1 ")], "explicit"))
+    assert scanner.finish()[NAME[0]].value == b"ROE^J "
+    assert scanner.repeated == {NAME[0]}
+
+
+def test_a_syntax_that_nobody_knows_and_no_data_set_looks_like() -> None:
+    with pytest.raises(DataSetError):
+        scan(b"\x08\0\5\0" + pack("<L", 1 << 30) + bytes(8), "1.2.3.4")

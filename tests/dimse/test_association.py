@@ -23,7 +23,7 @@ from asyncdicom.dimse.events import (
     OperationsFailed,
     ResponseReceived,
 )
-from asyncdicom.dimse.messages import Command, CommandField, encode, response_to
+from asyncdicom.dimse.messages import Command, CommandField, Priority, encode, response_to
 from asyncdicom.dimse.operations import MAXIMUM_DUPLICATES, Invoked
 from asyncdicom.exceptions import (
     AssociationAborted,
@@ -436,6 +436,16 @@ def test_a_request_that_never_left_leaves_room() -> None:
     assert us.operations == []
 
 
+def test_a_request_may_have_a_time_out_of_its_own() -> None:
+    us, _ = pair()
+    assert us.has_room
+    us.sent(us.invoke(ECHO_ID, echo_rq(), 0.0, timeout=3.0), 0.0)
+    assert us.next_deadline() == 3.0
+    us.sent(us.invoke(ECHO_ID, echo_rq(), 0.0), 0.0)
+    assert us.has_room_for(1 << 20)
+    assert us.next_deadline() == 3.0
+
+
 def test_a_request_that_was_refused_before_its_last_byte_left() -> None:
     us, _ = pair()
     operation = us.invoke(CT_ID, store_rq(), 0.0)
@@ -712,6 +722,22 @@ def test_a_response_has_to_come_in_time(deadline: float | None, which: str) -> N
     assert failed.error.which == which
     assert isinstance(end, Ended)
     assert us.handle_timer(deadline) == []
+
+
+def test_a_c_get_may_take_long_while_an_instance_comes() -> None:
+    us, _ = pair()
+    command = Command(
+        CommandField.C_GET_RQ,
+        affected_sop_class_uid=STUDY_ROOT.get,
+        priority=Priority.MEDIUM,
+        has_data_set=True,
+    )
+    invoke(us, GET_ID, command, IDENTIFIER)
+    receive(us, message(CT_ID, store_rq(7), bytes(5000))[:-100], 19.0)
+    assert us.handle_timer(20.0) == []
+    assert us.failure is None
+    receive(us, bytes(100), 21.0)
+    assert kinds(us.handle_timer(41.0)) == [OperationFailed, Ended]
 
 
 def test_an_acceptor_aborts_and_a_requestor_releases_when_idle() -> None:

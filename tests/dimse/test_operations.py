@@ -77,6 +77,32 @@ def test_the_bytes_outstanding_are_bounded_but_one_may_always_be() -> None:
     assert not operations.has_room_for(0)
 
 
+def test_while_others_are_answered_a_c_store_gets_more_time_but_not_for_ever() -> None:
+    operations = InvokedOperations(3)
+    slow, *others = (operations.open(1, STORE, timeout=10, now=0) for _ in range(3))
+    for each in (slow, *others):
+        operations.sent(each.message_id, 0)
+    operations.receive(response(others[0]), 8)
+    assert operations.expired(10) == []
+    assert operations.next_deadline() == 18
+    operations.receive(response(others[1]), 17)
+    assert operations.expired(18) == []
+    assert operations.next_deadline() == 27
+    more = operations.open(1, STORE, timeout=10, now=18)
+    operations.sent(more.message_id, 18)
+    operations.receive(response(more), 26)
+    assert operations.expired(27) == [slow], "as often as the window is large"
+
+
+def test_only_answers_to_c_stores_give_a_c_store_more_time() -> None:
+    operations = InvokedOperations(3)
+    store, echo, find = (operations.open(1, field, timeout=10, now=0) for field in (STORE, ECHO, FIND))
+    for each in (store, echo, find):
+        operations.sent(each.message_id, 0)
+    operations.receive(response(echo), 9)
+    assert operations.expired(10) == [store, find]
+
+
 def test_message_ids_wrap_and_skip_those_in_use() -> None:
     operations = InvokedOperations(0)
     first = operations.open(1, MOVE, timeout=None, now=0)

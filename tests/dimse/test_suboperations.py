@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncdicom.dimse.messages import Command, CommandField, decode, encode
-from asyncdicom.dimse.suboperations import SubOperations
+from asyncdicom.dimse.suboperations import Attempt, Attempts, Route, SubOperations
 
 
 def ended(completed: int = 0, failed: int = 0, warned: int = 0, remaining: int = 0) -> SubOperations:
@@ -77,3 +77,49 @@ def test_more_than_announced_leaves_none() -> None:
     sub_operations.completed()
     assert sub_operations.number_of_remaining == 0
     assert sub_operations.final_status() == 0x0000
+
+
+# which may be under way
+
+
+def begun(route: Route[str], *items: str) -> list[Attempt[str]]:
+    attempts = [Attempt(item) for item in items]
+    for attempt in attempts:
+        assert route.has_room(attempt)
+        route.begin(attempt)
+        route.sent(attempt)
+    return attempts
+
+
+def test_a_route_has_room_for_its_window_and_sends_one_at_a_time() -> None:
+    route: Route[str] = Route(2)
+    first = Attempt("a")
+    route.begin(first)
+    assert not route.has_room(Attempt("b")), "the first one is being sent"
+    route.sent(first)
+    [second] = begun(route, "b")
+    route.sent(first)  # said twice: the window is full all the same
+    assert not route.has_room(Attempt("c"))
+    route.ended(second)
+    assert route.has_room(Attempt("c"))
+    route.is_lost = True
+    assert not route.has_room(Attempt("c"))
+
+
+def test_what_was_lost_is_begun_again_alone_and_before_anything_new() -> None:
+    attempts: Attempts[str] = Attempts()
+    first, second = begun(Route(2), "a", "b")
+    assert attempts.lost(first)
+    assert attempts.lost(second)
+    assert attempts.take() is first
+    attempts.put_back(first)
+    assert attempts.take() is first
+    route: Route[str] = Route(2)
+    route.begin(first)
+    route.sent(first)
+    assert not route.has_room(second), "it is alone, too"
+    assert not route.has_room(Attempt("c")), "nothing beside what is alone"
+    assert not attempts.lost(first), "lost twice: it has failed"
+    assert attempts
+    attempts.take()
+    assert not attempts

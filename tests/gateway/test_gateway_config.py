@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import trustme
 
+from asyncdicom import TlsFiles
 from asyncdicom.gateway.config import GatewayConfigError, parse_gateway, read_gateway
 
 WHOLE = """
@@ -54,6 +56,14 @@ def test_a_whole_configuration(tmp_path: Path) -> None:
         ("\nordred = true", ":4: unknown key 'ordred'; did you mean ordered?; known are"),
         ("hours = '8-9'", ":3: hours: '8-9' is no window"),
         ("hours = [8]", ":3: hours is a list of texts"),
+        (
+            "ordered = true\n[[routes]]\nwhen = {}\nfirst_of = ['PACS']",
+            ":3: PACS is ordered and in a first_of",
+        ),
+        ("tls = 3", ":3: tls must be of type bool or dict"),
+        ("tls = { trusted = ['none.pem'] }", ":3: TLS: no usable certificate in none.pem"),
+        ("tls = { trust = ['none.pem'] }", ":3: unknown key 'trust'; did you mean trusted?"),
+        ("[destinations.PACS.tls]\ntrusted = [1]", ":3: trusted and crl are lists of files"),
         ("time_zone = 'Mars'", ":3: there is no time zone 'Mars'"),
         ("time_zone = '../etc'", ":3: there is no time zone"),
         ("also_delivered = ['x']", ":3: also_delivered is a list of statuses"),
@@ -71,6 +81,22 @@ def test_what_is_wrong_is_told_with_file_and_line(lines: str, message: str) -> N
         text = lines
     with pytest.raises(GatewayConfigError, match=r"^g\.toml.*" + re.escape(message)):
         parse_gateway(text, "g.toml")
+
+
+def test_what_we_are_called_by_destinations_are_called_by_too(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    ours = TlsFiles(trusted=(str(tmp_path / "ca.pem"),))
+
+    def called(tls: str, ours: TlsFiles | None) -> bool:
+        config = parse_gateway(f"[destinations.A]\naddress = 'A@h:1'\n{tls}", ours=ours)
+        return config.destinations["A"].destination.ssl is not None
+
+    assert called("", ours)
+    assert called("tls = true", None)
+    assert called("tls = { verify = false }", None)
+    assert not called("", None)
+    assert not called("tls = false", ours)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -268,6 +268,18 @@ def test_different_ones_that_are_lost_are_failures_of_the_destination() -> None:
     assert sender.state(0, NOON) == "open"
 
 
+def test_what_cannot_be_read_here_says_nothing_of_the_destination() -> None:
+    sender = a_sender(object_attempts=2)
+    break_off(sender)
+    sender.offer([Job(1)])
+    assert sender.begin(5, NOON) is not None
+    assert sender.ended(1, Verdict.UNREADABLE, 5) == Settled(1, "waiting", 1, 5.0)
+    assert sender.state(5, NOON) == "half-open"
+    sender.offer([Job(1, attempts=1)])
+    sender.begin(5, NOON)
+    assert sender.ended(1, Verdict.UNREADABLE, 5) == Settled(1, "failed", 2)
+
+
 def test_what_was_not_sent_changes_nothing() -> None:
     sender = a_sender()
     sender.offer([Job(1, attempts=1)])

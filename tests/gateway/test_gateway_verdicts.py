@@ -15,6 +15,7 @@ from asyncdicom.exceptions import (
     AssociationTimeout,
     DataSetError,
     PresentationContextError,
+    RemoteProtocolError,
 )
 from asyncdicom.gateway.verdicts import Verdict, verdict_of_error, verdict_of_status
 from asyncdicom.status import Status
@@ -68,8 +69,9 @@ def test_only_success_and_warnings_are_deliveries(code: int) -> None:
         (AssociationAborted(0, 0), True, Verdict.BROKEN),
         (AssociationTimeout("dimse"), True, Verdict.BROKEN),
         (PresentationContextError("not accepted"), True, Verdict.REFUSED),
-        (FileNotFoundError("spool"), True, Verdict.OBJECT),
-        (DataSetError("damaged"), True, Verdict.OBJECT),
+        (RemoteProtocolError("garbage"), True, Verdict.BROKEN),
+        (FileNotFoundError("spool"), True, Verdict.UNREADABLE),
+        (DataSetError("damaged"), True, Verdict.UNREADABLE),
         (asyncio.CancelledError(), True, Verdict.RETURNED),
     ],
 )

@@ -19,6 +19,7 @@ from wire import (
     ABORT,
     CT,
     IDENTIFIER,
+    ONE_AT_A_TIME,
     RELEASE_RQ,
     echo_rq,
     find_rq,
@@ -247,7 +248,7 @@ def served(**options: Any) -> Opening[Server]:
 
 async def use_a_storage_scp() -> None:
     contexts: list[Proposable] = [VERIFICATION, PresentationContext(CT, EXPLICIT)]
-    async with associate("SCP@192.0.2.1:104", contexts=contexts) as association:
+    async with associate("SCP@192.0.2.1:104", contexts=contexts, limits=ONE_AT_A_TIME) as association:
         await association.c_echo()
         await association.c_store(INSTANCE)
 
@@ -260,7 +261,9 @@ async def use_an_archive() -> None:
         PresentationContext(STUDY_ROOT.find, implicit),
         PresentationContext(STUDY_ROOT.get, implicit),
     ]
-    async with associate("SCP@192.0.2.1:104", contexts=contexts, c_store=on_store) as association:
+    async with associate(
+        "SCP@192.0.2.1:104", contexts=contexts, c_store=on_store, limits=ONE_AT_A_TIME
+    ) as association:
         await association.c_echo()
         await association.c_store(INSTANCE)
         await association.c_find(IDENTIFIER, raw=True)

@@ -131,9 +131,9 @@ async def asked(loop: ManualLoop, field: CommandField, window: int) -> Side:
     return side
 
 
-def served(sources: list[BytesSource], window: int, **options: Any) -> Any:
+def served(sources: list[BytesSource], window: int, associations: int = 1, **options: Any) -> Any:
     give = retrieving(sources)
-    destination = Destination("192.0.2.7:104", operations_invoked=window)
+    destination = Destination("192.0.2.7:104", operations_invoked=window, associations=associations)
     options = {"limits": NO_RATE, "destinations": {"WS": destination}} | options
     return serve("SCP@192.0.2.99:104", sock=Listener(), c_get=give, c_move=give, **options)  # type: ignore
 
@@ -392,5 +392,58 @@ def test_the_bytes_under_way_are_bounded_and_one_may_always_go() -> None:
                 await settle()
                 side.look()
             assert seen == [[400, 400], [400, 400], [400], [5000], [100, 100], [100]]
+
+    run(test)
+
+
+@pytest.mark.parametrize(("n", "associations", "used"), [(9, 1, 1), (9, 3, 3), (2, 4, 2), (9, 9, 4)])
+def test_a_c_move_uses_as_many_associations_as_the_destination_has(
+    n: int, associations: int, used: int
+) -> None:
+    sources = [instance(10) for _ in range(n)]
+
+    async def test(loop: ManualLoop) -> None:
+        async with served(sources, 2, associations):
+            side, far = await asked(loop, CommandField.C_MOVE_RQ, 1), Far(loop)
+            await far.look()
+            await far.look()
+            assert sum(len(each.outstanding) for each in far.sides) == min(n, 2 * used)
+            while side.final is None:
+                busy = max(far.sides, key=lambda each: len(each.outstanding))
+                busy.respond(busy.outstanding[0], 0)
+                await far.look()
+                side.look()
+            assert (side.final.status, *counted(side.final)) == (0, n, 0, 0)
+            assert len(far.sides) == used
+            assert set(far.times_sent().values()) == {1}
+            check_counters(side.responses, n)
+
+    run(test)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data(), st.integers(1, 10), st.integers(1, 3))
+def test_of_several_associations_any_may_be_lost(data: st.DataObject, n: int, window: int) -> None:
+    sources = [instance(10) for _ in range(n)]
+
+    async def test(loop: ManualLoop) -> None:
+        async with served(sources, window, 3):
+            side, far = await asked(loop, CommandField.C_MOVE_RQ, 1), Far(loop)
+            lost = 0
+            await far.look()
+            while side.final is None:
+                alive = [each for each in far.sides if each.outstanding and each.wire.is_open]
+                here = data.draw(st.sampled_from(range(len(alive)))) if len(alive) > 1 else 0
+                if lost < 2 and data.draw(st.integers(0, 3)) == 0:
+                    lost += 1
+                    lose(alive[here].wire, "abort")
+                else:
+                    alive[here].respond(alive[here].outstanding[0], 0)
+                await far.look()
+                side.look()
+            completed, failed, _ = counted(side.final)
+            assert (completed or 0) + (failed or 0) == n
+            assert (failed or 0) <= lost // 2, "only who was lost twice"
+            check_counters(side.responses, n)
 
     run(test)

@@ -239,6 +239,17 @@ def test_user_identity() -> None:
     assert confirm(proposal, accept).user_identity_response == b""
 
 
+def test_what_we_send_goes_in_the_syntax_that_we_prefer() -> None:
+    """Where the peer is the SCP; where we are, its own order counts."""
+    contexts = [
+        PresentationContext(CT, (IMPLICIT, EXPLICIT), scu_role=False, scp_role=True),
+        PresentationContext(MR, (IMPLICIT, EXPLICIT)),
+    ]
+    policy = Policy({MR: UNCOMPRESSED}, {CT: UNCOMPRESSED}, prefer=lambda uid, offered: offered[::-1])
+    accept, _, _ = agree(request(*contexts), policy)
+    assert results(accept) == [(0, EXPLICIT), (0, IMPLICIT)]
+
+
 def test_any_transfer_syntax() -> None:
     proposal = request(PresentationContext(CT, ("not a UID", "1.2.*", "1.2.3.04", "1.2.3.4", IMPLICIT)))
     accept, _, _ = agree(proposal, Policy({CT: ("*",)}))

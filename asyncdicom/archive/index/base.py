@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.index.record import Identity, Record
+from asyncdicom.archive.index.work import Work
 
 __all__ = [
     "Changes",
@@ -157,6 +158,8 @@ class Changes:
     instances: list[Insertion] = field(default_factory=list)
     quarantined: list[Quarantining] = field(default_factory=list)
     healed: list[Healing] = field(default_factory=list)
+    work: list[tuple[str, str, Work]] = field(default_factory=list)
+    """That instances lead to: SOP Instance UID, digest, and what is to be done."""
 
 
 class Lookup(Protocol):

@@ -6,9 +6,9 @@ from collections import Counter
 
 from sqlalchemy import bindparam, func, select
 
+from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.reader import Execute
 from asyncdicom.archive.index.schema import instance
-from asyncdicom.archive.index.writer import Prepared
 
 __all__ = ["NEWEST", "recent_kinds"]
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from sqlalchemy import Engine, bindparam, insert, literal_column, select
 
 from asyncdicom.archive.index.failing import TRANSLATED
+from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.schema import scrub
-from asyncdicom.archive.index.writer import Prepared, Writer
+from asyncdicom.archive.index.writer import Writer
 
 __all__ = ["Place", "read_place", "write_place"]
 

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine, bindparam, delete, func, insert, select
 
 from asyncdicom.archive.index.failing import TRANSLATED
+from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.schema import quarantine, tombstone
 from asyncdicom.archive.index.upkeep import PAGE
-from asyncdicom.archive.index.writer import Prepared, Writer
+from asyncdicom.archive.index.writer import Writer
 
 __all__ = ["QuarantineReader", "Quarantined", "bury", "take"]
 

@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 
 from asyncdicom.archive.index.matching import Alternatives, Comparison, IdentifierError, Kind, cost_of
+from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.query import Condition, Form, Key, Query
 from asyncdicom.archive.index.record import Identity
 from asyncdicom.archive.index.schema import (
@@ -40,7 +41,6 @@ from asyncdicom.archive.index.schema import (
     series,
     study,
 )
-from asyncdicom.archive.index.writer import Prepared
 from asyncdicom.status import Status
 
 __all__ = [

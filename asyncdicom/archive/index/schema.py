@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     Column,
     ColumnElement,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -40,6 +41,8 @@ __all__ = [
     "UNIQUE_KEYS",
     "Attribute",
     "archive",
+    "delivery",
+    "destination",
     "has_backslash",
     "instance",
     "patient",
@@ -50,7 +53,7 @@ __all__ = [
     "tombstone",
 ]
 
-SCHEMA_VERSION = 4  # 1 had other digests; `migrations` knows the way from 2
+SCHEMA_VERSION = 5  # 1 had other digests; `migrations` knows the way from 2
 
 NAME_GROUPS = ("alphabetic", "ideographic", "phonetic")
 """The component groups of a person name, in the order of PS3.5 6.2.1."""
@@ -292,6 +295,57 @@ scrub = Table(
     Column("last_missing", Integer, nullable=False),  # of the last time round
     Column("last_damaged", Integer, nullable=False),
     Column("ended", Text, nullable=False),  # that one: UTC, ISO 8601; empty before
+)
+
+
+# Work that is owed to others: see `deliveries`. Times are in seconds since 1970. A row stays when it has come
+# to its end, so that the same is not done again; of an instance that is gone, too.
+delivery = Table(
+    "delivery",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("instance", Integer),  # the row it is about, if any
+    Column("revision", Integer, nullable=False),  # of the instance: a part of its digest
+    Column("order_key", Text),  # work with the same one is done in its order
+    Column("payload", Text),
+    Column("priority", Integer, nullable=False),  # the smallest is the first
+    Column("due", Float, nullable=False),  # of one that has come to its end: when that was
+    Column("attempts", Integer, nullable=False),
+    Column("state", Integer, nullable=False),  # see `deliveries.State`
+    Column("leased_until", Float),
+    Column("status", Integer),  # what was answered last
+    Column("comment", Text, nullable=False),
+    Column("first_error_at", Float),
+)
+_STATE = delivery.c.state
+
+
+def _is_state(number: int) -> ColumnElement[bool]:
+    return literal_column(str(number)) == _STATE
+
+
+_KEY = (delivery.c.destination, delivery.c.kind)
+Index(
+    "delivery_once_index", delivery.c.instance, *reversed(_KEY), delivery.c.revision, unique=True,
+    sqlite_where=delivery.c.instance.isnot(None),
+)  # fmt: skip
+Index("delivery_ready_index", *_KEY, delivery.c.priority, sqlite_where=_is_state(0))
+Index("delivery_waiting_index", delivery.c.due, sqlite_where=_is_state(1))
+Index("delivery_leased_index", delivery.c.leased_until, sqlite_where=_is_state(2))
+Index("delivery_failed_index", *_KEY, sqlite_where=_is_state(3))
+Index(
+    "delivery_order_index", *_KEY, delivery.c.order_key, _STATE,
+    sqlite_where=delivery.c.order_key.isnot(None),
+)  # fmt: skip
+
+# What an operator has said about a destination of deliveries.
+destination = Table(
+    "destination",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("paused", Integer, nullable=False),
 )
 
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 
 from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.deliveries import DeliveryReader
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.opening import (
     SYNCHRONOUS,
@@ -45,6 +46,8 @@ class Index:
         """Looks at it as a whole."""
         self.quarantine = QuarantineReader(self._engine)
         """Looks at what is in quarantine."""
+        self.deliveries = DeliveryReader(self._engine)
+        """Looks at the work that is to be done."""
 
     def identity(self) -> tuple[tuple[str, int] | None, bool]:
         """Give the archive's ID and generation, if they are known, and whether there is any instance."""

@@ -6,13 +6,11 @@ every instance would cost more than SQLite takes to run them.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import (
-    ClauseElement,
     Engine,
     Table,
     bindparam,
@@ -24,7 +22,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import sqlite
 
 from asyncdicom.archive.index.base import (
     Changes,
@@ -35,7 +32,9 @@ from asyncdicom.archive.index.base import (
     Quarantining,
     Uncertain,
 )
+from asyncdicom.archive.index.enqueue import enqueue_for_instances
 from asyncdicom.archive.index.failing import TRANSLATED
+from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.record import Identity, Record
 from asyncdicom.archive.index.schema import (
     SCHEMA_VERSION,
@@ -50,22 +49,6 @@ __all__ = ["Prepared", "Writer"]
 
 _T = TypeVar("_T")
 _Answer = TypeVar("_Answer")
-
-
-class Prepared:
-    """A statement compiled once, with the order of its parameters."""
-
-    def __init__(self, statement: ClauseElement) -> None:
-        compiled: Any = statement.compile(dialect=sqlite.dialect())
-        self.sql = str(compiled)
-        self._constants = {name: value for name, value in compiled.params.items() if value is not None}
-        self._names = compiled.positiontup
-        self._pick = operator.itemgetter(*self._names) if self._names else lambda row: ()
-
-    def bind(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Give the values of the parameters in their order."""
-        values = self._pick({**self._constants, **row} if self._constants else row)
-        return (values,) if len(self._names) == 1 else values
 
 
 def _insertion(table: Table) -> Prepared:
@@ -136,12 +119,18 @@ class Writer:
             self._reopen()
         self._series: dict[Identity, int] = {}  # those that are committed
         self._new_series: dict[Identity, int] = {}
+        self._began = datetime.now(UTC)
         self._now = ""
 
     @property
     def now(self) -> str:
         """When the transaction began: UTC, ISO 8601."""
         return self._now
+
+    @property
+    def began(self) -> float:
+        """The same in seconds since 1970."""
+        return self._began.timestamp()
 
     def commit(
         self, group: Sequence[_T], decide: Callable[[Sequence[_T]], tuple[list[_Answer], Changes]]
@@ -199,7 +188,8 @@ class Writer:
         if self._cursor is None:
             self._reopen()
         self._cursor.execute("BEGIN IMMEDIATE")
-        self._now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._began = datetime.now(UTC)
+        self._now = self._began.isoformat(timespec="milliseconds")
 
     def _commit(self) -> None:
         self._cursor.execute("COMMIT")
@@ -245,6 +235,12 @@ class Writer:
         """Execute another statement of this transaction, and give the driver's cursor."""
         return self._cursor.execute(statement.sql, statement.bind(row))
 
+    def execute_all(self, statement: Prepared, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Execute another statement of this transaction once for each row."""
+        bound = list(map(statement.bind, rows))
+        if bound:
+            self._cursor.executemany(statement.sql, bound)
+
     def find(self, sop_instance_uid: str) -> Existing | None:
         """Look an instance up."""
         row = self._cursor.execute(_FIND_INSTANCE.sql, (sop_instance_uid,)).fetchone()
@@ -282,6 +278,7 @@ class Writer:
             self._heal(healing)
         self._insert_all(instance, map(self._instance_row, changes.instances))
         self._insert_all(quarantine, map(_quarantine_row, changes.quarantined))
+        enqueue_for_instances(self.execute_all, changes.work, self.began)
 
     def _instance_row(self, insertion: Insertion) -> dict[str, Any]:
         record = insertion.record
@@ -317,9 +314,7 @@ class Writer:
         return int(row[0])
 
     def _insert_all(self, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
-        bound = [_INSERT[table].bind({"received": self._now, **row}) for row in rows]
-        if bound:
-            self._cursor.executemany(_INSERT[table].sql, bound)
+        self.execute_all(_INSERT[table], ({"received": self._now, **row} for row in rows))
 
     def _remove(self, existing: Existing) -> None:
         """Remove an instance, and series, study and patient if they are empty then."""

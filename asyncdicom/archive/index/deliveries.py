@@ -1,0 +1,373 @@
+"""The statements of the outbox: work that is owed, claimed in batches, settled.
+
+Every function is given the one `Writer` and runs within its transaction; `DeliveryReader` only reads. Times
+are seconds since 1970. A row is ready, waits until it is due, is leased by who claimed it, or has come to an
+end, and stays then: that it was done keeps it from being done again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    Engine,
+    Select,
+    and_,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    null,
+    or_,
+    select,
+    update,
+)
+
+from asyncdicom.archive.index.failing import TRANSLATED
+from asyncdicom.archive.index.prepared import Prepared
+from asyncdicom.archive.index.schema import delivery, destination, instance, series, study
+from asyncdicom.archive.index.work import State
+from asyncdicom.archive.index.writer import Writer
+
+__all__ = [
+    "Claimed",
+    "DeliveryReader",
+    "DeliveryRow",
+    "Settlement",
+    "claim",
+    "drop",
+    "pause",
+    "promote",
+    "reclaim",
+    "renew",
+    "retry_failed",
+    "retry_waiting",
+    "settle",
+]
+
+PAGE = 1000
+_LOOKED_AT = 200  # rows of an ordered destination that one claim looks at
+_COMMENT = 200  # characters
+
+
+class Claimed(NamedTuple):
+    """Work that was claimed. What is about no instance, or one that is gone, has no `file`."""
+
+    id: int
+    destination: str
+    priority: int
+    attempts: int
+    first_error_at: float | None
+    payload: str | None
+    revision: int
+    sop_class_uid: str | None
+    sop_instance_uid: str | None
+    transfer_syntax_uid: str | None
+    file: str | None
+    data_set_offset: int | None
+    data_set_length: int | None
+    digest: str | None
+    calling_ae_title: str | None
+    study_instance_uid: str | None
+
+
+class DeliveryRow(NamedTuple):
+    """A delivery as an operator sees it."""
+
+    id: int
+    kind: str
+    destination: str
+    state: int
+    priority: int
+    attempts: int
+    due: float
+    status: int | None
+    comment: str
+    first_error_at: float | None
+    sop_instance_uid: str | None
+
+
+# claiming
+
+_IDS = select(func.json_each(bindparam("ids")).table_valued("value").c.value)
+_before = delivery.alias("before")
+
+
+def _is(state: State, table: Any = delivery) -> Any:
+    return table.c.state == literal_column(str(int(state)))  # a parameter would hide it from partial indexes
+
+
+def _claimable() -> Select[Any]:
+    """The next ready rows of a destination."""
+    return (
+        select(delivery.c.id)
+        .where(
+            _is(State.READY),
+            delivery.c.kind == bindparam("kind"),
+            delivery.c.destination == bindparam("destination"),
+        )
+        .order_by(delivery.c.priority, delivery.c.id)
+        .limit(bindparam("limit"))
+    )
+
+
+_NEXT = _claimable()
+_HELD_UP = (
+    select(literal_column("1"))
+    .where(
+        _before.c.kind == delivery.c.kind,
+        _before.c.destination == delivery.c.destination,
+        _before.c.order_key == delivery.c.order_key,
+        _before.c.order_key.isnot(None),
+        _before.c.id < delivery.c.id,
+        or_(_is(State.WAITING, _before), _is(State.LEASED, _before)),
+    )
+    .exists()
+)
+
+
+def _select_claimed(ids: Any) -> Select[Any]:
+    own = [delivery.c[name] for name in Claimed._fields[:7]]
+    about = [instance.c[name] for name in Claimed._fields[7:-1]]
+    tables = (
+        delivery.outerjoin(instance, instance.c.id == delivery.c.instance)
+        .outerjoin(series, series.c.id == instance.c.parent)
+        .outerjoin(study, study.c.id == series.c.parent)
+    )
+    return (
+        select(*own, *about, study.c.study_instance_uid)
+        .select_from(tables)
+        .where(delivery.c.id.in_(ids))
+        .order_by(delivery.c.priority, delivery.c.id)
+    )
+
+
+_CLAIM = Prepared(_select_claimed(_NEXT.scalar_subquery()))
+_CLAIM_IN_ORDER = Prepared(_select_claimed(_NEXT.scalar_subquery()).where(~_HELD_UP).limit(bindparam("most")))
+_LEASE = Prepared(
+    update(delivery)
+    .where(delivery.c.id.in_(_IDS))
+    .values(state=int(State.LEASED), leased_until=bindparam("until"))
+)
+
+
+def claim(
+    writer: Writer, kind: str, name: str, limit: int, until: float, *, in_order: bool = False
+) -> list[Claimed]:
+    """Claim the next work of a destination, at most so much, until a time.
+
+    `in_order`: work whose order key is held up by earlier work is passed over; of such a destination 200 rows
+    are looked at.
+    """
+    row = {"kind": kind, "destination": name, "limit": limit}
+    if in_order:
+        row |= {"limit": max(limit, _LOOKED_AT), "most": limit}
+    cursor = writer.execute(_CLAIM_IN_ORDER if in_order else _CLAIM, row)
+    claimed = [Claimed(*found) for found in cursor.fetchall()]
+    if claimed:
+        ids = json.dumps([each.id for each in claimed])
+        writer.execute(_LEASE, {"ids": ids, "until": until})
+    return claimed
+
+
+_RENEW = Prepared(
+    update(delivery).where(delivery.c.id.in_(_IDS), _is(State.LEASED)).values(leased_until=bindparam("until"))
+)
+_RECLAIM = Prepared(
+    update(delivery)
+    .where(_is(State.LEASED), delivery.c.leased_until <= bindparam("now"))
+    .values(state=int(State.READY), leased_until=null())
+)
+_PROMOTE, _PROMOTE_FROM_A_WRONG_CLOCK = (
+    Prepared(update(delivery).where(_is(State.WAITING), when).values(state=int(State.READY)))
+    for when in (delivery.c.due <= bindparam("now"), delivery.c.due > bindparam("never"))
+)
+
+
+def renew(writer: Writer, ids: Sequence[int], until: float) -> None:
+    """Keep what was claimed for longer."""
+    writer.execute(_RENEW, {"ids": json.dumps(list(ids)), "until": until})
+
+
+def reclaim(writer: Writer, now: float = float("inf")) -> int:
+    """Take back what was leased until now, or by a process that is gone; gives how much that was."""
+    return int(writer.execute(_RECLAIM, {"now": now}).rowcount)
+
+
+def promote(writer: Writer, now: float, longest: float) -> int:
+    """Let what is due be ready; gives how much that was.
+
+    What is due later than in the `longest` of seconds is, too: the clock was put back.
+    """
+    promoted = writer.execute(_PROMOTE, {"now": now}).rowcount
+    promoted += writer.execute(_PROMOTE_FROM_A_WRONG_CLOCK, {"never": now + longest}).rowcount
+    return int(promoted)
+
+
+# its end
+
+_SETTLE = Prepared(
+    update(delivery)
+    .where(delivery.c.id == bindparam("row"), _is(State.LEASED))
+    .values(
+        state=bindparam("state"),
+        due=bindparam("due"),
+        attempts=bindparam("attempts"),
+        status=bindparam("status"),
+        comment=bindparam("comment"),
+        first_error_at=func.coalesce(delivery.c.first_error_at, bindparam("failed_at")),
+        leased_until=null(),
+    )
+)
+
+
+class Settlement(NamedTuple):
+    """What became of claimed work. `failed_at`: when it failed; None if it did not."""
+
+    id: int
+    state: State
+    due: float
+    attempts: int
+    status: int | None = None
+    comment: str = ""
+    failed_at: float | None = None
+
+
+def settle(writer: Writer, settlements: Iterable[Settlement]) -> None:
+    """Note what became of claimed work; of what is not leased any more nothing is noted."""
+    writer.execute_all(
+        _SETTLE,
+        [
+            {
+                "row": each.id,
+                "state": int(each.state),
+                "due": each.due,
+                "attempts": each.attempts,
+                "status": each.status,
+                "comment": each.comment[:_COMMENT],
+                "failed_at": each.failed_at,
+            }
+            for each in settlements
+        ],
+    )
+
+
+# what an operator says
+
+_MEANT = and_(
+    or_(bindparam("ids").is_(None), delivery.c.id.in_(_IDS)),
+    or_(bindparam("destination").is_(None), delivery.c.destination == bindparam("destination")),
+)
+_PAGE: Any = literal_column(str(PAGE))
+_SOME_FAILED = select(delivery.c.id).where(_is(State.FAILED), _MEANT).limit(_PAGE)
+_SOME_WAITING = select(delivery.c.id).where(_is(State.WAITING), _MEANT).limit(_PAGE)
+_SOME_READY = select(delivery.c.id).where(_is(State.READY), _MEANT).limit(_PAGE)
+
+
+def _updating(some: Select[Any], **values: Any) -> Prepared:
+    return Prepared(update(delivery).where(delivery.c.id.in_(some.scalar_subquery())).values(**values))
+
+
+_AGAIN = {"state": int(State.READY), "attempts": 0, "first_error_at": null()}
+_RETRY_FAILED = _updating(_SOME_FAILED.where(delivery.c.due <= bindparam("before")), **_AGAIN)
+_RETRY_WAITING = Prepared(update(delivery).where(_is(State.WAITING), _MEANT).values(**_AGAIN))
+_DROP = [_updating(some, state=int(State.DROPPED)) for some in (_SOME_FAILED, _SOME_WAITING, _SOME_READY)]
+
+
+def retry_waiting(writer: Writer, ids: Sequence[int] | None, name: str | None) -> int:
+    """Let work that waits be ready, by its ids or destination (None: all); gives how much that was."""
+    return _said(writer, _RETRY_WAITING, ids, name)
+
+
+def retry_failed(writer: Writer, ids: Sequence[int] | None, name: str | None, before: float) -> int:
+    """Let work be ready that failed before a time, as `retry_waiting`, but at most 1,000.
+
+    With the time, who asks until there is no more comes to an end, also if it fails again at once.
+    """
+    return _said(writer, _RETRY_FAILED, ids, name, before=before)
+
+
+def drop(writer: Writer, ids: Sequence[int] | None, name: str | None) -> int:
+    """Give up work that nobody has claimed, by its ids or destination (None: all); gives how much that was.
+
+    At most 1,000 of each state: ask until it is 0.
+    """
+    return sum(_said(writer, statement, ids, name) for statement in _DROP)
+
+
+def _said(
+    writer: Writer, statement: Prepared, ids: Sequence[int] | None, name: str | None, **more: float
+) -> int:
+    row = {"ids": None if ids is None else json.dumps(list(ids)), "destination": name, **more}
+    return int(writer.execute(statement, row).rowcount)
+
+
+_PAUSE = Prepared(
+    insert(destination).prefix_with("OR REPLACE").values(name=bindparam("name"), paused=bindparam("paused"))
+)
+
+
+def pause(writer: Writer, name: str, paused: bool) -> None:
+    """Note that a destination is paused, or is no more: so it is after a start, too."""
+    writer.execute(_PAUSE, {"name": name, "paused": int(paused)})
+
+
+class DeliveryReader:
+    """Looks at deliveries. Every method is one short transaction, for a thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def paused(self) -> set[str]:
+        """Give the destinations that are paused."""
+        with TRANSLATED, self._engine.connect() as connection:
+            found = connection.scalars(
+                select(destination.c.name).where(destination.c.paused != literal_column("0"))
+            )
+            return set(found)
+
+    def next_due(self) -> float | None:
+        """Give when the next of those that wait is due."""
+        with TRANSLATED, self._engine.connect() as connection:
+            found: float | None = connection.scalar(
+                select(func.min(delivery.c.due)).where(_is(State.WAITING))
+            )
+            return found
+
+    def counts(self) -> list[tuple[str, str, int, int]]:
+        """Give kind, destination, state and number of all that have not come to a good end."""
+        found: list[tuple[str, str, int, int]] = []
+        with TRANSLATED, self._engine.connect() as connection:
+            for state in (State.READY, State.WAITING, State.LEASED, State.FAILED):
+                statement = (
+                    select(delivery.c.kind, delivery.c.destination, func.count())
+                    .where(_is(state))
+                    .group_by(delivery.c.destination, delivery.c.kind)
+                )
+                found += [(kind, name, int(state), n) for kind, name, n in connection.execute(statement)]
+        return found
+
+    def page(
+        self, state: State, *, name: str | None = None, after: int = 0, limit: int = PAGE
+    ) -> list[DeliveryRow]:
+        """Give the next deliveries in a state, of a destination or all, after an id."""
+        statement = self._rows().where(_is(state), delivery.c.id > after).order_by(delivery.c.id).limit(limit)
+        if name is not None:
+            statement = statement.where(delivery.c.destination == name)
+        return self._read(statement)
+
+    def of_instance(self, sop_instance_uid: str) -> list[DeliveryRow]:
+        """Give all deliveries of an instance."""
+        return self._read(self._rows().where(instance.c.sop_instance_uid == sop_instance_uid).limit(PAGE))
+
+    @staticmethod
+    def _rows() -> Select[Any]:
+        own = [delivery.c[name] for name in DeliveryRow._fields[:-1]]
+        tables = delivery.outerjoin(instance, instance.c.id == delivery.c.instance)
+        return select(*own, instance.c.sop_instance_uid).select_from(tables)
+
+    def _read(self, statement: Select[Any]) -> list[DeliveryRow]:
+        with TRANSLATED, self._engine.connect() as connection:
+            return [DeliveryRow(*row) for row in connection.execute(statement)]

@@ -1,0 +1,42 @@
+"""Where an instance has come from, and what is known of it when it is decided what else to do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from asyncdicom.archive.index.work import Work
+from asyncdicom.data.elements import Element
+
+__all__ = ["Origin", "Received", "Router"]
+
+
+class Origin(NamedTuple):
+    """The association that an instance came on: AE titles, the peer's host, the names of its certificate."""
+
+    calling: str = ""
+    called: str = ""
+    address: str = ""
+    certificate: tuple[str, ...] = ()
+
+
+class Received(NamedTuple):
+    """A received instance, whole and written; `size` of its data set in bytes."""
+
+    origin: Origin
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    size: int
+    elements: Mapping[int, Element]
+
+
+class Router(Protocol):
+    """What says which work an instance leads to. It is asked in threads, several at a time."""
+
+    @property
+    def tags(self) -> frozenset[int]:
+        """The elements that it wants to see, besides the indexed ones; none behind Pixel Data."""
+
+    def work_for(self, received: Received) -> Sequence[Work]:
+        """Give the work: it is committed together with the instance. Must not raise."""

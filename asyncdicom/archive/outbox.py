@@ -1,0 +1,292 @@
+"""The outbox: work that is owed to others, kept until it is done; rows of the index, claimed and settled.
+
+Work that instances lead to is enqueued in the transaction that indexes them; other work by `enqueue`. Whoever
+does it claims some, by leases and in batches, does it without any transaction being open, and settles. A
+process that dies leaves its leases behind: they are taken back at the next start, so that everything is done
+at least once, and nothing more than once again for each death.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from asyncdicom.archive.index import deliveries
+from asyncdicom.archive.index.deliveries import Claimed, DeliveryReader, Settlement
+from asyncdicom.archive.index.enqueue import enqueue, enqueue_for_instances
+from asyncdicom.archive.index.work import State, Work, urgency_of
+from asyncdicom.archive.index.writer import Writer
+from asyncdicom.net.threads import Threads, in_thread
+from asyncdicom.telemetry.log import Log
+
+__all__ = ["LEASE", "Outbox"]
+
+_LOG = Log("asyncdicom.archive")
+_T = TypeVar("_T")
+
+LEASE = 300.0
+"""Seconds that claimed work is kept for who has claimed it."""
+
+_LONGEST_WAIT = 7 * 86400.0  # what is due later than that was written by a clock that was wrong
+_LOOK = 30.0  # seconds between two looks at leases, and at what is due
+
+Listener = Callable[[Mapping[str, int] | None], None]
+"""Told of new work: destinations, with the priority of the most urgent work; None: perhaps for any."""
+
+
+class Outbox:
+    """The outbox of an open archive; `archive.outbox` gives it.
+
+    `change` has the index's writer make a change, and `threads` are where that is waited for; `clock` gives
+    the seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        change: Callable[[Callable[[Writer], list[Any]]], list[Any]],
+        reader: DeliveryReader,
+        threads: Threads,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._change = change
+        self._reader = reader
+        self._threads = threads
+        self.clock = clock
+        self.paused: set[str] = set()
+        """The destinations that an operator has paused; they are it after a start, too."""
+        self.happened: Counter[str] = Counter()
+        """What happened to claimed work since the start, by its new state, and what was "retried"."""
+        self._claimed: dict[int, tuple[Claimed, float]] = {}  # and until when
+        self._next_due: float | None = None
+        self._listeners: list[Listener] = []
+        self._pending: list[tuple[Callable[[Writer], Any], asyncio.Future[Any]]] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._settling: set[asyncio.Task[None]] = set()
+        self._timing: asyncio.Task[None] | None = None
+        self._timer = asyncio.Event()
+
+    def open(self) -> None:
+        """Take back what a process that is gone has claimed. Blocks, and is called before all else."""
+        taken_back: int = self._apply([deliveries.reclaim])[0]
+        if taken_back:
+            _LOG.warning("%d deliveries were under way when the archive was last stopped", taken_back)
+        self.paused = self._reader.paused()
+        self._next_due = self._reader.next_due()
+
+    def start(self) -> None:
+        """Look after what is due, from now on, in the event loop that runs."""
+        self._loop = asyncio.get_running_loop()
+        self._timing = self._loop.create_task(self._time())
+
+    async def close(self) -> None:
+        """Make the changes that were asked for, and end."""
+        if self._timing is not None:
+            self._timing.cancel()
+            await asyncio.wait((self._timing,))
+        if self._flushing is not None:
+            await asyncio.wait((self._flushing, *self._settling))
+
+    # telling
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Have a listener told of new work, in the event loop; gives what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def tell(self, destinations: Mapping[str, int] | None = None) -> None:
+        """Tell the listeners of new work; see `Listener`."""
+        for listener in list(self._listeners):
+            listener(destinations)
+
+    def tell_from_thread(self, destinations: Mapping[str, int]) -> None:
+        """Tell the listeners, from the thread that has enqueued the work."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.tell, destinations)
+
+    # the work
+
+    async def enqueue(self, work: Sequence[Work]) -> None:
+        """Enqueue work that is about no instance; it is durable, as the archive promises, when this returns.
+
+        Raises what the disk or the index raise; then nothing was enqueued. Cancelled: it may have been.
+        """
+        now = self.clock()
+        await self._changed(lambda writer: enqueue(writer.execute_all, work, now))
+        self.tell(urgency_of(work))
+
+    async def enqueue_for_instance(self, sop_instance_uid: str, digest: str, work: Sequence[Work]) -> None:
+        """Enqueue work about an instance that is stored, and its digest; as `enqueue`.
+
+        What was enqueued before for the same bytes is not enqueued again.
+        """
+        now, rows = self.clock(), [(sop_instance_uid, digest, each) for each in work]
+        await self._changed(lambda writer: enqueue_for_instances(writer.execute_all, rows, now))
+        self.tell(urgency_of(work))
+
+    async def claim(
+        self, kind: str, destination: str, limit: int, *, in_order: bool = False
+    ) -> list[Claimed]:
+        """Claim the next ready work for a destination, at most so much; `LEASE` seconds long.
+
+        `in_order`: nothing is given that earlier work of the same order key holds up. Raises what the disk or
+        the index raise. Cancelled: what was claimed meanwhile is free again after `LEASE` seconds.
+        """
+        until = self.clock() + LEASE
+        claimed = await self._changed(
+            lambda writer: deliveries.claim(writer, kind, destination, limit, until, in_order=in_order)
+        )
+        self._claimed.update((each.id, (each, until)) for each in claimed)
+        return claimed
+
+    async def renew(self, ids: Sequence[int]) -> None:
+        """Keep claimed work for another `LEASE` seconds."""
+        until = self.clock() + LEASE
+        await self._changed(lambda writer: deliveries.renew(writer, ids, until))
+        for each in ids:
+            if each in self._claimed:
+                self._claimed[each] = (self._claimed[each][0], until)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Note what became of claimed work; it is durable when this returns.
+
+        What is given up is logged. Cancelled: it is noted all the same. Raises what the disk or the index
+        raise: then it stays claimed, and is done again.
+        """
+        settling = asyncio.ensure_future(self._settle(settlements))
+        self._settling.add(settling)
+        settling.add_done_callback(self._settling.discard)
+        await asyncio.shield(settling)
+
+    async def _settle(self, settlements: Sequence[Settlement]) -> None:
+        await self._changed(lambda writer: deliveries.settle(writer, settlements))
+        free: dict[str, int] = {}
+        for each in settlements:
+            claimed, _ = self._claimed.pop(each.id, (None, 0.0))
+            self.happened[each.state.name.lower()] += 1
+            if each.state is State.FAILED:
+                _tell_failure(each, claimed)
+            elif each.state is State.WAITING:
+                self._expect(each.due)
+            elif each.state is State.READY and claimed is not None:
+                free[claimed.destination] = min(
+                    claimed.priority, free.get(claimed.destination, claimed.priority)
+                )
+        if free:
+            self.tell(free)
+
+    # what an operator says
+
+    async def retry(self, ids: Sequence[int] | None = None, destination: str | None = None) -> int:
+        """Let failed and waiting work be ready now: by its ids, of a destination, or all; gives how much."""
+        now = self.clock()
+        changed = await self._changed(lambda writer: deliveries.retry_waiting(writer, ids, destination))
+        changed += await self._repeat(lambda writer: deliveries.retry_failed(writer, ids, destination, now))
+        self.happened["retried"] += changed
+        if changed:
+            self.tell()
+        return changed
+
+    async def drop(self, ids: Sequence[int] | None = None, destination: str | None = None) -> int:
+        """Give up work that nobody is doing; as `retry`. It is logged, and its rows stay."""
+        changed = await self._repeat(lambda writer: deliveries.drop(writer, ids, destination))
+        self.happened["dropped"] += changed
+        if changed:
+            whose = f" for {destination}" if destination else ""
+            _LOG.warning("%d deliveries%s were dropped by an operator", changed, whose)
+        return changed
+
+    async def _repeat(self, change: Callable[[Writer], int]) -> int:
+        """Change page after page: no transaction takes long."""
+        total = 0
+        while changed := await self._changed(change):
+            total += changed
+        return total
+
+    async def pause(self, destination: str, *, paused: bool) -> None:
+        """Note that a destination is paused, or is no more, and tell the listeners."""
+        await self._changed(lambda writer: deliveries.pause(writer, destination, paused))
+        (self.paused.add if paused else self.paused.discard)(destination)
+        self.tell(None)
+
+    # changes, many in a transaction
+
+    async def _changed(self, apply: Callable[[Writer], _T]) -> _T:
+        """Have a change made, together with those that others ask for meanwhile, and give what it gives."""
+        future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._pending.append((apply, future))
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.ensure_future(self._flush())
+        return await future
+
+    async def _flush(self) -> None:
+        while self._pending:
+            batch, self._pending = self._pending, []
+            try:
+                results = await in_thread(self._threads, self._apply, [apply for apply, _ in batch])
+            except Exception as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+            else:
+                for (_, future), result in zip(batch, results, strict=True):
+                    if not future.done():
+                        future.set_result(result)
+
+    def _apply(self, changes: Iterable[Callable[[Writer], Any]]) -> list[Any]:
+        return self._change(lambda writer: [change(writer) for change in changes])
+
+    # time
+
+    def _expect(self, due: float) -> None:
+        if self._next_due is None or due < self._next_due:
+            self._next_due = due
+            self._timer.set()
+
+    async def _time(self) -> None:
+        """Make ready what is due, and free what was claimed and forgotten."""
+        while True:
+            wait = _LOOK if self._next_due is None else min(max(self._next_due - self.clock(), 0.0), _LOOK)
+            self._timer.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._timer.wait()
+            try:
+                await self._look()
+            except Exception as error:
+                _LOG.error("the outbox could not be looked at: %s", type(error).__name__)
+                await asyncio.sleep(1.0)
+
+    async def _look(self) -> None:
+        now = self.clock()
+        due = self._next_due
+        if due is not None and (due <= now or due > now + _LONGEST_WAIT):
+            await self._changed(lambda writer: deliveries.promote(writer, now, _LONGEST_WAIT))
+            self._next_due = None
+            found = await in_thread(self._threads, self._reader.next_due)
+            if found is not None:
+                self._expect(found)
+            self.tell(None)
+        forgotten = [each for each, (_, until) in self._claimed.items() if until <= now]
+        if forgotten:
+            await self._changed(lambda writer: deliveries.reclaim(writer, now))
+            for each in forgotten:
+                del self._claimed[each]
+            self.tell(None)
+
+
+def _tell_failure(settlement: Settlement, claimed: Claimed | None) -> None:
+    # What a peer says in its Error Comment may name a patient: it is kept in the row, and not logged.
+    why = settlement.comment if settlement.status is None else f"status 0x{settlement.status:04X}"
+    _LOG.error(
+        "delivery %d of %s to %s is given up after %d attempt(s): %s; asyncdicom outbox retry tries it again",
+        settlement.id,
+        (claimed and claimed.sop_instance_uid) or "no instance",
+        (claimed and claimed.destination) or "no destination",
+        settlement.attempts,
+        why or "no reason was given",
+    )

@@ -1,0 +1,87 @@
+"""How the tools of an archive ask it: the process that serves its folder, or they open it themselves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from asyncdicom.cli.output import json_line
+from asyncdicom.cli.run import FAILED, complain, run
+from asyncdicom.telemetry.text import printable
+
+__all__ = ["Line", "ask_archive", "asking", "result_of", "show"]
+
+Line = Mapping[str, Any]
+
+
+def asking(name: str, work: Callable[[], Awaitable[int]]) -> int:
+    """Run what asks an archive; what the archive cannot do is one line of the tool `name`."""
+    from asyncdicom.archive import ArchiveError
+
+    async def asked() -> int:
+        try:
+            return await work()
+        except ArchiveError as error:
+            return complain(name, str(error), FAILED)
+
+    return run(asked)
+
+
+async def ask_archive(
+    directory: str,
+    method: str,
+    arguments: Line | None = None,
+    *,
+    before: Callable[[str], None] | None = None,
+) -> AsyncGenerator[Line, None]:
+    """Ask the process that serves a folder, or else take the folder's lock: the lines are the same.
+
+    ``before`` is called when nothing serves it. Raises `ArchiveError` for what only a serving process can do.
+    """
+    from asyncdicom.archive import Archive, ArchiveError
+    from asyncdicom.archive.control import NotServed, ask
+    from asyncdicom.archive.operations import METHODS
+
+    try:
+        async with aclosing(ask(directory, method, arguments or {})) as lines:
+            async for line in lines:
+                yield line
+        return
+    except NotServed:
+        pass
+    if method not in METHODS:
+        raise ArchiveError(f"no process serves {directory}: start it first, {method} is for one that runs")
+    if before is not None:
+        import asyncio
+
+        await asyncio.to_thread(before, directory)
+    async with (
+        Archive(directory, existing=True, sweep=False, scrub=0) as archive,
+        aclosing(METHODS[method](archive, arguments or {})) as lines,
+    ):
+        async for line in lines:
+            yield line
+
+
+async def result_of(
+    directory: str,
+    method: str,
+    arguments: Line | None = None,
+    *,
+    before: Callable[[str], None] | None = None,
+) -> Line:
+    """Ask, and give the last line."""
+    last: Line = {}
+    async with aclosing(ask_archive(directory, method, arguments, before=before)) as lines:
+        async for line in lines:
+            last = line
+    return last
+
+
+def show(line: Line, as_json: bool, text: str) -> None:
+    """Print a line: as JSON, or by a text that names its keys."""
+    if as_json:
+        json_line(**line)
+    else:
+        print(text.format_map({key: printable(str(value)) for key, value in line.items()}), flush=True)

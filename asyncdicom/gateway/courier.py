@@ -1,0 +1,154 @@
+"""`Courier`: the associations to one destination. They propose what was seen, and end when nothing comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+from asyncdicom.association import Association
+from asyncdicom.client import associate
+from asyncdicom.destination import Destination
+from asyncdicom.exceptions import AssociationError
+from asyncdicom.net.sources import Source
+from asyncdicom.options import Limits, Timeouts
+from asyncdicom.pool import AssociationPool
+from asyncdicom.services.contexts import MAXIMUM_CONTEXTS, Kind, contexts_for
+from asyncdicom.services.responses import Response
+from asyncdicom.ul.negotiation import PresentationContext
+
+__all__ = ["Courier"]
+
+Begun = Callable[[], None]
+"""Told when the association stands, and an instance is on its way."""
+
+
+class _Pool:
+    """A pool for the kinds that were seen so far; it ends when it is out of date and nobody uses it."""
+
+    def __init__(self, pool: AssociationPool, kinds: frozenset[Kind]) -> None:
+        self.pool = pool
+        self.kinds = kinds
+        self.users = 0
+
+
+class Courier:
+    """Sends instances to a destination: on any association, or a study on one of its own.
+
+    Nothing here is tried again. `send` and `send_on` raise what `associate` and `c_store` raise; cancelled
+    while they send, they abort the association.
+    """
+
+    def __init__(self, destination: Destination, calling_ae_title: str) -> None:
+        self._destination = destination
+        self._calling = destination.calling_ae_title or calling_ae_title
+        self._timeouts = Timeouts(
+            connect=destination.connect_timeout,
+            acse=destination.acse_timeout,
+            dimse=destination.dimse_timeout,
+            release=destination.release_timeout,
+        )
+        self._kinds: dict[Kind, None] = {}  # the one seen last is the last
+        self._pool: _Pool | None = None
+        self._lanes: dict[int, tuple[Association, frozenset[Kind]]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def send(self, source: Source, priority: int, begun: Begun) -> Response:
+        """Send an instance on whichever association is free."""
+        pool = self._pool_for(self._note(source))
+        pool.users += 1
+        try:
+            async with pool.pool.acquire() as association:
+                begun()
+                return await association.c_store(source, priority=priority)
+        finally:
+            pool.users -= 1
+            if not pool.users and pool is not self._pool:
+                self._spawn(_close(pool.pool))
+
+    async def send_on(self, lane: int, source: Source, priority: int, begun: Begun) -> Response:
+        """Send an instance on the association of a lane, which is opened when there is none."""
+        kind = self._note(source)
+        association, kinds = self._lanes.get(lane, (None, frozenset()))
+        if association is None or not association.is_established or kind not in kinds:
+            self.leave(lane)
+            kinds = frozenset(self._kinds)
+            association = await associate(
+                self._destination.where,
+                calling_ae_title=self._calling,
+                contexts=self._contexts(),
+                ssl=self._destination.ssl,
+                server_hostname=self._destination.server_hostname,
+                timeouts=self._timeouts,
+            )
+            self._lanes[lane] = association, kinds
+        begun()
+        return await association.c_store(source, priority=priority)
+
+    def leave(self, lane: int) -> None:
+        """Release the association of a lane; that is not waited for."""
+        association, _ = self._lanes.pop(lane, (None, frozenset()))
+        if association is not None and association.is_established:
+            self._spawn(association.release())
+
+    def rest(self) -> None:
+        """Release what nobody uses: nothing has been sent for a while."""
+        pool, self._pool = self._pool, None
+        if pool is not None and not pool.users:
+            self._spawn(_close(pool.pool))
+
+    async def close(self) -> None:
+        """Release all associations, and wait for that."""
+        self.rest()
+        for lane in list(self._lanes):
+            self.leave(lane)
+        while self._ending:
+            await asyncio.wait(self._ending)
+
+    # what it proposes
+
+    def _note(self, source: Source) -> Kind:
+        kind = source.sop_class_uid, source.transfer_syntax_uid
+        self._kinds.pop(kind, None)
+        self._kinds[kind] = None
+        return kind
+
+    def _contexts(self) -> list[PresentationContext]:
+        """Propose what was seen, as far as one association has contexts for it: what was seen last is in."""
+        while len(contexts := contexts_for(self._kinds)) > MAXIMUM_CONTEXTS:
+            del self._kinds[next(iter(self._kinds))]
+        return contexts
+
+    def _pool_for(self, kind: Kind) -> _Pool:
+        if self._pool is None or kind not in self._pool.kinds:
+            self.rest()
+            contexts = self._contexts()
+            destination = self._destination
+            pool = AssociationPool(
+                destination.where,
+                size=destination.maximum_associations,
+                calling_ae_title=self._calling,
+                contexts=contexts,
+                ssl=destination.ssl,
+                server_hostname=destination.server_hostname,
+                timeouts=self._timeouts,
+                limits=Limits(operations_invoked=max(destination.operations_invoked, 1)),
+            )
+            self._pool = _Pool(pool, frozenset(self._kinds))
+        return self._pool
+
+    def _spawn(self, ending: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(_quietly(ending))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+
+async def _close(pool: AssociationPool) -> None:
+    await pool.__aexit__(None, None, None)
+
+
+async def _quietly(ending: Coroutine[object, object, None]) -> None:
+    """A release that fails has ended the association all the same."""
+    try:
+        await ending
+    except AssociationError:
+        return

@@ -1,0 +1,170 @@
+"""`Gateway`: what an archive receives is sent on, by rules, and kept until it has arrived."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from asyncdicom.archive.archive import Archive
+from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.archive.index.work import State
+from asyncdicom.archive.outbox import LEASE
+from asyncdicom.gateway.config import GatewayConfig
+from asyncdicom.gateway.link import Link
+from asyncdicom.gateway.rerouting import reroute
+from asyncdicom.gateway.routing import DELIVERY, UNROUTED, Routing, line_of, members_of
+from asyncdicom.gateway.sender import Sender, first_available
+from asyncdicom.telemetry.log import Log
+
+__all__ = ["Gateway"]
+
+_LOG = Log("asyncdicom.gateway")
+
+
+class Gateway:
+    """Routes what an open archive receives. Use it with ``async with``, before the archive is served::
+
+        async with Archive("spool") as archive, Gateway(archive, read_gateway("gateway.toml")):
+            async with serve_archive(archive, "GATE@0.0.0.0:104") as server:
+                await server.serve_forever()
+
+    A Success to the sender says that the instance and all its deliveries are as durable as the archive
+    promises. Each delivery arrives at least once: after a crash what was under way is sent again.
+    `ae_title`: what we call ourselves towards destinations that do not say otherwise. `patience`: seconds
+    that what is being sent has at the end; what is cut off then is sent again after the next start.
+    """
+
+    def __init__(
+        self, archive: Archive, config: GatewayConfig, *, ae_title: str = "ASYNCDICOM", patience: float = 10.0
+    ) -> None:
+        self.config = config
+        self._archive = archive
+        self._ae_title = ae_title
+        self._patience = patience
+        self._links: dict[str, Link] = {}
+        self._unsubscribe: Callable[[], None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._rerouting: asyncio.Task[None] | None = None
+        self._asks_again = asyncio.Event()
+
+    async def __aenter__(self) -> Gateway:
+        counts = await self._archive.read(self._archive.deliveries.counts)
+        waiting = {name for kind, name, _, _ in counts if kind == DELIVERY}
+        lines = waiting.union(map(line_of, self.config.rules.groups))
+        for name, destination in self.config.destinations.items():
+            self._links[name] = Link(
+                self._archive,
+                destination,
+                [name, *sorted(line for line in lines if line != name and name in members_of(line))],
+                calling_ae_title=self._ae_title,
+                choose=self._choose,
+                on_trouble=self._trouble,
+            )
+        self._tell_lost(counts)
+        ordered = [name for name, each in self.config.destinations.items() if each.options.ordered]
+        self._routing = Routing(self.config.rules, ordered)
+        self._archive.route(self._routing)
+        self._unsubscribe = self._archive.outbox.subscribe(self._wake)
+        for link in self._links.values():
+            link.start()
+        self._renewing = asyncio.ensure_future(self._renew())
+        self._rerouting = asyncio.ensure_future(self._reroute())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        tasks = [task for task in (self._renewing, self._rerouting) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await asyncio.gather(*(link.stop(self._patience) for link in self._links.values()))
+        self._archive.route(None)
+
+    def _tell_lost(self, counts: Iterable[tuple[str, str, int, int]]) -> None:
+        """Say what waits for destinations that the configuration does not have any more."""
+        for kind, line, _, number in counts:
+            if kind == DELIVERY and set(members_of(line)).isdisjoint(self._links):
+                _LOG.error(
+                    "%d deliveries wait for %s, which the configuration does not have: name it there again, "
+                    "or give them up with asyncdicom outbox drop",
+                    number,
+                    line,
+                )
+
+    # who sends what
+
+    def _choose(self, line: str) -> Sender | None:
+        senders = {name: link.sender for name, link in self._links.items()}
+        names = [name for name in members_of(line) if name in senders]
+        now, clock = asyncio.get_running_loop().time(), datetime.now(UTC)
+        return first_available(names, senders, now, clock)
+
+    def _wake(self, destinations: Mapping[str, int] | None) -> None:
+        for link in self._links.values():
+            link.wake(destinations)
+        if destinations is None:
+            self._asks_again.set()
+
+    def _trouble(self, troubled: Link) -> None:
+        """The others of its groups may have to take over."""
+        for link in self._links.values():
+            if link is not troubled and not set(link.lines).isdisjoint(troubled.lines):
+                link.wake()
+
+    async def _renew(self) -> None:
+        """Keep the leases of what is claimed while it takes its time."""
+        while True:
+            await asyncio.sleep(LEASE / 3)
+            ids = [each for link in self._links.values() for each in link.claimed()]
+            if ids:
+                with suppress(Exception):  # the outbox tells of the disk; then it is perhaps sent twice
+                    await self._archive.outbox.renew(ids)
+
+    async def _reroute(self) -> None:
+        """Ask the rules again about what was not routed, when an operator has it tried again."""
+        while True:
+            try:
+                await reroute(self._archive, self._routing)
+            except Exception as error:
+                _LOG.error("what is not routed could not be looked at: %s", error or type(error).__name__)
+            await self._asks_again.wait()
+            self._asks_again.clear()
+
+    # the operator
+
+    async def pause(self, name: str, *, paused: bool) -> None:
+        """Pause a destination, or go on; it stays so after a start.
+
+        Raises `ArchiveError` for a destination that there is not.
+        """
+        if name not in self._links:
+            raise ArchiveError(f"there is no destination {name!r}; there are {', '.join(self._links)}")
+        await self._archive.outbox.pause(name, paused=paused)
+        self._links[name].pause(paused=paused)
+
+    async def status(self) -> list[dict[str, Any]]:
+        """Give, of each destination, its state and what waits for it. Raises `ArchiveError`."""
+        counts = await self._archive.read(self._archive.deliveries.counts)
+        return [{**link.status(), **_of_lines(counts, link.lines)} for link in self._links.values()]
+
+    async def unrouted(self) -> int:
+        """Count the instances that nobody knows where to send. Raises `ArchiveError`."""
+        counts = await self._archive.read(self._archive.deliveries.counts)
+        return sum(number for kind, _, _, number in counts if kind == UNROUTED)
+
+
+def _of_lines(counts: Iterable[tuple[str, str, int, int]], lines: Collection[str]) -> dict[str, int]:
+    """Give how many deliveries of some lines there are in each state that is not the end."""
+    found = {"ready": 0, "waiting": 0, "leased": 0, "failed": 0}
+    for kind, line, state, number in counts:
+        if kind == DELIVERY and line in lines:
+            found[State(state).name.lower()] += number
+    return found

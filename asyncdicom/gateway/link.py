@@ -1,0 +1,333 @@
+"""`Link`: one destination at work. The sender decides, the outbox keeps, the courier carries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from random import random
+from typing import Any
+
+from asyncdicom.archive.archive import Archive
+from asyncdicom.archive.index.deliveries import Claimed, Settlement
+from asyncdicom.archive.index.work import State, revision_of
+from asyncdicom.dimse.messages import Priority
+from asyncdicom.gateway.config import GatewayDestination
+from asyncdicom.gateway.courier import Courier
+from asyncdicom.gateway.routing import DELIVERY
+from asyncdicom.gateway.sender import Job, Sender, Settled
+from asyncdicom.gateway.verdicts import Verdict, verdict_of_error, verdict_of_status
+from asyncdicom.net.sources import FileSource
+from asyncdicom.status import Status
+from asyncdicom.telemetry.log import Log
+
+__all__ = ["Link"]
+
+_LOG = Log("asyncdicom.gateway")
+
+_REST = 10.0  # seconds without anything to send after which the associations are released
+_LOOK = 30.0  # seconds between two looks at what may have to be taken over
+_AFTER_ERROR = 2.0  # seconds, when the index could not be asked
+_DIMSE_PRIORITY = {0: Priority.HIGH, 1: Priority.MEDIUM, 2: Priority.LOW}
+_STATES = {"done": State.DONE, "failed": State.FAILED}
+
+Chooser = Callable[[str], Sender | None]
+"""Gives the sender that the deliveries of a line go to now: of several destinations, the first available."""
+
+
+_Times = tuple[float, datetime]
+"""The time of the event loop, and the time of day."""
+
+
+class Link:
+    """Sends what waits in the outbox for one destination, by its own line and those of its groups.
+
+    A line that several destinations share is emptied by the one that `choose` gives. `on_trouble`: called
+    when something was not delivered, so that others of a group look after it.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        destination: GatewayDestination,
+        lines: Sequence[str],
+        *,
+        calling_ae_title: str,
+        choose: Chooser,
+        on_trouble: Callable[[Link], None],
+    ) -> None:
+        self.destination = destination
+        self.sender = Sender(destination.name, destination.options, random=random)
+        self.lines = tuple(lines)
+        self.sent = 0
+        """Instances that were delivered since the start."""
+        self.last_status: int | None = None
+        self._archive = archive
+        self._outbox = archive.outbox
+        self._courier = Courier(destination.destination, calling_ae_title)
+        self._choose = choose
+        self._on_trouble = on_trouble
+        self._claimed: dict[int, Claimed] = {}
+        self._busy: dict[int, asyncio.Task[None]] = {}  # by delivery
+        self._lanes: set[int] = set()  # those that send now, with `group_by`
+        self._wake = asyncio.Event()
+        self._is_dry = False  # there was less than we asked for, and nothing came since
+        self._news = 0  # how many times there may have come something
+        self._is_urgent = False
+        self._task: asyncio.Task[None] | None = None
+
+    # from outside
+
+    def start(self) -> None:
+        """Begin to send."""
+        if self.destination.name in self._outbox.paused:
+            self.sender.pause()
+        self._task = asyncio.ensure_future(self._run())
+
+    async def stop(self, patience: float) -> None:
+        """Begin nothing more, let what is under way end within some seconds, and give back the rest."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+        if self._busy:
+            await asyncio.wait(self._busy.values(), timeout=patience)
+        for task in list(self._busy.values()):
+            task.cancel()
+        if self._busy:
+            await asyncio.wait(self._busy.values())
+        with suppress(Exception):  # what is not given back is taken back at the next start
+            await self._give_back(_times(), all_of_it=True)
+        await self._courier.close()
+
+    def wake(self, destinations: Mapping[str, int] | None = None) -> None:
+        """Look again: there is work for these lines (None: perhaps for any), or something has changed."""
+        if destinations is not None:
+            urgency = [destinations[line] for line in self.lines if line in destinations]
+            if not urgency:
+                return
+            self._is_urgent |= min(urgency) == 0
+        self._is_dry = False
+        self._news += 1
+        self._wake.set()
+
+    def pause(self, *, paused: bool) -> None:
+        """Pause, or go on."""
+        (self.sender.pause if paused else self.sender.resume)()
+        self.wake()
+
+    def claimed(self) -> list[int]:
+        """Give the deliveries that this process has."""
+        return list(self._claimed)
+
+    def status(self) -> dict[str, Any]:
+        """Give what an operator wants to see, without any look at the index."""
+        now, clock = _times()
+        return {
+            "destination": self.destination.name,
+            "address": str(self.destination.destination.where),
+            "state": self.sender.state(now, clock),
+            "under_way": self.sender.underway,
+            "delivered_since_start": self.sent,
+            "failures_in_a_row": self.sender.failures,
+            "last_status": None if self.last_status is None else f"0x{self.last_status:04X}",
+            "last_trouble": self.sender.last_trouble,
+        }
+
+    # the loop
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            times = _times()  # the same for all: what changes between two looks would be seen by neither
+            try:
+                await self._give_back(times)
+                await self._claim(times)
+                self._begin(times)
+                wait = self.sender.seconds_until_change(*times)
+            except Exception as error:
+                _LOG.error("%s: the outbox failed: %s", self.destination.name, error or type(error).__name__)
+                wait = _AFTER_ERROR
+            await self._sleep(wait)
+
+    async def _sleep(self, wait: float | None) -> None:
+        if len(self.lines) > 1:  # the hours of another of the group may end, which nobody tells
+            wait = _LOOK if wait is None else min(wait, _LOOK)
+        rests = wait is None and not self._busy
+        try:
+            async with asyncio.timeout(_REST if rests else wait):
+                await self._wake.wait()
+        except TimeoutError:
+            if rests:
+                self._courier.rest()
+                await self._wake.wait()
+            else:
+                self._is_dry = False
+
+    async def _give_back(self, times: _Times, *, all_of_it: bool = False) -> None:
+        back = self.sender.give_back(*times, all_of_it=all_of_it)
+        if back:
+            await self._settle(back)
+
+    async def _claim(self, times: _Times) -> None:
+        """Claim what the sender wants, from each line whose turn it is."""
+        if self._is_dry:
+            return
+        urgent, self._is_urgent = self._is_urgent, False
+        news = self._news
+        wanted = self.sender.wanted(*times, urgent=urgent)
+        for line in self.lines:
+            if wanted <= 0 or self._choose(line) is not self.sender:
+                continue
+            in_order = self.destination.options.ordered
+            claimed = await self._outbox.claim(DELIVERY, line, wanted, in_order=in_order)
+            wanted -= len(claimed)
+            self.sender.offer(await self._sendable(claimed))
+        self._is_dry = wanted > 0 and news == self._news  # it may have come while we asked
+
+    async def _sendable(self, claimed: Sequence[Claimed]) -> list[Job]:
+        """Give the jobs of what was claimed; what is gone or out of date is settled."""
+        now = self._outbox.clock()
+        jobs: list[Job] = []
+        ends: list[Settlement] = []
+        for each in claimed:
+            if each.digest is None:
+                gone = "the instance is not in the archive any more"
+                ends.append(Settlement(each.id, State.FAILED, now, each.attempts, comment=gone))
+            elif revision_of(each.digest) != each.revision:
+                other = "another revision has taken its place"
+                ends.append(Settlement(each.id, State.DONE, now, each.attempts, comment=other))
+            else:
+                self._claimed[each.id] = each
+                jobs.append(_job(each, now))
+        if ends:
+            await self._outbox.settle(ends)
+        return jobs
+
+    def _begin(self, times: _Times) -> None:
+        if not self.destination.options.group_by:
+            while (job := self.sender.begin(*times)) is not None:
+                self._spawn(job, None)
+            return
+        for lane in range(self.destination.destination.maximum_associations):
+            if lane in self._lanes:
+                continue
+            job = self.sender.begin(*times, lane)
+            if job is None and not self.sender.goes_on(lane):
+                self.sender.leave(lane)
+                self._courier.leave(lane)
+                job = self.sender.begin(*times, lane)  # another study
+            if job is not None:
+                self._lanes.add(lane)
+                self._spawn(job, lane)
+
+    def _spawn(self, job: Job, lane: int | None) -> None:
+        self._busy[job.id] = asyncio.get_running_loop().create_task(self._send(job, lane))
+
+    # one instance
+
+    async def _send(self, job: Job, lane: int | None) -> None:
+        verdict, status, comment = Verdict.RETURNED, None, ""
+        try:
+            verdict, status, comment = await self._attempt(self._claimed[job.id], lane)
+        finally:  # also when it was cancelled
+            now, _ = _times()
+            settled = self.sender.ended(job.id, verdict, now, comment)
+            self._lanes.discard(-1 if lane is None else lane)
+            del self._busy[job.id]
+            self._tell(job, verdict, settled, comment if status is None else f"status {status}")
+            self._wake.set()
+            with suppress(
+                Exception
+            ):  # it stays leased, and is sent again: the archive's log tells of the disk
+                await self._settle([settled], verdict, status, comment)
+
+    async def _attempt(self, claimed: Claimed, lane: int | None) -> tuple[Verdict, Status | None, str]:
+        is_begun = False
+
+        def begun() -> None:
+            nonlocal is_begun
+            is_begun = True
+
+        source = self._source(claimed)
+        priority = _DIMSE_PRIORITY.get(claimed.priority, Priority.MEDIUM)
+        try:
+            if lane is None:
+                response = await self._courier.send(source, priority, begun)
+            else:
+                response = await self._courier.send_on(lane, source, priority, begun)
+        except Exception as error:
+            verdict = verdict_of_error(error, was_sending=is_begun)
+            return verdict, None, str(error) or type(error).__name__
+        self.last_status = int(response.status)
+        comment = response.error_comment or ""
+        verdict = verdict_of_status(response.status, self.destination.also_delivered)
+        return verdict, response.status, f"{response.status}{': ' if comment else ''}{comment}"
+
+    def _source(self, claimed: Claimed) -> FileSource:
+        return FileSource(
+            self._archive.path_of(claimed.file or ""),
+            sop_class_uid=claimed.sop_class_uid or "",
+            sop_instance_uid=claimed.sop_instance_uid or "",
+            transfer_syntax_uid=claimed.transfer_syntax_uid or "",
+            offset=claimed.data_set_offset or 0,
+            length=claimed.data_set_length or 0,
+            in_threads=True,
+        )
+
+    def _tell(self, job: Job, verdict: Verdict, settled: Settled, why: str) -> None:
+        if verdict is Verdict.DELIVERED:
+            self.sent += 1
+            return
+        claimed = self._claimed[job.id]
+        _LOG.warning(
+            "%s to %s: %s (%s); %s",
+            claimed.sop_instance_uid,
+            self.destination.name,
+            verdict.value,
+            why or "we stop",
+            "given up"
+            if settled.state == "failed"
+            else f"tried again in {settled.delay:.0f} s at the earliest",
+        )
+        self._on_trouble(self)
+
+    async def _settle(
+        self,
+        settled: Sequence[Settled],
+        verdict: Verdict = Verdict.RETURNED,
+        status: Status | None = None,
+        comment: str = "",
+    ) -> None:
+        now = self._outbox.clock()
+        tried = verdict is not Verdict.RETURNED
+        settlements = [
+            Settlement(
+                each.id,
+                _STATES.get(each.state) or (State.WAITING if each.delay else State.READY),
+                now + each.delay,
+                each.attempts,
+                None if status is None else int(status),
+                comment if verdict is not Verdict.DELIVERED or status != Status.SUCCESS else "",
+                now if tried and verdict is not Verdict.DELIVERED else None,
+            )
+            for each in settled
+        ]
+        for each in settled:
+            self._claimed.pop(each.id, None)
+        await self._outbox.settle(settlements)
+        if self.destination.options.ordered:
+            self.wake()  # what is behind it was held up until now
+
+
+def _job(claimed: Claimed, now: float) -> Job:
+    failing = 0.0 if claimed.first_error_at is None else now - claimed.first_error_at
+    study = claimed.study_instance_uid or ""
+    return Job(
+        claimed.id, claimed.priority, claimed.data_set_length or 0, study, claimed.attempts, max(failing, 0.0)
+    )
+
+
+def _times() -> _Times:
+    return asyncio.get_running_loop().time(), datetime.now(UTC)

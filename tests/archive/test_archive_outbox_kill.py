@@ -1,0 +1,126 @@
+"""kill -9 at every SQL statement of receive, commit, claim and settle: each delivery is made once or twice.
+
+The process is a real one, killed by itself when the driver gets its n-th statement; then another one goes on
+with what it has left. What was acknowledged and what was delivered is written down outside of the archive.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from qrscp import LONG
+
+INSTANCES, DESTINATIONS = 3, ("A", "B")
+
+# Forks for each life: so the imports are paid once. Nothing but the driver's trace is in the way of SQL.
+SCRIPT = '''
+import asyncio, os, signal, sys
+from pathlib import Path
+import asyncdicom.archive
+from asyncdicom.archive import Archive
+from asyncdicom.archive.index.deliveries import Settlement
+from asyncdicom.archive.index.work import State, Work
+from asyncdicom.data.elements import encode
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
+import sqlite3
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+root, destinations, instances = Path(sys.argv[1]), sys.argv[2].split(","), int(sys.argv[3])
+
+class Router:
+    tags = frozenset()
+    def work_for(self, received):
+        return [Work("store", name) for name in destinations]
+
+async def batches(data):
+    yield [memoryview(data)]
+
+def note(file, line):
+    with open(file, "a") as out:
+        out.write(line + "\\n")
+
+async def store(archive, folder, uid):
+    data = encode(
+        [(0x00080016, "UI", CT.encode()), (0x00080018, "UI", uid.encode()), (0x00100020, "LO", b"P1"),
+         (0x0020000D, "UI", b"1.2"), (0x0020000E, "UI", b"1.2.3")], EXPLICIT_VR_LITTLE_ENDIAN)
+    stored = await archive.store(
+        sop_class_uid=CT, sop_instance_uid=uid, transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
+        batches=batches(data))
+    if stored.status == 0:
+        note(folder / "acknowledged", uid)
+
+async def send(archive, folder):
+    """Deliver all that there is."""
+    for name in destinations:
+        while claimed := await archive.outbox.claim("store", name, 2):
+            for each in claimed:
+                note(folder / "delivered", f"{name} {each.sop_instance_uid}")
+            await archive.outbox.settle([Settlement(each.id, State.DONE, 0.0, 1) for each in claimed])
+
+async def live(folder, kill_at):
+    left = kill_at
+    def count(sql):
+        nonlocal left
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+    async with Archive(folder / "archive", durability="process", scrub=0, sweep=False) as archive:
+        archive.route(Router())
+        if kill_at:
+            archive._ingest._writer._fairy.driver_connection.set_trace_callback(count)
+            for number in range(instances):
+                await store(archive, folder, f"1.2.3.{number}")
+        await send(archive, folder)
+
+def life(folder, kill_at):
+    pid = os.fork()
+    if not pid:
+        try:
+            asyncio.run(live(folder, kill_at))
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+step = int(sys.argv[4])
+kill_at, ended = 1, -9
+while ended == -9:
+    folder = root / str(kill_at)
+    folder.mkdir()
+    ended = life(folder, kill_at)
+    assert ended in (-9, 0), ended
+    assert life(folder, 0) == 0
+    kill_at += step
+'''
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_kill_at_every_statement(tmp_path: Path) -> None:
+    step = 1 if LONG else 2
+    arguments = [str(tmp_path), ",".join(DESTINATIONS), str(INSTANCES), str(step)]
+    subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=True, env=os.environ, timeout=110)
+    folders = list(tmp_path.iterdir())
+    assert len(folders) > 30 / step  # so many statements there are
+    partly = twice = 0
+    for folder in folders:
+        acknowledged, delivered = (
+            lines(folder / "acknowledged"),
+            collections.Counter(lines(folder / "delivered")),
+        )
+        partly += 0 < len(acknowledged) < INSTANCES
+        for uid in acknowledged:
+            for name in DESTINATIONS:
+                assert 1 <= delivered[f"{name} {uid}"] <= 2, (folder, name, uid)
+        twice += any(count == 2 for count in delivered.values())
+        assert max(delivered.values(), default=0) <= 2
+    assert partly  # some were killed in the middle
+    assert twice  # and some after a delivery, before it was noted

@@ -1,0 +1,302 @@
+"""The gateway at work: what an archive receives arrives where the rules say, over real associations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncdicom import BytesSource, PresentationContext, Request, Server, associate, serve
+from asyncdicom.archive import Archive
+from asyncdicom.archive.index.work import State
+from asyncdicom.archive.scp import serve_archive
+from asyncdicom.data.elements import encode
+from asyncdicom.gateway.config import parse_gateway
+from asyncdicom.gateway.gateway import Gateway
+from asyncdicom.gateway.methods import methods_of
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
+
+CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
+
+
+def instance(uid: str, *, sop_class: str = CT, study: str = "1.2.3", patient: str = "P1") -> BytesSource:
+    elements = [
+        (0x00080016, "UI", sop_class.encode()),
+        (0x00080018, "UI", uid.encode()),
+        (0x00080060, "CS", b"CT" if sop_class == CT else b"MR"),
+        (0x00100020, "LO", patient.encode()),
+        (0x0020000D, "UI", study.encode()),
+        (0x0020000E, "UI", f"{study}.1".encode()),
+        (0x7FE00010, "OW", b"\1\2\3\4"),
+    ]
+    data = encode(elements, EXPLICIT_VR_LITTLE_ENDIAN)
+    return BytesSource(sop_class, uid, EXPLICIT_VR_LITTLE_ENDIAN, data)
+
+
+class Pacs:
+    """A destination: it counts what comes, and answers what it is told to."""
+
+    def __init__(self) -> None:
+        self.received: Counter[str] = Counter()
+        self.callers: set[str] = set()
+        self.associations: list[object] = []
+        self.studies: dict[object, list[str]] = {}
+        self.answer: Callable[[str], int] = lambda uid: 0
+        self.came = asyncio.Event()
+        self.server: Server
+
+    async def on_store(self, request: Request) -> int:
+        await request.data.read()
+        uid = request.affected_sop_instance_uid
+        self.callers.add(request.calling_ae_title)
+        self.studies.setdefault(request.association, []).append(uid)
+        status = self.answer(uid)
+        if status == 0:
+            self.received[uid] += 1
+        self.came.set()
+        return status
+
+    async def has(self, *uids: str) -> None:
+        """Wait until all of these have come."""
+        async with asyncio.timeout(60):
+            while not set(uids) <= set(self.received):
+                self.came.clear()
+                await self.came.wait()
+
+    async def asked(self, times: int) -> None:
+        async with asyncio.timeout(60):
+            while sum(map(len, self.studies.values())) < times:
+                self.came.clear()
+                await self.came.wait()
+
+
+@asynccontextmanager
+async def pacs(port: int = 0, **options: Any) -> AsyncIterator[Pacs]:
+    node = Pacs()
+    async with serve(f"PACS@127.0.0.1:{port}", c_store=node.on_store, **options) as node.server:
+        yield node
+
+
+QUICK = "first_pause = 0.05\nlongest_pause = 0.2\n"
+
+
+def config(routes: str, more: str = QUICK, **ports: int) -> Any:
+    destinations = [
+        f'[destinations.{name}]\naddress = "{name}@127.0.0.1:{port}"\n{more}' for name, port in ports.items()
+    ]
+    return parse_gateway("".join(destinations) + routes)
+
+
+EVERYTHING = "[[routes]]\nwhen = {{}}\nto = [{}]\n"
+
+
+@asynccontextmanager
+async def gateway(path: Path, setting: Any) -> AsyncIterator[tuple[Gateway, str]]:
+    async with (
+        Archive(path, durability="none", scrub=0) as archive,
+        Gateway(archive, setting, ae_title="GATE", patience=1.0) as running,
+        serve_archive(archive, "GATE@127.0.0.1:0") as server,
+    ):
+        yield running, f"GATE@127.0.0.1:{server.port}"
+
+
+async def send(where: str, *instances: BytesSource, calling: str = "CT1") -> None:
+    kinds = {(each.sop_class_uid, each.transfer_syntax_uid) for each in instances}
+    contexts = [PresentationContext(sop_class, (syntax,)) for sop_class, syntax in kinds]
+    async with associate(where, calling_ae_title=calling, contexts=contexts) as association:
+        for each in instances:
+            (await association.c_store(each)).raise_for_status()
+
+
+async def settled(running: Gateway, **states: int) -> None:
+    """Wait until so many deliveries are in these states, and none in any other that is not the end."""
+    async with asyncio.timeout(60):
+        while True:
+            counts = Counter[str]()
+            for _, _, state, number in await running._archive.read(running._archive.deliveries.counts):
+                counts[State(state).name.lower()] += number
+            if counts == states:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_instances_go_where_the_rules_say(tmp_path: Path) -> None:
+    async with pacs() as first, pacs() as second:
+        setting = config(
+            '[[routes]]\nwhen = { calling = "CT*" }\nto = ["A"]\n'
+            '[[routes]]\nwhen = { Modality = "MR" }\nto = ["A", "B"]\n',
+            A=first.server.port,
+            B=second.server.port,
+        )
+        async with gateway(tmp_path, setting) as (running, where):
+            await send(where, instance("1.1"), calling="CT1")
+            await send(where, instance("1.2", sop_class=MR), calling="MR1")
+            await send(where, instance("1.3"), calling="US1")
+            await first.has("1.1", "1.2")
+            await second.has("1.2")
+            await settled(running, failed=1)  # the third is unrouted
+            assert await running.unrouted() == 1
+        assert first.received == {"1.1": 1, "1.2": 1}
+        assert second.received == {"1.2": 1}
+        assert first.callers == {"GATE"}
+
+
+async def test_a_destination_that_is_down_holds_up_nobody_and_gets_it_later(tmp_path: Path) -> None:
+    async with pacs() as up:
+        async with pacs() as down:
+            port = down.server.port
+        setting = config(EVERYTHING.format('"UP", "DOWN"'), UP=up.server.port, DOWN=port)
+        async with gateway(tmp_path, setting) as (running, where):
+            uids = [f"1.{number}" for number in range(30)]
+            await send(where, *map(instance, uids))
+            await up.has(*uids)
+            async with pacs(port) as back:
+                await back.has(*uids)
+                await settled(running)
+                assert back.received == Counter(uids)
+        assert up.received == Counter(uids)
+
+
+async def test_one_that_is_not_taken_holds_up_nobody_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with pacs() as node:
+        node.answer = lambda uid: 0xC000 if uid == "1.0" else 0xB000 if uid == "1.1" else 0
+        async with gateway(tmp_path, config(EVERYTHING.format('"A"'), A=node.server.port)) as (
+            running,
+            where,
+        ):
+            uids = [f"1.{number}" for number in range(10)]
+            await send(where, *map(instance, uids))
+            await settled(running, failed=1)
+            (row,) = await running._archive.read(running._archive.deliveries.page, State.FAILED)
+            assert (row.sop_instance_uid, row.status, row.attempts) == ("1.0", 0xC000, 3)
+            (warned,) = await running._archive.read(running._archive.deliveries.of_instance, "1.1")
+            assert (warned.state, warned.status) == (State.DONE, 0xB000)
+            node.answer = lambda uid: 0
+            assert await running._archive.outbox.retry() == 1
+            await settled(running)
+        assert node.received == Counter(uids) - Counter(["1.1"])
+    assert "delivery 1 of 1.0 to A is given up after 3 attempt(s): status 0xC000" in caplog.text
+
+
+async def test_what_the_peer_has_no_context_for_fails_at_once(tmp_path: Path) -> None:
+    async with pacs(contexts=[CT]) as node:
+        async with gateway(tmp_path, config(EVERYTHING.format('"A"'), A=node.server.port)) as (
+            running,
+            where,
+        ):
+            await send(where, instance("1.1"), instance("1.2", sop_class=MR), instance("1.3"))
+            await node.has("1.1", "1.3")
+            await settled(running, failed=1)
+            (row,) = await running._archive.read(running._archive.deliveries.page, State.FAILED)
+            assert (row.sop_instance_uid, row.attempts) == ("1.2", 1)
+            assert "no accepted presentation context" in row.comment or "not accepted" in row.comment
+
+
+async def test_the_next_of_a_group_takes_over(tmp_path: Path) -> None:
+    async with pacs() as backup:
+        async with pacs() as first:
+            port = first.server.port
+        setting = config(
+            '[[routes]]\nwhen = {}\nfirst_of = ["MAIN", "BACKUP"]\n', MAIN=port, BACKUP=backup.server.port
+        )
+        async with gateway(tmp_path, setting) as (running, where):
+            uids = [f"1.{number}" for number in range(8)]
+            await send(where, *map(instance, uids))
+            await backup.has(*uids)
+            await settled(running)
+            assert backup.received == Counter(uids)
+
+
+async def test_a_study_goes_on_an_association_of_its_own(tmp_path: Path) -> None:
+    async with pacs() as node:
+        setting = config(EVERYTHING.format('"A"'), 'group_by = "study"\n', A=node.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            await running.pause("A", paused=True)
+            sent = [instance(f"1.{n}.{m}", study=f"1.2.{n}") for m in range(5) for n in range(3)]
+            await send(where, *sent)
+            await running.pause("A", paused=False)
+            await node.has(*(each.sop_instance_uid for each in sent))
+            await settled(running)
+        groups = sorted(sorted(uids) for uids in node.studies.values())
+        assert groups == [[f"1.{n}.{m}" for m in range(5)] for n in range(3)]
+
+
+async def test_in_order_they_come_in_order(tmp_path: Path) -> None:
+    async with pacs() as node:
+        setting = config(EVERYTHING.format('"A"'), f"{QUICK}ordered = true\n", A=node.server.port)
+        refused = iter([0xC000])
+        node.answer = lambda uid: next(refused, 0) if uid == "1.3" else 0
+        async with gateway(tmp_path, setting) as (running, where):
+            uids = [f"1.{number}" for number in range(9)]
+            await send(where, *map(instance, uids))
+            await node.has(*uids)
+            await settled(running)
+        (order,) = node.studies.values()
+        assert order == [*uids[:4], *uids[3:]]
+
+
+async def test_in_order_each_goes_when_the_one_before_has_gone(tmp_path: Path) -> None:
+    """Also when it came between the answer to that one and the note of it."""
+    async with pacs() as node:
+        setting = config(EVERYTHING.format('"A"'), f"{QUICK}ordered = true\n", A=node.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            for number in range(40):
+                pair = [f"1.{number}.1", f"1.{number}.2"]
+                await send(where, *map(instance, pair))
+                await node.has(*pair)
+            await settled(running)
+
+
+async def test_a_pause_outlives_a_restart(tmp_path: Path) -> None:
+    async with pacs() as node:
+        setting = config(EVERYTHING.format('"A"'), A=node.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            await running.pause("A", paused=True)
+            await send(where, instance("1.1"))
+            await settled(running, ready=1)
+        async with gateway(tmp_path, setting) as (running, where):
+            (status, totals) = [
+                line async for line in methods_of(running)["route status"](running._archive, {})
+            ]
+            assert (status["state"], status["ready"]) == ("paused", 1)
+            assert totals == {"destinations": 1, "unrouted": 0, "since_start": {}}
+            arguments = {"destination": "A"}
+            lines = [line async for line in methods_of(running)["route resume"](running._archive, arguments)]
+            assert lines == [{"resumed": "A"}]
+            await node.has("1.1")
+            await settled(running)
+
+
+async def test_what_was_not_routed_is_when_the_rules_say_so(tmp_path: Path) -> None:
+    async with pacs() as node:
+        none = config('[[routes]]\nwhen = { Modality = "MR" }\nto = ["A"]\n', A=node.server.port)
+        async with gateway(tmp_path, none) as (running, where):
+            await send(where, instance("1.1"), instance("1.2"), calling="CT7")
+            assert await running.unrouted() == 2
+            assert await running._archive.outbox.retry() == 2
+            await settled(running, failed=2)
+        some = config(
+            '[[routes]]\nwhen = { Modality = "CT", calling = "CT7" }\nto = ["A"]\n', A=node.server.port
+        )
+        async with gateway(tmp_path, some) as (running, where):
+            assert await running._archive.outbox.retry() == 2
+            await node.has("1.1", "1.2")
+            await settled(running)
+
+
+async def test_a_destination_that_is_no_more_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with pacs() as node:
+        async with gateway(tmp_path, config(EVERYTHING.format('"OLD"'), OLD=1)) as (running, where):
+            await running.pause("OLD", paused=True)
+            await send(where, instance("1.1"))
+        async with gateway(tmp_path, config(EVERYTHING.format('"A"'), A=node.server.port)):
+            assert "1 deliveries wait for OLD, which the configuration does not have" in caplog.text
