@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from manual import ManualLoop
-from wire import ABORT, CT, IDENTIFIER, RELEASE_RP, Listener, Peer, instance, listening, nothing_left  # noqa: F401
+from helpers.manual_loop import ManualLoop
+from helpers.peer import ABORT, CT, IDENTIFIER, RELEASE_RP, Listener, Peer, instance, listening, nothing_left  # noqa: F401
 
 from asyncdicom import (
     STUDY_ROOT,
