@@ -80,7 +80,8 @@ def associate(
 
     An operations window is proposed (`Limits.operations_invoked`, `operations_performed`; PS3.7 D.3.3.3). A
     peer that rejects without a reason, aborts, closes or does not answer is asked again without one, once,
-    and for an hour none is proposed to it.
+    and for an hour none is proposed to it. A rejection is final where there is a `user_identity`: it is for
+    that, and a wrong password is not sent twice.
     """
     if not isinstance(address, Address):
         address = Address.parse(address)
@@ -147,7 +148,7 @@ async def _associate(
     outcome = await ask(without if is_plain else request)
     if isinstance(outcome, Association):
         return outcome
-    if is_plain or not _may_mind_window(outcome) or not WINDOWS.may_ask_again(address, time()):
+    if is_plain or not _may_mind_window(outcome, request) or not WINDOWS.may_ask_again(address, time()):
         raise outcome
     log.info("%s: %s; it is asked again without an operations window", address, outcome)
     second = await ask(without)
@@ -158,9 +159,11 @@ async def _associate(
     return second
 
 
-def _may_mind_window(error: AssociationError) -> bool:
+def _may_mind_window(error: AssociationError, request: AAssociateRQ) -> bool:
     if isinstance(error, AssociationRejected):
-        return (error.source, error.reason) not in _SAID_WHY
+        # For a user that it does not let in, a peer has no reason to give but "no reason" (PS3.7 D.3.3.7).
+        has_user = request.user_information.user_identity is not None
+        return not has_user and (error.source, error.reason) not in _SAID_WHY
     if isinstance(error, AssociationTimeout):
         return error.which == "acse"
     if isinstance(error, AssociationAborted):

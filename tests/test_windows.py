@@ -21,6 +21,7 @@ from asyncdicom import (
     Request,
     Retrieval,
     Timeouts,
+    UserIdentity,
     associate,
     serve,
 )
@@ -136,10 +137,39 @@ async def test_a_rejection_that_says_why_is_final(why: tuple[int, int, int]) -> 
     assert found == ["associate", WINDOW, AssociationRejected] * 2
 
 
+@pytest.mark.parametrize("source", [1, 2])
+async def test_a_password_that_is_not_taken_is_sent_once(source: int) -> None:
+    user = UserIdentity(2, b"user", b"wrong")
+    found = await requests(lambda peer, request: rejects(1, source, 1)(peer), user_identity=user)
+    assert found == ["associate", WINDOW, AssociationRejected] * 2
+
+
 async def test_without_a_proposal_there_is_no_second_request() -> None:
     limits = Limits(operations_invoked=1, operations_performed=1)
     found = await requests(lambda peer, request: peer.write(ABORT), limits=limits)
     assert [each for each in found if not isinstance(each, type)] == ["associate", None] * 2
+
+
+async def test_of_two_that_ask_at_once_the_later_one_is_taken_without_it_too() -> None:
+    async with listening() as listener:
+
+        async def proposed() -> tuple[asyncio.Future[Association], Peer]:
+            opening = asyncio.ensure_future(associate(f"SCP@127.0.0.1:{listener.port}", contexts=[CT]))
+            peer = await listener.peer()
+            await peer.requested()
+            return opening, peer
+
+        async def takes() -> None:
+            peer = await listener.peer()
+            peer.write(accepting(await peer.requested()))
+
+        for opening, peer in [await proposed(), await proposed()]:
+            taking = asyncio.ensure_future(takes())
+            rejects(1, 2, 1)(peer)
+            try:
+                await (await opening).abort()
+            finally:
+                taking.cancel()
 
 
 async def test_nobody_there_is_not_asked_again() -> None:
@@ -386,3 +416,13 @@ def test_a_peer_that_fails_either_way_is_asked_once_only_for_a_while() -> None:
     assert memory.may_propose(HERE, 1.0)
     assert not memory.may_ask_again(HERE, 59.0)
     assert memory.may_ask_again(HERE, 60.0)
+
+
+def test_a_verdict_outlives_what_other_associations_tell_that_began_before_it() -> None:
+    memory = WindowMemory()
+    memory.minds(HERE, 0.0)
+    assert memory.may_ask_again(HERE, 1.0), "who had proposed one before that is asked again as well"
+    memory.cleared(HERE, 1.0)
+    assert not memory.may_propose(HERE, 600.0)
+    assert memory.lost(HERE, 700.0, is_certain=False)
+    assert not memory.may_propose(HERE, 701.0)
