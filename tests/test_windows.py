@@ -304,6 +304,27 @@ async def test_a_pool_sends_all_to_one_that_ends_it_at_the_second(end: str, size
         peer.stop()
 
 
+@pytest.mark.parametrize("size", [1, 3])
+async def test_what_was_lost_twice_goes_alone_whatever_is_known_of_the_peer(size: int) -> None:
+    """Associations with a window may have been opened before it was known that the peer minds it."""
+    sources = [instance(10) for _ in range(12)]
+
+    def close(peer: Peer) -> None:
+        WINDOWS.clear()
+        peer.writer.close()
+
+    async with listening() as listener:
+        peer = Strict(listener, close)
+        try:
+            address = f"SCP@127.0.0.1:{listener.port}"
+            async with AssociationPool(address, size=size, contexts=[CT]) as pool:
+                responses = await asyncio.gather(*map(pool.c_store, sources))
+        finally:
+            peer.stop()
+    assert [response.status for response in responses] == [0] * 12
+    assert sorted(peer.stored) == sorted(source.sop_instance_uid for source in sources)
+
+
 @pytest.mark.parametrize("end", ENDS)
 async def test_a_c_move_sends_all_to_one_that_ends_it_at_the_second(end: str) -> None:
     sources = [instance(10) for _ in range(12)]
