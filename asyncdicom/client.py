@@ -80,8 +80,8 @@ def associate(
 
     An operations window is proposed (`Limits.operations_invoked`, `operations_performed`; PS3.7 D.3.3.3). A
     peer that rejects without a reason, aborts, closes or does not answer is asked again without one, once,
-    and for an hour none is proposed to it. A rejection is final where there is a `user_identity`: it is for
-    that, and a wrong password is not sent twice.
+    and for an hour none is proposed to it. A rejection by the service user is final where there is a
+    `user_identity`: it is for that, and a wrong password is not sent twice.
     """
     if not isinstance(address, Address):
         address = Address.parse(address)
@@ -129,6 +129,7 @@ def associate(
     return Opening(partial(_associate, address, request, ask), _leave)
 
 
+_BY_USER = 1
 _SAID_WHY = {(1, 2), (1, 3), (1, 7), (2, 2), (3, 1), (3, 2)}  # source and reason (PS3.8 Table 9-21)
 
 
@@ -161,9 +162,9 @@ async def _associate(
 
 def _may_mind_window(error: AssociationError, request: AAssociateRQ) -> bool:
     if isinstance(error, AssociationRejected):
-        # For a user that it does not let in, a peer has no reason to give but "no reason" (PS3.7 D.3.3.7).
-        has_user = request.user_information.user_identity is not None
-        return not has_user and (error.source, error.reason) not in _SAID_WHY
+        if request.user_information.user_identity is not None and error.source == _BY_USER:
+            return False  # for who asks, more likely; and a wrong password must not count twice
+        return (error.source, error.reason) not in _SAID_WHY
     if isinstance(error, AssociationTimeout):
         return error.which == "acse"
     if isinstance(error, AssociationAborted):

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AssociationPool"]
 
-_ATTEMPTS = (
-    3  # to send an instance whose associations are lost; the last time no other is under way beside it
-)
+# To send an instance whose associations are lost. The last time no other is under way beside it: associations
+# with a window may have been opened before it was known that the peer takes one operation at a time.
+_ATTEMPTS = 3
 
 
 class AssociationPool:

@@ -60,8 +60,7 @@ class WindowMemory:
     def lost(self, peer: Address, now: float, *, is_certain: bool) -> bool:
         """It ended an association when several operations were outstanding; whether it minds the window.
 
-        `is_certain`: by an A-ABORT, and before it had answered as many as the window is large. Otherwise it
-        takes two such losses in an hour: it may also have crashed.
+        `is_certain`: by an A-ABORT. Otherwise it takes two such losses in an hour: it may also have crashed.
         """
         known = self._renew(peer, now + _MINDS)
         known.strikes += _STRIKES if is_certain else 1

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from manual import ManualLoop
-from wire import ABORT, CT, IDENTIFIER, RELEASE_RP, Listener, Peer, instance, listening, nothing_left  # noqa: F401
+from helpers.manual_loop import ManualLoop
+from helpers.peer import ABORT, CT, IDENTIFIER, RELEASE_RP, Listener, Peer, instance, listening, nothing_left  # noqa: F401
 
 from asyncdicom import (
     STUDY_ROOT,
@@ -17,6 +17,7 @@ from asyncdicom import (
     AssociationError,
     AssociationPool,
     AssociationRejected,
+    Destination,
     Limits,
     Request,
     Retrieval,
@@ -137,11 +138,30 @@ async def test_a_rejection_that_says_why_is_final(why: tuple[int, int, int]) -> 
     assert found == ["associate", WINDOW, AssociationRejected] * 2
 
 
-@pytest.mark.parametrize("source", [1, 2])
-async def test_a_password_that_is_not_taken_is_sent_once(source: int) -> None:
-    user = UserIdentity(2, b"user", b"wrong")
-    found = await requests(lambda peer, request: rejects(1, source, 1)(peer), user_identity=user)
+async def test_a_refused_identity_is_not_tried_twice() -> None:
+    identity = UserIdentity(2, b"ana", b"wrong")
+    found = await requests(lambda peer, request: rejects(1, 1, 1)(peer), user_identity=identity)
     assert found == ["associate", WINDOW, AssociationRejected] * 2
+
+
+async def test_a_c_move_destination_with_one_operation_is_proposed_no_window() -> None:
+    async def give(request: Request) -> Retrieval:
+        await request.data.read()
+        return Retrieval([instance(10)])
+
+    async with listening() as listener:
+        destination = Destination(f"127.0.0.1:{listener.port}", operations_invoked=1)
+        async with (
+            serve("SCP@127.0.0.1:0", c_move=give, destinations={"WS": destination}) as server,
+            associate(f"SCP@127.0.0.1:{server.port}", contexts=[STUDY_ROOT]) as association,
+        ):
+            moving = asyncio.ensure_future(association.c_move(IDENTIFIER, move_destination="WS"))
+            peer = await listener.peer()
+            request = await peer.accept()
+            assert request.user_information.operations_window is None
+            stored = await peer.message()
+            peer.send(stored.context_id, response_to(stored.command, 0))
+            assert (await moving).completed == 1
 
 
 async def test_without_a_proposal_there_is_no_second_request() -> None:
