@@ -80,7 +80,8 @@ def associate(
 
     An operations window is proposed (`Limits.operations_invoked`, `operations_performed`; PS3.7 D.3.3.3). A
     peer that rejects without a reason, aborts, closes or does not answer is asked again without one, once,
-    and for an hour none is proposed to it.
+    and for an hour none is proposed to it. A rejection by the service user is final where there is a
+    `user_identity`: it is for that, and a wrong password is not sent twice.
     """
     if not isinstance(address, Address):
         address = Address.parse(address)
