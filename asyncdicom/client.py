@@ -80,7 +80,8 @@ def associate(
 
     An operations window is proposed (`Limits.operations_invoked`, `operations_performed`; PS3.7 D.3.3.3). A
     peer that rejects without a reason, aborts, closes or does not answer is asked again without one, once,
-    and for an hour none is proposed to it.
+    and for an hour none is proposed to it. A rejection by the service user is final where there is a
+    `user_identity`: it is for that, and a wrong password is not sent twice.
     """
     if not isinstance(address, Address):
         address = Address.parse(address)
@@ -128,6 +129,7 @@ def associate(
     return Opening(partial(_associate, address, request, ask), _leave)
 
 
+_BY_USER = 1
 _SAID_WHY = {(1, 2), (1, 3), (1, 7), (2, 2), (3, 1), (3, 2)}  # source and reason (PS3.8 Table 9-21)
 
 
@@ -147,7 +149,7 @@ async def _associate(
     outcome = await ask(without if is_plain else request)
     if isinstance(outcome, Association):
         return outcome
-    if is_plain or not _may_mind_window(outcome) or not WINDOWS.may_ask_again(address, time()):
+    if is_plain or not _may_mind_window(outcome, request) or not WINDOWS.may_ask_again(address, time()):
         raise outcome
     log.info("%s: %s; it is asked again without an operations window", address, outcome)
     second = await ask(without)
@@ -158,8 +160,10 @@ async def _associate(
     return second
 
 
-def _may_mind_window(error: AssociationError) -> bool:
+def _may_mind_window(error: AssociationError, request: AAssociateRQ) -> bool:
     if isinstance(error, AssociationRejected):
+        if request.user_information.user_identity is not None and error.source == _BY_USER:
+            return False  # for who asks, more likely; and a wrong password must not count twice
         return (error.source, error.reason) not in _SAID_WHY
     if isinstance(error, AssociationTimeout):
         return error.which == "acse"

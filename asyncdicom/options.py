@@ -136,7 +136,8 @@ class Timeouts(_Options):
     acse: float | None = 30.0
     """Seconds to wait for the answer to the A-ASSOCIATE-RQ (PS3.8 9.2, Sta5).
 
-    `associate` only. Beyond it: A-ABORT, `AssociationTimeout`.
+    `associate` only. Beyond it: A-ABORT; if an operations window was proposed, the peer is asked once more,
+    without it; then `AssociationTimeout`.
     """
 
     artim: float | None = 10.0

@@ -150,7 +150,7 @@ class OutgoingAssociations:
                 contexts=contexts,
                 ssl=context,
                 server_hostname=destination.server_hostname if context is not None else None,
-                limits=Limits(operations_invoked=destination.operations_invoked),
+                limits=Limits(operations_invoked=destination.operations_invoked, operations_performed=1),
                 timeouts=Timeouts(
                     connect=destination.connect_timeout,
                     acse=destination.acse_timeout,

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AssociationPool"]
 
-_ATTEMPTS = (
-    3  # to send an instance whose associations are lost: the third time one at a time, if that was why
-)
+# To send an instance whose associations are lost. The last time no other is under way beside it: associations
+# with a window may have been opened before it was known that the peer takes one operation at a time.
+_ATTEMPTS = 3
 
 
 class AssociationPool:
@@ -122,35 +122,39 @@ class AssociationPool:
             ends = [a.release() if is_healthy else a.abort() for a in self._users]
             await asyncio.gather(*ends)
 
-    @asynccontextmanager
-    async def acquire(self) -> AsyncGenerator[Association, None]:
+    def acquire(self) -> AbstractAsyncContextManager[Association]:
         """Borrow an association: ``async with pool.acquire() as association``.
 
         Raises what `associate` raises. Cancelled while waiting: nothing was taken.
         """
-        association = await self._take()
+        return self._borrow(1)
+
+    @asynccontextmanager
+    async def _borrow(self, places: int) -> AsyncGenerator[Association, None]:
+        """Take so many places on an association: `operations` of them are all that it has."""
+        association = await self._take(places)
         try:
             yield association
         finally:
-            self._users[association] -= 1
+            self._users[association] -= places
             self._wake_next()
 
-    async def _take(self) -> Association:
+    async def _take(self, places: int) -> Association:
         """Give an association that nobody uses, or a new one, or (several operations) the least used."""
         is_next = not self._waiting
         while True:
             if self._closed:
                 raise LocalProtocolError("the pool is closed")
             if is_next:
-                association = await self._find()
+                association = await self._find(places)
                 if association is not None:
-                    self._users[association] += 1
+                    self._users[association] += places
                     self._wake_next()  # there may be room for more than one
                     return association
             await self._turn(is_next)
             is_next = True
 
-    async def _find(self) -> Association | None:
+    async def _find(self, places: int) -> Association | None:
         for association in [a for a, users in self._users.items() if not (a.is_established or users)]:
             del self._users[association]
         usable = [association for association in self._users if association.is_established]
@@ -160,7 +164,8 @@ class AssociationPool:
             return least_used
         if len(usable) + self._opening < self._size:
             return await self._open()
-        return least_used if least_used is not None and users < self._room_of(least_used) else None
+        has_room = least_used is not None and users + places <= self._room_of(least_used)
+        return least_used if has_room else None
 
     def _room_of(self, association: Association) -> int:
         """How many may use it at a time: as many as the peer has granted operations."""
@@ -209,12 +214,12 @@ class AssociationPool:
         """Send one instance over whichever association is free; see `Association.c_store`.
 
         What had not been answered when an association was lost that others used as well is sent once more on
-        the next, so a source may be opened more than once. Raises what `Association.c_store` raises, and
-        what `associate` raises.
+        the next, and the third time alone, so a source may be opened more than once. Raises what
+        `Association.c_store` raises, and what `associate` raises.
         """
         attempts = _ATTEMPTS
         while True:
-            async with self.acquire() as association:
+            async with self._borrow(1 if attempts > 1 else self._operations) as association:
                 try:
                     return await association.c_store(
                         instance, priority=priority, move_originator=move_originator, timeout=timeout

@@ -44,7 +44,7 @@ class WindowMemory:
     def may_ask_again(self, peer: Address, now: float) -> bool:
         """Whether a proposal that has failed is worth a second one without a window."""
         known = self._get(peer, now)
-        return known is None or known.strikes > 0
+        return known is None or known.minds or known.strikes > 0  # others may know by now that it minds
 
     def minds(self, peer: Address, now: float) -> None:
         """It took the association without a window, and not with one."""
@@ -53,17 +53,18 @@ class WindowMemory:
 
     def cleared(self, peer: Address, now: float) -> None:
         """It did not take the association without a window either: that was not the reason."""
-        self._renew(peer, now + _CLEARED).strikes = 0
+        known = self._get(peer, now)
+        if known is None or not known.minds:  # what is known from another association stays
+            self._renew(peer, now + _CLEARED).strikes = 0
 
     def lost(self, peer: Address, now: float, *, is_certain: bool) -> bool:
         """It ended an association when several operations were outstanding; whether it minds the window.
 
-        `is_certain`: by an A-ABORT, and before it had answered as many as the window is large. Otherwise it
-        takes two such losses in an hour: it may also have crashed.
+        `is_certain`: by an A-ABORT. Otherwise it takes two such losses in an hour: it may also have crashed.
         """
         known = self._renew(peer, now + _MINDS)
         known.strikes += _STRIKES if is_certain else 1
-        known.minds = known.strikes >= _STRIKES
+        known.minds = known.minds or known.strikes >= _STRIKES
         return known.minds
 
     def clear(self) -> None:

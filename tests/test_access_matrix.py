@@ -17,9 +17,9 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from manual import Listener, ManualLoop, Wire, settle
-from wire import CT, IDENTIFIER, eventually, message
-from wire import Peer as RawPeer
+from helpers.manual_loop import Listener, ManualLoop, Wire, settle
+from helpers.peer import CT, IDENTIFIER, eventually, message
+from helpers.peer import Peer as RawPeer
 
 from asyncdicom import (
     STUDY_ROOT,

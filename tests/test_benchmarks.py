@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import publish, report
-from benchmarks.scenarios import GROUPS, SCENARIOS
+from benchmarks.scenarios import GROUPS
 
 
-def test_the_readme_of_the_benchmarks_shows_the_figures_that_are_kept() -> None:
+@pytest.mark.parametrize("group", publish.PUBLICATIONS)
+def test_the_readme_of_the_benchmarks_shows_the_figures_that_are_kept(group: str) -> None:
     """Nobody edits them: `python -m benchmarks --write-summary` does."""
-    assert publish.block_of_readme() == publish.block(publish.published())
+    assert publish.block_of_readme(group) == publish.block(publish.published(group))
 
 
 CLAIMS = [
@@ -42,15 +43,32 @@ def test_what_readme_claims_was_measured(what: str, peer: str, claim: str) -> No
     assert f"{ratio:.2g}" == claim.split()[0]
 
 
-def test_the_plot_is_there_and_small() -> None:
-    for kind in ("svg", "png"):
-        path = publish.RESULTS / f"summary.{kind}"
-        assert 0 < path.stat().st_size < 200_000
-    assert (publish.RESULTS / "results.json").stat().st_size < 200_000
+@pytest.mark.parametrize("service", ["store", "get", "move"])
+def test_what_readme_claims_over_distance_was_measured(service: str) -> None:
+    (result,) = (
+        one for one in publish.published("distance")["scenarios"] if one["name"] == f"{service}-39kib"
+    )
+    seconds = {one["name"]: one["summary"]["seconds_50"]["median"] for one in result["contenders"]}
+    ratio = seconds["DCMTK"] / seconds["asyncdicom"]
+    text = " ".join((publish.README.parents[1] / "README.md").read_text().split())
+    said = {"store": "are stored {} times", "get": "by C-GET {} times", "move": "by C-MOVE {} times"}[service]
+    assert said.format(f"{ratio:.2g}") in text
 
 
-def test_every_scenario_was_measured() -> None:
-    assert {result["name"] for result in publish.published()["scenarios"]} == set(SCENARIOS)
+@pytest.mark.parametrize("group", publish.PUBLICATIONS)
+def test_the_plot_is_there_and_small(group: str) -> None:
+    it = publish.PUBLICATIONS[group]
+    for name in (it.plot, it.plot.replace("svg", "png"), it.figures):
+        assert 0 < (publish.RESULTS / name).stat().st_size < 200_000
+
+
+NOT_MEASURED = {"speed": set(), "distance": {"store-256mib", "get-256mib", "move-256mib"}}
+
+
+@pytest.mark.parametrize("group", publish.PUBLICATIONS)
+def test_every_scenario_was_measured(group: str) -> None:
+    measured = {result["name"] for result in publish.published(group)["scenarios"]}
+    assert set(GROUPS[group]) - measured == NOT_MEASURED[group]
 
 
 def test_a_target_that_was_missed_is_called_missed() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 import pytest
-from wire import (
+from helpers.peer import (
     ABORT,
     ABORTED_BY_USER,
     CT,

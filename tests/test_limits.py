@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 import trustme
-from manual import Listener, ManualLoop, Wire, settle
-from wire import (
+from helpers.manual_loop import Listener, ManualLoop, Wire, settle
+from helpers.peer import (
     ABORT,
     CT,
     EOF,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import trustme
-from wire import CT, IDENTIFIER, aborted, eventually, instance, listening, nothing_left  # noqa: F401
+from helpers.peer import CT, IDENTIFIER, aborted, eventually, instance, listening, nothing_left  # noqa: F401
 
 from asyncdicom import (
     STUDY_ROOT,

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from wire import CT, eventually, instance, nothing_left  # noqa: F401
+from helpers.peer import CT, eventually, instance, nothing_left  # noqa: F401
 
 from asyncdicom import (
     AssociationClosed,

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from qrscp import CT, data_set
-from wire import ABORTED_BY_USER, EOF, Peer, fragments, message, store_rq
+from helpers.archive_process import CT, data_set
+from helpers.peer import ABORTED_BY_USER, EOF, Peer, fragments, message, store_rq
 
 from asyncdicom import PresentationContext, associate, serve, serve_until_stopped
 from asyncdicom.running import hold_reloads

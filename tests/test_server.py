@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from wire import (
+from helpers.peer import (
     ABORT,
     ABORTED_BY_USER,
     CT,

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from manual import ManualLoop
-from wire import ABORT, CT, IDENTIFIER, RELEASE_RP, Listener, Peer, instance, listening, nothing_left  # noqa: F401
+from helpers.manual_loop import ManualLoop
+from helpers.peer import ABORT, CT, IDENTIFIER, RELEASE_RP, Listener, Peer, instance, listening, nothing_left  # noqa: F401
 
 from asyncdicom import (
     STUDY_ROOT,
@@ -17,10 +17,12 @@ from asyncdicom import (
     AssociationError,
     AssociationPool,
     AssociationRejected,
+    Destination,
     Limits,
     Request,
     Retrieval,
     Timeouts,
+    UserIdentity,
     associate,
     serve,
 )
@@ -136,10 +138,58 @@ async def test_a_rejection_that_says_why_is_final(why: tuple[int, int, int]) -> 
     assert found == ["associate", WINDOW, AssociationRejected] * 2
 
 
+async def test_a_refused_identity_is_not_tried_twice() -> None:
+    identity = UserIdentity(2, b"ana", b"wrong")
+    found = await requests(lambda peer, request: rejects(1, 1, 1)(peer), user_identity=identity)
+    assert found == ["associate", WINDOW, AssociationRejected] * 2
+
+
+async def test_a_c_move_destination_with_one_operation_is_proposed_no_window() -> None:
+    async def give(request: Request) -> Retrieval:
+        await request.data.read()
+        return Retrieval([instance(10)])
+
+    async with listening() as listener:
+        destination = Destination(f"127.0.0.1:{listener.port}", operations_invoked=1)
+        async with (
+            serve("SCP@127.0.0.1:0", c_move=give, destinations={"WS": destination}) as server,
+            associate(f"SCP@127.0.0.1:{server.port}", contexts=[STUDY_ROOT]) as association,
+        ):
+            moving = asyncio.ensure_future(association.c_move(IDENTIFIER, move_destination="WS"))
+            peer = await listener.peer()
+            request = await peer.accept()
+            assert request.user_information.operations_window is None
+            stored = await peer.message()
+            peer.send(stored.context_id, response_to(stored.command, 0))
+            assert (await moving).completed == 1
+
+
 async def test_without_a_proposal_there_is_no_second_request() -> None:
     limits = Limits(operations_invoked=1, operations_performed=1)
     found = await requests(lambda peer, request: peer.write(ABORT), limits=limits)
     assert [each for each in found if not isinstance(each, type)] == ["associate", None] * 2
+
+
+async def test_of_two_that_ask_at_once_the_later_one_is_taken_without_it_too() -> None:
+    async with listening() as listener:
+
+        async def proposed() -> tuple[asyncio.Future[Association], Peer]:
+            opening = asyncio.ensure_future(associate(f"SCP@127.0.0.1:{listener.port}", contexts=[CT]))
+            peer = await listener.peer()
+            await peer.requested()
+            return opening, peer
+
+        async def takes() -> None:
+            peer = await listener.peer()
+            peer.write(accepting(await peer.requested()))
+
+        for opening, peer in [await proposed(), await proposed()]:
+            taking = asyncio.ensure_future(takes())
+            rejects(1, 2, 1)(peer)
+            try:
+                await (await opening).abort()
+            finally:
+                taking.cancel()
 
 
 async def test_nobody_there_is_not_asked_again() -> None:
@@ -274,6 +324,27 @@ async def test_a_pool_sends_all_to_one_that_ends_it_at_the_second(end: str, size
         peer.stop()
 
 
+@pytest.mark.parametrize("size", [1, 3])
+async def test_what_was_lost_twice_goes_alone_whatever_is_known_of_the_peer(size: int) -> None:
+    """Associations with a window may have been opened before it was known that the peer minds it."""
+    sources = [instance(10) for _ in range(12)]
+
+    def close(peer: Peer) -> None:
+        WINDOWS.clear()
+        peer.writer.close()
+
+    async with listening() as listener:
+        peer = Strict(listener, close)
+        try:
+            address = f"SCP@127.0.0.1:{listener.port}"
+            async with AssociationPool(address, size=size, contexts=[CT]) as pool:
+                responses = await asyncio.gather(*map(pool.c_store, sources))
+        finally:
+            peer.stop()
+    assert [response.status for response in responses] == [0] * 12
+    assert sorted(peer.stored) == sorted(source.sop_instance_uid for source in sources)
+
+
 @pytest.mark.parametrize("end", ENDS)
 async def test_a_c_move_sends_all_to_one_that_ends_it_at_the_second(end: str) -> None:
     sources = [instance(10) for _ in range(12)]
@@ -386,3 +457,13 @@ def test_a_peer_that_fails_either_way_is_asked_once_only_for_a_while() -> None:
     assert memory.may_propose(HERE, 1.0)
     assert not memory.may_ask_again(HERE, 59.0)
     assert memory.may_ask_again(HERE, 60.0)
+
+
+def test_a_verdict_outlives_what_other_associations_tell_that_began_before_it() -> None:
+    memory = WindowMemory()
+    memory.minds(HERE, 0.0)
+    assert memory.may_ask_again(HERE, 1.0), "who had proposed one before that is asked again as well"
+    memory.cleared(HERE, 1.0)
+    assert not memory.may_propose(HERE, 600.0)
+    assert memory.lost(HERE, 700.0, is_certain=False)
+    assert not memory.may_propose(HERE, 701.0)

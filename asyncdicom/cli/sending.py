@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Sending:
         self._lost_in_a_row = 0
         self._given_up: AssociationError | None = None
         self._told = operations is None  # that the peer grants less is news for who asked for more
+        self._at_once = 1
         self._peer = peer
         self._associations = associations
         self._operations = OPERATIONS if operations is None else operations
@@ -68,15 +70,16 @@ class Sending:
                     raise self._given_up
 
     async def _send_group(self, group: Sequence[Source], advance: Advance | None) -> None:
-        options = self._peer.options() | {"contexts": storage_contexts(group)}
+        limits = replace(self._peer.limits, operations_performed=1)  # nobody asks us for anything
+        options = self._peer.options() | {"contexts": storage_contexts(group), "limits": limits}
         size = min(self._associations, len(group))
         log.info("%s: sending %d files over %d associations", self._peer.address, len(group), size)
         waiting = iter(group)
         pool = AssociationPool(self._peer.address, size=size, operations=self._operations, **options)
         async with pool:
             async with pool.acquire() as association:  # if there is none to be had, no file is to blame
-                at_once = size * await self._granted(association)
-            await asyncio.gather(*(self._work(pool, waiting, advance) for _ in range(at_once)))
+                self._at_once = size * await self._granted(association)
+            await asyncio.gather(*(self._work(pool, waiting, advance) for _ in range(self._at_once)))
 
     async def _granted(self, association: Association) -> int:
         """How many operations an association may have outstanding; says so if it is less than asked for."""
@@ -97,7 +100,7 @@ class Sending:
             except AssociationError as error:
                 await self._failed(_path(source), str(error))
                 self._lost_in_a_row += 1
-                if self._lost_in_a_row > self._associations:  # all of them, and one that was new
+                if self._lost_in_a_row > self._at_once:  # all of them, and one that was new
                     self._given_up = error
             except (DicomNetworkError, OSError) as error:
                 await self._failed(_path(source), str(error))

@@ -386,6 +386,10 @@ class Reencoder:
     def _pass(self, tag: int, length: int) -> None:
         """An element begins while VRs wait for others: what is kept for them has a bound."""
         self._waiting -= self._scope.passed(tag)
+        self._hold(length)
+
+    def _hold(self, length: int) -> None:
+        """So many bytes more are kept, if VRs still wait; too many, and they wait no longer."""
         if self._waiting and self._size + len(self._small) + length > MAXIMUM_HELD:
             self.guessed += self._scope.forget()
             self._waiting = 0
@@ -423,6 +427,7 @@ class Reencoder:
         """An item begins, or it or a sequence ends. An item that claims too much ends with its sequence."""
         scope = self._scope
         if tag == ITEM and scope.is_sequence:
+            self._hold(0)  # there may be any number of empty ones
             if not length:
                 self._small += _EMPTY_ITEM
                 return

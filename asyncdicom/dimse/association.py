@@ -179,16 +179,17 @@ class AssociationCore(Exchange):
     def is_broken_by_window(self) -> bool | None:
         """Whether the peer has ended it because several operations were outstanding: None if it may have.
 
-        It surely has by an A-ABORT before it had answered as many as the window is large; one that closes,
-        or does not answer, may as well have crashed.
+        Then it has answered fewer than the window is large: it minds the first time that there are two. It
+        surely does by an A-ABORT; one that closes, or does not answer, may as well have crashed.
         """
         failure, invoked = self.failure, self._invoked
-        if self.unanswered < 2 or not isinstance(failure, (AssociationAborted, AssociationClosed)):
+        if self.unanswered < 2 or (invoked.window and invoked.answered >= invoked.window):
             return False
-        if isinstance(failure, AssociationAborted) and failure.message:  # it was us
-            return None if self._was_late else False
-        is_early = invoked.answered < invoked.window
-        return True if is_early and isinstance(failure, AssociationAborted) else None
+        if isinstance(failure, AssociationAborted):
+            if not failure.message:
+                return True
+            return None if self._was_late else False  # it was us
+        return None if isinstance(failure, AssociationClosed) else False
 
     # out
 
@@ -287,10 +288,10 @@ class AssociationCore(Exchange):
             if self.failure is not None:
                 continue
             try:
-                if isinstance(event, MessageStarted):
-                    self._requested(event, now)
-                else:
+                if isinstance(event, PDataFragment):
                     self._fragment(event, now)
+                else:
+                    self._requested(event, now)
             except RemoteProtocolError as error:
                 self._violated(error, now)
                 break

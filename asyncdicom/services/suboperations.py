@@ -252,8 +252,9 @@ class SubOperationSender:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and self._error is None:
-            self._error = task.exception()
+        error = None if task.cancelled() else task.exception()
+        if self._error is None:
+            self._error = error
         self._change()
 
     def _change(self) -> None:

@@ -28,8 +28,9 @@ class Tools:
     name: str
     archive_of: str
     """Whose servers they call."""
-    one_at_a_time = True
-    """They need a round trip for each instance, so a part of a long job tells the rest."""
+    whole_to = 10
+    """Up to this round trip, in ms, they do the whole job. Beyond, a part of it tells the rest: they need
+    a round trip for each instance."""
     prefix: tuple[str, ...] = ()
     study_root: tuple[str, ...] = ("-S",)
     store_options: tuple[str, ...] = ()
@@ -79,7 +80,7 @@ class Ours(Tools):
     """asyncdicom."""
 
     name = archive_of = "asyncdicom"
-    one_at_a_time = False
+    whole_to = 1000
     prefix = (sys.executable, "-m", "asyncdicom")
 
     def archive(self, port: int, folder: Path, destinations: Mapping[str, int]) -> Command:
@@ -92,6 +93,7 @@ class Dcmtk(Tools):
     """DCMTK."""
 
     name = archive_of = "DCMTK"
+    whole_to = 50
     store_options = ("+sd",)
 
     def check(self) -> None:
@@ -110,6 +112,7 @@ class Pynetdicom(Tools):
     """pynetdicom's applications."""
 
     name = archive_of = "pynetdicom"
+    whole_to = -1
     prefix = (sys.executable, "-W", "ignore", "-m", "pynetdicom")
     store_options = ("-cx", "-r")
 
@@ -138,6 +141,7 @@ class Dcm4che(Dcmtk):
     """dcm4che's getscu and findscu, which ask DCMTK's archive."""
 
     name = "dcm4che"
+    whole_to = 10
 
     def check(self) -> None:
         """See `Tools`."""

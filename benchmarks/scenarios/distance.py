@@ -20,7 +20,6 @@ OURS, DCMTK = "asyncdicom", "DCMTK"
 RTTS, QUICK_RTTS = (0, 10, 50, 100, 200), (0, 50)
 ALL, A_FIFTH, ONE = range(3)
 """Studies of the same kind of instances: all, a fifth of them, and one."""
-_LONG = 50
 
 
 class Job(NamedTuple):
@@ -85,8 +84,8 @@ class _Run:
 
     def _studies(self, rtt: int) -> Sequence[int]:
         """The studies whose times tell what this round trip costs."""
-        is_slow = self._family.one_at_a_time and self._count >= 10 and self._job.service != "find"
-        return (ONE, A_FIFTH) if is_slow and rtt > _LONG else (ALL,)
+        is_long = rtt > self._family.whole_to and self._count >= 10 and self._job.service != "find"
+        return (ONE, A_FIFTH) if is_long else (ALL,)
 
     def _size(self, study: int) -> int:
         return {ALL: self._count, A_FIFTH: self._count // 5, ONE: 1}[study]

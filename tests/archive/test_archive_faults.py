@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qrscp import (
+from helpers.archive_process import (
     LONG,
     Qrscp,
     data_set,

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qrscp import CT, LONG, long_test, needs_strace, qrscp, strace
+from helpers.archive_process import CT, LONG, long_test, needs_strace, qrscp, strace
+from helpers.peer import Peer, find_rq, fragments, message, store_rq
 from sqlalchemy import Engine, create_engine, insert
 from sqlalchemy.pool import StaticPool
-from wire import Peer, find_rq, fragments, message, store_rq
 
 from asyncdicom.archive import Archive, IdentifierError, Problem
 from asyncdicom.archive.dimse import find, matching_instances

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from qrscp import (
+from helpers.archive_process import (
     LONG,
     Journal,
     Qrscp,

@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import pytest
+from helpers.archive_process import LONG, digest_of, long_test
+from helpers.thread_turns import Turns
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from qrscp import LONG, digest_of, long_test
-from turns import Turns
 
 from asyncdicom.archive import Archive, FileCalls, Stored, find
 from asyncdicom.archive.dimse import status_of

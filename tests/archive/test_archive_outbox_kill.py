@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from qrscp import LONG
+from helpers.archive_process import LONG
 
 INSTANCES, DESTINATIONS = 3, ("A", "B")
 

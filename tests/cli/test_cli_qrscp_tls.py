@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trustme
 from cli.running import Start
-from qrscp import CT, STUDY, data_set
+from helpers.archive_process import CT, STUDY, data_set
 
 from asyncdicom import (
     STUDY_ROOT,

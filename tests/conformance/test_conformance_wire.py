@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from wire import eventually
+from helpers.peer import eventually
 
 from asyncdicom import AccessPolicy, NormalizedService, Request, Timeouts, associate
 from asyncdicom.address import Address

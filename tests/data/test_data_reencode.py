@@ -639,3 +639,18 @@ def test_delimiters_that_nobody_needs_are_dropped(size: int) -> None:
     data = header(0x00081140, "SQ", len(inside), "explicit") + inside + dataset([last], "explicit")
     sent = header(0x00081140, "SQ", UNDEFINED, "implicit") + empty + end + dataset([last], "implicit")
     assert b"".join(pieces(Reencoder(EXPLICIT, IMPLICIT, length=len(data)), data, size)) == sent
+
+
+@pytest.mark.parametrize("item", [b"", header(0xFFFEE00D, "", 0, "implicit")], ids=["no length", "delimited"])
+def test_items_without_end_do_not_wait_for_a_vr(item: bytes) -> None:
+    """Before (0028,0103) of the data set around: items that have no element are bounded as well."""
+    element = header(0x00280106, "US", 2, "implicit") + b"ab"
+    first = header(0x0008_1140, "SQ", UNDEFINED, "implicit")
+    first += header(0xFFFEE000, "", len(element), "implicit") + element
+    empty = header(0xFFFEE000, "", UNDEFINED if item else 0, "implicit") + item
+    reencoder = Reencoder(IMPLICIT, EXPLICIT)
+    passed = 0
+    for piece in (first, *[empty * 4096] * 4):
+        passed += sum(len(buffer) for batch in reencoder.feed(piece) for buffer in batch)
+    assert passed > 3 * 4096 * len(empty)
+    assert reencoder.guessed == 1

@@ -3,9 +3,9 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from helpers.peer import encode_elements
 from hypothesis import given
 from hypothesis import strategies as st
-from wire import encode_elements
 
 from asyncdicom.dimse.assembler import (
     MAXIMUM_EMPTY_FRAGMENTS,

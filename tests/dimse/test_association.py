@@ -7,9 +7,9 @@ from itertools import cycle, pairwise
 from typing import Any
 
 import pytest
+from helpers.peer import cancel_rq, echo_rq, find_rq, fragments, message, store_rq
 from hypothesis import given
 from hypothesis import strategies as st
-from wire import cancel_rq, echo_rq, find_rq, fragments, message, store_rq
 
 from asyncdicom.dimse.assembler import DataReceived, MessageStarted
 from asyncdicom.dimse.association import AssociationCore

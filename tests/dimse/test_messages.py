@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.peer import encode_elements
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.filereader import read_dataset
-from wire import encode_elements
 
 from asyncdicom.dimse.command import decode_elements
 from asyncdicom.dimse.messages import (

@@ -14,8 +14,8 @@ from contextlib import suppress
 from typing import Any
 
 from endurance.attack import PATIENCE, Counts
-from qrscp import CT, SERIES, STUDY
-from wire import IDENTIFIER, Message, Peer, echo_rq, find_rq, message, store_rq
+from helpers.archive_process import CT, SERIES, STUDY
+from helpers.peer import IDENTIFIER, Message, Peer, echo_rq, find_rq, message, store_rq
 
 from asyncdicom import PresentationContext
 from asyncdicom.conformance import build

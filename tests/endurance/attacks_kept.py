@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 from endurance.attack import PATIENCE, Attack, Counts
-from qrscp import CT, SERIES, STUDY, Node
+from helpers.archive_process import CT, SERIES, STUDY, Node
 
 from asyncdicom import PATIENT_ROOT, Association, BytesSource, Limits, StatusError
 from asyncdicom.__main__ import main

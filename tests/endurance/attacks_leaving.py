@@ -26,9 +26,9 @@ from endurance.attack import PATIENCE, Attack, Counts
 from endurance.attacks_kept import STUDY_KEYS, images, send, source, tool
 from endurance.siege import ENVIRONMENT
 from endurance.test_stopping import storescp
-from qrscp import CONTEXTS, CT
-from qrscp import Node as Archived
-from wire import IDENTIFIER, Listener, Message, Peer, listening, message
+from helpers.archive_process import CONTEXTS, CT
+from helpers.archive_process import Node as Archived
+from helpers.peer import IDENTIFIER, Listener, Message, Peer, listening, message
 
 from asyncdicom import STUDY_ROOT, AccessPolicy, Request, Retrieval, associate, serve
 from asyncdicom.archive import Archive

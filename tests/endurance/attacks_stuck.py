@@ -19,8 +19,8 @@ from endurance.attackers import FIND, STORE, ended, opened, until_the_end, worst
 from endurance.attacks_kept import image, images, send
 from endurance.attacks_time import LONG_TEXTS
 from endurance.siege import target
-from qrscp import Qrscp, qrscp
-from wire import Peer, cancel_rq, find_rq, store_rq
+from helpers.archive_process import Qrscp, qrscp
+from helpers.peer import Peer, cancel_rq, find_rq, store_rq
 
 from asyncdicom import Request, Timeouts, serve
 from asyncdicom.exceptions import AssociationError

@@ -17,8 +17,8 @@ from typing import Any
 from endurance.attack import Attack, Counts
 from endurance.attacks_kept import SIXTEEN, image, served, source
 from endurance.siege import Siege
-from qrscp import SERIES, data_set
-from wire import ABORT
+from helpers.archive_process import SERIES, data_set
+from helpers.peer import ABORT
 
 from asyncdicom import Association
 

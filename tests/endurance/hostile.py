@@ -13,8 +13,8 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from qrscp import CONTEXTS, SERIES, STUDY
-from wire import message
+from helpers.archive_process import CONTEXTS, SERIES, STUDY
+from helpers.peer import message
 
 from asyncdicom.data.elements import encode
 from asyncdicom.dimse.messages import Command, CommandField, Priority

@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from qrscp import CT, Qrscp, data_set, qrscp
+from helpers.archive_process import CT, Qrscp, data_set, qrscp
 
 from asyncdicom import BytesSource, PresentationContext, associate
 from asyncdicom.exceptions import AssociationError

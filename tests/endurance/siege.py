@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from endurance.attack import GOALS_MISSED, PATIENCE, Counts
-from qrscp import CT, LONG, SERIES, STUDY, Node, data_set
+from helpers.archive_process import CT, LONG, SERIES, STUDY, Node, data_set
 
 from asyncdicom import Association, BytesSource
 from asyncdicom.exceptions import AssociationError

@@ -14,7 +14,7 @@ from ipaddress import IPv6Address
 
 from endurance.neighbours import HOST, make_network
 from endurance.target import server_options
-from wire import Peer
+from helpers.peer import Peer
 
 from asyncdicom import serve
 from asyncdicom.exceptions import AssociationError

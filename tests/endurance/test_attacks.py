@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from endurance import attacks_kept, attacks_leaving, attacks_stuck, attacks_time
 from endurance.attack import Attack, judge, record
-from qrscp import LONG, long_test
+from helpers.archive_process import LONG, long_test
 
 ATTACKS = (*attacks_kept.ATTACKS, *attacks_time.ATTACKS, *attacks_stuck.ATTACKS, *attacks_leaving.ATTACKS)
 

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from endurance.chaos import KINDS, chaos
-from qrscp import CT, LONG, Journal, data_set, long_test, opened
+from helpers.archive_process import CT, LONG, Journal, data_set, long_test, opened
 
 from asyncdicom import Limits, PresentationContext, Timeouts, associate
 from asyncdicom.archive import Archive

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import trustme
-from qrscp import LONG, long_test
+from helpers.archive_process import LONG, long_test
 
 BAD = 5000 if LONG else 210
 SECONDS = 30 if LONG else 1.5

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import trustme
-from qrscp import CONTEXTS, CT, LONG, SERIES, STUDY, data_set, long_test
-from wire import ABORT, Peer, cancel_rq, echo_rq, fragments, message, store_rq
+from helpers.archive_process import CONTEXTS, CT, LONG, SERIES, STUDY, data_set, long_test
+from helpers.peer import ABORT, Peer, cancel_rq, echo_rq, fragments, message, store_rq
 
 from asyncdicom import STUDY_ROOT, VERIFICATION, AccessPolicy, BytesSource, Timeouts, associate
 from asyncdicom.archive import Archive

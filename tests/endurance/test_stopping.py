@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from qrscp import CT, LONG, Journal, data_set, long_test, opened, qrscp
-from wire import ABORTED_BY_USER, EOF, Peer, fragments, message, store_rq
+from helpers.archive_process import CT, LONG, Journal, data_set, long_test, opened, qrscp
+from helpers.peer import ABORTED_BY_USER, EOF, Peer, fragments, message, store_rq
 
 from asyncdicom import PresentationContext, associate
 from asyncdicom.exceptions import AssociationError

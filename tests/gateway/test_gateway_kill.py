@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from qrscp import CT, LONG, Qrscp, data_set, qrscp
+from helpers.archive_process import CT, LONG, Qrscp, data_set, qrscp
 
 from asyncdicom import BytesSource, Request, serve
 from asyncdicom.exceptions import AssociationError

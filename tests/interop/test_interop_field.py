@@ -113,21 +113,21 @@ def test_find(scu: str, archive: Peer, stored: dict[str, Path], tmp_path: Path) 
     assert {study_of(path) for path in stored.values()} <= found
 
 
-@pytest.mark.parametrize("syntax", SYNTAXES)
 @pytest.mark.parametrize("scu", ["dcmtk", "pynetdicom", *SCUS], indirect=True)
+@pytest.mark.parametrize("syntax", SYNTAXES)
 def test_get(scu: str, syntax: str, archive: Peer, stored: dict[str, Path], tmp_path: Path) -> None:
-    """What they do not propose becomes what they do."""
+    """Whatever it was stored as, each gets it as something that it proposes."""
     path, study = stored[syntax], study_of(stored[syntax])
     if scu in ("dcmtk", "pynetdicom"):
         wanted = keys({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": study})
-        call(tool(scu, "getscu", archive, "-S", "-od", tmp_path, *wanted), may_fail=True)
+        call(tool(scu, "getscu", archive, "-S", "-od", tmp_path, *wanted))
     elif scu == "dcm4che":
         call(field.dcm4che("getscu", archive, "-m", f"StudyInstanceUID={study}", "--directory", tmp_path))
     elif scu == "odil":
         sop_class = pydicom.dcmread(path, specific_tags=["SOPClassUID"]).SOPClassUID
         call(field.driver(scu, "get", archive, study, tmp_path, sop_class))
     else:
-        call(field.driver(scu, "get", archive, study, tmp_path), may_fail=True)  # it says so by its exit code
+        call(field.driver(scu, "get", archive, study, tmp_path))
     assert field.contents(tmp_path) == field.contents([path])
 
 
@@ -161,6 +161,11 @@ def receiver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Peer]:
 each_receiver = pytest.mark.parametrize("receiver", ["odil", "dcmjs"], indirect=True)
 
 
+def _can_read(receiver: Peer, syntax: str) -> bool:
+    """odil accepts Deflated Explicit VR Little Endian, and cannot inflate it."""
+    return (receiver.name, syntax) != ("odil", "deflated")
+
+
 @each_receiver
 def test_our_echoscu(receiver: Peer) -> None:
     call(tool("ours", "echoscu", receiver))
@@ -168,16 +173,18 @@ def test_our_echoscu(receiver: Peer) -> None:
 
 @each_receiver
 def test_our_storescu(receiver: Peer, stored: dict[str, Path]) -> None:
-    sent = [stored["explicit"], stored["implicit"]]
+    sent = [path for syntax, path in stored.items() if _can_read(receiver, syntax)]
     call(tool("ours", "storescu", receiver, files=sent))
     assert field.contents(receiver.folder) == field.contents(sent)
 
 
 @each_receiver
-@pytest.mark.parametrize("syntax", ["explicit", "implicit"])
+@pytest.mark.parametrize("syntax", SYNTAXES)
 def test_our_archive_moves_to_them(
     receiver: Peer, archive: Peer, stored: dict[str, Path], syntax: str
 ) -> None:
+    if not _can_read(receiver, syntax):
+        pytest.skip("it accepts what it cannot read")
     study = keys({"StudyInstanceUID": study_of(stored[syntax])})
     call(tool("ours", "movescu", archive, "-aem", receiver.ae_title, *study))
     assert field.contents(receiver.folder) == field.contents([stored[syntax]])

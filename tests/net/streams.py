@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wire import CT
+from helpers.peer import CT
 
 from asyncdicom import DataStream
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN

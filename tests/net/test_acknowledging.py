@@ -7,7 +7,7 @@ import socket
 from functools import partial
 
 import pytest
-from wire import (
+from helpers.peer import (
     CT,
     IDENTIFIER,
     STUDY_CONTEXTS,

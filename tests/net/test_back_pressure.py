@@ -7,7 +7,7 @@ import gc
 from collections.abc import AsyncGenerator
 
 import pytest
-from wire import (
+from helpers.peer import (
     CT,
     EOF,
     IDENTIFIER,
@@ -286,7 +286,7 @@ async def test_more_to_discard_than_allowed_ends_the_association() -> None:
 @pytest.mark.parametrize("window", [1, 8])
 async def test_a_data_set_of_a_response_has_a_bound(window: int) -> None:
     """What a peer answers is gathered in memory, so it must not be endless."""
-    from wire import listening
+    from helpers.peer import listening
 
     async with listening() as listener:
         task = asyncio.ensure_future(

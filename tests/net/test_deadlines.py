@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from manual import Listener, ManualLoop, Wire, settle
-from wire import (
+from helpers.manual_loop import Listener, ManualLoop, Wire, settle
+from helpers.peer import (
     ABORT,
     CT,
     IDENTIFIER,

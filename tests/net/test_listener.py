@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from wire import eventually
+from helpers.peer import eventually
 
 from asyncdicom.address import Address
 from asyncdicom.net import listener

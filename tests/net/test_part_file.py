@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from helpers.peer import Peer, eventually, message, store_rq
 from net.streams import received
-from wire import Peer, eventually, message, store_rq
 
 from asyncdicom import DataStream, LocalProtocolError, Request, open_file, serve
 from asyncdicom.net.disk import Disk

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from wire import (
+from helpers.peer import (
     CT,
     IDENTIFIER,
     RELEASE_RP,

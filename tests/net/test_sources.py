@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wire import CT, eventually, listening
+from helpers.peer import CT, eventually, listening
 
 from asyncdicom import (
     AssociationAborted,

@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from helpers.peer import CT
 from net.streams import received
 from pydicom import Dataset, dcmread
-from wire import CT
 
 from asyncdicom import DataSetError, DataStream, LocalProtocolError, file_source
 from asyncdicom.dataset import encode, from_mapping

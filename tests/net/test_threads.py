@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from wire import eventually
+from helpers.peer import eventually
 
 from asyncdicom.net.threads import Ending, file_threads, in_thread
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trustme
-from wire import CT, EOF, Peer, aborted, eventually, instance
+from helpers.peer import CT, EOF, Peer, aborted, eventually, instance
 
 from asyncdicom import (
     AssociationAborted,
@@ -150,7 +150,7 @@ async def test_a_stalled_handshake_is_cut_off_and_does_not_hold_up_others(
 
 
 async def test_a_client_does_not_wait_for_ever_for_the_handshake(client_tls: ssl.SSLContext) -> None:
-    from wire import listening
+    from helpers.peer import listening
 
     async with listening() as listener:
         with pytest.raises(AssociationError):

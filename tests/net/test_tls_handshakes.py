@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import trustme
-from wire import EOF, aborted, eventually
-from wire import Peer as RawPeer
+from helpers.peer import EOF, aborted, eventually
+from helpers.peer import Peer as RawPeer
 
 from asyncdicom import (
     AccessPolicy,

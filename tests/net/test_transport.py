@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from wire import (
+from helpers.peer import (
     CT,
     IDENTIFIER,
     STUDY_CONTEXTS,

@@ -13,7 +13,7 @@ from struct import pack
 from typing import Any
 
 import pytest
-from wire import (
+from helpers.peer import (
     ABORT,
     ABORTED_BY_USER,
     CT,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from helpers.peer import CT, instance
 from performance.memory_spy import MemorySpy
-from wire import CT, instance
 
 from asyncdicom import FileSource, Request, associate, file_source, serve, storage_contexts
 from asyncdicom.archive import Archive

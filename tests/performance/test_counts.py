@@ -14,8 +14,8 @@ from struct import pack
 from typing import Any
 
 import pytest
+from helpers.peer import CT, STUDY_CONTEXTS, instance
 from performance.ceilings import CALLS, MESSAGES, Work
-from wire import CT, STUDY_CONTEXTS, instance
 
 from asyncdicom import (
     VERIFICATION,

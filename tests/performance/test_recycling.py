@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wire import CT, eventually, instance
+from helpers.peer import CT, eventually, instance
 
 from asyncdicom import Association, Request, Source, associate, serve
 from asyncdicom.exceptions import AssociationError

@@ -1,1 +1,1 @@
-from wire import nothing_left  # noqa: F401
+from helpers.peer import nothing_left  # noqa: F401

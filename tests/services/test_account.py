@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from wire import ABORT, CT, IDENTIFIER, Peer, eventually, instance, store_rq
+from helpers.peer import ABORT, CT, IDENTIFIER, Peer, eventually, instance, store_rq
 
 from asyncdicom import (
     STUDY_ROOT,

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from wire import CT, IDENTIFIER, MR, Peer, echo_rq, eventually, instance, message, store_rq
+from helpers.peer import CT, IDENTIFIER, MR, Peer, echo_rq, eventually, instance, message, store_rq
 
 from asyncdicom import (
     STUDY_ROOT,

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, NamedTuple
 
 import pytest
-from wire import CT, Peer, listening, message, store_rq
+from helpers.peer import CT, Peer, listening, message, store_rq
 
 from asyncdicom import (
     STUDY_ROOT,

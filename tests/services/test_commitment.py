@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from wire import eventually
+from helpers.peer import eventually
 
 from asyncdicom import (
     Address,

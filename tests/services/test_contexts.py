@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from helpers.peer import CT, MR, instance, listening
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID
-from wire import CT, MR, instance, listening
 
 from asyncdicom import (
     MODALITY_WORKLIST,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from wire import (
+from helpers.peer import (
     CT,
     IDENTIFIER,
     MR,

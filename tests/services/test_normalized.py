@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from wire import CT, RELEASE_RP, Peer, eventually, listening
+from helpers.peer import CT, RELEASE_RP, Peer, eventually, listening
 
 from asyncdicom import (
     STUDY_ROOT,
@@ -240,7 +240,7 @@ async def test_requests_that_lack_something(command: Command, status: int) -> No
 
 def raw(context_id: int, command: Command) -> bytes:
     """A command set with whatever it has, which `encode` would not let pass."""
-    from wire import encode_elements, fragments
+    from helpers.peer import encode_elements, fragments
 
     from asyncdicom.dimse.command import WRITE_VR
     from asyncdicom.dimse.messages import FIELDS

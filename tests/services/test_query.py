@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from wire import CT, IDENTIFIER, eventually
+from helpers.peer import CT, IDENTIFIER, eventually
 
 from asyncdicom import (
     PATIENT_ROOT,
@@ -201,7 +201,7 @@ async def test_who_breaks_off_gets_the_association_back_whatever_was_queued() ->
 
 
 async def test_optional_keys_that_the_peer_ignores_are_told() -> None:
-    from wire import listening
+    from helpers.peer import listening
 
     from asyncdicom.dimse.messages import response_to
 

@@ -9,7 +9,7 @@ from struct import pack
 from typing import Any
 
 import pytest
-from wire import CT
+from helpers.peer import CT
 
 from asyncdicom import (
     STUDY_ROOT,

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from wire import ABORT, CT, IDENTIFIER, MR, instance, listening
+from helpers.peer import ABORT, CT, IDENTIFIER, MR, instance, listening
 
 from asyncdicom import (
     STUDY_ROOT,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from wire import CT, IDENTIFIER, Peer, echo_rq, eventually
+from helpers.peer import CT, IDENTIFIER, Peer, echo_rq, eventually
 
 from asyncdicom import (
     STUDY_ROOT,

@@ -7,7 +7,7 @@ from pathlib import Path
 from struct import pack
 
 import pytest
-from wire import CT, MR, eventually, instance
+from helpers.peer import CT, MR, eventually, instance
 
 from asyncdicom import (
     BytesSource,

@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from helpers.manual_loop import Listener, ManualLoop, Wire, settle
+from helpers.peer import ABORT, CT, IDENTIFIER, cancel_rq, instance, message
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manual import Listener, ManualLoop, Wire, settle
-from wire import ABORT, CT, IDENTIFIER, cancel_rq, instance, message
 
 from asyncdicom import STUDY_ROOT, BytesSource, Destination, Limits, Request, Retrieval, serve
 from asyncdicom.dimse.messages import Command, CommandField, Priority, decode
