@@ -12,9 +12,7 @@ import pytest
 from asyncdicom.windows import WINDOWS
 
 # Modules that tests share: with this their assertions hold as well where Python runs with -O.
-pytest.register_assert_rewrite(
-    "manual", "qrscp", "turns", "wire", "cli", "data", "endurance", "interop", "performance"
-)
+pytest.register_assert_rewrite("helpers", "cli", "data", "endurance", "interop", "performance")
 
 
 def pytest_asyncio_loop_factories(

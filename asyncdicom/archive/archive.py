@@ -164,7 +164,9 @@ class Archive:
             self._lock = self._calls.lock_directory(self.directory)
             self._open_index()
         except BlockingIOError:
-            raise ArchiveError(f"{self.directory} is in use by another archive process") from None
+            raise ArchiveError(
+                f"{self.directory} is in use by another archive process: stop it, or name another folder"
+            ) from None
         except OSError as error:
             self._unlock()
             raise ArchiveError(f"{self.directory} cannot be used: {error.strerror}") from error

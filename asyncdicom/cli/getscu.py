@@ -9,10 +9,14 @@ import click
 from asyncdicom.cli.options import EPILOG, directory_options, key_options, peer_options
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import run
+from asyncdicom.exceptions import AssociationAborted
+from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
     from asyncdicom.cli.keys import Wanted
     from asyncdicom.cli.receiver import Receiver
+
+log = Log("asyncdicom.cli")
 
 
 @click.command(epilog=EPILOG)
@@ -50,8 +54,12 @@ async def _get(peer: Peer, query: Wanted, receiver: Receiver, as_json: bool) -> 
     from asyncdicom.cli.retrieval import report, retrieve
     from asyncdicom.services.contexts import expand, retrieval_contexts
 
-    async with peer.associate([query.sop_class("find")]) as association:
-        found = await find_instances(association, query)
+    try:
+        async with peer.associate([query.sop_class("find")]) as association:
+            found = await find_instances(association, query)
+    except AssociationAborted as error:  # some abort what they do not answer
+        log.info("the peer does not tell what there is (%s): proposing a list of usual contexts", error)
+        found = []
     results = []
     for share in divide(found, query):
         contexts = [*expand([query.sop_class("get")]), *retrieval_contexts(share.pairs)]

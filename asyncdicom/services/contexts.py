@@ -353,11 +353,17 @@ def find_normalized_context(
 def check_storage_contexts(channel: Channel) -> None:
     """Raise `PresentationContextError` if no instance could be received by a C-GET (PS3.4 C.5.3)."""
     channel.check_open()
-    if not any(context.as_scp for context in channel.contexts.values()):
-        raise PresentationContextError(
-            f"{channel}: nothing can be received by C-GET, because no storage context in the SCP role was "
-            "proposed or accepted: add retrieval_contexts([(SOP class, transfer syntax), ...]) to contexts="
-        )
+    if any(context.as_scp for context in channel.contexts.values()):
+        return
+    request = channel.request
+    roles = request.user_information.role_selections if request is not None else ()
+    if any(role.scp_role for role in roles):
+        why = "the peer accepted none of those proposed"
+    else:
+        why = "propose some by retrieval_contexts([(SOP class, transfer syntax), ...]) in contexts="
+    raise PresentationContextError(
+        f"{channel}: nothing can be received by C-GET without a storage context in the SCP role: {why}"
+    )
 
 
 def _why_not(channel: Channel, abstract_syntax: str, wanted: str) -> str:

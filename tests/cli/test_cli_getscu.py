@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,28 @@ async def test_a_peer_that_answers_no_query(tool: Tool, tmp_path: Path) -> None:
         assert result.code == 0
         assert data_sets(tmp_path) == expected(STUDY)
         assert node.contexts == [127]
+
+
+async def test_a_peer_that_aborts_a_query(tool: Tool, tmp_path: Path) -> None:
+    node = Node(STUDY)
+
+    async def find(request: Request) -> AsyncGenerator[dict[str, str], None]:
+        await request.association.abort()
+        yield {}
+
+    async with serve("SCP@127.0.0.1:0", c_find=find, c_get=node.retrieve) as server:
+        result = await tool("getscu", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.1")
+    assert result.code == 0
+    assert data_sets(tmp_path) == expected(STUDY)
+
+
+async def test_a_peer_that_refuses_to_be_asked(tool: Tool, tmp_path: Path) -> None:
+    async with serve("SCP@127.0.0.1:0") as server:
+        code, _, err = await tool(
+            "getscu", "127.0.0.1", server.port, "-od", tmp_path, "-k", "StudyInstanceUID=1.1"
+        )
+    assert code == 1
+    assert "without a storage context in the SCP role: the peer accepted none of those proposed" in err
 
 
 async def test_more_contexts_than_an_association_has(tool: Tool, tmp_path: Path) -> None:
