@@ -435,7 +435,7 @@ async def test_a_c_get_that_can_bring_nothing_is_refused_before_it_is_asked() ->
         serve("SCP@127.0.0.1:0", c_get=giving(instance(1))) as server,
         associate(address(server), contexts=[STUDY_ROOT]) as association,
     ):
-        with pytest.raises(PresentationContextError, match="add retrieval_contexts"):
+        with pytest.raises(PresentationContextError, match="propose some by retrieval_contexts"):
             await association.c_get(IDENTIFIER, c_store=Store())
 
 
