@@ -7,12 +7,15 @@ import os
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from asyncdicom.archive.blobs.base import Blobs, State
+from asyncdicom.archive.blobs.compare import compare_blobs
 from asyncdicom.archive.blobs.folder import FolderBlobs
 from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.data.likeness import Likeness
 
 HEADER = bytes(20) + bytes(16)  # it ends with the place of the digest
 
@@ -114,3 +117,26 @@ def test_two_disks_are_told(tmp_path: Path) -> None:
             raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     assert not FolderBlobs(str(tmp_path), Crossing(), sync=False).can_move_to_quarantine()
+
+
+class _Losing(FileCalls):
+    """Another thread takes a file away between the look at it and its opening."""
+
+    def look(self, path: str) -> os.stat_result | None:
+        found = super().look(path)
+        if found is not None and path.endswith(self.lost):
+            os.unlink(path)
+        return found
+
+    lost = "nothing"
+
+
+def test_one_that_is_replaced_while_it_is_compared_is_different(tmp_path: Path) -> None:
+    calls = _Losing()
+    blobs = FolderBlobs(str(tmp_path), calls, sync=True)
+    blobs.prepare()
+    name, data = kept(blobs, b"abcdef"), b"abcdef"
+    calls.lost = os.path.basename(name)
+    arrival: Any = SimpleNamespace(file=SimpleNamespace(path=blobs.path(name), offset=len(HEADER)))
+    stored: Any = row(data, "")
+    assert compare_blobs(blobs, blobs.path(name), stored, arrival) is Likeness.DIFFERENT

@@ -24,7 +24,11 @@ def compare_blobs(blobs: Blobs, path: str, row: Existing, arrival: Arrival) -> L
     """
     if blobs.size(path) != row.data_set_offset + row.data_set_length:
         return Likeness.DIFFERENT
-    with closing(blobs.read(path)) as stored, closing(blobs.read(arrival.file.path)) as came:
+    try:
+        opened = blobs.read(path)
+    except FileNotFoundError:  # another one has taken its place meanwhile, and is looked at in its turn
+        return Likeness.DIFFERENT
+    with closing(opened) as stored, closing(blobs.read(arrival.file.path)) as came:
         steps = comparing(
             _pieces(stored, row.data_set_offset),
             row.transfer_syntax_uid,
