@@ -122,7 +122,7 @@ async def test_a_group_without_a_command_shows_its_page(tool: Tool, line: str) -
     assert err.startswith("Usage: asyncdicom ")
     assert "\nCommands:\n" in err
     commands = " ".join(err.partition("Commands:")[2].split())
-    assert "..." not in commands.replace("patients ... instances", "")
+    assert "..." not in commands
 
 
 async def test_version(tool: Tool) -> None:
