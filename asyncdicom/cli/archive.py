@@ -80,7 +80,7 @@ def verify(directory: str, rate: int | None, as_json: bool) -> int:
 @_JSON
 @click.pass_obj
 def stat(directory: str, as_json: bool) -> int:
-    """Count what there is of each level, what is in quarantine or set aside, and what was found bad or healed."""
+    """Count what there is of each level, quarantine, what is set aside, and what was found bad or healed."""
 
     async def work() -> int:
         counts = await result_of(directory, "stat")
