@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from asyncdicom.address import Address, check_ae_title
-from asyncdicom.options import OPERATIONS
+from asyncdicom.options import OPERATIONS, Limits, Timeouts
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -86,6 +86,26 @@ class Destination:
         fewest = min(self.maximum_associations, self.associations)
         if fewest < 1 or not 0 <= self.operations_invoked <= 65535:
             raise ValueError(f"{where}: at least one association, and a window from 0 (any number) to 65535")
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """Its time-outs, as `associate` takes them."""
+        return Timeouts(
+            connect=self.connect_timeout,
+            acse=self.acse_timeout,
+            dimse=self.dimse_timeout,
+            release=self.release_timeout,
+        )
+
+    @property
+    def window(self) -> int:
+        """How many instances are under way on one association at most: any number (0) is bounded by ours."""
+        return self.operations_invoked or OPERATIONS
+
+    @property
+    def limits(self) -> Limits:
+        """Its operations window, as `associate` takes it; it is to ask nothing of us."""
+        return Limits(operations_invoked=self.operations_invoked, operations_performed=1)
 
     def named(self, ae_title: str) -> Destination:
         """Give the destination as requests name it: it is called so unless it has a title of its own."""

@@ -15,7 +15,6 @@ from asyncdicom.destination import Destination
 from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.reasons import NotAttempted
 from asyncdicom.net.sources import Source
-from asyncdicom.options import Limits, Timeouts
 from asyncdicom.services.responses import Response
 from asyncdicom.ul.negotiation import PresentationContext
 
@@ -150,13 +149,8 @@ class OutgoingAssociations:
                 contexts=contexts,
                 ssl=context,
                 server_hostname=destination.server_hostname if context is not None else None,
-                limits=Limits(operations_invoked=destination.operations_invoked, operations_performed=1),
-                timeouts=Timeouts(
-                    connect=destination.connect_timeout,
-                    acse=destination.acse_timeout,
-                    dimse=destination.dimse_timeout,
-                    release=destination.release_timeout,
-                ),
+                limits=destination.limits,
+                timeouts=destination.timeouts,
             )
         except AssociationError:
             breaker.failed(attempt, _now())

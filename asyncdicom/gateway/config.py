@@ -173,10 +173,9 @@ def _destination(name: str, table: object, ours: TlsFiles | None) -> GatewayDest
     try:
         called = {key: table[key] for key in _CALLED if key in table}
         destination = Destination(**called, ssl=_context(table.get("tls"), ours, where))
-        window = max(destination.operations_invoked, 1)
         schedule = _schedule(table, where)
         options = SenderOptions(
-            concurrency=destination.maximum_associations * window,
+            concurrency=destination.maximum_associations * destination.window,
             schedule=schedule,
             **{key: table[key] for key in _SENT if key in table},
         )

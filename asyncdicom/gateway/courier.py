@@ -10,7 +10,6 @@ from asyncdicom.client import associate
 from asyncdicom.destination import Destination
 from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.sources import Source
-from asyncdicom.options import Limits, Timeouts
 from asyncdicom.pool import AssociationPool
 from asyncdicom.services.contexts import MAXIMUM_CONTEXTS, Kind, contexts_for
 from asyncdicom.services.responses import Response
@@ -41,12 +40,6 @@ class Courier:
     def __init__(self, destination: Destination, calling_ae_title: str) -> None:
         self._destination = destination
         self._calling = destination.calling_ae_title or calling_ae_title
-        self._timeouts = Timeouts(
-            connect=destination.connect_timeout,
-            acse=destination.acse_timeout,
-            dimse=destination.dimse_timeout,
-            release=destination.release_timeout,
-        )
         self._kinds: dict[Kind, None] = {}  # the one seen last is the last
         self._pool: _Pool | None = None
         self._lanes: dict[int, tuple[Association, frozenset[Kind]]] = {}
@@ -78,7 +71,8 @@ class Courier:
                 contexts=self._contexts(),
                 ssl=self._destination.ssl,
                 server_hostname=self._destination.server_hostname,
-                timeouts=self._timeouts,
+                timeouts=self._destination.timeouts,
+                limits=self._destination.limits,
             )
             self._lanes[lane] = association, kinds
         begun()
@@ -130,8 +124,9 @@ class Courier:
                 contexts=contexts,
                 ssl=destination.ssl,
                 server_hostname=destination.server_hostname,
-                timeouts=self._timeouts,
-                limits=Limits(operations_invoked=max(destination.operations_invoked, 1)),
+                operations=destination.window,
+                timeouts=destination.timeouts,
+                limits=destination.limits,
             )
             self._pool = _Pool(pool, frozenset(self._kinds))
         return self._pool

@@ -64,6 +64,7 @@ class Gateway:
                 choose=self._choose,
                 on_trouble=self._trouble,
             )
+        self._tell_where()
         self._tell_lost(counts)
         ordered = [name for name, each in self.config.destinations.items() if each.options.ordered]
         self._routing = Routing(self.config.rules, ordered)
@@ -87,6 +88,15 @@ class Gateway:
             await asyncio.wait(tasks)
         await asyncio.gather(*(link.stop(self._patience) for link in self._links.values()))
         self._archive.route(None)
+
+    def _tell_where(self) -> None:
+        """Say where instances are sent, and how: that it is in the clear has to be seen."""
+        for name, each in self.config.destinations.items():
+            called = each.destination
+            how = "by TLS" if called.ssl is not None else "in the clear, without TLS"
+            _LOG.info("instances are sent on to %s (%s) %s", name, called.where, how)
+        if not self.config.destinations:
+            _LOG.warning("the gateway has no destination: nothing is sent on")
 
     def _tell_lost(self, counts: Iterable[tuple[str, str, int, int]]) -> None:
         """Say what waits for destinations that the configuration does not have any more."""

@@ -44,7 +44,7 @@ class Pacs:
     def __init__(self) -> None:
         self.received: Counter[str] = Counter()
         self.callers: set[str] = set()
-        self.associations: list[object] = []
+        self.requests: list[Any] = []
         self.studies: dict[object, list[str]] = {}
         self.answer: Callable[[str], int] = lambda uid: 0
         self.came = asyncio.Event()
@@ -52,6 +52,7 @@ class Pacs:
 
     async def on_store(self, request: Request) -> int:
         await request.data.read()
+        self.requests.append(request)
         uid = request.affected_sop_instance_uid
         self.callers.add(request.calling_ae_title)
         self.studies.setdefault(request.association, []).append(uid)
@@ -300,3 +301,25 @@ async def test_a_destination_that_is_no_more_is_told(
             await send(where, instance("1.1"))
         async with gateway(tmp_path, config(EVERYTHING.format('"A"'), A=node.server.port)):
             assert "1 deliveries wait for OLD, which the configuration does not have" in caplog.text
+
+
+async def test_it_is_told_at_the_start_where_instances_go_and_how(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "asyncdicom.gateway")
+    async with gateway(tmp_path, config(EVERYTHING.format('"A"'), A=1)):
+        assert "instances are sent on to A (A@127.0.0.1:1) in the clear, without TLS" in caplog.messages
+
+
+@pytest.mark.parametrize("window", [0, 1, 3])
+@pytest.mark.parametrize("by", ["", 'group_by = "study"\n'])
+async def test_the_window_that_a_destination_names_is_proposed(tmp_path: Path, window: int, by: str) -> None:
+    """0 is any number, here as elsewhere, and not one."""
+    async with pacs() as node:
+        more = f"{QUICK}{by}operations_invoked = {window}\n"
+        setting = config(EVERYTHING.format('"A"'), more, A=node.server.port)
+        async with gateway(tmp_path, setting) as (_, where):
+            await send(where, instance("1.2.3.4"))
+            await node.has("1.2.3.4")
+    granted = {each.association._channel.negotiated.operations_performed for each in node.requests}
+    assert granted == {window or 16}

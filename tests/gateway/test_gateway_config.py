@@ -48,6 +48,13 @@ def test_a_whole_configuration(tmp_path: Path) -> None:
     assert ai.options.ordered
 
 
+@pytest.mark.parametrize(("window", "under_way"), [(0, 64), (1, 4), (3, 12)])
+def test_how_many_are_under_way_at_a_destination(window: int, under_way: int) -> None:
+    """0 is any number, which is bounded by ours, and not one."""
+    table = f'[destinations.A]\naddress = "A@h:1"\noperations_invoked = {window}\n'
+    assert parse_gateway(table).destinations["A"].options.concurrency == under_way
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
