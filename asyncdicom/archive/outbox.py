@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from asyncdicom.archive.errors import reason
 from asyncdicom.archive.index import deliveries
+from asyncdicom.archive.index.base import RowFailed
 from asyncdicom.archive.index.deliveries import Claimed, DeliveryReader, Settlement
 from asyncdicom.archive.index.enqueue import enqueue, enqueue_for_instances
 from asyncdicom.archive.index.work import State, Work, urgency_of
@@ -36,6 +38,9 @@ _LOOK = 30.0  # seconds between two looks at leases, and at what is due
 
 Listener = Callable[[Mapping[str, int] | None], None]
 """Told of new work: destinations, with the priority of the most urgent work; None: perhaps for any."""
+
+_Pending = tuple[Callable[[Writer], Any], asyncio.Future[Any]]
+"""A change that is asked for, and who waits for what it gives."""
 
 
 class Outbox:
@@ -64,7 +69,7 @@ class Outbox:
         self._claimed: dict[int, tuple[Claimed, float]] = {}  # and until when
         self._next_due: float | None = None
         self._listeners: list[Listener] = []
-        self._pending: list[tuple[Callable[[Writer], Any], asyncio.Future[Any]]] = []
+        self._pending: list[_Pending] = []
         self._flushing: asyncio.Task[None] | None = None
         self._settling: set[asyncio.Task[None]] = set()
         self._timing: asyncio.Task[None] | None = None
@@ -226,16 +231,25 @@ class Outbox:
     async def _flush(self) -> None:
         while self._pending:
             batch, self._pending = self._pending, []
-            try:
-                results = await in_thread(self._threads, self._apply, [apply for apply, _ in batch])
-            except Exception as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-            else:
-                for (_, future), result in zip(batch, results, strict=True):
-                    if not future.done():
-                        future.set_result(result)
+            await self._write(batch)
+
+    async def _write(self, batch: Sequence[_Pending]) -> None:
+        """Make changes in one transaction, and tell who asked for them; a bad one fails alone."""
+        try:
+            results = await in_thread(self._threads, self._apply, [apply for apply, _ in batch])
+        except Exception as error:
+            if isinstance(error, RowFailed) and len(batch) > 1:
+                for each in batch:
+                    await self._write([each])
+                return
+            _LOG.error("the outbox could not be written: %s", reason(error))
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
 
     def _apply(self, changes: Iterable[Callable[[Writer], Any]]) -> list[Any]:
         return self._change(lambda writer: [change(writer) for change in changes])

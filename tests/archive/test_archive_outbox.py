@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asyncdicom.archive import Archive
+from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.index import deliveries
 from asyncdicom.archive.index.deliveries import Claimed, Settlement
 from asyncdicom.archive.index.enqueue import enqueue, enqueue_for_instances
@@ -125,6 +126,22 @@ async def test_a_transaction_that_fails_leaves_neither(tmp_path: Path, tools: An
             connection.execute("DROP TRIGGER no")
             assert await tools.store(archive, tools.data_set()) == 0
     assert rows(tmp_path) == [(1,)]
+
+
+async def test_what_cannot_be_written_fails_alone_and_is_told(
+    archive: Archive, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(sqlite3.connect(Path(archive.directory) / "index.sqlite")) as connection:
+        connection.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON delivery WHEN NEW.destination = 'BAD' "
+            "BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        connection.commit()
+    asked = [archive.outbox.enqueue([Work("report", name)]) for name in ("A", "BAD", "B")]
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    assert [isinstance(result, ArchiveError) for result in results] == [False, True, False]
+    assert len(rows(Path(archive.directory), "id")) == 2
+    assert caplog.messages.count("the outbox could not be written: no") == 1
 
 
 async def test_who_listens_is_told_after_the_commit(tmp_path: Path, tools: Any) -> None:
