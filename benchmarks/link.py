@@ -107,6 +107,7 @@ class End(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_writable = True
+        self._has_ended = False  # what is received here
         self._ends = 0  # of the streams in both directions
         self.other: End | None = None
 
@@ -122,9 +123,14 @@ class End(asyncio.Protocol):
         self.carry()
 
     def eof_received(self) -> bool:
-        """See `asyncio.Protocol`: the other direction stays open."""
-        self._line.put(END, self._loop.time())
-        self.carry()
+        """See `asyncio.Protocol`: the other direction stays open.
+
+        uvloop tells an end again when reading is paused and resumed behind it; it arrives once.
+        """
+        if not self._has_ended:
+            self._has_ended = True
+            self._line.put(END, self._loop.time())
+            self.carry()
         return True
 
     def pause_writing(self) -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.link import END, RESET, Bucket, Line, Link
+from benchmarks.link import END, RESET, Bucket, End, Line, Link
 
 # Time is given: `Line` and `Bucket`
 
@@ -144,6 +144,15 @@ async def test_many_connections_keep_their_order_and_their_end() -> None:
 
     async with serving(echo) as port, Link(port, rtt=0.01, rate=500e6, window=100_000) as link:
         await asyncio.gather(*(talk(link.port, number) for number in range(20)))
+
+
+async def test_an_end_that_is_told_twice_arrives_once() -> None:
+    """uvloop tells it again when reading is paused and resumed behind it."""
+    line = Line(0.0, Bucket())
+    end = End(line, 1 << 20)
+    assert end.eof_received()
+    assert end.eof_received()
+    assert [data is END for data in line.take(float("inf"))] == [True]
 
 
 async def test_a_reader_that_does_not_read_stops_the_sender() -> None:
