@@ -29,6 +29,8 @@ LEVELS: list[set[str]] = [
     {"client"},
     {"outgoing", "pool"},
     {"server", "running"},
+    {"scu"},
+    {"sync"},
     {"__init__"},
 ]
 TOOLS = {"archive", "cli", "conformance", "gateway", "__main__"}
