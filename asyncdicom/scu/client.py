@@ -234,14 +234,13 @@ class Client:
         )
 
     async def _wanted(self, what: Iterable[Keys | str]) -> AsyncGenerator[Wanted, None]:
+        seen: set[str] = set()  # some peers answer once for each instance
         for keys in what:
             wanted = retrieval(keys)
-            if wanted is not None:
-                yield wanted
-                continue
-            for match in await self.find(cast("Keys", keys)):
-                found = retrieval(match)
-                if found is not None:
+            matches = await self.find(cast("Keys", keys)) if wanted is None else ()
+            for found in [wanted, *map(retrieval, matches)]:
+                if found is not None and str(found.identifier) not in seen:
+                    seen.add(str(found.identifier))
                     yield found
 
     async def move(

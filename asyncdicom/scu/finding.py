@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from asyncdicom.association import Association
@@ -47,12 +48,13 @@ class Finding:
 
     async def _whole(self) -> Matches:
         try:
-            async for match in self:
-                if len(self.matches) >= self._maximum:
-                    raise DicomNetworkError(
-                        f"more than {self._maximum} matches: iterate over them, or ask for less"
-                    )
-                self.matches.append(match)
+            async with aclosing(aiter(self)) as matches:
+                async for match in matches:
+                    if len(self.matches) >= self._maximum:
+                        raise DicomNetworkError(
+                            f"more than {self._maximum} matches: iterate over them, or ask for less"
+                        )
+                    self.matches.append(match)
         except DicomNetworkError as error:
             raise error.having(self.matches) from error.__cause__
         return self.matches

@@ -78,8 +78,9 @@ class Retrieving:
     async def _whole(self) -> Retrieved:
         if self._to is None:
             raise ValueError("say where to retrieve to: retrieve(..., to=FOLDER), or iterate: async for")
-        async for _ in self:
-            pass
+        async with aclosing(aiter(self)) as outcomes:
+            async for _ in outcomes:
+                pass
         return self.result
 
     def __aiter__(self) -> AsyncGenerator[Instance, None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from contextlib import aclosing
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -72,8 +73,9 @@ class Storing:
         return self._whole().__await__()
 
     async def _whole(self) -> StoreResult:
-        async for _ in self:
-            pass
+        async with aclosing(aiter(self)) as outcomes:
+            async for _ in outcomes:
+                pass
         return self.result
 
     def __aiter__(self) -> AsyncGenerator[Stored, None]:
@@ -96,8 +98,10 @@ class Storing:
                 break
             if isinstance(item, (str, os.PathLike)):
                 await self._read_files(os.fspath(item))
-            else:
+            elif hasattr(item, "open") or hasattr(item, "walk"):
                 await self._waiting.put(item)
+            else:
+                raise TypeError(f"files, folders, sources and datasets can be sent, not {item!r:.100}")
         for _ in range(self._workers):
             await self._waiting.put(None)
 
