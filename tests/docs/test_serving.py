@@ -61,6 +61,7 @@ async def test_the_example_serves_sends_on_reloads_and_ends(tmp_path: Path) -> N
             told = await gate.logged("stays in force")
             assert f"gate.toml:{line}: peers.OLD: unknown key 'network'" in told
             assert await send(gate.address, "MR2", ct("1.4")) == [0]
+            await ai.has(["1.4"])
 
             gate.process.terminate()
             assert await gate.ended() == 0
