@@ -34,6 +34,9 @@ from asyncdicom.cli.samples import write_samples
 from asyncdicom.services.responses import Response
 from asyncdicom.uid import IMPLICIT_VR_LITTLE_ENDIAN, STORAGE, VERIFICATION
 
+# The tool runs on an event loop of its own; that of the peers beside it makes no difference.
+pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
+
 NODE = Node([Instance("1.2.1", "1.2.1.1", "1.2.1.1.1")])
 ALL = {"c_find": NODE.find, "c_get": NODE.retrieve, "c_move": NODE.retrieve}
 FAST = ("-to", 5, "-ta", 5, "-td", 20)
@@ -133,7 +136,7 @@ async def test_a_port_that_says_nothing(tool: Tool) -> None:
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        result = await tool("doctor", "--json", "-to", 0.5, "-ta", 0.5, f"SCP@127.0.0.1:{port}")
+        result = await tool("doctor", "--json", "-to", 0.3, "-ta", 0.3, f"SCP@127.0.0.1:{port}")
     assert (result.code, causes(result)) == (3, ["no answer"])
 
 
