@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
@@ -234,16 +233,18 @@ def backup(directory: str, target: str, as_json: bool) -> int:
     from asyncdicom.archive.backup import Backup, Copied
 
     async def work() -> int:
-        made = await asyncio.to_thread(Backup, directory, target)
+        from asyncio import to_thread
+
+        made = await to_thread(Backup, directory, target)
         copied = Copied()
         with progress("files copied", None) as advance:
             for _ in range(_ROUNDS):
-                path = await asyncio.to_thread(made.place_of_index)
+                path = await to_thread(made.place_of_index)
                 await result_of(directory, "copy index", {"path": path})
                 await _copy(made.copy_files(copied), copied, advance)
                 if not copied.missing:
                     break  # else some were moved meanwhile: a newer index knows where they are
-        await asyncio.to_thread(made.finish)
+        await to_thread(made.finish)
         return _tell_copied(copied, as_json, "backed up")
 
     return asking(_NAME, work)
@@ -258,19 +259,23 @@ def restore(directory: str, source: str, as_json: bool) -> int:
     from asyncdicom.archive.backup import Copied, Restore
 
     async def work() -> int:
-        made = await asyncio.to_thread(Restore, source, directory)
+        from asyncio import to_thread
+
+        made = await to_thread(Restore, source, directory)
         copied = Copied()
         with progress("files copied", None) as advance:
             await _copy(made.copy_files(copied), copied, advance)
-        await asyncio.to_thread(made.finish)
+        await to_thread(made.finish)
         return _tell_copied(copied, as_json, "restored")
 
     return asking(_NAME, work)
 
 
 async def _copy(files: Iterator[object], copied: Copied, advance: Advance | None) -> None:
+    from asyncio import to_thread
+
     done = copied.files
-    while await asyncio.to_thread(_some, files):
+    while await to_thread(_some, files):
         if advance is not None:
             advance(copied.files - done)
             done = copied.files
