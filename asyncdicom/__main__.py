@@ -23,7 +23,7 @@ TOOLS = {
 }
 
 # What a missing package is told to be installed with.
-_EXTRAS = {"click": "cli", "rich": "cli", "sqlalchemy": "archive"}
+_EXTRAS = {"click": "cli", "rich": "cli", "sqlalchemy": "archive", "prometheus_client": "metrics"}
 
 
 def main(arguments: list[str] | None = None) -> int:
