@@ -119,6 +119,10 @@ class Care:
         """Compare each file with its row; ``pace`` is called with what was read, and may wait or raise."""
         return verified(self._index.upkeep, self._blobs, pace)
 
+    def copy_index(self, path: str) -> None:
+        """Copy the whole index to a path that nothing is at; for any thread."""
+        self._index.copy_to(path)
+
     def kept(self, sop_instance_uids: Sequence[str]) -> dict[str, str]:
         """Give the SOP Class UID of each that is stored whole, and whose file is there in its size."""
         return {
