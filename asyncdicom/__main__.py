@@ -16,6 +16,7 @@ TOOLS = {
     "serve": "what a configuration file says: archive, services and gateway in one process",
     "archive": "look after an archive: stat, verify, reindex, quarantine",
     "route": "routing rules checked and explained, and a gateway looked after",
+    "top": "watch what a process that serves an archive is doing",
     "outbox": "what an archive owes to others: list, retry, drop",
     "conformance": "send a peer what others get wrong, and judge its reactions",
     "samples": "write synthetic images to try things with",
