@@ -18,6 +18,7 @@ TOOLS = {
     "route": "routing rules checked and explained, and a gateway looked after",
     "top": "watch what a process that serves an archive is doing",
     "outbox": "what an archive owes to others: list, retry, drop",
+    "doctor": "say what is wrong between here and a peer, and what to change",
     "conformance": "send a peer what others get wrong, and judge its reactions",
     "samples": "write synthetic images to try things with",
     "demo": "start an archive and play a radiologist's work-flow",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -58,6 +57,8 @@ def command(directory: str, interval: float, once: bool, as_json: bool) -> int:
     is_live = sys.stdout.isatty() and not (once or as_json)
 
     async def work() -> int:
+        from asyncio import sleep  # which --help does not need
+
         before: State = _NOTHING
         while True:
             state = await result_of(directory, "top")
@@ -70,7 +71,7 @@ def command(directory: str, interval: float, once: bool, as_json: bool) -> int:
             if not is_live:
                 return OK
             before = state
-            await asyncio.sleep(interval)
+            await sleep(interval)
 
     return asking("asyncdicom top", work)
 

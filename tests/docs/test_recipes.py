@@ -14,6 +14,7 @@ RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
 
 
 def recipe(name: str, *places: tuple[str, str]) -> str:
+    text: str
     (text,) = re.findall(r"<!-- recipe -->\n```toml\n(.*?)```", (RECIPES / name).read_text(), re.DOTALL)
     for before, after in places:
         assert before in text, before
