@@ -17,8 +17,10 @@ from asyncdicom.association import Association
 from asyncdicom.client import DEFAULT_CALLING_AE_TITLE, associate
 from asyncdicom.exceptions import (
     AssociationAborted,
+    AssociationClosed,
     AssociationError,
     AssociationRejected,
+    AssociationReleased,
     AssociationTimeout,
     LocalProtocolError,
     RemoteProtocolError,
@@ -50,6 +52,7 @@ log = Log("asyncdicom.association")
 # To send an instance whose associations are lost. The last time no other is under way beside it: associations
 # with a window may have been opened before it was known that the peer takes one operation at a time.
 _ATTEMPTS = 3
+_WARM = 1.0  # seconds without an operation, after which the peer may have ended it, and we do not know yet
 
 # Source and reason of a rejection for want of room (PS3.8 Table 9-21).
 _NO_ROOM = {(3, 1), (3, 2)}
@@ -59,15 +62,16 @@ _FEWER_FOR = 60.0  # seconds that a peer without room is not asked for one more
 class AssociationPool:
     """Up to `size` associations to one peer, each for up to `operations` tasks at a time.
 
-    An association is opened when a task needs one and all others are busy, and kept for the next. One
-    that was lost is not given out again. `contexts` are proposed each time, and what tasks need beside them
-    as it comes: for an instance that no association has a context for, one is opened that has, in the place
-    of an idle one if there are `size` already. A peer that takes fewer associations is served over those.
-    With `Timeouts.idle` one is released when nobody has used it for so long. `operations` above 1 proposes an
-    Asynchronous Operations Window of that size (PS3.7 D.3.3.3), by default `limits.operations_invoked`; if
-    the peer grants less, so many tasks have an association at a time. The other arguments are those of
-    `associate`. Leaving the block releases them all, or aborts them after an exception (but a `StatusError`,
-    which is an answer).
+    An association is opened when a task needs one and all others are busy, and kept for the next, as long as
+    neither the peer nor `timeouts.idle` ends it. One that was lost is not given out again. `contexts` are
+    proposed each time, and what tasks need beside them as it comes: for an instance that no association has a
+    context for, one is opened that has, in the place of an idle one if there are `size` already. A peer that
+    takes fewer associations is served over those.
+
+    `operations` above 1 proposes an Asynchronous Operations Window of that size (PS3.7 D.3.3.3), by default
+    `limits.operations_invoked`; if the peer grants less, so many tasks have an association at a time. The
+    other arguments are those of `associate`. Leaving the block releases them all, or aborts them after an
+    exception (but a `StatusError`, which is an answer).
 
     Raises ValueError for no association, or one for no operation.
     """
@@ -117,6 +121,7 @@ class AssociationPool:
         self._proposed: dict[Association, list[PresentationContext]] = {}
         self._users: dict[Association, int] = {}
         self._fewer: tuple[int, float] | None = None  # what the peer takes, and until when that is believed
+        self._idle_since: dict[Association, float] = {}
         self._opening = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed = False
@@ -173,6 +178,8 @@ class AssociationPool:
             yield association
         finally:
             self._users[association] -= places
+            if not self._users[association]:
+                self._idle_since[association] = _now()
             self._wake_next()
 
     async def _take(
@@ -221,6 +228,7 @@ class AssociationPool:
     def _forget(self, association: Association) -> None:
         del self._users[association]
         del self._proposed[association]
+        self._idle_since.pop(association, None)
 
     def _room_of(self, association: Association) -> int:
         """How many may use it at a time: as many as the peer has granted operations."""
@@ -301,7 +309,8 @@ class AssociationPool:
 
         If none has a context for it, one is opened that proposes what it needs. What had not been answered
         when an association was lost that others used as well is sent once more on the next, and the third
-        time alone, so a source may be opened more than once; `on_attempt` is called each time. Raises what
+        time alone, so a source may be opened more than once; `on_attempt` is called each time. So is what
+        went out on an association that the peer had ended meanwhile, because it was idle. Raises what
         `Association.c_store` raises, and what `associate` raises.
         """
         if isinstance(instance, (str, os.PathLike)):
@@ -310,6 +319,7 @@ class AssociationPool:
         attempts = _ATTEMPTS
         while True:
             async with self._borrow(1 if attempts > 1 else self._operations, needs, fits) as association:
+                was_warm = _now() - self._idle_since.pop(association, _now()) >= _WARM
                 if on_attempt is not None:
                     on_attempt()
                 try:
@@ -318,7 +328,11 @@ class AssociationPool:
                     )
                 except AssociationError as error:
                     attempts -= 1
-                    if not attempts or self._closed or _is_to_blame(error, association):
+                    if not attempts or self._closed:
+                        raise
+                    if _is_to_blame(error, association) and not (
+                        was_warm and _is_by_peer(error, association)
+                    ):
                         raise
 
     def _for_instance(
@@ -365,3 +379,14 @@ def _is_to_blame(error: AssociationError, association: Association) -> bool:
     # Its source has failed in the middle.
     is_own = isinstance(error, AssociationAborted) and error.__cause__ is not None
     return is_own and not isinstance(error.__cause__, RemoteProtocolError)
+
+
+def _is_by_peer(error: AssociationError, association: Association) -> bool:
+    """Whether the peer has ended the association, by whatever means."""
+    if isinstance(error, AssociationAborted):
+        return not error.message and not association.is_established
+    return isinstance(error, (AssociationClosed, AssociationReleased))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
