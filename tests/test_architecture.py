@@ -26,7 +26,7 @@ LEVELS: list[set[str]] = [
     {"net"},
     {"services"},
     {"association", "opening", "admission"},
-    {"client"},
+    {"client", "endings"},
     {"outgoing", "pool"},
     {"server", "running"},
     {"__init__"},

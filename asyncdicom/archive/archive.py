@@ -33,6 +33,7 @@ from asyncdicom.archive.outbox import Outbox
 from asyncdicom.archive.round import Bounds
 from asyncdicom.archive.search import Match, match_of, query_of
 from asyncdicom.archive.sources import batches_of, source_of
+from asyncdicom.archive.stability import StableStudy, stable_studies
 from asyncdicom.archive.stored import Stored
 from asyncdicom.archive.workers import Workers
 from asyncdicom.net.sources import Source
@@ -112,6 +113,7 @@ class Archive:
         self.happened: Counter[str] = Counter()
         """What happened to instances since the start, beside being stored: by its name, how many times."""
         self.is_new = False
+        self._watching: set[str] = set()
         self._room = Room(self.directory, self._calls, minimum_free)
         self._intake = Intake(
             self._blobs,
@@ -417,6 +419,35 @@ class Archive:
                 f"the index in {self.directory} cannot be read ({reason(error)}): stop what serves it, and "
                 f"have it built again from the files: asyncdicom archive {self.directory} reindex"
             ) from error
+
+    async def stable_studies(
+        self, *, quiet: float = 60.0, name: str = "default"
+    ) -> AsyncGenerator[StableStudy, None]:
+        """Give every study that nothing has come for since `quiet` seconds; one that gets more, again.
+
+        `name`: who asks; each name is given every study. A study counts as given when the next one is asked
+        for: after a crash, or a restart, what was not is given again, with what has come meanwhile. A name
+        that asks for the first time gets what comes from then on. The index is looked at eight times in
+        `quiet`, and at least every 5 seconds. Ends when the archive is closed. Raises ValueError for a time
+        that is not positive, or if somebody has the name now, and `ArchiveError` if disk or index fail.
+        """
+        if not quiet > 0:
+            raise ValueError("quiet is a number of seconds above 0")
+        if name in self._watching:
+            raise ValueError(f"somebody is given the stable studies as {name!r} already")
+        self._watching.add(name)
+        try:
+            studies = stable_studies(
+                self._index.stability, self._ingest.change, self.read, name=name, quiet=quiet
+            )
+            async with aclosing(studies):
+                async for study in studies:
+                    yield study
+        except ArchiveError:
+            if self._is_open:
+                raise
+        finally:
+            self._watching.discard(name)
 
     # what runs while serving
 

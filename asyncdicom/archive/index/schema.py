@@ -49,6 +49,7 @@ __all__ = [
     "quarantine",
     "scrub",
     "series",
+    "stability",
     "study",
     "tombstone",
 ]
@@ -281,6 +282,17 @@ tombstone = Table(
     ),
     Column("purged", Text, nullable=False),  # UTC, ISO 8601
     Index("tombstone_file_index", "file"),
+)
+
+# Who has been told that a study is stable, and with which of its instances as the last one; of study 0: how
+# far all was looked through for them. (A table that is only added, as above.)
+stability = Table(
+    "stability",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("study", Integer, primary_key=True),
+    Column("last", Integer, nullable=False),
+    Column("received", Text, nullable=False),  # of that one: a row's number may be given again
 )
 
 # How far the slow look at all files has come: one row.
