@@ -17,6 +17,7 @@ TOOLS = {
     "archive": "look after an archive: stat, verify, reindex, quarantine",
     "route": "routing rules checked and explained, and a gateway looked after",
     "outbox": "what an archive owes to others: list, retry, drop",
+    "doctor": "say what is wrong between here and a peer, and what to change",
     "conformance": "send a peer what others get wrong, and judge its reactions",
     "samples": "write synthetic images to try things with",
     "demo": "start an archive and play a radiologist's work-flow",
