@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from asyncdicom.archive.leftovers import Swept
 from asyncdicom.archive.marker import Marker, check_place, next_marker, no_archive, read_marker, write_marker
 from asyncdicom.archive.origin import Origin, Router
 from asyncdicom.archive.outbox import Outbox
+from asyncdicom.archive.peers import PeerMemory
 from asyncdicom.archive.round import Bounds
 from asyncdicom.archive.search import Match, match_of, query_of
 from asyncdicom.archive.sources import batches_of, source_of
@@ -156,6 +158,7 @@ class Archive:
         self._is_open = True
         self._intake.open(self._writers, self._ingest)
         self.outbox.start()
+        self._peers.start()
         if self._sweeps:
             self._sweep = asyncio.ensure_future(in_thread(self._upkeep, self.care.sweep))
 
@@ -219,6 +222,9 @@ class Archive:
             )
             self.deliveries = self._index.deliveries
             self.outbox = Outbox(self._ingest.change, self.deliveries, self._outgoing)
+            self._peers = PeerMemory(
+                self._index.learned(time.time()), self._ingest.change, self._outgoing.submit
+            )
             self._ingest.start()
             self.outbox.open()
             self.care = Care(
@@ -246,6 +252,7 @@ class Archive:
             return
         self._is_open, self._is_closing = False, True
         self._intake.close()
+        self._peers.stop()
         if self._sweep is not None:
             await asyncio.wait((self._sweep,))
         await self.outbox.close()

@@ -46,6 +46,7 @@ __all__ = [
     "has_backslash",
     "instance",
     "patient",
+    "peer",
     "quarantine",
     "scrub",
     "series",
@@ -307,6 +308,17 @@ scrub = Table(
     Column("last_missing", Integer, nullable=False),  # of the last time round
     Column("last_damaged", Integer, nullable=False),
     Column("ended", Text, nullable=False),  # that one: UTC, ISO 8601; empty before
+)
+
+# What was learned of the peers that are called: see `peers`. (This table needs no step either.)
+peer = Table(
+    "peer",
+    METADATA,
+    Column("what", Text, primary_key=True),
+    Column("ae_title", Text, primary_key=True),
+    Column("host", Text, primary_key=True),
+    Column("port", Integer, primary_key=True),
+    Column("until", Float, nullable=False),  # seconds since 1970; it does not hold any more then
 )
 
 

@@ -20,6 +20,7 @@ from asyncdicom.archive.index.opening import (
     read_identity,
     write_identity,
 )
+from asyncdicom.archive.index.peers import Learned, read_learned
 from asyncdicom.archive.index.place import Place, read_place
 from asyncdicom.archive.index.quarantined import QuarantineReader
 from asyncdicom.archive.index.queries import Queries
@@ -76,6 +77,10 @@ class Index:
     def place(self) -> Place:
         """Give how far the scrub has come."""
         return read_place(self._engine)
+
+    def learned(self, now: float) -> list[Learned]:
+        """Give what was learned of peers and holds now, in seconds since 1970."""
+        return read_learned(self._engine, now)
 
     def copy_to(self, path: str) -> None:
         """Copy all that is committed to a new index at a path; who writes goes on meanwhile.
