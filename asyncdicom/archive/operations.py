@@ -17,6 +17,7 @@ from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.aside import Quarantined
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.outbox_methods import OUTBOX_METHODS
+from asyncdicom.archive.reassign_methods import REASSIGN_METHODS
 from asyncdicom.archive.scrub import Pace
 from asyncdicom.archive.workers import Workers
 
@@ -133,6 +134,7 @@ METHODS: dict[str, Method] = {
     "quarantine list": _list,
     "quarantine accept": _accept,
     "quarantine purge": _purge,
+    **REASSIGN_METHODS,
     **OUTBOX_METHODS,
 }
 """What can be asked, by name."""
