@@ -27,11 +27,13 @@ from asyncdicom.archive.index.reader import Row
 from asyncdicom.archive.index.sqlite import DURABILITIES, Index
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.intake import Intake
+from asyncdicom.archive.journal import Journal
 from asyncdicom.archive.leftovers import Swept
 from asyncdicom.archive.marker import Marker, check_place, next_marker, no_archive, read_marker, write_marker
 from asyncdicom.archive.origin import Origin, Router
 from asyncdicom.archive.outbox import Outbox
 from asyncdicom.archive.peers import PeerMemory
+from asyncdicom.archive.reassign import Reassigning
 from asyncdicom.archive.round import Bounds
 from asyncdicom.archive.search import Match, match_of, query_of
 from asyncdicom.archive.sources import batches_of, source_of
@@ -226,12 +228,16 @@ class Archive:
                 self._index.learned(time.time()), self._ingest.change, self._outgoing.submit
             )
             self._ingest.start()
+            journal = Journal(self.directory, self._calls, sync=self._sync)
+            reassigning = Reassigning(journal, self._ingest)
+            self._reconcile(reassigning)
             self.outbox.open()
             self.care = Care(
                 self.directory,
                 self._blobs,
                 self._index,
                 self._ingest,
+                reassigning,
                 scrub_rate=self._scrub_rate,
                 is_closing=lambda: self._is_closing,
                 happened=self.happened,
@@ -239,6 +245,13 @@ class Archive:
             self.care.start(tell=self._sweeps)
         except BaseException:
             self._index.close()
+            raise
+
+    def _reconcile(self, reassigning: Reassigning) -> None:
+        try:
+            reassigning.reconcile()
+        except BaseException:
+            self._ingest.close()
             raise
 
     def _unlock(self) -> None:
@@ -370,6 +383,13 @@ class Archive:
         `peer` and what is raised: as for `rows`.
         """
         return await self._finder.instances(query, peer)
+
+    async def assigned(self, source: Source, *, peer: Hashable = None) -> Source:
+        """Give what is to be sent of a stored instance: as it is, or with the patient it was put under.
+
+        `peer` and what is raised: as for `rows`.
+        """
+        return await self._finder.assigned(source, peer) if self.care.reassigning.is_used else source
 
     async def upkeep(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
         """Make a call of `care` in the one thread that looks after files, behind a sweep that is under way.
