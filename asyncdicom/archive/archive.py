@@ -377,11 +377,15 @@ class Archive:
         """How many of the newest instances there are of each SOP class and transfer syntax."""
         return await self._finder.index.recent_kinds()
 
-    async def instances(self, query: Query, *, peer: Hashable = None) -> MatchingInstances:
-        """Give the instances that a retrieval asks for: 8 bytes are kept for each.
+    async def instances(
+        self, query: Query | Mapping[str, Any] | Dataset, *, peer: Hashable = None
+    ) -> MatchingInstances:
+        """Give the instances that a retrieval asks for, or those of all that keywords match (see `search`).
 
-        `peer` and what is raised: as for `rows`.
+        8 bytes are kept for each. `peer` and what is raised: as for `rows`.
         """
+        if not isinstance(query, Query):
+            query = query_of(query)
         return await self._finder.instances(query, peer)
 
     async def assigned(self, source: Source, *, peer: Hashable = None) -> Source:
