@@ -24,6 +24,7 @@ from asyncdicom.archive.index.peers import Learned, read_learned
 from asyncdicom.archive.index.place import Place, read_place
 from asyncdicom.archive.index.quarantined import QuarantineReader
 from asyncdicom.archive.index.queries import Queries
+from asyncdicom.archive.index.stability import StabilityReader
 from asyncdicom.archive.index.upkeep import Reader
 from asyncdicom.archive.index.writer import Writer
 
@@ -52,6 +53,8 @@ class Index:
         """Looks at what is in quarantine."""
         self.deliveries = DeliveryReader(self._engine)
         """Looks at the work that is to be done."""
+        self.stability = StabilityReader(self._engine)
+        """Looks at the studies that something has come for."""
 
     def identity(self) -> tuple[tuple[str, int] | None, bool]:
         """Give the archive's ID and generation, if they are known, and whether there is any instance."""
