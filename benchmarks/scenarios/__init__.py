@@ -18,6 +18,7 @@ from benchmarks.scenarios import (
     senders,
     startup,
     store,
+    windows,
 )
 
 SCENARIOS: dict[str, Scenario] = {
@@ -41,4 +42,7 @@ SCENARIOS: dict[str, Scenario] = {
 DISTANCE: dict[str, Scenario] = {scenario.name: scenario for scenario in (*distance.SCENARIOS, bulk.SCENARIO)}
 """What is done over distance; it is a run of its own."""
 
-GROUPS = {"speed": SCENARIOS, "distance": DISTANCE}
+WINDOWS: dict[str, Scenario] = {scenario.name: scenario for scenario in windows.SCENARIOS}
+"""Why the operations window is as large as it is."""
+
+GROUPS = {"speed": SCENARIOS, "distance": DISTANCE, "windows": WINDOWS}
