@@ -302,16 +302,16 @@ async def large_matches(folder: Path) -> Counts:
         await peer.accept()
         request = await peer.message()
         peer.write(pending(request, CommandField.C_FIND_RSP, bytes(8 << 20)))
-        for _ in range(12):
-            await peer.writer.drain()
-            taken.append(8)
-            peer.write(pending(request, CommandField.C_FIND_RSP, bytes(8 << 20)))
-        await asyncio.Event().wait()
+        with suppress(ConnectionError):
+            for _ in range(12):
+                await peer.writer.drain()
+                taken.append(8)
+                peer.write(pending(request, CommandField.C_FIND_RSP, bytes(8 << 20)))
+            await asyncio.Event().wait()
         return {}
 
     async def ask(association: Any) -> None:
-        async with asyncio.timeout(1):
-            await association.c_find(IDENTIFIER, raw=True)
+        await association.c_find(IDENTIFIER, raw=True)
 
     await against(play, ask)
     return {"MiB taken": sum(taken)}
@@ -362,7 +362,7 @@ ATTACKS = (
            "a client stores 2 MB at an SCP of Maximum Length 8 that reads nothing",
            client_of_maximum_length_8, {"objects": 60_000}),
     Attack("client, large matches", "an awaited C-FIND is answered with 12 identifiers of 8 MiB",
-           large_matches, {"MiB taken": 64}, "the list of matches is bounded by number alone"),
+           large_matches, {"MiB taken": 64}),
     Attack("client, Pending for ever", "a C-MOVE is answered with 20,000 Pending that say nothing new",
            pending_for_ever, {"Pending responses taken": 10_000}),
 )  # fmt: skip
