@@ -26,9 +26,11 @@ LEVELS: list[set[str]] = [
     {"net"},
     {"services"},
     {"association", "opening", "admission"},
-    {"client"},
+    {"client", "endings"},
     {"outgoing", "pool"},
     {"server", "running"},
+    {"scu"},
+    {"sync"},
     {"__init__"},
 ]
 TOOLS = {"archive", "cli", "conformance", "doctor", "gateway", "__main__"}

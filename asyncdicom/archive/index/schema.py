@@ -46,10 +46,12 @@ __all__ = [
     "has_backslash",
     "instance",
     "patient",
+    "peer",
     "quarantine",
     "reassignment",
     "scrub",
     "series",
+    "stability",
     "study",
     "tombstone",
 ]
@@ -304,6 +306,17 @@ tombstone = Table(
     Index("tombstone_file_index", "file"),
 )
 
+# Who has been told that a study is stable, and with which of its instances as the last one; of study 0: how
+# far all was looked through for them. (A table that is only added, as above.)
+stability = Table(
+    "stability",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("study", Integer, primary_key=True),
+    Column("last", Integer, nullable=False),
+    Column("received", Text, nullable=False),  # of that one: a row's number may be given again
+)
+
 # How far the slow look at all files has come: one row.
 scrub = Table(
     "scrub",
@@ -316,6 +329,17 @@ scrub = Table(
     Column("last_missing", Integer, nullable=False),  # of the last time round
     Column("last_damaged", Integer, nullable=False),
     Column("ended", Text, nullable=False),  # that one: UTC, ISO 8601; empty before
+)
+
+# What was learned of the peers that are called: see `peers`. (This table needs no step either.)
+peer = Table(
+    "peer",
+    METADATA,
+    Column("what", Text, primary_key=True),
+    Column("ae_title", Text, primary_key=True),
+    Column("host", Text, primary_key=True),
+    Column("port", Integer, primary_key=True),
+    Column("until", Float, nullable=False),  # seconds since 1970; it does not hold any more then
 )
 
 
