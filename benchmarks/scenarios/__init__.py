@@ -9,6 +9,7 @@ from benchmarks.scenarios import (
     distance,
     echo,
     find,
+    gateway,
     handshakes,
     idle,
     index,
@@ -41,4 +42,7 @@ SCENARIOS: dict[str, Scenario] = {
 DISTANCE: dict[str, Scenario] = {scenario.name: scenario for scenario in (*distance.SCENARIOS, bulk.SCENARIO)}
 """What is done over distance; it is a run of its own."""
 
-GROUPS = {"speed": SCENARIOS, "distance": DISTANCE}
+GATEWAY: dict[str, Scenario] = {scenario.name: scenario for scenario in gateway.SCENARIOS}
+"""What a gateway does; a run of its own, too."""
+
+GROUPS = {"speed": SCENARIOS, "distance": DISTANCE, "gateway": GATEWAY}
