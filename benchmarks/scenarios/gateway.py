@@ -84,4 +84,4 @@ def _scenario(name: str, size: int, full: int, quick: int) -> Scenario:
     )
 
 
-SCENARIOS = (_scenario("gateway", 39 << 10, 2000, 100), _scenario("gateway-large", 512 << 10, 500, 50))
+SCENARIOS = (_scenario("gateway", 39 << 10, 400, 100), _scenario("gateway-large", 512 << 10, 200, 50))
