@@ -17,6 +17,7 @@ TOOLS = {
     "route": "routing rules checked and explained, and a gateway looked after",
     "outbox": "what an archive owes to others: list, retry, drop",
     "doctor": "say what is wrong between here and a peer, and what to change",
+    "trace": "pass on a conversation of two others, and show it decoded",
     "conformance": "send a peer what others get wrong, and judge its reactions",
     "samples": "write synthetic images to try things with",
     "demo": "start an archive and play a radiologist's work-flow",
