@@ -13,6 +13,7 @@ TOOLS = {
     "movescu": "have instances sent to a destination (C-MOVE)",
     "storescp": "receive instances and save them as files",
     "qrscp": "the archive: receive, query, retrieve",
+    "serve": "what a configuration file says: archive, services and gateway in one process",
     "archive": "look after an archive: stat, verify, reindex, quarantine",
     "route": "routing rules checked and explained, and a gateway looked after",
     "outbox": "what an archive owes to others: list, retry, drop",
