@@ -16,6 +16,7 @@ from asyncdicom.cli.habits import habits
 from asyncdicom.cli.logs import LOG_OPTIONS, set_up_logging
 from asyncdicom.cli.peer import Peer, Tls
 from asyncdicom.cli.run import EXIT_CODES
+from asyncdicom.cli.traced import TRACE_OPTIONS
 from asyncdicom.options import Limits, Timeouts
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
         _PDU,
         *_IDENTITY,
         *_TLS,
+        *TRACE_OPTIONS,
         click.option("--server-hostname", metavar="NAME", help="The host name in the peer's certificate."),
         *habits(ae_title),
     ]
@@ -281,6 +283,7 @@ def server_options(ae_title: str) -> Option:
         _PDU,
         *_TLS[1:],
         *LOG_OPTIONS,
+        *TRACE_OPTIONS,
         *habits(ae_title, server=True),
     ]
 
