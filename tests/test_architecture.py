@@ -122,7 +122,7 @@ def test_below_the_line_there_is_no_io(path: Path) -> None:
     assert not used & SLOW
 
 
-# What decides in the gateway, in doctor and in trace has time as an argument, too, and knows no socket, no task.
+# What decides in the gateway, doctor and trace has time as an argument, too, and knows no socket and no task.
 DECIDES = [
     PACKAGE / "gateway" / f"{name}.py" for name in ("facts", "patterns", "rules", "sender", "verdicts")
 ] + [PACKAGE / "doctor" / "causes.py"]

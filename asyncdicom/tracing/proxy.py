@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 
 from asyncdicom.address import Address
+from asyncdicom.net.listener import Acceptor, bind
 from asyncdicom.telemetry.log import Log
 from asyncdicom.tracing.recorder import Recorder, Watched
 
@@ -16,6 +18,7 @@ log = Log("asyncdicom.trace")
 
 _CHUNK = 1 << 16  # bytes; so much waits in each direction, and then TCP holds the sender back
 _MOST = 256  # connections at the same time
+_LINGER = 5.0  # seconds for the last bytes
 
 
 class Proxy:
@@ -41,7 +44,7 @@ class Proxy:
         self._timeout = timeout
         self._left = most
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._acceptors: list[Acceptor] = []
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -56,9 +59,9 @@ class Proxy:
 
     async def start(self) -> None:
         """Listen; raises OSError."""
-        listen = self._listen
-        self._server = await asyncio.start_server(self._take, listen.host, listen.port, limit=_CHUNK)
-        self.port = self._server.sockets[0].getsockname()[1]
+        listeners = await bind(self._listen, reuse_port=False)
+        self.port = listeners[0].getsockname()[1]
+        self._acceptors = [Acceptor(listener, self._take) for listener in listeners]
 
     async def serve_forever(self) -> None:
         """Wait until it is closed, or has had its number of connections."""
@@ -66,8 +69,7 @@ class Proxy:
 
     async def close(self) -> None:
         """Stop listening and break off what there is (idempotent)."""
-        if self._server is not None:
-            self._server.close()
+        self._stop_listening()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -75,14 +77,21 @@ class Proxy:
         if not self._done.done():
             self._done.set_result(None)
 
-    def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._tasks) >= _MOST or self._left == 0 or self._done.done():
-            log.warning("a connection is closed: there are too many")
-            writer.transport.abort()
+    def _stop_listening(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors = []
+
+    def _take(self, connection: socket.socket, host: str) -> None:
+        if len(self._tasks) >= _MOST:
+            log.warning("a connection of %s is closed: there are too many", host)
+            connection.close()
             return
         if self._left is not None:
             self._left -= 1
-        task = asyncio.get_running_loop().create_task(self._connect(reader, writer))
+            if not self._left:
+                self._stop_listening()
+        task = asyncio.get_running_loop().create_task(self._connect(connection))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -93,8 +102,9 @@ class Proxy:
         if self._left == 0 and not self._tasks and not self._done.done():
             self._done.set_result(None)
 
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connect(self, connection: socket.socket) -> None:
         target = self._target
+        reader, writer = await asyncio.open_connection(sock=connection, limit=_CHUNK)
         watched = self._recorder.connection(_place(writer), (target.host, target.port))
         failure: BaseException | None = None
         writers = [writer]
@@ -151,8 +161,10 @@ async def _close(writers: list[asyncio.StreamWriter], *, broken: bool) -> None:
         else:
             writer.close()
     for writer in writers:
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        with contextlib.suppress(OSError):  # TimeoutError: a peer that does not take the rest is cut off
+            async with asyncio.timeout(_LINGER):
+                await writer.wait_closed()
+        writer.transport.abort()
 
 
 def _place(writer: asyncio.StreamWriter) -> tuple[str, int]:

@@ -24,7 +24,7 @@ from asyncdicom.tracing.conversation import Conversation, Line, meaning
 from asyncdicom.tracing.side import MAXIMUM_KEPT, Side
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, Policy, answer, propose
-from asyncdicom.ul.pdu import AAbort, AAssociateAC, AAssociateRJ
+from asyncdicom.ul.pdu import AAbort, AAssociateAC, AAssociateRJ, AAssociateRQ
 
 CONTEXTS = [
     PresentationContext(VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,)),
@@ -37,13 +37,15 @@ REQUEST = propose(
     calling_ae_title="WS1",
     user_identity=UserIdentity(2, b"ana", b"secret"),
 )
-ACCEPT, *_ = answer(
-    REQUEST,
-    Policy(
-        {VERIFICATION: ANY_TRANSFER_SYNTAX, CT: ANY_TRANSFER_SYNTAX, STUDY_ROOT.find: ANY_TRANSFER_SYNTAX}
-    ),
-)
-assert isinstance(ACCEPT, AAssociateAC)
+
+
+def accepted(request: AAssociateRQ, *abstract_syntaxes: str) -> AAssociateAC:
+    accept, *_ = answer(request, Policy(dict.fromkeys(abstract_syntaxes, ANY_TRANSFER_SYNTAX)))
+    assert isinstance(accept, AAssociateAC)
+    return accept
+
+
+ACCEPT = accepted(REQUEST, VERIFICATION, CT, STUDY_ROOT.find)
 ECHO, STORE, FIND = 1, 3, 5
 
 
@@ -123,10 +125,9 @@ def test_values_of_what_is_long_or_cannot_be_read() -> None:
     deflated = propose(
         [PresentationContext(CT, ("1.2.840.10008.1.2.1.99",))], called_ae_title="A", calling_ae_title="B"
     )
-    accept, *_ = answer(deflated, Policy({CT: ANY_TRANSFER_SYNTAX}))
     conversation = Conversation(0.0, values=True)
     conversation.feed(True, deflated.encode(), 0.0)
-    conversation.feed(False, accept.encode(), 0.0)
+    conversation.feed(False, accepted(deflated, CT).encode(), 0.0)
     lines = texts(conversation.feed(True, message(1, store, b"no zlib at all"), 1.0))
     assert any("the data set cannot be read" in line for line in lines)
 
@@ -225,7 +226,7 @@ def test_rules_of_messages() -> None:
 def test_pdus_that_cannot_be_read_and_ends() -> None:
     conversation = Conversation(0.0)
     wrong = bytearray(REQUEST.encode())
-    wrong[78:80] = b"\xff\xff"  # the length of the first item
+    wrong[76:78] = b"\xff\xff"  # the length of the first item
     lines = texts(conversation.feed(True, bytes(wrong), 0.1))
     assert lines[0].startswith("nonsense: from the requestor: A-ASSOCIATE-RQ: ")
     assert lines[1] == "A-ASSOCIATE-RQ"
