@@ -32,6 +32,7 @@ _KEYS = {
     "crl": ("tls", "crl"),
 }
 _LOOPBACK = ("localhost", "::1")
+_NO_OPTIONS = ("access", "limits", "timeouts", "peer_tls", "certificates_at", "webhook")
 _OF_ARCHIVE = ("durability", "on_conflict", "on_mismatch", "incomplete", "existing")
 
 
@@ -39,13 +40,13 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -
     """Let the file's values be the defaults of the other options; gives those that are no options."""
     if path is None:
         nothing: dict[str, Any] = {"access": {"peers": {}}, "peer_tls": {}, "certificates_at": None}
-        return nothing | {"limits": Limits(), "timeouts": Timeouts()}
+        return nothing | {"limits": Limits(), "timeouts": Timeouts(), "webhook": None}
     try:
         config = read_config(path)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
     ctx.meta[_PLACE_OF] = config.pop("place_of")
-    others = {key: config.pop(key) for key in ("access", "limits", "timeouts", "peer_tls", "certificates_at")}
+    others = {key: config.pop(key, None) for key in _NO_OPTIONS}
     if config.pop("has_gateway", False):
         config["gateway"] = path
     tls = config.pop("tls", None)
@@ -91,6 +92,16 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
         except ValueError as error:
             raise click.UsageError(f"{param.opts[0]} {text}: {error}; write it as AET=host:port") from None
     return peers
+
+
+def _place(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, int] | None:
+    """Read where to listen."""
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise click.BadParameter(f"{text!r} is no place to listen at: write HOST:PORT, or PORT")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
 def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
@@ -213,6 +224,13 @@ def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> A
     help="Answer Modality Worklist queries with what this Python function yields (see asyncdicom.Worklist).",
 )
 @click.option(
+    "--http",
+    metavar="[HOST:]PORT",
+    callback=_place,
+    help="Answer GET of /healthz, /readyz and /metrics here (Prometheus; needs asyncdicom[metrics]). Without "
+    "HOST it is 127.0.0.1: who can connect needs no password.",
+)
+@click.option(
     "--quarantine-limit",
     type=click.IntRange(0),
     default=10_000,
@@ -262,6 +280,8 @@ def command(
         timeouts=configured["timeouts"],
         commitment=options["commitment"],
         worklist=options["worklist"],
+        http=options["http"],
+        webhook=configured["webhook"],
     )
     return run(lambda: serve_all(setup))
 
