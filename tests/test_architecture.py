@@ -31,6 +31,7 @@ LEVELS: list[set[str]] = [
     {"server", "running"},
     {"scu"},
     {"sync"},
+    {"testing"},  # a plugin of pytest, which loads it
     {"__init__"},
 ]
 TOOLS = {"archive", "cli", "conformance", "doctor", "gateway", "tracing", "__main__"}
