@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -69,8 +70,8 @@ async def running(
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.kill()
+        if process.returncode is None:  # its own processes end with it: they have its stdout, too
+            process.send_signal(signal.SIGINT)
         await process.communicate()
 
 
