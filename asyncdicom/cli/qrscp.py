@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from asyncdicom.archive import Archive
     from asyncdicom.archive.operations import Method
     from asyncdicom.gateway.config import GatewayConfig
+    from asyncdicom.gateway.gateway import Gateway
     from asyncdicom.server import Server
 
 __all__ = ["command"]
@@ -41,7 +42,10 @@ _KEYS = {
 }
 _LOOPBACK = ("localhost", "::1")
 # The parameters that SIGHUP reads again; what else has changed takes a restart.
-_RELOADED = {"configured", "peers", "plain_peers", "strict", "identity", "trusted", "crl", "ignore_peer_cert"}
+_RELOADED = {
+    "configured", "gateway", "peers", "plain_peers", "strict",
+    "identity", "trusted", "crl", "ignore_peer_cert",
+}  # fmt: skip
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> dict[str, Any]:
@@ -221,8 +225,9 @@ def command(
 ) -> int:
     """Run an archive: it receives instances, answers queries and sends what is asked for.
 
-    SIGHUP reads the configuration file and the certificates again: who may call, C-MOVE destinations and TLS
-    are then what they say; the rest takes a restart. What is wrong is logged, and changes nothing.
+    SIGHUP reads the configuration file, the certificates and the gateway's file again: who may call, C-MOVE
+    destinations, TLS, routes and the gateway's destinations are then what they say; the rest takes a restart.
+    What is wrong is logged, and changes nothing.
     """
     context = click.get_current_context()
     known = _known(context.params, aet, host, tls)
@@ -255,16 +260,24 @@ def _read_gateway(path: str, tls: Tls) -> GatewayConfig:
 @asynccontextmanager
 async def _sending_on(
     archive: Archive, config: GatewayConfig | None, ae_title: str
-) -> AsyncGenerator[dict[str, Method], None]:
-    """Send on what the archive receives; gives what an operator can ask of that."""
+) -> AsyncGenerator[Gateway | None, None]:
+    """Send on what the archive receives."""
     from asyncdicom.gateway.gateway import Gateway
-    from asyncdicom.gateway.methods import methods_of
 
     if config is None:
-        yield {}
+        yield None
         return
     async with Gateway(archive, config, ae_title=ae_title) as gateway:
-        yield methods_of(gateway)
+        yield gateway
+
+
+def _methods(gateway: Gateway | None) -> dict[str, Method]:
+    """Give what an operator can ask of a gateway."""
+    if gateway is None:
+        return {}
+    from asyncdicom.gateway.methods import methods_of
+
+    return methods_of(gateway)
 
 
 class _Known(NamedTuple):
@@ -315,31 +328,46 @@ def _known(parameters: Mapping[str, Any], aet: str, host: str, tls: Tls) -> _Kno
 class _Reload:
     """What SIGHUP does: finds out who is known now, and lets the server know."""
 
-    def __init__(self, server: Server, known: _Known, context: click.Context, aet: str, host: str) -> None:
+    def __init__(
+        self,
+        server: Server,
+        gateway: Gateway | None,
+        known: _Known,
+        context: click.Context,
+        aet: str,
+        host: str,
+    ) -> None:
         self._server = server
+        self._gateway = gateway
         self._known = known
         self._context = context
         self._before = context.params
         self._aet = aet
         self._host = host
 
-    def load(self) -> tuple[_Known, dict[str, Any]]:
+    def load(self) -> tuple[_Known, GatewayConfig | None, dict[str, Any]]:
         """Read everything again."""
         parameters = parameters_again(self._context)
         tls = Tls.of(parameters)
         if (tls.identity is None) != (self._known.ssl is None):
             raise click.UsageError("TLS cannot begin or end while the archive serves: restart it for that")
-        return _known(parameters, self._aet, self._host, tls), parameters
+        path = parameters["gateway"]
+        if (path is None) != (self._gateway is None):
+            raise click.UsageError("a gateway cannot begin or end while the archive serves: restart it")
+        routes = None if path is None else _read_gateway(path, tls)
+        return _known(parameters, self._aet, self._host, tls), routes, parameters
 
-    def use(self, loaded: tuple[_Known, dict[str, Any]]) -> None:
+    def use(self, loaded: tuple[_Known, GatewayConfig | None, dict[str, Any]]) -> None:
         """Let it be in force; tells what is not."""
-        known, parameters = loaded
+        known, routes, parameters = loaded
         self._server.renew(
             ssl=known.ssl,
             destination_ssl=known.destination_ssl,
             destinations=known.destinations(self._aet),
         )
         self._known.access.renew(known.access)
+        if self._gateway is not None and routes is not None:
+            self._gateway.renew(routes)
         before, self._before = self._before, parameters
         changed = [name for name in parameters if name not in _RELOADED and parameters[name] != before[name]]
         now, then = parameters["configured"], before["configured"]
@@ -393,7 +421,7 @@ async def _serve(
                     scrub=scrub << 20,
                     maximum_quarantined=quarantine_limit,
                 ) as archive,
-                _sending_on(archive, gateway, aet) as methods,
+                _sending_on(archive, gateway, aet) as sending_on,
                 serve_archive(
                     archive,
                     Address(aet, host, port),
@@ -419,14 +447,14 @@ async def _serve(
                     f"{archive.directory}: {counts['study']} studies, {counts['instance']} instances. "
                     "Ctrl-C stops."
                 )
-                reload = _Reload(server, known, context, aet, host)
+                reload = _Reload(server, sending_on, known, context, aet, host)
                 on_reload = reload_with(reload.load, reload.use)
 
                 async def again() -> None:
                     reopen_logs()
                     await on_reload()
 
-                async with Control(archive, on_reload=again, methods=methods):
+                async with Control(archive, on_reload=again, methods=_methods(sending_on)):
                     return await serve_until_stopped(
                         server,
                         on_reload=[on_reload],

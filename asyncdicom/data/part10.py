@@ -36,6 +36,8 @@ class FileMeta(NamedTuple):
     sop_instance_uid: str
     transfer_syntax_uid: str
     offset: int
+    source_ae_title: str = ""
+    """Who has sent it, as far as the file tells."""
 
 
 def read_file_meta(head: Buffer, *, strict: bool = True) -> FileMeta:
@@ -72,7 +74,13 @@ def read_file_meta(head: Buffer, *, strict: bool = True) -> FileMeta:
         if not strict:
             return FileMeta(_uid(found, 0x00020002), _uid(found, 0x00020003), "", position)
         raise DataSetError(f"the file tells no valid Transfer Syntax UID: {transfer_syntax_uid!r}")
-    return FileMeta(_uid(found, 0x00020002), _uid(found, 0x00020003), transfer_syntax_uid, position)
+    return FileMeta(
+        _uid(found, 0x00020002),
+        _uid(found, 0x00020003),
+        transfer_syntax_uid,
+        position,
+        _uid(found, 0x00020016).strip(),
+    )
 
 
 def _is_end(head: memoryview, position: int, declared_end: int, found: dict[int, bytes]) -> bool:

@@ -7,6 +7,7 @@ operations_invoked = 8
 rate = 50                         # and other options of `sender.SenderOptions`
 hours = ["mon-fri 19:00-06:00", "sat-sun 00:00-24:00"]
 time_zone = "Europe/Berlin"
+keep_open = 30                    # seconds that associations are kept when nothing comes
 also_delivered = [0x0111]         # statuses by which it says that it has the instance
 tls = { trusted = ["ca.pem"] }    # fields of `TlsFiles`; true: as we are called; false: in the clear
 
@@ -59,6 +60,7 @@ _KEYS: dict[str, Any] = {
     **dict.fromkeys(("maximum_associations", "operations_invoked"), int),
     **dict.fromkeys(("connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout"), _NUMBER),
     **_SENT,
+    "keep_open": _NUMBER,
     "hours": (list, str),
     "time_zone": str,
     "also_delivered": list,
@@ -85,6 +87,8 @@ class GatewayDestination:
     destination: Destination
     options: SenderOptions
     also_delivered: frozenset[int] = frozenset()
+    keep_open: float = 30.0
+    """Seconds that associations are kept while there is nothing to send."""
 
 
 @dataclass(frozen=True)
@@ -172,14 +176,18 @@ def _destination(name: str, table: object, ours: TlsFiles | None) -> GatewayDest
     _check(table, where)
     try:
         called = {key: table[key] for key in _CALLED if key in table}
-        destination = Destination(**called, ssl=_context(table.get("tls"), ours, where))
+        tls = table.get("tls")
+        destination = Destination(**called, ssl=_context(tls, ours, where), plain=tls is False)
         schedule = _schedule(table, where)
         options = SenderOptions(
             concurrency=destination.maximum_associations * destination.window,
             schedule=schedule,
             **{key: table[key] for key in _SENT if key in table},
         )
-        return GatewayDestination(name, destination, options, _statuses(table, where))
+        keep_open = table.get("keep_open", GatewayDestination.keep_open)
+        if not 0 <= keep_open < float("inf"):
+            raise ValueError(f"keep_open is a number of seconds, not {keep_open}")
+        return GatewayDestination(name, destination, options, _statuses(table, where), keep_open)
     except _WrongError:
         raise
     except ValueError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from random import random
@@ -18,7 +18,7 @@ from asyncdicom.gateway.courier import Courier
 from asyncdicom.gateway.routing import DELIVERY
 from asyncdicom.gateway.sender import Job, Sender, Settled
 from asyncdicom.gateway.verdicts import Verdict, verdict_of_error, verdict_of_status
-from asyncdicom.net.sources import FileSource
+from asyncdicom.services.contexts import Kind
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 
@@ -26,7 +26,6 @@ __all__ = ["Link"]
 
 _LOG = Log("asyncdicom.gateway")
 
-_REST = 10.0  # seconds without anything to send after which the associations are released
 _LOOK = 30.0  # seconds between two looks at what may have to be taken over
 _AFTER_ERROR = 2.0  # seconds, when the index could not be asked
 _DIMSE_PRIORITY = {0: Priority.HIGH, 1: Priority.MEDIUM, 2: Priority.LOW}
@@ -44,7 +43,7 @@ class Link:
     """Sends what waits in the outbox for one destination, by its own line and those of its groups.
 
     A line that several destinations share is emptied by the one that `choose` gives. `on_trouble`: called
-    when something was not delivered, so that others of a group look after it.
+    when something was not delivered, so that others of a group look after it. `kinds`: what may come.
     """
 
     def __init__(
@@ -54,6 +53,7 @@ class Link:
         lines: Sequence[str],
         *,
         calling_ae_title: str,
+        kinds: Iterable[Kind],
         choose: Chooser,
         on_trouble: Callable[[Link], None],
     ) -> None:
@@ -65,7 +65,12 @@ class Link:
         self.last_status: int | None = None
         self._archive = archive
         self._outbox = archive.outbox
-        self._courier = Courier(destination.destination, calling_ae_title)
+        self._courier = Courier(
+            destination.destination,
+            calling_ae_title,
+            uses_tls=lambda: archive.is_served_by_tls,
+            kinds=kinds,
+        )
         self._choose = choose
         self._on_trouble = on_trouble
         self._claimed: dict[int, Claimed] = {}
@@ -156,7 +161,7 @@ class Link:
             wait = _LOOK if wait is None else min(wait, _LOOK)
         rests = wait is None and not self._busy
         try:
-            async with asyncio.timeout(_REST if rests else wait):
+            async with asyncio.timeout(self.destination.keep_open if rests else wait):
                 await self._wake.wait()
         except TimeoutError:
             if rests:
@@ -250,7 +255,7 @@ class Link:
             nonlocal is_begun
             is_begun = True
 
-        source = self._source(claimed)
+        source = self._archive.source_of(claimed)
         priority = _DIMSE_PRIORITY.get(claimed.priority, Priority.MEDIUM)
         try:
             if lane is None:
@@ -264,17 +269,6 @@ class Link:
         comment = response.error_comment or ""
         verdict = verdict_of_status(response.status, self.destination.also_delivered)
         return verdict, response.status, f"{response.status}{': ' if comment else ''}{comment}"
-
-    def _source(self, claimed: Claimed) -> FileSource:
-        return FileSource(
-            self._archive.path_of(claimed.file or ""),
-            sop_class_uid=claimed.sop_class_uid or "",
-            sop_instance_uid=claimed.sop_instance_uid or "",
-            transfer_syntax_uid=claimed.transfer_syntax_uid or "",
-            offset=claimed.data_set_offset or 0,
-            length=claimed.data_set_length or 0,
-            in_threads=True,
-        )
 
     def _tell(self, job: Job, verdict: Verdict, settled: Settled, why: str) -> None:
         if verdict is Verdict.DELIVERED:

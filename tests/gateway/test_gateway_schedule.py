@@ -49,6 +49,12 @@ def test_days_go_round_the_end_of_the_week() -> None:
     assert days == [23, 28, 29]  # Monday the 23rd, Saturday, Sunday
 
 
+def test_the_same_hours_are_equal_and_others_are_not() -> None:
+    same = Schedule(["mon-fri 08:00-18:00"]), Schedule([" MON-FRI 08:00-18:00"])
+    assert len({*same, Schedule(), Schedule(["08:00-18:00"])}) == 3
+    assert same[0] != "mon-fri 08:00-18:00"
+
+
 def test_it_says_when_it_opens() -> None:
     schedule = Schedule(["mon-fri 19:00-06:00"], BERLIN)
     assert schedule.seconds_until_open(at("2026-11-26 20:00")) == 0
