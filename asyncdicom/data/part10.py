@@ -20,6 +20,7 @@ from asyncdicom.uid import (
 HEAD_SIZE = 65536
 
 _PREAMBLE = 128
+_MAXIMUM_AE_TITLE = 16
 _MAXIMUM_ELEMENTS = 100  # PS3.10 Table 7.1-1 has 17, and one may add private ones
 
 _HEADER = Struct("<HH2sH").unpack_from
@@ -79,7 +80,7 @@ def read_file_meta(head: Buffer, *, strict: bool = True) -> FileMeta:
         _uid(found, 0x00020003),
         transfer_syntax_uid,
         position,
-        _uid(found, 0x00020016).strip(),
+        _uid(found, 0x00020016).strip()[:_MAXIMUM_AE_TITLE],
     )
 
 
