@@ -364,6 +364,53 @@ class counting:
         self._connection.set_trace_callback(None)
 
 
+async def test_only_what_has_to_be_durable_is_synced(tmp_path: Path, tools: Any) -> None:
+    """A claim and a settlement are not: they are synced together with what is committed next."""
+    async with routing(tmp_path, To("A"), durability="power") as archive:
+        said: list[str] = []
+        connection = archive._ingest._writer._fairy.driver_connection
+        connection.set_trace_callback(said.append)
+        syncs = "FULL"
+
+        def committed() -> list[str]:
+            nonlocal syncs
+            found = []
+            for sql in said:
+                if sql.startswith("PRAGMA synchronous = "):
+                    syncs = sql.rpartition(" ")[2]
+                elif sql == "COMMIT":
+                    found.append(syncs)
+            said.clear()
+            return found
+
+        await tools.store(archive, tools.data_set())
+        assert set(committed()) == {"FULL"}
+        claimed = await archive.outbox.claim("store", "A", 1)
+        await archive.outbox.renew([each.id for each in claimed])
+        await archive.outbox.settle(done(claimed))
+        assert committed() == ["NORMAL"] * 3
+        await archive.outbox.enqueue([Work("report", "A")])
+        assert committed() == ["FULL"]
+        claiming = archive.outbox.claim("report", "A", 1)  # together with what is durable
+        await asyncio.gather(claiming, archive.outbox.enqueue([Work("report", "B")]))
+        await tools.store(archive, tools.data_set(SOPInstanceUID="1.2.3.9"))
+        assert committed() == ["FULL"] * 2
+
+
+async def test_settlements_wait_for_others_and_for_nothing_else(archive: Archive) -> None:
+    await archive.outbox.enqueue([Work("k", "A") for _ in range(300)])
+    claimed = await archive.outbox.claim("k", "A", 300)
+    with counting(archive) as statements:
+        await asyncio.gather(*(archive.outbox.settle(done([each])) for each in claimed[:200]))
+        assert statements["COMMIT"] <= 200 / 64 + 1
+        before = statements["COMMIT"]
+        settling = asyncio.ensure_future(archive.outbox.settle(done(claimed[200:])))
+        await asyncio.sleep(0)
+        assert await archive.outbox.claim("k", "A", 9) == []  # which does not wait: both are made
+        await settling
+        assert statements["COMMIT"] == before + 1
+
+
 FILES, REVISIONS = 100, 200
 
 
