@@ -49,8 +49,8 @@ class Schedule:
         return hash(self._key)
 
     @property
-    def _key(self) -> tuple[tuple[_Window, ...], tzinfo]:
-        return self._windows, self._zone
+    def _key(self) -> tuple[object, ...]:
+        return self._windows, str(self._zone)
 
     def is_open(self, when: datetime) -> bool:
         """Tell whether a time, which knows its zone, is in one of the windows."""
