@@ -31,16 +31,7 @@ __all__ = ["Known", "Setup", "serve_all"]
 log = Log("asyncdicom.cli")
 
 # The parameters that SIGHUP reads again; what else has changed takes a restart.
-_RELOADED = {
-    "configured",
-    "peers",
-    "plain_peers",
-    "strict",
-    "identity",
-    "trusted",
-    "crl",
-    "ignore_peer_cert",
-} | {"gateway"}
+_RELOADED = {"configured", "peers", "plain_peers", "strict", "identity", "trusted", "crl", "ignore_peer_cert"}
 
 
 class Known(NamedTuple):
