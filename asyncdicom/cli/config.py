@@ -74,6 +74,7 @@ _KEYS: dict[str, type] = {
     "gateway": str,
     "commitment": bool,
     "worklist": str,
+    "http": str,
     "strict": bool,
     "log_file": str,
     "log_level": str,

@@ -93,6 +93,16 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     return peers
 
 
+def _place(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, int] | None:
+    """Read where to listen."""
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise click.BadParameter(f"{text!r} is no place to listen at: write HOST:PORT, or PORT")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
 def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
     """Import a function by its name."""
     if text is None:
@@ -213,6 +223,13 @@ def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> A
     help="Answer Modality Worklist queries with what this Python function yields (see asyncdicom.Worklist).",
 )
 @click.option(
+    "--http",
+    metavar="[HOST:]PORT",
+    callback=_place,
+    help="Answer GET of /healthz, /readyz and /metrics here (Prometheus; needs asyncdicom[metrics]). Without "
+    "HOST it is 127.0.0.1: who can connect needs no password.",
+)
+@click.option(
     "--quarantine-limit",
     type=click.IntRange(0),
     default=10_000,
@@ -263,6 +280,7 @@ def command(
         timeouts=configured["timeouts"],
         commitment=options["commitment"],
         worklist=options["worklist"],
+        http=options["http"],
     )
     return run(lambda: serve_all(setup))
 

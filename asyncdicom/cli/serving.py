@@ -66,6 +66,7 @@ class Setup:
     timeouts: Timeouts
     commitment: bool = False
     worklist: FindHandler | None = None
+    http: tuple[str, int] | None = None
 
 
 class _Reload:
@@ -152,7 +153,9 @@ async def _serve(stack: AsyncExitStack, archive: Archive, gateway: Gateway | Non
     from asyncdicom.archive.control import Control
     from asyncdicom.archive.dimse import serve_archive
     from asyncdicom.cli.dump import trace
+    from asyncdicom.cli.observing import observing_methods, pages_of
     from asyncdicom.cli.printing import Printer
+    from asyncdicom.cli.state import Observer
     from asyncdicom.gateway.methods import methods_of
     from asyncdicom.running import serve_until_stopped
     from asyncdicom.telemetry.log_output import reopen_logs
@@ -171,7 +174,13 @@ async def _serve(stack: AsyncExitStack, archive: Archive, gateway: Gateway | Non
             trace=trace if setup.debug else None,
         )
     )
+    observer = Observer(archive, server, gateway)
+    stack.push_async_callback(observer.close)
     told = await _told(archive, server, setup)
+    if setup.http is not None:
+        pages = await stack.enter_async_context(pages_of(observer, *setup.http))
+        log.info("/healthz, /readyz and /metrics are at http://%s", Address("", pages.host, pages.port).place)
+        told["http"] = pages.port
     reload = _Reload(server, gateway, setup)
     on_reload = reload_with(reload.load, reload.use)
 
@@ -179,7 +188,7 @@ async def _serve(stack: AsyncExitStack, archive: Archive, gateway: Gateway | Non
         reopen_logs()
         await on_reload()
 
-    methods = {} if gateway is None else methods_of(gateway)
+    methods = observing_methods(observer) | ({} if gateway is None else methods_of(gateway))
     await stack.enter_async_context(Control(archive, on_reload=again, methods=methods))
     return await serve_until_stopped(
         server, on_reload=[on_reload], on_ready=lambda: printer.line(_ready(told, setup))

@@ -217,12 +217,27 @@ class Gateway:
     async def status(self) -> list[dict[str, Any]]:
         """Give, of each destination, its state and what waits for it. Raises `ArchiveError`."""
         counts = await self._archive.read(self._archive.deliveries.counts)
-        return [{**link.status(), **_of_lines(counts, link.lines)} for link in self._links.values()]
+        oldest = await self._archive.read(self._archive.deliveries.oldest)
+        now = self._archive.outbox.clock()
+        return [
+            {
+                **link.status(),
+                **_of_lines(counts, link.lines),
+                "oldest_seconds": _age(oldest, link.lines, now),
+            }
+            for link in self._links.values()
+        ]
 
     async def unrouted(self) -> int:
         """Count the instances that nobody knows where to send. Raises `ArchiveError`."""
         counts = await self._archive.read(self._archive.deliveries.counts)
         return sum(number for kind, _, _, number in counts if kind == UNROUTED)
+
+
+def _age(oldest: Mapping[tuple[str, str], float], lines: Collection[str], now: float) -> float:
+    """Give for how many seconds the oldest delivery of some lines is owed; 0: none is."""
+    since = min((oldest.get((DELIVERY, line), now) for line in lines), default=now)
+    return round(max(now - since, 0.0), 1)
 
 
 def _of_lines(counts: Iterable[tuple[str, str, int, int]], lines: Collection[str]) -> dict[str, int]:

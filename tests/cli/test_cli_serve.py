@@ -37,6 +37,8 @@ to = ["PACS"]
         ("worklist = ':find'\n", "gate.toml:1: worklist: :find: it has no 'find'"),
         ("worklist = 'json:__name__'\n", "gate.toml:1: worklist: json:__name__ is no function"),
         ("commitment = 1\n", "gate.toml:1: commitment must be of type bool"),
+        ("http = '1.2.3.4:x'\n", "gate.toml:1: http: '1.2.3.4:x' is no place to listen at"),
+        ("http = '70000'\n", "gate.toml:1: http: '70000' is no place to listen at"),
         ("[peers", "gate.toml:1: "),
     ],
 )

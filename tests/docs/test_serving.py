@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from helpers.http import ask
 from helpers.serving import Running, Sink, ct, send, serving, sinks
 
 from asyncdicom import AssociationRejected, Reference, StorageCommitmentUser, associate, serve
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows h
 def placed(text: str, folder: Path, pacs: Sink, ai: Sink, workstation: str = "127.0.0.1:1") -> str:
     for before, after in (
         ("port = 11112", "port = 0"),
+        ("127.0.0.1:8042", "0"),
         ("/var/lib/asyncdicom", f"{folder}/data"),
         ("minimum_free = 2048", "minimum_free = 0"),
         ("127.0.0.1:11113", workstation),
@@ -42,6 +44,8 @@ async def test_the_example_serves_sends_on_reloads_and_ends(tmp_path: Path) -> N
     ):
         config.write_text(text := placed(EXAMPLE, tmp_path, pacs, ai, f"127.0.0.1:{workstation.port}"))
         async with serving(config) as gate:
+            status, _, ready = await ask(gate.told["http"], b"GET /readyz HTTP/1.1\r\n\r\n")
+            assert (status, ready) == ("HTTP/1.1 200 OK", b"ready\n")
             assert gate.told["data"] == f"{tmp_path}/data"
             assert await send(gate.address, "CT1", ct("1.1"), ct("1.2", "HEAD")) == [0, 0]
             await pacs.has(["1.1", "1.2"])
