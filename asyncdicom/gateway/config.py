@@ -11,6 +11,9 @@ keep_open = 30                    # seconds that associations are kept when noth
 also_delivered = [0x0111]         # statuses by which it says that it has the instance
 tls = { trusted = ["ca.pem"] }    # fields of `TlsFiles`; true: as we are called; false: in the clear
 
+[destinations.RESEARCH]           # a folder of files; the options of `sender.SenderOptions` hold, too
+folder = "/srv/research/{PatientID}/{StudyInstanceUID}"
+
 [[routes]]                        # see `rules`
 when = { calling = "CT*" }
 to = ["PACS"]
@@ -29,6 +32,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from asyncdicom.destination import Destination
+from asyncdicom.gateway.folder import FolderTemplate, parse_template
 from asyncdicom.gateway.rules import RouteFunction, RuleError, Rules, parse_rules
 from asyncdicom.gateway.schedule import Schedule
 from asyncdicom.gateway.sender import SenderOptions
@@ -61,6 +65,7 @@ _KEYS: dict[str, Any] = {
     **dict.fromkeys(("connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout"), _NUMBER),
     **_SENT,
     "keep_open": _NUMBER,
+    "folder": str,
     "hours": (list, str),
     "time_zone": str,
     "also_delivered": list,
@@ -84,11 +89,16 @@ class GatewayDestination:
     """A destination: its name in the rules, how it is called, and how it is sent to."""
 
     name: str
-    destination: Destination
+    destination: Destination | FolderTemplate
     options: SenderOptions
     also_delivered: frozenset[int] = frozenset()
     keep_open: float = 30.0
     """Seconds that associations are kept while there is nothing to send."""
+
+    @property
+    def lanes(self) -> int:
+        """How many groups are sent beside each other, with `group_by`."""
+        return self.destination.maximum_associations if isinstance(self.destination, Destination) else 1
 
 
 @dataclass(frozen=True)
@@ -171,16 +181,24 @@ def _destination(name: str, table: object, ours: TlsFiles | None) -> GatewayDest
     where: Key = ("destinations", name)
     if not _NAME(name):
         raise _WrongError(f"{name!r} is no name: 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'", where)
-    if not isinstance(table, dict) or "address" not in table:
-        raise _WrongError(f'{name}: a destination has an address: address = "AET@host:port"', where)
+    if not isinstance(table, dict) or ("address" in table) == ("folder" in table):
+        raise _WrongError(
+            f'{name}: a destination has an address: address = "AET@host:port"; or a folder', where
+        )
     _check(table, where)
     try:
-        called = {key: table[key] for key in _CALLED if key in table}
-        tls = table.get("tls")
-        destination = Destination(**called, ssl=_context(tls, ours, where), plain=tls is False)
+        concurrency = SenderOptions.concurrency
+        destination: Destination | FolderTemplate
+        if "folder" in table:
+            destination = _folder(table, where)
+        else:
+            called = {key: table[key] for key in _CALLED if key in table}
+            tls = table.get("tls")
+            destination = Destination(**called, ssl=_context(tls, ours, where), plain=tls is False)
+            concurrency = destination.maximum_associations * destination.window
         schedule = _schedule(table, where)
         options = SenderOptions(
-            concurrency=destination.maximum_associations * destination.window,
+            concurrency=concurrency,
             schedule=schedule,
             **{key: table[key] for key in _SENT if key in table},
         )
@@ -193,6 +211,16 @@ def _destination(name: str, table: object, ours: TlsFiles | None) -> GatewayDest
     except ValueError as error:
         key = next((key for key in table if key in str(error)), "")
         raise _WrongError(f"{name}: {error}", (*where, key) if key else where) from None
+
+
+def _folder(table: Mapping[str, Any], where: Key) -> FolderTemplate:
+    for key in (*_CALLED, "tls", "also_delivered", "keep_open", "group_by"):
+        if key in table:
+            raise _WrongError(f"{key} is for destinations that are called, not for folders", (*where, key))
+    try:
+        return parse_template(table["folder"])
+    except ValueError as error:
+        raise _WrongError(f"folder: {error}", (*where, "folder")) from None
 
 
 def _check(table: Mapping[str, Any], where: Key, keys: Mapping[str, Any] = _KEYS) -> None:

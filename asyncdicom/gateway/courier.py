@@ -6,10 +6,14 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from ssl import SSLContext
 
+from asyncdicom.archive.archive import Archive
+from asyncdicom.archive.index.deliveries import Claimed
 from asyncdicom.association import Association
 from asyncdicom.client import associate
 from asyncdicom.destination import Destination
+from asyncdicom.dimse.messages import Priority
 from asyncdicom.exceptions import AssociationError
+from asyncdicom.gateway.carrier import Begun, Carried
 from asyncdicom.net.sources import Source
 from asyncdicom.outgoing import context_for
 from asyncdicom.pool import AssociationPool
@@ -19,8 +23,7 @@ from asyncdicom.ul.negotiation import PresentationContext
 
 __all__ = ["Courier"]
 
-Begun = Callable[[], None]
-"""Told when the association stands, and an instance is on its way."""
+_DIMSE_PRIORITY = {0: Priority.HIGH, 1: Priority.MEDIUM, 2: Priority.LOW}
 
 
 class _Pool:
@@ -35,20 +38,22 @@ class _Pool:
 class Courier:
     """Sends instances to a destination: on any association, or a study on one of its own.
 
-    Nothing here is tried again. `send` and `send_on` raise what `associate` and `c_store` raise; cancelled
-    while they send, they abort the association. `uses_tls` tells whether we are called by TLS: then nothing
+    Nothing here is tried again. `send` raises what `associate` and `c_store` raise; cancelled while it sends,
+    it aborts the association. `uses_tls` tells whether we are called by TLS: then nothing
     is sent in the clear, unless the destination says so (`NotAttempted`). `kinds`: what may come, the most
     likely first: it is proposed from the start, so that the associations last.
     """
 
     def __init__(
         self,
+        archive: Archive,
         destination: Destination,
         calling_ae_title: str,
         *,
         uses_tls: Callable[[], bool],
         kinds: Iterable[Kind] = (),
     ) -> None:
+        self._archive = archive
         self._destination = destination
         self._uses_tls = uses_tls
         self._calling = destination.calling_ae_title or calling_ae_title
@@ -57,8 +62,17 @@ class Courier:
         self._lanes: dict[int, tuple[Association, frozenset[Kind]]] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def send(self, source: Source, priority: int, begun: Begun) -> Response:
-        """Send an instance on whichever association is free."""
+    async def send(self, claimed: Claimed, priority: int, begun: Begun, lane: int | None) -> Carried:
+        """Send an instance: on whichever association is free, or on that of a lane."""
+        source = self._archive.source_of(claimed)
+        level = _DIMSE_PRIORITY.get(priority, Priority.MEDIUM)
+        if lane is None:
+            response = await self._send(source, level, begun)
+        else:
+            response = await self._send_on(lane, source, level, begun)
+        return Carried(response.status, response.error_comment or "")
+
+    async def _send(self, source: Source, priority: int, begun: Begun) -> Response:
         pool = self._pool_for(self._note(source), self._ssl())
         pool.users += 1
         try:
@@ -70,8 +84,7 @@ class Courier:
             if not pool.users and pool is not self._pool:
                 self._spawn(pool.pool.close())
 
-    async def send_on(self, lane: int, source: Source, priority: int, begun: Begun) -> Response:
-        """Send an instance on the association of a lane, which is opened when there is none."""
+    async def _send_on(self, lane: int, source: Source, priority: int, begun: Begun) -> Response:
         kind, ssl = self._note(source), self._ssl()
         association, kinds = self._lanes.get(lane, (None, frozenset()))
         if association is None or not association.is_established or kind not in kinds:
@@ -101,6 +114,9 @@ class Courier:
         pool, self._pool = self._pool, None
         if pool is not None and not pool.users:
             self._spawn(pool.pool.close())
+
+    def interrupt(self) -> None:
+        """See `Carrier`: a cancellation does."""
 
     async def close(self) -> None:
         """Release all associations, and wait for that."""

@@ -13,6 +13,7 @@ from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.index.work import State
 from asyncdicom.archive.outbox import LEASE
+from asyncdicom.destination import Destination
 from asyncdicom.gateway.config import GatewayConfig, GatewayDestination
 from asyncdicom.gateway.link import Link
 from asyncdicom.gateway.rerouting import reroute
@@ -147,7 +148,9 @@ class Gateway:
         """Say where instances are sent, and how: that it is in the clear has to be seen."""
         for link in links:
             called = link.destination.destination
-            how = "by TLS" if called.ssl is not None else "in the clear, without TLS"
+            how = "as files"
+            if isinstance(called, Destination):
+                how = "by TLS" if called.ssl is not None else "in the clear, without TLS"
             _LOG.info("instances are sent on to %s (%s) %s", link.destination.name, called.where, how)
         if not self.config.destinations:
             _LOG.warning("the gateway has no destination: nothing is sent on")

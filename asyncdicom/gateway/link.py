@@ -12,9 +12,10 @@ from typing import Any
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.index.deliveries import Claimed, Settlement
 from asyncdicom.archive.index.work import State, revision_of
-from asyncdicom.dimse.messages import Priority
+from asyncdicom.gateway.carrier import Carrier
 from asyncdicom.gateway.config import GatewayDestination
 from asyncdicom.gateway.courier import Courier
+from asyncdicom.gateway.folder import FolderCourier, FolderTemplate
 from asyncdicom.gateway.routing import DELIVERY
 from asyncdicom.gateway.sender import Job, Sender, Settled
 from asyncdicom.gateway.verdicts import Verdict, verdict_of_error, verdict_of_status
@@ -28,7 +29,6 @@ _LOG = Log("asyncdicom.gateway")
 
 _LOOK = 30.0  # seconds between two looks at what may have to be taken over
 _AFTER_ERROR = 2.0  # seconds, when the index could not be asked
-_DIMSE_PRIORITY = {0: Priority.HIGH, 1: Priority.MEDIUM, 2: Priority.LOW}
 _STATES = {"done": State.DONE, "failed": State.FAILED}
 
 Chooser = Callable[[str], Sender | None]
@@ -65,12 +65,7 @@ class Link:
         self.last_status: int | None = None
         self._archive = archive
         self._outbox = archive.outbox
-        self._courier = Courier(
-            destination.destination,
-            calling_ae_title,
-            uses_tls=lambda: archive.is_served_by_tls,
-            kinds=kinds,
-        )
+        self._courier = _carrier(archive, destination, calling_ae_title, kinds)
         self._choose = choose
         self._on_trouble = on_trouble
         self._claimed: dict[int, Claimed] = {}
@@ -98,6 +93,7 @@ class Link:
         await asyncio.wait((self._task,))
         if self._busy:
             await asyncio.wait(self._busy.values(), timeout=patience)
+        self._courier.interrupt()
         for task in list(self._busy.values()):
             task.cancel()
         if self._busy:
@@ -215,7 +211,7 @@ class Link:
             while (job := self.sender.begin(*times)) is not None:
                 self._spawn(job, None)
             return
-        for lane in range(self.destination.destination.maximum_associations):
+        for lane in range(self.destination.lanes):
             if lane in self._lanes:
                 continue
             job = self.sender.begin(*times, lane)
@@ -255,18 +251,13 @@ class Link:
             nonlocal is_begun
             is_begun = True
 
-        source = self._archive.source_of(claimed)
-        priority = _DIMSE_PRIORITY.get(claimed.priority, Priority.MEDIUM)
         try:
-            if lane is None:
-                response = await self._courier.send(source, priority, begun)
-            else:
-                response = await self._courier.send_on(lane, source, priority, begun)
+            response = await self._courier.send(claimed, claimed.priority, begun, lane)
         except Exception as error:
             verdict = verdict_of_error(error, was_sending=is_begun)
             return verdict, None, str(error) or type(error).__name__
         self.last_status = int(response.status)
-        comment = response.error_comment or ""
+        comment = response.error_comment
         verdict = verdict_of_status(response.status, self.destination.also_delivered)
         return verdict, response.status, f"{response.status}{': ' if comment else ''}{comment}"
 
@@ -313,6 +304,20 @@ class Link:
         await self._outbox.settle(settlements)
         if self.destination.options.ordered:
             self.wake()  # what is behind it was held up until now
+
+
+def _carrier(
+    archive: Archive, destination: GatewayDestination, calling_ae_title: str, kinds: Iterable[Kind]
+) -> Carrier:
+    if isinstance(destination.destination, FolderTemplate):
+        return FolderCourier(archive, destination.destination)
+    return Courier(
+        archive,
+        destination.destination,
+        calling_ae_title,
+        uses_tls=lambda: archive.is_served_by_tls,
+        kinds=kinds,
+    )
 
 
 def _job(claimed: Claimed, now: float) -> Job:
