@@ -41,6 +41,11 @@ if TYPE_CHECKING:
     from asyncdicom.options import ByRole, Limits, Timeouts
     from asyncdicom.pool import AssociationPool
     from asyncdicom.running import run, serve_until_stopped
+    from asyncdicom.scu.client import Client
+    from asyncdicom.scu.finding import Finding
+    from asyncdicom.scu.results import Instance, Matches, Retrieved, Stored, StoreResult
+    from asyncdicom.scu.retrieving import Retrieving
+    from asyncdicom.scu.storing import Storable, Storing
     from asyncdicom.server import Server, serve
     from asyncdicom.services.commitment import (
         CommitmentCheck,
@@ -112,6 +117,7 @@ __all__ = [
     "AssociationTimeout",
     "ByRole",
     "BytesSource",
+    "Client",
     "Command",
     "CommandField",
     "CommitmentCheck",
@@ -124,12 +130,15 @@ __all__ = [
     "EchoHandler",
     "FileSource",
     "FindHandler",
+    "Finding",
     "GetService",
     "Identifier",
     "InformationModel",
+    "Instance",
     "LazySources",
     "Limits",
     "LocalProtocolError",
+    "Matches",
     "MoveService",
     "Node",
     "NormalizedHandler",
@@ -153,16 +162,22 @@ __all__ = [
     "RetrieveHandler",
     "RetrieveOperation",
     "RetrieveResult",
+    "Retrieved",
+    "Retrieving",
     "Server",
     "Service",
     "Skipped",
     "Source",
     "Status",
     "StatusError",
+    "Storable",
     "Storage",
     "StorageCommitment",
     "StorageCommitmentUser",
     "StoreHandler",
+    "StoreResult",
+    "Stored",
+    "Storing",
     "Timeouts",
     "TlsFiles",
     "Trace",
@@ -207,6 +222,11 @@ _MODULES = {
     "options": "ByRole Limits Timeouts",
     "pool": "AssociationPool",
     "running": "run serve_until_stopped",
+    "scu.client": "Client",
+    "scu.finding": "Finding",
+    "scu.results": "Instance Matches Retrieved Stored StoreResult",
+    "scu.retrieving": "Retrieving",
+    "scu.storing": "Storable Storing",
     "server": "Server serve",
     "services.commitment": (
         "CommitmentCheck CommitmentResult Reference StorageCommitment StorageCommitmentUser"

@@ -15,6 +15,7 @@ from asyncdicom.archive.index.sqlite import Index
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.leftovers import Leftovers, Swept
 from asyncdicom.archive.origin import Router
+from asyncdicom.archive.reassign import Reassigning
 from asyncdicom.archive.scrub import Scrub
 from asyncdicom.archive.verifying import Verified, verified
 from asyncdicom.telemetry.log import Log
@@ -45,6 +46,7 @@ class Care:
         blobs: Blobs,
         index: Index,
         ingest: Ingest,
+        reassigning: Reassigning,
         *,
         scrub_rate: int,
         is_closing: Callable[[], bool],
@@ -65,6 +67,7 @@ class Care:
         self.quarantine = Aside(
             blobs, index.quarantine, ingest, is_closing=is_closing, router=router, on_work=on_work
         )
+        self.reassigning = reassigning
 
     def start(self, *, tell: bool) -> None:
         """Start the scrub; before, ``tell`` what an operator should know."""

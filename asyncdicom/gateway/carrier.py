@@ -36,8 +36,5 @@ class Carrier(Protocol):
     def rest(self) -> None:
         """End what nobody uses: nothing has been sent for a while."""
 
-    def interrupt(self) -> None:
-        """Let what is under way end soon: it is about to be cancelled."""
-
     async def close(self) -> None:
         """End everything, and wait for that."""

@@ -36,7 +36,7 @@ class _Pool:
 
 
 class Courier:
-    """Sends instances to a destination: on any association, or a study on one of its own.
+    """Sends instances to the destination of a name: on any association, or a study on one of its own.
 
     Nothing here is tried again. `send` raises what `associate` and `c_store` raise; cancelled while it sends,
     it aborts the association. `uses_tls` tells whether we are called by TLS: then nothing
@@ -47,6 +47,7 @@ class Courier:
     def __init__(
         self,
         archive: Archive,
+        name: str,
         destination: Destination,
         calling_ae_title: str,
         *,
@@ -54,6 +55,7 @@ class Courier:
         kinds: Iterable[Kind] = (),
     ) -> None:
         self._archive = archive
+        self._name = name
         self._destination = destination
         self._uses_tls = uses_tls
         self._calling = destination.calling_ae_title or calling_ae_title
@@ -64,7 +66,7 @@ class Courier:
 
     async def send(self, claimed: Claimed, priority: int, begun: Begun, lane: int | None) -> Carried:
         """Send an instance: on whichever association is free, or on that of a lane."""
-        source = self._archive.source_of(claimed)
+        source = await self._archive.assigned(self._archive.source_of(claimed), peer=self._name)
         level = _DIMSE_PRIORITY.get(priority, Priority.MEDIUM)
         if lane is None:
             response = await self._send(source, level, begun)
@@ -114,9 +116,6 @@ class Courier:
         pool, self._pool = self._pool, None
         if pool is not None and not pool.users:
             self._spawn(pool.pool.close())
-
-    def interrupt(self) -> None:
-        """See `Carrier`: a cancellation does."""
 
     async def close(self) -> None:
         """Release all associations, and wait for that."""

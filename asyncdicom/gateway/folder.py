@@ -10,30 +10,30 @@ below what has to be there.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import secrets
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from typing import NamedTuple, TypeVarTuple
 
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.index.deliveries import Claimed
 from asyncdicom.data.part10 import encode_file_meta
+from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.gateway.carrier import Begun, Carried
 from asyncdicom.gateway.facts import Facts, Wanted, wanted_of
-from asyncdicom.gateway.files import facts_of_blob
 from asyncdicom.naming import safe_name
-from asyncdicom.net.disk import write_all
+from asyncdicom.net.disk import Batch, write_all
+from asyncdicom.net.sources import Source
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.status import Status
 
 __all__ = ["FolderCourier", "FolderTemplate", "parse_template"]
 
-_PIECE = 1 << 20
+_Ts = TypeVarTuple("_Ts")
+
 _ELEMENT = re.compile(r"\{([^{}]*)\}")
 _NOTHING = "none"  # where an instance has no value
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -103,31 +103,58 @@ def _parse_name(name: str) -> tuple[str | Wanted, ...]:
     return tuple(parts)
 
 
-class _StoppedError(Exception):
-    """The gateway stops in the middle of a file."""
-
-
 class FolderCourier:
     """Writes instances of an archive into folders: complete and durable under their names, or not at all.
 
     What is there under the same name is replaced. `send` raises ``OSError`` for what the destination's disk
-    says, `DataSetError` for what cannot be read here.
+    says, `DataSetError` for what cannot be read here; cancelled, it leaves nothing. `name`: its own.
     """
 
-    def __init__(self, archive: Archive, template: FolderTemplate) -> None:
+    def __init__(self, archive: Archive, name: str, template: FolderTemplate) -> None:
         self._archive = archive
+        self._name = name
         self._template = template
-        self._ending = threading.Event()
 
     async def send(self, claimed: Claimed, priority: int, begun: Begun, lane: int | None) -> Carried:
         """See `Carrier`. Nothing tells that it has begun: what goes wrong is the destination's."""
+        source = await self._archive.assigned(self._archive.source_of(claimed), peer=self._name)
+        head = encode_file_meta(
+            source.sop_class_uid,
+            source.sop_instance_uid,
+            source.transfer_syntax_uid,
+            source_ae_title=claimed.calling_ae_title,
+        )
+        file = _File(self._template.root, await self._names(claimed, source), source.sop_instance_uid)
         try:
-            await in_thread(file_threads(), self._write, claimed)
-        except _StoppedError:
-            raise asyncio.CancelledError from None
+            await self._writing(file.write, [head])
+            async with aclosing(_pieces(source)) as batches:
+                async for batch in batches:
+                    await self._writing(file.write, batch)
+            await self._writing(file.finish)
+        finally:
+            await self._writing(file.close)
+        return Carried(Status.SUCCESS)
+
+    async def _names(self, claimed: Claimed, source: Source) -> list[str]:
+        scanner = Scanner(source.transfer_syntax_uid, self._template.tags)
+        async with aclosing(_pieces(source)) as batches:
+            async for batch in batches:
+                if any(scanner.feed(memoryview(view)) for view in batch):
+                    break
+        facts = Facts(
+            calling=claimed.calling_ae_title or "",
+            sop_class=source.sop_class_uid,
+            transfer_syntax=source.transfer_syntax_uid,
+            size=claimed.data_set_length or 0,
+            elements=scanner.found,
+        )
+        return self._template.names(facts)
+
+    async def _writing(self, call: Callable[[*_Ts], None], *arguments: *_Ts) -> None:
+        try:
+            await in_thread(file_threads(), call, *arguments)
         except OSError as error:  # its own text would name a folder, and so perhaps a patient
             raise OSError(error.errno, f"{self._template.root}: {error.strerror or 'it failed'}") from None
-        return Carried(Status.SUCCESS)
 
     def leave(self, lane: int) -> None:
         """See `Carrier`."""
@@ -135,89 +162,64 @@ class FolderCourier:
     def rest(self) -> None:
         """See `Carrier`."""
 
-    def interrupt(self) -> None:
-        """See `Carrier`: a thread cannot be cancelled."""
-        self._ending.set()
-
     async def close(self) -> None:
         """See `Carrier`."""
 
-    # in a thread
 
-    def _write(self, claimed: Claimed) -> None:
-        names = self._names(claimed)
-        name = f"{safe_name(claimed.sop_instance_uid or '')}.dcm"
-        part = f".{secrets.token_hex(8)}.part"
-        with _below(self._template.root, names) as folder:
-            file = os.open(part, _NEW, _FILE_MODE, dir_fd=folder)
-            try:
-                try:
-                    self._copy(claimed, file)
-                    os.fsync(file)
-                finally:
-                    os.close(file)
-                os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
-            except BaseException:
+async def _pieces(source: Source) -> AsyncGenerator[Batch, None]:
+    """Read an instance; that it cannot be is nobody else's fault."""
+    try:
+        async with aclosing(source.open()) as batches:
+            async for batch in batches:
+                yield batch
+    except OSError as error:
+        why = f"it cannot be read here: {error.strerror or type(error).__name__}"
+        raise DataSetError(why) from error
+
+
+class _File:
+    """A file below a folder that has to be there; it gets its name when it is complete. All methods block."""
+
+    def __init__(self, root: str, folders: list[str], uid: str) -> None:
+        self._root = root
+        self._folders = folders
+        self._name = f"{safe_name(uid)}.dcm"
+        self._part = f".{secrets.token_hex(8)}.part"
+        self._folder = self._file = -1
+
+    def write(self, batch: Batch) -> None:
+        if self._file < 0:
+            self._folder = _open_below(self._root, self._folders)
+            self._file = os.open(self._part, _NEW, _FILE_MODE, dir_fd=self._folder)
+        write_all(self._file, batch)
+
+    def finish(self) -> None:
+        os.fsync(self._file)
+        os.replace(self._part, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        self._part = ""
+        os.fsync(self._folder)
+
+    def close(self) -> None:
+        """Let go of it; what is not complete is removed."""
+        if self._file >= 0:
+            os.close(self._file)
+            if self._part:
                 with suppress(OSError):
-                    os.unlink(part, dir_fd=folder)
-                raise
-            os.fsync(folder)
-
-    def _names(self, claimed: Claimed) -> list[str]:
-        try:
-            facts = facts_of_blob(self._archive.reading(claimed), claimed, self._template.tags)
-        except OSError as error:
-            raise _unreadable(error) from error
-        return self._template.names(facts)
-
-    def _copy(self, claimed: Claimed, file: int) -> None:
-        head = encode_file_meta(
-            claimed.sop_class_uid or "",
-            claimed.sop_instance_uid or "",
-            claimed.transfer_syntax_uid or "",
-            source_ae_title=claimed.calling_ae_title,
-        )
-        write_all(file, [head])
-        length = 0
-        for piece in self._pieces(claimed):
-            length += len(piece)
-            write_all(file, [piece])
-        if length != claimed.data_set_length:
-            raise DataSetError(f"its file has {length} bytes and not {claimed.data_set_length}")
-
-    def _pieces(self, claimed: Claimed) -> Iterator[bytes]:
-        try:
-            with closing(self._archive.reading(claimed)) as blob:
-                left = claimed.data_set_offset or 0
-                while left and (head := blob.read(left)):
-                    left -= len(head)
-                while piece := blob.read(_PIECE):
-                    if self._ending.is_set():
-                        raise _StoppedError
-                    yield piece
-        except OSError as error:
-            raise _unreadable(error) from error
+                    os.unlink(self._part, dir_fd=self._folder)
+        if self._folder >= 0:
+            os.close(self._folder)
 
 
-def _unreadable(error: OSError) -> DataSetError:
-    return DataSetError(f"it cannot be read here: {error.strerror or type(error).__name__}")
-
-
-@contextmanager
-def _below(root: str, names: list[str]) -> Iterator[int]:
+def _open_below(root: str, names: list[str]) -> int:
     """Open a folder below another one; those that are missing are made, and durable."""
     folder = os.open(root, _FOLDER)
-    try:
-        for name in names:
-            above = folder
-            try:
-                with suppress(FileExistsError):
-                    os.mkdir(name, _FOLDER_MODE, dir_fd=above)
-                    os.fsync(above)
-                folder = os.open(name, _FOLDER | _NO_LINK, dir_fd=above)
-            finally:
-                if folder != above:
-                    os.close(above)
-        yield folder
-    finally:
-        os.close(folder)
+    for name in names:
+        above = folder
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(name, _FOLDER_MODE, dir_fd=above)
+                os.fsync(above)
+            folder = os.open(name, _FOLDER | _NO_LINK, dir_fd=above)
+        finally:
+            os.close(above)
+    return folder

@@ -93,7 +93,6 @@ class Link:
         await asyncio.wait((self._task,))
         if self._busy:
             await asyncio.wait(self._busy.values(), timeout=patience)
-        self._courier.interrupt()
         for task in list(self._busy.values()):
             task.cancel()
         if self._busy:
@@ -310,9 +309,10 @@ def _carrier(
     archive: Archive, destination: GatewayDestination, calling_ae_title: str, kinds: Iterable[Kind]
 ) -> Carrier:
     if isinstance(destination.destination, FolderTemplate):
-        return FolderCourier(archive, destination.destination)
+        return FolderCourier(archive, destination.name, destination.destination)
     return Courier(
         archive,
+        destination.name,
         destination.destination,
         calling_ae_title,
         uses_tls=lambda: archive.is_served_by_tls,

@@ -128,22 +128,6 @@ async def test_what_cannot_be_read_here_is_not_the_folder_s_fault(tmp_path: Path
     assert files_below(out) == []
 
 
-async def test_what_is_under_way_ends_when_the_gateway_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (out := tmp_path / "out").mkdir()
-    async with gateway(tmp_path / "archive", to_folder(str(out))) as (running, where):
-        running._links["F"]._courier.interrupt()
-        await send(where, instance("1.1"))
-        async with asyncio.timeout(60):
-            while not running._links["F"].sender.last_trouble and not running._links["F"].claimed():
-                await asyncio.sleep(0.01)
-    assert files_below(out) == []
-    async with gateway(tmp_path / "archive", to_folder(str(out))) as (running, _):
-        await settled(running)
-    assert files_below(out) == ["1.1.dcm"]
-
-
 def test_a_template_says_what_it_needs() -> None:
     template = parse_template("/srv//a/{PatientID}-{sop_class}/x")
     assert str(template) == template.where == "/srv/a/{PatientID}-{sop_class}/x"
