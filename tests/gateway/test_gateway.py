@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from helpers.gateway import CT, EVERYTHING, MR, QUICK, config, gateway, instance, pacs, send, settled
 
+from asyncdicom import Request, serve
+from asyncdicom.archive import Archive
 from asyncdicom.archive.index.work import State
+from asyncdicom.gateway.gateway import Gateway
 from asyncdicom.gateway.methods import methods_of
 
 
@@ -209,3 +213,108 @@ async def test_the_window_that_a_destination_names_is_proposed(tmp_path: Path, w
             await node.has("1.2.3.4")
     granted = {each.association._channel.negotiated.operations_performed for each in node.requests}
     assert granted == {window or 16}
+
+
+async def test_one_that_kills_its_associations_delays_the_others_by_one_attempt(tmp_path: Path) -> None:
+    """The instances around it are lost with it once at most, and then arrive; it waits longer and longer."""
+    async with pacs() as node:
+        asked = 0
+
+        async def on_store(request: Request) -> int:
+            nonlocal asked
+            if request.affected_sop_instance_uid == "1.0":
+                asked += 1
+                await request.association.abort()
+                return 0
+            return await node.on_store(request)
+
+        async with serve("PACS@127.0.0.1:0", c_store=on_store) as server:
+            more = (
+                "first_pause = 0.05\nlongest_pause = 3600\nmaximum_associations = 1\noperations_invoked = 4\n"
+            )
+            setting = config(EVERYTHING.format('"A"'), more, A=server.port)
+            async with gateway(tmp_path, setting) as (running, where):
+                uids = [f"1.{number}" for number in range(30)]
+                await send(where, *map(instance, uids))
+                await node.has(*uids[1:])
+                deliveries = running._archive.deliveries
+                rows = [await running._archive.read(deliveries.of_instance, uid) for uid in uids[1:]]
+                assert {row.attempts for (row,) in rows if row.state == State.DONE} <= {1, 2}
+                (poison,) = await running._archive.read(deliveries.of_instance, "1.0")
+                assert poison.state != State.DONE
+                assert asked >= 1
+
+
+async def test_a_refusal_for_lack_of_room_is_no_delivery_and_burns_no_attempt(tmp_path: Path) -> None:
+    """0xA700 of a full PACS: all wait, and all arrive when it has room again, with the peer's words kept."""
+    async with pacs() as node:
+        full = True
+        node.answer = lambda uid: 0xA700 if full else 0
+        setting = config(EVERYTHING.format('"A"'), A=node.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            uids = [f"1.{number}" for number in range(5)]
+            await send(where, *map(instance, uids))
+            await node.asked(4)
+            async with asyncio.timeout(60):
+                while running._links["A"].last_status != 0xA700:
+                    await asyncio.sleep(0.01)
+            assert running._links["A"].status()["last_status"] == "0xA700"
+            full = False
+            await node.has(*uids)
+            await settled(running)
+            for uid in uids:
+                (row,) = await running._archive.read(running._archive.deliveries.of_instance, uid)
+                assert (row.state, row.attempts, row.status) == (State.DONE, 1, 0)
+
+
+async def test_a_destination_is_called_by_its_own_titles(tmp_path: Path) -> None:
+    async with pacs() as node:
+        more = f'{QUICK}calling_ae_title = "GATE7"\ncalled_ae_title = "PACS"\n'
+        setting = config(EVERYTHING.format('"A"'), more, A=node.server.port)
+        async with gateway(tmp_path, setting) as (_, where):
+            await send(where, instance("1.1"))
+            await node.has("1.1")
+        assert node.callers == {"GATE7"}
+        assert node.requests[0].called_ae_title == "PACS"
+
+
+async def test_compressed_instances_pass_as_they_came(tmp_path: Path) -> None:
+    jpeg = "1.2.840.10008.1.2.4.70"
+    async with pacs() as node:
+        setting = config(EVERYTHING.format('"A"'), A=node.server.port)
+        async with gateway(tmp_path, setting) as (_, where):
+            sent = instance("1.1")
+            sent.transfer_syntax_uid = jpeg
+            await send(where, sent)
+            await node.has("1.1")
+        assert node.requests[0].transfer_syntax_uid == jpeg
+
+
+async def test_the_same_again_is_not_sent_again(tmp_path: Path) -> None:
+    async with pacs() as node:
+        setting = config(EVERYTHING.format('"A"'), A=node.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            for _ in range(3):
+                await send(where, instance("1.1"))
+            await send(where, instance("1.2"))
+            await node.has("1.1", "1.2")
+            await settled(running)
+        assert node.received == {"1.1": 1, "1.2": 1}
+
+
+async def test_a_gateway_that_is_full_stores_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    """What was acknowledged before is sent on although nothing new is taken."""
+    async with pacs() as node:
+        setting = config(EVERYTHING.format('"A"'), A=node.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            await running.pause("A", paused=True)
+            await send(where, instance("1.1"))
+        async with (
+            Archive(tmp_path, durability="none", scrub=0, minimum_free=1 << 60) as archive,
+            Gateway(archive, setting) as running,
+        ):
+            assert not (await archive.store(instance("1.2"))).is_here
+            await running.pause("A", paused=False)
+            await node.has("1.1")
+            await settled(running)
+        assert node.received == {"1.1": 1}

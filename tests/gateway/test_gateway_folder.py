@@ -124,7 +124,7 @@ async def test_what_cannot_be_read_here_is_not_the_folder_s_fault(tmp_path: Path
         await running.pause("F", paused=False)
         await settled(running, failed=1)
         (row,) = await running._archive.read(running._archive.deliveries.page, State.FAILED)
-        assert ("has" if cut else "it cannot be read here: No such file") in row.comment
+        assert ("became shorter" if cut else "it cannot be read here: No such file") in row.comment
     assert files_below(out) == []
 
 
