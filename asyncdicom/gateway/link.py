@@ -183,7 +183,10 @@ class Link:
             in_order = self.destination.options.ordered
             claimed = await self._outbox.claim(DELIVERY, line, wanted, in_order=in_order)
             wanted -= len(claimed)
-            self.sender.offer(await self._sendable(claimed))
+            jobs = await self._sendable(claimed)
+            self.sender.offer(jobs)
+            if claimed and not jobs:
+                self._wake.set()  # none of these ends: what is behind them is to be claimed, too
         self._is_dry = wanted > 0 and news == self._news  # it may have come while we asked
 
     async def _sendable(self, claimed: Sequence[Claimed]) -> list[Job]:

@@ -11,7 +11,7 @@ from helpers.gateway import CT, EVERYTHING, MR, QUICK, config, gateway, instance
 
 from asyncdicom import Request, serve
 from asyncdicom.archive import Archive
-from asyncdicom.archive.index.work import State
+from asyncdicom.archive.index.work import State, Work
 from asyncdicom.gateway.gateway import Gateway
 from asyncdicom.gateway.methods import methods_of
 
@@ -318,3 +318,21 @@ async def test_a_gateway_that_is_full_stores_nothing_and_loses_nothing(tmp_path:
             await node.has("1.1")
             await settled(running)
         assert node.received == {"1.1": 1}
+
+
+async def test_what_is_out_of_date_holds_up_nothing_behind_it(tmp_path: Path) -> None:
+    """More of it than is claimed at a time."""
+    async with pacs() as node:
+        setting = config(EVERYTHING.format('"A"'), A=node.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            await send(where, instance("1.1"))
+            await node.has("1.1")
+            await running.pause("A", paused=True)
+            outbox, old = running._archive.outbox, [Work("store", "A")]
+            digests = (f"{number:032x}"[::-1] for number in range(200))
+            await asyncio.gather(*(outbox.enqueue_for_instance("1.1", each, old) for each in digests))
+            await send(where, instance("1.2"))
+            await running.pause("A", paused=False)
+            await node.has("1.2")
+            await settled(running)
+        assert node.received == {"1.1": 1, "1.2": 1}
