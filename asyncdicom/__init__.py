@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from asyncdicom.scu.results import Instance, Matches, Retrieved, Stored, StoreResult
     from asyncdicom.scu.retrieving import Retrieving
     from asyncdicom.scu.storing import Storable, Storing
-    from asyncdicom.server import Server, serve
+    from asyncdicom.server import AssociationHook, Server, serve
     from asyncdicom.services.commitment import (
         CommitmentCheck,
         CommitmentResult,
@@ -111,6 +111,7 @@ __all__ = [
     "AssociationAborted",
     "AssociationClosed",
     "AssociationError",
+    "AssociationHook",
     "AssociationPool",
     "AssociationRejected",
     "AssociationReleased",
@@ -227,7 +228,7 @@ _MODULES = {
     "scu.results": "Instance Matches Retrieved Stored StoreResult",
     "scu.retrieving": "Retrieving",
     "scu.storing": "Storable Storing",
-    "server": "Server serve",
+    "server": "AssociationHook Server serve",
     "services.commitment": (
         "CommitmentCheck CommitmentResult Reference StorageCommitment StorageCommitmentUser"
     ),

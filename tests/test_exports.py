@@ -104,6 +104,7 @@ PROMISED = [
     "Worklist",
     "MODALITY_WORKLIST",
     "STORAGE_COMMITMENT_PUSH_MODEL",
+    "AssociationHook",
     "Client",
     "Finding",
     "Instance",
