@@ -75,6 +75,7 @@ class Link:
         self._is_dry = False  # there was less than we asked for, and nothing came since
         self._news = 0  # how many times there may have come something
         self._is_urgent = False
+        self._is_stopping = False
         self._task: asyncio.Task[None] | None = None
 
     # from outside
@@ -89,7 +90,8 @@ class Link:
         """Begin nothing more, let what is under way end within some seconds, and give back the rest."""
         if self._task is None:
             return
-        self._task.cancel()
+        self._is_stopping = True  # not cancelled: what it is about to claim has to be given back
+        self._wake.set()
         await asyncio.wait((self._task,))
         if self._busy:
             await asyncio.wait(self._busy.values(), timeout=patience)
@@ -138,12 +140,14 @@ class Link:
     # the loop
 
     async def _run(self) -> None:
-        while True:
+        while not self._is_stopping:
             self._wake.clear()
             times = _times()  # the same for all: what changes between two looks would be seen by neither
             try:
                 await self._give_back(times)
                 await self._claim(times)
+                if self._is_stopping:
+                    return
                 self._begin(times)
                 wait = self.sender.seconds_until_change(*times)
             except Exception as error:

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 from ssl import PROTOCOL_TLS_CLIENT, PROTOCOL_TLS_SERVER, SSLContext
+from typing import Any
 
 import pytest
 import trustme
@@ -15,6 +16,7 @@ from asyncdicom import AssociationPool
 from asyncdicom.archive import Archive
 from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.archive.index.deliveries import Claimed
 from asyncdicom.gateway.gateway import Gateway
 
 
@@ -145,3 +147,33 @@ async def test_a_pool_can_be_closed_twice() -> None:
         await pool.close()
         await pool.close()
         assert not any(association.is_established for association in node.studies)
+
+
+async def test_what_is_just_being_claimed_is_given_back_by_a_link_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be leased for five minutes to nobody."""
+    async with pacs() as node:
+        port = node.server.port
+        async with gateway(tmp_path, config(EVERYTHING.format('"A"'), A=port)) as (running, where):
+            outbox, old = running._archive.outbox, running._links["A"]
+            proper, claimed, answered = outbox.claim, asyncio.Event(), asyncio.Event()
+
+            async def slow(*arguments: Any, **options: Any) -> list[Claimed]:
+                found = await proper(*arguments, **options)
+                if found:
+                    claimed.set()
+                    await answered.wait()
+                return found
+
+            monkeypatch.setattr(outbox, "claim", slow)
+            await send(where, instance("1.1"))
+            await claimed.wait()
+            running.renew(config(EVERYTHING.format('"A"'), f"{QUICK}operations_invoked = 2\n", A=port))
+            async with asyncio.timeout(60):
+                while not old._is_stopping:
+                    await asyncio.sleep(0.01)
+            answered.set()
+            await node.has("1.1")
+            await settled(running)
+        assert node.received == {"1.1": 1}
