@@ -18,6 +18,8 @@ TOOLS = {
     "route": "routing rules checked and explained, and a gateway looked after",
     "top": "watch what a process that serves an archive is doing",
     "outbox": "what an archive owes to others: list, retry, drop",
+    "peers": "the names that peers have here, which every tool takes",
+    "bench": "measure a peer: echo, query, retrieve, store",
     "doctor": "say what is wrong between here and a peer, and what to change",
     "trace": "pass on a conversation of two others, and show it decoded",
     "conformance": "send a peer what others get wrong, and judge its reactions",

@@ -62,6 +62,9 @@ _CLOSE_LINGER = 1.0  # seconds for the last bytes to leave once the connection i
 class Channel:
     """The driver of one association, on either side."""
 
+    told: frozenset[str] = frozenset()
+    """What was said of this association already, and is said once."""
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
