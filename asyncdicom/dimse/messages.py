@@ -434,6 +434,11 @@ def decode(data: bytes) -> Command:
             raise RemoteProtocolError(f"{MESSAGES[field].name} without {name}")
     if field in _WITH_PRIORITY and "priority" not in values:
         values["priority"] = Priority.MEDIUM
+    return _made_of(values)
+
+
+def _made_of(values: dict[str, Any]) -> Command:
+    """Make a command of fields that are known to be some."""
     command = Command.__new__(Command)
     command.__dict__ = values
     return command
@@ -449,6 +454,12 @@ def response_to(request: Command, status: int, **fields: Any) -> Command:
         raise LocalProtocolError(f"there is no response to {request.name}")
     field, echoes = response
     get = request.__dict__.get
-    values = {name: get(source) for name, source in echoes}
-    values.update(fields)
-    return Command(field, message_id_being_responded_to=request.message_id, status=status, **values)
+    values: dict[str, Any] = {"message_id_being_responded_to": request.message_id, "status": status}
+    for name, source in echoes:
+        value = get(source)
+        if value is not None:
+            values[name] = value
+    if fields:
+        return Command(field, **{**values, **fields})
+    values["command_field"], values["has_data_set"] = field, False
+    return _made_of(values)

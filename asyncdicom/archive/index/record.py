@@ -111,9 +111,10 @@ class Record:
     def row(self, level: str) -> dict[str, str]:
         """Give the columns of one level (PATIENT, STUDY, SERIES, IMAGE) that come from the data set."""
         row = dict(_EMPTY_ROWS[level])
-        for attribute in LEVELS[level]:
-            element = self._elements.get(attribute.tag)
-            if element is not None and element.value:
+        elements, attributes = self._elements, _ATTRIBUTES[level]
+        for tag in elements.keys() & attributes.keys():
+            element, attribute = elements[tag], attributes[tag]
+            if element.value:
                 text = text_of(element, attribute.vr, self._character_set, little_endian=self._little_endian)
                 _fill(row, attribute, text)
         return row
@@ -147,6 +148,9 @@ def character_set_of(elements: Mapping[int, Element]) -> str:
     return element.value.decode("ascii", "replace").strip(" \0") if element is not None else ""
 
 
+_ATTRIBUTES = {
+    level: {attribute.tag: attribute for attribute in attributes} for level, attributes in LEVELS.items()
+}
 _EMPTY_ROWS = {
     level: {name: "" for a in attributes for name in (a.column, *a.companions)}
     | {name: "[]" for a in attributes if a.many for name in a.companions}
