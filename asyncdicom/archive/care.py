@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from asyncdicom.archive.arrival import Outcome
 from asyncdicom.archive.aside import Aside
@@ -14,6 +14,7 @@ from asyncdicom.archive.index.base import IndexFailed
 from asyncdicom.archive.index.sqlite import Index
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.leftovers import Leftovers, Swept
+from asyncdicom.archive.reassign import Reassigning
 from asyncdicom.archive.scrub import Scrub
 from asyncdicom.archive.verifying import Verified, verified
 from asyncdicom.telemetry.log import Log
@@ -44,6 +45,7 @@ class Care:
         blobs: Blobs,
         index: Index,
         ingest: Ingest,
+        reassigning: Reassigning,
         *,
         scrub_rate: int,
         is_closing: Callable[[], bool],
@@ -58,6 +60,7 @@ class Care:
         self._happened = happened
         self.swept = Swept()
         """What the sweep under way, or the last one, has done so far."""
+        self.reassigning = reassigning
         self.quarantine = Aside(blobs, index.quarantine, ingest, is_closing=is_closing)
 
     def start(self, *, tell: bool) -> None:
@@ -118,6 +121,18 @@ class Care:
     def verify(self, pace: Callable[[int], None]) -> Iterator[Verified]:
         """Compare each file with its row; ``pace`` is called with what was read, and may wait or raise."""
         return verified(self._index.upkeep, self._blobs, pace)
+
+    def copy_index(self, path: str) -> None:
+        """Copy the whole index to a path that nothing is at; for any thread."""
+        self._index.copy_to(path)
+
+    def kept(self, sop_instance_uids: Sequence[str]) -> dict[str, str]:
+        """Give the SOP Class UID of each that is stored whole, and whose file is there in its size."""
+        return {
+            uid: sop_class
+            for uid, sop_class, file, size in self._index.upkeep.complete(sop_instance_uids)
+            if self._blobs.size(self._blobs.path(file)) == size
+        }
 
     # the sweep
 

@@ -139,7 +139,8 @@ class Round:
 
     def _plan_kept(self, arrival: Arrival, plan: _Plan) -> _Plan:
         """It is to have a row among the instances: is it clear whose it is?"""
-        identity, study = arrival.record.identity, arrival.record.identity.study_instance_uid
+        identity = self._index.identity_of(arrival.record)
+        study = identity.study_instance_uid
         planned = self._planned.setdefault(study, [])
         is_planned = identity in planned  # then it contradicts nothing that the first one has not
         arrival.mismatch = arrival.record.contradiction

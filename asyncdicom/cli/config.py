@@ -29,6 +29,8 @@ maximum_associations = 500
 
 [timeouts]                       # any of `Timeouts`
 idle = "off"
+
+The tables `destinations` and `routes` make a gateway of it: they are read by `gateway.config`.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from asyncdicom.access import AccessPolicy, Peer, check_grant
 from asyncdicom.address import Address, check_ae_title
+from asyncdicom.cli.alarms import WebhookOptions
 from asyncdicom.destination import Destination
 from asyncdicom.options import Limits, Timeouts
 from asyncdicom.toml_lines import line_of
@@ -68,7 +71,11 @@ _KEYS: dict[str, type] = {
     "minimum_free": int,
     "scrub": int,
     "quarantine_limit": int,
+    "existing": bool,
     "gateway": str,
+    "commitment": bool,
+    "worklist": str,
+    "http": str,
     "strict": bool,
     "log_file": str,
     "log_level": str,
@@ -78,7 +85,11 @@ _KEYS: dict[str, type] = {
     "peers": dict,
     "limits": dict,
     "timeouts": dict,
+    "webhook": dict,
+    "destinations": dict,
+    "routes": list,
 }
+_OF_GATEWAY = ("destinations", "routes")  # tables that its own reader reads
 _OF_PEER = ("networks", "certificates", "services", "move_destinations")
 _SECONDS = ("connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout")
 _PEER_KEYS: dict[str, type | tuple[type, ...]] = {
@@ -94,6 +105,15 @@ _PEER_KEYS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(_SECONDS, (int, float)),
 }
 
+
+_NUMBER_OR_OFF = (int, float, str)
+_WEBHOOK: dict[str, type | tuple[type, ...]] = {
+    "url": str,
+    "headers": dict,
+    "trusted": str,
+    **dict.fromkeys(("down", "oldest", "failed", "unrouted", "disk"), _NUMBER_OR_OFF),
+    **dict.fromkeys(("repeat", "interval", "timeout"), (int, float)),
+}
 
 _T = TypeVar("_T")
 
@@ -115,7 +135,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     ``tls`` is the table of that name, ``peer_tls`` what peers say of TLS (see `secured`), ``certificates_at``
     where certificates of callers are asked for; ``limits`` and ``timeouts`` are `Limits` and `Timeouts`;
-    ``place_of`` gives the file and line of a key.
+    ``place_of`` gives the file and line of a key; ``has_gateway``: the file has tables of a gateway.
     Raises `ConfigError`, which names file and line.
     """
     where = os.fspath(path)
@@ -150,12 +170,20 @@ def _place(file: str, text: str, key: tuple[str, ...]) -> str:
 
 
 def _understood(config: dict[str, Any]) -> dict[str, Any]:
+    has_gateway = [name for name in _OF_GATEWAY if config.pop(name, None) is not None]
     _check(config, _KEYS, ())
+    if has_gateway and "gateway" in config:
+        raise _WrongError(f"gateway names a file, and {has_gateway[0]} are here, too", ("gateway",))
+    if has_gateway:
+        config["has_gateway"] = True
     _check_tls(config.get("tls", {}), ("tls",))
     if "tls" in config and "certificate" not in config["tls"]:
         raise _WrongError('tls: a server needs a certificate: certificate = "FILE", key = "FILE"', ("tls",))
     config["limits"] = _options(Limits, config, "limits")
     config["timeouts"] = _options(Timeouts, config, "timeouts")
+    _check(config.get("webhook", {}), _WEBHOOK, ("webhook",))
+    if "webhook" in config:
+        config["webhook"] = _options(WebhookOptions, config, "webhook")
     peers, peer_tls = {}, {}
     for title, entry in config.pop("peers", {}).items():
         if isinstance(entry, dict) and "tls" in entry:
@@ -198,7 +226,8 @@ def _meant(key: str, keys: dict[str, Any], where: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(key, keys, 1)
     if near:
         return f"; did you mean {near[0]}? K{known}"
-    tables = {"tls": _TLS, "limits": _names(Limits), "timeouts": _names(Timeouts), "": _KEYS}
+    tables = {"tls": _TLS, "limits": _names(Limits), "timeouts": _names(Timeouts)}
+    tables |= {"webhook": _WEBHOOK, "": _KEYS}
     for table, others in tables.items():
         other = difflib.get_close_matches(key, others, 1, cutoff=0.8)
         if other and where != (table,):

@@ -13,6 +13,7 @@ import trustme
 from interop.peers import (
     DCMTK,
     OURS,
+    PATIENCE,
     PYNETDICOM,
     PYNETDICOM_DIMSE_TIMEOUT,
     Peer,
@@ -46,6 +47,13 @@ VARIETY = (
 
 # Two patients with six studies, all in Explicit VR Little Endian.
 CORPUS = ("77654033", "98892001", "98892003")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test that needs a server waits for its start, and for what is stored in it, too."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(3 * PATIENCE))
 
 
 # Content

@@ -17,7 +17,7 @@ from typing import Any
 
 import pydicom
 import pytest
-from interop.peers import ENVIRONMENT, Peer
+from interop.peers import ENVIRONMENT, PATIENCE, Peer
 
 _HERE = Path(__file__).parent
 FOLDER = Path(os.environ.get("ASYNCDICOM_PEERS") or _HERE.parents[1] / "build" / "peers")
@@ -96,6 +96,7 @@ def orthanc_configuration(ports: dict[str, int], http: int, folder: Path) -> dic
         "DicomModalities": modalities,
         **dict.fromkeys(("DicomAlwaysAllowFind", "DicomAlwaysAllowGet", "DicomAlwaysAllowMove"), True),
         "SaveJobs": False,
+        "SyncStorageArea": False,  # a slow disk is nothing that is tested
         "MaximumStorageCacheSize": 0,  # a file that is gone is gone
     }
 
@@ -104,7 +105,7 @@ def rest(http: int, path: str, body: object = None, method: str | None = None) -
     """Ask Orthanc's REST interface; with a body it is a POST."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{http}{path}", data=data, method=method)
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         text = answer.read()
     return json.loads(text) if text else None
 

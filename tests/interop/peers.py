@@ -13,15 +13,17 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from struct import unpack_from
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
 import asyncdicom
 from asyncdicom import Address, Server, associate, file_source, storage_contexts
+
+T = TypeVar("T")
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 
@@ -97,7 +99,7 @@ async def run(command: list[str], *, fails: bool = False, folder: Path | None = 
             env=ENVIRONMENT,
         )
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE):
                 output, _ = await process.communicate()
         except BaseException:
             process.kill()
@@ -119,7 +121,7 @@ def call(command: list[str], *, folder: Path | None = None, may_fail: bool = Fal
             capture_output=True,
             cwd=folder,
             env=ENVIRONMENT,
-            timeout=60,
+            timeout=PATIENCE,
         )
         if LOST_RESPONSE not in (done.stdout + done.stderr).decode("utf-8", "replace"):
             break
@@ -132,6 +134,9 @@ def call(command: list[str], *, folder: Path | None = None, may_fail: bool = Fal
 LOST_RESPONSE = "DIMSE timeout reached while waiting for message response"
 PYNETDICOM_DIMSE_TIMEOUT = 10
 
+PATIENCE = 100.0
+"""Seconds that a command, a start or an answer may take: a busy machine is slow; no test is about that."""
+
 
 def attempts(what: Peer | Iterable[str]) -> int:
     """How often to try it: once, if it is not pynetdicom that sends."""
@@ -139,19 +144,44 @@ def attempts(what: Peer | Iterable[str]) -> int:
     return 3 if "pynetdicom" in name else 1
 
 
+class ResponseLost(Exception):
+    """pynetdicom, in this process, has lost a response."""
+
+
+def answered(status: Any) -> int:
+    """The status of what pynetdicom's `send_...` has given; raises `ResponseLost` if it has none."""
+    if "Status" not in status:
+        raise ResponseLost
+    return int(status.Status)
+
+
+def with_pynetdicom(ask: Callable[[], T]) -> T:
+    """The result of `ask`, which is called again if pynetdicom has lost a response."""
+    for _ in range(attempts(("pynetdicom",)) - 1):
+        with suppress(ResponseLost):
+            return ask()
+    return ask()
+
+
 # Servers
 
 
 def free_port() -> int:
-    """A port for a server that starts later: not one that the system gives to whoever connects."""
+    """A port for a server that starts later: not one that the system gives to whoever connects, and once."""
     while True:
         port = random.randrange(10240, 32768)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return port
+        _given.add(port)
+        return port
+
+
+_given: set[int] = set()
 
 
 @contextmanager
@@ -160,7 +190,7 @@ def running(
     port: int,
     log: Path,
     *,
-    timeout: float = 20.0,
+    timeout: float = PATIENCE,
     listens: Callable[[int], bool] | None = None,
 ) -> Iterator[None]:
     """Run a server until the end of the block; the block begins when it ``listens``."""

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from interop.peers import PATIENCE
+
 _PCAP = struct.pack("<LHHiLLL", 0xA1B2C3D4, 2, 4, 0, 0, 0xFFFF, 101)  # 101: packets begin with IP
 _SEGMENT = 32768
 _SYN, _PUSH, _ACK = 0x02, 0x08, 0x10
@@ -43,7 +45,7 @@ class Recording:
             yield server.sockets[0].getsockname()[1]
         finally:
             server.close()
-            await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+            await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE)
 
     def write(self, path: Path) -> None:
         """Write a capture file."""

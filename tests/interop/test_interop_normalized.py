@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Event, Timer
 from typing import Any
 
 import pytest
+from interop.peers import PATIENCE, PYNETDICOM_DIMSE_TIMEOUT, answered, with_pynetdicom
 from pydicom import Dataset
 from pydicom.tag import Tag
 from pynetdicom import AE, evt
@@ -84,6 +87,7 @@ class Provider:
 def pynetdicom_serves(handlers: Any, *contexts: str) -> Iterator[str]:
     """pynetdicom as the SCP, in threads of its own."""
     ae = AE("PYNETDICOM")
+    ae.dimse_timeout = PYNETDICOM_DIMSE_TIMEOUT
     for uid in contexts:
         ae.add_supported_context(uid, scu_role=True, scp_role=True)
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
@@ -153,7 +157,15 @@ class Handlers:
 
 
 async def in_thread(work: Callable[[], Any]) -> Any:
-    return await asyncio.get_running_loop().run_in_executor(None, work)
+    return await asyncio.to_thread(with_pynetdicom, work)
+
+
+def requestor(*contexts: str) -> AE:
+    ae = AE("PYNETDICOM")
+    ae.dimse_timeout = PYNETDICOM_DIMSE_TIMEOUT
+    for uid in contexts:
+        ae.add_requested_context(uid)
+    return ae
 
 
 @pytest.mark.parametrize(("context", "sop_class", "seen"), FAMILIES)
@@ -164,25 +176,25 @@ async def test_pynetdicom_asks(context: str, sop_class: str, seen: str) -> None:
     async with serve("SCP@127.0.0.1:0", contexts=[context], **served) as server:
 
         def ask() -> list[Any]:
-            ae = AE("PYNETDICOM")
-            ae.add_requested_context(context)
-            association = ae.associate("127.0.0.1", server.port)
+            handlers.seen.clear()
+            association = requestor(context).associate("127.0.0.1", server.port)
             assert association.is_established
             uid = SPEAKS_FOR.get(sop_class, sop_class)
             meta: dict[str, Any] = {"meta_uid": context}
+            requests: list[Callable[[], Any]] = [
+                lambda: association.send_n_create(named("A"), uid, "1.2.3", **meta),
+                lambda: association.send_n_set(named("B"), uid, "1.2.3", **meta),
+                lambda: association.send_n_get([Tag(0x00100010)], uid, "1.2.3", **meta),
+                lambda: association.send_n_action(named("C"), 1, uid, "1.2.3", **meta),
+                lambda: (association.send_n_delete(uid, "1.2.3", **meta), None),
+            ]
             try:
-                return [
-                    association.send_n_create(named("A"), uid, "1.2.3", **meta),
-                    association.send_n_set(named("B"), uid, "1.2.3", **meta),
-                    association.send_n_get([Tag(0x00100010)], uid, "1.2.3", **meta),
-                    association.send_n_action(named("C"), 1, uid, "1.2.3", **meta),
-                    (association.send_n_delete(uid, "1.2.3", **meta), None),
-                ]
+                return [(answered(status), data) for status, data in (send() for send in requests)]
             finally:
                 association.release()
 
         answers = await in_thread(ask)
-    assert [status.Status for status, _ in answers] == [0] * 5
+    assert [status for status, _ in answers] == [0] * 5
     assert [str(data.PatientName) for _, data in answers[:4]] == [
         f"answer to {name}" for name in ("N-CREATE-RQ", "N-SET-RQ", "N-GET-RQ", "N-ACTION-RQ")
     ]
@@ -200,21 +212,21 @@ async def test_pynetdicom_reports_an_event_as_an_scp_that_calls() -> None:
     async with serve("WS1@127.0.0.1:0", contexts=[UPS_EVENT], n_event_report=on_report) as server:
 
         def report() -> Any:
-            ae = AE("PYNETDICOM")
-            ae.add_requested_context(UPS_EVENT)
-            association = ae.associate(
+            reports.clear()
+            association = requestor(UPS_EVENT).associate(
                 "127.0.0.1", server.port, ext_neg=[build_role(UPS_EVENT, scu_role=False, scp_role=True)]
             )
             assert association.is_established
             try:
-                return association.send_n_event_report(
+                status, reply = association.send_n_event_report(
                     named("news"), 1, UPS_PUSH, "1.2.3", meta_uid=UPS_EVENT
                 )
+                return answered(status), reply
             finally:
                 association.release()
 
         status, reply = await in_thread(report)
-    assert status.Status == 0
+    assert status == 0
     assert str(reply.PatientName) == "thanks"
     assert reports == [(1, "news")]
 
@@ -233,6 +245,7 @@ def references(dataset: Dataset) -> list[tuple[str, str]]:
 async def test_we_ask_pynetdicom_for_commitment(where: str) -> None:
     """It reports on the same association when it has answered, or calls back."""
     user = StorageCommitmentUser()
+    has_reported = Event()
     async with serve("WS1@127.0.0.1:0", services=[user]) as listener:
 
         def report(event: Any) -> None:
@@ -245,18 +258,15 @@ async def test_we_ask_pynetdicom_for_commitment(where: str) -> None:
             answer.FailedSOPSequence = [failed]
             association = event.assoc
             if where == "new":
-                ae = AE("PYNETDICOM")
-                ae.add_requested_context(COMMITMENT)
                 roles: list[Any] = [build_role(COMMITMENT, scu_role=False, scp_role=True)]
-                association = ae.associate("127.0.0.1", listener.port, ext_neg=roles)
+                association = requestor(COMMITMENT).associate("127.0.0.1", listener.port, ext_neg=roles)
                 assert association.is_established
             association.send_n_event_report(answer, 2, COMMITMENT, COMMITMENT_INSTANCE)
             if where == "new":
                 association.release()
+            has_reported.set()
 
         def action(event: Any) -> Any:
-            from threading import Timer
-
             assert event.action_type == 1
             Timer(0.1, report, [event]).start()
             return 0x0000, None
@@ -266,8 +276,9 @@ async def test_we_ask_pynetdicom_for_commitment(where: str) -> None:
                 address, contexts=[COMMITMENT], services=[user], calling_ae_title="WS1"
             ) as association:
                 asked = [Reference(CT, "1.2.1"), Reference(CT, "1.2.2")]
-                result = await user.commit(association, asked, timeout=20)
-                await asyncio.sleep(0.1)  # pynetdicom takes our answer to its report
+                result = await user.commit(association, asked, timeout=PATIENCE)
+                # Before we release: pynetdicom, which may have lost our answer, stops waiting for it.
+                assert await asyncio.to_thread(has_reported.wait, PATIENCE)
     assert (result.committed, result.failed) == ({asked[0]}, {asked[1]: 0x0112})
 
 
@@ -283,6 +294,7 @@ async def test_pynetdicom_asks_us_for_commitment(where: str) -> None:
         return [asked[0]]
 
     ae = AE("WS1")
+    ae.dimse_timeout = PYNETDICOM_DIMSE_TIMEOUT
     ae.requested_contexts = [build_context(COMMITMENT)]
     listener = AE("WS1")
     listener.add_supported_context(COMMITMENT, scu_role=False, scp_role=True)
@@ -296,39 +308,40 @@ async def test_pynetdicom_asks_us_for_commitment(where: str) -> None:
             destinations={"WS1": f"127.0.0.1:{listening.server_address[1]}"},
         ) as server:
 
+            def has_report_of(transaction_uid: str) -> bool:
+                return any(report.TransactionUID == transaction_uid for _, report in reports)
+
             def ask() -> int:
                 own = handlers if where == "same" else []
                 association = ae.associate("127.0.0.1", server.port, ae_title="ARCHIVE", evt_handlers=own)
                 assert association.is_established
                 information = Dataset()
-                information.TransactionUID = "1.2.3"
+                information.TransactionUID = f"1.2.{len(reports)}"
                 information.ReferencedSOPSequence = []
                 for uid in ("1.2.1", "1.2.2"):
                     item = Dataset()
                     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = CT, uid
                     information.ReferencedSOPSequence.append(item)
                 status, _ = association.send_n_action(information, 1, COMMITMENT, COMMITMENT_INSTANCE)
-                if where == "same":
-                    wait_for(lambda: bool(reports))
+                # Before the release, in both cases: where pynetdicom has no handler it refuses the report on
+                # the same association, and what it sends while it releases ends its thread with an error.
+                wait_for(lambda: has_report_of(information.TransactionUID))
                 association.release()
-                wait_for(lambda: bool(reports))
-                return int(status.Status)
+                return answered(status)
 
             assert await in_thread(ask) == 0
     finally:
         listening.shutdown()
-    [(event_type, information)] = reports
+    event_type, information = reports[-1]
     assert event_type == 2
-    assert information.TransactionUID == "1.2.3"
+    assert len(reports) == len({report.TransactionUID for _, report in reports})
     assert references(information) == [(CT, "1.2.1")]
     [failed] = information.FailedSOPSequence
     assert (failed.ReferencedSOPInstanceUID, failed.FailureReason) == ("1.2.2", 0x0112)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    import time
-
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -44,7 +44,16 @@ def orthanc(corpus: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Ite
 def archive(tmp_path: Path) -> Iterator[Peer]:
     """Our archive, which is empty and knows Orthanc."""
     peer = Peer("archive", "ARCHIVE", PORTS["ARCHIVE"], tmp_path / "data", tmp_path / "archive.log")
-    options = ["-aet", "ARCHIVE", "--port", str(peer.port), "--data", str(peer.folder)]
+    options = [
+        "-aet",
+        "ARCHIVE",
+        "--port",
+        str(peer.port),
+        "--data",
+        str(peer.folder),
+        "--durability",
+        "none",
+    ]
     known = f"--peer=ORTHANC=127.0.0.1:{PORTS['ORTHANC']}"
     with running([*OURS, "qrscp", *options, known], peer.port, peer.log):
         yield peer
@@ -183,6 +192,6 @@ def test_our_archive_moves_150_of_which_orthanc_refuses_one(
     wanted = keys({"StudyInstanceUID": one.StudyInstanceUID})
     output = call(tool("ours", "movescu", archive, "--json", "-aem", "ORTHANC", *wanted), may_fail=True)
     end = json.loads(output.splitlines()[-1])
-    assert (end["completed"], end["failed"]) == (MANY - 1, 1)
+    assert (end["completed"], end["failed"]) == (MANY - 1, 1), archive.log.read_text()
     sent = {dataset.SOPInstanceUID for dataset in many}
     assert sent - uids_of_orthanc() == {one.SOPInstanceUID}

@@ -11,7 +11,7 @@ from typing import Any
 import pydicom
 import pynetdicom
 import pytest
-from interop.peers import PYNETDICOM_DIMSE_TIMEOUT, Peer, attempts, data_sets, run, tool
+from interop.peers import PYNETDICOM_DIMSE_TIMEOUT, Peer, answered, data_sets, run, tool, with_pynetdicom
 
 from asyncdicom import (
     STUDY_ROOT,
@@ -138,16 +138,15 @@ def call_with_pynetdicom(server: Server, context: ssl.SSLContext, file: Path) ->
     entity.dimse_timeout = PYNETDICOM_DIMSE_TIMEOUT
     entity.add_requested_context(VERIFICATION)
     entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
-    for _ in range(attempts(("pynetdicom",))):
+
+    def ask() -> list[int]:
         association = entity.associate("127.0.0.1", server.port, tls_args=(context, "127.0.0.1"))
         assert association.is_established
-        statuses = [association.send_c_echo()]
-        if association.is_established:
-            statuses.append(association.send_c_store(dataset))
-        if association.is_established:
-            association.release()
-            break
-    assert [status.Status for status in statuses] == [0, 0]
+        statuses = [answered(association.send_c_echo()), answered(association.send_c_store(dataset))]
+        association.release()
+        return statuses
+
+    assert with_pynetdicom(ask) == [0, 0]
 
 
 async def test_we_send_to_dcmtk_for_a_c_move(

@@ -13,7 +13,7 @@ from typing import Any
 
 from asyncdicom.archive.file_calls import FileCalls
 
-__all__ = ["STEPS", "migrate"]
+__all__ = ["STEPS", "copy_index", "migrate"]
 
 
 def _to_3(cursor: Any) -> None:
@@ -56,7 +56,19 @@ def _to_5(cursor: Any) -> None:
     )
 
 
-STEPS: dict[int, Callable[[Any], None]] = {2: _to_3, 3: _to_4, 4: _to_5}
+def _to_6(cursor: Any) -> None:
+    """Studies that are under another patient. An earlier version would not tell a receiver."""
+    cursor.execute(
+        "CREATE TABLE reassignment (id INTEGER NOT NULL, name TEXT NOT NULL, "
+        "study_instance_uid TEXT NOT NULL, "
+        "patient_id TEXT NOT NULL, issuer_of_patient_id TEXT NOT NULL, told_apart TEXT NOT NULL, "
+        "was TEXT NOT NULL, becomes TEXT NOT NULL, made TEXT NOT NULL, undone TEXT NOT NULL, "
+        "PRIMARY KEY (id), UNIQUE (name))"
+    )
+    cursor.execute("ALTER TABLE instance ADD COLUMN reassigned INTEGER DEFAULT 0 NOT NULL")
+
+
+STEPS: dict[int, Callable[[Any], None]] = {2: _to_3, 3: _to_4, 4: _to_5, 5: _to_6}
 """What leads from each schema to the next one."""
 
 
@@ -67,7 +79,7 @@ def migrate(connection: Any, path: str, calls: FileCalls, version: int, wanted: 
     has changed.
     """
     copy = f"{path}.schema-{version}"
-    _copy(connection, copy, calls)
+    copy_index(connection, copy, calls)
     with closing(connection.cursor()) as cursor:
         cursor.execute("BEGIN IMMEDIATE")
         try:
@@ -82,7 +94,8 @@ def migrate(connection: Any, path: str, calls: FileCalls, version: int, wanted: 
     return copy
 
 
-def _copy(connection: Any, target: str, calls: FileCalls) -> None:
+def copy_index(connection: Any, target: str, calls: FileCalls) -> None:
+    """Copy the whole index, as it is now, to a path; others go on writing. The path has it all or nothing."""
     half = f"{target}.half"
     calls.remove(half)
     calls.restrict(half, make=True)  # SQLite takes one that is empty

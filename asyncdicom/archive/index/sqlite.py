@@ -5,12 +5,14 @@ Nothing outside this package knows what it is made of.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.deliveries import DeliveryReader
 from asyncdicom.archive.index.failing import TRANSLATED
+from asyncdicom.archive.index.migrations import copy_index
 from asyncdicom.archive.index.opening import (
     SYNCHRONOUS,
     is_damaged,
@@ -18,9 +20,11 @@ from asyncdicom.archive.index.opening import (
     read_identity,
     write_identity,
 )
+from asyncdicom.archive.index.peers import Learned, read_learned
 from asyncdicom.archive.index.place import Place, read_place
 from asyncdicom.archive.index.quarantined import QuarantineReader
 from asyncdicom.archive.index.queries import Queries
+from asyncdicom.archive.index.stability import StabilityReader
 from asyncdicom.archive.index.upkeep import Reader
 from asyncdicom.archive.index.writer import Writer
 
@@ -40,6 +44,7 @@ class Index:
 
     def __init__(self, directory: str, *, durability: str, readers: int, calls: FileCalls) -> None:
         path = os.path.join(directory, FILE)
+        self._calls = calls
         with TRANSLATED:
             self._engine = open_index(path, durability=durability, readers=readers, calls=calls)
         self.upkeep = Reader(self._engine)
@@ -48,6 +53,8 @@ class Index:
         """Looks at what is in quarantine."""
         self.deliveries = DeliveryReader(self._engine)
         """Looks at the work that is to be done."""
+        self.stability = StabilityReader(self._engine)
+        """Looks at the studies that something has come for."""
 
     def identity(self) -> tuple[tuple[str, int] | None, bool]:
         """Give the archive's ID and generation, if they are known, and whether there is any instance."""
@@ -70,6 +77,20 @@ class Index:
     def place(self) -> Place:
         """Give how far the scrub has come."""
         return read_place(self._engine)
+
+    def learned(self, now: float) -> list[Learned]:
+        """Give what was learned of peers and holds now, in seconds since 1970."""
+        return read_learned(self._engine, now)
+
+    def copy_to(self, path: str) -> None:
+        """Copy all that is committed to a new index at a path; who writes goes on meanwhile.
+
+        Raises ``FileExistsError`` if something is there.
+        """
+        if self._calls.look(path) is not None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        with TRANSLATED, self._engine.connect() as connection:
+            copy_index(connection.connection.driver_connection, path, self._calls)
 
     def close(self) -> None:
         """Give the connections up."""
