@@ -29,6 +29,8 @@ LEVELS: list[set[str]] = [
     {"client", "endings"},
     {"outgoing", "pool"},
     {"server", "running"},
+    {"scu"},
+    {"sync"},
     {"__init__"},
 ]
 TOOLS = {"archive", "cli", "conformance", "doctor", "gateway", "__main__"}
