@@ -70,6 +70,8 @@ class Outcome(enum.Enum):
     WRONG = "not kept: it is not what it was said to be"
     NO_ROOM = "not kept: there is too little room, or disk or index failed"
 
+    __hash__ = object.__hash__  # that of `Enum` is a function in Python, and is called for every instance
+
     @property
     def keeps(self) -> bool:
         """Tell whether the file of the arrival belongs to the index afterwards."""

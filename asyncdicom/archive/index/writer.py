@@ -312,21 +312,27 @@ class Writer:
         for healing in changes.healed:
             self._heal(healing)
         self._insert_all(instance, map(self._instance_row, changes.instances))
-        self._insert_all(quarantine, map(_quarantine_row, changes.quarantined))
+        self._insert_all(quarantine, map(self._quarantine_row, changes.quarantined))
         enqueue_for_instances(self.execute_all, changes.work, self.began)
 
     def _instance_row(self, insertion: Insertion) -> dict[str, Any]:
         record = insertion.record
         reassignment = self._reassignment_of(record.identity)
-        row = {
-            **record.row("IMAGE"),
-            "parent": self._series_of(record, reassignment),
-            "reassigned": 0 if reassignment is None else reassignment.id,
-            **insertion.entry._asdict(),
-        }
-        if insertion.received:
-            row["received"] = insertion.received
+        row: dict[str, Any] = record.row("IMAGE")
+        row.update(zip(FileEntry._fields, insertion.entry, strict=True))
+        row["parent"] = self._series_of(record, reassignment)
+        row["reassigned"] = 0 if reassignment is None else reassignment.id
+        row["received"] = insertion.received or self._now
         return row
+
+    def _quarantine_row(self, aside: Quarantining) -> dict[str, Any]:
+        return {
+            "sop_class_uid": aside.sop_class_uid,
+            "sop_instance_uid": aside.sop_instance_uid,
+            "reason": aside.reason,
+            "received": aside.received or self._now,
+            **aside.entry._asdict(),
+        }
 
     def _heal(self, healing: Healing) -> None:
         existing = healing.existing
@@ -360,7 +366,7 @@ class Writer:
         return int(row[0])
 
     def _insert_all(self, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
-        self.execute_all(_INSERT[table], ({"received": self._now, **row} for row in rows))
+        self.execute_all(_INSERT[table], rows)
 
     def _remove(self, existing: Existing) -> None:
         """Remove an instance, and series, study and patient if they are empty then."""
@@ -379,15 +385,3 @@ class Writer:
                 break
             row_id = parent
         self.forget()
-
-
-def _quarantine_row(aside: Quarantining) -> dict[str, Any]:
-    row = {
-        "sop_class_uid": aside.sop_class_uid,
-        "sop_instance_uid": aside.sop_instance_uid,
-        "reason": aside.reason,
-        **aside.entry._asdict(),
-    }
-    if aside.received:
-        row["received"] = aside.received
-    return row
