@@ -21,6 +21,7 @@ TOOLS = {
     "peers": "the names that peers have here, which every tool takes",
     "bench": "measure a peer: echo, query, retrieve, store",
     "doctor": "say what is wrong between here and a peer, and what to change",
+    "trace": "pass on a conversation of two others, and show it decoded",
     "conformance": "send a peer what others get wrong, and judge its reactions",
     "samples": "write synthetic images to try things with",
     "demo": "start an archive and play a radiologist's work-flow",

@@ -186,10 +186,13 @@ class Found(Arrival):
         *,
         in_quarantine: bool,
         is_incomplete: bool,
+        calling_ae_title: str = "",
+        work: Sequence[Work] = (),
     ) -> None:
         self.file = file
         self.transfer_syntax_uid = transfer_syntax_uid
-        self.calling_ae_title = ""
+        self.calling_ae_title = calling_ae_title
+        self.work = work
         self.record = record
         self.in_quarantine = in_quarantine
         self.is_incomplete = is_incomplete

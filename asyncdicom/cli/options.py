@@ -17,6 +17,7 @@ from asyncdicom.cli.logs import LOG_OPTIONS, set_up_logging
 from asyncdicom.cli.named import find_peer
 from asyncdicom.cli.peer import Peer, Tls
 from asyncdicom.cli.run import EXIT_CODES
+from asyncdicom.cli.traced import TRACE_OPTIONS
 from asyncdicom.options import Limits, Timeouts
 
 if TYPE_CHECKING:
@@ -205,6 +206,7 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
         _PDU,
         *_IDENTITY,
         *_TLS,
+        *TRACE_OPTIONS,
         click.option("--server-hostname", metavar="NAME", help="The host name in the peer's certificate."),
         *habits(ae_title),
     ]
@@ -285,6 +287,7 @@ def server_options(ae_title: str) -> Option:
         _PDU,
         *_TLS[1:],
         *LOG_OPTIONS,
+        *TRACE_OPTIONS,
         *habits(ae_title, server=True),
     ]
 

@@ -104,7 +104,8 @@ class _Reload:
         now, then = parameters["configured"], before["configured"]
         changed += [table for table in ("limits", "timeouts", "webhook") if now[table] != then[table]]
         if self._gateway is not None and known.gateway is not None:
-            changed += self._gateway.renew(known.gateway)
+            self._gateway.renew(known.gateway)
+            changed = [name for name in changed if name != "gateway"]
         if changed:
             log.warning("SIGHUP: a restart is needed for what changed of %s", ", ".join(changed))
 
@@ -175,10 +176,10 @@ async def _serve(stack: AsyncExitStack, archive: Archive, gateway: Gateway | Non
     from asyncdicom.address import Address
     from asyncdicom.archive.control import Control
     from asyncdicom.archive.dimse import serve_archive
-    from asyncdicom.cli.dump import trace
     from asyncdicom.cli.observing import observing_methods, pages_of
     from asyncdicom.cli.printing import Printer
     from asyncdicom.cli.state import Observer
+    from asyncdicom.cli.traced import trace_of
     from asyncdicom.gateway.methods import methods_of
     from asyncdicom.running import serve_until_stopped
     from asyncdicom.telemetry.log_output import reopen_logs
@@ -194,7 +195,7 @@ async def _serve(stack: AsyncExitStack, archive: Archive, gateway: Gateway | Non
             destination_ssl=setup.known.destination_ssl,
             timeouts=setup.timeouts,
             limits=setup.limits,
-            trace=trace if setup.debug else None,
+            trace=trace_of(setup.debug),
         )
     )
     observer = Observer(archive, server, gateway)

@@ -20,6 +20,7 @@ from asyncdicom.uid import (
 HEAD_SIZE = 65536
 
 _PREAMBLE = 128
+_MAXIMUM_AE_TITLE = 16
 _MAXIMUM_ELEMENTS = 100  # PS3.10 Table 7.1-1 has 17, and one may add private ones
 
 _HEADER = Struct("<HH2sH").unpack_from
@@ -36,6 +37,8 @@ class FileMeta(NamedTuple):
     sop_instance_uid: str
     transfer_syntax_uid: str
     offset: int
+    source_ae_title: str = ""
+    """Who has sent it, as far as the file tells."""
 
 
 def read_file_meta(head: Buffer, *, strict: bool = True) -> FileMeta:
@@ -72,7 +75,13 @@ def read_file_meta(head: Buffer, *, strict: bool = True) -> FileMeta:
         if not strict:
             return FileMeta(_uid(found, 0x00020002), _uid(found, 0x00020003), "", position)
         raise DataSetError(f"the file tells no valid Transfer Syntax UID: {transfer_syntax_uid!r}")
-    return FileMeta(_uid(found, 0x00020002), _uid(found, 0x00020003), transfer_syntax_uid, position)
+    return FileMeta(
+        _uid(found, 0x00020002),
+        _uid(found, 0x00020003),
+        transfer_syntax_uid,
+        position,
+        _uid(found, 0x00020016).strip()[:_MAXIMUM_AE_TITLE],
+    )
 
 
 def _is_end(head: memoryview, position: int, declared_end: int, found: dict[int, bytes]) -> bool:

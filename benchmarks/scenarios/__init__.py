@@ -9,6 +9,7 @@ from benchmarks.scenarios import (
     distance,
     echo,
     find,
+    gateway,
     handshakes,
     idle,
     index,
@@ -45,4 +46,7 @@ DISTANCE: dict[str, Scenario] = {scenario.name: scenario for scenario in (*dista
 WINDOWS: dict[str, Scenario] = {scenario.name: scenario for scenario in windows.SCENARIOS}
 """Why the operations window is as large as it is."""
 
-GROUPS = {"speed": SCENARIOS, "distance": DISTANCE, "windows": WINDOWS}
+GATEWAY: dict[str, Scenario] = {scenario.name: scenario for scenario in gateway.SCENARIOS}
+"""What a gateway does; a run of its own, too."""
+
+GROUPS = {"speed": SCENARIOS, "distance": DISTANCE, "windows": WINDOWS, "gateway": GATEWAY}

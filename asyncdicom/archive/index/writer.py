@@ -48,6 +48,8 @@ from asyncdicom.archive.index.schema import (
 
 __all__ = ["Prepared", "Writer"]
 
+_FULL = 2  # of PRAGMA synchronous
+
 _T = TypeVar("_T")
 _Answer = TypeVar("_Answer")
 
@@ -111,6 +113,7 @@ class Writer:
     """
 
     _REMEMBERED = 20_000
+    _syncs = _promises_sync = False
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -155,14 +158,16 @@ class Writer:
             self._end()
         return answers
 
-    def change(self, apply: Callable[[Writer], _T]) -> _T:
+    def change(self, apply: Callable[[Writer], _T], *, is_durable: bool = True) -> _T:
         """Have `apply` change something, alone in its transaction, and give what it gives.
 
-        Raises as `commit`; `Uncertain` never, as a change that may have been made can be made again.
+        Not `is_durable`: a power cut may undo it, as long as nothing durable was committed after it; the
+        death of this process does not. Raises as `commit`; `Uncertain` never, as a change that may have been
+        made can be made again.
         """
         with TRANSLATED:
             try:
-                self._begin()
+                self._begin(is_durable=is_durable)
                 result = apply(self)
             except BaseException:
                 self._roll_back()
@@ -186,12 +191,19 @@ class Writer:
                 raise Uncertain from error
             raise
 
-    def _begin(self) -> None:
+    def _begin(self, *, is_durable: bool = True) -> None:
         if self._cursor is None:
             self._reopen()
+        self._set_sync(is_durable and self._promises_sync)
         self._cursor.execute("BEGIN IMMEDIATE")
         self._began = datetime.now(UTC)
         self._now = self._began.isoformat(timespec="milliseconds")
+
+    def _set_sync(self, syncs: bool) -> None:
+        """Let commits be synced, or not: in the WAL, what is not is synced with the next one that is."""
+        if self._syncs != syncs:
+            self._cursor.execute(f"PRAGMA synchronous = {'FULL' if syncs else 'NORMAL'}")
+            self._syncs = syncs
 
     def _commit(self) -> None:
         self._cursor.execute("COMMIT")
@@ -221,16 +233,20 @@ class Writer:
     def _reopen(self) -> None:
         self._fairy = self._engine.raw_connection()
         self._cursor = self._fairy.cursor()
+        (synchronous,) = self._cursor.execute("PRAGMA synchronous").fetchone()
+        self._syncs = self._promises_sync = synchronous == _FULL
 
     def _overwrite_tail(self) -> None:
         # A transaction without content is committed over whatever a failed COMMIT may have left in the WAL.
         if self._cursor is None:
             self._reopen()
+        self._set_sync(self._promises_sync)
         self._cursor.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
         """Give the connection back."""
         if self._cursor is not None:
+            self._set_sync(self._promises_sync)
             self._fairy.close()
 
     def execute(self, statement: Prepared, row: Mapping[str, Any]) -> Any:
