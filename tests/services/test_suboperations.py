@@ -20,6 +20,7 @@ from asyncdicom.dimse.messages import Command, CommandField, Priority, decode
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, Policy, PresentationContext, answer, propose
 from asyncdicom.ul.pdu import AAssociateRJ, AAssociateRQ, decode_pdu
+from asyncdicom.windows import WINDOWS
 
 STATUSES = (0x0000, 0x0000, 0x0000, 0xB000, 0xA700)
 NO_RATE = Limits(accept_rate=None, operations_invoked=16)
@@ -90,6 +91,7 @@ class Side:
 
 def run(test: Callable[[ManualLoop], Awaitable[None]]) -> None:
     loop = ManualLoop()
+    WINDOWS.clear()  # what one example has taught of the destination would change the next one
     try:
         loop.run_until_complete(test(loop))
     finally:
