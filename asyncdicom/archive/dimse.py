@@ -127,6 +127,7 @@ def serve_archive(
     """
     if not isinstance(address, Address):
         address = Address.parse(address)
+    archive.is_served_by_tls |= ssl is not None
     policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
     provider = ArchiveProvider(archive, address.ae_title, maximum_retrievals)
     destinations = {title: where for title, where in policy.destinations.items() if title != address.ae_title}
