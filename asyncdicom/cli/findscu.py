@@ -13,8 +13,10 @@ from asyncdicom.cli.run import FAILED, OK, run
 from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
+    from pydicom import Dataset
+
     from asyncdicom.cli.keys import Wanted
-    from asyncdicom.services.responses import Response
+    from asyncdicom.services.query import Query
 
 log = Log("asyncdicom.cli")
 
@@ -89,22 +91,20 @@ async def _find(peer: Peer, query: Wanted, cancel: int | None, as_json: bool) ->
         log.warning("the peer does not match by all of these keys: it may have found too much")
     if failure is not None and not as_json:
         raise failure
-    return _report(
-        matches.response, count, as_json, unreadable=matches.number_unreadable, was_cancelled=count == cancel
-    )
+    return _report(matches, count, as_json, was_cancelled=count == cancel)
 
 
-def _report(
-    response: Response | None, count: int, as_json: bool, *, unreadable: int, was_cancelled: bool
-) -> int:
+def _report(query: Query[Dataset], count: int, as_json: bool, *, was_cancelled: bool) -> int:
     from asyncdicom.services.responses import Response
     from asyncdicom.status import Status
 
-    if response is None:  # there is one: the operation has ended
-        response = Response(Status.PROCESSING_FAILURE)
-    status = response.status
+    # (There is a response: the operation has ended.)
+    response = query.response or Response(Status.PROCESSING_FAILURE)
+    status, unreadable = response.status, query.number_unreadable
     if as_json:
-        more = {"unreadable": unreadable} if unreadable else {}
+        more: dict[str, object] = {"unreadable": unreadable} if unreadable else {}
+        if not query.optional_keys_supported:
+            more["optional_keys_supported"] = False
         json_line(**response_fields(response), matches=count, **more)
     else:
         others = f" and {unreadable} that cannot be read" if unreadable else ""

@@ -134,6 +134,13 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     help="The same, but what is sent to it is sent in the clear, with +tls, too.",
 )
 @click.option(
+    "--relational",
+    multiple=True,
+    metavar="AET",
+    help="A caller that may leave out the Unique Keys above the level of its query without having "
+    "negotiated that; * is every caller.",
+)
+@click.option(
     "--durability",
     type=click.Choice(["power", "process", "none"]),
     default="power",
@@ -357,6 +364,7 @@ async def _serve(
     *,
     port: int,
     data: str,
+    relational: tuple[str, ...],
     durability: str,
     on_conflict: str,
     on_mismatch: str,
@@ -398,6 +406,7 @@ async def _serve(
                     archive,
                     Address(aet, host, port),
                     access=known.access,
+                    relational=relational,
                     ssl=known.ssl,
                     destination_ssl=known.destination_ssl,
                     timeouts=timeouts,
