@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import EPILOG, key_options, peer_options
 from asyncdicom.cli.output import json_line, response_fields, said
 from asyncdicom.cli.peer import Peer
@@ -48,7 +49,7 @@ RETURN_KEYS = {
 
 @click.command(epilog=EPILOG)
 @key_options(worklist=True)
-@click.option("--cancel", type=click.IntRange(1), metavar="N", help="Cancel after N matches (C-CANCEL).")
+@click.option("--cancel", type=Number(1), metavar="N", help="Cancel after N matches (C-CANCEL).")
 @peer_options("FINDSCU")
 def command(
     peer: Peer, model: str | None, level: str | None, keys: tuple[str, ...], cancel: int | None, as_json: bool

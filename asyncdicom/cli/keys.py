@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from asyncdicom.data.charset import decode_text
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import (
     MODALITY_WORKLIST,
@@ -87,12 +89,21 @@ def identifier(keys: Sequence[str]) -> Dataset:
 
     dataset = Dataset()
     for key in keys:
-        path, _, value = key.partition("=")
+        path, _, value = typed(key).partition("=")
         try:
             _set(dataset, path.strip().split("."), value)
         except (DataSetError, ValueError, TypeError, OverflowError) as error:
             raise click.UsageError(f"-k {key}: {error}") from None
     return dataset
+
+
+def typed(text: str) -> str:
+    """Give the text of an argument: where the locale has no UTF-8 its bytes come as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return decode_text(os.fsencode(text), "ISO_IR 192", "UT")
+    return text
 
 
 def _set(dataset: Dataset, path: list[str], value: str) -> None:

@@ -11,6 +11,7 @@ import click
 
 from asyncdicom.access import ANYBODY, AccessPolicy, Peer
 from asyncdicom.cli.config import ConfigError, parse_peer, read_config, secured
+from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import PORT, server_options
 from asyncdicom.cli.output import json_text
 from asyncdicom.cli.peer import Tls
@@ -40,6 +41,7 @@ _KEYS = {
     "crl": ("tls", "crl"),
 }
 _LOOPBACK = ("localhost", "::1")
+_MOST_TOLD = 8  # destinations by name
 # The parameters that SIGHUP reads again; what else has changed takes a restart.
 _RELOADED = {"configured", "peers", "plain_peers", "strict", "identity", "trusted", "crl", "ignore_peer_cert"}
 
@@ -81,11 +83,19 @@ class _Configured(Rereadable):
                 raise
             # (Some versions of click note a value's source only when the value is right, so ask the parser.)
             given, _, _ = self.make_parser(error.ctx).parse_args(list(args))
-            if name in given or name not in (error.ctx.default_map or {}):
+            of_file = error.ctx.default_map or {}
+            if name in given or name not in of_file:
                 raise
-            key = _KEYS.get(name, (name,))
+            key = _key_of(name, of_file[name], error.message)
             place = error.ctx.meta[_PLACE_OF](key)
             raise click.UsageError(f"{place}: {'.'.join(key)}: {error.message}") from None
+
+
+def _key_of(name: str, value: Any, message: str) -> tuple[str, ...]:
+    """Give the key of the file that a parameter with a wrong value comes from."""
+    if name == "identity" and value[0] != value[1] and repr(value[0]) in message:
+        return ("tls", "key")
+    return _KEYS.get(name, (name,))
 
 
 def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Peer]:
@@ -94,6 +104,8 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     for text in texts:
         title, _, where = text.partition("=")
         try:
+            if called and not where:
+                raise ValueError("it is for C-MOVE to it, which needs its address")
             peers[title] = parse_peer(title, where, called)
         except ValueError as error:
             raise click.UsageError(f"{param.opts[0]} {text}: {error}; write it as AET=host:port") from None
@@ -172,7 +184,7 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
 )
 @click.option(
     "--minimum-free",
-    type=click.IntRange(0),
+    type=Number(0),
     metavar="MIB",
     help="How much of the disk is kept free, in MiB: with less, C-STORE is answered with 0xA700. The "
     "default is 2048, or 5 % of a disk smaller than 40 GiB.",
@@ -184,7 +196,7 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
 )
 @click.option(
     "--scrub",
-    type=click.IntRange(0),
+    type=Number(0),
     default=1,
     show_default=True,
     metavar="MIB",
@@ -199,7 +211,7 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
 )
 @click.option(
     "--quarantine-limit",
-    type=click.IntRange(0),
+    type=Number(0),
     default=10_000,
     show_default=True,
     metavar="N",
@@ -270,6 +282,8 @@ async def _sending_on(
     if config is None:
         yield {}
         return
+    if not config.rules:
+        log.warning("the gateway's file has no [[routes]]: nothing is sent on")
     async with Gateway(archive, config, ae_title=ae_title) as gateway:
         yield methods_of(gateway)
 
@@ -285,6 +299,14 @@ class _Known(NamedTuple):
     def destinations(self, ae_title: str) -> dict[str, Any]:
         """Where C-MOVE may send to: the archive itself is none of them."""
         return {title: where for title, where in self.access.destinations.items() if title != ae_title}
+
+    def sends_to(self, ae_title: str, named: Mapping[str, Peer]) -> str:
+        """Say where C-MOVE may send to, and of which peers that were `named` the address is missing."""
+        titles = list(self.destinations(ae_title))
+        more = f" and {len(titles) - _MOST_TOLD} more" if len(titles) > _MOST_TOLD else ""
+        told = f"C-MOVE to {', '.join(titles[:_MOST_TOLD])}{more}" if titles else "no C-MOVE destinations"
+        silent = [title for title, peer in named.items() if peer.destination is None]
+        return f"{told} (no address of {', '.join(silent)})" if silent else told
 
 
 def _known(parameters: Mapping[str, Any], aet: str, host: str, tls: Tls) -> _Known:
@@ -421,10 +443,12 @@ async def _serve(
                     "host": host,
                     "port": server.port,
                     "data": archive.directory,
+                    "destinations": list(known.destinations(aet)),
                     "counts": counts,
                 }
                 text = (
-                    f"{aet} listens on {where}; {known.told}; durability: {durability}\n"
+                    f"{aet} listens on {where}; {known.told}; "
+                    f"{known.sends_to(aet, context.params['peers'])}; durability: {durability}\n"
                     f"{archive.directory}: {counts['study']} studies, {counts['instance']} instances. "
                     "Ctrl-C stops."
                 )

@@ -57,7 +57,8 @@ def check(config: str, as_json: bool) -> int:
     if as_json:
         json_line(destinations=names, routes=len(found.rules))
     else:
-        print(f"{config}: {len(found.rules)} routes to {', '.join(names) or 'nowhere'}")
+        nothing = "" if found.rules else "; without [[routes]] nothing is sent on"
+        print(f"{config}: {len(found.rules)} routes to {', '.join(names) or 'nowhere'}{nothing}")
     return OK
 
 

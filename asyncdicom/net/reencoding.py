@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from asyncdicom.data.reencode import Reencoder
+from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.disk import Batch, Buffer
 from asyncdicom.net.sources import Source
 from asyncdicom.telemetry.log import Log
@@ -60,17 +61,22 @@ class ReencodedSource:
 
     async def _pieces(self) -> AsyncGenerator[Batch, None]:
         source = self._source
-        own = source.transfer_syntax_uid
-        reencoder = Reencoder(own, self.transfer_syntax_uid, length=self.length or None)
-        async with aclosing(source.open()) as batches:
-            async for batch in batches:
-                for data in batch:
-                    for pieces in reencoder.feed(data):
-                        if pieces:
-                            yield pieces
-                        else:
-                            await asyncio.sleep(0)
-        yield reencoder.finish()
+        own, target = source.transfer_syntax_uid, self.transfer_syntax_uid
+        reencoder = Reencoder(own, target, length=self.length or None)
+        try:
+            async with aclosing(source.open()) as batches:
+                async for batch in batches:
+                    for data in batch:
+                        for pieces in reencoder.feed(data):
+                            if pieces:
+                                yield pieces
+                            else:
+                                await asyncio.sleep(0)
+            yield reencoder.finish()
+        except DataSetError as error:
+            # Re-encoded as far as it goes, what ends early would look whole to the peer.
+            why = f"it cannot be re-encoded as {name_of(target)}, which the peer takes: {error}"
+            raise DataSetError(why) from None
         if reencoder.unswapped or reencoder.guessed:
             log.warning(
                 "%s was re-encoded from %s: %d big endian values of unknown VR were left as they are, "

@@ -96,6 +96,16 @@ async def test_text_that_the_given_character_set_cannot_hold_is_sent_as_utf_8(to
     assert answers.asked["SpecificCharacterSet"] == "ISO_IR 192"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+async def test_what_is_typed_where_the_locale_has_no_utf_8(tool: Tool, encoding: str) -> None:
+    """Python then gives the bytes of an argument as surrogates: LC_ALL=C with PYTHONUTF8=0."""
+    answers = Answers(TWO)
+    key = "PatientName=Ünver*".encode(encoding).decode("ascii", "surrogateescape")
+    async with serve("SCP@127.0.0.1:0", c_find=answers) as server:
+        result = await tool("findscu", "127.0.0.1", server.port, "-k", key)
+    assert (result.code, result.err, answers.asked["PatientName"]) == (0, "", "Ünver*")
+
+
 async def ignoring(request: Request) -> AsyncIterator[Any]:
     request.optional_keys_supported = False
     yield ONE
