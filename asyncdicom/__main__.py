@@ -13,16 +13,19 @@ TOOLS = {
     "movescu": "have instances sent to a destination (C-MOVE)",
     "storescp": "receive instances and save them as files",
     "qrscp": "the archive: receive, query, retrieve",
+    "serve": "what a configuration file says: archive, services and gateway in one process",
     "archive": "look after an archive: stat, verify, reindex, quarantine",
     "route": "routing rules checked and explained, and a gateway looked after",
+    "top": "watch what a process that serves an archive is doing",
     "outbox": "what an archive owes to others: list, retry, drop",
+    "doctor": "say what is wrong between here and a peer, and what to change",
     "conformance": "send a peer what others get wrong, and judge its reactions",
     "samples": "write synthetic images to try things with",
     "demo": "start an archive and play a radiologist's work-flow",
 }
 
 # What a missing package is told to be installed with.
-_EXTRAS = {"click": "cli", "rich": "cli", "sqlalchemy": "archive"}
+_EXTRAS = {"click": "cli", "rich": "cli", "sqlalchemy": "archive", "prometheus_client": "metrics"}
 
 
 def main(arguments: list[str] | None = None) -> int:

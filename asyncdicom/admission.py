@@ -23,6 +23,7 @@ from asyncdicom.net.performer import Dispatch
 from asyncdicom.net.tls import certificate_of
 from asyncdicom.options import Limits
 from asyncdicom.services.service import Contexts
+from asyncdicom.telemetry import counters
 from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.negotiation import USER_REJECTION, Answered, Policy, answer
 from asyncdicom.ul.pdu import AAssociateAC, AAssociateRJ, AAssociateRQ
@@ -71,6 +72,7 @@ class Admission:
         """Whether one more connection from there may stay; another one may have to make room for it."""
         refusal = self._access.refuses_address(host)
         if refusal is not None:
+            counters.connections_refused += 1
             log.warning("%s: a connection is closed: %s", host, refusal, fields={"address": host})
             return False
         exceeded = self._exceeded_by_connection(host, now)
@@ -124,6 +126,7 @@ class Admission:
     def _complain(self, what: str, now: float) -> None:
         """Log that a connection is closed: once in a while, however many there are."""
         self._complaints += 1
+        counters.connections_refused += 1
         if now >= self._quiet_until:
             log.warning("%s: %d closed", what, self._complaints)
             self._complaints, self._quiet_until = 0, now + _QUIET
@@ -222,6 +225,7 @@ class Admission:
             return
         self.waiting.discard(channel)
         self.associated.add(channel, *keys)
+        counters.associations_accepted += 1
         channel.accept(*verdict, self._dispatcher(channel, grant))
         log.info("%s: association established", channel)
         if grant.services is not None:
@@ -248,6 +252,7 @@ class Admission:
         return permitted(self._offer, grant, self._contexts.performed_by, self._contexts.invoked_by)
 
     def _refuse(self, channel: Channel, refusal: Refusal, failure: Exception | None = None) -> None:
+        counters.associations_rejected += 1
         channel.reject(refusal.rejection)
         level = logging.ERROR if failure is not None else logging.WARNING
         rejection = "/".join(map(str, refusal.rejection))

@@ -20,6 +20,7 @@ from asyncdicom.exceptions import (
 )
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.tls import check_context, explain
+from asyncdicom.net.tls_sessions import SESSIONS, resuming
 from asyncdicom.opening import Opening, is_answer
 from asyncdicom.options import Limits, Timeouts, explains_options, of_role
 from asyncdicom.services.builtin import services_for
@@ -66,8 +67,9 @@ def associate(
 
     `address`: the peer, "AET@host:port". `calling_ae_title`: ours. `contexts`: what to propose (PS3.8
     7.1.1.13), as abstract syntax UIDs, information models or `PresentationContext`s (see `Proposable`).
-    `ssl`: a context for TLS; `server_hostname`: the name that the peer's certificate must have, by default
-    the host. `user_identity`: who asks (PS3.7 D.3.3.7). `c_store`: receives the instances of a C-GET.
+    `ssl`: a context for TLS; for a quarter of an hour its sessions are resumed, so the next association costs
+    less. `server_hostname`: the name that the peer's certificate must have, by default the host.
+    `user_identity`: who asks (PS3.7 D.3.3.7). `c_store`: receives the instances of a C-GET.
     `n_event_report`: performs the event reports of the peer, an SCP (PS3.7 10.1.1); `n_create`, `n_set`,
     `n_get`, `n_action` and `n_delete` its requests where we were given the SCP role. `services`: `Service`
     objects that perform what the peer asks. `timeouts`: how long to wait for what, in seconds, and `limits`:
@@ -95,6 +97,7 @@ def associate(
         user_identity=user_identity,
     )
     check_context(ssl)
+    name = server_hostname or address.host
     own = list(services)
     performing = Services([*own, *services_for({"c_store": c_store, **normalized}, beside=own)])
 
@@ -113,8 +116,11 @@ def associate(
         # What we have proposed, the peer may ask for.
         channel.associate(request, Dispatcher(association, EVERYTHING, performing))
         try:
-            await _connect(loop, channel, address, ssl, server_hostname, timeouts.connect)
+            await _connect(loop, channel, address, ssl, name, timeouts.connect)
             await asyncio.shield(channel.established)
+            if ssl is not None:
+                connection = association.get_extra_info("ssl_object")
+                SESSIONS.keep(ssl, (address.host, address.port), name, connection, loop.time())
         except asyncio.CancelledError:
             channel.abort()
             channel.transport.close()
@@ -188,18 +194,21 @@ async def _connect(
     channel: Channel,
     address: Address,
     ssl: ssl_module.SSLContext | None,
-    server_hostname: str | None,
+    name: str,
     timeout: float | None,
 ) -> None:
+    """Open the connection; by TLS with the session of the last one, and without if the peer minds that."""
+    where = address.host, address.port
+    session = None if ssl is None else SESSIONS.get(ssl, where, name, loop.time())
     try:
         async with asyncio.timeout(timeout):
-            await loop.create_connection(
-                lambda: channel.transport,
-                address.host,
-                address.port,
-                ssl=ssl,
-                server_hostname=(server_hostname or address.host) if ssl is not None else None,
-            )
+            try:
+                await _open(loop, channel, where, ssl, session, name)
+            except (ssl_module.SSLError, ConnectionResetError, ConnectionAbortedError):
+                if ssl is None or session is None:
+                    raise
+                SESSIONS.forget(ssl, where, name)
+                await _open(loop, channel, where, ssl, None, name)
     except asyncio.CancelledError:
         channel.transport.connection_lost(None)  # the event loop has closed it; uvloop does not say so
         raise
@@ -208,6 +217,21 @@ async def _connect(
         raise AssociationTimeout(message, which="connect") from error
     except OSError as error:
         raise AssociationClosed(f"{address}: {explain(error)}") from error
+
+
+async def _open(
+    loop: asyncio.AbstractEventLoop,
+    channel: Channel,
+    where: tuple[str, int],
+    ssl: ssl_module.SSLContext | None,
+    session: ssl_module.SSLSession | None,
+    name: str,
+) -> None:
+    if ssl is None:
+        await loop.create_connection(lambda: channel.transport, *where)
+    else:
+        context = resuming(ssl, session)
+        await loop.create_connection(lambda: channel.transport, *where, ssl=context, server_hostname=name)
 
 
 async def _leave(association: Association, error: BaseException | None) -> None:

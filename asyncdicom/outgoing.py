@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import ssl as ssl_module
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from asyncdicom.address import Address
 from asyncdicom.association import Association, Request
 from asyncdicom.breaker import Breaker
 from asyncdicom.client import associate
 from asyncdicom.destination import Destination
+from asyncdicom.endings import Endings
 from asyncdicom.exceptions import AssociationError
 from asyncdicom.net.reasons import NotAttempted
 from asyncdicom.net.sources import Source
@@ -83,7 +85,7 @@ class OutgoingAssociations:
         self._uses_tls = uses_tls
         self._turns = asyncio.Semaphore(maximum)
         self._lines: dict[Address, _Line] = {}
-        self._ends: dict[asyncio.Task[None], Association] = {}
+        self._endings = Endings(_LINGER)
 
     @asynccontextmanager
     async def open(
@@ -102,16 +104,16 @@ class OutgoingAssociations:
             self._give_turn(destination, line)
             raise
         storer = _Storer(association, line.breaker)
-        end = association.abort
+        end = self._endings.abort
         try:
             yield storer
-            end = association.release
+            end = self._endings.release
         finally:
             if association.is_established or storer.has_answered:
                 line.breaker.abandoned(attempt)
             else:
                 line.breaker.failed(attempt, _now())
-            self._end(association, end(), destination, line)
+            end(association, partial(self._give_turn, destination, line))
 
     @asynccontextmanager
     async def lend(
@@ -205,31 +207,9 @@ class OutgoingAssociations:
 
     # the end
 
-    def _end(
-        self,
-        association: Association,
-        ending: Coroutine[object, object, None],
-        destination: Destination,
-        line: _Line,
-    ) -> None:
-        """Let it end in the background; its turn is given on when it has."""
-        task = asyncio.get_running_loop().create_task(ending)
-        self._ends[task] = association
-
-        def ended(task: asyncio.Task[None]) -> None:
-            del self._ends[task]
-            self._give_turn(destination, line)
-
-        task.add_done_callback(ended)
-
     async def close(self) -> None:
         """Abort what does not end by itself within a second."""
-        if self._ends:
-            await asyncio.wait(self._ends, timeout=_LINGER)
-        for association in list(self._ends.values()):
-            await association.abort()
-        if self._ends:
-            await asyncio.wait(self._ends)
+        await self._endings.close()
 
 
 def _begin(breaker: Breaker, where: Address) -> int:

@@ -17,7 +17,9 @@ from asyncdicom.association import Association
 from asyncdicom.client import DEFAULT_CALLING_AE_TITLE, associate
 from asyncdicom.exceptions import (
     AssociationAborted,
+    AssociationClosed,
     AssociationError,
+    AssociationReleased,
     AssociationTimeout,
     LocalProtocolError,
     RemoteProtocolError,
@@ -44,16 +46,19 @@ __all__ = ["AssociationPool"]
 # To send an instance whose associations are lost. The last time no other is under way beside it: associations
 # with a window may have been opened before it was known that the peer takes one operation at a time.
 _ATTEMPTS = 3
+_WARM = 1.0  # seconds without an operation, after which the peer may have ended it, and we do not know yet
 
 
 class AssociationPool:
     """Up to `size` associations to one peer, each for up to `operations` tasks at a time.
 
-    An association is opened when a task needs one and all others are busy, and kept for the next. One
-    that was lost is not given out again. `operations` above 1 proposes an Asynchronous Operations Window
-    of that size (PS3.7 D.3.3.3), by default `limits.operations_invoked`; if the peer grants less, so many
-    tasks have an association at a time. The other arguments are those of `associate`. Leaving the block
-    releases them all, or aborts them after an exception (but a `StatusError`, which is an answer).
+    An association is opened when a task needs one and all others are busy, and kept for the next, as long as
+    neither the peer nor `timeouts.idle` ends it. One that was lost is not given out again.
+
+    `operations` above 1 proposes an Asynchronous Operations Window of that size (PS3.7 D.3.3.3), by default
+    `limits.operations_invoked`; if the peer grants less, so many tasks have an association at a time. The
+    other arguments are those of `associate`. Leaving the block releases them all, or aborts them after an
+    exception (but a `StatusError`, which is an answer).
 
     Raises ValueError for no association, or one for no operation.
     """
@@ -100,6 +105,7 @@ class AssociationPool:
             **normalized,
         )
         self._users: dict[Association, int] = {}
+        self._idle_since: dict[Association, float] = {}
         self._opening = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed = False
@@ -137,6 +143,8 @@ class AssociationPool:
             yield association
         finally:
             self._users[association] -= places
+            if not self._users[association]:
+                self._idle_since[association] = _now()
             self._wake_next()
 
     async def _take(self, places: int) -> Association:
@@ -157,6 +165,7 @@ class AssociationPool:
     async def _find(self, places: int) -> Association | None:
         for association in [a for a, users in self._users.items() if not (a.is_established or users)]:
             del self._users[association]
+            self._idle_since.pop(association, None)
         usable = [association for association in self._users if association.is_established]
         least_used = min(usable, key=self._users.__getitem__, default=None)
         users = 0 if least_used is None else self._users[least_used]
@@ -214,19 +223,25 @@ class AssociationPool:
         """Send one instance over whichever association is free; see `Association.c_store`.
 
         What had not been answered when an association was lost that others used as well is sent once more on
-        the next, and the third time alone, so a source may be opened more than once. Raises what
+        the next, and the third time alone, so a source may be opened more than once. So is what went out on
+        an association that the peer had ended meanwhile, because it was idle. Raises what
         `Association.c_store` raises, and what `associate` raises.
         """
         attempts = _ATTEMPTS
         while True:
             async with self._borrow(1 if attempts > 1 else self._operations) as association:
+                was_warm = _now() - self._idle_since.pop(association, _now()) >= _WARM
                 try:
                     return await association.c_store(
                         instance, priority=priority, move_originator=move_originator, timeout=timeout
                     )
                 except AssociationError as error:
                     attempts -= 1
-                    if not attempts or self._closed or _is_to_blame(error, association):
+                    if not attempts or self._closed:
+                        raise
+                    if _is_to_blame(error, association) and not (
+                        was_warm and _is_by_peer(error, association)
+                    ):
                         raise
 
 
@@ -239,3 +254,14 @@ def _is_to_blame(error: AssociationError, association: Association) -> bool:
     # Its source has failed in the middle.
     is_own = isinstance(error, AssociationAborted) and error.__cause__ is not None
     return is_own and not isinstance(error.__cause__, RemoteProtocolError)
+
+
+def _is_by_peer(error: AssociationError, association: Association) -> bool:
+    """Whether the peer has ended the association, by whatever means."""
+    if isinstance(error, AssociationAborted):
+        return not error.message and not association.is_established
+    return isinstance(error, (AssociationClosed, AssociationReleased))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

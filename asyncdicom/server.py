@@ -272,6 +272,16 @@ class Server:
         """How many associations are open."""
         return len(self._associated)
 
+    @property
+    def maximum_associations(self) -> int:
+        """How many associations may be open."""
+        return self._setup.limits.maximum_associations
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether nobody new comes in any more."""
+        return self._admission.is_closed
+
     def renew(
         self,
         *,

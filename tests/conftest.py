@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from asyncdicom.net.tls_sessions import SESSIONS
 from asyncdicom.windows import WINDOWS
 
 # Modules that tests share: with this their assertions hold as well where Python runs with -O.
@@ -30,6 +31,7 @@ def pytest_asyncio_loop_factories(
 def nothing_remembered() -> None:
     """What one test learns of a peer holds for no other, which may have the same port."""
     WINDOWS.clear()
+    SESSIONS.clear()
 
 
 @pytest.fixture(scope="session")

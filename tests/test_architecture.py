@@ -31,7 +31,7 @@ LEVELS: list[set[str]] = [
     {"server", "running"},
     {"__init__"},
 ]
-TOOLS = {"archive", "cli", "conformance", "gateway", "__main__"}
+TOOLS = {"archive", "cli", "conformance", "doctor", "gateway", "__main__"}
 RANK = {name: rank for rank, level in enumerate(LEVELS) for name in level}
 
 SANS_IO = {"_version", "_sop_classes", "exceptions", "status", "uid", "address", "options", "naming"} | {
@@ -122,14 +122,14 @@ def test_below_the_line_there_is_no_io(path: Path) -> None:
     assert not used & SLOW
 
 
-# What decides in the gateway has time as an argument, too, and knows no socket and no task.
+# What decides in the gateway has time as an argument, too, and knows no socket and no task; so does doctor.
 DECIDES = [
     PACKAGE / "gateway" / f"{name}.py" for name in ("facts", "patterns", "rules", "sender", "verdicts")
-]
+] + [PACKAGE / "doctor" / "causes.py"]
 
 
 @pytest.mark.parametrize("path", DECIDES, ids=name_of)
-def test_what_decides_in_the_gateway_does_no_io(path: Path) -> None:
+def test_what_decides_does_no_io(path: Path) -> None:
     assert not {name.split(".")[0] for name in imports(path, at_import=False)} & IO
 
 
@@ -175,10 +175,10 @@ def test_a_second_place_that_knows_the_database_is_noticed() -> None:
     }
 
 
-# What makes file calls of its own in the archive: the folder itself, its marker, its index; stored files are
-# for the blobs alone.
+# What makes file calls of its own in the archive: the folder itself, its marker, its index, its copies;
+# stored files are for the blobs alone.
 MAKES_FILE_CALLS = {
-    f"archive/{name}.py" for name in ("__init__", "archive", "file_calls", "maintenance", "marker")
+    f"archive/{name}.py" for name in ("__init__", "archive", "backup", "file_calls", "maintenance", "marker")
 }
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from asyncdicom.archive.arrival import OnConflict, OnMismatch, Rules
 from asyncdicom.archive.blobs.folder import FolderBlobs
-from asyncdicom.archive.blobs.room import Room
+from asyncdicom.archive.blobs.room import Room, Space
 from asyncdicom.archive.care import Care
 from asyncdicom.archive.errors import ArchiveError, reason
 from asyncdicom.archive.file_calls import FileCalls
@@ -112,9 +112,10 @@ class Archive:
         self.happened: Counter[str] = Counter()
         """What happened to instances since the start, beside being stored: by its name, how many times."""
         self.is_new = False
+        self._room = Room(self.directory, self._calls, minimum_free)
         self._intake = Intake(
             self._blobs,
-            Room(self.directory, self._calls, minimum_free),
+            self._room,
             keeps_incomplete=incomplete == "store",
             maximum_size=maximum_size,
             happened=self.happened,
@@ -394,6 +395,15 @@ class Archive:
             raise
         except (OSError, IndexFailed) as error:
             raise ArchiveError(f"{self.directory}: disk or index failed ({reason(error)})") from error
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether what arrives can be indexed: the archive is open, and its writer is at work."""
+        return self._is_open and self._ingest.is_alive
+
+    async def space(self) -> Space:
+        """Tell how much room the disk has, and whether that is too little to store. As `read`."""
+        return await self.read(self._room.look)
 
     async def counts(self) -> dict[str, int]:
         """Count patients, studies, series, instances and what is in quarantine, by table name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from asyncdicom.archive.arrival import Outcome
 from asyncdicom.archive.aside import Aside
@@ -118,6 +118,18 @@ class Care:
     def verify(self, pace: Callable[[int], None]) -> Iterator[Verified]:
         """Compare each file with its row; ``pace`` is called with what was read, and may wait or raise."""
         return verified(self._index.upkeep, self._blobs, pace)
+
+    def copy_index(self, path: str) -> None:
+        """Copy the whole index to a path that nothing is at; for any thread."""
+        self._index.copy_to(path)
+
+    def kept(self, sop_instance_uids: Sequence[str]) -> dict[str, str]:
+        """Give the SOP Class UID of each that is stored whole, and whose file is there in its size."""
+        return {
+            uid: sop_class
+            for uid, sop_class, file, size in self._index.upkeep.complete(sop_instance_uids)
+            if self._blobs.size(self._blobs.path(file)) == size
+        }
 
     # the sweep
 

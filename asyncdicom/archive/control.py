@@ -35,7 +35,10 @@ _CONNECTIONS = 8
 _IDLE = 30.0  # seconds for the request, and for the other side to read an answer
 _CONNECTING = 5.0  # seconds
 # Methods that an archive has only together with something else, by their first word.
-_RUN_BY = {"route": "the process that serves it has no gateway: start it with qrscp --gateway FILE"}
+_RUN_BY = {
+    "route": "the process that serves it has no gateway: start it with qrscp --gateway FILE",
+    "top": "the process that serves it is a program of its own: top looks at serve and qrscp",
+}
 
 
 class NotServed(Exception):

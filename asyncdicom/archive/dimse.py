@@ -22,6 +22,7 @@ from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.arrival import Outcome
+from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.find import MatchingInstances
 from asyncdicom.archive.index.base import IndexFailed
 from asyncdicom.archive.index.kinds import NEWEST
@@ -55,8 +56,10 @@ from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import Server, serve
 from asyncdicom.services.account import note_asked
+from asyncdicom.services.commitment import StorageCommitment
 from asyncdicom.services.contexts import Proposable, in_order
 from asyncdicom.services.node import Node
+from asyncdicom.services.references import Reference
 from asyncdicom.services.request import EchoHandler, NormalizedHandlers, Retrieval
 from asyncdicom.services.responses import Response
 from asyncdicom.services.retrieve import GetService
@@ -76,7 +79,15 @@ if TYPE_CHECKING:
     from socket import socket
     from ssl import SSLContext
 
-__all__ = ["Answers", "ArchiveProvider", "find", "matching_instances", "serve_archive", "status_of"]
+__all__ = [
+    "Answers",
+    "ArchiveProvider",
+    "commitment_of",
+    "find",
+    "matching_instances",
+    "serve_archive",
+    "status_of",
+]
 
 _T = TypeVar("_T")
 
@@ -436,6 +447,33 @@ class ArchiveProvider:
         self._retrievals[peer] -= 1
         if not self._retrievals[peer]:
             del self._retrievals[peer]
+
+
+def commitment_of(archive: Archive) -> StorageCommitment:
+    """Give the service of storage commitment (PS3.4 Annex J) that is responsible for what an archive has.
+
+    An instance is committed that is stored whole, and whose file has its size: 0x0112 says that it is not
+    here, 0x0119 that its SOP Class is another one. Reports are kept in memory until they are delivered.
+    """
+
+    async def check(request: Request, references: tuple[Reference, ...]) -> Mapping[Reference, int]:
+        uids = [reference.sop_instance_uid for reference in references]
+        try:
+            kept = await archive.read(archive.care.kept, uids)
+        except ArchiveError as error:
+            _LOG.error("storage commitment: %s", error)
+            comment = "the index cannot be read"
+            raise StatusError(Response(Status.PROCESSING_FAILURE, error_comment=comment)) from None
+        return {reference: _failure_of(reference, kept) for reference in references}
+
+    return StorageCommitment(check)
+
+
+def _failure_of(reference: Reference, kept: Mapping[str, str]) -> int:
+    sop_class = kept.get(reference.sop_instance_uid)
+    if sop_class is None:
+        return int(Status.NO_SUCH_OBJECT_INSTANCE)
+    return 0 if sop_class == reference.sop_class_uid else int(Status.CLASS_INSTANCE_CONFLICT)
 
 
 def _model_of(request: Request) -> InformationModel:

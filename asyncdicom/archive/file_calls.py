@@ -118,6 +118,10 @@ class FileCalls:
         os.chmod(path, FOLDER_MODE)
         return True
 
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty folder."""
+        os.rmdir(path)
+
     def lock_directory(self, path: str) -> int:
         """Take a folder for this process alone until the descriptor is closed (-1 where that is unknown).
 

@@ -96,6 +96,11 @@ class Ingest:
         """Start the thread."""
         self._thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread is at work."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """Commit what is queued, then end the thread. Blocks."""
         self._queue.put(None)

@@ -17,9 +17,21 @@ from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.file_calls import FileCalls
 
-__all__ = ["MARKER", "Marker", "check_place", "next_marker", "no_archive", "read_marker", "write_marker"]
+__all__ = [
+    "MARKER",
+    "RESTORING",
+    "Marker",
+    "check_place",
+    "next_marker",
+    "no_archive",
+    "read_marker",
+    "write_marker",
+]
 
 MARKER = "archive.json"
+RESTORING = "restoring"
+"""The folder that is there while a backup is put back."""
+
 _MAXIMUM_SIZE = 65536
 _LOOKED_AT = 200  # entries of a foreign folder that are looked at for DICOM files
 
@@ -81,6 +93,8 @@ def check_place(folders: Folders, calls: FileCalls, marker: Marker | None, *, ex
                 "the folder there, or mount its disk there"
             )
     names = set(calls.names(root))
+    if RESTORING in names:
+        raise ArchiveError(f"the restore of a backup into {root} has not come to its end: run it again")
     has_index, has_objects = "index.sqlite" in names, folders.has_objects()
     if marker is None and not has_index and not has_objects:
         if existing:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.aside import Quarantined
+from asyncdicom.archive.daily_methods import DAILY_METHODS
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.outbox_methods import OUTBOX_METHODS
 from asyncdicom.archive.scrub import Pace
@@ -133,6 +134,7 @@ METHODS: dict[str, Method] = {
     "quarantine list": _list,
     "quarantine accept": _accept,
     "quarantine purge": _purge,
+    **DAILY_METHODS,
     **OUTBOX_METHODS,
 }
 """What can be asked, by name."""

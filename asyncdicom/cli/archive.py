@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 import click
 
+from asyncdicom.cli.archive_daily import COMMANDS
 from asyncdicom.cli.asking import Line, ask_archive, asking, result_of, show
 from asyncdicom.cli.groups import Group
 from asyncdicom.cli.number import Number
@@ -24,6 +25,10 @@ _NAME = "asyncdicom archive"
 def command(ctx: click.Context, directory: str) -> None:
     """Look after the archive in the folder DIR: the process that serves it is asked, if there is one."""
     ctx.obj = directory
+
+
+for _each_of_them in COMMANDS:
+    command.add_command(_each_of_them)
 
 
 @command.command()

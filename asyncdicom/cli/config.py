@@ -30,6 +30,8 @@ maximum_associations = 500
 
 [timeouts]                       # any of `Timeouts`
 idle = "off"
+
+The tables `destinations` and `routes` make a gateway of it: they are read by `gateway.config`.
 """
 
 from __future__ import annotations
@@ -70,7 +72,11 @@ _KEYS: dict[str, type] = {
     "minimum_free": int,
     "scrub": int,
     "quarantine_limit": int,
+    "existing": bool,
     "gateway": str,
+    "commitment": bool,
+    "worklist": str,
+    "http": str,
     "strict": bool,
     "log_file": str,
     "log_level": str,
@@ -80,7 +86,10 @@ _KEYS: dict[str, type] = {
     "peers": dict,
     "limits": dict,
     "timeouts": dict,
+    "destinations": dict,
+    "routes": list,
 }
+_OF_GATEWAY = ("destinations", "routes")  # tables that its own reader reads
 _OF_PEER = ("networks", "certificates", "services", "move_destinations")
 _SECONDS = ("connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout")
 _PEER_KEYS: dict[str, type | tuple[type, ...]] = {
@@ -117,7 +126,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     ``tls`` is the table of that name, ``peer_tls`` what peers say of TLS (see `secured`), ``certificates_at``
     where certificates of callers are asked for; ``limits`` and ``timeouts`` are `Limits` and `Timeouts`;
-    ``place_of`` gives the file and line of a key.
+    ``place_of`` gives the file and line of a key; ``has_gateway``: the file has tables of a gateway.
     Raises `ConfigError`, which names file and line.
     """
     where = os.fspath(path)
@@ -152,7 +161,12 @@ def _place(file: str, text: str, key: tuple[str, ...]) -> str:
 
 
 def _understood(config: dict[str, Any]) -> dict[str, Any]:
+    has_gateway = [name for name in _OF_GATEWAY if config.pop(name, None) is not None]
     _check(config, _KEYS, ())
+    if has_gateway and "gateway" in config:
+        raise _WrongError(f"gateway names a file, and {has_gateway[0]} are here, too", ("gateway",))
+    if has_gateway:
+        config["has_gateway"] = True
     _check_tls(config.get("tls", {}), ("tls",))
     if "tls" in config and "certificate" not in config["tls"]:
         raise _WrongError('tls: a server needs a certificate: certificate = "FILE", key = "FILE"', ("tls",))

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asyncdicom import uid
 from asyncdicom.cli.keys import UNIQUE_KEYS
-from asyncdicom.exceptions import PresentationContextError, StatusError
+from asyncdicom.data.elements import decode
+from asyncdicom.exceptions import DataSetError, PresentationContextError, StatusError
 from asyncdicom.services.contexts import MAXIMUM_CONTEXTS
 from asyncdicom.telemetry.log import Log
 
@@ -31,8 +32,18 @@ log = Log("asyncdicom.cli")
 Pair = tuple[str, str]
 """SOP class and transfer syntax."""
 
+_MOST_ELEMENTS = 16_384  # of a match
 _MOST_SYNTAXES = 64  # of an instance; an association has room for twice as many contexts
 _UIDS_AT_ONCE = 500  # a UI value in explicit VR has at most 65,534 bytes, a UID 64
+
+# What a match is looked through for.
+_TAGS = {
+    "SOPClassUID": 0x00080016,
+    "SOPInstanceUID": 0x00080018,
+    "AvailableTransferSyntaxUID": 0x00083002,
+    "StudyInstanceUID": 0x0020000D,
+    "SeriesInstanceUID": 0x0020000E,
+}
 
 # For an instance whose SOP class is known, and nothing else.
 SYNTAXES = (
@@ -103,9 +114,6 @@ async def find_instances(association: Association, query: Wanted) -> list[Found]
 
     Gives nothing if the peer does not answer such queries.
     """
-    from pydicom import config
-
-    config.settings.reading_validation_mode = config.IGNORE  # what a peer answers is taken as it is
     model = query.model
     if model.levels[-1] != "IMAGE":
         return []
@@ -136,10 +144,34 @@ async def _children(
     asked = [UNIQUE_KEYS[level]]
     if level == "IMAGE":
         asked += ["SOPClassUID", "AvailableTransferSyntaxUID"]
-    matches = await association.c_find(
-        {"QueryRetrieveLevel": level} | dict.fromkeys(asked, "") | node, information_model=query.model
+    operation = association.c_find(
+        {"QueryRetrieveLevel": level} | dict.fromkeys(asked, "") | node,
+        information_model=query.model,
+        raw=True,  # of a study of 5,000 images, data sets would take longer than all the rest
     )
-    return [node | {key: match.get(key) for key in asked} for match in matches if match.get(asked[0])]
+    syntax = next(
+        context.transfer_syntax
+        for context in association.contexts.values()
+        if context.abstract_syntax == query.sop_class("find")
+    )
+    matches = [_uids_in(match, syntax, asked) for match in await operation]
+    return [node | match for match in matches if match.get(asked[0])]
+
+
+def _uids_in(match: bytes, transfer_syntax: str, asked: Sequence[str]) -> dict[str, Any]:
+    """The UIDs that a match tells, by keyword; of a match that cannot be read, none."""
+    found: dict[str, Any] = dict.fromkeys(asked)
+    try:
+        elements = decode(match, transfer_syntax, strict=False, maximum_elements=_MOST_ELEMENTS)
+    except DataSetError as error:
+        log.warning("a match of the C-FIND cannot be read, and is left out: %s", error)
+        return found
+    keywords = {_TAGS[keyword]: keyword for keyword in asked}
+    for tag, _, value in elements:
+        if tag in keywords:
+            uids = [uid.strip("\0 ") for uid in value.decode("ascii", "replace").split("\\")]
+            found[keywords[tag]] = uids[0] if len(uids) == 1 else uids
+    return found
 
 
 def _found(node: dict[str, Any]) -> Found:

@@ -52,19 +52,21 @@ def command(
 async def _get(peer: Peer, query: Wanted, receiver: Receiver, as_json: bool) -> int:
     from asyncdicom.cli.getplan import divide, find_instances
     from asyncdicom.cli.retrieval import report, retrieve
+    from asyncdicom.endings import Endings
     from asyncdicom.services.contexts import expand, retrieval_contexts
 
-    try:
-        async with peer.associate([query.sop_class("find")]) as association:
-            found = await find_instances(association, query)
-    except AssociationAborted as error:  # some abort what they do not answer
-        log.info("the peer does not tell what there is (%s): proposing a list of usual contexts", error)
-        found = []
     results = []
-    for share in divide(found, query):
-        contexts = [*expand([query.sop_class("get")]), *retrieval_contexts(share.pairs)]
-        async with peer.associate(contexts, c_store=receiver) as association:
-            for identifier in share.identifiers:
-                operation = association.c_get(identifier, information_model=query.model)
-                results.append(await retrieve(operation))
-    return report(results, receiver, as_json)
+    async with Endings() as endings:
+        try:
+            async with peer.associate([query.sop_class("find")], endings=endings) as association:
+                found = await find_instances(association, query)
+        except AssociationAborted as error:  # some abort what they do not answer
+            log.info("the peer does not tell what there is (%s): proposing a list of usual contexts", error)
+            found = []
+        for share in divide(found, query):
+            contexts = [*expand([query.sop_class("get")]), *retrieval_contexts(share.pairs)]
+            async with peer.associate(contexts, endings=endings, c_store=receiver) as association:
+                for identifier in share.identifiers:
+                    operation = association.c_get(identifier, information_model=query.model)
+                    results.append(await retrieve(operation))
+        return report(results, receiver, as_json)

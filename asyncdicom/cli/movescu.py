@@ -102,7 +102,7 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-async def _only(peer: Peer) -> AccessPolicy:
+async def only_peer(peer: Peer) -> AccessPolicy:
     """Let nobody in but the peer that was asked: from its addresses, by its AE title if that was given."""
     import asyncio
 
@@ -144,7 +144,7 @@ async def _move(
                 c_store=receiver,
                 contexts=TAKEN,
                 unknown_storage=True,
-                access=await _only(peer),
+                access=await only_peer(peer),
                 ssl=peer.tls.server(),
                 limits=peer.limits,
                 trace=options.get("trace"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import ssl as ssl_module
 
     from asyncdicom.association import Association
+    from asyncdicom.endings import Endings
     from asyncdicom.net.tls_files import TlsFiles
     from asyncdicom.options import Limits, Timeouts
     from asyncdicom.services.contexts import Proposable
@@ -88,7 +90,7 @@ class Peer(NamedTuple):
             "limits": self.limits,
             "user_identity": self.user_identity,
             "calling_ae_title": self.calling_ae_title,
-            "ssl": self.tls.client(),
+            "ssl": _client_context(self.tls),
             "server_hostname": self.server_hostname,
         }
         if self.debug:
@@ -99,15 +101,25 @@ class Peer(NamedTuple):
 
     @asynccontextmanager
     async def associate(
-        self, contexts: Iterable[Proposable], **options: Any
+        self, contexts: Iterable[Proposable], *, endings: Endings | None = None, **options: Any
     ) -> AsyncGenerator[Association, None]:
-        """Associate as the command line says; `options` are more of those of `associate`."""
+        """Associate as the command line says; `options` are more of those of `associate`.
+
+        With `endings` the block is left without waiting for the end of a release.
+        """
         from asyncdicom.client import associate
         from asyncdicom.services.contexts import expand
 
         proposed = expand(contexts)
         log.info("%s: requesting an association as %s", self.address, self.calling_ae_title)
-        async with associate(self.address, contexts=proposed, **self.options(), **options) as association:
+        opening = associate(self.address, contexts=proposed, **self.options(), **options)
+        async with opening if endings is None else endings.instead_of(opening) as association:
             accepted = len(association.contexts)
             log.info("%s: %d of %d presentation contexts accepted", self.address, accepted, len(proposed))
             yield association
+
+
+@cache
+def _client_context(tls: Tls) -> ssl_module.SSLContext | None:
+    """One for all associations of a tool: so the next one may resume the session of the one before."""
+    return tls.client()

@@ -160,14 +160,17 @@ def study_of(received: Path) -> str:
 
 
 def _uids_in(received: Path, tags: Iterable[int]) -> dict[int, str]:
-    with received.open("rb") as file:
-        head = file.read(_HEAD)
-    meta = read_file_meta(head)
-    scanner = Scanner(meta.transfer_syntax_uid, frozenset(tags))
-    try:
-        scanner.feed(memoryview(head)[meta.offset :])
-    except DataSetError:
-        pass  # what was read before it counts
+    with received.open("rb", buffering=0) as file:
+        head = file.read(HEAD_SIZE)
+        meta = read_file_meta(head)
+        scanner = Scanner(meta.transfer_syntax_uid, frozenset(tags))
+        piece = head[meta.offset :]
+        try:
+            while piece and not scanner.done and file.tell() <= _HEAD:
+                scanner.feed(piece)
+                piece = file.read(HEAD_SIZE)
+        except DataSetError:
+            pass  # what was read before it counts
     found = dict.fromkeys(tags, "")
     for tag, element in scanner.found.items():
         found[tag] = bytes(element.value).decode("ascii", "replace").rstrip("\0 ")

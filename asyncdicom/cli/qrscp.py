@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,24 +13,16 @@ from asyncdicom.access import ANYBODY, AccessPolicy, Peer
 from asyncdicom.cli.config import ConfigError, parse_peer, read_config, secured
 from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import PORT, server_options
-from asyncdicom.cli.output import json_text
 from asyncdicom.cli.peer import Tls
-from asyncdicom.cli.reloading import Rereadable, parameters_again, reload_with
-from asyncdicom.cli.run import EXIT_CODES, FAILED, complain, run, with_descriptors
+from asyncdicom.cli.reloading import Rereadable
+from asyncdicom.cli.run import EXIT_CODES, run, with_descriptors
+from asyncdicom.cli.serving import Known, Setup, serve_all
 from asyncdicom.options import Limits, Timeouts
-from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
-    from ssl import SSLContext
-
-    from asyncdicom.archive import Archive
-    from asyncdicom.archive.operations import Method
     from asyncdicom.gateway.config import GatewayConfig
-    from asyncdicom.server import Server
 
 __all__ = ["command"]
-
-log = Log("asyncdicom.cli")
 
 _PLACE_OF = "asyncdicom.place_of"
 # Parameter -> the key of the file that it has another name in.
@@ -41,9 +33,7 @@ _KEYS = {
     "crl": ("tls", "crl"),
 }
 _LOOPBACK = ("localhost", "::1")
-_MOST_TOLD = 8  # destinations by name
-# The parameters that SIGHUP reads again; what else has changed takes a restart.
-_RELOADED = {"configured", "peers", "plain_peers", "strict", "identity", "trusted", "crl", "ignore_peer_cert"}
+_OF_ARCHIVE = ("durability", "on_conflict", "on_mismatch", "incomplete", "existing")
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> dict[str, Any]:
@@ -57,6 +47,8 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -
         raise click.UsageError(str(error)) from None
     ctx.meta[_PLACE_OF] = config.pop("place_of")
     others = {key: config.pop(key) for key in ("access", "limits", "timeouts", "peer_tls", "certificates_at")}
+    if config.pop("has_gateway", False):
+        config["gateway"] = path
     tls = config.pop("tls", None)
     if tls is not None:
         config["identity"] = (tls.get("key", tls["certificate"]), tls["certificate"])
@@ -110,6 +102,33 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
         except ValueError as error:
             raise click.UsageError(f"{param.opts[0]} {text}: {error}; write it as AET=host:port") from None
     return peers
+
+
+def _place(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, int] | None:
+    """Read where to listen."""
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise click.BadParameter(f"{text!r} is no place to listen at: write HOST:PORT, or PORT")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
+def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
+    """Import a function by its name."""
+    if text is None:
+        return None
+    module, _, name = text.partition(":")
+    try:
+        function = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        why = f"{error}" if isinstance(error, ImportError) else f"{module or 'it'} has no {name!r}"
+        raise click.BadParameter(
+            f"{text}: {why}; write it as module:function, and let $PYTHONPATH lead to the module"
+        ) from None
+    if not callable(function):
+        raise click.BadParameter(f"{text} is no function")
+    return function
 
 
 @click.command(cls=_Configured, epilog=EXIT_CODES)
@@ -207,7 +226,26 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     type=click.Path(dir_okay=False),
     metavar="FILE",
     help="Send on what is received, to the destinations and by the routes in this file (TOML; see asyncdicom "
-    "route check).",
+    "route check). Without it, by those of the configuration file, if it has any.",
+)
+@click.option(
+    "--commitment",
+    is_flag=True,
+    help="Take part in storage commitment: say of stored instances that they are kept. The callers need an "
+    "address in the configuration, where they get the answer.",
+)
+@click.option(
+    "--worklist",
+    metavar="MODULE:FUNCTION",
+    callback=_function,
+    help="Answer Modality Worklist queries with what this Python function yields (see asyncdicom.Worklist).",
+)
+@click.option(
+    "--http",
+    metavar="[HOST:]PORT",
+    callback=_place,
+    help="Answer GET of /healthz, /readyz and /metrics here (Prometheus; needs asyncdicom[metrics]). Without "
+    "HOST it is 127.0.0.1: who can connect needs no password.",
 )
 @click.option(
     "--quarantine-limit",
@@ -232,33 +270,48 @@ def command(
     as_json: bool,
     tls: Tls,
     limits: dict[str, int],
-    peers: dict[str, Peer],
-    plain_peers: dict[str, Peer],
-    strict: bool | None,
-    gateway: str | None,
     **options: Any,
 ) -> int:
     """Run an archive: it receives instances, answers queries and sends what is asked for.
 
-    SIGHUP reads the configuration file and the certificates again: who may call, C-MOVE destinations and TLS
-    are then what they say; the rest takes a restart. What is wrong is logged, and changes nothing.
+    SIGHUP reads the configuration file and the certificates again: who may call, C-MOVE destinations, TLS and
+    routes are then what they say; the rest takes a restart. What is wrong is logged, and changes nothing.
     """
     context = click.get_current_context()
-    known = _known(context.params, aet, host, tls)
-    routes = None if gateway is None else _read_gateway(gateway, tls)
-    return run(
-        lambda: _serve(
-            known,
-            context,
-            aet,
-            host,
-            as_json,
-            limits=with_descriptors(replace(configured["limits"], **limits)),
-            timeouts=configured["timeouts"],
-            gateway=routes,
-            **options,
-        )
+
+    def find(parameters: Mapping[str, Any]) -> Known:
+        return _known(parameters, aet, host, Tls.of(parameters))
+
+    setup = Setup(
+        name=context.command_path,
+        context=context,
+        find=find,
+        known=find(context.params),
+        ae_title=aet,
+        host=host,
+        port=options["port"],
+        as_json=as_json,
+        debug=options["debug"],
+        archive={name: options[name] for name in _OF_ARCHIVE} | _of_archive(options),
+        limits=with_descriptors(replace(configured["limits"], **limits)),
+        timeouts=configured["timeouts"],
+        commitment=options["commitment"],
+        worklist=options["worklist"],
+        http=options["http"],
+        relational=options["relational"],
     )
+    return run(lambda: serve_all(setup))
+
+
+def _of_archive(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what `Archive` calls otherwise, or measures otherwise."""
+    minimum = options["minimum_free"]
+    return {
+        "directory": options["data"],
+        "minimum_free": None if minimum is None else minimum << 20,
+        "scrub": options["scrub"] << 20,
+        "maximum_quarantined": options["quarantine_limit"],
+    }
 
 
 def _read_gateway(path: str, tls: Tls) -> GatewayConfig:
@@ -271,45 +324,7 @@ def _read_gateway(path: str, tls: Tls) -> GatewayConfig:
         raise click.UsageError(str(error)) from None
 
 
-@asynccontextmanager
-async def _sending_on(
-    archive: Archive, config: GatewayConfig | None, ae_title: str
-) -> AsyncGenerator[dict[str, Method], None]:
-    """Send on what the archive receives; gives what an operator can ask of that."""
-    from asyncdicom.gateway.gateway import Gateway
-    from asyncdicom.gateway.methods import methods_of
-
-    if config is None:
-        yield {}
-        return
-    if not config.rules:
-        log.warning("the gateway's file has no [[routes]]: nothing is sent on")
-    async with Gateway(archive, config, ae_title=ae_title) as gateway:
-        yield methods_of(gateway)
-
-
-class _Known(NamedTuple):
-    """Who may do what, and by which certificates: what can change while the archive serves."""
-
-    access: AccessPolicy
-    told: str
-    ssl: SSLContext | None
-    destination_ssl: SSLContext | None
-
-    def destinations(self, ae_title: str) -> dict[str, Any]:
-        """Where C-MOVE may send to: the archive itself is none of them."""
-        return {title: where for title, where in self.access.destinations.items() if title != ae_title}
-
-    def sends_to(self, ae_title: str, named: Mapping[str, Peer]) -> str:
-        """Say where C-MOVE may send to, and of which peers that were `named` the address is missing."""
-        titles = list(self.destinations(ae_title))
-        more = f" and {len(titles) - _MOST_TOLD} more" if len(titles) > _MOST_TOLD else ""
-        told = f"C-MOVE to {', '.join(titles[:_MOST_TOLD])}{more}" if titles else "no C-MOVE destinations"
-        silent = [title for title, peer in named.items() if peer.destination is None]
-        return f"{told} (no address of {', '.join(silent)})" if silent else told
-
-
-def _known(parameters: Mapping[str, Any], aet: str, host: str, tls: Tls) -> _Known:
+def _known(parameters: Mapping[str, Any], aet: str, host: str, tls: Tls) -> Known:
     """Find out of the command line and the files that it names. Raises ``click.UsageError``."""
     configured, strict = parameters["configured"], parameters["strict"]
     everybody: dict[str, Peer] = (
@@ -338,132 +353,6 @@ def _known(parameters: Mapping[str, Any], aet: str, host: str, tls: Tls) -> _Kno
             "one: use TLS and say whom it trusts, with +tls KEY CERT +cf FILE, or in the file with [tls] and "
             "its key, certificate and trusted"
         )
-    return _Known(access, who, tls.server(), tls.for_destinations())
-
-
-class _Reload:
-    """What SIGHUP does: finds out who is known now, and lets the server know."""
-
-    def __init__(self, server: Server, known: _Known, context: click.Context, aet: str, host: str) -> None:
-        self._server = server
-        self._known = known
-        self._context = context
-        self._before = context.params
-        self._aet = aet
-        self._host = host
-
-    def load(self) -> tuple[_Known, dict[str, Any]]:
-        """Read everything again."""
-        parameters = parameters_again(self._context)
-        tls = Tls.of(parameters)
-        if (tls.identity is None) != (self._known.ssl is None):
-            raise click.UsageError("TLS cannot begin or end while the archive serves: restart it for that")
-        return _known(parameters, self._aet, self._host, tls), parameters
-
-    def use(self, loaded: tuple[_Known, dict[str, Any]]) -> None:
-        """Let it be in force; tells what is not."""
-        known, parameters = loaded
-        self._server.renew(
-            ssl=known.ssl,
-            destination_ssl=known.destination_ssl,
-            destinations=known.destinations(self._aet),
-        )
-        self._known.access.renew(known.access)
-        before, self._before = self._before, parameters
-        changed = [name for name in parameters if name not in _RELOADED and parameters[name] != before[name]]
-        now, then = parameters["configured"], before["configured"]
-        changed += [table for table in ("limits", "timeouts") if now[table] != then[table]]
-        if changed:
-            log.warning("SIGHUP: a restart is needed for what changed of %s", ", ".join(changed))
-
-
-async def _serve(
-    known: _Known,
-    context: click.Context,
-    aet: str,
-    host: str,
-    as_json: bool,
-    *,
-    port: int,
-    data: str,
-    relational: tuple[str, ...],
-    durability: str,
-    on_conflict: str,
-    on_mismatch: str,
-    incomplete: str,
-    minimum_free: int | None,
-    existing: bool,
-    scrub: int,
-    quarantine_limit: int,
-    gateway: GatewayConfig | None,
-    limits: Limits,
-    timeouts: Timeouts,
-    debug: bool,
-) -> int:
-    from asyncdicom.address import Address
-    from asyncdicom.archive import Archive, ArchiveError
-    from asyncdicom.archive.control import Control
-    from asyncdicom.archive.dimse import serve_archive
-    from asyncdicom.cli.dump import trace
-    from asyncdicom.cli.printing import Printer
-    from asyncdicom.running import serve_until_stopped
-    from asyncdicom.telemetry.log_output import reopen_logs
-
-    try:
-        with Printer(as_json=as_json) as printer:
-            async with (
-                Archive(
-                    data,
-                    durability=durability,
-                    on_conflict=on_conflict,
-                    on_mismatch=on_mismatch,
-                    incomplete=incomplete,
-                    minimum_free=None if minimum_free is None else minimum_free << 20,
-                    existing=existing,
-                    scrub=scrub << 20,
-                    maximum_quarantined=quarantine_limit,
-                ) as archive,
-                _sending_on(archive, gateway, aet) as methods,
-                serve_archive(
-                    archive,
-                    Address(aet, host, port),
-                    access=known.access,
-                    relational=relational,
-                    ssl=known.ssl,
-                    destination_ssl=known.destination_ssl,
-                    timeouts=timeouts,
-                    limits=limits,
-                    trace=trace if debug else None,
-                ) as server,
-            ):
-                counts = await archive.counts()
-                where = Address(aet, host, server.port).place
-                told = {
-                    "ae_title": aet,
-                    "host": host,
-                    "port": server.port,
-                    "data": archive.directory,
-                    "destinations": list(known.destinations(aet)),
-                    "counts": counts,
-                }
-                text = (
-                    f"{aet} listens on {where}; {known.told}; "
-                    f"{known.sends_to(aet, context.params['peers'])}; durability: {durability}\n"
-                    f"{archive.directory}: {counts['study']} studies, {counts['instance']} instances. "
-                    "Ctrl-C stops."
-                )
-                reload = _Reload(server, known, context, aet, host)
-                on_reload = reload_with(reload.load, reload.use)
-
-                async def again() -> None:
-                    reopen_logs()
-                    await on_reload()
-
-                async with Control(archive, on_reload=again, methods=methods):
-                    return await serve_until_stopped(
-                        server,
-                        on_reload=[on_reload],
-                        on_ready=lambda: printer.line(json_text(told) if as_json else text),
-                    )
-    except ArchiveError as error:
-        return complain("asyncdicom qrscp", str(error), FAILED)
+    gateway = parameters["gateway"]
+    routes = None if gateway is None else _read_gateway(gateway, tls)
+    return Known(access, who, tls.server(), tls.for_destinations(), routes)

@@ -9,9 +9,11 @@ import click
 
 from asyncdicom.cli.asking import ask_archive, asking, result_of, show
 from asyncdicom.cli.groups import Group
+from asyncdicom.cli.number import Number
 from asyncdicom.cli.outbox import delivery, say
 from asyncdicom.cli.output import json_line, json_text
 from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain
+from asyncdicom.cli.top import duration
 from asyncdicom.telemetry.text import printable
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ _DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(file_oka
 _STATUS = (
     "{destination} ({address}): {state}; {ready} ready, {waiting} waiting, {leased} claimed, "
     "{under_way} under way, {failed} failed, {delivered_since_start} delivered since start"
+    "{oldest}"
 )
 _TROUBLE = "; last trouble: {last_trouble}"
 _TOTALS = "{destinations} destinations; {unrouted} instances are not routed"
@@ -125,8 +128,12 @@ def status(directory: str, as_json: bool) -> int:
     async def work() -> int:
         async with aclosing(ask_archive(directory, "route status")) as lines:
             async for line in lines:
-                text = _STATUS if "destination" in line else _TOTALS
-                show(line, as_json, text + (_TROUBLE if line.get("last_trouble") else ""))
+                if as_json or "destination" not in line:
+                    show(line, as_json, _TOTALS)
+                    continue
+                age = line["oldest_seconds"]
+                oldest = f"; the oldest is owed for {duration(age)}" if age else ""
+                show({**line, "oldest": oldest}, False, _STATUS + (_TROUBLE if line["last_trouble"] else ""))
         return OK
 
     return asking(_NAME, work)
@@ -155,6 +162,15 @@ def why(directory: str, uid: str, as_json: bool) -> int:
 def retry(directory: str, destination: str, as_json: bool) -> int:
     """Try again now what has failed for the destination NAME, or waits for it."""
     return say(directory, "retry", (), destination, False, as_json)
+
+
+@command.command()
+@_DIRECTORY
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, type=Number(1))
+@_JSON
+def skip(directory: str, ids: tuple[int, ...], as_json: bool) -> int:
+    """Give up deliveries, by the numbers that `why` shows; the index keeps what they were."""
+    return say(directory, "drop", ids, None, False, as_json)
 
 
 @command.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
@@ -13,7 +14,7 @@ from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.index.work import State
 from asyncdicom.archive.outbox import LEASE
-from asyncdicom.gateway.config import GatewayConfig
+from asyncdicom.gateway.config import GatewayConfig, GatewayDestination
 from asyncdicom.gateway.link import Link
 from asyncdicom.gateway.rerouting import reroute
 from asyncdicom.gateway.routing import DELIVERY, UNROUTED, Routing, line_of, members_of
@@ -66,9 +67,7 @@ class Gateway:
             )
         self._tell_where()
         self._tell_lost(counts)
-        ordered = [name for name, each in self.config.destinations.items() if each.options.ordered]
-        self._routing = Routing(self.config.rules, ordered)
-        self._archive.route(self._routing)
+        self._use_rules()
         self._unsubscribe = self._archive.outbox.subscribe(self._wake)
         for link in self._links.values():
             link.start()
@@ -160,15 +159,59 @@ class Gateway:
         await self._archive.outbox.pause(name, paused=paused)
         self._links[name].pause(paused=paused)
 
+    def renew(self, config: GatewayConfig) -> list[str]:
+        """Route by other rules from now on; gives what takes a new gateway, as it would be written.
+
+        Destinations stay as they are. Rules that need others of them, or another `first_of`, are not taken:
+        then the rules stay, too.
+        """
+        before, now = self.config, config
+        names = sorted({*before.destinations, *now.destinations})
+        other = [
+            f"destinations.{name}"
+            for name in names
+            if _without_tls(before.destinations.get(name)) != _without_tls(now.destinations.get(name))
+        ]
+        if not now.destinations.keys() <= self._links.keys() or not now.rules.groups <= before.rules.groups:
+            return [*other, "routes"]
+        self.config = replace(before, rules=now.rules)
+        self._use_rules()
+        return other
+
+    def _use_rules(self) -> None:
+        ordered = [name for name, each in self.config.destinations.items() if each.options.ordered]
+        self._routing = Routing(self.config.rules, ordered)
+        self._archive.route(self._routing)
+
     async def status(self) -> list[dict[str, Any]]:
         """Give, of each destination, its state and what waits for it. Raises `ArchiveError`."""
         counts = await self._archive.read(self._archive.deliveries.counts)
-        return [{**link.status(), **_of_lines(counts, link.lines)} for link in self._links.values()]
+        oldest = await self._archive.read(self._archive.deliveries.oldest)
+        now = self._archive.outbox.clock()
+        return [
+            {
+                **link.status(),
+                **_of_lines(counts, link.lines),
+                "oldest_seconds": _age(oldest, link.lines, now),
+            }
+            for link in self._links.values()
+        ]
 
     async def unrouted(self) -> int:
         """Count the instances that nobody knows where to send. Raises `ArchiveError`."""
         counts = await self._archive.read(self._archive.deliveries.counts)
         return sum(number for kind, _, _, number in counts if kind == UNROUTED)
+
+
+def _without_tls(destination: GatewayDestination | None) -> GatewayDestination | None:
+    """Give what two readings of the same text have in common: contexts are made anew each time."""
+    return destination and replace(destination, destination=replace(destination.destination, ssl=None))
+
+
+def _age(oldest: Mapping[tuple[str, str], float], lines: Collection[str], now: float) -> float:
+    """Give for how many seconds the oldest delivery of some lines is owed; 0: none is."""
+    since = min((oldest.get((DELIVERY, line), now) for line in lines), default=now)
+    return round(max(now - since, 0.0), 1)
 
 
 def _of_lines(counts: Iterable[tuple[str, str, int, int]], lines: Collection[str]) -> dict[str, int]:

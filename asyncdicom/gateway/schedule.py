@@ -42,6 +42,16 @@ class Schedule:
         self._windows = tuple(_parse(window) for window in windows)
         self._zone = zone
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return self._windows, str(self._zone)
+
     def is_open(self, when: datetime) -> bool:
         """Tell whether a time, which knows its zone, is in one of the windows."""
         if not self._windows:

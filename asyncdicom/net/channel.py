@@ -281,7 +281,7 @@ class Channel:
             self.transport.write(out)
         if core.wants_close and not self._is_closing:
             self._is_closing = True
-            self.transport.close()
+            self.transport.close(is_over=isinstance(core.failure, AssociationReleased))
             if core.failure is not None:
                 # A peer that does not take the last bytes must not keep the connection.
                 self._linger = self._loop.call_later(_CLOSE_LINGER, self.transport.abort)

@@ -231,13 +231,19 @@ class Transport(asyncio.BufferedProtocol):
         if self._transport is not None and not self._lost and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def close(self) -> None:
-        """Close when what was written is on its way; a peer that does not take it is cut off in time."""
+    def close(self, *, is_over: bool = False) -> None:
+        """Close when what was written is on its way; a peer that does not take it is cut off in time.
+
+        `is_over`: the peer has taken it all, and has nothing more to say. Then its close_notify is not waited
+        for, which would cost a round trip (RFC 8446 6.1).
+        """
         if self._transport is None or self._lost or self._cut is not None:
             return
         self._flush()
         self._forget_descriptor()
         self._transport.close()
+        if is_over and self.is_tls:  # our close_notify leaves in this turn of the event loop, or in the next
+            self._loop.call_soon(self._loop.call_soon, self._transport.abort)
         if self._close_timeout is not None:
             self._cut = self._loop.call_later(self._close_timeout, self._transport.abort)
 

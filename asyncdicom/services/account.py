@@ -10,6 +10,7 @@ from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.channel import IncomingRequest
 from asyncdicom.services.responses import Response
+from asyncdicom.telemetry import counters
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import name_of, transfer_syntax
 
@@ -58,6 +59,7 @@ def tell(incoming: IncomingRequest, response: Response) -> None:
 
     It names UIDs, and never a person. Called when the response is on its way: nobody waits for the log.
     """
+    counters.answered[incoming.command.command_field, response.status] += 1
     is_news = response.status.is_failure and not incoming.is_told
     level = logging.WARNING if is_news else logging.INFO
     if not log.is_enabled_for(level):

@@ -5,7 +5,29 @@ They are counted without a lock: a figure may be a few too low when threads coun
 
 from __future__ import annotations
 
-__all__ = ["commands_failed", "log_errors", "log_lines_lost"]
+from collections import Counter
+
+__all__ = [
+    "answered",
+    "associations_accepted",
+    "associations_rejected",
+    "commands_failed",
+    "connections_refused",
+    "log_errors",
+    "log_lines_lost",
+]
+
+answered: Counter[tuple[int, int]] = Counter()
+"""Requests of peers that were answered, by the Command Field of the request and the final Status."""
+
+associations_accepted = 0
+"""Associations that peers have asked for, and got."""
+
+associations_rejected = 0
+"""Associations that peers have asked for, and did not get."""
+
+connections_refused = 0
+"""Connections that were closed before they could ask: by their address, or because there were too many."""
 
 commands_failed = 0
 """Commands for received instances or studies that could not be run, or failed."""

@@ -174,5 +174,5 @@ FAMILIES: Sequence[Tools] = (Ours(), Dcmtk(), Pynetdicom(), Dcm4che())
 
 
 def environment() -> dict[str, str]:
-    """Give the environment of all tools."""
-    return dcmtk.environment(nodelay=True) | {"PYTHONPATH": str(ROOT)}
+    """Give the environment of all tools: as installed, with all modules compiled, whatever we were told."""
+    return dcmtk.environment(nodelay=True) | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from importlib import import_module
 from pathlib import Path
 
+import click
 import pytest
 from cli.running import Tool, write_instance
 
 from asyncdicom import Limits, Request, Timeouts, serve
+from asyncdicom.__main__ import TOOLS
 from asyncdicom.cli.fields import documentation
+from asyncdicom.cli.number import Number
 
 PEER = "SCP@127.0.0.1:1"
 UID = "StudyInstanceUID=1.2"
@@ -146,3 +150,36 @@ async def test_habits_of_dcmtk_that_change_nothing(tool: Tool, tmp_path: Path, l
 async def test_dash_h_is_help(tool: Tool) -> None:
     code, out, _ = await tool("storescu", "-h")
     assert (code, out.startswith("Usage: asyncdicom storescu")) == (0, True)
+
+
+def every_command(command: click.Command) -> Iterator[click.Command]:
+    yield command
+    for one in getattr(command, "commands", {}).values():
+        yield from every_command(one)
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_number_is_told_of_in_words(name: str) -> None:
+    """Not as click does it: INTEGER RANGE, "'x' is not a valid integer range", 1<=x<=65535."""
+    tool: click.Command = import_module(f"asyncdicom.cli.{name}").command
+    for command in every_command(tool):
+        for param in command.params:
+            kinds = (click.types.IntParamType, click.types.FloatParamType)
+            assert not isinstance(param.type, kinds) or getattr(param, "is_flag", False), (command, param)
+
+
+@pytest.mark.parametrize(
+    ("number", "value", "says"),
+    [
+        (Number(1), "0", "a whole number of at least 1, not 0"),
+        (Number(1), "1.5", "a whole number of at least 1, not '1.5'"),
+        (Number(1, 9), "", "a whole number from 1 to 9, not ''"),
+        (Number(1, 9), "10", "a whole number from 1 to 9, not 10"),
+        (Number(0, whole=False, above=True), "0", "a number above 0, not 0"),
+        (Number(0, whole=False), "nan", "a number of at least 0, not nan"),
+    ],
+)
+def test_what_is_no_such_number(number: Number, value: str, says: str) -> None:
+    with pytest.raises(click.BadParameter) as caught:
+        number.convert(value, None, None)
+    assert caught.value.message == f"it has to be {says}"

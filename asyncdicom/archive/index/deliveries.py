@@ -349,6 +349,38 @@ class DeliveryReader:
                 found += [(kind, name, int(state), n) for kind, name, n in connection.execute(statement)]
         return found
 
+    def oldest(self) -> dict[tuple[str, str], float]:
+        """Give, by kind and destination, since when the oldest is owed that is not done and has not failed.
+
+        That is when it first failed, or else when it was enqueued. Of what is ready, one row each is read.
+        """
+        since: dict[tuple[str, str], float] = {}
+        when = func.coalesce(delivery.c.first_error_at, delivery.c.due)
+        with TRANSLATED, self._engine.connect() as connection:
+            rows: list[Any] = []
+            for state in (State.WAITING, State.LEASED):
+                lines = select(delivery.c.kind, delivery.c.destination, func.min(when)).where(_is(state))
+                rows += connection.execute(lines.group_by(delivery.c.destination, delivery.c.kind))
+            ready = select(delivery.c.kind, delivery.c.destination, delivery.c.priority).where(
+                _is(State.READY)
+            )
+            for kind, name, priority in connection.execute(ready.distinct()).all():
+                first = (
+                    select(when)
+                    .where(
+                        _is(State.READY),
+                        delivery.c.kind == kind,
+                        delivery.c.destination == name,
+                        delivery.c.priority == priority,
+                    )
+                    .order_by(delivery.c.id)
+                    .limit(1)
+                )
+                rows += [(kind, name, at) for at in connection.scalars(first)]
+        for kind, name, at in rows:
+            since[kind, name] = min(at, since.get((kind, name), at))
+        return since
+
     def page(
         self, state: State, *, name: str | None = None, after: int = 0, limit: int = PAGE
     ) -> list[DeliveryRow]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from asyncdicom.archive.file_calls import FileCalls
 
-__all__ = ["STEPS", "migrate"]
+__all__ = ["STEPS", "copy_index", "migrate"]
 
 
 def _to_3(cursor: Any) -> None:
@@ -67,7 +67,7 @@ def migrate(connection: Any, path: str, calls: FileCalls, version: int, wanted: 
     has changed.
     """
     copy = f"{path}.schema-{version}"
-    _copy(connection, copy, calls)
+    copy_index(connection, copy, calls)
     with closing(connection.cursor()) as cursor:
         cursor.execute("BEGIN IMMEDIATE")
         try:
@@ -82,7 +82,8 @@ def migrate(connection: Any, path: str, calls: FileCalls, version: int, wanted: 
     return copy
 
 
-def _copy(connection: Any, target: str, calls: FileCalls) -> None:
+def copy_index(connection: Any, target: str, calls: FileCalls) -> None:
+    """Copy the whole index, as it is now, to a path; others go on writing. The path has it all or nothing."""
     half = f"{target}.half"
     calls.remove(half)
     calls.restrict(half, make=True)  # SQLite takes one that is empty

@@ -5,12 +5,14 @@ Nothing outside this package knows what it is made of.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.deliveries import DeliveryReader
 from asyncdicom.archive.index.failing import TRANSLATED
+from asyncdicom.archive.index.migrations import copy_index
 from asyncdicom.archive.index.opening import (
     SYNCHRONOUS,
     is_damaged,
@@ -40,6 +42,7 @@ class Index:
 
     def __init__(self, directory: str, *, durability: str, readers: int, calls: FileCalls) -> None:
         path = os.path.join(directory, FILE)
+        self._calls = calls
         with TRANSLATED:
             self._engine = open_index(path, durability=durability, readers=readers, calls=calls)
         self.upkeep = Reader(self._engine)
@@ -70,6 +73,16 @@ class Index:
     def place(self) -> Place:
         """Give how far the scrub has come."""
         return read_place(self._engine)
+
+    def copy_to(self, path: str) -> None:
+        """Copy all that is committed to a new index at a path; who writes goes on meanwhile.
+
+        Raises ``FileExistsError`` if something is there.
+        """
+        if self._calls.look(path) is not None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        with TRANSLATED, self._engine.connect() as connection:
+            copy_index(connection.connection.driver_connection, path, self._calls)
 
     def close(self) -> None:
         """Give the connections up."""

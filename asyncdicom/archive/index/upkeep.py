@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -79,6 +79,19 @@ class Reader:
         statement = select(*columns).where(table.c.id > after).order_by(table.c.id).limit(PAGE)
         with TRANSLATED, self._engine.connect() as connection:
             return [FileRow(*row) for row in connection.execute(statement)]
+
+    def complete(self, sop_instance_uids: Sequence[str]) -> Iterator[Any]:
+        """Give UID, SOP Class UID, file and its size in bytes of those that are stored, and complete."""
+        columns = [instance.c[name] for name in ("sop_instance_uid", "sop_class_uid", "file")]
+        size = instance.c.data_set_offset + instance.c.data_set_length
+        for start in range(0, len(sop_instance_uids), PAGE // 2):
+            some = sop_instance_uids[start : start + PAGE // 2]
+            statement = select(*columns, size).where(
+                instance.c.sop_instance_uid.in_(some), instance.c.incomplete == 0
+            )
+            with TRANSLATED, self._engine.connect() as connection:
+                found = connection.execute(statement).all()
+            yield from found
 
     def counts(self) -> dict[str, int]:
         """Count the rows of every table."""

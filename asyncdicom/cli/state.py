@@ -1,0 +1,115 @@
+"""The state of a process that serves an archive, as one mapping: metrics, `top` and alarms are made of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from asyncdicom._version import __version__
+from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.dimse.messages import CommandField
+from asyncdicom.status import Status
+from asyncdicom.telemetry import counters
+
+if TYPE_CHECKING:
+    from asyncdicom.archive import Archive
+    from asyncdicom.gateway.gateway import Gateway
+    from asyncdicom.server import Server
+
+__all__ = ["Observer", "State"]
+
+State = Mapping[str, Any]
+"""Plain JSON. Peers' own words are in `last_trouble` of destinations alone."""
+
+_SHARED = 1.0  # seconds that what was found out is given to others, too
+_SHARE = 10  # and at least so many times what it took: who asks without end takes a tenth of the index
+
+
+@dataclass
+class Observer:
+    """Finds out the state of what runs; `extra` gives more of it.
+
+    Who asks while it is found out gets the same as who asked first.
+    """
+
+    archive: Archive
+    server: Server
+    gateway: Gateway | None
+    started: float = field(default_factory=time.time)
+    extra: dict[str, Any] = field(default_factory=dict)
+    _finding: asyncio.Task[State] | None = None
+    _until: float = 0.0
+
+    async def state(self) -> State:
+        """Give the state, at most a second old, or ten times what it takes to find it out. Never raises."""
+        now = asyncio.get_running_loop().time()
+        if self._finding is None or (self._finding.done() and now >= self._until):
+            self._finding = asyncio.get_running_loop().create_task(self._find())
+        return await asyncio.shield(self._finding)
+
+    async def close(self) -> None:
+        """Wait for what is being found out."""
+        if self._finding is not None:
+            await asyncio.wait((self._finding,))
+
+    def why_not_ready(self) -> list[str]:
+        """Say what keeps it from taking instances, as far as that is known without looking at the disk."""
+        reasons = []
+        if self.server.is_closing:
+            reasons.append("it is being stopped")
+        if not self.archive.is_writing:
+            reasons.append("the index's writer has ended")
+        return reasons
+
+    async def _find(self) -> State:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        state: dict[str, Any] = {
+            "version": __version__,
+            "started": self.started,
+            "uptime": round(time.time() - self.started, 3),
+            "associations": {
+                "open": self.server.associations,
+                "limit": self.server.maximum_associations,
+                "accepted": counters.associations_accepted,
+                "rejected": counters.associations_rejected,
+                "connections_refused": counters.connections_refused,
+            },
+            "operations": _operations(),
+            "events": dict(self.archive.happened),
+            "delivery_events": dict(self.archive.outbox.happened),
+            "log": {"errors": counters.log_errors, "lines_lost": counters.log_lines_lost},
+            "commands_failed": counters.commands_failed,
+            **self.extra,
+        }
+        reasons = self.why_not_ready()
+        try:
+            await self._look(state)
+            if state["disk"]["is_short"]:
+                reasons.append("its disk has too little room: C-STORE is answered with 0xA700")
+        except ArchiveError as error:
+            reasons.append(str(error))
+        took = loop.time() - began
+        self._until = loop.time() + max(_SHARED, _SHARE * took)
+        return {**state, "ready": not reasons, "why_not": reasons}
+
+    async def _look(self, state: dict[str, Any]) -> None:
+        """Look at the disk and into the index. Raises `ArchiveError`."""
+        state["disk"] = (await self.archive.space())._asdict()
+        state["archive"] = await self.archive.read(self.archive.care.stat)
+        if self.gateway is not None:
+            state["destinations"] = await self.gateway.status()
+            state["unrouted"] = await self.gateway.unrouted()
+
+
+def _operations() -> list[dict[str, Any]]:
+    """Give how many requests were answered, by operation and category of Status."""
+    found: Counter[tuple[str, str]] = Counter()
+    for (field_, status), number in list(counters.answered.items()):
+        name = CommandField(field_).name.removesuffix("_RQ").replace("_", "-")
+        found[name, Status(status).category] += number
+    return [{"operation": name, "outcome": what, "number": n} for (name, what), n in sorted(found.items())]
