@@ -41,7 +41,12 @@ if TYPE_CHECKING:
     from asyncdicom.options import ByRole, Limits, Timeouts
     from asyncdicom.pool import AssociationPool
     from asyncdicom.running import run, serve_until_stopped
-    from asyncdicom.server import Server, serve
+    from asyncdicom.scu.client import Client
+    from asyncdicom.scu.finding import Finding
+    from asyncdicom.scu.results import Instance, Matches, Retrieved, Stored, StoreResult
+    from asyncdicom.scu.retrieving import Retrieving
+    from asyncdicom.scu.storing import Storable, Storing
+    from asyncdicom.server import AssociationHook, Server, serve
     from asyncdicom.services.commitment import (
         CommitmentCheck,
         CommitmentResult,
@@ -106,12 +111,14 @@ __all__ = [
     "AssociationAborted",
     "AssociationClosed",
     "AssociationError",
+    "AssociationHook",
     "AssociationPool",
     "AssociationRejected",
     "AssociationReleased",
     "AssociationTimeout",
     "ByRole",
     "BytesSource",
+    "Client",
     "Command",
     "CommandField",
     "CommitmentCheck",
@@ -124,12 +131,15 @@ __all__ = [
     "EchoHandler",
     "FileSource",
     "FindHandler",
+    "Finding",
     "GetService",
     "Identifier",
     "InformationModel",
+    "Instance",
     "LazySources",
     "Limits",
     "LocalProtocolError",
+    "Matches",
     "MoveService",
     "Node",
     "NormalizedHandler",
@@ -153,16 +163,22 @@ __all__ = [
     "RetrieveHandler",
     "RetrieveOperation",
     "RetrieveResult",
+    "Retrieved",
+    "Retrieving",
     "Server",
     "Service",
     "Skipped",
     "Source",
     "Status",
     "StatusError",
+    "Storable",
     "Storage",
     "StorageCommitment",
     "StorageCommitmentUser",
     "StoreHandler",
+    "StoreResult",
+    "Stored",
+    "Storing",
     "Timeouts",
     "TlsFiles",
     "Trace",
@@ -207,7 +223,12 @@ _MODULES = {
     "options": "ByRole Limits Timeouts",
     "pool": "AssociationPool",
     "running": "run serve_until_stopped",
-    "server": "Server serve",
+    "scu.client": "Client",
+    "scu.finding": "Finding",
+    "scu.results": "Instance Matches Retrieved Stored StoreResult",
+    "scu.retrieving": "Retrieving",
+    "scu.storing": "Storable Storing",
+    "server": "AssociationHook Server serve",
     "services.commitment": (
         "CommitmentCheck CommitmentResult Reference StorageCommitment StorageCommitmentUser"
     ),

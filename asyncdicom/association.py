@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
+from asyncdicom.dataset import as_tags
 from asyncdicom.dimse.messages import CommandField
 from asyncdicom.exceptions import LocalProtocolError
 from asyncdicom.net.channel import Channel
@@ -15,7 +16,7 @@ from asyncdicom.services import query, retrieve, storage, verification
 from asyncdicom.services.builtin import check_handlers
 from asyncdicom.services.contexts import check_storage_contexts, find_normalized_context
 from asyncdicom.services.node import Node as ServerNode
-from asyncdicom.services.normalized import as_tags, invoke
+from asyncdicom.services.normalized import invoke
 from asyncdicom.services.request import ReceivedRequest, StoreHandler
 from asyncdicom.services.responses import Identifier, Response
 from asyncdicom.services.retrieve import RetrieveOperation

@@ -6,7 +6,7 @@ pydicom takes long to import, so only these functions do it, when they are calle
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +14,20 @@ from asyncdicom.data.charset import TEXT_VRS, codec_of
 from asyncdicom.data.elements import (
     MAXIMUM_ELEMENTS,
     UNDEFINED_LENGTH,
+    VRS,
+    Element,
     Skipped,
     Walked,
     show,
     syntax_to_read,
     walking,
 )
+from asyncdicom.data.elements import encode as encode_elements
 from asyncdicom.data.inflation import MAXIMUM_INFLATED, deflate, inflating
 from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
     TransferSyntax,
@@ -342,3 +346,41 @@ def _holds(text: str, encodings: Sequence[str]) -> bool:
 def _is_ascii(dataset: Dataset) -> bool:
     texts = (str(element.value) for element in dataset.iterall() if element.VR in TEXT_VRS)
     return all(text.isascii() for text in texts)
+
+
+def as_tags(attributes: Iterable[int | str]) -> tuple[int, ...]:
+    """Make tags of tags and keywords; ValueError for what is neither."""
+    if isinstance(attributes, (int, str)):
+        attributes = (attributes,)
+    return tuple(_tag(attribute) for attribute in attributes)
+
+
+def _tag(attribute: int | str) -> int:
+    tag: int | None
+    if isinstance(attribute, str):
+        from pydicom.datadict import tag_for_keyword
+
+        tag = tag_for_keyword(attribute)
+        if tag is None:
+            raise ValueError(f"{attribute!r} is not a keyword of the data dictionary (PS3.6)")
+        return tag
+    if not 0 <= attribute <= 0xFFFFFFFF:
+        raise ValueError(f"{attribute!r} is no tag")
+    return int(attribute)
+
+
+def picked(elements: Mapping[int, Element], transfer_syntax_uid: str) -> Dataset:
+    """A ``Dataset`` of a few raw elements, without anything of a file. Raises ``DataSetError``."""
+    if transfer_syntax(transfer_syntax_uid).deflated:
+        transfer_syntax_uid = EXPLICIT_VR_LITTLE_ENDIAN
+    data = encode_elements(
+        [(tag, _vr_of(element), element.value) for tag, element in sorted(elements.items())],
+        transfer_syntax_uid,
+    )
+    dataset = decode(data, transfer_syntax_uid, strict=False)
+    del dataset.file_meta
+    return dataset
+
+
+def _vr_of(element: Element) -> str:
+    return element.vr if element.vr.encode("ascii", "replace") in VRS else "UN"

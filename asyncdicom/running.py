@@ -24,6 +24,7 @@ __all__ = [
     "STOPPED",
     "Stoppable",
     "hold_reloads",
+    "loop_factory",
     "run",
     "run_coroutine",
     "serve_until_stopped",
@@ -87,16 +88,19 @@ def run(
     return run_coroutine(serve)
 
 
-def run_coroutine(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    """Run a coroutine on uvloop (on asyncio's own loop where there is no uvloop); cancelled: gives 130."""
-    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes event loops: uvloop's, or None for asyncio's own where there is no uvloop."""
     try:
         import uvloop
     except ModuleNotFoundError:
-        pass
-    else:
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def run_coroutine(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Run a coroutine on uvloop (on asyncio's own loop where there is no uvloop); cancelled: gives 130."""
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             return runner.run(work())
         except asyncio.CancelledError:  # by a second signal

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 import ssl as ssl_module
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple, TypeVar, Unpack
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, TypeVar, Unpack
 
 from asyncdicom.access import AccessPolicy, Grant, Peers, check_services
 from asyncdicom.address import Address
@@ -38,7 +40,7 @@ from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import SOP_CLASSES, STORAGE
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, Policy, PresentationContext
 
-__all__ = ["Server", "serve"]
+__all__ = ["AssociationHook", "Server", "serve"]
 
 log = Log("asyncdicom.server")
 
@@ -47,6 +49,9 @@ Destinations = Mapping[str, str | Address | Destination] | Callable[[Request], A
 _T = TypeVar("_T")
 
 Access = AccessPolicy | Peers
+
+AssociationHook: TypeAlias = Callable[[Association], object]
+"""A plain function that is told of an association."""
 
 
 class _Setup(NamedTuple):
@@ -61,6 +66,8 @@ class _Setup(NamedTuple):
     limits: Limits
     ssl: ssl_module.SSLContext | None
     trace: Trace | None
+    association_opened: AssociationHook | None
+    association_closed: AssociationHook | None
 
 
 @explains_options
@@ -81,6 +88,8 @@ def serve(
     ssl: ssl_module.SSLContext | None = None,
     sock: socket.socket | None = None,
     reuse_port: bool = False,
+    association_opened: AssociationHook | None = None,
+    association_closed: AssociationHook | None = None,
     timeouts: Timeouts = Timeouts(),
     limits: Limits = Limits(),
     trace: Trace | None = None,
@@ -106,6 +115,9 @@ def serve(
     call; by default anybody may do everything. `ssl`: a context for TLS. `sock`: a listening or bound
     socket to use instead of the address; `reuse_port`: let other processes listen there too.
 
+    `association_opened` and `association_closed`: plain functions that are called with the `Association`, in
+    the event loop, when one was accepted, and when it has ended, however it did; what they raise is logged.
+
     `timeouts`: how long to wait for what, in seconds, and `limits`: how many may come, and how much is
     taken of them; each field of `Timeouts` and `Limits` says what exceeding it leads to. `trace`: is called
     with ("sent" | "received", command or event) for each message.
@@ -128,6 +140,8 @@ def serve(
     outgoing.find = _finder(destinations if destinations is not None else policy.destinations)
     check_context(ssl)
     check_context(destination_ssl)
+    for hook in (association_opened, association_closed):
+        _check_hook(hook)
     own = list(services)
     wanted = expand(contexts) if contexts is not None else None
     handlers = {
@@ -169,6 +183,8 @@ def serve(
         limits=limits,
         ssl=ssl,
         trace=trace,
+        association_opened=association_opened,
+        association_closed=association_closed,
     )
 
     async def start() -> Server:
@@ -177,6 +193,33 @@ def serve(
         return server
 
     return Opening(start, _leave)
+
+
+def _check_hook(hook: object) -> None:
+    if hook is not None and (not callable(hook) or inspect.iscoroutinefunction(hook)):
+        raise TypeError(f"association_opened and association_closed are plain functions, not {hook!r:.100}")
+
+
+def _tell(hook: AssociationHook, association: Association) -> None:
+    try:
+        hook(association)
+    except Exception:
+        log.exception("%s: a hook of the server failed", association)
+
+
+class _Telling(Dispatcher):
+    """A dispatcher that tells a hook of the end of its association."""
+
+    def __init__(
+        self, association: Association, grant: Grant, services: Services, hook: AssociationHook
+    ) -> None:
+        super().__init__(association, grant, services)
+        self._hook = partial(_tell, hook, association)
+
+    def association_ended(self) -> None:
+        """Tell the services, and the hook."""
+        super().association_ended()
+        self._hook()
 
 
 def _finder(destinations: Destinations) -> Callable[[Request], Destination | None]:
@@ -330,8 +373,13 @@ class Server:
     # accepting
 
     def _dispatcher(self, channel: Channel, grant: Grant) -> Dispatcher:
-        services = self._setup.services
-        return Dispatcher(Association(channel, services), grant, services)
+        setup = self._setup
+        association = Association(channel, setup.services)
+        if setup.association_opened is not None:  # when it has been accepted
+            asyncio.get_running_loop().call_soon(_tell, setup.association_opened, association)
+        if setup.association_closed is None:
+            return Dispatcher(association, grant, setup.services)
+        return _Telling(association, grant, setup.services, setup.association_closed)
 
     def _take(self, connection: socket.socket, host: str) -> None:
         loop = asyncio.get_running_loop()

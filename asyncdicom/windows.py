@@ -6,12 +6,16 @@ one that they have granted comes. Whoever associates asks here first, and tells 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from asyncdicom.address import Address
 
-__all__ = ["WINDOWS", "WindowMemory"]
+__all__ = ["MINDS", "WINDOWS", "WindowMemory"]
+
+MINDS = 3600.0
+"""Seconds that no window is proposed to a peer that minds it."""
 
 _MAXIMUM = 1000  # peers that are remembered
-_MINDS = 3600.0  # seconds that no window is proposed to a peer that minds it
 _CLEARED = 60.0  # seconds that a peer which fails without a window as well is asked once only
 _STRIKES = (
     2  # associations lost with several operations outstanding, until the window is taken for the reason
@@ -30,11 +34,16 @@ class _Known:
 
 
 class WindowMemory:
-    """Remembers peers by their address and AE title, for an hour at most. Time is an argument, in seconds."""
+    """Remembers peers by their address and AE title, for an hour at most. Time is an argument, in seconds.
+
+    An archive remembers them across its restarts (`archive.peers`).
+    """
 
     def __init__(self, maximum: int = _MAXIMUM) -> None:
         self._maximum = maximum
         self._known: dict[Address, _Known] = {}
+        self.on_minds: list[Callable[[Address], None]] = []
+        """Are told of each peer that is found to mind it: for those who remember it for longer."""
 
     def may_propose(self, peer: Address, now: float) -> bool:
         """Whether a window may be proposed to this peer."""
@@ -48,8 +57,13 @@ class WindowMemory:
 
     def minds(self, peer: Address, now: float) -> None:
         """It took the association without a window, and not with one."""
-        known = self._renew(peer, now + _MINDS)
+        known = self._renew(peer, now + MINDS)
         known.minds = True
+        self._tell(peer)
+
+    def learn(self, peer: Address, until: float) -> None:
+        """It is known from before that it minds the window; that holds until then."""
+        self._renew(peer, until).minds = True
 
     def cleared(self, peer: Address, now: float) -> None:
         """It did not take the association without a window either: that was not the reason."""
@@ -62,14 +76,20 @@ class WindowMemory:
 
         `is_certain`: by an A-ABORT. Otherwise it takes two such losses in an hour: it may also have crashed.
         """
-        known = self._renew(peer, now + _MINDS)
+        known = self._renew(peer, now + MINDS)
         known.strikes += _STRIKES if is_certain else 1
         known.minds = known.minds or known.strikes >= _STRIKES
+        if known.minds:
+            self._tell(peer)
         return known.minds
 
     def clear(self) -> None:
         """Forget all."""
         self._known.clear()
+
+    def _tell(self, peer: Address) -> None:
+        for tell in self.on_minds:
+            tell(peer)
 
     def _get(self, peer: Address, now: float) -> _Known | None:
         known = self._known.get(peer)

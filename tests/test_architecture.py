@@ -26,9 +26,11 @@ LEVELS: list[set[str]] = [
     {"net"},
     {"services"},
     {"association", "opening", "admission"},
-    {"client"},
+    {"client", "endings"},
     {"outgoing", "pool"},
     {"server", "running"},
+    {"scu"},
+    {"sync"},
     {"__init__"},
 ]
 TOOLS = {"archive", "cli", "conformance", "doctor", "gateway", "__main__"}
@@ -178,7 +180,8 @@ def test_a_second_place_that_knows_the_database_is_noticed() -> None:
 # What makes file calls of its own in the archive: the folder itself, its marker, its index, its copies;
 # stored files are for the blobs alone.
 MAKES_FILE_CALLS = {
-    f"archive/{name}.py" for name in ("__init__", "archive", "backup", "file_calls", "maintenance", "marker")
+    f"archive/{name}.py"
+    for name in ("__init__", "archive", "backup", "file_calls", "journal", "maintenance", "marker")
 }
 
 

@@ -104,6 +104,17 @@ PROMISED = [
     "Worklist",
     "MODALITY_WORKLIST",
     "STORAGE_COMMITMENT_PUSH_MODEL",
+    "AssociationHook",
+    "Client",
+    "Finding",
+    "Instance",
+    "Matches",
+    "Retrieved",
+    "Retrieving",
+    "Storable",
+    "StoreResult",
+    "Stored",
+    "Storing",
 ]
 
 
@@ -132,7 +143,7 @@ def test_the_version_is_one() -> None:
 
 LIBRARY = sorted(
     path
-    for folder in ("", "net", "services", "ul", "dimse", "data")
+    for folder in ("", "net", "services", "scu", "ul", "dimse", "data")
     for path in (Path(asyncdicom.__file__).parent / folder).glob("*.py")
     if not path.name.startswith("__")
 )
@@ -168,7 +179,9 @@ def test_what_is_public_is_explained(name: str) -> None:
     assert not documentation.startswith(f"{name}("), "a NamedTuple's own docstring says nothing"
 
 
-@pytest.mark.parametrize("cls", [asyncdicom.Association, asyncdicom.Server, asyncdicom.DataStream])
+@pytest.mark.parametrize(
+    "cls", [asyncdicom.Association, asyncdicom.Client, asyncdicom.Server, asyncdicom.DataStream]
+)
 def test_every_public_method_is_explained(cls: type) -> None:
     for name, member in vars(cls).items():
         if not name.startswith("_") and (callable(member) or isinstance(member, property)):

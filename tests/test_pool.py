@@ -4,17 +4,24 @@ import asyncio
 from typing import Any
 
 import pytest
-from helpers.peer import CT, eventually, instance, nothing_left  # noqa: F401
+from helpers.peer import CT, MR, eventually, instance, nothing_left  # noqa: F401
 
 from asyncdicom import (
+    STUDY_ROOT,
+    VERIFICATION,
     AssociationClosed,
     AssociationPool,
+    AssociationRejected,
     Limits,
     LocalProtocolError,
+    PresentationContextError,
     Request,
     StatusError,
+    retrieval_contexts,
     serve,
 )
+
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
 
 def address(server: Any) -> str:
@@ -169,3 +176,74 @@ async def test_a_failed_status_is_no_reason_to_give_an_association_up() -> None:
             async with pool.acquire() as association:
                 assert association.is_established
             assert server.associations == 1
+
+
+# contexts that are needed
+
+
+def proposed(association: Any) -> set[str]:
+    return {context.abstract_syntax for context in association._channel.request.presentation_contexts}
+
+
+async def test_an_instance_gets_the_context_that_it_needs() -> None:
+    async with serve("SCP@127.0.0.1:0", c_store=on_store) as server:
+        async with AssociationPool(address(server), size=2) as pool:
+            for sop_class in (CT, MR, CT, MR):
+                assert (await pool.c_store(instance(sop_class=sop_class))).status == 0
+            assert server.associations == 2
+            async with pool.acquire([MR]) as association:
+                assert {CT, MR} <= proposed(association)
+            pool.expect([SEGMENTATION])
+            async with pool.acquire([STUDY_ROOT], alone=True) as association:
+                assert {CT, MR, SEGMENTATION, STUDY_ROOT.find, VERIFICATION} <= proposed(association)
+            assert server.associations == 2, "an idle one made room"
+
+
+async def test_a_context_that_the_peer_refuses_is_not_asked_for_again() -> None:
+    async with serve("SCP@127.0.0.1:0", c_store=on_store, contexts=[CT]) as server:
+        async with AssociationPool(address(server), size=4) as pool:
+            for _ in range(3):
+                with pytest.raises(PresentationContextError):
+                    await pool.c_store(instance(sop_class=MR))
+            assert server.associations == 2 or len(pool._users) == 1
+
+
+async def test_roles_of_one_sop_class_are_kept_apart() -> None:
+    async with serve("SCP@127.0.0.1:0", c_store=on_store) as server:
+        async with AssociationPool(address(server), size=1) as pool:
+            await pool.c_store(instance())
+            async with pool.acquire(retrieval_contexts([CT])) as association:
+                request: Any = association._channel.request
+                (role,) = request.user_information.role_selections
+                assert (role.scu_role, role.scp_role) == (False, True)
+            assert (await pool.c_store(instance())).status == 0
+
+
+async def test_no_more_contexts_than_an_association_has() -> None:
+    classes = [f"1.2.3.{number}" for number in range(200)]
+    async with serve("SCP@127.0.0.1:0", c_store=on_store) as server:
+        async with AssociationPool(address(server), size=1) as pool:
+            pool.expect(classes)
+            async with pool.acquire([STUDY_ROOT]) as association:
+                there = proposed(association)
+            assert len(there) == 128
+            assert {classes[-1], VERIFICATION} <= there
+            assert classes[0] not in there
+
+
+async def test_a_peer_that_takes_no_more_is_served_over_what_there_is() -> None:
+    limits = Limits(maximum_associations=1)
+    async with serve("SCP@127.0.0.1:0", c_store=on_store, limits=limits) as server:
+        async with AssociationPool(address(server), size=3, contexts=[CT], operations=1) as pool:
+            responses = await asyncio.gather(*(pool.c_store(instance()) for _ in range(6)))
+            assert [response.status for response in responses] == [0] * 6
+            assert pool._most() == 1
+            pool._fewer = (1, 0.0)
+            assert pool._most() == 3, "after a while it is asked again"
+
+
+async def test_a_peer_that_takes_nobody_is_told() -> None:
+    async with serve("SCP@127.0.0.1:0", limits=Limits(maximum_associations=0)) as server:
+        async with AssociationPool(address(server)) as pool:
+            with pytest.raises(AssociationRejected):
+                await pool.c_store(instance())

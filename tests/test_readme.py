@@ -28,6 +28,7 @@ from asyncdicom.gateway import Facts, parse_gateway
 README = Path(__file__).parent.parent / "README.md"
 PROGRAM = re.findall(r"<!-- program -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
 JOBS = dict(re.findall(r"<!-- job: (\w+) -->\n```python\n(.*?)```", README.read_text(), re.DOTALL))
+DAILY = dict(re.findall(r"<!-- daily: (\w+) -->\n```python\n(.*?)```", README.read_text(), re.DOTALL))
 PATIENT_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"
 
 Run = Callable[..., Awaitable[dict[str, object]]]
@@ -61,7 +62,7 @@ async def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
                 async with associate(address, contexts=storage_contexts(files)) as association:
                     for file in files:
                         assert (await association.c_store(file)).status.is_success
-            text = re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda port: ports[port[0]], JOBS[job])
+            text = re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda port: ports[port[0]], (JOBS | DAILY)[job])
             code = compile(text, f"README job {job}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             names: dict[str, object] = {"archive": archive}
             await types.FunctionType(code, names)()
@@ -122,9 +123,15 @@ def test_there_are_twelve_jobs() -> None:
     assert len(JOBS) == 12
 
 
+async def test_the_daily_jobs(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    await run("client")
+    assert "13 sent []" in capsys.readouterr().out
+    assert list(Path("received").iterdir())
+
+
 def whole_program(job: str) -> str:
     """What the README says of the jobs: they run inside a coroutine."""
-    lines = JOBS[job].splitlines()
+    lines = (JOBS | DAILY)[job].splitlines()
     imports = [line for line in lines if line.startswith(("import ", "from "))]
     body = [f"    {line}" if line else "" for line in lines if line not in imports]
     return "\n".join(
@@ -142,7 +149,7 @@ def strict_mypy(folder: Path, programs: dict[str, str]) -> str:
 
 def test_types_hold_in_the_program_and_in_every_job(tmp_path: Path) -> None:
     """And in what the package gives to them and takes from them."""
-    programs = {job: whole_program(job) for job in JOBS} | {"program": PROGRAM[0]}
+    programs = {job: whole_program(job) for job in JOBS | DAILY} | {"program": PROGRAM[0]}
     programs["wrong"] = "import asyncdicom\nasyncdicom.new_uid() + 1\n"
     said = strict_mypy(tmp_path, programs).splitlines()
     (error,) = (line for line in said if ": error:" in line)

@@ -819,3 +819,38 @@ async def test_every_address_of_ipv6_is_also_every_one_of_ipv4() -> None:
         async with associate(f"SCP@{host}:{server.port}") as association:
             assert (await association.c_echo()).status == 0
     await server.close()
+
+
+# hooks
+
+
+async def test_hooks_are_told_of_each_association(caplog: pytest.LogCaptureFixture) -> None:
+    told: list[tuple[str, str]] = []
+
+    def opened(association: Association) -> None:
+        assert association.is_established
+        told.append(("opened", association.calling_ae_title))
+
+    def closed(association: Association) -> None:
+        assert not association.is_established
+        told.append(("closed", association.calling_ae_title))
+        raise ZeroDivisionError
+
+    async with serve("SCP@127.0.0.1:0", association_opened=opened, association_closed=closed) as server:
+        address = f"SCP@127.0.0.1:{server.port}"
+        async with associate(address, calling_ae_title="ONE"):
+            pass
+        await eventually(lambda: len(told) == 2)
+        association = await associate(address, calling_ae_title="TWO")
+        await association.abort()
+        await eventually(lambda: len(told) == 4)
+    assert told == [("opened", "ONE"), ("closed", "ONE"), ("opened", "TWO"), ("closed", "TWO")]
+    assert "a hook of the server failed" in caplog.text
+
+
+async def test_hooks_are_plain_functions() -> None:
+    async def hook(association: Association) -> None: ...
+
+    for wrong in (hook, 5):
+        with pytest.raises(TypeError, match="plain functions"):
+            serve("SCP@127.0.0.1:0", association_closed=wrong)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from asyncdicom.archive.find import MatchingInstances, StoredInstance
 from asyncdicom.archive.index.base import IndexFailed
 from asyncdicom.archive.index.matching import IdentifierError, Problem
 from asyncdicom.archive.search import Match
+from asyncdicom.archive.stability import StableStudy
 
 __all__ = [
     "Archive",
@@ -22,6 +23,7 @@ __all__ = [
     "OnConflict",
     "Outcome",
     "Problem",
+    "StableStudy",
     "Stored",
     "StoredInstance",
 ]

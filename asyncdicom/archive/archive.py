@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,13 +27,17 @@ from asyncdicom.archive.index.reader import Row
 from asyncdicom.archive.index.sqlite import DURABILITIES, Index
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.intake import Intake
+from asyncdicom.archive.journal import Journal
 from asyncdicom.archive.leftovers import Swept
 from asyncdicom.archive.marker import Marker, check_place, next_marker, no_archive, read_marker, write_marker
 from asyncdicom.archive.origin import Origin, Router
 from asyncdicom.archive.outbox import Outbox
+from asyncdicom.archive.peers import PeerMemory
+from asyncdicom.archive.reassign import Reassigning
 from asyncdicom.archive.round import Bounds
 from asyncdicom.archive.search import Match, match_of, query_of
 from asyncdicom.archive.sources import batches_of, source_of
+from asyncdicom.archive.stability import StableStudy, stable_studies
 from asyncdicom.archive.stored import Stored
 from asyncdicom.archive.workers import Workers
 from asyncdicom.net.sources import Source
@@ -112,6 +117,7 @@ class Archive:
         self.happened: Counter[str] = Counter()
         """What happened to instances since the start, beside being stored: by its name, how many times."""
         self.is_new = False
+        self._watching: set[str] = set()
         self._room = Room(self.directory, self._calls, minimum_free)
         self._intake = Intake(
             self._blobs,
@@ -154,6 +160,7 @@ class Archive:
         self._is_open = True
         self._intake.open(self._writers, self._ingest)
         self.outbox.start()
+        self._peers.start()
         if self._sweeps:
             self._sweep = asyncio.ensure_future(in_thread(self._upkeep, self.care.sweep))
 
@@ -217,13 +224,20 @@ class Archive:
             )
             self.deliveries = self._index.deliveries
             self.outbox = Outbox(self._ingest.change, self.deliveries, self._outgoing)
+            self._peers = PeerMemory(
+                self._index.learned(time.time()), self._ingest.change, self._outgoing.submit
+            )
             self._ingest.start()
+            journal = Journal(self.directory, self._calls, sync=self._sync)
+            reassigning = Reassigning(journal, self._ingest)
+            self._reconcile(reassigning)
             self.outbox.open()
             self.care = Care(
                 self.directory,
                 self._blobs,
                 self._index,
                 self._ingest,
+                reassigning,
                 scrub_rate=self._scrub_rate,
                 is_closing=lambda: self._is_closing,
                 happened=self.happened,
@@ -231,6 +245,13 @@ class Archive:
             self.care.start(tell=self._sweeps)
         except BaseException:
             self._index.close()
+            raise
+
+    def _reconcile(self, reassigning: Reassigning) -> None:
+        try:
+            reassigning.reconcile()
+        except BaseException:
+            self._ingest.close()
             raise
 
     def _unlock(self) -> None:
@@ -244,6 +265,7 @@ class Archive:
             return
         self._is_open, self._is_closing = False, True
         self._intake.close()
+        self._peers.stop()
         if self._sweep is not None:
             await asyncio.wait((self._sweep,))
         await self.outbox.close()
@@ -362,6 +384,13 @@ class Archive:
         """
         return await self._finder.instances(query, peer)
 
+    async def assigned(self, source: Source, *, peer: Hashable = None) -> Source:
+        """Give what is to be sent of a stored instance: as it is, or with the patient it was put under.
+
+        `peer` and what is raised: as for `rows`.
+        """
+        return await self._finder.assigned(source, peer) if self.care.reassigning.is_used else source
+
     async def upkeep(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
         """Make a call of `care` in the one thread that looks after files, behind a sweep that is under way.
 
@@ -417,6 +446,35 @@ class Archive:
                 f"the index in {self.directory} cannot be read ({reason(error)}): stop what serves it, and "
                 f"have it built again from the files: asyncdicom archive {self.directory} reindex"
             ) from error
+
+    async def stable_studies(
+        self, *, quiet: float = 60.0, name: str = "default"
+    ) -> AsyncGenerator[StableStudy, None]:
+        """Give every study that nothing has come for since `quiet` seconds; one that gets more, again.
+
+        `name`: who asks; each name is given every study. A study counts as given when the next one is asked
+        for: after a crash, or a restart, what was not is given again, with what has come meanwhile. A name
+        that asks for the first time gets what comes from then on. The index is looked at eight times in
+        `quiet`, and at least every 5 seconds. Ends when the archive is closed. Raises ValueError for a time
+        that is not positive, or if somebody has the name now, and `ArchiveError` if disk or index fail.
+        """
+        if not quiet > 0:
+            raise ValueError("quiet is a number of seconds above 0")
+        if name in self._watching:
+            raise ValueError(f"somebody is given the stable studies as {name!r} already")
+        self._watching.add(name)
+        try:
+            studies = stable_studies(
+                self._index.stability, self._ingest.change, self.read, name=name, quiet=quiet
+            )
+            async with aclosing(studies):
+                async for study in studies:
+                    yield study
+        except ArchiveError:
+            if self._is_open:
+                raise
+        finally:
+            self._watching.discard(name)
 
     # what runs while serving
 

@@ -14,6 +14,7 @@ from asyncdicom.archive.index.base import IndexFailed
 from asyncdicom.archive.index.sqlite import Index
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.leftovers import Leftovers, Swept
+from asyncdicom.archive.reassign import Reassigning
 from asyncdicom.archive.scrub import Scrub
 from asyncdicom.archive.verifying import Verified, verified
 from asyncdicom.telemetry.log import Log
@@ -44,6 +45,7 @@ class Care:
         blobs: Blobs,
         index: Index,
         ingest: Ingest,
+        reassigning: Reassigning,
         *,
         scrub_rate: int,
         is_closing: Callable[[], bool],
@@ -58,6 +60,7 @@ class Care:
         self._happened = happened
         self.swept = Swept()
         """What the sweep under way, or the last one, has done so far."""
+        self.reassigning = reassigning
         self.quarantine = Aside(blobs, index.quarantine, ingest, is_closing=is_closing)
 
     def start(self, *, tell: bool) -> None:

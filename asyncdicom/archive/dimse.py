@@ -54,7 +54,7 @@ from asyncdicom.net.sources import Source
 from asyncdicom.net.tls import certificate_of
 from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options
-from asyncdicom.server import Server, serve
+from asyncdicom.server import AssociationHook, Server, serve
 from asyncdicom.services.account import note_asked
 from asyncdicom.services.commitment import StorageCommitment
 from asyncdicom.services.contexts import Proposable, in_order
@@ -121,6 +121,8 @@ def serve_archive(
     destination_ssl: SSLContext | None = None,
     sock: socket | None = None,
     reuse_port: bool = False,
+    association_opened: AssociationHook | None = None,
+    association_closed: AssociationHook | None = None,
     timeouts: Timeouts = Timeouts(),
     limits: Limits = Limits(),
     trace: Trace | None = None,
@@ -160,6 +162,8 @@ def serve_archive(
         destination_ssl=destination_ssl,
         sock=sock,
         reuse_port=reuse_port,
+        association_opened=association_opened,
+        association_closed=association_closed,
         timeouts=timeouts,
         limits=limits,
         trace=trace,

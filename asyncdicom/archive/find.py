@@ -11,6 +11,8 @@ from asyncdicom.archive.index.finding import Finding
 from asyncdicom.archive.index.matching import IdentifierError, Problem, match
 from asyncdicom.archive.index.query import TOLD_APART, Condition, Query
 from asyncdicom.archive.index.reader import Row
+from asyncdicom.data.amend import Amendment
+from asyncdicom.net.reencoding import AmendedSource
 from asyncdicom.net.sources import Source
 
 __all__ = ["Finder", "MatchingInstances", "StoredInstance"]
@@ -31,6 +33,8 @@ class StoredInstance(NamedTuple):
     path: str
     data_set_offset: int
     data_set_length: int
+    amendment: Amendment | None = None
+    """What is to be sent in place of what the file says, if it was put under another patient."""
 
 
 class Finder:
@@ -74,6 +78,11 @@ class Finder:
         left = array("q", (number for number in ids if number not in others)) if others else ids
         kinds = await self.index.kinds(query, peer)
         return MatchingInstances(self, left, kinds, peer, leaves_out=len(ids) - len(left))
+
+    async def assigned(self, source: Source, peer: Hashable) -> Source:
+        """See `Archive.assigned`."""
+        found = await self.index.reassignment_of(source.sop_instance_uid, peer)
+        return source if found is None else AmendedSource(source, found.amendment)
 
     async def _read_as_stored(self, query: Query, peer: Hashable) -> Query:
         """Let a Patient ID beyond ASCII name the one patient whose ID reads so, whatever its bytes are."""
@@ -132,7 +141,7 @@ class MatchingInstances:
 
     def source(self, instance: StoredInstance) -> Source:
         """Give one of them as something that C-STORE can send; it is read in threads."""
-        return self._finder.blobs.source(
+        source = self._finder.blobs.source(
             instance.path,
             sop_class_uid=instance.sop_class_uid,
             sop_instance_uid=instance.sop_instance_uid,
@@ -140,6 +149,7 @@ class MatchingInstances:
             offset=instance.data_set_offset,
             length=instance.data_set_length,
         )
+        return source if instance.amendment is None else AmendedSource(source, instance.amendment)
 
     def __aiter__(self) -> AsyncIterator[StoredInstance | None]:
         return self.each()
@@ -161,5 +171,6 @@ class MatchingInstances:
                         self._finder.blobs.path(row.file),
                         row.data_set_offset,
                         row.data_set_length,
+                        row.reassignment.amendment if row.reassignment is not None else None,
                     )
                 )

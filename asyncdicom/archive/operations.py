@@ -18,6 +18,7 @@ from asyncdicom.archive.aside import Quarantined
 from asyncdicom.archive.daily_methods import DAILY_METHODS
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.outbox_methods import OUTBOX_METHODS
+from asyncdicom.archive.reassign_methods import REASSIGN_METHODS
 from asyncdicom.archive.scrub import Pace
 from asyncdicom.archive.workers import Workers
 
@@ -134,6 +135,7 @@ METHODS: dict[str, Method] = {
     "quarantine list": _list,
     "quarantine accept": _accept,
     "quarantine purge": _purge,
+    **REASSIGN_METHODS,
     **DAILY_METHODS,
     **OUTBOX_METHODS,
 }

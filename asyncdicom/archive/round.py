@@ -141,7 +141,8 @@ class Round:
 
     def _plan_kept(self, arrival: Arrival, plan: _Plan) -> _Plan:
         """It is to have a row among the instances: is it clear whose it is?"""
-        identity, study = arrival.record.identity, arrival.record.identity.study_instance_uid
+        identity = self._index.identity_of(arrival.record)
+        study = identity.study_instance_uid
         known = self._index.patients_of(identity)
         planned = self._planned.setdefault(study, [])
         known += [(other.patient_id, other.issuer_of_patient_id, other.told_apart) for other in planned]

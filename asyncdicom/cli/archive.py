@@ -166,3 +166,109 @@ async def _each(directory: str, what: str, names: list[str], as_json: bool) -> i
     if not as_json:
         warn(f"{done} {word}")
     return OK
+
+
+@command.group()
+def reassign() -> None:
+    """Studies that are under the wrong patient: put under the right one, and back; the files stay.
+
+    They are found under the other patient, and sent as that one's, with what was there before in the Original
+    Attributes Sequence. Without --apply it is only told what that would change.
+    """
+
+
+_APPLY = click.option("--apply", is_flag=True, help="Do it; else it is only told what would be done.")
+
+
+@reassign.command()
+@click.argument("study_instance_uid", metavar="STUDY")
+@click.option("--to", "patient_id", metavar="ID", required=True, help="Patient ID of the right patient.")
+@click.option("--to-issuer", metavar="ISSUER", help="Issuer of that ID, where several patients have it.")
+@click.option("--name", metavar="NAME", help="Of a patient that the archive does not know: FAMILY^GIVEN.")
+@click.option("--birth-date", metavar="YYYYMMDD", help="The same.")
+@click.option("--sex", metavar="M|F|O", help="The same.")
+@click.option("--from", "was", metavar="ID", help="Patient ID it is under now, where several have the study.")
+@click.option("--from-issuer", metavar="ISSUER", help="Issuer of that ID.")
+@_APPLY
+@_JSON
+@click.pass_obj
+def study(
+    directory: str,
+    study_instance_uid: str,
+    patient_id: str,
+    to_issuer: str | None,
+    name: str | None,
+    birth_date: str | None,
+    sex: str | None,
+    was: str | None,
+    from_issuer: str | None,
+    apply: bool,
+    as_json: bool,
+) -> int:
+    """Put STUDY (a Study Instance UID) under another patient; what comes later of it, too."""
+    becomes = {
+        "patient_id": patient_id,
+        "issuer_of_patient_id": to_issuer,
+        "patient_name": name,
+        "patient_birth_date": birth_date,
+        "patient_sex": sex,
+    }
+    arguments = {
+        "study_instance_uid": study_instance_uid,
+        "patient_id": was,
+        "issuer_of_patient_id": from_issuer,
+        "becomes": {column: text for column, text in becomes.items() if text is not None},
+        "apply": apply,
+    }
+    return asking(_NAME, lambda: _moved(directory, "reassign study", arguments, as_json))
+
+
+@reassign.command()
+@click.argument("name")
+@_APPLY
+@_JSON
+@click.pass_obj
+def undo(directory: str, name: str, apply: bool, as_json: bool) -> int:
+    """Put the study of NAME (as `list` shows it, or its first 8 digits) back to the patient of its files."""
+    return asking(_NAME, lambda: _moved(directory, "reassign undo", {"name": name, "apply": apply}, as_json))
+
+
+@reassign.command("list")
+@_JSON
+@click.pass_obj
+def reassigned(directory: str, as_json: bool) -> int:
+    """Show all that were ever made: name, study, from which Patient ID to which, when, and until when."""
+
+    async def work() -> int:
+        async with aclosing(ask_archive(directory, "reassign list")) as lines:
+            async for line in lines:
+                text = "{reassignments} were made, {in_force} are in force"
+                if "name" in line and not as_json:
+                    line = {**line, **_patients(line), "undone": line["undone"] and f"until {line['undone']}"}
+                    text = "{name} {study_instance_uid} from {old} to {new} since {made} {undone}"
+                show(line, as_json, text)
+        return OK
+
+    return asking(_NAME, work)
+
+
+async def _moved(directory: str, method: str, arguments: Line, as_json: bool) -> int:
+    line = await result_of(directory, method, arguments)
+    done = "are" if line["applied"] else "would be"
+    text = f"{{study_instance_uid}}: {{instances}} instances {done} moved from {{old}} to {{new}}"
+    show(line if as_json else {**line, **_patients(line)}, as_json, text)
+    if not as_json and line["applied"] and line["names"]:
+        warn(f"asyncdicom archive {directory} reassign undo {line['names'][0][:8]} --apply puts them back")
+    elif not as_json and not line["applied"]:
+        warn("nothing was changed: --apply does it")
+    return OK
+
+
+def _patients(line: Line) -> dict[str, str]:
+    """Name the two patients of a line."""
+    named = {"old": line["was"], "new": line["becomes"]}
+    return {
+        which: " ".join(filter(None, (row["patient_id"], row["issuer_of_patient_id"], row["patient_name"])))
+        or "nobody"
+        for which, row in named.items()
+    }

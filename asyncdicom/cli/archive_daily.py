@@ -193,8 +193,8 @@ def import_(directory: str, paths: tuple[str, ...], dry_run: bool, as_json: bool
 
 async def _instances(paths: Sequence[str], as_json: bool) -> tuple[list[str], int, int]:
     """Give the paths of the instances among files, how many cannot be read, and how many are no instances."""
-    from asyncdicom.cli.files import find_files, read_heads
     from asyncdicom.net.sources import FileSource
+    from asyncdicom.scu.files import find_files, read_heads
 
     refused = 0
 

@@ -46,6 +46,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from asyncdicom.access import AccessPolicy, Peer, check_grant
 from asyncdicom.address import Address, check_ae_title
+from asyncdicom.cli.alarms import WebhookOptions
 from asyncdicom.destination import Destination
 from asyncdicom.options import Limits, Timeouts
 from asyncdicom.toml_lines import line_of
@@ -86,6 +87,7 @@ _KEYS: dict[str, type] = {
     "peers": dict,
     "limits": dict,
     "timeouts": dict,
+    "webhook": dict,
     "destinations": dict,
     "routes": list,
 }
@@ -105,6 +107,15 @@ _PEER_KEYS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(_SECONDS, (int, float)),
 }
 
+
+_NUMBER_OR_OFF = (int, float, str)
+_WEBHOOK: dict[str, type | tuple[type, ...]] = {
+    "url": str,
+    "headers": dict,
+    "trusted": str,
+    **dict.fromkeys(("down", "oldest", "failed", "unrouted", "disk"), _NUMBER_OR_OFF),
+    **dict.fromkeys(("repeat", "interval", "timeout"), (int, float)),
+}
 
 _T = TypeVar("_T")
 
@@ -172,6 +183,9 @@ def _understood(config: dict[str, Any]) -> dict[str, Any]:
         raise _WrongError('tls: a server needs a certificate: certificate = "FILE", key = "FILE"', ("tls",))
     config["limits"] = _options(Limits, config, "limits")
     config["timeouts"] = _options(Timeouts, config, "timeouts")
+    _check(config.get("webhook", {}), _WEBHOOK, ("webhook",))
+    if "webhook" in config:
+        config["webhook"] = _options(WebhookOptions, config, "webhook")
     peers, peer_tls = {}, {}
     for title, entry in config.pop("peers", {}).items():
         if isinstance(entry, dict) and "tls" in entry:
@@ -214,7 +228,8 @@ def _meant(key: str, keys: dict[str, Any], where: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(key, keys, 1)
     if near:
         return f"; did you mean {near[0]}? K{known}"
-    tables = {"tls": _TLS, "limits": _names(Limits), "timeouts": _names(Timeouts), "": _KEYS}
+    tables = {"tls": _TLS, "limits": _names(Limits), "timeouts": _names(Timeouts)}
+    tables |= {"webhook": _WEBHOOK, "": _KEYS}
     for table, others in tables.items():
         other = difflib.get_close_matches(key, others, 1, cutoff=0.8)
         if other and where != (table,):

@@ -21,31 +21,6 @@ if TYPE_CHECKING:
 
 log = Log("asyncdicom.cli")
 
-# What is asked for when nothing is.
-RETURN_KEYS = {
-    "PATIENT": ("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
-    "STUDY": (
-        "PatientName",
-        "PatientID",
-        "StudyDate",
-        "StudyDescription",
-        "AccessionNumber",
-        "StudyInstanceUID",
-    ),
-    "SERIES": ("Modality", "SeriesNumber", "SeriesDescription", "SeriesInstanceUID"),
-    "IMAGE": ("SOPClassUID", "InstanceNumber", "SOPInstanceUID"),
-    None: (
-        "PatientName",
-        "PatientID",
-        "AccessionNumber",
-        "RequestedProcedureDescription",
-        "ScheduledProcedureStepSequence[0].Modality",
-        "ScheduledProcedureStepSequence[0].ScheduledStationAETitle",
-        "ScheduledProcedureStepSequence[0].ScheduledProcedureStepStartDate",
-        "ScheduledProcedureStepSequence[0].ScheduledProcedureStepStartTime",
-    ),
-}
-
 
 @click.command(epilog=EPILOG)
 @key_options(worklist=True)
@@ -62,6 +37,7 @@ def command(
     asyncdicom findscu RIS@10.0.0.6:104 -W -k "ScheduledProcedureStepSequence[0].Modality=CT"
     """
     from asyncdicom.cli.keys import identifier, wanted
+    from asyncdicom.scu.identifiers import RETURN_KEYS
 
     query = wanted(model, level, keys)
     if not keys:

@@ -42,17 +42,17 @@ def command(
     not asked for is refused.
     """
     from asyncdicom.cli.keys import wanted
-    from asyncdicom.cli.receiver import Receiver
+    from asyncdicom.cli.receiver import receive_into
 
     query = wanted(model, level, keys, retrieve=True)
-    receiver = Receiver(output_directory, keep_incomplete=keep_incomplete, asked=query.identifier)
+    receiver = receive_into(output_directory, keep_incomplete=keep_incomplete, asked=query.identifier)
     return run(lambda: _get(peer, query, receiver, as_json))
 
 
 async def _get(peer: Peer, query: Wanted, receiver: Receiver, as_json: bool) -> int:
-    from asyncdicom.cli.getplan import divide, find_instances
     from asyncdicom.cli.retrieval import report, retrieve
     from asyncdicom.endings import Endings
+    from asyncdicom.scu.planning import divide, find_instances
     from asyncdicom.services.contexts import expand, retrieval_contexts
 
     results = []

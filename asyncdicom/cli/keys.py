@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from asyncdicom.data.charset import decode_text
 from asyncdicom.exceptions import DataSetError
-from asyncdicom.uid import (
-    MODALITY_WORKLIST,
-    PATIENT_ROOT,
-    PATIENT_STUDY_ONLY,
-    STUDY_ROOT,
-    InformationModel,
-)
+from asyncdicom.scu.identifiers import UNIQUE_KEYS, Wanted, lowest_level
+from asyncdicom.uid import MODALITY_WORKLIST, PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["UNIQUE_KEYS", "Wanted", "identifier", "wanted"]
-
-# PS3.4 C.6.1.1 and C.6.2.1: the unique key of each level.
-UNIQUE_KEYS = {
-    "PATIENT": "PatientID",
-    "STUDY": "StudyInstanceUID",
-    "SERIES": "SeriesInstanceUID",
-    "IMAGE": "SOPInstanceUID",
-}
+__all__ = ["Wanted", "identifier", "wanted"]
 
 MODELS = {
     "patient": PATIENT_ROOT,
@@ -37,19 +24,6 @@ MODELS = {
     "patient-study": PATIENT_STUDY_ONLY,
     "worklist": MODALITY_WORKLIST,
 }
-
-
-class Wanted(NamedTuple):
-    """What a query or retrieval is about; a worklist has no levels."""
-
-    model: InformationModel
-    level: str | None
-    identifier: Dataset
-
-    def sop_class(self, operation: str) -> str:
-        """Give the SOP class for "find", "move" or "get"."""
-        uid: str = getattr(self.model, operation)
-        return uid
 
 
 def wanted(
@@ -65,18 +39,13 @@ def wanted(
     model = MODELS[model_name or "study"]
     if not model.levels:
         return Wanted(model, None, dataset)
-    level = level or str(dataset.get("QueryRetrieveLevel") or "") or _lowest(model, dataset)
+    level = level or str(dataset.get("QueryRetrieveLevel") or "") or lowest_level(model, dataset)
     if level not in model.levels:
         raise click.UsageError(f"{model.name} has the levels {', '.join(model.levels)}, not {level}")
     if retrieve and not dataset.get(UNIQUE_KEYS[level]):
         raise click.UsageError(f"say what to retrieve: -k {UNIQUE_KEYS[level]}=VALUE")
     dataset.QueryRetrieveLevel = level
     return Wanted(model, level, dataset)
-
-
-def _lowest(model: InformationModel, dataset: Dataset) -> str:
-    named = [level for level in model.levels if UNIQUE_KEYS[level] in dataset]
-    return named[-1] if named else model.levels[0]
 
 
 def identifier(keys: Sequence[str]) -> Dataset:

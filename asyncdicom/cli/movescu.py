@@ -70,7 +70,7 @@ def command(
     PEER has to know the address of the destination: with --port, that -aem is this host and port.
     """
     from asyncdicom.cli.keys import wanted
-    from asyncdicom.cli.receiver import Receiver
+    from asyncdicom.cli.receiver import receive_into
 
     if aem is None and port is None:
         raise click.UsageError("say where to send: -aem AET, or --port to receive here")
@@ -87,7 +87,7 @@ def command(
     receiver = (
         None
         if port is None
-        else Receiver(
+        else receive_into(
             output_directory,
             keep_incomplete=keep_incomplete,
             asked=query.identifier,

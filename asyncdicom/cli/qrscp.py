@@ -33,6 +33,7 @@ _KEYS = {
     "crl": ("tls", "crl"),
 }
 _LOOPBACK = ("localhost", "::1")
+_NO_OPTIONS = ("access", "limits", "timeouts", "peer_tls", "certificates_at", "webhook")
 _OF_ARCHIVE = ("durability", "on_conflict", "on_mismatch", "incomplete", "existing")
 
 
@@ -40,13 +41,13 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -
     """Let the file's values be the defaults of the other options; gives those that are no options."""
     if path is None:
         nothing: dict[str, Any] = {"access": {"peers": {}}, "peer_tls": {}, "certificates_at": None}
-        return nothing | {"limits": Limits(), "timeouts": Timeouts()}
+        return nothing | {"limits": Limits(), "timeouts": Timeouts(), "webhook": None}
     try:
         config = read_config(path)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
     ctx.meta[_PLACE_OF] = config.pop("place_of")
-    others = {key: config.pop(key) for key in ("access", "limits", "timeouts", "peer_tls", "certificates_at")}
+    others = {key: config.pop(key, None) for key in _NO_OPTIONS}
     if config.pop("has_gateway", False):
         config["gateway"] = path
     tls = config.pop("tls", None)
@@ -299,6 +300,7 @@ def command(
         worklist=options["worklist"],
         http=options["http"],
         relational=options["relational"],
+        webhook=configured["webhook"],
     )
     return run(lambda: serve_all(setup))
 

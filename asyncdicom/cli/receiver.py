@@ -2,244 +2,30 @@
 
 from __future__ import annotations
 
-import errno
-import itertools
-import os
-import shutil
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncdicom.association import Request
 from asyncdicom.cli.output import json_text, response_fields
-from asyncdicom.cli.placing import UIDS, Placed, differs, missing_end, place, study_of
-from asyncdicom.naming import safe_name
-from asyncdicom.net.threads import file_threads, in_thread
-from asyncdicom.services.responses import Response
-from asyncdicom.status import Status
-from asyncdicom.telemetry.log import Log
-from asyncdicom.uid import NON_PATIENT_OBJECT_STORAGE, STORAGE, VERIFICATION, is_usable_uid
+from asyncdicom.scu.receiver import TAKEN, Receiver
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
-
     from asyncdicom.cli.printing import Printer
+    from asyncdicom.services.responses import Response
 
-__all__ = ["TAKEN", "Receiver"]
-
-TAKEN = (VERIFICATION, *STORAGE, *NON_PATIENT_OBJECT_STORAGE)
-"""What is accepted, beside storage SOP classes that are not in the standard."""
-
-log = Log("asyncdicom.cli")
-
-_numbers = itertools.count()
-_MAXIMUM_SIZE = 16 << 30  # bytes of a data set, as for the archive
-_MINIMUM_FREE = 2 << 30  # bytes; of a small disk a twentieth of it is enough, as for the archive
-_REMEMBERED = 1000  # instances that were refused
+__all__ = ["TAKEN", "Receiver", "receive_into"]
 
 
-class Receiver:
-    """A handler of C-STORE requests: saves each instance in `directory`, or ignores it (None).
+def receive_into(directory: str | None, *, printer: Printer | None = None, **options: Any) -> Receiver:
+    """Make a `Receiver`; `printer` gets a line of JSON for each instance. Raises ``click.UsageError``."""
+    on_answer = None
 
-    A file is named after its SOP Instance UID (`safe_name`) and appears when it is complete. None is
-    replaced: the same data set received again is kept once, another one under this UID gets a name of its
-    own, which is told. `printer`: gets a line of JSON for each. `maximum_size`, of a data set, and
-    `minimum_free`, what stays free of the disk (by default 2 GiB, or a twentieth of it), are bytes: what
-    exceeds them is refused with 0xA700 as soon as it does. A data set that ends before its last element does
-    is refused with 0xC000, or, with `keep_incomplete`, kept with ".incomplete" at the end of its name and
-    answered with the Warning 0xB007.
-    `study_prefix`: each study gets a folder of its own, whose name begins so. `on_kept`: is called with the
-    request and the file when a whole one was kept, and that is answered.
-    `asked`: takes only what a retrieval with this identifier asks for, by its UIDs.
-    `move_originators`: takes nothing that says it was led to by a C-MOVE of another AE title.
-    """
+    if printer is not None:
 
-    def __init__(
-        self,
-        directory: str | None,
-        *,
-        printer: Printer | None = None,
-        maximum_size: int = _MAXIMUM_SIZE,
-        minimum_free: int | None = None,
-        keep_incomplete: bool = False,
-        study_prefix: str | None = None,
-        on_kept: Callable[[Request, Path], None] | None = None,
-        asked: Dataset | None = None,
-        move_originators: Collection[str] | None = None,
-    ) -> None:
-        self.received = 0
-        self.bytes = 0
-        self.refused: dict[str, str] = {}
-        """Why instances were refused, by their UIDs (the first of many)."""
-        self._asked = _uids_of(asked)
-        self._move_originators = move_originators
-        self._directory = None if directory is None else _made(directory)
-        self._printer = printer
-        self._maximum_size = maximum_size
-        self._minimum_free = minimum_free
-        self._keep_incomplete = keep_incomplete
-        self._study_prefix = study_prefix
-        self._on_kept = on_kept
-        self._left = self._free = 0  # how much may be written, and is free, when it was last looked at
+        def on_answer(fields: dict[str, object], response: Response) -> None:
+            printer.line(json_text(fields | response_fields(response)))
 
-    async def __call__(self, request: Request) -> Response:
-        """Receive one instance."""
-        uid = request.affected_sop_instance_uid
-        placed: Placed | None = None
-        if not is_usable_uid(uid):
-            return self._refused(request, Status.INVALID_SOP_INSTANCE, f"{uid!r} is not a UID")
-        originator = request.command.move_originator_ae_title
-        if (
-            originator is not None
-            and self._move_originators is not None
-            and (originator not in self._move_originators)
-        ):
-            return self._refused(request, Status.NOT_AUTHORIZED, "sent for a C-MOVE of somebody else")
-        asked = self._asked.get(UIDS["SOPInstanceUID"])
-        if asked is not None and uid not in asked:
-            return self._refused(request, Status.NOT_AUTHORIZED, "not asked for")
-        try:
-            if self._directory is None:
-                size = 0
-                async for batch in request.data.batches():
-                    size += sum(map(len, batch))
-            else:
-                size, placed = await self._save(request, self._directory / f"{safe_name(uid)}.dcm")
-        except OSError as error:
-            return self._refused(request, Status.OUT_OF_RESOURCES, f"{self._why(error)}: {self._directory}")
-        except _RefusedError as error:
-            return self._refused(request, error.status, str(error))
-        path = None if placed is None else placed.path
-        if placed is not None and placed.what == "other":
-            log.warning(
-                "%s: other data under this SOP Instance UID are there; kept as %s", uid, placed.path.name
-            )
-        self.received += 1
-        self.bytes += size
-        response = Response(Status.SUCCESS)
-        if placed is not None and placed.missing:
-            log.warning("%s: %s; kept as %s", uid, placed.missing, placed.path.name)
-            response = Response(
-                Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING, error_comment=placed.missing
-            )
-        self._print(request, response, bytes=size, file=None if path is None else str(path))
-        if placed is not None and not placed.missing:
-            self._kept(request, placed.path)
-        return response
-
-    def _kept(self, request: Request, path: Path) -> None:
-        task, on_kept = request.incoming.task, self._on_kept
-        if task is not None and on_kept is not None:
-            task.add_done_callback(lambda _: on_kept(request, path))
-
-    def _print(self, request: Request, response: Response, **more: object) -> None:
-        if self._printer is not None:
-            fields = {
-                "sop_class_uid": request.affected_sop_class_uid,
-                "sop_instance_uid": request.affected_sop_instance_uid,
-                "transfer_syntax_uid": request.transfer_syntax_uid,
-                "calling_ae_title": request.calling_ae_title,
-            }
-            self._printer.line(json_text(fields | more | response_fields(response)))
-
-    async def _save(self, request: Request, target: Path) -> tuple[int, Placed]:
-        """Save under a name of its own first; raises OSError, `_RefusedError`."""
-        if self._left <= 0:
-            await in_thread(file_threads(), self._look, target.parent)
-        if self._left <= 0:
-            raise OSError(errno.ENOSPC, self._too_full())
-        part = target.with_name(f".{target.stem}.{os.getpid()}-{next(_numbers)}.incoming")
-        size = await request.data.save(
-            part,
-            source_ae_title=request.calling_ae_title,
-            maximum=min(self._maximum_size, self._left),
-        )
-        return size, await in_thread(file_threads(), self._place, part, target)
-
-    # in a thread
-
-    def _place(self, part: Path, target: Path) -> Placed:
-        try:
-            why = differs(part, self._asked) if self._asked else None
-            if why is not None:
-                raise _RefusedError(Status.NOT_AUTHORIZED, why)
-            missing = missing_end(part)
-            if missing is not None and not self._keep_incomplete:
-                raise _RefusedError(Status.CANNOT_UNDERSTAND, missing)
-            if self._study_prefix is not None:
-                target = _folder_of_study(part, target.parent, self._study_prefix) / target.name
-            if missing is None:
-                return place(part, target)
-            return place(part, target.with_name(f"{target.name}.incomplete"))._replace(missing=missing)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        finally:
-            self._look(target.parent)
-
-    def _look(self, directory: Path) -> None:
-        """Look how much more may be written."""
-        usage = shutil.disk_usage(directory)
-        keep = self._minimum_free
-        self._free = usage.free
-        self._left = usage.free - (min(_MINIMUM_FREE, usage.total // 20) if keep is None else keep)
-
-    # what went wrong
-
-    def _why(self, error: OSError) -> str:
-        if error.errno != errno.EFBIG:
-            return error.strerror or str(error)
-        if self._left < self._maximum_size:
-            return self._too_full()
-        return f"a data set of more than {self._maximum_size} bytes"
-
-    def _too_full(self) -> str:
-        return f"only {self._free >> 20} MiB of the disk are free"
-
-    def _refused(self, request: Request, status: Status, why: str) -> Response:
-        uid = request.affected_sop_instance_uid
-        if len(self.refused) < _REMEMBERED:
-            self.refused[uid] = why
-        log.error("%s: refused %s: %s", request.incoming.channel, uid, why)
-        request.incoming.is_told = True
-        response = Response(status, error_comment=why.partition(": ")[0])
-        self._print(request, response)
-        return response
-
-
-class _RefusedError(Exception):
-    """An instance that was not asked for, or is not whole."""
-
-    def __init__(self, status: Status, why: str) -> None:
-        super().__init__(why)
-        self.status = status
-
-
-def _folder_of_study(part: Path, directory: Path, prefix: str) -> Path:
-    name = safe_name(study_of(part) or "no-study")
-    folder = directory / (f"{prefix}_{name}" if prefix else name)
-    folder.mkdir(exist_ok=True)
-    if folder.is_symlink():
-        raise OSError(errno.ELOOP, f"{folder.name} is a link")
-    return folder
-
-
-def _uids_of(identifier: Dataset | None) -> Mapping[int, frozenset[str]]:
-    """What an identifier limits a retrieval to, by tag."""
-    asked = {}
-    for name, tag in UIDS.items():
-        value = None if identifier is None else identifier.get(name)
-        if value:
-            asked[tag] = frozenset([value] if isinstance(value, str) else map(str, value))
-    return asked
-
-
-def _made(directory: str) -> Path:
-    path = Path(directory)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        return Receiver(directory, on_answer=on_answer, **options)
     except OSError as error:
         raise click.UsageError(f"cannot make the folder {directory}: {error.strerror}") from None
-    return path

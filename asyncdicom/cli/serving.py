@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from asyncdicom.archive import Archive
+    from asyncdicom.cli.alarms import WebhookOptions
+    from asyncdicom.cli.state import Observer
     from asyncdicom.gateway.config import GatewayConfig
     from asyncdicom.gateway.gateway import Gateway
     from asyncdicom.server import Server
@@ -79,6 +81,7 @@ class Setup:
     worklist: FindHandler | None = None
     http: tuple[str, int] | None = None
     relational: tuple[str, ...] = ()
+    webhook: WebhookOptions | None = None
 
 
 class _Reload:
@@ -111,7 +114,7 @@ class _Reload:
         before, self._before = self._before, parameters
         changed = [name for name in parameters if name not in _RELOADED and parameters[name] != before[name]]
         now, then = parameters["configured"], before["configured"]
-        changed += [table for table in ("limits", "timeouts") if now[table] != then[table]]
+        changed += [table for table in ("limits", "timeouts", "webhook") if now[table] != then[table]]
         if self._gateway is not None and known.gateway is not None:
             changed += self._gateway.renew(known.gateway)
         if changed:
@@ -130,6 +133,27 @@ async def _gateway(archive: Archive, setup: Setup) -> AsyncGenerator[Gateway | N
         log.warning("the gateway's file has no [[routes]]: nothing is sent on")
     async with Gateway(archive, setup.known.gateway, ae_title=setup.ae_title) as gateway:
         yield gateway
+
+
+@asynccontextmanager
+async def _alarms(observer: Observer, options: WebhookOptions, source: str) -> AsyncGenerator[None, None]:
+    """Tell the webhook what goes wrong."""
+    from asyncio import create_task, wait
+
+    from asyncdicom.cli.webhook import Webhook, watching
+
+    try:
+        receiver = Webhook(options, source)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    async with receiver as webhook:
+        observer.extra["webhook"] = webhook.counts
+        task = create_task(watching(observer.state, options, webhook.tell))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await wait((task,))
 
 
 def _services(archive: Archive, setup: Setup) -> list[Service]:
@@ -195,6 +219,8 @@ async def _serve(stack: AsyncExitStack, archive: Archive, gateway: Gateway | Non
         pages = await stack.enter_async_context(pages_of(observer, *setup.http))
         log.info("/healthz, /readyz and /metrics are at http://%s", Address("", pages.host, pages.port).place)
         told["http"] = pages.port
+    if setup.webhook is not None:
+        await stack.enter_async_context(_alarms(observer, setup.webhook, setup.ae_title))
     reload = _Reload(server, gateway, setup)
     on_reload = reload_with(reload.load, reload.use)
 

@@ -140,7 +140,7 @@ async def _serve(
     from asyncdicom.cli.commands import Executing
     from asyncdicom.cli.dump import trace
     from asyncdicom.cli.printing import Printer
-    from asyncdicom.cli.receiver import Receiver
+    from asyncdicom.cli.receiver import receive_into
     from asyncdicom.cli.reloading import reload_with
     from asyncdicom.options import Limits
     from asyncdicom.running import serve_until_stopped
@@ -149,7 +149,7 @@ async def _serve(
     async with AsyncExitStack() as stack:
         printer = stack.enter_context(Printer(as_json=as_json))
         executing = await stack.enter_async_context(Executing(on_reception, on_study, patience, exec_limit))
-        receiver = Receiver(
+        receiver = receive_into(
             directory,
             printer=printer if as_json else None,
             keep_incomplete=keep_incomplete,

@@ -65,8 +65,8 @@ async def _store(
     strict: bool,
     as_json: bool,
 ) -> int:
-    from asyncdicom.cli.files import find_files, read_heads
     from asyncdicom.cli.sending import Sending
+    from asyncdicom.scu.files import find_files, read_heads
     from asyncdicom.services.contexts import groups_for_contexts
 
     sending = Sending(peer, associations, operations, as_json=as_json)

@@ -102,6 +102,25 @@ def decode_declared(value: bytes, specific_character_set: str, vr: str) -> str |
         return None
 
 
+def encode_text(text: str, specific_character_set: str, vr: str) -> bytes | None:
+    """The raw value for a text in a set; None where the set cannot hold it, or nobody knows how.
+
+    Nothing is replaced, and what it gives reads as `text` again.
+    """
+    if text.isascii():
+        return text.encode("ascii")
+    codecs_of_set = [codec_of(specific_character_set)]
+    codecs_of_set += [_CODECS[term] for term in ("87", "159") if f" {term}" in specific_character_set]
+    for codec in codecs_of_set:
+        try:
+            value = text.encode(codec)
+        except ValueError:
+            continue
+        if decode_declared(value, specific_character_set, vr) == text:
+            return value
+    return None
+
+
 def _guess(value: bytes) -> str:
     try:
         return value.decode("utf-8")

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from asyncdicom.cli.getplan import DEFAULT_PAIRS, SYNTAXES
 from asyncdicom.client import associate
 from asyncdicom.doctor.causes import cause, cause_of_move, cause_of_status
 from asyncdicom.doctor.subject import Failed, Seen, Skipped, Subject
 from asyncdicom.exceptions import StatusError
+from asyncdicom.scu.planning import DEFAULT_PAIRS, SYNTAXES
 from asyncdicom.server import serve
 from asyncdicom.services.contexts import retrieval_contexts
 from asyncdicom.status import Status

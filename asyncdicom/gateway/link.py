@@ -250,9 +250,9 @@ class Link:
             nonlocal is_begun
             is_begun = True
 
-        source = self._source(claimed)
         priority = _DIMSE_PRIORITY.get(claimed.priority, Priority.MEDIUM)
         try:
+            source = await self._archive.assigned(self._source(claimed), peer=self.destination.name)
             if lane is None:
                 response = await self._courier.send(source, priority, begun)
             else:

@@ -1,11 +1,13 @@
-"""Sources in another transfer syntax than their own, re-encoded while they are sent."""
+"""Sources that are rewritten while they are sent: in another transfer syntax, or for another patient."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from typing import Protocol
 
+from asyncdicom.data.amend import Amender, Amendment
 from asyncdicom.data.reencode import Reencoder
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.disk import Batch, Buffer
@@ -13,7 +15,7 @@ from asyncdicom.net.sources import Source
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import name_of
 
-__all__ = ["ReencodedSource"]
+__all__ = ["AmendedSource", "ReencodedSource"]
 
 log = Log("asyncdicom.net")
 
@@ -22,11 +24,14 @@ log = Log("asyncdicom.net")
 _LOOKED_AT_FIRST = 1 << 20
 
 
-class ReencodedSource:
-    """The data set of `source` in `transfer_syntax_uid`, one of those that `BECOMES` has for its own.
+class _Rewriter(Protocol):
+    def feed(self, data: Buffer) -> Iterator[list[Buffer]]: ...
 
-    What is no data set in the transfer syntax of the source raises `DataSetError` when it is opened.
-    """
+    def finish(self) -> list[Buffer]: ...
+
+
+class _RewrittenSource:
+    """The data set of `source`, as a rewriter gives it. What that raises is raised when it is opened."""
 
     __slots__ = ("_source", "length", "sop_class_uid", "sop_instance_uid", "transfer_syntax_uid")
 
@@ -35,15 +40,26 @@ class ReencodedSource:
         self.sop_class_uid = source.sop_class_uid
         self.sop_instance_uid = source.sop_instance_uid
         self.transfer_syntax_uid = transfer_syntax_uid
-        self.length: int = getattr(source, "length", 0)
+        self.length: int = 0
         """About how many bytes there are; 0 if the source does not tell."""
+
+    def _rewriter(self) -> _Rewriter:
+        raise NotImplementedError
+
+    @property
+    def _what(self) -> str:
+        """What is done to it."""
+        raise NotImplementedError
+
+    def _ended(self, rewriter: _Rewriter) -> None:
+        """Everything was given out."""
 
     def at_hand(self) -> Buffer | None:
         """See `Source`: it takes time, so it is opened."""
         return None
 
     async def open(self) -> AsyncGenerator[Batch, None]:
-        """See `Source`. Headers are re-encoded in the event loop, in steps of about a millisecond."""
+        """See `Source`. Headers are rewritten in the event loop, in steps of about a millisecond."""
         first: list[Buffer] | None = []
         size = 0
         async with aclosing(self._pieces()) as pieces:
@@ -60,29 +76,67 @@ class ReencodedSource:
             yield first
 
     async def _pieces(self) -> AsyncGenerator[Batch, None]:
-        source = self._source
-        own, target = source.transfer_syntax_uid, self.transfer_syntax_uid
-        reencoder = Reencoder(own, target, length=self.length or None)
+        rewriter = self._rewriter()
         try:
-            async with aclosing(source.open()) as batches:
+            async with aclosing(self._source.open()) as batches:
                 async for batch in batches:
                     for data in batch:
-                        for pieces in reencoder.feed(data):
+                        for pieces in rewriter.feed(data):
                             if pieces:
                                 yield pieces
                             else:
                                 await asyncio.sleep(0)
-            yield reencoder.finish()
+            yield rewriter.finish()
         except DataSetError as error:
-            # Re-encoded as far as it goes, what ends early would look whole to the peer.
-            why = f"it cannot be re-encoded as {name_of(target)}, which the peer takes: {error}"
-            raise DataSetError(why) from None
-        if reencoder.unswapped or reencoder.guessed:
+            # What ends early would look whole to the peer, as far as it could be rewritten.
+            raise DataSetError(f"it cannot be {self._what}: {error}") from None
+        self._ended(rewriter)
+
+
+class ReencodedSource(_RewrittenSource):
+    """The data set of `source` in `transfer_syntax_uid`, one of those that `BECOMES` has for its own.
+
+    What is no data set in the transfer syntax of the source raises `DataSetError` when it is opened.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, source: Source, transfer_syntax_uid: str) -> None:
+        super().__init__(source, transfer_syntax_uid)
+        self.length = getattr(source, "length", 0)
+
+    def _rewriter(self) -> Reencoder:
+        own = self._source.transfer_syntax_uid
+        return Reencoder(own, self.transfer_syntax_uid, length=self.length or None)
+
+    @property
+    def _what(self) -> str:
+        return f"re-encoded as {name_of(self.transfer_syntax_uid)}, which the peer takes"
+
+    def _ended(self, rewriter: _Rewriter) -> None:
+        if isinstance(rewriter, Reencoder) and (rewriter.unswapped or rewriter.guessed):
             log.warning(
                 "%s was re-encoded from %s: %d big endian values of unknown VR were left as they are, "
                 "%d VRs are US because Pixel Representation comes too late",
                 self.sop_instance_uid,
-                name_of(own),
-                reencoder.unswapped,
-                reencoder.guessed,
+                name_of(self._source.transfer_syntax_uid),
+                rewriter.unswapped,
+                rewriter.guessed,
             )
+
+
+class AmendedSource(_RewrittenSource):
+    """The data set of `source` with the values of an amendment, see `Amender`; its length is not told."""
+
+    __slots__ = ("_amendment",)
+
+    def __init__(self, source: Source, amendment: Amendment) -> None:
+        super().__init__(source, source.transfer_syntax_uid)
+        self._amendment = amendment
+
+    def _rewriter(self) -> Amender:
+        return Amender(self.transfer_syntax_uid, self._amendment)
+
+    @property
+    def _what(self) -> str:
+        return "sent with the patient and study that it belongs to"

@@ -177,6 +177,26 @@ class DataStream:
         while (batch := await self.next_batch(minimum)) is not None:
             yield batch
 
+    async def peek(self, look: Callable[[memoryview], bool]) -> None:
+        """Show what comes, in pieces, and take nothing of it, until `look` has seen enough.
+
+        It ends with the data set, and where no more may wait (`Limits.read_budget`).
+        """
+        seen = 0
+        while True:
+            position = 0
+            for view in self._views:
+                position += len(view)
+                if position > seen:
+                    if look(view[max(len(view) - (position - seen), 0) :]):
+                        return
+                    seen = position
+            if self._error is not None:
+                raise self._error
+            if self._ended or self.discarding or self.is_held_back():
+                return
+            await self._wait(self.waiting + 1)
+
     def open(self) -> AsyncGenerator[Batch, None]:
         """Make this a `Source`: what is received can be sent on while it comes, without a copy in between."""
         return self.batches()
@@ -243,13 +263,15 @@ class DataStream:
         *,
         source_ae_title: str | None = None,
         maximum: int | None = None,
+        look: Callable[[Batch], object] | None = None,
     ) -> int:
         """Write a DICOM Part 10 file, byte for byte as received, and give its data set's length.
 
         The file appears under its name when it is complete; an existing one is replaced. Its folder is
         made when it is missing. After an error or a cancellation no file is left. It is not synced to the
         disk (the archive does that). A data set of more than `maximum` bytes is an OSError (EFBIG) as soon
-        as it has come that far. `path` is taken as it is: of received text it is made by `safe_name`.
+        as it has come that far. `path` is taken as it is: of received text it is made by `safe_name`. `look`:
+        is shown what is written, in order.
         """
         if not self.sop_class_uid or not self.sop_instance_uid:
             raise LocalProtocolError("only an instance received with C-STORE can be saved as a file")
@@ -262,8 +284,10 @@ class DataStream:
         file = PartFile(os.fspath(path), head, maximum)
         last: Batch = ()
         try:
-            self._sink = file.offer
+            self._sink = file.offer if look is None else _shown(file.offer, look)
             while (batch := await self.next_batch(_PIECE)) is not None:
+                if look is not None:
+                    look(batch)
                 if self.is_complete and not self.waiting:
                     last = batch  # the last piece and the end take one hop to a thread; so does a small file
                     break
@@ -275,3 +299,13 @@ class DataStream:
         finally:
             self._sink = None
         return self.received
+
+
+def _shown(offer: Callable[[Batch], bool], look: Callable[[Batch], object]) -> Callable[[Batch], bool]:
+    def offered(batch: Batch) -> bool:
+        is_taken = offer(batch)
+        if is_taken:  # else it comes again
+            look(batch)
+        return is_taken
+
+    return offered

@@ -38,6 +38,7 @@ __all__ = [
     "MAXIMUM_CONTEXTS",
     "Kind",
     "Proposable",
+    "can_send",
     "check_storage_contexts",
     "contexts_for",
     "expand",
@@ -234,6 +235,12 @@ def sendable_kinds(channel: Channel) -> set[Kind]:
         for source, targets in BECOMES.items()
         if syntax in targets
     }
+
+
+def can_send(contexts: Mapping[int, AcceptedContext], kind: Kind) -> bool:
+    """Whether an instance may be sent on one of these contexts, as it is or re-encoded."""
+    needed = _needed(kind)
+    return any(c.as_scu and (c.abstract_syntax, c.transfer_syntax) in needed for c in contexts.values())
 
 
 def in_order(transfer_syntaxes: Sequence[str], stored: Mapping[str, int]) -> list[str]:

@@ -28,7 +28,7 @@ from asyncdicom.status import Status
 from asyncdicom.uid import is_usable_uid, new_uid
 from asyncdicom.ul.negotiation import AcceptedContext
 
-__all__ = ["NORMALIZED_HANDLERS", "NormalizedService", "as_tags", "invoke"]
+__all__ = ["NORMALIZED_HANDLERS", "NormalizedService", "invoke"]
 
 NORMALIZED_HANDLERS = {
     "n_create": CommandField.N_CREATE_RQ,
@@ -80,27 +80,6 @@ async def invoke(
 
 
 _AFFECTED = (CommandField.N_CREATE_RQ, CommandField.N_EVENT_REPORT_RQ)
-
-
-def as_tags(attributes: Iterable[int | str]) -> tuple[int, ...]:
-    """Make tags of tags and keywords; ValueError for what is neither."""
-    if isinstance(attributes, (int, str)):
-        attributes = (attributes,)
-    return tuple(_tag(attribute) for attribute in attributes)
-
-
-def _tag(attribute: int | str) -> int:
-    tag: int | None
-    if isinstance(attribute, str):
-        from pydicom.datadict import tag_for_keyword
-
-        tag = tag_for_keyword(attribute)
-        if tag is None:
-            raise ValueError(f"{attribute!r} is not a keyword of the data dictionary (PS3.6)")
-        return tag
-    if not 0 <= attribute <= 0xFFFFFFFF:
-        raise ValueError(f"{attribute!r} is no tag")
-    return int(attribute)
 
 
 # As the performer.

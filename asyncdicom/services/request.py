@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, overload
 
+from asyncdicom.data.scanner import Scanner
 from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Command, CommandField
+from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.channel import IncomingRequest
+from asyncdicom.net.disk import Batch, Buffer
 from asyncdicom.net.sources import Source
 from asyncdicom.net.stream import DataStream
 from asyncdicom.services.responses import Answer, Identifier, Response
@@ -35,6 +39,8 @@ __all__ = [
 
 _T = TypeVar("_T")
 _Association = TypeVar("_Association")
+
+_SPECIFIC_CHARACTER_SET = 0x00080005
 
 MAXIMUM_IDENTIFIER = 1 << 20
 """Bytes of an Identifier that is decoded: a list of 10,000 UIDs has 650,000."""
@@ -183,6 +189,48 @@ class ReceivedRequest(Generic[_Association]):
             return Dataset()
         return await self.data.dataset()
 
+    async def head(self, keys: Iterable[int | str]) -> Dataset:
+        """Look at elements of a data set that is still to be received: nothing of it is taken.
+
+        `keys`: keywords or tags of the top level, no sequences; SpecificCharacterSet is given beside. What is
+        not there, is behind the Pixel Data or behind more than may wait (`Limits.read_budget`, 1 MiB), or
+        cannot be read, is left out. Waits until they have come; a lost association raises. ValueError for
+        what is no keyword.
+        """
+        picker = _Picker(self.transfer_syntax_uid, keys)
+        await self.data.peek(picker.feed)
+        return picker.dataset()
+
+    @overload
+    async def save(
+        self, path: str | os.PathLike[str], *, keys: None = None, maximum: int | None = None
+    ) -> int: ...
+
+    @overload
+    async def save(
+        self, path: str | os.PathLike[str], *, keys: Iterable[int | str], maximum: int | None = None
+    ) -> Dataset: ...
+
+    async def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        keys: Iterable[int | str] | None = None,
+        maximum: int | None = None,
+    ) -> int | Dataset:
+        """Write the instance as a DICOM file, with who has sent it: see `DataStream.save`.
+
+        With `keys` (keywords or tags of the top level, no sequences) it gives a Dataset with those that were
+        there, found while it was written: the file is not read again. Otherwise it gives the length of the
+        data set.
+        """
+        sender = self.calling_ae_title or None
+        if keys is None:
+            return await self.data.save(path, source_ae_title=sender, maximum=maximum)
+        picker = _Picker(self.transfer_syntax_uid, keys)
+        await self.data.save(path, source_ae_title=sender, maximum=maximum, look=picker.feed_all)
+        return picker.dataset()
+
     async def guard(self, work: Awaitable[_T]) -> _T:
         """Await `work` (a handler's code), which C-CANCEL and the deadlines of handlers may cancel.
 
@@ -190,6 +238,39 @@ class ReceivedRequest(Generic[_Association]):
         raises.
         """
         return await self.incoming.guard(work)
+
+
+class _Picker:
+    """Picks elements out of a data set that goes by; where it cannot be read, no more of them."""
+
+    def __init__(self, transfer_syntax_uid: str, keys: Iterable[int | str]) -> None:
+        from asyncdicom.dataset import as_tags
+
+        self._transfer_syntax_uid = transfer_syntax_uid
+        # Text is decoded by the Specific Character Set, which is given beside.
+        self._scanner = Scanner(transfer_syntax_uid, frozenset({_SPECIFIC_CHARACTER_SET, *as_tags(keys)}))
+        self._is_over = False
+
+    def feed(self, view: Buffer) -> bool:
+        """Look at the next piece; True when no more is needed."""
+        if not self._is_over:
+            try:
+                self._scanner.feed(view)
+                self._is_over = self._scanner.done
+            except DataSetError:
+                self._is_over = True
+        return self._is_over
+
+    def feed_all(self, batch: Batch) -> None:
+        """Look at the next pieces."""
+        for view in batch:
+            self.feed(view)
+
+    def dataset(self) -> Dataset:
+        """What was found."""
+        from asyncdicom.dataset import picked
+
+        return picked(self._scanner.found, self._transfer_syntax_uid)
 
 
 Request: TypeAlias = ReceivedRequest[Any]

@@ -3,7 +3,8 @@
 `archive_schema_2.txt` (SQL) and `archive_schema_2_files.txt` are what the version before the archive's ID has
 written: two instances and one in quarantine. A file is its path and its bytes behind the preamble. Those of
 schema 3 are from before files that end within an element were marked; one more of the quarantine was purged.
-Those of schema 4 are the same, from before the outbox.
+Those of schema 4 are the same, from before the outbox, those of schema 5 from before studies were put under
+another patient.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ async def answers(root: Path, tools: Any) -> None:
     assert [each for each in verify(str(root)) if not each.is_sound] == []
 
 
-@pytest.mark.parametrize("number", [2, 3, 4])
+@pytest.mark.parametrize("number", [2, 3, 4, 5])
 async def test_an_earlier_index_is_brought_up(tmp_path: Path, tools: Any, number: int) -> None:
     index = of_schema(number, tmp_path / "old")
     before = schema(index)

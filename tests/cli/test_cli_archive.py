@@ -109,3 +109,32 @@ async def test_it_works_served_or_not(tmp_path: Path, tool: Any, start: Any, is_
         assert (await tool("archive", tmp_path, "quarantine", "purge")).code == 2
         (counts,) = (await tool("archive", tmp_path, "stat", "--json")).json
         assert (counts["instance"], counts["quarantine"], counts["purged"]) == (3, 0, 2)
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+async def test_a_study_is_put_under_the_right_patient(
+    tmp_path: Path, tool: Any, start: Any, is_served: bool
+) -> None:
+    await keep(tmp_path, 2, name=b"WRONG^ONE ")
+    to = ("study", "1.2.3.1", "--to", "P2", "--name", "RIGHT^ONE", "--sex", "F")
+    async with AsyncExitStack() as serving:
+        if is_served:
+            qrscp = await serving.enter_async_context(start("qrscp", "--port", 0, "--data", tmp_path))
+            await qrscp.stdout.readline()
+            await qrscp.stdout.readline()
+        dry = await tool("archive", tmp_path, "reassign", *to)
+        assert dry.out == "1.2.3.1: 2 instances would be moved from WRONG^ONE to P2 RIGHT^ONE\n"
+        assert "--apply does it" in dry.err
+        (done,) = (await tool("archive", tmp_path, "reassign", *to, "--apply", "--json")).json
+        assert (done["instances"], done["applied"]) == (2, True)
+        listed = await tool("archive", tmp_path, "reassign", "list")
+        assert listed.lines[0].startswith(f"{done['names'][0]} 1.2.3.1 from WRONG^ONE to P2 RIGHT^ONE since ")
+        assert listed.lines[1] == "1 were made, 1 are in force"
+        again = await tool("archive", tmp_path, "reassign", *to, "--apply")
+        assert again.code == 1
+        assert len(again.err.splitlines()) == 1
+        undone = await tool("archive", tmp_path, "reassign", "undo", done["names"][0], "--apply")
+        assert undone.out == "1.2.3.1: 2 instances are moved from P2 RIGHT^ONE to WRONG^ONE\n"
+        one, total = (await tool("archive", tmp_path, "reassign", "list", "--json")).json
+        assert one["undone"]
+        assert total == {"reassignments": 1, "in_force": 0}

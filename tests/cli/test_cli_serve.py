@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.http import ask
+from helpers.receiver import receiving
 from helpers.serving import ct, send, serving, sinks
 
 from asyncdicom import MODALITY_WORKLIST, associate
@@ -39,6 +42,12 @@ to = ["PACS"]
         ("commitment = 1\n", "gate.toml:1: commitment must be of type bool"),
         ("http = '1.2.3.4:x'\n", "gate.toml:1: http: '1.2.3.4:x' is no place to listen at"),
         ("http = '70000'\n", "gate.toml:1: http: '70000' is no place to listen at"),
+        ("[webhook]\n", "gate.toml:1: url is where to POST to"),
+        (
+            "[webhook]\nurl = 'https://x/'\ndwon = 1\n",
+            "gate.toml:3: webhook: unknown key 'dwon'; did you mean down?",
+        ),
+        ("[webhook]\nurl = 'https://x/'\ndown = 'of'\n", 'gate.toml:3: down is a number, or "off"'),
         ("[peers", "gate.toml:1: "),
     ],
 )
@@ -63,6 +72,32 @@ async def test_a_file_that_is_not_there_and_an_archive_that_is_not(tmp_path: Pat
     assert refused.code == 1
     assert refused.err.startswith("asyncdicom serve: ")
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+async def test_the_webhook_is_told_of_a_disk_with_little_room(tmp_path: Path, tool: Any) -> None:
+    start = f"port = 0\nhttp = '0'\ndata = '{tmp_path}/data'\nminimum_free = 0\n[webhook]\n"
+    config = tmp_path / "gate.toml"
+    async with receiving() as receiver:
+        url = f"url = 'http://127.0.0.1:{receiver.port}/'\n"
+        config.write_text(f"{start}{url}disk = 999999999999\nunrouted = 'off'\ninterval = 0.1\n")
+        async with serving(config) as gate:
+            await receiver.has(1)
+            config.write_text(f"{start}{url}")
+            gate.process.send_signal(signal.SIGHUP)
+            assert "for what changed of webhook" in await gate.logged("a restart is needed")
+            text = b""
+            async with asyncio.timeout(60):
+                while b'webhook_messages_total{outcome="sent"} 1.0' not in text:
+                    _, _, text = await ask(gate.told["http"], b"GET /metrics HTTP/1.1\r\n\r\n")
+            gate.process.terminate()
+            assert await gate.ended() == 0
+        (message,) = receiver.bodies
+        assert (message["alarm"], message["ae_title"]) == ("disk", "ASYNCDICOM")
+        assert "MiB of the archive's disk are free" in message["text"]
+    config.write_text(f"{start}url = 'https://127.0.0.1/'\ntrusted = '{config}'\n")
+    refused = await tool("serve", config)
+    assert (refused.code, "webhook.trusted" in refused.err) == (2, True)
 
 
 WORKLIST = """

@@ -16,7 +16,7 @@ from interop.questions import ONE_SERIES
 from pydicom import Dataset
 from pydicom.uid import UID, generate_uid
 
-from asyncdicom import STUDY_ROOT, Request, Status, associate, retrieval_contexts
+from asyncdicom import STUDY_ROOT, Client, Request, Status, associate, retrieval_contexts
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
 pytestmark = pytest.mark.interop
@@ -195,3 +195,15 @@ def test_our_archive_moves_150_of_which_orthanc_refuses_one(
     assert (end["completed"], end["failed"]) == (MANY - 1, 1), archive.log.read_text()
     sent = {dataset.SOPInstanceUID for dataset in many}
     assert sent - uids_of_orthanc() == {one.SOPInstanceUID}
+
+
+async def test_client(orthanc: Peer, tmp_path: Path) -> None:
+    """The daily jobs, by C-GET and by C-MOVE to ourselves."""
+    listen = f"DESTINATION@127.0.0.1:{PORTS['DESTINATION']}"
+    for method in ("get", "move"):
+        async with Client(orthanc.address, listen=listen, method=method) as pacs:
+            studies = await pacs.find({"PatientID": "77654033"})
+            retrieved = await pacs.retrieve(studies, to=tmp_path / method)
+            assert retrieved.raise_for_failures().methods == {method}
+            result = await pacs.store(tmp_path / method)
+            assert result.raise_for_failures().sent == len(retrieved.instances) > 0

@@ -25,6 +25,7 @@ from asyncdicom import (
     serve,
     storage_contexts,
 )
+from asyncdicom.dataset import as_tags
 from asyncdicom.services.contexts import (
     DEFAULT_TRANSFER_SYNTAXES,
     contexts_for,
@@ -32,7 +33,6 @@ from asyncdicom.services.contexts import (
     groups_of_kinds,
     in_order,
 )
-from asyncdicom.services.normalized import as_tags
 from asyncdicom.uid import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,

@@ -171,6 +171,9 @@ class Lookup(Protocol):
     def find_quarantined(self, sop_instance_uid: str, digest: str) -> Existing | None:
         """Look for the same bytes in quarantine under the same UID."""
 
+    def identity_of(self, record: Record) -> Identity:
+        """Give whose an instance is: an operator may have put its study under another patient."""
+
     def patients_of(self, identity: Identity) -> list[tuple[str, str, str]]:
         """Give whom the study belongs to: Patient ID, issuer and what tells them apart.
 

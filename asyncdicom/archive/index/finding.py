@@ -27,6 +27,7 @@ from asyncdicom.archive.index.reader import (
     of_other_patients,
     told_apart_by,
 )
+from asyncdicom.archive.index.reassigned import Reassignment, reassignment_of
 
 __all__ = ["MAXIMUM_PAGE", "Finding", "Pages"]
 
@@ -83,6 +84,10 @@ class Finding:
     async def told_apart_by(self, patient_id: str, peer: Hashable) -> list[str]:
         """Give what tells the patients apart whose Patient ID reads so: at most two of them."""
         return await self._queries.run(peer, partial(told_apart_by, patient_id=patient_id))
+
+    async def reassignment_of(self, sop_instance_uid: str, peer: Hashable) -> Reassignment | None:
+        """Give what has put an instance under another patient, if anything has."""
+        return await self._queries.run(peer, partial(reassignment_of, sop_instance_uid=sop_instance_uid))
 
     async def look_up(self, ids: Sequence[int], peer: Hashable) -> dict[int, InstanceRow]:
         """Give what is known of some instances; what is gone meanwhile is not there."""

@@ -56,7 +56,19 @@ def _to_5(cursor: Any) -> None:
     )
 
 
-STEPS: dict[int, Callable[[Any], None]] = {2: _to_3, 3: _to_4, 4: _to_5}
+def _to_6(cursor: Any) -> None:
+    """Studies that are under another patient. An earlier version would not tell a receiver."""
+    cursor.execute(
+        "CREATE TABLE reassignment (id INTEGER NOT NULL, name TEXT NOT NULL, "
+        "study_instance_uid TEXT NOT NULL, "
+        "patient_id TEXT NOT NULL, issuer_of_patient_id TEXT NOT NULL, told_apart TEXT NOT NULL, "
+        "was TEXT NOT NULL, becomes TEXT NOT NULL, made TEXT NOT NULL, undone TEXT NOT NULL, "
+        "PRIMARY KEY (id), UNIQUE (name))"
+    )
+    cursor.execute("ALTER TABLE instance ADD COLUMN reassigned INTEGER DEFAULT 0 NOT NULL")
+
+
+STEPS: dict[int, Callable[[Any], None]] = {2: _to_3, 3: _to_4, 4: _to_5, 5: _to_6}
 """What leads from each schema to the next one."""
 
 

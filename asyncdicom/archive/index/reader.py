@@ -37,6 +37,7 @@ from asyncdicom.archive.index.matching import (
 )
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.query import Condition, Form, Key, Query
+from asyncdicom.archive.index.reassigned import Reassignment, of_ids
 from asyncdicom.archive.index.record import Identity
 from asyncdicom.archive.index.schema import (
     LEVELS,
@@ -87,6 +88,11 @@ class InstanceRow(NamedTuple):
     file: str
     data_set_offset: int
     data_set_length: int
+    reassigned: int
+    """The row that has put it under another patient than that of its file; 0: none."""
+
+    reassignment: Reassignment | None = None
+    """That one."""
 
 
 # what a key is in SQL
@@ -423,7 +429,7 @@ def instance_kinds(statements: Statements, query: Query) -> Statement:
 
 
 _FILES = Prepared(
-    select(*(instance.c[name] for name in InstanceRow._fields)).where(
+    select(*(instance.c[name] for name in InstanceRow._fields[:-1])).where(
         instance.c.id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value))
     )
 )
@@ -484,5 +490,8 @@ def told_apart_by(execute: Execute, patient_id: str) -> list[str]:
 
 def instances_of(execute: Execute, ids: Sequence[int]) -> dict[int, InstanceRow]:
     """Give what the index has for these ids; what is gone meanwhile is not there."""
-    rows = execute(_FILES.sql, (json.dumps(list(ids)),))
-    return {row[0]: InstanceRow(*row) for row in rows}
+    rows = {row[0]: InstanceRow(*row) for row in execute(_FILES.sql, (json.dumps(list(ids)),))}
+    if reassigned := {row.reassigned for row in rows.values()} - {0}:
+        found = of_ids(execute, reassigned)
+        return {number: row._replace(reassignment=found.get(row.reassigned)) for number, row in rows.items()}
+    return rows

@@ -18,6 +18,7 @@ __all__ = [
     "Identity",
     "Record",
     "character_set_of",
+    "patient_row",
     "usable_record",
 ]
 
@@ -152,6 +153,15 @@ _EMPTY_ROWS = {
     | {name: "[]" for a in attributes if a.many for name in a.companions}
     for level, attributes in LEVELS.items()
 }
+
+
+def patient_row(texts: Mapping[str, str]) -> dict[str, str]:
+    """Give the columns of a patient from their texts, by column; those that are not given are empty."""
+    row = dict(_EMPTY_ROWS["PATIENT"])
+    for attribute in LEVELS["PATIENT"]:
+        if text := texts.get(attribute.column):
+            _fill(row, attribute, text)
+    return row
 
 
 def _fill(row: dict[str, str], attribute: Attribute, text: str) -> None:

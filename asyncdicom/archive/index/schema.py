@@ -46,14 +46,17 @@ __all__ = [
     "has_backslash",
     "instance",
     "patient",
+    "peer",
     "quarantine",
+    "reassignment",
     "scrub",
     "series",
+    "stability",
     "study",
     "tombstone",
 ]
 
-SCHEMA_VERSION = 5  # 1 had other digests; `migrations` knows the way from 2
+SCHEMA_VERSION = 6  # 1 had other digests; `migrations` knows the way from 2
 
 NAME_GROUPS = ("alphabetic", "ideographic", "phonetic")
 """The component groups of a person name, in the order of PS3.5 6.2.1."""
@@ -248,6 +251,8 @@ instance = Table(
     _parent("series"),
     *_columns("IMAGE"),
     *_file_columns(),
+    # the row of `reassignment` that has put it under another patient than that of its file; 0: none
+    Column("reassigned", Integer, nullable=False, server_default=literal_column("0")),
     UniqueConstraint("sop_instance_uid"),
     Index("instance_parent_index", "parent"),
 )
@@ -260,6 +265,24 @@ quarantine = Table(
     Column("sop_instance_uid", Text, nullable=False, index=True),
     Column("reason", Text, nullable=False),
     *_file_columns(),
+)
+
+
+# A study of one patient that an operator has put under another one, see `reassigned`. Patient ID, issuer and
+# `told_apart` are what the files say. `reassigned.json` has the same.
+reassignment = Table(
+    "reassignment",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("study_instance_uid", Text, nullable=False),
+    Column("patient_id", Text, nullable=False),
+    Column("issuer_of_patient_id", Text, nullable=False),
+    Column("told_apart", Text, nullable=False),
+    Column("was", Text, nullable=False),  # JSON: what was known of that patient, by column
+    Column("becomes", Text, nullable=False),  # JSON: the other one, by column
+    Column("made", Text, nullable=False),  # UTC, ISO 8601
+    Column("undone", Text, nullable=False),  # the same; empty: it is in force
 )
 
 
@@ -283,6 +306,17 @@ tombstone = Table(
     Index("tombstone_file_index", "file"),
 )
 
+# Who has been told that a study is stable, and with which of its instances as the last one; of study 0: how
+# far all was looked through for them. (A table that is only added, as above.)
+stability = Table(
+    "stability",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("study", Integer, primary_key=True),
+    Column("last", Integer, nullable=False),
+    Column("received", Text, nullable=False),  # of that one: a row's number may be given again
+)
+
 # How far the slow look at all files has come: one row.
 scrub = Table(
     "scrub",
@@ -295,6 +329,17 @@ scrub = Table(
     Column("last_missing", Integer, nullable=False),  # of the last time round
     Column("last_damaged", Integer, nullable=False),
     Column("ended", Text, nullable=False),  # that one: UTC, ISO 8601; empty before
+)
+
+# What was learned of the peers that are called: see `peers`. (This table needs no step either.)
+peer = Table(
+    "peer",
+    METADATA,
+    Column("what", Text, primary_key=True),
+    Column("ae_title", Text, primary_key=True),
+    Column("host", Text, primary_key=True),
+    Column("port", Integer, primary_key=True),
+    Column("until", Float, nullable=False),  # seconds since 1970; it does not hold any more then
 )
 
 

@@ -20,9 +20,11 @@ from asyncdicom.archive.index.opening import (
     read_identity,
     write_identity,
 )
+from asyncdicom.archive.index.peers import Learned, read_learned
 from asyncdicom.archive.index.place import Place, read_place
 from asyncdicom.archive.index.quarantined import QuarantineReader
 from asyncdicom.archive.index.queries import Queries
+from asyncdicom.archive.index.stability import StabilityReader
 from asyncdicom.archive.index.upkeep import Reader
 from asyncdicom.archive.index.writer import Writer
 
@@ -51,6 +53,8 @@ class Index:
         """Looks at what is in quarantine."""
         self.deliveries = DeliveryReader(self._engine)
         """Looks at the work that is to be done."""
+        self.stability = StabilityReader(self._engine)
+        """Looks at the studies that something has come for."""
 
     def identity(self) -> tuple[tuple[str, int] | None, bool]:
         """Give the archive's ID and generation, if they are known, and whether there is any instance."""
@@ -73,6 +77,10 @@ class Index:
     def place(self) -> Place:
         """Give how far the scrub has come."""
         return read_place(self._engine)
+
+    def learned(self, now: float) -> list[Learned]:
+        """Give what was learned of peers and holds now, in seconds since 1970."""
+        return read_learned(self._engine, now)
 
     def copy_to(self, path: str) -> None:
         """Copy all that is committed to a new index at a path; who writes goes on meanwhile.

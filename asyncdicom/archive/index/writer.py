@@ -35,6 +35,7 @@ from asyncdicom.archive.index.base import (
 from asyncdicom.archive.index.enqueue import enqueue_for_instances
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.prepared import Prepared
+from asyncdicom.archive.index.reassigned import Reassignment, in_force
 from asyncdicom.archive.index.record import Identity, Record
 from asyncdicom.archive.index.schema import (
     SCHEMA_VERSION,
@@ -119,6 +120,7 @@ class Writer:
             self._reopen()
         self._series: dict[Identity, int] = {}  # those that are committed
         self._new_series: dict[Identity, int] = {}
+        self._reassigned: dict[Identity, Reassignment] | None = None  # by patient and study; None: not read
         self._began = datetime.now(UTC)
         self._now = ""
 
@@ -200,6 +202,7 @@ class Writer:
 
     def _roll_back(self) -> None:  # never raises
         self._new_series.clear()
+        self._reassigned = None
         try:
             if self._cursor is not None and self._fairy.driver_connection.in_transaction:
                 self._cursor.execute("ROLLBACK")
@@ -208,8 +211,7 @@ class Writer:
 
     def renew(self) -> None:
         """Give the connection up with what it was doing; the next transaction opens another. Never raises."""
-        self._series.clear()
-        self._new_series.clear()
+        self.forget()
         self._cursor = None
         try:
             self._fairy.invalidate()
@@ -254,6 +256,23 @@ class Writer:
         ).fetchone()
         return None if row is None else Existing._make((*row, True))
 
+    def forget(self) -> None:
+        """Forget what was remembered of patients, studies and series: it has changed."""
+        self._series.clear()
+        self._new_series.clear()
+        self._reassigned = None
+
+    def identity_of(self, record: Record) -> Identity:
+        """Give whose an instance is: an operator may have put its study under another patient."""
+        reassignment = self._reassignment_of(record.identity)
+        return record.identity if reassignment is None else reassignment.identity_of(record.identity)
+
+    def _reassignment_of(self, identity: Identity) -> Reassignment | None:
+        known = self._reassigned
+        if known is None:
+            known = self._reassigned = in_force(self.execute)
+        return known.get(identity._replace(series_instance_uid="")) if known else None
+
     def patients_of(self, identity: Identity) -> list[tuple[str, str, str]]:
         """Give whom the study belongs to: Patient ID, issuer and what tells them apart.
 
@@ -282,7 +301,13 @@ class Writer:
 
     def _instance_row(self, insertion: Insertion) -> dict[str, Any]:
         record = insertion.record
-        row = {**record.row("IMAGE"), "parent": self._series_of(record), **insertion.entry._asdict()}
+        reassignment = self._reassignment_of(record.identity)
+        row = {
+            **record.row("IMAGE"),
+            "parent": self._series_of(record, reassignment),
+            "reassigned": 0 if reassignment is None else reassignment.id,
+            **insertion.entry._asdict(),
+        }
         if insertion.received:
             row["received"] = insertion.received
         return row
@@ -293,12 +318,17 @@ class Writer:
         values = statement.bind({**healing.entry._asdict(), "row": existing.id})
         self._cursor.execute(statement.sql, values)
 
-    def _series_of(self, record: Record) -> int:
+    def _series_of(self, record: Record, reassignment: Reassignment | None) -> int:
         """Give the id of the series of ``record``; rows that are not there yet are inserted."""
         identity = record.identity
+        if reassignment is not None:
+            identity = reassignment.identity_of(identity)
         known = self._series.get(identity) or self._new_series.get(identity)
         if known is None:
-            parent = self._row_id(patient, identity.of_patient(), record, "PATIENT")
+            own = identity.of_patient()
+            if reassignment is not None:
+                own = reassignment.row | own
+            parent = self._row_id(patient, own, record, "PATIENT")
             parent = self._row_id(study, {"parent": parent}, record, "STUDY")
             known = self._row_id(series, {"parent": parent}, record, "SERIES")
             self._new_series[identity] = known
@@ -319,7 +349,11 @@ class Writer:
     def _remove(self, existing: Existing) -> None:
         """Remove an instance, and series, study and patient if they are empty then."""
         self._cursor.execute(_DELETE_INSTANCE.sql, (existing.id,))
-        row_id: int | None = existing.parent
+        self.remove_if_empty(existing.parent)
+
+    def remove_if_empty(self, series_id: int) -> None:
+        """Remove a series that has no instances, and study and patient if they are empty then."""
+        row_id: int | None = series_id
         for table in (series, study, patient):
             parent = None
             if table is not patient:
@@ -328,8 +362,7 @@ class Writer:
             if not self._cursor.rowcount:
                 break
             row_id = parent
-        self._series.clear()
-        self._new_series.clear()
+        self.forget()
 
 
 def _quarantine_row(aside: Quarantining) -> dict[str, Any]:

@@ -14,26 +14,27 @@ from itertools import groupby, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asyncdicom import uid
-from asyncdicom.cli.keys import UNIQUE_KEYS
 from asyncdicom.data.elements import decode
 from asyncdicom.exceptions import DataSetError, PresentationContextError, StatusError
+from asyncdicom.scu.identifiers import UNIQUE_KEYS
 from asyncdicom.services.contexts import MAXIMUM_CONTEXTS
 from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
     from asyncdicom.association import Association
-    from asyncdicom.cli.keys import Wanted
+    from asyncdicom.scu.identifiers import Wanted
     from asyncdicom.services.responses import Identifier
 
 __all__ = ["DEFAULT_PAIRS", "Found", "Share", "divide", "find_instances"]
 
-log = Log("asyncdicom.cli")
+log = Log("asyncdicom.scu")
 
 Pair = tuple[str, str]
 """SOP class and transfer syntax."""
 
 _MOST_ELEMENTS = 16_384  # of a match
 _MOST_SYNTAXES = 64  # of an instance; an association has room for twice as many contexts
+_MOST_INSTANCES = 100_000  # of a retrieval: beyond it the list of usual contexts is proposed
 _UIDS_AT_ONCE = 500  # a UI value in explicit VR has at most 65,534 bytes, a UID 64
 
 # What a match is looked through for.
@@ -124,11 +125,19 @@ async def find_instances(association: Association, query: Wanted) -> list[Found]
         position -= 1
     try:
         for level in model.levels[position + 1 :]:
-            nodes = [child for node in nodes for child in await _children(association, query, node, level)]
-    except (StatusError, PresentationContextError) as error:
+            above, nodes = nodes, []
+            for node in above:
+                nodes += await _children(association, query, node, level)
+                if len(nodes) > _MOST_INSTANCES:
+                    raise _TooMany(f"more than {_MOST_INSTANCES} matches")
+    except (StatusError, PresentationContextError, _TooMany) as error:
         log.info("the peer does not tell what there is (%s): proposing a list of usual contexts", error)
         return []
     return [_found(node) for node in nodes]
+
+
+class _TooMany(Exception):
+    """The peer answers with more than is kept in memory."""
 
 
 def _spread(keys: Mapping[Any, Any]) -> list[dict[str, Any]]:
@@ -154,8 +163,15 @@ async def _children(
         for context in association.contexts.values()
         if context.abstract_syntax == query.sop_class("find")
     )
-    matches = [_uids_in(match, syntax, asked) for match in await operation]
-    return [node | match for match in matches if match.get(asked[0])]
+    children = []
+    async with operation as matches:
+        async for match in matches:
+            found = _uids_in(match, syntax, asked)
+            if found.get(asked[0]):
+                children.append(node | found)
+            if len(children) > _MOST_INSTANCES:
+                break
+    return children
 
 
 def _uids_in(match: bytes, transfer_syntax: str, asked: Sequence[str]) -> dict[str, Any]:
@@ -188,8 +204,13 @@ def _found(node: dict[str, Any]) -> Found:
     return Found(parents, str(node["SOPInstanceUID"]), pairs)
 
 
-def divide(found: Sequence[Found], query: Wanted, maximum: int = MAXIMUM_CONTEXTS - 1) -> list[Share]:
-    """Divide instances over associations with at most `maximum` contexts for storage each."""
+def divide(
+    found: Sequence[Found], query: Wanted, maximum: int = MAXIMUM_CONTEXTS - 1, *, one_by_one: bool = False
+) -> list[Share]:
+    """Divide instances over associations with at most `maximum` contexts for storage each.
+
+    `one_by_one`: they are not all that the query is about, so each is asked for by its UID.
+    """
     if not found:
         return [Share(DEFAULT_PAIRS, (query.identifier,))]
     groups: list[tuple[dict[Pair, None], list[Found]]] = []
@@ -201,7 +222,7 @@ def divide(found: Sequence[Found], query: Wanted, maximum: int = MAXIMUM_CONTEXT
             group_of[instance.pairs] = len(groups) - 1
             groups[-1][0].update(dict.fromkeys(instance.pairs))
         groups[group_of[instance.pairs]][1].append(instance)
-    if len(groups) == 1:
+    if len(groups) == 1 and not one_by_one:
         return [Share(tuple(groups[0][0]), (query.identifier,))]
     return [Share(tuple(pairs), tuple(_identifiers(members))) for pairs, members in groups]
 

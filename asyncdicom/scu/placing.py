@@ -10,15 +10,17 @@ import stat
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
 from asyncdicom.data.part10 import HEAD_SIZE, read_file_meta
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError
+from asyncdicom.net.disk import Buffer
 from asyncdicom.uid import transfer_syntax
 
-__all__ = ["UIDS", "Placed", "differs", "missing_end", "place", "study_of"]
+__all__ = ["UIDS", "Placed", "differs", "differs_in", "missing_end", "place", "study_of"]
 
 # What a retrieval can ask for, by the attributes of the instances.
 UIDS = {"StudyInstanceUID": 0x0020000D, "SeriesInstanceUID": 0x0020000E, "SOPInstanceUID": 0x00080018}
@@ -146,7 +148,15 @@ def _missing_end_of_deflated(pieces: Iterator[bytes], start: float) -> str | Non
 
 def differs(received: Path, asked: Mapping[int, frozenset[str]]) -> str | None:
     """Say what of an instance is not what was asked for, or None."""
-    found = _uids_in(received, asked)
+    return _difference(_uids_in(received, asked), asked)
+
+
+def differs_in(data: bytes, transfer_syntax_uid: str, asked: Mapping[int, frozenset[str]]) -> str | None:
+    """As `differs`, for a data set in memory."""
+    return _difference(_uids_of([memoryview(data)[:_HEAD]], transfer_syntax_uid, asked), asked)
+
+
+def _difference(found: Mapping[int, str], asked: Mapping[int, frozenset[str]]) -> str | None:
     for name, tag in UIDS.items():
         if tag in asked and found[tag] not in asked[tag]:
             return f"not asked for: its {name} is {found[tag] or 'missing'}"
@@ -163,14 +173,26 @@ def _uids_in(received: Path, tags: Iterable[int]) -> dict[int, str]:
     with received.open("rb", buffering=0) as file:
         head = file.read(HEAD_SIZE)
         meta = read_file_meta(head)
-        scanner = Scanner(meta.transfer_syntax_uid, frozenset(tags))
-        piece = head[meta.offset :]
-        try:
-            while piece and not scanner.done and file.tell() <= _HEAD:
-                scanner.feed(piece)
-                piece = file.read(HEAD_SIZE)
-        except DataSetError:
-            pass  # what was read before it counts
+        first = head[meta.offset :]
+        return _uids_of(_pieces(file, first), meta.transfer_syntax_uid, tags)
+
+
+def _pieces(file: FileIO, first: bytes) -> Iterator[bytes]:
+    piece = first
+    while piece and file.tell() <= _HEAD:
+        yield piece
+        piece = file.read(HEAD_SIZE)
+
+
+def _uids_of(pieces: Iterable[Buffer], transfer_syntax_uid: str, tags: Iterable[int]) -> dict[int, str]:
+    scanner = Scanner(transfer_syntax_uid, frozenset(tags))
+    try:
+        for piece in pieces:
+            scanner.feed(piece)
+            if scanner.done:
+                break
+    except DataSetError:
+        pass  # what was read before it counts
     found = dict.fromkeys(tags, "")
     for tag, element in scanner.found.items():
         found[tag] = bytes(element.value).decode("ascii", "replace").rstrip("\0 ")

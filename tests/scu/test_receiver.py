@@ -13,9 +13,9 @@ from cli.nodes import CT, PLAIN, Instance
 from cli.placed import written
 
 from asyncdicom import AssociationError, BytesSource, associate, safe_name, serve, storage_contexts
-from asyncdicom.cli.placing import place
-from asyncdicom.cli.receiver import Receiver
 from asyncdicom.net.disk import Batch
+from asyncdicom.scu.placing import place
+from asyncdicom.scu.receiver import Receiver
 
 UIDS = ["CON", "nul.1", "..", "C:1", "1.A", "1.a", "-rf", ".hidden", "1.2.3"]
 
@@ -149,6 +149,6 @@ async def test_what_ends_within_an_element(tmp_path: Path, data: bytes, syntax: 
 
 async def test_finding_the_end_takes_a_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes too long is not judged, so it is kept; here everything takes too long."""
-    monkeypatch.setattr("asyncdicom.cli.placing._PATIENCE", -1.0)
+    monkeypatch.setattr("asyncdicom.scu.placing._PATIENCE", -1.0)
     sources = [BytesSource(CT, "1", PLAIN, WHOLE[:-1]), BytesSource(CT, "2", DEFLATED, ENCODED[:-9])]
     assert await store(Receiver(str(tmp_path)), *sources) == [(0, None)] * 2

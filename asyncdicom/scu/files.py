@@ -15,7 +15,7 @@ from asyncdicom.telemetry.log import Log
 
 __all__ = ["Read", "find_files", "read_heads"]
 
-log = Log("asyncdicom.cli")
+log = Log("asyncdicom.scu")
 
 _AT_ONCE = 64
 _MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"  # of a DICOMDIR

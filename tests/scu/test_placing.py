@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cli.placed import written
 
-from asyncdicom.cli.placing import UIDS, differs, place
+from asyncdicom.scu.placing import UIDS, differs, place
 
 
 @pytest.fixture(params=["links", "no links"])

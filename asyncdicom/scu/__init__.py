@@ -1,0 +1,1 @@
+"""The daily jobs of an SCU: `Client`, and what it shares with the tools."""

@@ -1,0 +1,1 @@
+from helpers.peer import nothing_left  # noqa: F401
