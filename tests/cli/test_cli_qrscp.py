@@ -12,6 +12,7 @@ from cli.running import Start, Tool
 from asyncdicom import (
     STUDY_ROOT,
     VERIFICATION,
+    AccessPolicy,
     Address,
     AssociationRejected,
     Limits,
@@ -20,7 +21,8 @@ from asyncdicom import (
     Timeouts,
     associate,
 )
-from asyncdicom.cli.config import ConfigError, read_config
+from asyncdicom.cli.config import ConfigError, parse_peer, read_config
+from asyncdicom.cli.serving import Known
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 CONFIG = """
@@ -212,19 +214,21 @@ async def test_options_that_are_wrong_in_the_file(tool: Tool, tmp_path: Path, te
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("peers", "says"),
     [
-        ((), "no C-MOVE destinations;"),
-        (("--peer", "FOO"), "no C-MOVE destinations (no address of FOO);"),
-        (("--peer", "FOO", "--peer", "BAR=127.0.0.1:1"), "C-MOVE to BAR (no address of FOO);"),
-        (tuple(f"--peer=WS{n}=127.0.0.1:1" for n in range(10)), "WS6, WS7 and 2 more;"),
+        ({}, "no C-MOVE destinations"),
+        ({"FOO": ""}, "no C-MOVE destinations (no address of FOO)"),
+        ({"FOO": "", "BAR": "127.0.0.1:1", "US": "127.0.0.1:2"}, "C-MOVE to BAR (no address of FOO)"),
+        (
+            {f"WS{n}": "127.0.0.1:1" for n in range(10)},
+            f"C-MOVE to {', '.join(f'WS{n}' for n in range(8))} and 2 more",
+        ),
     ],
 )
-async def test_it_says_where_c_move_sends_to(
-    start: Start, tmp_path: Path, options: tuple[str, ...], says: str
-) -> None:
-    async with start("qrscp", "--data", tmp_path / "data", "--port", 0, *options) as process:
-        assert says in (await process.stdout.readline()).decode()
+def test_it_says_where_c_move_sends_to(peers: dict[str, str], says: str) -> None:
+    named = {title: parse_peer(title, where) for title, where in peers.items()}
+    known = Known(AccessPolicy(peers=named), "", None, None, None)
+    assert known.sends_to("US", named) == says
 
 
 async def test_callers_may_leave_out_the_keys_of_upper_levels(start: Start, tmp_path: Path) -> None:
@@ -253,8 +257,8 @@ async def test_a_gateway_without_routes_is_told(start: Start, tmp_path: Path) ->
     (tmp_path / "gateway.toml").write_text('[destinations.A]\naddress = "A@127.0.0.1:1"\n')
     log = tmp_path / "log"
     options = ("--gateway", tmp_path / "gateway.toml", "--log-file", log)
-    async with start("qrscp", "--data", tmp_path / "data", "--port", 0, *options) as process:
-        await process.stdout.readline()
+    async with start("qrscp", "--data", tmp_path / "data", "--port", 0, "--peer", "FOO", *options) as process:
+        assert "no C-MOVE destinations (no address of FOO);" in (await process.stdout.readline()).decode()
     assert "the gateway's file has no [[routes]]: nothing is sent on" in log.read_text()
 
 
