@@ -142,6 +142,7 @@ class Association:
         priority: int = ...,
         raw: Literal[False] = ...,
         maximum_matches: int = ...,
+        maximum_bytes: int = ...,
         timeout: float | None = ...,
     ) -> query.Query[Dataset]: ...
 
@@ -154,6 +155,7 @@ class Association:
         priority: int = ...,
         raw: Literal[True],
         maximum_matches: int = ...,
+        maximum_bytes: int = ...,
         timeout: float | None = ...,
     ) -> query.Query[bytes]: ...
 
@@ -165,13 +167,16 @@ class Association:
         priority: int = 0,
         raw: bool = False,
         maximum_matches: int = 100_000,
+        maximum_bytes: int = 32 << 20,
         timeout: float | None = None,
     ) -> query.Query[Any]:
         """Query (PS3.7 9.1.2): `await` gives a list, `async with` something to iterate over.
 
         `identifier`: a pydicom Dataset, a mapping of keywords, or encoded bytes. `raw`: give matches
-        as encoded bytes. `maximum_matches`: the longest list that `await` gives. `timeout`: seconds
-        to wait for each response. Leaving the block early sends C-CANCEL; see `ResponseStream`.
+        as encoded bytes. `timeout`: seconds to wait for each response. `maximum_matches` and
+        `maximum_bytes` (as encoded): the longest list that `await` gives; of a longer one the rest is
+        cancelled, and `DicomNetworkError` raised. Leaving the block early sends C-CANCEL; see
+        `ResponseStream`.
         """
         sop_class = information_model if isinstance(information_model, str) else information_model.find
         return query.find(
@@ -181,6 +186,7 @@ class Association:
             priority=priority,
             raw=raw,
             maximum_matches=maximum_matches,
+            maximum_bytes=maximum_bytes,
             timeout=timeout,
         )
 

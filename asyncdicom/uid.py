@@ -220,11 +220,7 @@ def is_valid_uid(uid: str) -> bool:
 
     This is the rule for what we make ourselves, and for names of files.
     """
-    if not 1 <= len(uid) <= 64 or not uid.isascii():
-        return False
-    return all(
-        component.isdigit() and (component[0] != "0" or component == "0") for component in uid.split(".")
-    )
+    return len(uid) <= 64 and _VALID_UID(uid) is not None
 
 
 def is_usable_uid(uid: str) -> bool:
@@ -237,6 +233,7 @@ def is_usable_uid(uid: str) -> bool:
     return _USABLE_UID(uid) is not None
 
 
+_VALID_UID = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))*").fullmatch
 _USABLE_UID = re.compile(r"[!-)+-.0->@-\[\]-~]{1,64}").fullmatch  # the ranges between those that are refused
 
 

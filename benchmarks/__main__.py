@@ -97,6 +97,8 @@ def _parse() -> argparse.Namespace:
     unknown = set(options.only or ()) - set(GROUPS[options.group])
     if unknown:
         parser.error(f"{options.group} has no scenario {', '.join(sorted(unknown))}: see --list")
+    if options.write_summary and options.group not in publish.PUBLICATIONS:
+        parser.error(f"the figures of {options.group} are not published")
     return options
 
 

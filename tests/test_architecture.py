@@ -31,9 +31,10 @@ LEVELS: list[set[str]] = [
     {"server", "running"},
     {"scu"},
     {"sync"},
+    {"testing"},  # a plugin of pytest, which loads it
     {"__init__"},
 ]
-TOOLS = {"archive", "cli", "conformance", "doctor", "gateway", "__main__"}
+TOOLS = {"archive", "cli", "conformance", "doctor", "gateway", "tracing", "__main__"}
 RANK = {name: rank for rank, level in enumerate(LEVELS) for name in level}
 
 SANS_IO = {"_version", "_sop_classes", "exceptions", "status", "uid", "address", "options", "naming"} | {
@@ -124,10 +125,11 @@ def test_below_the_line_there_is_no_io(path: Path) -> None:
     assert not used & SLOW
 
 
-# What decides in the gateway has time as an argument, too, and knows no socket and no task; so does doctor.
+# What decides in the gateway, doctor and trace has time as an argument, too, and knows no socket and no task.
 DECIDES = [
     PACKAGE / "gateway" / f"{name}.py" for name in ("facts", "patterns", "rules", "sender", "verdicts")
 ] + [PACKAGE / "doctor" / "causes.py"]
+DECIDES += [PACKAGE / "tracing" / f"{name}.py" for name in ("side", "told", "conversation", "pcap")]
 
 
 @pytest.mark.parametrize("path", DECIDES, ids=name_of)
@@ -305,6 +307,7 @@ PARTS_OF_THE_CORE = {"UpperLayer", "InvokedOperations", "PerformedOperations", "
 THE_CORE = {
     "asyncdicom/dimse/association.py": PARTS_OF_THE_CORE - {"Decoder"},
     "asyncdicom/ul/protocol.py": {"Decoder"},
+    "asyncdicom/tracing/side.py": {"Assembler", "Decoder"},  # which only watches two others
     "fuzz/pdu_stream.py": {"UpperLayer", "Decoder"},  # the targets of these parts
     "fuzz/command.py": {"Assembler"},
 }

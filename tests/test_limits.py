@@ -165,6 +165,7 @@ def test_each_of_them_is_tested() -> None:
 ELSEWHERE = {
     "`maximum_tls_handshakes`",  # in net/test_tls_handshakes.py
     "`handler_deadline`",  # in services/test_answers.py
+    "`services.responses.MAXIMUM_UNWANTED`",  # in services/test_query.py
     # to the second, in net/test_deadlines.py
     *("`acse`", "`artim`", "`dimse`", "`receive`", "`write`"),
     *("`handler`", "`cancel`", "`release`", "`idle`", "`close`"),
@@ -776,13 +777,29 @@ def find_rsp(status: int) -> Command:
     )
 
 
-async def found(*, maximum_matches: int = 100, maximum_data_set: int = 10_000) -> list[bytes]:
+async def found(
+    *, maximum_matches: int = 100, maximum_bytes: int = 10_000, maximum_data_set: int = 10_000
+) -> list[bytes]:
     contexts = [PresentationContext(STUDY_ROOT.find, IMPLICIT)]
     where = "SCP@192.0.2.1:104"
     async with associate(
         where, contexts=contexts, limits=Limits(maximum_data_set=maximum_data_set)
     ) as association:
-        return await association.c_find(IDENTIFIER, raw=True, maximum_matches=maximum_matches)
+        return await association.c_find(
+            IDENTIFIER, raw=True, maximum_matches=maximum_matches, maximum_bytes=maximum_bytes
+        )
+
+
+async def a_heavy_list(loop: ManualLoop, limit: int, n: int) -> bool:
+    responses = [message(1, find_rsp(Status.PENDING), bytes(size)) for size in (400, n - 400)]
+    responses.append(message(1, find_rsp(Status.SUCCESS)))
+    asked = answered(loop, found(maximum_bytes=limit), *responses)
+    if n <= limit:
+        return await asked == [bytes(400), bytes(n - 400)]
+    with pytest.raises(DicomNetworkError, match=rf"{limit} bytes.*maximum_bytes.*async with") as raised:
+        await asked
+    assert raised.value.result is not None  # what came before it
+    return False
 
 
 async def a_list(loop: ManualLoop, limit: int, n: int) -> bool:
@@ -808,6 +825,7 @@ async def a_data_set(loop: ManualLoop, limit: int, n: int) -> bool:
 
 CLIENT = {
     "association.Association.c_find(maximum_matches)": (5, a_list),
+    "association.Association.c_find(maximum_bytes)": (1000, a_heavy_list),
     "maximum_data_set": (1000, a_data_set),
 }
 

@@ -35,6 +35,9 @@ class Swept:
     indexed: int = 0
     """Indexed again, also in place of one that was missing or damaged."""
 
+    mismatched: int = 0
+    """Of those: another patient has their Study Instance UID, or their Patient ID is there twice."""
+
     quarantined: int = 0
     """In quarantine now: another instance has their SOP Instance UID."""
 
@@ -65,6 +68,7 @@ class Swept:
 
 _WORDS = {
     "indexed": "files that were not in the index are indexed again",
+    "mismatched": "of them of another patient than the rest of their study, or with two Patient IDs",
     "quarantined": "put into quarantine",
     "set_aside": "set aside in lost/",
     "copies": "removed as copies of indexed files",
@@ -185,6 +189,8 @@ class Leftovers:
     def _conclude(self, found: Found, answer: object) -> None:
         if answer in (Outcome.STORED, Outcome.REPLACED, Outcome.HEALED, Outcome.HEALED_IN_QUARANTINE):
             self._swept.indexed += 1
+            if found.mismatch:
+                self._tell_mismatch(found)
             if found.obsolete is not None and self._blobs.is_there(found.obsolete):
                 self._blobs.set_aside(found.obsolete)
         elif answer is Outcome.QUARANTINED:
@@ -193,6 +199,15 @@ class Leftovers:
             self._remove_copy(found)
         else:
             self._fail(found.file.path, answer)
+
+    def _tell_mismatch(self, found: Found) -> None:
+        self._swept.mismatched += 1
+        if self._swept.mismatched <= _NAMED:
+            _LOG.warning(
+                "%s: %s: kept under its own Patient ID; `reassign study` can change that",
+                found.record.sop_instance_uid,
+                found.mismatch,
+            )
 
     def _remove_copy(self, found: Found) -> None:
         """Remove a file whose bytes are in another one, which has a row and was compared with it just now."""

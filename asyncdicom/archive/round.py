@@ -149,7 +149,8 @@ class Round:
         arrival.mismatch = arrival.record.contradiction
         if tuple(identity.of_patient().values()) not in known and any(map(identity.contradicts, known)):
             arrival.mismatch = "another patient has this Study Instance UID"
-        if arrival.mismatch and self._on_mismatch is OnMismatch.QUARANTINE:
+        # One that was found is told only: it was kept once, and an operator has it indexed again.
+        if arrival.mismatch and self._on_mismatch is OnMismatch.QUARANTINE and not arrival.was_found:
             return self._plan_quarantine(arrival)
         if identity not in planned:
             planned.append(identity)
@@ -181,11 +182,11 @@ class Round:
                 return self._again(found, existing)
             return self._plan_quarantine(found)
         if existing is None:
-            return _Plan(Outcome.STORED)
+            return self._plan_kept(found, _Plan(Outcome.STORED))
         if _is_same(existing, found):
             return self._again(found, existing)
         if self._look(found, existing) is State.MISSING:
-            return _Plan(Outcome.REPLACED, existing)
+            return self._plan_kept(found, _Plan(Outcome.REPLACED, existing))
         return self._plan_quarantine(found)
 
     def _again(self, arrival: Arrival, existing: Existing) -> _Plan:

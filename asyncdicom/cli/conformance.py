@@ -50,6 +50,8 @@ def command(peer: Peer, wanted: tuple[str, ...], slow: bool, patience: float, as
     """
     from asyncdicom.conformance.cases import select
 
+    if peer.options().get("trace") is not None and not peer.debug:
+        raise click.UsageError("the evidence shows what passes; for more put asyncdicom trace between")
     try:
         cases = select(wanted, slow=slow)
     except ValueError as error:

@@ -69,8 +69,8 @@ class _Wanted(NamedTuple):
 
 async def _subject(peer: Peer, wanted: _Wanted) -> Subject:
     from asyncdicom.address import Address
-    from asyncdicom.cli.movescu import only_peer
     from asyncdicom.doctor.subject import Subject
+    from asyncdicom.scu.listening import only
 
     receiver, why = None, "no receiver: add --port, which the peer has to know as that of our AE title"
     if wanted.port is not None:
@@ -84,7 +84,7 @@ async def _subject(peer: Peer, wanted: _Wanted) -> Subject:
         receiver=receiver,
         no_receiver=why,
         receiver_ssl=peer.tls.server(),
-        access=await only_peer(peer) if receiver is not None else None,
+        access=await only(peer.address) if receiver is not None else None,
         **peer.options(),
     )
 

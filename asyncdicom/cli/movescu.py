@@ -21,7 +21,6 @@ from asyncdicom.cli.run import run
 from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
-    from asyncdicom.access import AccessPolicy
     from asyncdicom.cli.keys import Wanted
     from asyncdicom.cli.receiver import Receiver
 
@@ -71,6 +70,7 @@ def command(
     """
     from asyncdicom.cli.keys import wanted
     from asyncdicom.cli.receiver import receive_into
+    from asyncdicom.scu.listening import is_loopback
 
     if aem is None and port is None:
         raise click.UsageError("say where to send: -aem AET, or --port to receive here")
@@ -97,29 +97,6 @@ def command(
     return run(lambda: _move(peer, query, destination, host, port, receiver, as_json))
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host as it is written is this one."""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-async def only_peer(peer: Peer) -> AccessPolicy:
-    """Let nobody in but the peer that was asked: from its addresses, by its AE title if that was given."""
-    import asyncio
-
-    from asyncdicom.access import ANYBODY, AccessPolicy
-    from asyncdicom.address import ANY_SCP
-
-    host, title = peer.address.host, peer.address.ae_title
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None)
-    except OSError:  # which calling it will tell
-        found = []
-    networks = {str(where[0]).partition("%")[0] for *_, where in found}
-    if is_loopback(host):
-        networks |= {"127.0.0.0/8", "::1"}
-    return AccessPolicy(networks=networks, peers=[ANYBODY if title == ANY_SCP else title])
-
-
 async def _move(
     peer: Peer,
     query: Wanted,
@@ -132,6 +109,7 @@ async def _move(
     from asyncdicom.address import Address
     from asyncdicom.cli.receiver import TAKEN
     from asyncdicom.cli.retrieval import report, retrieve
+    from asyncdicom.scu.listening import only
     from asyncdicom.server import serve
     from asyncdicom.status import Status
 
@@ -144,7 +122,7 @@ async def _move(
                 c_store=receiver,
                 contexts=TAKEN,
                 unknown_storage=True,
-                access=await only_peer(peer),
+                access=await only(peer.address),
                 ssl=peer.tls.server(),
                 limits=peer.limits,
                 trace=options.get("trace"),

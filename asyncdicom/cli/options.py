@@ -14,9 +14,11 @@ from asyncdicom.address import ANY_SCP, DEFAULT_PORT, Address, check_ae_title
 from asyncdicom.cli.fields import FieldOption
 from asyncdicom.cli.habits import habits
 from asyncdicom.cli.logs import LOG_OPTIONS, set_up_logging
+from asyncdicom.cli.named import find_peer
 from asyncdicom.cli.number import Number
 from asyncdicom.cli.peer import Peer, Tls
 from asyncdicom.cli.run import EXIT_CODES
+from asyncdicom.cli.traced import TRACE_OPTIONS
 from asyncdicom.options import Limits, Timeouts
 
 if TYPE_CHECKING:
@@ -35,7 +37,10 @@ __all__ = [
     "server_options",
 ]
 
-EPILOG = f"PEER is AET@host:port, or host [PORT] with -aec (default {ANY_SCP}). {EXIT_CODES}"
+EPILOG = (
+    f"PEER is AET@host:port, or host [PORT] with -aec (default {ANY_SCP}), or a name (asyncdicom peers). "
+    f"{EXIT_CODES}"
+)
 
 Function = Callable[..., int]
 Option = Callable[[Function], Function]
@@ -200,6 +205,7 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
         _PDU,
         *_IDENTITY,
         *_TLS,
+        *TRACE_OPTIONS,
         click.option("--server-hostname", metavar="NAME", help="The host name in the peer's certificate."),
         *habits(ae_title),
     ]
@@ -280,6 +286,7 @@ def server_options(ae_title: str) -> Option:
         _PDU,
         *_TLS[1:],
         *LOG_OPTIONS,
+        *TRACE_OPTIONS,
         *habits(ae_title, server=True),
     ]
 
@@ -398,6 +405,9 @@ def _apply(options: Iterable[Option], function: Function) -> Function:
 def _split_peer(arguments: tuple[str, ...], aec: str | None) -> tuple[Address, tuple[str, ...]]:
     """Read ``AET@host:port`` or ``host port``; gives the address and the arguments after it."""
     text, rest = arguments[0], arguments[1:]
+    named = None if rest and rest[0].isdigit() else find_peer(text)
+    if named is not None:
+        return (named if aec is None else named._replace(ae_title=aec)), rest
     try:
         if "@" not in text and rest and rest[0].isdigit():
             if text.count(":") > 1 and "[" not in text:

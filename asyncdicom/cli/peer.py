@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from asyncdicom.address import Address
+from asyncdicom.cli.traced import trace_of
 from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
@@ -93,9 +94,8 @@ class Peer(NamedTuple):
             "ssl": _client_context(self.tls),
             "server_hostname": self.server_hostname,
         }
-        if self.debug:
-            from asyncdicom.cli.dump import trace
-
+        trace = trace_of(self.debug)
+        if trace is not None:
             options["trace"] = trace
         return options
 

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
+from typing import Literal
 
 from asyncdicom.cli.output import json_text
 from asyncdicom.telemetry.log import Log
@@ -44,12 +45,16 @@ class _Line(logging.Formatter):
 
 
 class Printer(LogQueue):
-    """Lines for stdout, never waited for. Leaving the ``with`` block waits for them, a second at most."""
+    """Lines for stdout (or stderr), never waited for.
 
-    def __init__(self, *, as_json: bool = False) -> None:
-        super().__init__(StreamSink("stdout"), encoding=_encoding, what="lines", where="stdout")
+    Leaving the ``with`` block waits for them, a second at most.
+    """
+
+    def __init__(self, *, as_json: bool = False, stream: Literal["stdout", "stderr"] = "stdout") -> None:
+        super().__init__(StreamSink(stream), encoding=_encoding, what="lines", where=stream)
         self.setFormatter(_Line(as_json=as_json))
         self._is_told = False
+        self._stream = stream
 
     def __enter__(self) -> Printer:
         return self
@@ -65,7 +70,7 @@ class Printer(LogQueue):
         super()._drop()
         if not self._is_told:
             self._is_told = True
-            log.error("stdout takes nothing, or too little: lines are lost there from now on")
+            log.error("%s takes nothing, or too little: lines are lost there from now on", self._stream)
 
 
 class _Writer:

@@ -15,15 +15,16 @@ from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import PORT, server_options
 from asyncdicom.cli.peer import Tls
 from asyncdicom.cli.reloading import Rereadable
-from asyncdicom.cli.run import EXIT_CODES, run, with_descriptors
+from asyncdicom.cli.run import EXIT_CODES, OK, run, with_descriptors
 from asyncdicom.cli.serving import Known, Setup, serve_all
 from asyncdicom.options import Limits, Timeouts
 
 if TYPE_CHECKING:
     from asyncdicom.gateway.config import GatewayConfig
 
-__all__ = ["command"]
+__all__ = ["ONLY_CHECK", "command"]
 
+ONLY_CHECK = "asyncdicom.only_check"
 _PLACE_OF = "asyncdicom.place_of"
 # Parameter -> the key of the file that it has another name in.
 _KEYS = {
@@ -302,7 +303,7 @@ def command(
         relational=options["relational"],
         webhook=configured["webhook"],
     )
-    return run(lambda: serve_all(setup))
+    return OK if context.meta.get(ONLY_CHECK) else run(lambda: serve_all(setup))
 
 
 def _of_archive(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from asyncdicom.cli.qrscp import ONLY_CHECK
 from asyncdicom.cli.qrscp import command as archive
 from asyncdicom.cli.run import EXIT_CODES
+from asyncdicom.telemetry.text import printable
 
 __all__ = ["command"]
 
@@ -20,10 +22,11 @@ _OPTIONS = ("as_json", "verbose", "debug", "quiet", "log_level", "log_file", "lo
     params=[
         click.Argument(["config"], metavar="CONFIG", type=click.Path(dir_okay=False)),
         *(param for param in archive.params if param.name in _OPTIONS),
+        click.Option(["--check"], is_flag=True, help="Read the file as a whole, and start nothing."),
     ],
 )
 @click.pass_context
-def command(context: click.Context, /, config: str, **options: Any) -> int:
+def command(context: click.Context, /, config: str, check: bool, **options: Any) -> int:
     """Run what the file CONFIG (TOML) says: the archive, its services, and the gateway.
 
     Its keys are the options of qrscp; the tables peers, tls, limits and timeouts are those of the archive,
@@ -32,15 +35,18 @@ def command(context: click.Context, /, config: str, **options: Any) -> int:
     is wrong with the file is told with its line.
     """
     again = archive.make_context(context.command_path, ["--config", config, *_given(context)])
+    again.meta[ONLY_CHECK] = check
     with again:
         code: int = archive.invoke(again)
-        return code
+    if check:
+        print(f"{printable(config)}: it can be served")
+    return code
 
 
 def _given(context: click.Context) -> list[str]:
     """Give the options that were given, as the archive's tool takes them."""
     words: list[str] = []
-    for param in context.command.params[1:]:
+    for param in context.command.params[1:-1]:
         if context.get_parameter_source(param.name or "") is not ParameterSource.COMMANDLINE:
             continue
         words.append(param.opts[-1])

@@ -189,10 +189,10 @@ async def _serve(stack: AsyncExitStack, archive: Archive, gateway: Gateway | Non
     from asyncdicom.address import Address
     from asyncdicom.archive.control import Control
     from asyncdicom.archive.dimse import serve_archive
-    from asyncdicom.cli.dump import trace
     from asyncdicom.cli.observing import observing_methods, pages_of
     from asyncdicom.cli.printing import Printer
     from asyncdicom.cli.state import Observer
+    from asyncdicom.cli.traced import trace_of
     from asyncdicom.gateway.methods import methods_of
     from asyncdicom.running import serve_until_stopped
     from asyncdicom.telemetry.log_output import reopen_logs
@@ -209,7 +209,7 @@ async def _serve(stack: AsyncExitStack, archive: Archive, gateway: Gateway | Non
             destination_ssl=setup.known.destination_ssl,
             timeouts=setup.timeouts,
             limits=setup.limits,
-            trace=trace if setup.debug else None,
+            trace=trace_of(setup.debug),
         )
     )
     observer = Observer(archive, server, gateway)

@@ -138,10 +138,10 @@ async def _serve(
 ) -> int:
     from asyncdicom.address import Address
     from asyncdicom.cli.commands import Executing
-    from asyncdicom.cli.dump import trace
     from asyncdicom.cli.printing import Printer
     from asyncdicom.cli.receiver import receive_into
     from asyncdicom.cli.reloading import reload_with
+    from asyncdicom.cli.traced import trace_of
     from asyncdicom.options import Limits
     from asyncdicom.running import serve_until_stopped
     from asyncdicom.server import serve
@@ -162,7 +162,7 @@ async def _serve(
                 **_performing(receiver, implicit),
                 ssl=tls.server(),
                 limits=with_descriptors(Limits(**limits)),
-                trace=trace if debug else None,
+                trace=trace_of(debug),
             )
         )
 

@@ -14,7 +14,7 @@ from asyncdicom.cli.output import json_text
 from asyncdicom.data.charset import TEXT_VRS, decode_text
 from asyncdicom.telemetry.text import printable
 
-__all__ = ["as_json_model", "as_text"]
+__all__ = ["as_fields", "as_json_model", "as_text"]
 
 _LONGEST_BYTES = 32
 
@@ -31,6 +31,27 @@ def as_json_model(dataset: Dataset) -> str:
     """Give the DICOM JSON model on one line; what cannot be represented in it is left out."""
     _decode(dataset)
     return json_text(dataset.to_json_dict(suppress_invalid_tags=True))
+
+
+def as_fields(dataset: Dataset) -> dict[str, str]:
+    """Give what it has as text, by keyword; what is within sequences by KEYWORD[0].KEYWORD."""
+    _decode(dataset)
+    return dict(_fields(dataset, ""))
+
+
+def _fields(dataset: Dataset, prefix: str) -> Iterator[tuple[str, str]]:
+    for tag in sorted(dataset.keys()):
+        try:
+            element = dataset[tag]
+        except Exception:  # pydicom converts now, and raises whatever comes of a wrong value
+            yield f"{prefix}{keyword_for_tag(tag) or tag}", printable(repr(dataset.get_item(tag).value))
+            continue
+        name = f"{prefix}{element.keyword or element.tag}"
+        if element.VR != "SQ":
+            yield name, _value(element.value)
+            continue
+        for number, item in enumerate(element.value):
+            yield from _fields(item, f"{name}[{number}].")
 
 
 def _decode(dataset: Dataset, character_set: str = "") -> None:

@@ -335,25 +335,32 @@ class PerformedOperations:
 
     def is_in_the_way(self, command: Command) -> bool:
         """Whether this request cannot be opened before another has ended."""
-        return command.message_id in self._open or len(self._open) >= (2 * self.window or _MOST_REQUESTS)
+        return command.message_id in self._open or self._is_too_many(command)
 
     def open(self, command: Command) -> None:
         """Open the operation of a request.
 
         Raises DuplicateInvocation if its Message ID is in use, RemoteProtocolError if there were too many of
-        those, or if the peer has more operations outstanding than twice the window.
+        those, or if the peer has more operations of this kind outstanding than twice the window.
         """
         message_id = command.message_id
         if message_id is None:
             raise RemoteProtocolError(f"{command.name} without message_id")
         if message_id in self._open:
             self._refuse(command)
-        # Some peers run ahead of the window: as many again may wait their turn.
-        if len(self._open) >= (2 * self.window or _MOST_REQUESTS):
+        if self._is_too_many(command):
             raise RemoteProtocolError(
                 f"{command.name} where {len(self._open)} operations are open", reason=_UNEXPECTED
             )
         self._open[message_id] = command
+
+    def _is_too_many(self, command: Command) -> bool:
+        """Some peers run ahead of the window, and some count it for each service: those wait their turn."""
+        most = 2 * self.window or _MOST_REQUESTS
+        if len(self._open) < most:
+            return False
+        kind = command.command_field
+        return not self.window or sum(open.command_field is kind for open in self._open.values()) >= most
 
     def _refuse(self, command: Command) -> None:
         self._duplicates += 1

@@ -42,7 +42,7 @@ from asyncdicom.net.outbox import Outbox
 from asyncdicom.net.performer import Dispatch, Performer
 from asyncdicom.net.reading import Reading
 from asyncdicom.net.tls import explain_loss
-from asyncdicom.net.transport import Transport
+from asyncdicom.net.transport import Transport, WatchedTransport
 from asyncdicom.options import Limits, Timeouts
 from asyncdicom.telemetry.log import Log
 from asyncdicom.telemetry.text import printable
@@ -62,6 +62,9 @@ _CLOSE_LINGER = 1.0  # seconds for the last bytes to leave once the connection i
 class Channel:
     """The driver of one association, on either side."""
 
+    told: frozenset[str] = frozenset()
+    """What was said of this association already, and is said once."""
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -79,7 +82,13 @@ class Channel:
         self.established: asyncio.Future[Negotiated] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self.time = loop.time
-        self.transport = Transport(self, loop, timeouts.close)
+        # A `trace` may want to see the bytes, too (`tracing.tap`): then it has a `watch`.
+        watch = getattr(trace, "watch", None)
+        self.transport = (
+            Transport(self, loop, timeouts.close)
+            if watch is None
+            else WatchedTransport(self, loop, timeouts.close, partial(watch, requestor))
+        )
         self.core = AssociationCore(
             requestor=requestor,
             timeouts=timeouts,

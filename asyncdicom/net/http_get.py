@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from asyncdicom.telemetry.log import Log
 
@@ -40,7 +40,7 @@ class Pages:
     """Serves pages by their paths, as a context manager; `port` is the one that it listens on.
 
     `port` 0 takes a free one. `patience`: seconds that a client has to ask, and to take the answer.
-    `connections`: so many at the same time; of more than that, the one that has not asked for longest is
+    `connections`: so many at the same time; of more than that, the oldest one that has not asked yet is
     closed, so that who only connects keeps nobody out. Raises OSError where it cannot listen.
     """
 
@@ -58,7 +58,7 @@ class Pages:
         self._pages = pages
         self._patience = patience
         self._maximum = connections
-        self._connections: dict[asyncio.Task[None], None] = {}  # in the order in which they came
+        self._connections: dict[asyncio.Task[Any], bool] = {}  # as they came, and whether they have asked
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Pages:
@@ -79,11 +79,12 @@ class Pages:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._connections) >= self._maximum:
-            oldest = next(iter(self._connections))
+            silent = (task for task, has_asked in self._connections.items() if not has_asked)
+            oldest = next(silent, None) or next(iter(self._connections))
             del self._connections[oldest]
             oldest.cancel()
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._connections[task] = None
+        self._connections[task] = False
         task.add_done_callback(lambda done: self._connections.pop(done, None))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -106,6 +107,8 @@ class Pages:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
             return "", _failure(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        if (task := asyncio.current_task()) in self._connections:
+            self._connections[task] = True
         method, _, rest = head.partition(b"\r\n")[0].decode("ascii", "replace").partition(" ")
         target, _, version = rest.partition(" ")
         if not version.startswith("HTTP/1."):

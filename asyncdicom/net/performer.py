@@ -56,6 +56,7 @@ class Performer:
         "_outbox",
         "_spawn",
         "_time",
+        "_waiting",
         "dispatcher",
         "performing",
     )
@@ -86,6 +87,7 @@ class Performer:
         self._carry_out = carry_out
         self._spawn = spawn
         self._abort = abort
+        self._waiting: dict[Performed[Any], asyncio.Future[None]] = {}  # C-STOREs that came before their turn
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
@@ -120,6 +122,8 @@ class Performer:
 
     async def _perform(self, request: Performed[Any]) -> None:
         try:
+            if self._comes_too_early(request):
+                await self._turn(request)
             if self.dispatcher is not None:
                 await self.dispatcher(request)
         except AssociationError as error:
@@ -131,13 +135,37 @@ class Performer:
         finally:
             self._end(request)
 
+    def _comes_too_early(self, request: Performed[Any]) -> bool:
+        """Whether the peer runs ahead of the window by this C-STORE: its handler may count on the window."""
+        negotiated = self._core.negotiated
+        window = negotiated.operations_performed if negotiated is not None else 0
+        if not window or len(self.performing) <= window or not _is_store(request):
+            return False
+        return sum(_is_store(other) for other in self.performing) - len(self._waiting) > window
+
+    async def _turn(self, request: Performed[Any]) -> None:
+        """Wait until one of those before it has ended."""
+        turn = self._waiting[request] = asyncio.get_running_loop().create_future()
+        try:
+            await turn
+        finally:
+            self._waiting.pop(request, None)
+
     def _end(self, request: Performed[Any], task: asyncio.Task[None] | None = None) -> None:
         if request in self.performing:
             if request.data is not None:
                 request.data.discard()
             self.performing.discard(request)
+            if self._waiting and _is_store(request):
+                self._wake_next()
             self._core.performed(request.command, self._time())
             self._carry_out()
+
+    def _wake_next(self) -> None:
+        following = next(iter(self._waiting))
+        turn = self._waiting.pop(following)  # from here on it counts as one that is performed
+        if not turn.done():
+            turn.set_result(None)
 
     async def respond(self, request: Performed[Any], command: Command, data: bytes | None = None) -> None:
         """Send a response to a request; what follows a final one is ignored.
@@ -201,3 +229,7 @@ class Performer:
                 request.task.cancel()
                 # A task that is cancelled before its first step runs nothing, not even `finally`.
                 request.task.add_done_callback(partial(self._end, request))
+
+
+def _is_store(request: Performed[Any]) -> bool:
+    return request.command.command_field is CommandField.C_STORE_RQ

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from asyncdicom.net.blocks import block_pool
@@ -14,7 +14,7 @@ from asyncdicom.net.blocks import block_pool
 if TYPE_CHECKING:
     from asyncdicom.net.disk import Buffer
 
-__all__ = ["Receiver", "Transport"]
+__all__ = ["Receiver", "Transport", "WatchedTransport", "Watcher"]
 
 # Writing waits from here on until the transport has handed everything to the kernel, whose own
 # buffer keeps the wire busy meanwhile.
@@ -252,3 +252,62 @@ class Transport(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._forget_descriptor()
             self._transport.abort()
+
+
+class Watcher(Protocol):
+    """Who is shown the bytes of a connection (`tracing.tap`); it must not raise, nor keep them."""
+
+    def passed(self, sent: bool, data: bytes | memoryview, /) -> None:
+        """We have sent or received these bytes."""
+
+    def ended(self, error: Exception | None, /) -> None:
+        """The connection is gone."""
+
+
+class WatchedTransport(Transport):
+    """A transport that shows what passes, so that others need not ask whether anybody looks.
+
+    `watch` gives the watcher, from the addresses of this side and of the peer, when the connection stands.
+    """
+
+    __slots__ = ("_watch", "_watcher")
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        loop: asyncio.AbstractEventLoop,
+        close_timeout: float | None,
+        watch: Callable[[tuple[str, int], tuple[str, int]], Watcher],
+    ) -> None:
+        super().__init__(receiver, loop, close_timeout)
+        self._watch = watch
+        self._watcher: Watcher | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.BaseProtocol`."""
+        name = transport.get_extra_info("sockname")
+        ours = (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("?", 0)
+        peer = transport.get_extra_info("peername")
+        theirs = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else ("?", 0)
+        self._watcher = self._watch(ours, theirs)
+        super().connection_made(transport)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See `asyncio.BufferedProtocol`."""
+        view = self._pool.take(nbytes)
+        if self._watcher is not None:
+            self._watcher.passed(False, view)
+        self._receiver.bytes_received(view)
+
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        """See `Transport.write`."""
+        if self._watcher is not None and not self._lost and (self._soon or buffers):
+            self._watcher.passed(True, b"".join([*self._soon, *buffers]))
+        super().write(buffers)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.BaseProtocol`."""
+        watcher, self._watcher = self._watcher, None
+        super().connection_lost(exc)
+        if watcher is not None:
+            watcher.ended(exc)

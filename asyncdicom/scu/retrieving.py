@@ -40,6 +40,7 @@ Wants = Callable[[], AsyncGenerator[Wanted, None]]
 _IN_MEMORY = 64 << 20  # bytes of instances that wait for who iterates
 _LARGEST_IN_MEMORY = 512 << 20
 _RECONNECTIONS = 10
+_REMEMBERED = 10_000  # instances that were refused
 _STRAGGLERS = 10.0  # seconds after the end of a C-MOVE for what its peer says it has sent
 
 # How a peer says that it has no C-GET after all.
@@ -180,11 +181,11 @@ class _Arriving:
         uid = request.affected_sop_instance_uid
         if self._whole.is_over:
             return self._no(request, Status.OUT_OF_RESOURCES, "the retrieval was cancelled")
-        if uid not in self.got and not self._whole.reserve():
+        if not self._whole.reserve():  # one that comes again counts, too: it may be another file each time
             return self._no(request, Status.OUT_OF_RESOURCES, "more instances than maximum_instances")
         response, kept, data = await self._taken(request)
         if kept is None:
-            self.refused.setdefault(uid, response.error_comment or str(response.status))
+            self._refuse(uid, response.error_comment or str(response.status))
         elif uid not in self.got:
             self.got.add(uid)
             self.refused.pop(uid, None)
@@ -213,9 +214,13 @@ class _Arriving:
             return self._no(request, Status.NOT_AUTHORIZED, why), None, None
         return Response(Status.SUCCESS), Kept(None, len(data)), data
 
+    def _refuse(self, uid: str, why: str) -> None:
+        if len(self.refused) < _REMEMBERED:  # a peer may send any number that nobody asked for
+            self.refused.setdefault(uid, why)
+
     def _no(self, request: Request, status: Status, why: str) -> Response:
         uid = request.affected_sop_instance_uid
-        self.refused.setdefault(uid, why)
+        self._refuse(uid, why)
         log.warning("%s: refused %s: %s", request.incoming.channel, uid, why)
         request.incoming.is_told = True
         return Response(status, error_comment=why.partition(": ")[0])

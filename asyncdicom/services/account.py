@@ -8,13 +8,13 @@ import re
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.exceptions import DataSetError
-from asyncdicom.net.channel import IncomingRequest
+from asyncdicom.net.channel import Channel, IncomingRequest
 from asyncdicom.services.responses import Response
 from asyncdicom.telemetry import counters
 from asyncdicom.telemetry.log import Log
-from asyncdicom.uid import name_of, transfer_syntax
+from asyncdicom.uid import is_usable_uid, name_of, transfer_syntax
 
-__all__ = ["note_asked", "tell", "tell_lost"]
+__all__ = ["note_asked", "takes", "tell", "tell_lost"]
 
 log = Log("asyncdicom.services")
 
@@ -52,6 +52,21 @@ def note_asked(incoming: IncomingRequest, identifier: bytes) -> None:
             more = f" and {len(values) - _UIDS} more" if len(values) > _UIDS else ""
             said.append(f"{name} {', '.join(shown)}{more}")
     incoming.subject = ", ".join(said)
+
+
+_ODD_UID = "a UID that breaks PS3.5 9.1"
+
+
+def takes(channel: Channel, uid: str) -> bool:
+    """Whether a received UID is taken that breaks PS3.5 9.1; that is said once an association."""
+    if not is_usable_uid(uid):
+        return False
+    if _ODD_UID not in channel.told:
+        channel.told |= {_ODD_UID}
+        log.warning(
+            "%s: sends UIDs that break PS3.5 9.1, such as %s: they are kept as they come", channel, uid
+        )
+    return True
 
 
 def tell(incoming: IncomingRequest, response: Response) -> None:

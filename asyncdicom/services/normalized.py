@@ -7,6 +7,7 @@ from typing import Any
 
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.net.channel import Channel
+from asyncdicom.services import account
 from asyncdicom.services.classes import (
     COMPOSITE_ONLY,
     SPEAKS_FOR,
@@ -25,7 +26,7 @@ from asyncdicom.services.responses import (
 )
 from asyncdicom.services.service import Service
 from asyncdicom.status import Status
-from asyncdicom.uid import is_usable_uid, new_uid
+from asyncdicom.uid import is_valid_uid, new_uid
 from asyncdicom.ul.negotiation import AcceptedContext
 
 __all__ = ["NORMALIZED_HANDLERS", "NormalizedService", "invoke"]
@@ -133,7 +134,7 @@ class NormalizedService(Service):
     async def perform(self, request: Request) -> Answer:
         """Ask the handler."""
         command = request.command
-        missing = _what_is_missing(command)
+        missing = _what_is_missing(request.incoming.channel, command)
         if missing is not None:
             return missing
         assigned = None
@@ -155,7 +156,7 @@ _COMPOSITE = (
 )
 
 
-def _what_is_missing(command: Command) -> Response | None:
+def _what_is_missing(channel: Channel, command: Command) -> Response | None:
     """Why a request cannot be meant, by PS3.7 10.3; the SOP class may be left out, the context has it."""
     field = command.command_field
     if field in _AFFECTED:
@@ -164,7 +165,7 @@ def _what_is_missing(command: Command) -> Response | None:
         uid, is_needed = command.requested_sop_instance_uid, True
     if uid is None and is_needed:
         return Response(Status.INVALID_SOP_INSTANCE, error_comment="no SOP Instance UID")
-    if uid is not None and not is_usable_uid(uid):
+    if uid is not None and not is_valid_uid(uid) and not account.takes(channel, uid):
         return Response(Status.INVALID_SOP_INSTANCE, error_comment="invalid SOP Instance UID")
     if field is CommandField.N_ACTION_RQ and command.action_type_id is None:
         return Response(Status.NO_SUCH_ACTION, error_comment="no Action Type ID")

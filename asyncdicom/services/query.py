@@ -26,6 +26,7 @@ __all__ = ["Query", "QueryService", "find"]
 log = Log("asyncdicom.services")
 
 _MAXIMUM_MATCHES = 100_000
+_MAXIMUM_BYTES = 32 << 20  # of an awaited list, as they are encoded
 _MAXIMUM_ELEMENTS = 16_384  # of one match, those in sequences included
 _KEPT_UNREADABLE = 100
 # Where neither handler nor socket ever waits, others (and a C-CANCEL) have to get their turn all the same.
@@ -42,10 +43,12 @@ class Query(ResponseStream[_Match, list[_Match]]):
     logged.
     """
 
-    def __init__(self, *args: Any, raw: bool, maximum_matches: int) -> None:
+    def __init__(self, *args: Any, raw: bool, maximum_matches: int, maximum_bytes: int) -> None:
         super().__init__(*args)
         self._raw = raw
         self._maximum_matches = maximum_matches
+        self._maximum_bytes = maximum_bytes
+        self._bytes = 0  # of the matches so far
         self._matches: list[_Match] | None = None  # of one that is awaited
         self.optional_keys_supported = True
         """False when the peer said that it ignored an optional key (status FF01H)."""
@@ -60,6 +63,7 @@ class Query(ResponseStream[_Match, list[_Match]]):
         if reply.command.status == Status.PENDING_WARNING:
             self.optional_keys_supported = False
         data = reply.data or b""
+        self._bytes += len(data)
         if self._raw:
             return cast("_Match", data)
         from asyncdicom.dataset import decode
@@ -90,11 +94,20 @@ class Query(ResponseStream[_Match, list[_Match]]):
         async with self:
             async for match in self:
                 matches.append(match)
-                if len(matches) > self._maximum_matches:
+                if too_much := self._too_much(len(matches)):
                     raise DicomNetworkError(
-                        f"more than {self._maximum_matches} matches: iterate over them, or ask for less"
+                        f"more than {too_much}: iterate over them (async with association.c_find(...)), or "
+                        "ask for less"
                     ).having(matches)
         return matches
+
+    def _too_much(self, count: int) -> str:
+        """Say what the list that is awaited has too much of, if it has."""
+        if count > self._maximum_matches:
+            return f"{self._maximum_matches} matches (maximum_matches)"
+        if self._bytes > self._maximum_bytes:
+            return f"{self._maximum_bytes} bytes of matches (maximum_bytes)"
+        return ""
 
     def _so_far(self) -> list[_Match] | None:
         return self._matches
@@ -108,6 +121,7 @@ def find(
     priority: int = Priority.MEDIUM,
     raw: bool = False,
     maximum_matches: int = _MAXIMUM_MATCHES,
+    maximum_bytes: int = _MAXIMUM_BYTES,
     timeout: float | None = None,
 ) -> Query[Any]:
     """Prepare a C-FIND; it starts with `async with` or `await`."""
@@ -116,7 +130,16 @@ def find(
         CommandField.C_FIND_RQ, affected_sop_class_uid=sop_class_uid, priority=Priority(priority)
     )
     data = encode_identifier(identifier, context.transfer_syntax)
-    return Query(channel, context, command, data, timeout, raw=raw, maximum_matches=maximum_matches)
+    return Query(
+        channel,
+        context,
+        command,
+        data,
+        timeout,
+        raw=raw,
+        maximum_matches=maximum_matches,
+        maximum_bytes=maximum_bytes,
+    )
 
 
 class QueryService(Service):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 __all__ = [
+    "MAXIMUM_UNWANTED",
     "Answer",
     "Identifier",
     "Response",
@@ -29,6 +30,9 @@ __all__ = [
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+MAXIMUM_UNWANTED = 8 << 20
+"""Bytes of responses that may still come after a C-CANCEL of ours: what was on its way, or in buffers."""
 
 Identifier: TypeAlias = "Dataset | Mapping[str, Any] | bytes"
 """A data set: a pydicom Dataset, a mapping of keywords, or the encoded bytes."""
@@ -203,8 +207,9 @@ class ResponseStream(Generic[_Item, _Result]):
 
     `async with` opens it, `async for` gives what its Pending responses say. Leaving the block
     before its end (`break`, an exception, a cancellation) sends C-CANCEL and takes what still comes,
-    so that the association stays usable; if the peer does not end it within `cancel_timeout`, the
-    association is aborted. A final status that is a Failure raises `StatusError` when the block ends.
+    so that the association stays usable; if the peer does not end it within `Timeouts.cancel`, or sends
+    more than `MAXIMUM_UNWANTED` bytes all the same, the association is aborted. A final status that is a
+    Failure raises `StatusError` when the block ends.
     """
 
     def __init__(
@@ -320,5 +325,8 @@ class ResponseStream(Generic[_Item, _Result]):
     async def _end(self, *, cancel: bool) -> None:
         if cancel:
             await self.cancel()
-        while await self._next() is not None:
-            pass
+        unwanted = 0
+        while (reply := await self._next()) is not None:
+            unwanted += len(reply.data or b"")
+            if cancel and unwanted > MAXIMUM_UNWANTED:
+                self._channel.abort(f"more than {MAXIMUM_UNWANTED} bytes of responses came after C-CANCEL")

@@ -19,6 +19,7 @@ from asyncdicom.net.disk import AT_ONCE
 from asyncdicom.net.reencoding import ReencodedSource
 from asyncdicom.net.sources import BytesSource, FileSource, Source
 from asyncdicom.net.threads import file_threads, in_thread
+from asyncdicom.services import account
 from asyncdicom.services.contexts import find_context, find_storage_context
 from asyncdicom.services.request import Request, StoreHandler
 from asyncdicom.services.responses import Answer, Response, final_response
@@ -29,7 +30,7 @@ from asyncdicom.uid import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     SOP_CLASSES,
     STORAGE,
-    is_usable_uid,
+    is_valid_uid,
     transfer_syntax,
 )
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX
@@ -102,7 +103,8 @@ class Storage(Service):
         handler = self.handler if arrivals is None else arrivals.handler or self.handler
         if handler is None:
             return Status.SOP_CLASS_NOT_SUPPORTED
-        if not is_usable_uid(request.affected_sop_instance_uid):
+        uid = request.affected_sop_instance_uid
+        if not is_valid_uid(uid) and not account.takes(incoming.channel, uid):
             return Response(Status.INVALID_SOP_INSTANCE, error_comment="invalid Affected SOP Instance UID")
         if incoming.data is None:
             return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, error_comment="no data set")

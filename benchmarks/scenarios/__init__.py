@@ -9,6 +9,7 @@ from benchmarks.scenarios import (
     distance,
     echo,
     find,
+    gateway,
     handshakes,
     idle,
     index,
@@ -18,6 +19,7 @@ from benchmarks.scenarios import (
     senders,
     startup,
     store,
+    windows,
 )
 
 SCENARIOS: dict[str, Scenario] = {
@@ -41,4 +43,10 @@ SCENARIOS: dict[str, Scenario] = {
 DISTANCE: dict[str, Scenario] = {scenario.name: scenario for scenario in (*distance.SCENARIOS, bulk.SCENARIO)}
 """What is done over distance; it is a run of its own."""
 
-GROUPS = {"speed": SCENARIOS, "distance": DISTANCE}
+WINDOWS: dict[str, Scenario] = {scenario.name: scenario for scenario in windows.SCENARIOS}
+"""Why the operations window is as large as it is."""
+
+GATEWAY: dict[str, Scenario] = {scenario.name: scenario for scenario in gateway.SCENARIOS}
+"""What a gateway does; a run of its own, too."""
+
+GROUPS = {"speed": SCENARIOS, "distance": DISTANCE, "windows": WINDOWS, "gateway": GATEWAY}

@@ -61,11 +61,16 @@ def _get(bench: Bench, stack: ExitStack) -> Measure:
     received, kind = bench.folder(stack), _kind(bench)
     archive, requestor = bench.worker(stack, "archive"), bench.worker(stack, "ours")
     port = archive.call("serve", directory=bench.folder(stack), durability="none")
-    requestor.call("send", port=port, folders=[bench.instances(kind, 1)], receiver_pid=archive.pid)
+    folders = [bench.instances(each, 1) for each in (kind, instances.SMALL)]
+    requestor.call("send", port=port, folders=folders, receiver_pid=archive.pid)
+    # A small one first: what is imported for the first C-GET (pydicom, 10 MiB) is not what a transfer takes.
+    small = instances.study_uid(instances.SMALL)
+    requestor.call("fetch", port=port, study=small, directory=received, receiver_pid=archive.pid)
+    instances.empty(received, expected=1)
+    study = instances.study_uid(kind)
     links = _links(stack, port)
 
     def transfer(port: int) -> float:
-        study = instances.study_uid(kind)
         got: Sample = requestor.call(
             "fetch", port=port, study=study, directory=received, receiver_pid=archive.pid
         )

@@ -118,7 +118,7 @@ class _Run:
         return seconds
 
 
-def _start(bench: Bench, job: Job, family: Tools, stack: ExitStack) -> Measure:
+def start(bench: Bench, job: Job, family: Tools, stack: ExitStack) -> Measure:
     it = _Run(bench, job, family, stack)
 
     def measure() -> Sample:
@@ -133,7 +133,7 @@ def _start(bench: Bench, job: Job, family: Tools, stack: ExitStack) -> Measure:
 
 def _contenders(job: Job, bench: Bench) -> Sequence[Contender]:
     def contender(family: Tools) -> Contender:
-        return Contender(family.name, family.name, family.archive_of, partial(_start, bench, job, family))
+        return Contender(family.name, family.name, family.archive_of, partial(start, bench, job, family))
 
     return [contender(family) for family in _FAMILIES_OF.get(job.service, tools.FAMILIES[:3])]
 
@@ -146,7 +146,7 @@ def _target(job: Job) -> Target:
     )
 
 
-def _note(job: Job, bench: Bench) -> str:
+def note(job: Job, bench: Bench) -> str:
     kind = bench.pick(job.kind, job.quick_kind or job.kind)
     return (
         f"{bench.pick(job.full, job.quick)} x {kind.name}; seconds from the start of the command to its end"
@@ -162,7 +162,7 @@ def _scenario(job: Job) -> Scenario:
         (_target(job),),
         rounds=1,
         quick_rounds=1,
-        note=partial(_note, job),
+        note=partial(note, job),
     )
 
 

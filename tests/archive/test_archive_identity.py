@@ -151,3 +151,25 @@ async def test_what_is_not_clear_goes_to_quarantine_if_told_so(tmp_path: Path, t
         assert (await archive.counts())["instance"] == 1
         assert (await archive.counts())["quarantine"] == 2
         assert archive.happened["mismatch"] == 2
+
+
+@pytest.mark.parametrize("on_mismatch", ["separate", "quarantine"])
+async def test_a_sweep_tells_the_patients_that_do_not_agree(
+    tmp_path: Path, tools: Any, on_mismatch: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Archive(tmp_path) as archive:
+        for number in range(1, 13):
+            values = {"StudyInstanceUID": "1.2.7.1", "SeriesInstanceUID": "1.2.7.2"}
+            await keep(archive, tools, number, PatientID="P1" if number == 1 else "P2", **values)
+        await keep(archive, tools, 20, PatientID="P3")
+    (tmp_path / "index.sqlite").unlink()
+    caplog.clear()
+    async with Archive(tmp_path, on_mismatch=on_mismatch, sweep=False) as archive:
+        swept = await archive.reindex()
+        counts = await archive.counts()
+        assert (counts["instance"], counts["quarantine"]) == (13, 0)  # it was kept once
+    assert (swept.indexed, 0 < swept.mismatched < 12) == (13, True)
+    assert "of another patient than the rest of their study" in swept.told()
+    lines = [line for line in caplog.messages if "another patient has this Study Instance UID" in line]
+    assert len(lines) == min(swept.mismatched, 10)
+    assert "P2" not in caplog.text

@@ -62,6 +62,17 @@ async def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, tool: Any, te
     assert [path.name for path in tmp_path.iterdir()] == ["gate.toml"]
 
 
+async def test_a_file_can_be_checked_alone(tmp_path: Path, tool: Any) -> None:
+    config = tmp_path / "gate.toml"
+    config.write_text(f"data = '{tmp_path}/data'\n{GATEWAY}")
+    checked = await tool("serve", config, "--check")
+    assert (checked.code, checked.out) == (0, f"{config}: it can be served\n")
+    config.write_text(f"data = 5\n{GATEWAY}")
+    wrong = await tool("serve", "--check", config)
+    assert (wrong.code, f"{config}:1: data must be" in wrong.err) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["gate.toml"]
+
+
 async def test_a_file_that_is_not_there_and_an_archive_that_is_not(tmp_path: Path, tool: Any) -> None:
     missing = await tool("serve", tmp_path / "gate.toml")
     assert missing.code == 2

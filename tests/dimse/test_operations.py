@@ -476,6 +476,21 @@ def test_twice_the_window_is_tolerated(window: int) -> None:
     assert not isinstance(caught.value, DuplicateInvocation)
 
 
+def test_so_may_each_service_that_a_peer_counts_the_window_for() -> None:
+    operations = PerformedOperations(2)
+    fields = (CommandField.C_STORE_RQ, CommandField.C_FIND_RQ, CommandField.C_ECHO_RQ)
+    for number in range(4):
+        for kind, field in enumerate(fields):
+            command = Command(field, message_id=10 * kind + number)
+            assert not operations.is_in_the_way(command)
+            operations.open(command)
+    for field in fields:
+        command = Command(field, message_id=1000)
+        assert operations.is_in_the_way(command)
+        with pytest.raises(RemoteProtocolError):
+            operations.open(command)
+
+
 def test_an_unlimited_window() -> None:
     operations = PerformedOperations(0)
     for message_id in range(0x10000):

@@ -69,6 +69,7 @@ async def test_the_example_serves_sends_on_reloads_and_ends(tmp_path: Path) -> N
 
             gate.process.terminate()
             assert await gate.ended() == 0
+            assert not any("a restart is needed" in line for line in gate.log)
             assert ai.received == ["1.1", "1.3", "1.4"]
     assert not (tmp_path / "data" / "control").exists()
 

@@ -1,7 +1,8 @@
 """What an attack is, as a row of a table, and how what was measured is judged and kept.
 
-The rows are in `attacks_kept` (what was acknowledged), `attacks_time` (time and memory) and `attacks_leaving`
-(who may, and what leaves). ``measured.json`` keeps what they gave, for the table in tests/README.md.
+The rows are in `attacks_kept` (what was acknowledged), `attacks_time` (time and memory), `attacks_stuck`,
+`attacks_disks` and `attacks_leaving` (who may, and what leaves). ``measured.json`` keeps what they gave, for
+the table in tests/README.md.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from endurance.attack import PATIENCE, Attack, Counts
 from helpers.archive_process import CT, SERIES, STUDY, Node
@@ -73,12 +74,12 @@ class Served(Node):
 
 
 @asynccontextmanager
-async def served(folder: Path) -> AsyncIterator[Served]:
+async def served(folder: Path, **options: Any) -> AsyncIterator[Served]:
     told, logger = Told(), logging.getLogger("asyncdicom")
     logger.addHandler(told)
     try:
         async with (
-            Archive(folder, durability="none") as archive,
+            Archive(folder, durability="none", **options) as archive,
             serve_archive(archive, "ARCHIVE@127.0.0.1:0") as server,
         ):
             yield Served(server.port, told)

@@ -30,7 +30,7 @@ from helpers.archive_process import CONTEXTS, CT
 from helpers.archive_process import Node as Archived
 from helpers.peer import IDENTIFIER, Listener, Message, Peer, listening, message
 
-from asyncdicom import STUDY_ROOT, AccessPolicy, Request, Retrieval, associate, serve
+from asyncdicom import STUDY_ROOT, AccessPolicy, Request, Retrieval, TlsFiles, associate, serve
 from asyncdicom.archive import Archive
 from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.conformance import build
@@ -231,6 +231,80 @@ async def names_of_another_kind(folder: Path) -> Counts:
     return {"taken for a DNS name": passed}
 
 
+async def revoked(folder: Path) -> Counts:
+    """A workstation whose certificate was revoked goes on, and so does one that was not."""
+    folder.mkdir()
+    authority = trustme.CA()
+    files = {name: identity(authority, name, folder) for name in ("127.0.0.1", "good.example", "bad.example")}
+    trusted = folder / "ca.pem"
+    authority.cert_pem.write_to_path(trusted)
+    lists = (revocation_list(authority, files["bad.example"][0], folder),)
+    ours = TlsFiles(*files["127.0.0.1"], trusted=(str(trusted),), crl=lists)
+    passed = {}
+    async with serve("SCP@127.0.0.1:0", ssl=ours.server()) as node:
+        for name in ("good.example", "bad.example"):
+            client = TlsFiles(*files[name], trusted=(str(trusted),)).client()
+            with suppress(AssociationError):
+                async with associate(f"SCP@127.0.0.1:{node.port}", ssl=client) as association:
+                    passed[name] = (await association.c_echo()).status.is_success
+    return {
+        "revoked and let in": "bad.example" in passed,
+        "good and not let in": "good.example" not in passed,
+    }
+
+
+def identity(authority: trustme.CA, name: str, folder: Path) -> tuple[str, str]:
+    """Certificate and key, in files."""
+    made = authority.issue_cert(name)
+    paths = folder / f"{name}.pem", folder / f"{name}.key"
+    made.cert_chain_pems[0].write_to_path(paths[0])
+    made.private_key_pem.write_to_path(paths[1])
+    return str(paths[0]), str(paths[1])
+
+
+def revocation_list(authority: trustme.CA, certificate: str, folder: Path) -> str:
+    """A list with that one certificate on it, in a file."""
+    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
+    key = serialization.load_pem_private_key(authority.private_key_pem.bytes(), None)
+    issuer = x509.load_pem_x509_certificate(authority.cert_pem.bytes())
+    serial = x509.load_pem_x509_certificate(Path(certificate).read_bytes()).serial_number
+    listed = x509.CertificateRevocationListBuilder(issuer.subject, now - day, now + day)
+    listed = listed.add_revoked_certificate(x509.RevokedCertificateBuilder(serial, now - day).build())
+    made: Any = listed.sign(key, hashes.SHA256())  # type: ignore[arg-type]
+    path = folder / "ca.crl"
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    return str(path)
+
+
+async def asked_by_tls(folder: Path) -> Counts:
+    """``movescu --port`` has asked by TLS: the peer it asked sends in the clear first, then by TLS."""
+    folder.mkdir()
+    authority = trustme.CA()
+    certificate, key = identity(authority, "127.0.0.1", folder)
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    ours = TlsFiles(certificate, key, trusted=(str(folder / "ca.pem"),))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    taken = {"in the clear": 0, "by TLS": 0}
+
+    async def move(request: Request) -> Retrieval:
+        for how, context in (("in the clear", None), ("by TLS", ours.client())):
+            with suppress(AssociationError):
+                async with associate(
+                    f"MOVESCU@127.0.0.1:{port}", calling_ae_title="SCP", contexts=CONTEXTS, ssl=context
+                ) as association:
+                    taken[how] += (await association.c_store(ASKED.source())).status.is_success
+        return Retrieval([])
+
+    destinations = {"MOVESCU": f"127.0.0.1:{port}"}
+    async with serve("SCP@127.0.0.1:0", c_move=move, destinations=destinations, ssl=ours.server()) as server:
+        words = ("movescu", f"SCP@127.0.0.1:{server.port}", "--port", port, "-od", folder / "taken")
+        tls = ("+tls", key, certificate, "+cf", folder / "ca.pem")
+        await asyncio.to_thread(tool, *words, *tls, "-k", f"StudyInstanceUID={ASKED.StudyInstanceUID}")
+    return {"taken in the clear": taken["in the clear"], "not taken by TLS": 1 - taken["by TLS"]}
+
+
 # clients
 
 
@@ -302,16 +376,16 @@ async def large_matches(folder: Path) -> Counts:
         await peer.accept()
         request = await peer.message()
         peer.write(pending(request, CommandField.C_FIND_RSP, bytes(8 << 20)))
-        for _ in range(12):
-            await peer.writer.drain()
-            taken.append(8)
-            peer.write(pending(request, CommandField.C_FIND_RSP, bytes(8 << 20)))
-        await asyncio.Event().wait()
+        with suppress(ConnectionError):
+            for _ in range(12):
+                await peer.writer.drain()
+                taken.append(8)
+                peer.write(pending(request, CommandField.C_FIND_RSP, bytes(8 << 20)))
+            await asyncio.Event().wait()
         return {}
 
     async def ask(association: Any) -> None:
-        async with asyncio.timeout(1):
-            await association.c_find(IDENTIFIER, raw=True)
+        await association.c_find(IDENTIFIER, raw=True)
 
     await against(play, ask)
     return {"MiB taken": sum(taken)}
@@ -358,11 +432,15 @@ ATTACKS = (
            escapes_on_a_terminal, {"control characters": 0}),
     Attack("names of another kind", "a certificate with a known DNS name as URI, or as address of mail",
            names_of_another_kind, {"taken for a DNS name": 0}),
+    Attack("revoked certificate", "a workstation whose certificate is on the revocation list, and another",
+           revoked, {"revoked and let in": 0, "good and not let in": 0}),
+    Attack("asked by TLS", "movescu --port has asked by TLS, and is sent to in the clear",
+           asked_by_tls, {"taken in the clear": 0, "not taken by TLS": 0}),
     Attack("client, Maximum Length of 8",
            "a client stores 2 MB at an SCP of Maximum Length 8 that reads nothing",
            client_of_maximum_length_8, {"objects": 60_000}),
     Attack("client, large matches", "an awaited C-FIND is answered with 12 identifiers of 8 MiB",
-           large_matches, {"MiB taken": 64}, "the list of matches is bounded by number alone"),
+           large_matches, {"MiB taken": 64}),
     Attack("client, Pending for ever", "a C-MOVE is answered with 20,000 Pending that say nothing new",
            pending_for_ever, {"Pending responses taken": 10_000}),
 )  # fmt: skip

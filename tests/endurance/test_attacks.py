@@ -9,11 +9,17 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from endurance import attacks_kept, attacks_leaving, attacks_stuck, attacks_time
+from endurance import attacks_disks, attacks_kept, attacks_leaving, attacks_stuck, attacks_time
 from endurance.attack import Attack, judge, record
 from helpers.archive_process import LONG, long_test
 
-ATTACKS = (*attacks_kept.ATTACKS, *attacks_time.ATTACKS, *attacks_stuck.ATTACKS, *attacks_leaving.ATTACKS)
+ATTACKS = (
+    *attacks_kept.ATTACKS,
+    *attacks_time.ATTACKS,
+    *attacks_stuck.ATTACKS,
+    *attacks_disks.ATTACKS,
+    *attacks_leaving.ATTACKS,
+)
 
 
 def row(attack: Attack) -> object:

@@ -73,6 +73,35 @@ async def test_who_says_nothing_is_closed_and_keeps_nobody_out() -> None:
         silent[4][1].close()
 
 
+async def test_who_has_asked_gets_his_answer_though_others_come() -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> Answer:
+        asked.set()
+        await go_on.wait()
+        return Answer(b"slow\n")
+
+    async with Pages("127.0.0.1", 0, {"/slow": slow}, connections=2) as pages:
+        first = asyncio.ensure_future(ask(pages.port, b"GET /slow HTTP/1.1\r\n\r\n"))
+        await asked.wait()
+        for _ in range(5):
+            _, writer = await asyncio.open_connection("127.0.0.1", pages.port)
+            status, _, _ = await ask(pages.port, b"GET / HTTP/1.1\r\n\r\n")
+            assert status == "HTTP/1.1 404 Not Found"
+            writer.close()
+        go_on.set()
+        assert (await first)[2] == b"slow\n"
+    async with Pages("127.0.0.1", 0, {"/slow": slow}, connections=1) as pages:  # all have asked
+        asked.clear()
+        go_on.clear()
+        first = asyncio.ensure_future(ask(pages.port, b"GET /slow HTTP/1.1\r\n\r\n"))
+        await asked.wait()
+        second = asyncio.ensure_future(ask(pages.port, b"GET /slow HTTP/1.1\r\n\r\n"))
+        assert (await first)[2] == b""
+        go_on.set()
+        assert (await second)[2] == b"slow\n"
+
+
 async def test_who_goes_away_or_stays_at_the_end_costs_nothing() -> None:
     async with Pages("127.0.0.1", 0, PAGES) as pages:
         _, writer = await asyncio.open_connection("127.0.0.1", pages.port)

@@ -564,3 +564,25 @@ async def test_outside_its_block() -> None:
     for work in (pacs.echo, pacs.find, lambda: pacs.retrieve("1.1", to="x"), lambda: pacs.move("1", "A")):
         with pytest.raises(LocalProtocolError, match="within its block"):
             await work()
+
+
+async def test_what_is_refused_again_and_again_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncdicom.scu.retrieving._REMEMBERED", 3)
+    node = Node(STUDY)
+
+    async def others(request: Request) -> Any:
+        retrieval = await node.retrieve(request)
+        strangers = [Instance("9.9", "9.9.9", f"9.9.9.{number}").source() for number in range(1, 9)]
+        again = [STUDY[0].source()] * 4
+        return retrieval._replace(sources=[*again, *strangers])
+
+    async with serve("SCP@127.0.0.1:0", c_find=node.find, c_get=others) as server:
+        async with Client(address(server), limits=Limits(operations_performed=1)) as pacs:
+            retrieved = await pacs.retrieve("1.1", to=tmp_path, maximum_instances=8)
+    assert [one.sop_instance_uid for one in retrieved.instances] == ["1.1.1.1"]
+    own_reasons = [why for why in retrieved.failed.values() if why == "not asked for"]
+    assert len(own_reasons) == 3, "of the others the peer's list tells"
+    assert retrieved.number_failed >= 8
+    assert [path.name for path in tmp_path.iterdir()] == ["1.1.1.1.dcm"]

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from helpers.peer import CT, IDENTIFIER, eventually
+from helpers.peer import CT, IDENTIFIER, Listener, eventually, listening, message
 
 from asyncdicom import (
     PATIENT_ROOT,
     STUDY_ROOT,
     VERIFICATION,
+    AssociationAborted,
     DataSetError,
     DicomNetworkError,
     Limits,
@@ -28,6 +29,7 @@ from asyncdicom import (
     serve,
 )
 from asyncdicom.dataset import encode
+from asyncdicom.dimse.messages import response_to
 from asyncdicom.services.query import Query
 from asyncdicom.uid import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -368,3 +370,47 @@ async def test_an_error_in_the_middle_of_a_query_has_the_matches_so_far(how: str
             await association.c_find(QUERY, maximum_matches=2 if how == "too many" else 100)
         assert [match.StudyInstanceUID for match in caught.value.result] == ["1.2.0", "1.2.1", "1.2.2"]
         await association.abort()
+
+
+async def test_a_list_that_is_too_large_is_cancelled_and_the_association_stays() -> None:
+    cancelled = []
+
+    async def on_find(request: Request) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield IDENTIFIER
+        finally:
+            cancelled.append(request.is_cancelled)
+
+    async with (
+        serve("SCP@127.0.0.1:0", c_find=on_find) as server,
+        associate(address(server), contexts=[STUDY_ROOT]) as association,
+    ):
+        with pytest.raises(DicomNetworkError, match="maximum_bytes"):
+            await association.c_find(IDENTIFIER, raw=True, maximum_bytes=10 * len(IDENTIFIER))
+        assert association.is_established
+    assert cancelled == [True]
+
+
+async def test_who_goes_on_after_a_c_cancel_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncdicom.services.responses.MAXIMUM_UNWANTED", 1000)
+
+    async def play(listener: Listener) -> int:
+        peer = await listener.peer()
+        await peer.accept()
+        asked = await peer.message()
+        response = response_to(asked.command, Status.PENDING, has_data_set=True)
+        match = message(asked.context_id, response, bytes(600))
+        peer.write(match)
+        await peer.message()  # the C-CANCEL
+        peer.write(2 * match)
+        return (await peer.pdu())[0]
+
+    async with listening() as listener:
+        playing = asyncio.ensure_future(play(listener))
+        with pytest.raises(AssociationAborted, match="after C-CANCEL"):
+            async with associate(f"SCP@127.0.0.1:{listener.port}", contexts=[STUDY_ROOT]) as association:
+                async with association.c_find(IDENTIFIER, raw=True) as matches:
+                    async for _ in matches:
+                        break
+        assert await playing == 7  # A-ABORT

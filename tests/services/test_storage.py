@@ -443,3 +443,24 @@ async def test_the_server_frees_what_a_handler_did_not_read() -> None:
         for _ in range(20):
             assert (await association.c_store(instance(500_000))).status == 0
         await eventually(lambda: association.is_established)
+
+
+async def test_uids_that_break_the_rules_are_taken_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    uids = []
+
+    async def on_store(request: Request) -> Status:
+        uids.append(request.affected_sop_instance_uid)
+        return Status.SUCCESS
+
+    data = encode([(0x00100020, "LO", b"1")], EXPLICIT_VR_LITTLE_ENDIAN)
+    contexts = [PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,))]
+    async with serve("SCP@127.0.0.1:0", c_store=on_store) as server:
+        for _ in range(2):
+            async with associate(f"SCP@127.0.0.1:{server.port}", contexts=contexts) as association:
+                for uid in ("1.2.3", "1.2.03.4", "SERIES1", "a/b"):
+                    stored = await association.c_store(BytesSource(CT, uid, EXPLICIT_VR_LITTLE_ENDIAN, data))
+                    assert stored.status == (0x0117 if uid == "a/b" else 0)
+    assert uids == 2 * ["1.2.3", "1.2.03.4", "SERIES1"]
+    lines = [line for line in caplog.messages if "PS3.5 9.1" in line]
+    assert len(lines) == 2
+    assert all("1.2.03.4" in line for line in lines)

@@ -1,0 +1,69 @@
+"""A pytest plugin: a handler is tested in five lines, with nothing left behind.
+
+pytest loads it by its entry point (`pytest11`) where both are installed; nothing else imports it.
+
+    async def test_what_is_refused(dicom_server, dicom_peer):
+        async with dicom_server(c_store=my_handler) as server, dicom_peer(server, contexts=[dataset]) as peer:
+            response = await peer.c_store(dataset)
+        assert response.status == 0xA700
+
+The tests are coroutines, which pytest-asyncio or anyio runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pytest
+
+if TYPE_CHECKING:
+    from asyncdicom.association import Association
+    from asyncdicom.opening import Opening
+    from asyncdicom.server import Server
+
+__all__ = ["DicomPeer", "DicomServer", "dicom_peer", "dicom_server"]
+
+DicomServer: TypeAlias = "Callable[..., Opening[Server]]"
+"""What the fixture `dicom_server` gives: takes the options of `serve`."""
+
+DicomPeer: TypeAlias = "Callable[..., Opening[Association]]"
+"""What the fixture `dicom_peer` gives: takes a server and the options of `associate`."""
+
+_DRAIN = 1.0  # seconds that a handler which hangs may keep the end of a test
+
+
+@pytest.fixture
+def dicom_server() -> DicomServer:
+    """Serve on a free port of this host: `async with dicom_server(c_store=handler) as server`.
+
+    The options are those of `asyncdicom.serve`, without the address; `ae_title` is "TEST". At the end of the
+    block the server is closed: what is still under way a second later is aborted.
+    """
+
+    def server(*, ae_title: str = "TEST", **options: Any) -> Opening[Server]:
+        from asyncdicom.address import Address
+        from asyncdicom.options import Timeouts
+        from asyncdicom.server import serve
+
+        options.setdefault("timeouts", Timeouts(drain=_DRAIN))
+        return serve(Address(ae_title, "127.0.0.1", 0), **options)
+
+    return server
+
+
+@pytest.fixture
+def dicom_peer() -> DicomPeer:
+    """Associate with a server: `async with dicom_peer(server, contexts=[...]) as peer`.
+
+    The options are those of `asyncdicom.associate`, without the address. `peer` is an `Association`, which is
+    released at the end of the block.
+    """
+
+    def peer(server: Server, **options: Any) -> Opening[Association]:
+        from asyncdicom.address import Address
+        from asyncdicom.client import associate
+
+        return associate(Address(server.ae_title, "127.0.0.1", server.port), **options)
+
+    return peer

@@ -1,0 +1,90 @@
+"""The pytest plugin, in a folder of its own as its users have it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import asyncdicom
+
+pytest_plugins = ("pytester",)
+ROOT = Path(asyncdicom.__file__).parents[1]
+
+INI = """
+[pytest]
+asyncio_mode = auto
+asyncio_default_fixture_loop_scope = function
+filterwarnings = error
+"""
+
+USES = """
+import asyncio
+from asyncdicom import STUDY_ROOT, AssociationRejected, Status
+import pytest
+
+async def refuse(request):
+    return Status.OUT_OF_RESOURCES
+
+async def one(request):
+    yield {"StudyInstanceUID": "1.2.3"}
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+async def test_what_is_refused(dicom_server, dicom_peer):
+    from pydicom import Dataset
+    dataset = Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = CT, "1.2.3.4"
+    async with dicom_server(c_store=refuse) as server, dicom_peer(server, contexts=[dataset]) as peer:
+        response = await peer.c_store(dataset)
+    assert response.status == 0xA700
+
+async def test_what_is_found(dicom_server, dicom_peer):
+    async with dicom_server(c_find=one, ae_title="RIS") as server:
+        async with dicom_peer(server, contexts=[STUDY_ROOT], calling_ae_title="WS1") as peer:
+            (match,) = await peer.c_find({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": ""})
+    assert (server.ae_title, match.StudyInstanceUID) == ("RIS", "1.2.3")
+
+async def test_who_is_rejected(dicom_server, dicom_peer):
+    async with dicom_server(access=["FRIEND"]) as server:
+        with pytest.raises(AssociationRejected):
+            await dicom_peer(server)
+
+async def test_nothing_is_left_behind():
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+"""
+
+
+def test_handlers_are_tested_in_five_lines(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makeini(INI)
+    pytester.makepyfile(USES)
+    # The entry point has the module's own name: where it is installed this changes nothing.
+    result = pytester.runpytest_subprocess("-p", "asyncdicom.testing")
+    result.assert_outcomes(passed=4)
+
+
+def test_its_fixtures_are_listed_with_their_use(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    result = pytester.runpytest_subprocess("-p", "asyncdicom.testing", "--fixtures")
+    result.stdout.fnmatch_lines(
+        ["dicom_server*", "*async with dicom_server(c_store=handler) as server*", "dicom_peer*"]
+    )
+
+
+def test_pytest_finds_it_by_itself() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["pytest11"] == {"asyncdicom.testing": "asyncdicom.testing"}
+
+
+def test_nothing_else_needs_pytest() -> None:
+    code = "import sys, asyncdicom, asyncdicom.server, asyncdicom.client; print('pytest' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert said.stdout == "False\n"
