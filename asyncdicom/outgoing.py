@@ -20,11 +20,31 @@ from asyncdicom.net.sources import Source
 from asyncdicom.services.responses import Response
 from asyncdicom.ul.negotiation import PresentationContext
 
-__all__ = ["OutgoingAssociations"]
+__all__ = ["OutgoingAssociations", "context_for"]
 
 _PATIENCE = 30.0  # seconds that somebody waits for the turn to open an association
 _REMEMBERED = 1000  # destinations that have failed; a function may find any number of them
 _LINGER = 1.0  # seconds for what is being released when the server is closed
+
+
+def context_for(
+    destination: Destination, default: ssl_module.SSLContext | None, *, uses_tls: bool
+) -> ssl_module.SSLContext | None:
+    """Decide how a destination is called: None is in the clear.
+
+    `default`: for one that has no context of its own. Raises `NotAttempted` where nothing may be sent in the
+    clear, because we are called by TLS ourselves (`uses_tls`), and the destination does not say otherwise.
+    """
+    if destination.plain:
+        return None
+    context = destination.ssl or default
+    if context is None and uses_tls:
+        raise NotAttempted(
+            f"{destination.where}: nothing is sent to it in the clear, because this server uses TLS: "
+            "give the destination a TLS context (ssl=), or allow it (plain=True, in a file tls = false)",
+            "not sent in the clear by this server; configure TLS",
+        )
+    return context
 
 
 class _Line:
@@ -95,7 +115,7 @@ class OutgoingAssociations:
 
         Raises `NotAttempted` when none may be opened (now), or what `associate` raises.
         """
-        context = self._context_for(destination)
+        context = context_for(destination, self.ssl, uses_tls=self._uses_tls)
         line = await self._take_turn(destination)
         try:
             attempt = _begin(line.breaker, destination.where)
@@ -122,19 +142,6 @@ class OutgoingAssociations:
         """The same, and gives the whole association: for what is no C-STORE."""
         async with self.open(destination, contexts) as storer:
             yield storer.association
-
-    def _context_for(self, destination: Destination) -> ssl_module.SSLContext | None:
-        """Decide how a destination is called: None is in the clear."""
-        if destination.plain:
-            return None
-        context = destination.ssl or self.ssl
-        if context is None and self._uses_tls:
-            raise NotAttempted(
-                f"{destination.where}: nothing is sent to it in the clear, because this server uses TLS: "
-                "give the destination a TLS context (ssl=), or allow it (plain=True, in a file tls = false)",
-                "not sent in the clear by this server; configure TLS",
-            )
-        return context
 
     async def _associate(
         self,

@@ -135,14 +135,22 @@ class AssociationPool:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self._end(is_healthy=error is None or is_answer(error))
+
+    async def close(self) -> None:
+        """Release all associations, and give out none any more, for a pool that is not used as a block.
+
+        Who waits for one gets a `LocalProtocolError`. Closed again, nothing happens.
+        """
+        await self._end(is_healthy=True)
+
+    async def _end(self, *, is_healthy: bool) -> None:
         self._closed = True
         for turn in self._waiting:
             if not turn.done():
                 turn.set_result(None)
         if self._users:
-            is_healthy = error is None or is_answer(error)
-            ends = [a.release() if is_healthy else a.abort() for a in self._users]
-            await asyncio.gather(*ends)
+            await asyncio.gather(*(a.release() if is_healthy else a.abort() for a in self._users))
 
     def expect(self, contexts: Proposable | Iterable[Proposable]) -> None:
         """Propose these too from now on, as far as there is room for them: instances are to come."""

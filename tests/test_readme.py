@@ -219,7 +219,7 @@ def test_the_configuration_of_the_archive(tmp_path: Path) -> None:
 def test_the_configuration_of_the_gateway() -> None:
     (text,) = re.findall(r"<!-- routes -->\n```toml\n(.*?)```", README.read_text(), re.DOTALL)
     config = parse_gateway(text)
-    assert set(config.destinations) == {"PACS", "BACKUP", "AI"}
+    assert set(config.destinations) == {"PACS", "BACKUP", "RESEARCH", "AI"}
     (target,) = config.rules.decide(Facts(calling="US1")).targets
     assert target.destinations == ("PACS", "BACKUP")
 

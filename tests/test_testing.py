@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ import asyncdicom
 
 pytest_plugins = ("pytester",)
 ROOT = Path(asyncdicom.__file__).parents[1]
+README = re.findall(r"```python\n(async def test_what.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 INI = """
 [pytest]
@@ -25,8 +27,9 @@ USES = """
 import asyncio
 from asyncdicom import STUDY_ROOT, AssociationRejected, Status
 import pytest
+from pydicom import Dataset
 
-async def refuse(request):
+async def on_store(request):
     return Status.OUT_OF_RESOURCES
 
 async def one(request):
@@ -34,13 +37,8 @@ async def one(request):
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
-async def test_what_is_refused(dicom_server, dicom_peer):
-    from pydicom import Dataset
-    dataset = Dataset()
-    dataset.SOPClassUID, dataset.SOPInstanceUID = CT, "1.2.3.4"
-    async with dicom_server(c_store=refuse) as server, dicom_peer(server, contexts=[dataset]) as peer:
-        response = await peer.c_store(dataset)
-    assert response.status == 0xA700
+dataset = Dataset()
+dataset.SOPClassUID, dataset.SOPInstanceUID = CT, "1.2.3.4"
 
 async def test_what_is_found(dicom_server, dicom_peer):
     async with dicom_server(c_find=one, ae_title="RIS") as server:
@@ -63,7 +61,7 @@ def test_handlers_are_tested_in_five_lines(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makeini(INI)
-    pytester.makepyfile(USES)
+    pytester.makepyfile(USES + README[0])
     # The entry point has the module's own name: where it is installed this changes nothing.
     result = pytester.runpytest_subprocess("-p", "asyncdicom.testing")
     result.assert_outcomes(passed=4)

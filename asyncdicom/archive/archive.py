@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from asyncdicom.archive.arrival import OnConflict, OnMismatch, Rules
+from asyncdicom.archive.blobs.base import Reading
 from asyncdicom.archive.blobs.folder import FolderBlobs
 from asyncdicom.archive.blobs.room import Room, Space
 from asyncdicom.archive.care import Care
@@ -21,6 +22,7 @@ from asyncdicom.archive.errors import ArchiveError, reason
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
 from asyncdicom.archive.index.base import IndexFailed
+from asyncdicom.archive.index.deliveries import Claimed
 from asyncdicom.archive.index.finding import Finding
 from asyncdicom.archive.index.query import Query
 from asyncdicom.archive.index.reader import Row
@@ -117,6 +119,8 @@ class Archive:
         self.happened: Counter[str] = Counter()
         """What happened to instances since the start, beside being stored: by its name, how many times."""
         self.is_new = False
+        self.is_served_by_tls = False
+        """Whether a server takes instances for it by TLS: then they are not sent on in the clear unasked."""
         self._watching: set[str] = set()
         self._room = Room(self.directory, self._calls, minimum_free)
         self._intake = Intake(
@@ -241,6 +245,8 @@ class Archive:
                 scrub_rate=self._scrub_rate,
                 is_closing=lambda: self._is_closing,
                 happened=self.happened,
+                router=lambda: self._intake.router,
+                on_work=lambda urgency: self.outbox.tell_from_thread(urgency),
             )
             self.care.start(tell=self._sweeps)
         except BaseException:
@@ -293,13 +299,29 @@ class Archive:
     def route(self, router: Router | None) -> None:
         """Have a router say which work the instances lead to that come from now on (None: to none).
 
-        It is committed together with the instance, into `outbox`.
+        It is committed together with the instance, into `outbox`. So is the work of those that are accepted
+        from quarantine, and of files without a row that are indexed: the sweep of the start begins behind
+        whatever is called, without an await between, when `open` has returned.
         """
         self._intake.route(router)
 
-    def path_of(self, file: str) -> str:
-        """Give the path of an instance's file, by its name in the index."""
-        return self._blobs.path(file)
+    def source_of(self, claimed: Claimed) -> Source:
+        """Give what sends the data set of an instance that claimed work is about."""
+        return self._blobs.source(
+            self._blobs.path(claimed.file or ""),
+            sop_class_uid=claimed.sop_class_uid or "",
+            sop_instance_uid=claimed.sop_instance_uid or "",
+            transfer_syntax_uid=claimed.transfer_syntax_uid or "",
+            offset=claimed.data_set_offset or 0,
+            length=claimed.data_set_length or 0,
+        )
+
+    def reading(self, claimed: Claimed) -> Reading:
+        """Open the file of an instance that claimed work is about, to be read and closed. Blocks.
+
+        Raises ``OSError``.
+        """
+        return self._blobs.read(self._blobs.path(claimed.file or ""))
 
     async def store(
         self,
@@ -377,11 +399,15 @@ class Archive:
         """How many of the newest instances there are of each SOP class and transfer syntax."""
         return await self._finder.index.recent_kinds()
 
-    async def instances(self, query: Query, *, peer: Hashable = None) -> MatchingInstances:
-        """Give the instances that a retrieval asks for: 8 bytes are kept for each.
+    async def instances(
+        self, query: Query | Mapping[str, Any] | Dataset, *, peer: Hashable = None
+    ) -> MatchingInstances:
+        """Give the instances that a retrieval asks for, or those of all that keywords match (see `search`).
 
-        `peer` and what is raised: as for `rows`.
+        8 bytes are kept for each. `peer` and what is raised: as for `rows`.
         """
+        if not isinstance(query, Query):
+            query = query_of(query)
         return await self._finder.instances(query, peer)
 
     async def assigned(self, source: Source, *, peer: Hashable = None) -> Source:

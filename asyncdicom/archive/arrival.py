@@ -70,6 +70,8 @@ class Outcome(enum.Enum):
     WRONG = "not kept: it is not what it was said to be"
     NO_ROOM = "not kept: there is too little room, or disk or index failed"
 
+    __hash__ = object.__hash__  # that of `Enum` is a function in Python, and is called for every instance
+
     @property
     def keeps(self) -> bool:
         """Tell whether the file of the arrival belongs to the index afterwards."""
@@ -186,10 +188,13 @@ class Found(Arrival):
         *,
         in_quarantine: bool,
         is_incomplete: bool,
+        calling_ae_title: str = "",
+        work: Sequence[Work] = (),
     ) -> None:
         self.file = file
         self.transfer_syntax_uid = transfer_syntax_uid
-        self.calling_ae_title = ""
+        self.calling_ae_title = calling_ae_title
+        self.work = work
         self.record = record
         self.in_quarantine = in_quarantine
         self.is_incomplete = is_incomplete

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from asyncdicom.archive.blobs.base import Blobs
@@ -18,8 +18,10 @@ from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.examine import Examined, Unusable, examine
 from asyncdicom.archive.index.base import Changes, Insertion, aside
 from asyncdicom.archive.index.quarantined import Quarantined, QuarantineReader, bury, take
+from asyncdicom.archive.index.work import Work, urgency_of
 from asyncdicom.archive.index.writer import Writer
 from asyncdicom.archive.ingest import Ingest
+from asyncdicom.archive.origin import Router
 from asyncdicom.telemetry.log import Log
 
 __all__ = ["Aside", "Quarantined"]
@@ -34,6 +36,7 @@ class Aside:
     """The quarantine of an open archive. Every method blocks; `accept` and `purge` are for one thread.
 
     That thread is the one of the sweep: what has two names for a moment is not taken for a leftover.
+    ``router`` gives who says what an accepted instance leads to; ``on_work`` is told of it, as in `Ingest`.
     """
 
     def __init__(
@@ -43,11 +46,15 @@ class Aside:
         ingest: Ingest,
         *,
         is_closing: Callable[[], bool],
+        router: Callable[[], Router | None],
+        on_work: Callable[[Mapping[str, int]], None],
     ) -> None:
         self._blobs = blobs
         self._reader = reader
         self._ingest = ingest
         self._is_closing = is_closing
+        self._router = router
+        self._on_work = on_work
 
     def pages(self) -> Iterator[list[Quarantined]]:
         """Give what is there, page by page, in the order in which it came."""
@@ -78,18 +85,22 @@ class Aside:
         """
         row = self._named(name)
         path = self._blobs.quarantine_path(row.file)
-        examined = self._examined(path, row)
+        router = self._router()
+        examined = self._examined(path, row, router)
+        work = examined.work(router, row.calling_ae_title)
         target = self._blobs.take_name()
         old: list[str] = []
         try:
             self._blobs.copy(path, self._blobs.path(target))
             self._blobs.sync(os.path.dirname(self._blobs.path(target)))
-            old += self._ingest.change(lambda writer: self._swap(writer, row, examined, target))
+            old += self._ingest.change(lambda writer: self._swap(writer, row, examined, target, work))
         except LookupError:
             self._blobs.remove(self._blobs.path(target))
             raise ArchiveError(f"{row.file} is not in quarantine any more") from None
         finally:
             self._blobs.give_back(target, failed=False)
+        if urgency := urgency_of(work):
+            self._on_work(urgency)
         for each in (path, *old):
             with suppress(OSError):  # the sweep finds it: its bytes have a row under another name
                 self._blobs.remove(each)
@@ -98,9 +109,9 @@ class Aside:
         )
         return row.sop_instance_uid
 
-    def _examined(self, path: str, row: Quarantined) -> Examined:
+    def _examined(self, path: str, row: Quarantined, router: Router | None) -> Examined:
         try:
-            examined = examine(self._blobs, path, row.file, is_closing=self._is_closing)
+            examined = examine(self._blobs, path, row.file, is_closing=self._is_closing, router=router)
         except FileNotFoundError:
             raise ArchiveError(f"{row.file} is missing in {self._blobs.quarantine}") from None
         except Unusable as error:
@@ -109,7 +120,9 @@ class Aside:
             raise ArchiveError(f"{row.file} cannot be accepted: it is damaged, its row has another digest")
         return examined
 
-    def _swap(self, writer: Writer, row: Quarantined, examined: Examined, target: str) -> list[str]:
+    def _swap(
+        self, writer: Writer, row: Quarantined, examined: Examined, target: str, work: Sequence[Work]
+    ) -> list[str]:
         """Change the rows; gives the old path of the stored file, which has another name now."""
         taken = take(writer, row.file)
         existing = writer.find(row.sop_instance_uid)
@@ -126,6 +139,7 @@ class Aside:
             self._blobs.sync(self._blobs.quarantine)
         entry = examined.entry(target, taken.calling_ae_title)
         changes.instances.append(Insertion(examined.record, entry, existing, taken.received))
+        changes.work += [(row.sop_instance_uid, row.digest, each) for each in work]
         writer.apply(changes)
         return old
 

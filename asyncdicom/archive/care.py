@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from asyncdicom.archive.arrival import Outcome
 from asyncdicom.archive.aside import Aside
@@ -14,6 +14,7 @@ from asyncdicom.archive.index.base import IndexFailed
 from asyncdicom.archive.index.sqlite import Index
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.leftovers import Leftovers, Swept
+from asyncdicom.archive.origin import Router
 from asyncdicom.archive.reassign import Reassigning
 from asyncdicom.archive.scrub import Scrub
 from asyncdicom.archive.verifying import Verified, verified
@@ -36,7 +37,7 @@ class Care:
     """Every method blocks; all but `counts`, `stat` and `verify` are for one and the same thread.
 
     ``scrub_rate``: bytes a second, 0: no scrub. ``is_closing`` ends what is long. ``happened``: what the
-    archive counts since its start.
+    archive counts since its start. ``router`` and ``on_work``: see `Aside`.
     """
 
     def __init__(
@@ -50,18 +51,23 @@ class Care:
         scrub_rate: int,
         is_closing: Callable[[], bool],
         happened: Counter[str],
+        router: Callable[[], Router | None],
+        on_work: Callable[[Mapping[str, int]], None],
     ) -> None:
         self._directory = directory
         self._blobs = blobs
         self._index = index
         self._ingest = ingest
+        self._router = router
         self._is_closing = is_closing
         self._scrub = Scrub(blobs, index, ingest, rate=scrub_rate) if scrub_rate else None
         self._happened = happened
         self.swept = Swept()
         """What the sweep under way, or the last one, has done so far."""
+        self.quarantine = Aside(
+            blobs, index.quarantine, ingest, is_closing=is_closing, router=router, on_work=on_work
+        )
         self.reassigning = reassigning
-        self.quarantine = Aside(blobs, index.quarantine, ingest, is_closing=is_closing)
 
     def start(self, *, tell: bool) -> None:
         """Start the scrub; before, ``tell`` what an operator should know."""
@@ -171,6 +177,7 @@ class Care:
             self._ingest,
             self.swept,
             is_closing=is_ending,
+            router=self._router,
         ).sweep()
         if swept.set_aside:
             self._happened["set_aside"] += swept.set_aside

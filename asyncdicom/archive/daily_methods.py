@@ -10,14 +10,14 @@ from typing import Any
 
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.errors import ArchiveError, reason
-from asyncdicom.archive.find import MatchingInstances, StoredInstance
 from asyncdicom.archive.index.matching import IdentifierError
 from asyncdicom.archive.index.queries import QueriesClosed
-from asyncdicom.archive.search import Match, query_of
+from asyncdicom.archive.search import Match
 from asyncdicom.archive.workers import Workers
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.part_file import PartFile
+from asyncdicom.net.sources import Source
 from asyncdicom.net.threads import in_thread
 
 __all__ = ["DAILY_METHODS"]
@@ -90,7 +90,7 @@ async def _export_page(
     if not page:
         return
     names = {str(match["SOPInstanceUID"]): _name(target, match) for match in page}
-    instances = await archive.instances(query_of({"SOPInstanceUID": list(names)}, "IMAGE"), peer="control")
+    instances = await archive.instances({"SOPInstanceUID": list(names)}, peer="control")
     left = set(names)
     async for instance in instances:
         if instance is None or instance.sop_instance_uid not in left:
@@ -101,7 +101,8 @@ async def _export_page(
             if await in_thread(thread, os.path.lexists, path):
                 counts["there"] += 1
                 continue
-            await _write(thread, instances, instance, path)
+            source = await archive.assigned(instances.source(instance), peer="control")
+            await _write(thread, source, path)
         except (OSError, DataSetError) as error:
             counts["failed"] += 1
             yield {"sop_instance_uid": instance.sop_instance_uid, "failed": _why(error)}
@@ -113,8 +114,7 @@ async def _export_page(
         yield {"sop_instance_uid": uid, "failed": "it was removed meanwhile"}
 
 
-async def _write(thread: Workers, instances: MatchingInstances, instance: StoredInstance, path: str) -> None:
-    source = instances.source(instance)
+async def _write(thread: Workers, source: Source, path: str) -> None:
     head = encode_file_meta(source.sop_class_uid, source.sop_instance_uid, source.transfer_syntax_uid)
     file = PartFile(path, head)
     try:

@@ -141,6 +141,7 @@ def serve_archive(
     """
     if not isinstance(address, Address):
         address = Address.parse(address)
+    archive.is_served_by_tls |= ssl is not None
     policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
     agreed = Relational(relational)
     provider = ArchiveProvider(archive, address.ae_title, maximum_retrievals, agreed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -12,6 +12,9 @@ from asyncdicom.archive.blobs.files import StoredFile
 from asyncdicom.archive.blobs.header import DIGEST_SIZE, digest_in
 from asyncdicom.archive.index.base import FileEntry, entry_of
 from asyncdicom.archive.index.record import WANTED_TAGS, Record, usable_record
+from asyncdicom.archive.index.work import Work
+from asyncdicom.archive.origin import Origin, Received, Router
+from asyncdicom.data.elements import Element
 from asyncdicom.data.inflation import CorruptStream
 from asyncdicom.data.part10 import HEAD_SIZE, read_file_meta
 from asyncdicom.data.scanner import IncompleteDataSet, Scanner
@@ -40,6 +43,24 @@ class Examined(NamedTuple):
     transfer_syntax_uid: str
     record: Record
     is_incomplete: bool
+    elements: Mapping[int, Element]
+    source_ae_title: str
+    """Who has sent it, as the file tells."""
+
+    def work(self, router: Router | None, calling_ae_title: str) -> Sequence[Work]:
+        """Give the work that it leads to, as if it were received from there now."""
+        if router is None:
+            return ()
+        return router.work_for(
+            Received(
+                Origin(calling_ae_title),
+                self.record.sop_class_uid,
+                self.record.sop_instance_uid,
+                self.transfer_syntax_uid,
+                self.file.length,
+                self.elements,
+            )
+        )
 
     def entry(self, name: str, calling_ae_title: str) -> FileEntry:
         """Give what the index is to say of the file, under a name."""
@@ -52,15 +73,23 @@ class Examined(NamedTuple):
         )
 
 
-def examine(blobs: Blobs, path: str, name: str, *, is_closing: Callable[[], bool]) -> Examined:
-    """Read a whole file, and make it durable. Blocks.
+def examine(
+    blobs: Blobs,
+    path: str,
+    name: str,
+    *,
+    is_closing: Callable[[], bool],
+    router: Router | None = None,
+) -> Examined:
+    """Read a whole file, and make it durable; `router`: who wants to see elements of it. Blocks.
 
     A file of ours tells the digest of its data set: that proves that it is as it was received. One of an
     earlier version has to be a Part 10 file whose elements end where the file does. Raises `Unusable`,
     `OSError`, and `Ended` when ``is_closing()``.
     """
     with closing(blobs.read(path)) as blob:
-        examined = _examine(_Pieces(blob, is_closing), path, name)
+        tags = WANTED_TAGS if router is None else WANTED_TAGS | router.tags
+        examined = _examine(_Pieces(blob, is_closing), path, name, tags)
         blob.sync()
         return examined
 
@@ -83,7 +112,7 @@ class _Pieces:
             yield piece
 
 
-def _examine(pieces: _Pieces, path: str, name: str) -> Examined:
+def _examine(pieces: _Pieces, path: str, name: str, tags: frozenset[int]) -> Examined:
     head = pieces.head()
     if len(head) < _SHORTEST:
         raise Unusable("it has no data set", was_acknowledged=False)
@@ -92,7 +121,7 @@ def _examine(pieces: _Pieces, path: str, name: str) -> Examined:
     except DataSetError as error:
         raise Unusable(str(error)) from None
     told = digest_in(head, meta.offset)
-    whole = _Whole(meta.transfer_syntax_uid)
+    whole = _Whole(meta.transfer_syntax_uid, tags)
     whole.feed(head[meta.offset :])
     for piece in pieces.rest():
         whole.feed(piece)
@@ -109,20 +138,31 @@ def _examine(pieces: _Pieces, path: str, name: str) -> Examined:
     except DataSetError as error:
         raise Unusable(str(error)) from None
     file = StoredFile(name, path, meta.offset, whole.length, whole.digest)
-    return Examined(file, meta.transfer_syntax_uid, record, whole.is_incomplete)
+    return Examined(
+        file,
+        meta.transfer_syntax_uid,
+        record,
+        whole.is_incomplete,
+        whole.elements,
+        meta.source_ae_title,
+    )
 
 
 class _Whole:
     """Takes a data set to its end: its digest, its record, and whether it is complete."""
 
-    def __init__(self, transfer_syntax_uid: str) -> None:
+    def __init__(self, transfer_syntax_uid: str, tags: frozenset[int]) -> None:
         self.length = 0
         self.is_incomplete = False
         self.is_lost = False  # where it ends cannot be told, and it may have been kept all the same
         self._syntax = transfer_syntax(transfer_syntax_uid)
-        self._scanner = Scanner(transfer_syntax_uid, WANTED_TAGS, whole=True)
+        self._scanner = Scanner(transfer_syntax_uid, tags, whole=True)
         self._digest = hashlib.sha256()
         self._error = ""
+
+    @property
+    def elements(self) -> Mapping[int, Element]:
+        return self._scanner.found
 
     @property
     def digest(self) -> str:

@@ -39,10 +39,14 @@ _RENEW = 10  # failures in a row after which another connection is tried
 
 
 class Change(Generic[_T]):
-    """Something else that is written into the index: alone in its transaction. A thread waits for it."""
+    """Something else that is written into the index: alone in its transaction. A thread waits for it.
 
-    def __init__(self, apply: Callable[[Writer], _T]) -> None:
+    ``is_durable``: see `Writer.change`.
+    """
+
+    def __init__(self, apply: Callable[[Writer], _T], *, is_durable: bool = True) -> None:
         self.apply = apply
+        self.is_durable = is_durable
         self._answers: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
 
     def tell(self, result: _T | None, error: BaseException | None = None) -> None:
@@ -111,13 +115,13 @@ class Ingest:
         """Queue ``arrival``, from any thread; its answer is the outcome, or what kept it out of the index."""
         self._queue.put(arrival)
 
-    def change(self, apply: Callable[[Writer], _T]) -> _T:
+    def change(self, apply: Callable[[Writer], _T], *, is_durable: bool = True) -> _T:
         """Have the writer's thread make a change, alone in its transaction, and give what it gives. Blocks.
 
-        Raises what `apply` or the commit raises: then nothing has changed. For threads that end before
-        `close` is called.
+        ``is_durable``: see `Writer.change`. Raises what `apply` or the commit raises: then nothing has
+        changed. For threads that end before `close` is called.
         """
-        change = Change(apply)
+        change = Change(apply, is_durable=is_durable)
         self._queue.put(change)
         return change.wait()
 
@@ -134,7 +138,7 @@ class Ingest:
         while self._changes:
             change = self._changes.pop()
             try:
-                result = self._writer.change(change.apply)
+                result = self._writer.change(change.apply, is_durable=change.is_durable)
             except BaseException as error:
                 change.tell(None, error)
             else:

@@ -112,7 +112,10 @@ class Intake:
             _LOG.error("%s not stored: %s", sop_instance_uid, failure)
             return Stored(Outcome.NO_ROOM, str(failure)[:MAXIMUM_COMMENT])
         finally:
-            await self._tidy_up(reception.file, arrival, storage_failed)
+            if arrival is not None and arrival.is_kept and arrival.obsolete is None:
+                reception.file.keep()  # nearly always
+            else:
+                await self._tidy_up(reception.file, arrival, storage_failed)
         count_and_tell(sop_instance_uid, arrival, outcome, self._happened, self._directory)
         return answer_to(arrival, outcome)
 

@@ -17,6 +17,7 @@ from asyncdicom.archive.errors import reason
 from asyncdicom.archive.examine import Unusable, examine
 from asyncdicom.archive.index.sqlite import Index
 from asyncdicom.archive.ingest import Ingest
+from asyncdicom.archive.origin import Router
 from asyncdicom.telemetry.log import Log
 
 __all__ = ["Leftovers", "Swept"]
@@ -81,7 +82,7 @@ _WORDS = {
 class Leftovers:
     """One sweep of the archive's folders, for a thread of its own; it counts in ``swept``.
 
-    ``is_closing`` ends it early.
+    ``is_closing`` ends it early. ``router`` gives who says what the instances lead to that are indexed again.
     """
 
     def __init__(
@@ -92,11 +93,13 @@ class Leftovers:
         swept: Swept,
         *,
         is_closing: Callable[[], bool],
+        router: Callable[[], Router | None],
     ) -> None:
         self._blobs = blobs
         self._index = index
         self._ingest = ingest
         self._is_closing = is_closing
+        self._router = router
         self._swept = swept
 
     def sweep(self) -> Swept:
@@ -167,7 +170,8 @@ class Leftovers:
         below = folder.partition("/")[2]
         try:
             named = f"{below}/{name}" if below else name
-            examined = examine(self._blobs, path, named, is_closing=self._is_closing)
+            router = self._router()
+            examined = examine(self._blobs, path, named, is_closing=self._is_closing, router=router)
         except Unusable as error:
             self._give_up(path, error)
         except FileNotFoundError:
@@ -181,6 +185,8 @@ class Leftovers:
                 examined.record,
                 in_quarantine=not below,
                 is_incomplete=examined.is_incomplete,
+                calling_ae_title=examined.source_ae_title,
+                work=examined.work(router, examined.source_ae_title) if below else (),
             )
             self._ingest.submit(found)
             return found

@@ -4,6 +4,9 @@ Work that instances lead to is enqueued in the transaction that indexes them; ot
 does it claims some, by leases and in batches, does it without any transaction being open, and settles. A
 process that dies leaves its leases behind: they are taken back at the next start, so that everything is done
 at least once, and nothing more than once again for each death.
+
+Claims and settlements are not synced on their own, but together with the next instance: what a power cut
+takes back is claimed, or done, once more. Settlements wait for others, for a moment.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from asyncdicom.archive.errors import reason
 from asyncdicom.archive.index import deliveries
@@ -35,12 +38,29 @@ LEASE = 300.0
 
 _LONGEST_WAIT = 7 * 86400.0  # what is due later than that was written by a clock that was wrong
 _LOOK = 30.0  # seconds between two looks at leases, and at what is due
+_MOMENT = 0.02  # seconds that settlements wait for others: each transaction costs two hops between threads
+_MANY = 64  # settlements that do not wait any more
 
 Listener = Callable[[Mapping[str, int] | None], None]
 """Told of new work: destinations, with the priority of the most urgent work; None: perhaps for any."""
 
-_Pending = tuple[Callable[[Writer], Any], asyncio.Future[Any]]
-"""A change that is asked for, and who waits for what it gives."""
+
+class _Pending(NamedTuple):
+    """A change that is asked for, and who waits for what it gives; some can wait for others for a moment."""
+
+    apply: Callable[[Writer], Any]
+    future: asyncio.Future[Any]
+    is_durable: bool
+    is_patient: bool
+
+
+class _Change(Protocol):
+    """Has the index's writer make a change; see `Ingest.change`."""
+
+    def __call__(
+        self, apply: Callable[[Writer], list[Any]], *, is_durable: bool
+    ) -> list[Any]:  # pragma: no cover
+        ...
 
 
 class Outbox:
@@ -52,7 +72,7 @@ class Outbox:
 
     def __init__(
         self,
-        change: Callable[[Callable[[Writer], list[Any]]], list[Any]],
+        change: _Change,
         reader: DeliveryReader,
         threads: Threads,
         *,
@@ -71,13 +91,13 @@ class Outbox:
         self._listeners: list[Listener] = []
         self._pending: list[_Pending] = []
         self._flushing: asyncio.Task[None] | None = None
-        self._settling: set[asyncio.Task[None]] = set()
+        self._hurry = asyncio.Event()
         self._timing: asyncio.Task[None] | None = None
         self._timer = asyncio.Event()
 
     def open(self) -> None:
         """Take back what a process that is gone has claimed. Blocks, and is called before all else."""
-        taken_back: int = self._apply([deliveries.reclaim])[0]
+        taken_back: int = self._apply([deliveries.reclaim], is_durable=True)[0]
         if taken_back:
             _LOG.warning("%d deliveries were under way when the archive was last stopped", taken_back)
         self.paused = self._reader.paused()
@@ -94,7 +114,8 @@ class Outbox:
             self._timing.cancel()
             await asyncio.wait((self._timing,))
         if self._flushing is not None:
-            await asyncio.wait((self._flushing, *self._settling))
+            self._hurry.set()
+            await asyncio.wait((self._flushing,))
 
     # telling
 
@@ -143,7 +164,8 @@ class Outbox:
         """
         until = self.clock() + LEASE
         claimed = await self._changed(
-            lambda writer: deliveries.claim(writer, kind, destination, limit, until, in_order=in_order)
+            lambda writer: deliveries.claim(writer, kind, destination, limit, until, in_order=in_order),
+            is_durable=False,
         )
         self._claimed.update((each.id, (each, until)) for each in claimed)
         return claimed
@@ -151,24 +173,26 @@ class Outbox:
     async def renew(self, ids: Sequence[int]) -> None:
         """Keep claimed work for another `LEASE` seconds."""
         until = self.clock() + LEASE
-        await self._changed(lambda writer: deliveries.renew(writer, ids, until))
+        await self._changed(lambda writer: deliveries.renew(writer, ids, until), is_durable=False)
         for each in ids:
             if each in self._claimed:
                 self._claimed[each] = (self._claimed[each][0], until)
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Note what became of claimed work; it is durable when this returns.
+        """Note what became of claimed work; the death of this process changes nothing then.
 
         What is given up is logged. Cancelled: it is noted all the same. Raises what the disk or the index
         raise: then it stays claimed, and is done again.
         """
-        settling = asyncio.ensure_future(self._settle(settlements))
-        self._settling.add(settling)
-        settling.add_done_callback(self._settling.discard)
+        settling = self._ask(
+            lambda writer: deliveries.settle(writer, settlements), is_durable=False, is_patient=True
+        )
+        settling.add_done_callback(lambda ended: self._settled(ended, settlements))
         await asyncio.shield(settling)
 
-    async def _settle(self, settlements: Sequence[Settlement]) -> None:
-        await self._changed(lambda writer: deliveries.settle(writer, settlements))
+    def _settled(self, ended: asyncio.Future[None], settlements: Sequence[Settlement]) -> None:
+        if ended.exception() is not None:
+            return
         free: dict[str, int] = {}
         for each in settlements:
             claimed, _ = self._claimed.pop(each.id, (None, 0.0))
@@ -220,39 +244,52 @@ class Outbox:
 
     # changes, many in a transaction
 
-    async def _changed(self, apply: Callable[[Writer], _T]) -> _T:
+    async def _changed(self, apply: Callable[[Writer], _T], *, is_durable: bool = True) -> _T:
         """Have a change made, together with those that others ask for meanwhile, and give what it gives."""
+        return await self._ask(apply, is_durable=is_durable)
+
+    def _ask(
+        self, apply: Callable[[Writer], _T], *, is_durable: bool, is_patient: bool = False
+    ) -> asyncio.Future[_T]:
         future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        self._pending.append((apply, future))
+        self._pending.append(_Pending(apply, future, is_durable, is_patient))
+        if not is_patient or len(self._pending) >= _MANY:
+            self._hurry.set()
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.ensure_future(self._flush())
-        return await future
+        return future
 
     async def _flush(self) -> None:
         while self._pending:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_MOMENT):
+                    await self._hurry.wait()
+            self._hurry.clear()
             batch, self._pending = self._pending, []
             await self._write(batch)
 
     async def _write(self, batch: Sequence[_Pending]) -> None:
         """Make changes in one transaction, and tell who asked for them; a bad one fails alone."""
+        changes = [each.apply for each in batch]
+        is_durable = any(each.is_durable for each in batch)
         try:
-            results = await in_thread(self._threads, self._apply, [apply for apply, _ in batch])
+            results = await in_thread(self._threads, self._apply, changes, is_durable=is_durable)
         except Exception as error:
             if isinstance(error, RowFailed) and len(batch) > 1:
                 for each in batch:
                     await self._write([each])
                 return
             _LOG.error("the outbox could not be written: %s", reason(error))
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
+            for each in batch:
+                if not each.future.done():
+                    each.future.set_exception(error)
         else:
-            for (_, future), result in zip(batch, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
+            for each, result in zip(batch, results, strict=True):
+                if not each.future.done():
+                    each.future.set_result(result)
 
-    def _apply(self, changes: Iterable[Callable[[Writer], Any]]) -> list[Any]:
-        return self._change(lambda writer: [change(writer) for change in changes])
+    def _apply(self, changes: Iterable[Callable[[Writer], Any]], *, is_durable: bool) -> list[Any]:
+        return self._change(lambda writer: [change(writer) for change in changes], is_durable=is_durable)
 
     # time
 
@@ -279,7 +316,9 @@ class Outbox:
         now = self.clock()
         due = self._next_due
         if due is not None and (due <= now or due > now + _LONGEST_WAIT):
-            await self._changed(lambda writer: deliveries.promote(writer, now, _LONGEST_WAIT))
+            await self._changed(
+                lambda writer: deliveries.promote(writer, now, _LONGEST_WAIT), is_durable=False
+            )
             self._next_due = None
             found = await in_thread(self._threads, self._reader.next_due)
             if found is not None:
@@ -287,7 +326,7 @@ class Outbox:
             self.tell(None)
         forgotten = [each for each, (_, until) in self._claimed.items() if until <= now]
         if forgotten:
-            await self._changed(lambda writer: deliveries.reclaim(writer, now))
+            await self._changed(lambda writer: deliveries.reclaim(writer, now), is_durable=False)
             for each in forgotten:
                 del self._claimed[each]
             self.tell(None)

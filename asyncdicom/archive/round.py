@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, OnMismatch, Outcome, Rules
@@ -86,32 +86,30 @@ class Round:
 
     def settle(self, batch: Sequence[Arrival]) -> tuple[list[Answer], Changes]:
         """Bring the files to what the commit is to make true; gives the answers after it, and the changes."""
-        plans = [self._try(self._plan, arrival) for arrival in batch]
-        failed = self._sync({self._folder(a) for a, plan in zip(batch, plans, strict=True) if _is_kept(plan)})
+        planned = [(arrival, *self._try(arrival)) for arrival in batch]
+        failed = self._sync({folder for _, _, folder in planned if folder})
         answers: list[Answer] = []
         changes = Changes()
-        for arrival, plan in zip(batch, plans, strict=True):
+        for arrival, plan, folder in planned:
             if isinstance(plan, BaseException):
                 answers.append(plan)
-            elif _is_kept(plan) and (error := failed.get(self._folder(arrival))) is not None:
+            elif (error := failed.get(folder)) is not None:
                 answers.append(error)
             else:
                 self._note(arrival, plan, changes)
                 answers.append(plan.outcome)
-                changes.work += _work_of(arrival, plan)
+                if arrival.work:
+                    changes.work += _work_of(arrival, plan)
         self.urgency = urgency_of(each for _, _, each in changes.work)
         return answers, changes
 
-    @staticmethod
-    def _try(plan: Callable[[Arrival], _Plan], arrival: Arrival) -> _Plan | BaseException:
+    def _try(self, arrival: Arrival) -> tuple[_Plan | BaseException, str]:
+        """Plan, and say which folder has to be synced for it, if any."""
         try:
-            return plan(arrival)
+            plan = self._plan(arrival)
         except (OSError, LookFirst) as error:
-            return error
-
-    @staticmethod
-    def _folder(arrival: Arrival) -> str:
-        return os.path.dirname(arrival.file.path)
+            return error, ""
+        return plan, os.path.dirname(arrival.file.path) if plan.outcome.keeps else ""
 
     def _sync(self, folders: set[str]) -> dict[str, OSError]:
         failed: dict[str, OSError] = {}
@@ -143,18 +141,27 @@ class Round:
         """It is to have a row among the instances: is it clear whose it is?"""
         identity = self._index.identity_of(arrival.record)
         study = identity.study_instance_uid
-        known = self._index.patients_of(identity)
         planned = self._planned.setdefault(study, [])
-        known += [(other.patient_id, other.issuer_of_patient_id, other.told_apart) for other in planned]
+        is_planned = identity in planned  # then it contradicts nothing that the first one has not
         arrival.mismatch = arrival.record.contradiction
-        if tuple(identity.of_patient().values()) not in known and any(map(identity.contradicts, known)):
+        if not is_planned and self._contradicts(identity, planned):
             arrival.mismatch = "another patient has this Study Instance UID"
         # One that was found is told only: it was kept once, and an operator has it indexed again.
         if arrival.mismatch and self._on_mismatch is OnMismatch.QUARANTINE and not arrival.was_found:
             return self._plan_quarantine(arrival)
-        if identity not in planned:
+        if not is_planned:
             planned.append(identity)
         return plan
+
+    def _contradicts(self, identity: Identity, planned: Sequence[Identity]) -> bool:
+        """Tell whether a study belongs to another patient, in the index or in this round."""
+        known = self._index.patients_of(identity)
+        known += [(other.patient_id, other.issuer_of_patient_id, other.told_apart) for other in planned]
+        return (
+            bool(known)
+            and tuple(identity.of_patient().values()) not in known
+            and any(map(identity.contradicts, known))
+        )
 
     def _plan_other(self, arrival: Arrival, existing: Existing) -> _Plan:
         """Other bytes under a SOP Instance UID that is taken: do they say the same?"""
@@ -302,15 +309,11 @@ def _work_of(arrival: Arrival, plan: _Plan) -> Iterator[tuple[str, str, Work]]:
     Also of one that was here before: it may have come without an answer, because of a crash. The outbox takes
     nothing twice.
     """
-    if arrival.work and plan.outcome in _LEADS_TO_WORK:
+    if plan.outcome in _LEADS_TO_WORK:
         here = plan.existing if plan.outcome is Outcome.SAME else None
         digest = arrival.file.digest if here is None else here.digest
         for each in arrival.work:
             yield arrival.record.sop_instance_uid, digest, each
-
-
-def _is_kept(plan: _Plan | BaseException) -> bool:
-    return isinstance(plan, _Plan) and plan.outcome.keeps
 
 
 def _is_same(existing: Existing, arrival: Arrival) -> bool:

@@ -276,8 +276,9 @@ def command(
 ) -> int:
     """Run an archive: it receives instances, answers queries and sends what is asked for.
 
-    SIGHUP reads the configuration file and the certificates again: who may call, C-MOVE destinations, TLS and
-    routes are then what they say; the rest takes a restart. What is wrong is logged, and changes nothing.
+    SIGHUP reads the configuration file, the certificates and the gateway's file again: who may call, C-MOVE
+    destinations, TLS, routes and where they lead are then what they say; the rest takes a restart. What is
+    wrong is logged, and changes nothing.
     """
     context = click.get_current_context()
 

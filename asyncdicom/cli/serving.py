@@ -116,7 +116,8 @@ class _Reload:
         now, then = parameters["configured"], before["configured"]
         changed += [table for table in ("limits", "timeouts", "webhook") if now[table] != then[table]]
         if self._gateway is not None and known.gateway is not None:
-            changed += self._gateway.renew(known.gateway)
+            self._gateway.renew(known.gateway)
+            changed = [name for name in changed if name != "gateway"]
         if changed:
             log.warning("SIGHUP: a restart is needed for what changed of %s", ", ".join(changed))
 

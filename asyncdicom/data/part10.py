@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct, pack
 from struct import error as struct_error
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from asyncdicom.uid import (
 HEAD_SIZE = 65536
 
 _PREAMBLE = 128
+_MAXIMUM_AE_TITLE = 16
 _MAXIMUM_ELEMENTS = 100  # PS3.10 Table 7.1-1 has 17, and one may add private ones
 
 _HEADER = Struct("<HH2sH").unpack_from
@@ -36,6 +38,8 @@ class FileMeta(NamedTuple):
     sop_instance_uid: str
     transfer_syntax_uid: str
     offset: int
+    source_ae_title: str = ""
+    """Who has sent it, as far as the file tells."""
 
 
 def read_file_meta(head: Buffer, *, strict: bool = True) -> FileMeta:
@@ -72,7 +76,13 @@ def read_file_meta(head: Buffer, *, strict: bool = True) -> FileMeta:
         if not strict:
             return FileMeta(_uid(found, 0x00020002), _uid(found, 0x00020003), "", position)
         raise DataSetError(f"the file tells no valid Transfer Syntax UID: {transfer_syntax_uid!r}")
-    return FileMeta(_uid(found, 0x00020002), _uid(found, 0x00020003), transfer_syntax_uid, position)
+    return FileMeta(
+        _uid(found, 0x00020002),
+        _uid(found, 0x00020003),
+        transfer_syntax_uid,
+        position,
+        _uid(found, 0x00020016).strip()[:_MAXIMUM_AE_TITLE],
+    )
 
 
 def _is_end(head: memoryview, position: int, declared_end: int, found: dict[int, bytes]) -> bool:
@@ -118,6 +128,11 @@ _IMPLEMENTATION = _encode(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode()) + _e
 )
 
 
+_BEGINNING = bytes(_PREAMBLE) + b"DICM"
+_PACK_LENGTH = Struct("<HH2sHL").pack
+_REMEMBERED = 64  # characters
+
+
 def encode_file_meta(
     sop_class_uid: str,
     sop_instance_uid: str,
@@ -133,22 +148,34 @@ def encode_file_meta(
     the instance: nothing executable gets there. Raises ``DataSetError`` for a value that cannot be a UID or
     AE title at all.
     """
+    alike = (sop_class_uid, transfer_syntax_uid, source_ae_title or "")
+    # What a peer makes long is not remembered.
+    around = _around if max(map(len, alike)) <= _REMEMBERED else _around.__wrapped__
     try:
-        meta = (
-            _VERSION
-            + _encode(0x0002, b"UI", sop_class_uid.encode("ascii"))
-            + _encode(0x0003, b"UI", sop_instance_uid.encode("ascii"))
-            + _encode(0x0010, b"UI", transfer_syntax_uid.encode("ascii"))
-            + _IMPLEMENTATION
-        )
-        if source_ae_title:
-            meta += _encode(0x0016, b"AE", source_ae_title.encode("latin-1", "replace"), b" ")
-        if private_information is not None:
-            creator, value = private_information
-            meta += _encode(0x0100, b"UI", creator.encode("ascii"))
-            meta += pack("<HH2sHL", 2, 0x0102, b"OB", 0, len(value)) + value
+        before, after = around(*alike, private_information)
+        instance = _encode(0x0003, b"UI", sop_instance_uid.encode("ascii"))
     except (UnicodeEncodeError, struct_error) as problem:
         raise DataSetError(
             "File Meta Information cannot be encoded: a UID is not ASCII or too long"
         ) from problem
-    return bytes(_PREAMBLE) + b"DICM" + pack("<HH2sHL", 2, 0, b"UL", 4, len(meta)) + meta
+    length = len(before) + len(instance) + len(after)
+    return b"".join((_BEGINNING, _PACK_LENGTH(2, 0, b"UL", 4, length), before, instance, after))
+
+
+@lru_cache(256)
+def _around(
+    sop_class_uid: str,
+    transfer_syntax_uid: str,
+    source_ae_title: str,
+    private_information: tuple[str, bytes] | None,
+) -> tuple[bytes, bytes]:
+    """What is before and behind the SOP Instance UID, the same for many instances."""
+    before = _VERSION + _encode(0x0002, b"UI", sop_class_uid.encode("ascii"))
+    after = _encode(0x0010, b"UI", transfer_syntax_uid.encode("ascii")) + _IMPLEMENTATION
+    if source_ae_title:
+        after += _encode(0x0016, b"AE", source_ae_title.encode("latin-1", "replace"), b" ")
+    if private_information is not None:
+        creator, value = private_information
+        after += _encode(0x0100, b"UI", creator.encode("ascii"))
+        after += pack("<HH2sHL", 2, 0x0102, b"OB", 0, len(value)) + value
+    return before, after

@@ -7,6 +7,7 @@ wanted tag nothing is looked at any more.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from struct import Struct
 
 from asyncdicom.data.elements import (
@@ -25,51 +26,83 @@ from asyncdicom.data.inflation import MAXIMUM_INFLATED, MAXIMUM_RATIO, Buffer, I
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import TRANSFER_SYNTAXES, transfer_syntax
 
-# Skims over what needs no thought: elements of defined length in ascending order that are not wanted and end
-# within the data. This is nearly all there is, so it is the loop that counts. Takes the data, where to begin,
-# its end, the tag before, the last wanted tag and the wanted ones; gives where it stopped and the tag before.
-Skim = Callable[[Buffer, int, int, int, int, frozenset[int]], tuple[int, int]]
+# Skims over what needs no thought: elements of defined length in ascending order that end within the data.
+# This is nearly all there is, so it is the loop that counts. Takes the data, where to begin, its end, the tag
+# before, the last wanted tag, the wanted ones, where to put them, and how many bytes of a value are kept.
+# Gives where it stopped and the tag before. As the tags ascend, it finds nothing twice.
+Skim = Callable[[Buffer, int, int, int, int, frozenset[int], dict[int, Element], int], tuple[int, int]]
 _STEP = 8192
 _LAST_TAG = 0xFFFDFFFF  # items and delimiters come after it
-_SHORT_VRS = frozenset(vr for vr, (_, long) in VRS.items() if not long)
+_SHORT_VRS = {vr: name for vr, (name, long) in VRS.items() if not long}
 
 
 def _skim_explicit(byte_order: str) -> Skim:
     unpack = Struct(byte_order + "HH2sH").unpack_from
 
     def skim(
-        data: Buffer, position: int, end: int, previous: int, last: int, wanted: frozenset[int]
+        data: Buffer,
+        position: int,
+        end: int,
+        previous: int,
+        last: int,
+        wanted: frozenset[int],
+        found: dict[int, Element],
+        maximum: int,
     ) -> tuple[int, int]:
         short = _SHORT_VRS
         while (room := end - position - 8) >= 0:
             group, element, vr, length = unpack(data, position)
             tag = group << 16 | element
-            if not previous < tag <= last or vr not in short or tag in wanted or length > room:
+            if not previous < tag <= last or vr not in short or length > room:
                 break
+            start = position + 8
+            if tag in wanted:
+                if length > maximum:
+                    break
+                found[tag] = Element(tag, short[vr], bytes(data[start : start + length]))
             previous = tag
-            position += 8 + length
+            position = start + length
         return position, previous
 
     return skim
 
 
 def _skim_implicit(
-    data: Buffer, position: int, end: int, previous: int, last: int, wanted: frozenset[int]
+    data: Buffer,
+    position: int,
+    end: int,
+    previous: int,
+    last: int,
+    wanted: frozenset[int],
+    found: dict[int, Element],
+    maximum: int,
 ) -> tuple[int, int]:
     unpack = _UNPACK_IMPLICIT
     while (room := end - position - 8) >= 0:
         group, element, length = unpack(data, position)
         tag = group << 16 | element
-        if not previous < tag <= last or tag in wanted or length > room:  # an undefined length is no less
+        if not previous < tag <= last or length > room:  # an undefined length is no less
             break
+        start = position + 8
+        if tag in wanted:
+            vr = IMPLICIT_VRS.get(tag, "UN")
+            if length > maximum:
+                break
+            if vr != "SQ":
+                found[tag] = Element(tag, vr, bytes(data[start : start + length]))
         previous = tag
-        position += 8 + length
+        position = start + length
     return position, previous
 
 
 _ZEROS = bytes(8)
 _UNPACK_IMPLICIT = Struct("<HHL").unpack_from
 _SKIM_EXPLICIT = {True: _skim_explicit("<"), False: _skim_explicit(">")}
+
+
+@lru_cache(64)
+def _last_of(tags: frozenset[int]) -> int:
+    return max(tags, default=0)
 
 
 class IncompleteDataSet(DataSetError):
@@ -141,7 +174,7 @@ class Scanner:
         self._wanted = tags
         self._whole = whole
         self._zeros = False  # behind the last element
-        self._last_wanted = max(tags, default=0)
+        self._last_wanted = _last_of(tags)
         self._last = _LAST_TAG if whole else self._last_wanted
         self._maximum_value = maximum_value
         self._nesting = Nesting(read_header_of(transfer_syntax_uid), maximum_depth)
@@ -246,6 +279,7 @@ class Scanner:
             return self._pass_zeros(data, 0)
         nesting, skim, wanted, last = self._nesting, self._skim, self._wanted, self._last
         previous, skip, whole = self._previous, self._skip, self._whole
+        found, maximum = self.found, self._maximum_value
         if not self._checked and end >= 8:
             if self._is_unknown:
                 skim = self._become(likely_syntax(data))
@@ -257,7 +291,7 @@ class Scanner:
                 break
             position, skip = position + skip, 0
             if not nesting.depth:
-                position, previous = skim(data, position, end, previous, last, wanted)
+                position, previous = skim(data, position, end, previous, last, wanted, found, maximum)
                 self._previous = previous
             available = end - position
             if available < 8:
@@ -291,7 +325,7 @@ class Scanner:
                     self.done = True
                     break
             elif tag in wanted and length != UNDEFINED_LENGTH:
-                kept = length if length <= self._maximum_value else self._maximum_value
+                kept = length if length <= maximum else maximum
                 if available < size + kept:
                     self._need = size + kept
                     break

@@ -52,26 +52,26 @@ def decode_elements(data: bytes) -> dict[int, bytes]:
     others = 0
     unpack = _HEADER.unpack_from
     offset, end = 0, len(data)
-    while offset < end:
-        if end - offset < 8:
-            raise RemoteProtocolError(f"Command Set ends inside the header of an element, at byte {offset}")
+    last = end - 8
+    while offset <= last:
         group, tag, length = unpack(data, offset)
-        offset += 8
-        if length > end - offset:  # also an undefined length, 0xFFFFFFFF
+        start = offset + 8
+        offset = start + length
+        if offset > end:  # also an undefined length, 0xFFFFFFFF
             where = f"({group:04X},{tag:04X})"
-            raise RemoteProtocolError(f"element {where} claims {length} bytes where {end - offset} are left")
+            raise RemoteProtocolError(f"element {where} claims {length} bytes where {end - start} are left")
         if group:
             others += 1
-            if others > MAXIMUM_ELEMENTS:
-                raise RemoteProtocolError(f"Command Set of more than {MAXIMUM_ELEMENTS} strange elements")
-            offset += length
             continue
         if tag in elements:
             raise RemoteProtocolError(f"element (0000,{tag:04X}) twice in a Command Set")
-        if len(elements) == MAXIMUM_ELEMENTS:
-            raise RemoteProtocolError(f"Command Set of more than {MAXIMUM_ELEMENTS} elements")
-        elements[tag] = data[offset : offset + length]
-        offset += length
+        elements[tag] = data[start:offset]
+    if offset != end:
+        raise RemoteProtocolError(f"Command Set ends inside the header of an element, at byte {offset}")
+    if others > MAXIMUM_ELEMENTS:
+        raise RemoteProtocolError(f"Command Set of more than {MAXIMUM_ELEMENTS} strange elements")
+    if len(elements) > MAXIMUM_ELEMENTS:
+        raise RemoteProtocolError(f"Command Set of more than {MAXIMUM_ELEMENTS} elements")
     elements.pop(0, None)
     return elements
 

@@ -27,7 +27,7 @@ class Fragmenter:
     """
 
     def __init__(self, context_id: int, maximum_length: int) -> None:
-        largest = min(maximum_length or MAXIMUM_PDU, MAXIMUM_PDU)
+        largest = maximum_length if 0 < maximum_length < MAXIMUM_PDU else MAXIMUM_PDU
         self.fragment_length = (largest - _PDV_OVERHEAD) & ~1
         if self.fragment_length < 2:
             raise LocalProtocolError(f"no fragment fits a Maximum Length of {maximum_length}")

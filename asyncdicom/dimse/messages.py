@@ -282,9 +282,9 @@ def _read_count(raw: bytes) -> int | None:
 
 _WRITE_FIELD: dict[str, Write] = {"has_data_set": _write_data_set_type}
 _READ_FIELD: dict[str, Read] = {
-    "command_field": _read_command_field,
-    "priority": _read_priority,
-    "has_data_set": _read_data_set_type,
+    "command_field": lru_cache(256)(_read_command_field),
+    "priority": lru_cache(256)(_read_priority),
+    "has_data_set": lru_cache(256)(_read_data_set_type),
     **dict.fromkeys(_SUB_OPERATIONS, _read_count),
 }
 
@@ -363,24 +363,18 @@ def encode(command: Command) -> bytes:
     Raises LocalProtocolError where a field is missing, is not one of this message, or does not fit its VR.
     """
     values = command.__dict__
-    get = values.get
+    if None in values.values():
+        values = {name: value for name, value in values.items() if value is not None}
     elements = []
-    found = 0
-    for name, write, required in _ROWS[command.command_field]:
-        value = get(name)
-        element = b""
-        if value is not None:
-            found += 1
-            try:
-                element = write(value)
-            except (struct.error, ValueError, TypeError) as error:
-                raise LocalProtocolError(f"{command.name}: {name} cannot be {value!r}: {error}") from None
+    for name, write, required in _plan(command.command_field, tuple(values)):
+        try:
+            element = write(values[name])
+        except (struct.error, ValueError, TypeError) as error:
+            raise LocalProtocolError(f"{command.name}: {name} cannot be {values[name]!r}: {error}") from None
         if element:
             elements.append(element)
         elif required:
             raise LocalProtocolError(f"{command.name} needs {name}")
-    if found != len(values) - list(values.values()).count(None):
-        _refuse_others(command)
     data_set = MESSAGES[command.command_field].data_set
     if command.has_data_set:
         if not data_set:
@@ -390,10 +384,21 @@ def encode(command: Command) -> bytes:
     return join_elements(elements)
 
 
-def _refuse_others(command: Command) -> None:
-    own = {row.name for row in _ROWS[command.command_field]}
-    others = [name for name, value in command.__dict__.items() if value is not None and name not in own]
-    raise LocalProtocolError(f"{command.name} has no {', '.join(others)}")
+@lru_cache(1024)
+def _plan(field: CommandField, names: tuple[str, ...]) -> tuple[_Row, ...]:
+    """Give the rows of a message that has these fields: many are sent, with few different sets of them.
+
+    Raises LocalProtocolError for a field that is missing, and for one that is not of this message.
+    """
+    rows = _ROWS[field]
+    missing = [row.name for row in rows if row.required and row.name not in names]
+    if missing:
+        raise LocalProtocolError(f"{MESSAGES[field].name} needs {missing[0]}")
+    own = {row.name for row in rows}
+    others = [name for name in names if name not in own]
+    if others:
+        raise LocalProtocolError(f"{MESSAGES[field].name} has no {', '.join(others)}")
+    return tuple(row for row in rows if row.name in names)
 
 
 def decode(data: bytes) -> Command:
@@ -429,6 +434,11 @@ def decode(data: bytes) -> Command:
             raise RemoteProtocolError(f"{MESSAGES[field].name} without {name}")
     if field in _WITH_PRIORITY and "priority" not in values:
         values["priority"] = Priority.MEDIUM
+    return _made_of(values)
+
+
+def _made_of(values: dict[str, Any]) -> Command:
+    """Make a command of fields that are known to be some."""
     command = Command.__new__(Command)
     command.__dict__ = values
     return command
@@ -444,6 +454,12 @@ def response_to(request: Command, status: int, **fields: Any) -> Command:
         raise LocalProtocolError(f"there is no response to {request.name}")
     field, echoes = response
     get = request.__dict__.get
-    values = {name: get(source) for name, source in echoes}
-    values.update(fields)
-    return Command(field, message_id_being_responded_to=request.message_id, status=status, **values)
+    values: dict[str, Any] = {"message_id_being_responded_to": request.message_id, "status": status}
+    for name, source in echoes:
+        value = get(source)
+        if value is not None:
+            values[name] = value
+    if fields:
+        return Command(field, **{**values, **fields})
+    values["command_field"], values["has_data_set"] = field, False
+    return _made_of(values)

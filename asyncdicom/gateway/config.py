@@ -7,8 +7,12 @@ operations_invoked = 8
 rate = 50                         # and other options of `sender.SenderOptions`
 hours = ["mon-fri 19:00-06:00", "sat-sun 00:00-24:00"]
 time_zone = "Europe/Berlin"
+keep_open = 30                    # seconds that associations are kept when nothing comes
 also_delivered = [0x0111]         # statuses by which it says that it has the instance
 tls = { trusted = ["ca.pem"] }    # fields of `TlsFiles`; true: as we are called; false: in the clear
+
+[destinations.RESEARCH]           # a folder of files; the options of `sender.SenderOptions` hold, too
+folder = "/srv/research/{PatientID}/{StudyInstanceUID}"
 
 [[routes]]                        # see `rules`
 when = { calling = "CT*" }
@@ -28,6 +32,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from asyncdicom.destination import Destination
+from asyncdicom.gateway.folder import FolderTemplate, parse_template
 from asyncdicom.gateway.rules import RouteFunction, RuleError, Rules, parse_rules
 from asyncdicom.gateway.schedule import Schedule
 from asyncdicom.gateway.sender import SenderOptions
@@ -59,6 +64,8 @@ _KEYS: dict[str, Any] = {
     **dict.fromkeys(("maximum_associations", "operations_invoked"), int),
     **dict.fromkeys(("connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout"), _NUMBER),
     **_SENT,
+    "keep_open": _NUMBER,
+    "folder": str,
     "hours": (list, str),
     "time_zone": str,
     "also_delivered": list,
@@ -82,9 +89,16 @@ class GatewayDestination:
     """A destination: its name in the rules, how it is called, and how it is sent to."""
 
     name: str
-    destination: Destination
+    destination: Destination | FolderTemplate
     options: SenderOptions
     also_delivered: frozenset[int] = frozenset()
+    keep_open: float = 30.0
+    """Seconds that associations are kept while there is nothing to send."""
+
+    @property
+    def lanes(self) -> int:
+        """How many groups are sent beside each other, with `group_by`."""
+        return self.destination.maximum_associations if isinstance(self.destination, Destination) else 1
 
 
 @dataclass(frozen=True)
@@ -167,24 +181,46 @@ def _destination(name: str, table: object, ours: TlsFiles | None) -> GatewayDest
     where: Key = ("destinations", name)
     if not _NAME(name):
         raise _WrongError(f"{name!r} is no name: 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'", where)
-    if not isinstance(table, dict) or "address" not in table:
-        raise _WrongError(f'{name}: a destination has an address: address = "AET@host:port"', where)
+    if not isinstance(table, dict) or ("address" in table) == ("folder" in table):
+        raise _WrongError(
+            f'{name}: a destination has an address: address = "AET@host:port"; or a folder', where
+        )
     _check(table, where)
     try:
-        called = {key: table[key] for key in _CALLED if key in table}
-        destination = Destination(**called, ssl=_context(table.get("tls"), ours, where))
+        concurrency = SenderOptions.concurrency
+        destination: Destination | FolderTemplate
+        if "folder" in table:
+            destination = _folder(table, where)
+        else:
+            called = {key: table[key] for key in _CALLED if key in table}
+            tls = table.get("tls")
+            destination = Destination(**called, ssl=_context(tls, ours, where), plain=tls is False)
+            concurrency = destination.maximum_associations * destination.window
         schedule = _schedule(table, where)
         options = SenderOptions(
-            concurrency=destination.maximum_associations * destination.window,
+            concurrency=concurrency,
             schedule=schedule,
             **{key: table[key] for key in _SENT if key in table},
         )
-        return GatewayDestination(name, destination, options, _statuses(table, where))
+        keep_open = table.get("keep_open", GatewayDestination.keep_open)
+        if not 0 <= keep_open < float("inf"):
+            raise ValueError(f"keep_open is a number of seconds, not {keep_open}")
+        return GatewayDestination(name, destination, options, _statuses(table, where), keep_open)
     except _WrongError:
         raise
     except ValueError as error:
         key = next((key for key in table if key in str(error)), "")
         raise _WrongError(f"{name}: {error}", (*where, key) if key else where) from None
+
+
+def _folder(table: Mapping[str, Any], where: Key) -> FolderTemplate:
+    for key in (*_CALLED, "tls", "also_delivered", "keep_open", "group_by"):
+        if key in table:
+            raise _WrongError(f"{key} is for destinations that are called, not for folders", (*where, key))
+    try:
+        return parse_template(table["folder"])
+    except ValueError as error:
+        raise _WrongError(f"folder: {error}", (*where, "folder")) from None
 
 
 def _check(table: Mapping[str, Any], where: Key, keys: Mapping[str, Any] = _KEYS) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from ssl import SSLContext
 
+from asyncdicom.archive.archive import Archive
+from asyncdicom.archive.index.deliveries import Claimed
 from asyncdicom.association import Association
 from asyncdicom.client import associate
 from asyncdicom.destination import Destination
+from asyncdicom.dimse.messages import Priority
 from asyncdicom.exceptions import AssociationError
+from asyncdicom.gateway.carrier import Begun, Carried
 from asyncdicom.net.sources import Source
+from asyncdicom.outgoing import context_for
 from asyncdicom.pool import AssociationPool
 from asyncdicom.services.contexts import MAXIMUM_CONTEXTS, Kind, contexts_for
 from asyncdicom.services.responses import Response
@@ -17,8 +23,7 @@ from asyncdicom.ul.negotiation import PresentationContext
 
 __all__ = ["Courier"]
 
-Begun = Callable[[], None]
-"""Told when the association stands, and an instance is on its way."""
+_DIMSE_PRIORITY = {0: Priority.HIGH, 1: Priority.MEDIUM, 2: Priority.LOW}
 
 
 class _Pool:
@@ -31,23 +36,46 @@ class _Pool:
 
 
 class Courier:
-    """Sends instances to a destination: on any association, or a study on one of its own.
+    """Sends instances to the destination of a name: on any association, or a study on one of its own.
 
-    Nothing here is tried again. `send` and `send_on` raise what `associate` and `c_store` raise; cancelled
-    while they send, they abort the association.
+    Nothing here is tried again. `send` raises what `associate` and `c_store` raise; cancelled while it sends,
+    it aborts the association. `uses_tls` tells whether we are called by TLS: then nothing
+    is sent in the clear, unless the destination says so (`NotAttempted`). `kinds`: what may come, the most
+    likely first: it is proposed from the start, so that the associations last.
     """
 
-    def __init__(self, destination: Destination, calling_ae_title: str) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        name: str,
+        destination: Destination,
+        calling_ae_title: str,
+        *,
+        uses_tls: Callable[[], bool],
+        kinds: Iterable[Kind] = (),
+    ) -> None:
+        self._archive = archive
+        self._name = name
         self._destination = destination
+        self._uses_tls = uses_tls
         self._calling = destination.calling_ae_title or calling_ae_title
-        self._kinds: dict[Kind, None] = {}  # the one seen last is the last
+        self._kinds: dict[Kind, None] = dict.fromkeys(reversed(list(kinds)))  # the one seen last is the last
         self._pool: _Pool | None = None
         self._lanes: dict[int, tuple[Association, frozenset[Kind]]] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def send(self, source: Source, priority: int, begun: Begun) -> Response:
-        """Send an instance on whichever association is free."""
-        pool = self._pool_for(self._note(source))
+    async def send(self, claimed: Claimed, priority: int, begun: Begun, lane: int | None) -> Carried:
+        """Send an instance: on whichever association is free, or on that of a lane."""
+        source = await self._archive.assigned(self._archive.source_of(claimed), peer=self._name)
+        level = _DIMSE_PRIORITY.get(priority, Priority.MEDIUM)
+        if lane is None:
+            response = await self._send(source, level, begun)
+        else:
+            response = await self._send_on(lane, source, level, begun)
+        return Carried(response.status, response.error_comment or "")
+
+    async def _send(self, source: Source, priority: int, begun: Begun) -> Response:
+        pool = self._pool_for(self._note(source), self._ssl())
         pool.users += 1
         try:
             async with pool.pool.acquire() as association:
@@ -56,11 +84,10 @@ class Courier:
         finally:
             pool.users -= 1
             if not pool.users and pool is not self._pool:
-                self._spawn(_close(pool.pool))
+                self._spawn(pool.pool.close())
 
-    async def send_on(self, lane: int, source: Source, priority: int, begun: Begun) -> Response:
-        """Send an instance on the association of a lane, which is opened when there is none."""
-        kind = self._note(source)
+    async def _send_on(self, lane: int, source: Source, priority: int, begun: Begun) -> Response:
+        kind, ssl = self._note(source), self._ssl()
         association, kinds = self._lanes.get(lane, (None, frozenset()))
         if association is None or not association.is_established or kind not in kinds:
             self.leave(lane)
@@ -69,7 +96,7 @@ class Courier:
                 self._destination.where,
                 calling_ae_title=self._calling,
                 contexts=self._contexts(),
-                ssl=self._destination.ssl,
+                ssl=ssl,
                 server_hostname=self._destination.server_hostname,
                 timeouts=self._destination.timeouts,
                 limits=self._destination.limits,
@@ -88,7 +115,7 @@ class Courier:
         """Release what nobody uses: nothing has been sent for a while."""
         pool, self._pool = self._pool, None
         if pool is not None and not pool.users:
-            self._spawn(_close(pool.pool))
+            self._spawn(pool.pool.close())
 
     async def close(self) -> None:
         """Release all associations, and wait for that."""
@@ -97,6 +124,9 @@ class Courier:
             self.leave(lane)
         while self._ending:
             await asyncio.wait(self._ending)
+
+    def _ssl(self) -> SSLContext | None:
+        return context_for(self._destination, None, uses_tls=self._uses_tls())
 
     # what it proposes
 
@@ -112,7 +142,7 @@ class Courier:
             del self._kinds[next(iter(self._kinds))]
         return contexts
 
-    def _pool_for(self, kind: Kind) -> _Pool:
+    def _pool_for(self, kind: Kind, ssl: SSLContext | None) -> _Pool:
         if self._pool is None or kind not in self._pool.kinds:
             self.rest()
             contexts = self._contexts()
@@ -122,7 +152,7 @@ class Courier:
                 size=destination.maximum_associations,
                 calling_ae_title=self._calling,
                 contexts=contexts,
-                ssl=destination.ssl,
+                ssl=ssl,
                 server_hostname=destination.server_hostname,
                 operations=destination.window,
                 timeouts=destination.timeouts,
@@ -135,10 +165,6 @@ class Courier:
         task = asyncio.get_running_loop().create_task(_quietly(ending))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
-
-
-async def _close(pool: AssociationPool) -> None:
-    await pool.__aexit__(None, None, None)
 
 
 async def _quietly(ending: Coroutine[object, object, None]) -> None:

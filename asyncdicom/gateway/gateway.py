@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
@@ -14,11 +13,13 @@ from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.index.work import State
 from asyncdicom.archive.outbox import LEASE
+from asyncdicom.destination import Destination
 from asyncdicom.gateway.config import GatewayConfig, GatewayDestination
 from asyncdicom.gateway.link import Link
 from asyncdicom.gateway.rerouting import reroute
 from asyncdicom.gateway.routing import DELIVERY, UNROUTED, Routing, line_of, members_of
 from asyncdicom.gateway.sender import Sender, first_available
+from asyncdicom.services.contexts import Kind
 from asyncdicom.telemetry.log import Log
 
 __all__ = ["Gateway"]
@@ -51,26 +52,20 @@ class Gateway:
         self._renewing: asyncio.Task[None] | None = None
         self._rerouting: asyncio.Task[None] | None = None
         self._asks_again = asyncio.Event()
+        self._connecting: list[asyncio.Task[None]] = []
+        self._turn = asyncio.Lock()
+        self._kinds: list[Kind] = []
 
     async def __aenter__(self) -> Gateway:
-        counts = await self._archive.read(self._archive.deliveries.counts)
-        waiting = {name for kind, name, _, _ in counts if kind == DELIVERY}
-        lines = waiting.union(map(line_of, self.config.rules.groups))
-        for name, destination in self.config.destinations.items():
-            self._links[name] = Link(
-                self._archive,
-                destination,
-                [name, *sorted(line for line in lines if line != name and name in members_of(line))],
-                calling_ae_title=self._ae_title,
-                choose=self._choose,
-                on_trouble=self._trouble,
-            )
-        self._tell_where()
-        self._tell_lost(counts)
-        self._use_rules()
+        self._route()  # before anything is waited for: the archive's sweep has not begun yet
+        try:
+            recent = await self._archive.recent_kinds()
+            self._kinds = [kind for kind, _ in recent.most_common()]
+            await self._connect()
+        except BaseException:
+            self._archive.route(None)
+            raise
         self._unsubscribe = self._archive.outbox.subscribe(self._wake)
-        for link in self._links.values():
-            link.start()
         self._renewing = asyncio.ensure_future(self._renew())
         self._rerouting = asyncio.ensure_future(self._reroute())
         return self
@@ -83,17 +78,80 @@ class Gateway:
         tasks = [task for task in (self._renewing, self._rerouting) if task is not None]
         for task in tasks:
             task.cancel()
+        tasks += self._connecting
         if tasks:
             await asyncio.wait(tasks)
         await asyncio.gather(*(link.stop(self._patience) for link in self._links.values()))
         self._archive.route(None)
 
-    def _tell_where(self) -> None:
+    def renew(self, config: GatewayConfig) -> None:
+        """Let another configuration be in force: its rules at once, its destinations as soon as may be.
+
+        What is under way to a destination that has changed or gone is finished first, as at the end. What
+        waits for one that has gone stays, and is told. What has no rule stays unrouted until a retry.
+        """
+        self.config = config
+        self._route()
+        self._connecting.append(asyncio.ensure_future(self._reconnect()))
+
+    def _route(self) -> None:
+        ordered = [name for name, each in self.config.destinations.items() if each.options.ordered]
+        self._routing = Routing(self.config.rules, ordered)
+        self._archive.route(self._routing)
+
+    async def _reconnect(self) -> None:
+        async with self._turn:  # of several, the last one has the last word
+            try:
+                await self._connect()
+            except Exception as error:
+                _LOG.error(
+                    "the destinations of the new configuration are not in force: %s",
+                    error or type(error).__name__,
+                )
+        self._connecting = [task for task in self._connecting if not task.done()]
+
+    async def _connect(self) -> None:
+        """Have a link for each destination; those that are as they were go on."""
+        counts = await self._archive.read(self._archive.deliveries.counts)
+        config = self.config
+        waiting = {name for kind, name, _, _ in counts if kind == DELIVERY}
+        lines = waiting.union(map(line_of, config.rules.groups))
+        links: dict[str, Link] = {}
+        for name, destination in config.destinations.items():
+            own = (name, *sorted(line for line in lines if line != name and name in members_of(line)))
+            before = self._links.get(name)
+            if before is not None and (before.destination, before.lines) == (destination, own):
+                links[name] = before
+            else:
+                links[name] = self._link(destination, own)
+        new = [link for name, link in links.items() if link is not self._links.get(name)]
+        old = [link for name, link in self._links.items() if link is not links.get(name)]
+        await asyncio.gather(*(link.stop(self._patience) for link in old))
+        self._links = links
+        self._tell_where(new)
+        self._tell_lost(counts)
+        for link in new:
+            link.start()
+
+    def _link(self, destination: GatewayDestination, lines: Sequence[str]) -> Link:
+        return Link(
+            self._archive,
+            destination,
+            lines,
+            calling_ae_title=self._ae_title,
+            kinds=self._kinds,
+            choose=self._choose,
+            on_trouble=self._trouble,
+        )
+
+    def _tell_where(self, links: Iterable[Link]) -> None:
         """Say where instances are sent, and how: that it is in the clear has to be seen."""
-        for name, each in self.config.destinations.items():
-            called = each.destination
-            how = "by TLS" if called.ssl is not None else "in the clear, without TLS"
-            _LOG.info("instances are sent on to %s (%s) %s", name, called.where, how)
+        for link in links:
+            called = link.destination.destination
+            how = "as files"
+            if isinstance(called, Destination):
+                how = "by TLS" if called.ssl is not None else "in the clear, without TLS"
+            _LOG.info("instances are sent on to %s (%s) %s", link.destination.name, called.where, how)
         if not self.config.destinations:
             _LOG.warning("the gateway has no destination: nothing is sent on")
 
@@ -159,30 +217,6 @@ class Gateway:
         await self._archive.outbox.pause(name, paused=paused)
         self._links[name].pause(paused=paused)
 
-    def renew(self, config: GatewayConfig) -> list[str]:
-        """Route by other rules from now on; gives what takes a new gateway, as it would be written.
-
-        Destinations stay as they are. Rules that need others of them, or another `first_of`, are not taken:
-        then the rules stay, too.
-        """
-        before, now = self.config, config
-        names = sorted({*before.destinations, *now.destinations})
-        other = [
-            f"destinations.{name}"
-            for name in names
-            if _without_tls(before.destinations.get(name)) != _without_tls(now.destinations.get(name))
-        ]
-        if not now.destinations.keys() <= self._links.keys() or not now.rules.groups <= before.rules.groups:
-            return [*other, "routes"]
-        self.config = replace(before, rules=now.rules)
-        self._use_rules()
-        return other
-
-    def _use_rules(self) -> None:
-        ordered = [name for name, each in self.config.destinations.items() if each.options.ordered]
-        self._routing = Routing(self.config.rules, ordered)
-        self._archive.route(self._routing)
-
     async def status(self) -> list[dict[str, Any]]:
         """Give, of each destination, its state and what waits for it. Raises `ArchiveError`."""
         counts = await self._archive.read(self._archive.deliveries.counts)
@@ -201,11 +235,6 @@ class Gateway:
         """Count the instances that nobody knows where to send. Raises `ArchiveError`."""
         counts = await self._archive.read(self._archive.deliveries.counts)
         return sum(number for kind, _, _, number in counts if kind == UNROUTED)
-
-
-def _without_tls(destination: GatewayDestination | None) -> GatewayDestination | None:
-    """Give what two readings of the same text have in common: contexts are made anew each time."""
-    return destination and replace(destination, destination=replace(destination.destination, ssl=None))
 
 
 def _age(oldest: Mapping[tuple[str, str], float], lines: Collection[str], now: float) -> float:

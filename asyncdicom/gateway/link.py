@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from random import random
@@ -12,13 +12,14 @@ from typing import Any
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.index.deliveries import Claimed, Settlement
 from asyncdicom.archive.index.work import State, revision_of
-from asyncdicom.dimse.messages import Priority
+from asyncdicom.gateway.carrier import Carrier
 from asyncdicom.gateway.config import GatewayDestination
 from asyncdicom.gateway.courier import Courier
+from asyncdicom.gateway.folder import FolderCourier, FolderTemplate
 from asyncdicom.gateway.routing import DELIVERY
 from asyncdicom.gateway.sender import Job, Sender, Settled
 from asyncdicom.gateway.verdicts import Verdict, verdict_of_error, verdict_of_status
-from asyncdicom.net.sources import FileSource
+from asyncdicom.services.contexts import Kind
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 
@@ -26,10 +27,8 @@ __all__ = ["Link"]
 
 _LOG = Log("asyncdicom.gateway")
 
-_REST = 10.0  # seconds without anything to send after which the associations are released
 _LOOK = 30.0  # seconds between two looks at what may have to be taken over
 _AFTER_ERROR = 2.0  # seconds, when the index could not be asked
-_DIMSE_PRIORITY = {0: Priority.HIGH, 1: Priority.MEDIUM, 2: Priority.LOW}
 _STATES = {"done": State.DONE, "failed": State.FAILED}
 
 Chooser = Callable[[str], Sender | None]
@@ -44,7 +43,7 @@ class Link:
     """Sends what waits in the outbox for one destination, by its own line and those of its groups.
 
     A line that several destinations share is emptied by the one that `choose` gives. `on_trouble`: called
-    when something was not delivered, so that others of a group look after it.
+    when something was not delivered, so that others of a group look after it. `kinds`: what may come.
     """
 
     def __init__(
@@ -54,6 +53,7 @@ class Link:
         lines: Sequence[str],
         *,
         calling_ae_title: str,
+        kinds: Iterable[Kind],
         choose: Chooser,
         on_trouble: Callable[[Link], None],
     ) -> None:
@@ -65,7 +65,7 @@ class Link:
         self.last_status: int | None = None
         self._archive = archive
         self._outbox = archive.outbox
-        self._courier = Courier(destination.destination, calling_ae_title)
+        self._courier = _carrier(archive, destination, calling_ae_title, kinds)
         self._choose = choose
         self._on_trouble = on_trouble
         self._claimed: dict[int, Claimed] = {}
@@ -75,6 +75,7 @@ class Link:
         self._is_dry = False  # there was less than we asked for, and nothing came since
         self._news = 0  # how many times there may have come something
         self._is_urgent = False
+        self._is_stopping = False
         self._task: asyncio.Task[None] | None = None
 
     # from outside
@@ -89,7 +90,8 @@ class Link:
         """Begin nothing more, let what is under way end within some seconds, and give back the rest."""
         if self._task is None:
             return
-        self._task.cancel()
+        self._is_stopping = True  # not cancelled: what it is about to claim has to be given back
+        self._wake.set()
         await asyncio.wait((self._task,))
         if self._busy:
             await asyncio.wait(self._busy.values(), timeout=patience)
@@ -138,12 +140,14 @@ class Link:
     # the loop
 
     async def _run(self) -> None:
-        while True:
+        while not self._is_stopping:
             self._wake.clear()
             times = _times()  # the same for all: what changes between two looks would be seen by neither
             try:
                 await self._give_back(times)
                 await self._claim(times)
+                if self._is_stopping:
+                    return
                 self._begin(times)
                 wait = self.sender.seconds_until_change(*times)
             except Exception as error:
@@ -156,7 +160,7 @@ class Link:
             wait = _LOOK if wait is None else min(wait, _LOOK)
         rests = wait is None and not self._busy
         try:
-            async with asyncio.timeout(_REST if rests else wait):
+            async with asyncio.timeout(self.destination.keep_open if rests else wait):
                 await self._wake.wait()
         except TimeoutError:
             if rests:
@@ -183,7 +187,10 @@ class Link:
             in_order = self.destination.options.ordered
             claimed = await self._outbox.claim(DELIVERY, line, wanted, in_order=in_order)
             wanted -= len(claimed)
-            self.sender.offer(await self._sendable(claimed))
+            jobs = await self._sendable(claimed)
+            self.sender.offer(jobs)
+            if claimed and not jobs:
+                self._wake.set()  # none of these ends: what is behind them is to be claimed, too
         self._is_dry = wanted > 0 and news == self._news  # it may have come while we asked
 
     async def _sendable(self, claimed: Sequence[Claimed]) -> list[Job]:
@@ -210,7 +217,7 @@ class Link:
             while (job := self.sender.begin(*times)) is not None:
                 self._spawn(job, None)
             return
-        for lane in range(self.destination.destination.maximum_associations):
+        for lane in range(self.destination.lanes):
             if lane in self._lanes:
                 continue
             job = self.sender.begin(*times, lane)
@@ -250,31 +257,15 @@ class Link:
             nonlocal is_begun
             is_begun = True
 
-        priority = _DIMSE_PRIORITY.get(claimed.priority, Priority.MEDIUM)
         try:
-            source = await self._archive.assigned(self._source(claimed), peer=self.destination.name)
-            if lane is None:
-                response = await self._courier.send(source, priority, begun)
-            else:
-                response = await self._courier.send_on(lane, source, priority, begun)
+            response = await self._courier.send(claimed, claimed.priority, begun, lane)
         except Exception as error:
             verdict = verdict_of_error(error, was_sending=is_begun)
             return verdict, None, str(error) or type(error).__name__
         self.last_status = int(response.status)
-        comment = response.error_comment or ""
+        comment = response.error_comment
         verdict = verdict_of_status(response.status, self.destination.also_delivered)
         return verdict, response.status, f"{response.status}{': ' if comment else ''}{comment}"
-
-    def _source(self, claimed: Claimed) -> FileSource:
-        return FileSource(
-            self._archive.path_of(claimed.file or ""),
-            sop_class_uid=claimed.sop_class_uid or "",
-            sop_instance_uid=claimed.sop_instance_uid or "",
-            transfer_syntax_uid=claimed.transfer_syntax_uid or "",
-            offset=claimed.data_set_offset or 0,
-            length=claimed.data_set_length or 0,
-            in_threads=True,
-        )
 
     def _tell(self, job: Job, verdict: Verdict, settled: Settled, why: str) -> None:
         if verdict is Verdict.DELIVERED:
@@ -319,6 +310,21 @@ class Link:
         await self._outbox.settle(settlements)
         if self.destination.options.ordered:
             self.wake()  # what is behind it was held up until now
+
+
+def _carrier(
+    archive: Archive, destination: GatewayDestination, calling_ae_title: str, kinds: Iterable[Kind]
+) -> Carrier:
+    if isinstance(destination.destination, FolderTemplate):
+        return FolderCourier(archive, destination.name, destination.destination)
+    return Courier(
+        archive,
+        destination.name,
+        destination.destination,
+        calling_ae_title,
+        uses_tls=lambda: archive.is_served_by_tls,
+        kinds=kinds,
+    )
 
 
 def _job(claimed: Claimed, now: float) -> Job:

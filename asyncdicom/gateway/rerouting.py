@@ -7,8 +7,7 @@ from asyncdicom.archive.index.deliveries import Claimed, Settlement
 from asyncdicom.archive.index.work import State, Work
 from asyncdicom.archive.outbox import Outbox
 from asyncdicom.exceptions import DataSetError
-from asyncdicom.gateway.facts import Facts
-from asyncdicom.gateway.files import facts_of_file
+from asyncdicom.gateway.files import facts_of_blob
 from asyncdicom.gateway.routing import UNROUTED, Routing
 from asyncdicom.net.threads import file_threads, in_thread
 
@@ -42,10 +41,9 @@ async def _again(archive: Archive, outbox: Outbox, routing: Routing, claimed: Cl
 async def _decided(archive: Archive, routing: Routing, claimed: Claimed) -> tuple[list[Work], str]:
     if claimed.file is None:
         return [], "the instance is not in the archive any more"
-    origin = Facts(calling=claimed.calling_ae_title or "")
     try:
         facts = await in_thread(
-            file_threads(), facts_of_file, archive.path_of(claimed.file), routing.tags, origin
+            file_threads(), lambda: facts_of_blob(archive.reading(claimed), claimed, routing.tags)
         )
     except (DataSetError, OSError) as error:
         return [], f"its file cannot be read ({type(error).__name__})"

@@ -48,6 +48,7 @@ CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK | _BINARY  # a file that
 _HAS_WRITEV = hasattr(os, "writev")
 _HAS_PREAD = hasattr(os, "pread")  # and `pwrite`
 _HAS_PREADV = hasattr(os, "preadv")
+_SYNC = getattr(os, "fdatasync", os.fsync)
 _IOV_MAX = 1024  # buffers that Linux and macOS take in one call
 
 _T = TypeVar("_T")
@@ -189,4 +190,4 @@ def _read_some(file: int, length: int, position: int) -> bytes:
 
 def sync_data(file: int) -> None:
     """Return when the content of a file survives a power cut (blocking)."""
-    getattr(os, "fdatasync", os.fsync)(file)
+    _SYNC(file)

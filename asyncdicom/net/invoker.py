@@ -155,6 +155,8 @@ class Invoker:
     @property
     def receiver(self) -> Any:
         """What knows about the C-STOREs of the C-GET that is under way; None if there is none."""
+        if not self.operations:
+            return None
         receivers = (operation.receiver for operation in self.operations.values())
         return next((receiver for receiver in receivers if receiver is not None), None)
 

@@ -30,6 +30,25 @@ _AT_ONCE = 8192  # bytes: a thousand elements at most
 _PIECE = 1 << 18  # what is gathered before a thread is asked to write it
 
 
+class Batches:
+    """What `DataStream.batches` gives. No generator: the event loop keeps a list of all that are running."""
+
+    __slots__ = ("_minimum", "_next")
+
+    def __init__(self, stream: DataStream, minimum: int) -> None:
+        self._next = stream.next_batch
+        self._minimum = minimum
+
+    def __aiter__(self) -> Batches:
+        return self
+
+    async def __anext__(self) -> list[memoryview]:
+        batch = await self._next(self._minimum)
+        if batch is None:
+            raise StopAsyncIteration
+        return batch
+
+
 class DataStream:
     """A data set that is being received, once: iterate, `batches`, `read`, `dataset` or `save`.
 
@@ -172,10 +191,9 @@ class DataStream:
             await self._wait(minimum)
         return self._take()
 
-    async def batches(self, minimum: int = 1) -> AsyncGenerator[list[memoryview], None]:
+    def batches(self, minimum: int = 1) -> AsyncIterator[list[memoryview]]:
         """Iterate over what is received, as lists of views of at least `minimum` bytes but the last."""
-        while (batch := await self.next_batch(minimum)) is not None:
-            yield batch
+        return Batches(self, minimum)
 
     async def peek(self, look: Callable[[memoryview], bool]) -> None:
         """Show what comes, in pieces, and take nothing of it, until `look` has seen enough.
@@ -197,9 +215,10 @@ class DataStream:
                 return
             await self._wait(self.waiting + 1)
 
-    def open(self) -> AsyncGenerator[Batch, None]:
+    async def open(self) -> AsyncGenerator[Batch, None]:
         """Make this a `Source`: what is received can be sent on while it comes, without a copy in between."""
-        return self.batches()
+        while (batch := await self.next_batch()) is not None:
+            yield batch
 
     def at_hand(self) -> None:
         """See `Source`: it is sent on while it comes."""

@@ -21,7 +21,7 @@ from asyncdicom.ul.pdu import AAssociateAC, AAssociateRQ
 __all__ = ["Conversation", "Line", "meaning"]
 
 STALL = 0.03  # seconds in the middle of a message that are worth a word
-NAGLE = 0.25  # longer than any delayed ACK: 40 ms on Linux, 200 ms on Windows
+DELAYED_ACK = ((0.036, 0.055), (0.19, 0.24))  # seconds that an ACK is delayed: 40 ms on Linux, 200 on Windows
 SLOW = 1.0  # seconds until an answer that are worth a word
 IDLE = 10.0  # seconds in which nobody says anything
 _TOLD = 5  # notes of one kind; the others are counted
@@ -76,9 +76,9 @@ def meaning(gap: float, held: float) -> tuple[str, str]:
     """
     if held > gap / 2:
         return "held", "{other} took nothing: it is slow (its handler, disk or network)"
-    if gap < NAGLE:
-        return "nagle", "{who} waits for an ACK: Nagle's algorithm; TCP_NODELAY there ends it"
-    return "pause", "{who} has nothing to send: its disk or network is slow"
+    if any(shortest <= gap <= longest for shortest, longest in DELAYED_ACK):
+        return "nagle", "as long as an ACK is delayed: is Nagle's algorithm on at {who}? TCP_NODELAY ends it"
+    return "pause", "{who} sent nothing: its disk, its network or this computer is slow"
 
 
 class Conversation:

@@ -12,7 +12,7 @@ from struct import Struct
 
 __all__ = ["HEADER", "Flow"]
 
-HEADER = Struct("<IHHiIII").pack(0xA1B23C4D, 2, 4, 0, 0, 262144, 1)
+HEADER = Struct("<IHHiIII").pack(0xA1B23C4D, 2, 4, 0, 0, 0x40000, 1)
 """The beginning of the file: times in nanoseconds, link type Ethernet."""
 
 _RECORD = Struct("<IIII")

@@ -209,9 +209,40 @@ class Decoder:
                     self._control(items)
             elif self._head or end - position < _HEADER_LENGTH:
                 position = self._split_header(data, position, items)
+            elif stop := self._whole(data, position, end, items):
+                position = stop
             else:
                 self._header(data, position, items)
                 position += _HEADER_LENGTH
+
+    def _whole(self, data: memoryview, position: int, end: int, items: list[Item]) -> int:
+        """Take a P-DATA-TF that is one whole PDV, the last of its message part, and give where it ends.
+
+        Nearly all commands come so. 0 for whatever takes the long way round: nothing was taken.
+        """
+        if self._pdu_left or end - position <= 12:
+            return 0
+        pdu_type, length, pdv_length, context_id, control = _BOTH_HEADERS.unpack_from(data, position)
+        stop: int = position + _HEADER_LENGTH + length
+        if (
+            pdu_type != P_DATA_TF
+            or stop > end
+            or pdv_length != length - 4
+            or not control & 2
+            or not 6 < length <= self._bounds[P_DATA_TF][1]
+        ):
+            return 0
+        if not self._running:
+            self._running = True
+            items.append(PDataStart())
+        is_command = bool(control & 1)
+        self._key = (context_id, is_command)
+        fragment = self._open_fragment(items)
+        fragment.views.append(data[position + 12 : stop])
+        self._room -= COMMAND_WEIGHT if is_command else 1
+        self._begun = False
+        self._close_fragment(fragment)
+        return stop
 
     def _payload(self, data: memoryview, position: int, end: int, items: list[Item]) -> int:
         """Take what there is of the present fragment, then all whole PDUs that merely continue it."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks.harness import Bench, Column, Contender, Scenario
+from benchmarks.harness import Bench, Column, Contender, Scenario, Target
 from benchmarks.peers.tools import Command, Ours
 from benchmarks.scenarios import distance
 
@@ -32,12 +32,20 @@ def _contenders(job: distance.Job, bench: Bench) -> Sequence[Contender]:
     ]
 
 
+_TARGET = Target(
+    "a window of 16 at 100 ms: at least as fast as one of 8",
+    lambda medians: medians.ratio("seconds_100", "a window of 8", "a window of 16"),
+    1.0,
+)
+
+
 def _scenario(job: distance.Job) -> Scenario:
     return Scenario(
         job.name.replace("store", "window"),
         f"C-STORE, {job.full:,} x {job.kind.name}, by the operations window",
         tuple(Column(f"seconds_{rtt}", f"s at {rtt} ms", ".2f", True) for rtt in distance.RTTS),
         partial(_contenders, job),
+        (_TARGET,),
         rounds=1,
         quick_rounds=1,
         note=partial(distance.note, job),

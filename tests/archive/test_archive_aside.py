@@ -156,7 +156,7 @@ async def test_an_index_that_fails_changes_nothing(tmp_path: Path, tools: Any, s
         writer = parts._ingest._writer
         proper = getattr(writer, step)
 
-        def fail(*_: Any) -> None:
+        def fail(*_: Any, **__: Any) -> None:
             setattr(writer, step, proper)
             raise sqlite3.OperationalError("disk I/O error")
 

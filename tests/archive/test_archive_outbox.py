@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import aclosing, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,10 @@ async def test_work_is_committed_with_its_instance(tmp_path: Path, tools: Any) -
         assert claimed.data_set_length == len(data)
         assert claimed.digest is not None
         assert claimed.revision == revision_of(claimed.digest)
-        assert Path(archive.path_of(claimed.file or "")).is_file()
+        with closing(archive.reading(claimed)) as blob:
+            assert blob.read(1 << 16).endswith(data)
+        async with aclosing(archive.source_of(claimed).open()) as batches:
+            assert b"".join([bytes(view) async for batch in batches for view in batch]) == data
         assert await archive.outbox.claim("store", "PACS", 10) == []
         assert len(await archive.outbox.claim("store", "AI", 10)) == 1
 
@@ -113,6 +116,41 @@ async def test_what_goes_to_quarantine_leads_to_nothing(tmp_path: Path, tools: A
         await tools.store(archive, tools.data_set())
         assert await tools.store(archive, tools.data_set(PatientName="ROE^JANE")) == 0xB007
     assert rows(tmp_path) == [(1,)]
+
+
+async def test_what_is_accepted_from_quarantine_leads_to_its_work(tmp_path: Path, tools: Any) -> None:
+    router = To("PACS", tags=[0x00181030])
+    async with routing(tmp_path, router) as archive:
+        await tools.store(archive, tools.data_set())
+        other = tools.data_set(PatientName="ROE^JANE", ProtocolName="HEAD")
+        assert await tools.store(archive, other) == 0xB007
+        (first,) = await archive.outbox.claim("store", "PACS", 10)
+        await archive.outbox.settle(done([first]))
+        told: list[Any] = []
+        archive.outbox.subscribe(told.append)
+        ((aside,),) = archive.care.quarantine.pages()
+        await archive.upkeep(archive.care.quarantine.accept, aside.file.removesuffix(".dcm"))
+        (claimed,) = await archive.outbox.claim("store", "PACS", 10)
+        assert revision_of(claimed.digest or "0" * 15) == claimed.revision != first.revision
+        assert router.asked[-1].elements[0x00181030].value.strip() == b"HEAD"
+        assert router.asked[-1].origin.calling == claimed.calling_ae_title == "MODALITY"
+        assert told == [{"PACS": 0}] or told == [{"PACS": 1}]
+
+
+async def test_what_is_indexed_again_leads_to_its_work(tmp_path: Path, tools: Any) -> None:
+    """By the sweep of the start, too, which begins behind whoever routes."""
+    async with Archive(tmp_path, durability="none", scrub=0) as archive:
+        await tools.store(archive, tools.data_set(ProtocolName="HEAD"))
+    for file in tmp_path.glob("index.sqlite*"):
+        file.unlink()
+    router = To("PACS", tags=[0x00181030])
+    async with routing(tmp_path, router) as archive:
+        assert (await archive.reindex()).indexed == 0  # behind that of the start
+        (claimed,) = await archive.outbox.claim("store", "PACS", 10)
+        assert claimed.sop_instance_uid == "1.2.3.1.1.1"
+        (asked,) = router.asked
+        assert asked.elements[0x00181030].value.strip() == b"HEAD"
+        assert asked.origin.calling == claimed.calling_ae_title == "MODALITY"  # as the file tells
 
 
 async def test_a_transaction_that_fails_leaves_neither(tmp_path: Path, tools: Any) -> None:
@@ -324,6 +362,53 @@ class counting:
 
     def __exit__(self, *_: object) -> None:
         self._connection.set_trace_callback(None)
+
+
+async def test_only_what_has_to_be_durable_is_synced(tmp_path: Path, tools: Any) -> None:
+    """A claim and a settlement are not: they are synced together with what is committed next."""
+    async with routing(tmp_path, To("A"), durability="power") as archive:
+        said: list[str] = []
+        connection = archive._ingest._writer._fairy.driver_connection
+        connection.set_trace_callback(said.append)
+        syncs = "FULL"
+
+        def committed() -> list[str]:
+            nonlocal syncs
+            found = []
+            for sql in said:
+                if sql.startswith("PRAGMA synchronous = "):
+                    syncs = sql.rpartition(" ")[2]
+                elif sql == "COMMIT":
+                    found.append(syncs)
+            said.clear()
+            return found
+
+        await tools.store(archive, tools.data_set())
+        assert set(committed()) == {"FULL"}
+        claimed = await archive.outbox.claim("store", "A", 1)
+        await archive.outbox.renew([each.id for each in claimed])
+        await archive.outbox.settle(done(claimed))
+        assert committed() == ["NORMAL"] * 3
+        await archive.outbox.enqueue([Work("report", "A")])
+        assert committed() == ["FULL"]
+        claiming = archive.outbox.claim("report", "A", 1)  # together with what is durable
+        await asyncio.gather(claiming, archive.outbox.enqueue([Work("report", "B")]))
+        await tools.store(archive, tools.data_set(SOPInstanceUID="1.2.3.9"))
+        assert committed() == ["FULL"] * 2
+
+
+async def test_settlements_wait_for_others_and_for_nothing_else(archive: Archive) -> None:
+    await archive.outbox.enqueue([Work("k", "A") for _ in range(300)])
+    claimed = await archive.outbox.claim("k", "A", 300)
+    with counting(archive) as statements:
+        await asyncio.gather(*(archive.outbox.settle(done([each])) for each in claimed[:200]))
+        assert statements["COMMIT"] <= 200 / 64 + 1
+        before = statements["COMMIT"]
+        settling = asyncio.ensure_future(archive.outbox.settle(done(claimed[200:])))
+        await asyncio.sleep(0)
+        assert await archive.outbox.claim("k", "A", 9) == []  # which does not wait: both are made
+        await settling
+        assert statements["COMMIT"] == before + 1
 
 
 FILES, REVISIONS = 100, 200

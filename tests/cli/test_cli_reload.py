@@ -118,6 +118,21 @@ async def test_a_new_configuration_of_qrscp(start: Start, authority: trustme.CA,
         assert not await comes_in("NEW")
 
 
+async def test_new_routes_of_qrscp(start: Start, tmp_path: Path) -> None:
+    """SIGHUP reads the gateway's file again; one that is wrong changes nothing, and is told with its line."""
+    routes = tmp_path / "gateway.toml"
+    destination = "[destinations.{0}]\naddress = '{0}@127.0.0.1:1'\n".format
+    routes.write_text(destination("OLD"))
+    options = ("--data", tmp_path / "data", "--gateway", routes, "--json", "-v")
+    async with start("qrscp", "--port", 0, *options) as process:
+        await process.stdout.readline()
+        routes.write_text(destination("OLD") + "[[routes]]\nwhen = {}\nto = ['ALD']\n")
+        line = await hang_up(process, "what was read before stays in force")
+        assert "gateway.toml:5: there is no destination 'ALD'; did you mean OLD?" in line
+        routes.write_text(destination("NEW"))
+        await hang_up(process, "instances are sent on to NEW (NEW@127.0.0.1:1) in the clear")
+
+
 async def test_no_hang_up_ends_what_said_that_it_listens(start: Start) -> None:
     """The line is printed by the thread that prints, so the signal comes at any time after it."""
     async with start("storescp", 0, "--ignore") as process:

@@ -141,16 +141,15 @@ async def test_a_worklist_and_what_a_reload_cannot_change(
             more = f'\n[destinations.AI]\naddress = "AI@{ai.place}"\n[[routes]]\nwhen = {{}}\nto = ["AI"]\n'
             config.write_text(text.replace("address", "rate = 5\naddress") + more)
             gate.process.send_signal(signal.SIGHUP)
-            told = await gate.logged("a restart is needed")
-            assert "for what changed of destinations.AI, destinations.PACS, routes" in told
+            await gate.logged("instances are sent on to AI")
             assert await send(gate.address, "CT1", ct("1.1")) == [0]
-            await pacs.has(["1.1"])
+            await ai.has(["1.1"])
 
             config.write_text(start)
             gate.process.send_signal(signal.SIGHUP)
             assert "for what changed of gateway" in await gate.logged("a restart is needed")
             assert await send(gate.address, "CT1", ct("1.2")) == [0]
-            await pacs.has(["1.2"])
+            await ai.has(["1.2"])
             gate.process.terminate()
             assert await gate.ended() == 0
-        assert ai.received == []
+        assert pacs.received == []  # it is the default only

@@ -31,9 +31,11 @@ START = bytes(128) + b"DICM"
 
 
 def test_both_ways() -> None:
-    assert read_file_meta(HEAD + DATA_SET) == FileMeta(CT, INSTANCE, EXPLICIT, len(HEAD))
-    assert read_file_meta(HEAD) == FileMeta(CT, INSTANCE, EXPLICIT, len(HEAD))
-    assert read_file_meta(memoryview(bytearray(HEAD))) == FileMeta(CT, INSTANCE, EXPLICIT, len(HEAD))
+    assert read_file_meta(HEAD + DATA_SET) == FileMeta(CT, INSTANCE, EXPLICIT, len(HEAD), "SCANNER1")
+    assert read_file_meta(HEAD) == FileMeta(CT, INSTANCE, EXPLICIT, len(HEAD), "SCANNER1")
+    assert read_file_meta(memoryview(bytearray(HEAD))) == FileMeta(
+        CT, INSTANCE, EXPLICIT, len(HEAD), "SCANNER1"
+    )
 
 
 def test_pydicom_reads_what_we_write() -> None:
@@ -79,6 +81,7 @@ def test_every_file_of_pydicom() -> None:
             meta.get("MediaStorageSOPInstanceUID", ""),
             meta.TransferSyntaxUID,
             offset,
+            meta.get("SourceApplicationEntityTitle", ""),
         ), path.name
         seen += 1
     assert seen > 100
@@ -87,12 +90,12 @@ def test_every_file_of_pydicom() -> None:
 @pytest.mark.parametrize("length", [0, 1, 0xFFFFFFFF, 0x7FFFFFFF, len(HEAD) - 144 - 8, len(HEAD) - 144 + 8])
 def test_a_wrong_group_length_does_not_matter(length) -> None:  # M-02
     head = HEAD[:140] + pack("<L", length) + HEAD[144:]
-    assert read_file_meta(head + DATA_SET) == FileMeta(CT, INSTANCE, EXPLICIT, len(HEAD))
+    assert read_file_meta(head + DATA_SET) == FileMeta(CT, INSTANCE, EXPLICIT, len(HEAD), "SCANNER1")
 
 
 def test_no_group_length() -> None:  # M-02
     head = HEAD[:132] + HEAD[144:]
-    assert read_file_meta(head + DATA_SET) == FileMeta(CT, INSTANCE, EXPLICIT, len(head))
+    assert read_file_meta(head + DATA_SET) == FileMeta(CT, INSTANCE, EXPLICIT, len(head), "SCANNER1")
 
 
 def test_deflated_bytes_that_look_like_group_2() -> None:
@@ -148,7 +151,7 @@ def test_refused(case) -> None:
 )
 def test_lenient_with_any_beginning(start: bytes) -> None:
     meta = HEAD[132:]
-    expected = FileMeta(CT, INSTANCE, EXPLICIT, len(start + meta))
+    expected = FileMeta(CT, INSTANCE, EXPLICIT, len(start + meta), "SCANNER1")
     assert read_file_meta(start + meta + DATA_SET, strict=False) == expected
     assert read_file_meta(start + DATA_SET, strict=False) == FileMeta("", "", "", len(start))
     assert read_file_meta(start + element(2, b"UI", CT.encode() + b"\0") + DATA_SET, strict=False)[:3] == (

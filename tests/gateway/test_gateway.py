@@ -4,126 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
+from helpers.gateway import CT, EVERYTHING, MR, QUICK, config, gateway, instance, pacs, send, settled
 
-from asyncdicom import BytesSource, PresentationContext, Request, Server, associate, serve
+from asyncdicom import Request, serve
 from asyncdicom.archive import Archive
-from asyncdicom.archive.dimse import serve_archive
-from asyncdicom.archive.index.work import State
-from asyncdicom.data.elements import encode
-from asyncdicom.gateway.config import parse_gateway
+from asyncdicom.archive.index.work import State, Work
 from asyncdicom.gateway.gateway import Gateway
 from asyncdicom.gateway.methods import methods_of
-from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
-
-CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
-
-
-def instance(uid: str, *, sop_class: str = CT, study: str = "1.2.3", patient: str = "P1") -> BytesSource:
-    elements = [
-        (0x00080016, "UI", sop_class.encode()),
-        (0x00080018, "UI", uid.encode()),
-        (0x00080060, "CS", b"CT" if sop_class == CT else b"MR"),
-        (0x00100020, "LO", patient.encode()),
-        (0x0020000D, "UI", study.encode()),
-        (0x0020000E, "UI", f"{study}.1".encode()),
-        (0x7FE00010, "OW", b"\1\2\3\4"),
-    ]
-    data = encode(elements, EXPLICIT_VR_LITTLE_ENDIAN)
-    return BytesSource(sop_class, uid, EXPLICIT_VR_LITTLE_ENDIAN, data)
-
-
-class Pacs:
-    """A destination: it counts what comes, and answers what it is told to."""
-
-    def __init__(self) -> None:
-        self.received: Counter[str] = Counter()
-        self.callers: set[str] = set()
-        self.requests: list[Any] = []
-        self.studies: dict[object, list[str]] = {}
-        self.answer: Callable[[str], int] = lambda uid: 0
-        self.came = asyncio.Event()
-        self.server: Server
-
-    async def on_store(self, request: Request) -> int:
-        await request.data.read()
-        self.requests.append(request)
-        uid = request.affected_sop_instance_uid
-        self.callers.add(request.calling_ae_title)
-        self.studies.setdefault(request.association, []).append(uid)
-        status = self.answer(uid)
-        if status == 0:
-            self.received[uid] += 1
-        self.came.set()
-        return status
-
-    async def has(self, *uids: str) -> None:
-        """Wait until all of these have come."""
-        async with asyncio.timeout(60):
-            while not set(uids) <= set(self.received):
-                self.came.clear()
-                await self.came.wait()
-
-    async def asked(self, times: int) -> None:
-        async with asyncio.timeout(60):
-            while sum(map(len, self.studies.values())) < times:
-                self.came.clear()
-                await self.came.wait()
-
-
-@asynccontextmanager
-async def pacs(port: int = 0, **options: Any) -> AsyncIterator[Pacs]:
-    node = Pacs()
-    async with serve(f"PACS@127.0.0.1:{port}", c_store=node.on_store, **options) as node.server:
-        yield node
-
-
-QUICK = "first_pause = 0.05\nlongest_pause = 0.2\n"
-
-
-def config(routes: str, more: str = QUICK, **ports: int) -> Any:
-    destinations = [
-        f'[destinations.{name}]\naddress = "{name}@127.0.0.1:{port}"\n{more}' for name, port in ports.items()
-    ]
-    return parse_gateway("".join(destinations) + routes)
-
-
-EVERYTHING = "[[routes]]\nwhen = {{}}\nto = [{}]\n"
-
-
-@asynccontextmanager
-async def gateway(path: Path, setting: Any) -> AsyncIterator[tuple[Gateway, str]]:
-    async with (
-        Archive(path, durability="none", scrub=0) as archive,
-        Gateway(archive, setting, ae_title="GATE", patience=1.0) as running,
-        serve_archive(archive, "GATE@127.0.0.1:0") as server,
-    ):
-        yield running, f"GATE@127.0.0.1:{server.port}"
-
-
-async def send(where: str, *instances: BytesSource, calling: str = "CT1") -> None:
-    kinds = {(each.sop_class_uid, each.transfer_syntax_uid) for each in instances}
-    contexts = [PresentationContext(sop_class, (syntax,)) for sop_class, syntax in kinds]
-    async with associate(where, calling_ae_title=calling, contexts=contexts) as association:
-        for each in instances:
-            (await association.c_store(each)).raise_for_status()
-
-
-async def settled(running: Gateway, **states: int) -> None:
-    """Wait until so many deliveries are in these states, and none in any other that is not the end."""
-    async with asyncio.timeout(60):
-        while True:
-            counts = Counter[str]()
-            for _, _, state, number in await running._archive.read(running._archive.deliveries.counts):
-                counts[State(state).name.lower()] += number
-            if counts == states:
-                return
-            await asyncio.sleep(0.01)
 
 
 async def test_instances_go_where_the_rules_say(tmp_path: Path) -> None:
@@ -323,3 +213,126 @@ async def test_the_window_that_a_destination_names_is_proposed(tmp_path: Path, w
             await node.has("1.2.3.4")
     granted = {each.association._channel.negotiated.operations_performed for each in node.requests}
     assert granted == {window or 16}
+
+
+async def test_one_that_kills_its_associations_delays_the_others_by_one_attempt(tmp_path: Path) -> None:
+    """The instances around it are lost with it once at most, and then arrive; it waits longer and longer."""
+    async with pacs() as node:
+        asked = 0
+
+        async def on_store(request: Request) -> int:
+            nonlocal asked
+            if request.affected_sop_instance_uid == "1.0":
+                asked += 1
+                await request.association.abort()
+                return 0
+            return await node.on_store(request)
+
+        async with serve("PACS@127.0.0.1:0", c_store=on_store) as server:
+            more = (
+                "first_pause = 0.05\nlongest_pause = 3600\nmaximum_associations = 1\noperations_invoked = 4\n"
+            )
+            setting = config(EVERYTHING.format('"A"'), more, A=server.port)
+            async with gateway(tmp_path, setting) as (running, where):
+                uids = [f"1.{number}" for number in range(30)]
+                await send(where, *map(instance, uids))
+                await node.has(*uids[1:])
+                deliveries = running._archive.deliveries
+                rows = [await running._archive.read(deliveries.of_instance, uid) for uid in uids[1:]]
+                assert {row.attempts for (row,) in rows if row.state == State.DONE} <= {1, 2}
+                (poison,) = await running._archive.read(deliveries.of_instance, "1.0")
+                assert poison.state != State.DONE
+                assert asked >= 1
+
+
+async def test_a_refusal_for_lack_of_room_is_no_delivery_and_burns_no_attempt(tmp_path: Path) -> None:
+    """0xA700 of a full PACS: all wait, and all arrive when it has room again, with the peer's words kept."""
+    async with pacs() as node:
+        full = True
+        node.answer = lambda uid: 0xA700 if full else 0
+        setting = config(EVERYTHING.format('"A"'), A=node.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            uids = [f"1.{number}" for number in range(5)]
+            await send(where, *map(instance, uids))
+            await node.asked(4)
+            async with asyncio.timeout(60):
+                while running._links["A"].last_status != 0xA700:
+                    await asyncio.sleep(0.01)
+            assert running._links["A"].status()["last_status"] == "0xA700"
+            full = False
+            await node.has(*uids)
+            await settled(running)
+            for uid in uids:
+                (row,) = await running._archive.read(running._archive.deliveries.of_instance, uid)
+                assert (row.state, row.attempts, row.status) == (State.DONE, 1, 0)
+
+
+async def test_a_destination_is_called_by_its_own_titles(tmp_path: Path) -> None:
+    async with pacs() as node:
+        more = f'{QUICK}calling_ae_title = "GATE7"\ncalled_ae_title = "PACS"\n'
+        setting = config(EVERYTHING.format('"A"'), more, A=node.server.port)
+        async with gateway(tmp_path, setting) as (_, where):
+            await send(where, instance("1.1"))
+            await node.has("1.1")
+        assert node.callers == {"GATE7"}
+        assert node.requests[0].called_ae_title == "PACS"
+
+
+async def test_compressed_instances_pass_as_they_came(tmp_path: Path) -> None:
+    jpeg = "1.2.840.10008.1.2.4.70"
+    async with pacs() as node:
+        setting = config(EVERYTHING.format('"A"'), A=node.server.port)
+        async with gateway(tmp_path, setting) as (_, where):
+            sent = instance("1.1")
+            sent.transfer_syntax_uid = jpeg
+            await send(where, sent)
+            await node.has("1.1")
+        assert node.requests[0].transfer_syntax_uid == jpeg
+
+
+async def test_the_same_again_is_not_sent_again(tmp_path: Path) -> None:
+    async with pacs() as node:
+        setting = config(EVERYTHING.format('"A"'), A=node.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            for _ in range(3):
+                await send(where, instance("1.1"))
+            await send(where, instance("1.2"))
+            await node.has("1.1", "1.2")
+            await settled(running)
+        assert node.received == {"1.1": 1, "1.2": 1}
+
+
+async def test_a_gateway_that_is_full_stores_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    """What was acknowledged before is sent on although nothing new is taken."""
+    async with pacs() as node:
+        setting = config(EVERYTHING.format('"A"'), A=node.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            await running.pause("A", paused=True)
+            await send(where, instance("1.1"))
+        async with (
+            Archive(tmp_path, durability="none", scrub=0, minimum_free=1 << 60) as archive,
+            Gateway(archive, setting) as running,
+        ):
+            assert not (await archive.store(instance("1.2"))).is_here
+            await running.pause("A", paused=False)
+            await node.has("1.1")
+            await settled(running)
+        assert node.received == {"1.1": 1}
+
+
+async def test_what_is_out_of_date_holds_up_nothing_behind_it(tmp_path: Path) -> None:
+    """More of it than is claimed at a time."""
+    async with pacs() as node:
+        setting = config(EVERYTHING.format('"A"'), A=node.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            await send(where, instance("1.1"))
+            await node.has("1.1")
+            await running.pause("A", paused=True)
+            outbox, old = running._archive.outbox, [Work("store", "A")]
+            digests = (f"{number:032x}"[::-1] for number in range(200))
+            await asyncio.gather(*(outbox.enqueue_for_instance("1.1", each, old) for each in digests))
+            await send(where, instance("1.2"))
+            await running.pause("A", paused=False)
+            await node.has("1.2")
+            await settled(running)
+        assert node.received == {"1.1": 1, "1.2": 1}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from asyncdicom import TlsFiles
+from asyncdicom import Destination, TlsFiles
 from asyncdicom.gateway.config import GatewayConfigError, parse_gateway, read_gateway
 
 WHOLE = """
@@ -71,6 +71,14 @@ def test_how_many_are_under_way_at_a_destination(window: int, under_way: int) ->
         ("tls = { trusted = ['none.pem'] }", ":3: TLS: no usable certificate in none.pem"),
         ("tls = { trust = ['none.pem'] }", ":3: unknown key 'trust'; did you mean trusted?"),
         ("[destinations.PACS.tls]\ntrusted = [1]", ":3: trusted and crl are lists of files"),
+        ("folder = '/srv'", ": PACS: a destination has an address"),
+        ("[destinations.B]\nfolder = 'srv'", ":4: folder: 'srv' is no absolute path"),
+        ("[destinations.B]\nfolder = '/srv/../etc'", ":4: folder: '/srv/../etc': . and .. are no folders"),
+        ("[destinations.B]\nfolder = '/srv/{Nothing}'", ":4: folder: 'Nothing' is no keyword"),
+        ("[destinations.B]\nfolder = '/srv/{PixelData}'", ":4: folder: PixelData has the VR"),
+        ("[destinations.B]\nfolder = '/srv/{PatientID'", ":4: folder: '{PatientID' has a brace"),
+        ("[destinations.B]\nfolder = '/srv/a{PatientID}/.x'", ":4: folder: '.x': a name does not begin"),
+        ("[destinations.B]\nfolder = '/srv'\ntls = true", ":5: tls is for destinations that are called"),
         ("time_zone = 'Mars'", ":3: there is no time zone 'Mars'"),
         ("time_zone = '../etc'", ":3: there is no time zone"),
         ("also_delivered = ['x']", ":3: also_delivered is a list of statuses"),
@@ -99,7 +107,8 @@ def test_what_we_are_called_by_destinations_are_called_by_too(tmp_path: Path) ->
 
     def called(tls: str, ours: TlsFiles | None) -> bool:
         config = parse_gateway(f"[destinations.A]\naddress = 'A@h:1'\n{tls}", ours=ours)
-        return config.destinations["A"].destination.ssl is not None
+        destination = config.destinations["A"].destination
+        return isinstance(destination, Destination) and destination.ssl is not None
 
     assert called("", ours)
     assert called("tls = true", None)

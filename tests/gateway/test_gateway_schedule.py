@@ -49,6 +49,15 @@ def test_days_go_round_the_end_of_the_week() -> None:
     assert days == [23, 28, 29]  # Monday the 23rd, Saturday, Sunday
 
 
+def test_two_readings_of_the_same_hours_are_equal() -> None:
+    first, second = (Schedule(["mon-fri 19:00-06:00"], ZoneInfo("Europe/Berlin")) for _ in range(2))
+    assert first == second
+    assert hash(first) == hash(second)
+    assert first != Schedule(["mon-fri 19:00-06:00"])
+    assert first != Schedule(["mon-fri 19:00-07:00"], ZoneInfo("Europe/Berlin"))
+    assert first != "mon-fri 19:00-06:00"
+
+
 def test_it_says_when_it_opens() -> None:
     schedule = Schedule(["mon-fri 19:00-06:00"], BERLIN)
     assert schedule.seconds_until_open(at("2026-11-26 20:00")) == 0

@@ -147,6 +147,7 @@ def test_only_the_beginning_of_a_data_set_is_kept() -> None:
 def test_what_a_gap_means() -> None:
     assert meaning(0.04, 0.0)[0] == "nagle"
     assert meaning(0.2, 0.0)[0] == "nagle"
+    assert meaning(0.1, 0.0)[0] == "pause"
     assert meaning(1.0, 0.0)[0] == "pause"
     assert meaning(1.0, 0.9)[0] == "held"
 
@@ -161,7 +162,7 @@ def test_gaps_in_a_message_are_told_and_counted() -> None:
         ]
         now += 0.04
     assert len(notes) == 5
-    assert notes[0].text.startswith("nagle: 40 ms in the middle of a message; the requestor waits for an ACK")
+    assert notes[0].text.startswith("nagle: 40 ms in the middle of a message; as long as an ACK is delayed")
     assert notes[4].text.endswith("(others of this kind are only counted)")
     chunks = -(-len(data) // 100)
     assert f"  nagle: {chunks - 1} times, {40 * (chunks - 1)} ms" in conversation.summary(now)

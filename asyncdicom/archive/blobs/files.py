@@ -47,7 +47,7 @@ class InstanceFile:
     @property
     def digest(self) -> str:
         """The digest of the data set so far."""
-        return self._digest.hexdigest()[:32]
+        return self._digest.hexdigest()[: 2 * DIGEST_SIZE]
 
     def write(self, views: Sequence[memoryview], *, last: bool = False) -> None:
         """Write more of the data set; with the last of it the header gets its digest."""
@@ -59,7 +59,7 @@ class InstanceFile:
             descriptor = self._create()
             header = self._header
             if last:
-                header, self._is_marked = header[:-DIGEST_SIZE] + bytes.fromhex(self.digest), True
+                header, self._is_marked = header[:-DIGEST_SIZE] + self._digest.digest()[:DIGEST_SIZE], True
             views = [memoryview(header), *views]
         self._calls.write(descriptor, views)
 
@@ -76,7 +76,8 @@ class InstanceFile:
         if self._descriptor is None:
             return
         if not self._is_marked:
-            self._calls.write_at(self._descriptor, self.offset - DIGEST_SIZE, bytes.fromhex(self.digest))
+            digest = self._digest.digest()[:DIGEST_SIZE]
+            self._calls.write_at(self._descriptor, self.offset - DIGEST_SIZE, digest)
         if self._sync:
             self._calls.sync_data(self._descriptor)
         self._close()

@@ -41,6 +41,7 @@ class Folders:
         self.lost = os.path.join(root, "lost")
         self.sets_modes = False  # whether the umask takes away what a file should have
         self._root = root
+        self._below_objects = os.path.join(self.objects, "")
         self._calls = calls
         self._sync = sync
         self._lock = threading.Lock()
@@ -99,7 +100,7 @@ class Folders:
             if self._room <= 0:
                 self._open_folder()
             self._room -= 1
-            file = f"{secrets.token_hex(16)}.dcm"
+            file = f"{os.urandom(16).hex()}.dcm"
             name = f"{self._folder}/{file}"
             self._receiving[file] = name
             return name
@@ -126,7 +127,7 @@ class Folders:
 
     def give_back(self, name: str, *, failed: bool) -> None:
         """Say that ``name`` is not being received any more; after a failure the next file goes elsewhere."""
-        self._receiving.pop(os.path.basename(name), None)
+        self._receiving.pop(name.rpartition("/")[2], None)
         self._untrusted.discard(name)
         if failed:
             self._room = 0
@@ -181,7 +182,7 @@ class Folders:
 
     def path(self, name: str) -> str:
         """Give the path of an object, or of a folder of objects."""
-        return os.path.join(self.objects, *name.split("/"))
+        return self._below_objects + (name if os.sep == "/" else name.replace("/", os.sep))
 
     def quarantine_path(self, name: str) -> str:
         """Give the path of a file in quarantine."""

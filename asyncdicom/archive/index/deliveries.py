@@ -340,6 +340,7 @@ class DeliveryReader:
         """Give kind, destination, state and number of all that have not come to a good end."""
         found: list[tuple[str, str, int, int]] = []
         with TRANSLATED, self._engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN")  # nothing changes its state meanwhile and is missed
             for state in (State.READY, State.WAITING, State.LEASED, State.FAILED):
                 statement = (
                     select(delivery.c.kind, delivery.c.destination, func.count())

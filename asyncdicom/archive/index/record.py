@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from asyncdicom.archive.index.schema import BY_TAG, LEVELS, NAME_GROUPS, UNIQUE_KEYS, Attribute
@@ -87,37 +88,50 @@ class Record:
         self._character_set = character_set_of(elements)
         self.contradiction = ""
         """What its identity contradicts: itself, or that of another instance."""
-        study = uid_of(elements.get(UNIQUE_KEYS["STUDY"]))
-        patient_id = self._text(UNIQUE_KEYS["PATIENT"], "LO")
-        apart = told_apart(elements.get(UNIQUE_KEYS["PATIENT"]), self._character_set)
-        issuer = self._text(_ISSUER_OF_PATIENT_ID, "LO")
-        if bytes_of_issuer := told_apart(elements.get(_ISSUER_OF_PATIENT_ID), self._character_set):
-            issuer = f"{issuer} ({bytes_of_issuer})"
         self.sop_class_uid = uid_of(elements.get(_SOP_CLASS_UID))
         self.sop_instance_uid = uid_of(elements.get(UNIQUE_KEYS["IMAGE"]))
-        self.identity = Identity(
-            patient_id,
-            issuer,
-            apart or ("" if patient_id else study),
-            study,
-            uid_of(elements.get(UNIQUE_KEYS["SERIES"])),
-        )
-
-    def _text(self, tag: int, vr: str) -> str:
-        element = self._elements.get(tag)
-        if element is None:
-            return ""
-        return normalise(text_of(element, vr, self._character_set, little_endian=self._little_endian), vr)
+        placing = [elements.get(tag) for tag in _PLACING]
+        length = len(self._character_set)
+        for element in placing:
+            if element is not None:
+                length += len(element.value)
+        identity = _identity if length <= _REMEMBERED else _identity.__wrapped__
+        self.identity = identity(self._character_set, *placing)
 
     def row(self, level: str) -> dict[str, str]:
         """Give the columns of one level (PATIENT, STUDY, SERIES, IMAGE) that come from the data set."""
         row = dict(_EMPTY_ROWS[level])
-        for attribute in LEVELS[level]:
-            element = self._elements.get(attribute.tag)
-            if element is not None and element.value:
+        elements, attributes = self._elements, _ATTRIBUTES[level]
+        for tag in elements.keys() & attributes.keys():
+            element, attribute = elements[tag], attributes[tag]
+            if element.value:
                 text = text_of(element, attribute.vr, self._character_set, little_endian=self._little_endian)
                 _fill(row, attribute, text)
         return row
+
+
+_PLACING = (UNIQUE_KEYS["PATIENT"], _ISSUER_OF_PATIENT_ID, UNIQUE_KEYS["STUDY"], UNIQUE_KEYS["SERIES"])
+_REMEMBERED = 512  # bytes: nobody makes us remember long ones
+
+
+@lru_cache(1024)
+def _identity(
+    character_set: str,
+    patient_id: Element | None,
+    issuer: Element | None,
+    study: Element | None,
+    series: Element | None,
+) -> Identity:
+    """Read what places an instance: the same elements come with every instance of a series."""
+    texts = [
+        "" if element is None else normalise(text_of(element, "LO", character_set, little_endian=True), "LO")
+        for element in (patient_id, issuer)
+    ]
+    if bytes_of_issuer := told_apart(issuer, character_set):
+        texts[1] = f"{texts[1]} ({bytes_of_issuer})"
+    study_uid = uid_of(study)
+    apart = told_apart(patient_id, character_set) or ("" if texts[0] else study_uid)
+    return Identity(texts[0], texts[1], apart, study_uid, uid_of(series))
 
 
 def usable_record(
@@ -148,6 +162,9 @@ def character_set_of(elements: Mapping[int, Element]) -> str:
     return element.value.decode("ascii", "replace").strip(" \0") if element is not None else ""
 
 
+_ATTRIBUTES = {
+    level: {attribute.tag: attribute for attribute in attributes} for level, attributes in LEVELS.items()
+}
 _EMPTY_ROWS = {
     level: {name: "" for a in attributes for name in (a.column, *a.companions)}
     | {name: "[]" for a in attributes if a.many for name in a.companions}

@@ -48,6 +48,8 @@ from asyncdicom.archive.index.schema import (
 
 __all__ = ["Prepared", "Writer"]
 
+_FULL = 2  # of PRAGMA synchronous
+
 _T = TypeVar("_T")
 _Answer = TypeVar("_Answer")
 
@@ -111,6 +113,7 @@ class Writer:
     """
 
     _REMEMBERED = 20_000
+    _syncs = _promises_sync = False
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -155,14 +158,16 @@ class Writer:
             self._end()
         return answers
 
-    def change(self, apply: Callable[[Writer], _T]) -> _T:
+    def change(self, apply: Callable[[Writer], _T], *, is_durable: bool = True) -> _T:
         """Have `apply` change something, alone in its transaction, and give what it gives.
 
-        Raises as `commit`; `Uncertain` never, as a change that may have been made can be made again.
+        Not `is_durable`: a power cut may undo it, as long as nothing durable was committed after it; the
+        death of this process does not. Raises as `commit`; `Uncertain` never, as a change that may have been
+        made can be made again.
         """
         with TRANSLATED:
             try:
-                self._begin()
+                self._begin(is_durable=is_durable)
                 result = apply(self)
             except BaseException:
                 self._roll_back()
@@ -186,12 +191,19 @@ class Writer:
                 raise Uncertain from error
             raise
 
-    def _begin(self) -> None:
+    def _begin(self, *, is_durable: bool = True) -> None:
         if self._cursor is None:
             self._reopen()
+        self._set_sync(is_durable and self._promises_sync)
         self._cursor.execute("BEGIN IMMEDIATE")
         self._began = datetime.now(UTC)
         self._now = self._began.isoformat(timespec="milliseconds")
+
+    def _set_sync(self, syncs: bool) -> None:
+        """Let commits be synced, or not: in the WAL, what is not is synced with the next one that is."""
+        if self._syncs != syncs:
+            self._cursor.execute(f"PRAGMA synchronous = {'FULL' if syncs else 'NORMAL'}")
+            self._syncs = syncs
 
     def _commit(self) -> None:
         self._cursor.execute("COMMIT")
@@ -221,16 +233,20 @@ class Writer:
     def _reopen(self) -> None:
         self._fairy = self._engine.raw_connection()
         self._cursor = self._fairy.cursor()
+        (synchronous,) = self._cursor.execute("PRAGMA synchronous").fetchone()
+        self._syncs = self._promises_sync = synchronous == _FULL
 
     def _overwrite_tail(self) -> None:
         # A transaction without content is committed over whatever a failed COMMIT may have left in the WAL.
         if self._cursor is None:
             self._reopen()
+        self._set_sync(self._promises_sync)
         self._cursor.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
         """Give the connection back."""
         if self._cursor is not None:
+            self._set_sync(self._promises_sync)
             self._fairy.close()
 
     def execute(self, statement: Prepared, row: Mapping[str, Any]) -> Any:
@@ -296,21 +312,27 @@ class Writer:
         for healing in changes.healed:
             self._heal(healing)
         self._insert_all(instance, map(self._instance_row, changes.instances))
-        self._insert_all(quarantine, map(_quarantine_row, changes.quarantined))
+        self._insert_all(quarantine, map(self._quarantine_row, changes.quarantined))
         enqueue_for_instances(self.execute_all, changes.work, self.began)
 
     def _instance_row(self, insertion: Insertion) -> dict[str, Any]:
         record = insertion.record
         reassignment = self._reassignment_of(record.identity)
-        row = {
-            **record.row("IMAGE"),
-            "parent": self._series_of(record, reassignment),
-            "reassigned": 0 if reassignment is None else reassignment.id,
-            **insertion.entry._asdict(),
-        }
-        if insertion.received:
-            row["received"] = insertion.received
+        row: dict[str, Any] = record.row("IMAGE")
+        row.update(zip(FileEntry._fields, insertion.entry, strict=True))
+        row["parent"] = self._series_of(record, reassignment)
+        row["reassigned"] = 0 if reassignment is None else reassignment.id
+        row["received"] = insertion.received or self._now
         return row
+
+    def _quarantine_row(self, aside: Quarantining) -> dict[str, Any]:
+        return {
+            "sop_class_uid": aside.sop_class_uid,
+            "sop_instance_uid": aside.sop_instance_uid,
+            "reason": aside.reason,
+            "received": aside.received or self._now,
+            **aside.entry._asdict(),
+        }
 
     def _heal(self, healing: Healing) -> None:
         existing = healing.existing
@@ -344,7 +366,7 @@ class Writer:
         return int(row[0])
 
     def _insert_all(self, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
-        self.execute_all(_INSERT[table], ({"received": self._now, **row} for row in rows))
+        self.execute_all(_INSERT[table], rows)
 
     def _remove(self, existing: Existing) -> None:
         """Remove an instance, and series, study and patient if they are empty then."""
@@ -363,15 +385,3 @@ class Writer:
                 break
             row_id = parent
         self.forget()
-
-
-def _quarantine_row(aside: Quarantining) -> dict[str, Any]:
-    row = {
-        "sop_class_uid": aside.sop_class_uid,
-        "sop_instance_uid": aside.sop_instance_uid,
-        "reason": aside.reason,
-        **aside.entry._asdict(),
-    }
-    if aside.received:
-        row["received"] = aside.received
-    return row

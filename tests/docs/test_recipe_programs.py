@@ -1,0 +1,154 @@
+"""The programs of the recipes run as they stand there, each in an empty folder and a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pydicom
+import pytest
+from interop.peers import free_port
+from pydicom.uid import generate_uid
+
+from asyncdicom import AssociationError, Client
+from asyncdicom.archive import Archive
+from asyncdicom.archive.dimse import serve_archive
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = {
+    name: program
+    for path in sorted((ROOT / "docs" / "recipes").glob("*.md"))
+    for name, program in re.findall(
+        r"<!-- recipe: (\w+) -->\n```python\n(.*?)```", path.read_text(), re.DOTALL
+    )
+}
+LINES = {"receiver": 25, "ai": 40, "download": 15}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_recipe_is_short(name: str) -> None:
+    code = [line for line in PROGRAMS[name].splitlines() if line.strip()]
+    assert len(code) <= LINES[name]
+
+
+def test_types_hold_in_every_recipe(tmp_path: Path) -> None:
+    for name, program in PROGRAMS.items():
+        (tmp_path / f"{name}.py").write_text(program)
+    (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = True\n[mypy-fastapi.*]\nfollow_imports = skip\n")
+    files = [f"{name}.py" for name in PROGRAMS]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache"), *files],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@asynccontextmanager
+async def running(
+    tmp_path: Path, name: str, port: int, *command: str, places: dict[str, str] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A recipe as a process, at another port than in the text and with what else has to be changed."""
+    program = PROGRAMS[name]
+    for before, after in (("127.0.0.1:11112", f"127.0.0.1:{port}"), *(places or {}).items()):
+        assert before in program
+        program = program.replace(before, after)
+    (tmp_path / f"{name}.py").write_text(program)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *(command or (f"{name}.py",)),
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:  # its own processes end with it: they have its stdout, too
+            process.send_signal(signal.SIGINT)
+        await process.communicate()
+
+
+async def is_there(port: int) -> None:
+    while True:
+        try:
+            async with Client(f"ANY@127.0.0.1:{port}", calling_ae_title="CT1") as client:
+                await client.echo()
+        except AssociationError:
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
+async def test_the_receiver(tmp_path: Path, pydicom_files: Path, free_ports: tuple[int, int]) -> None:
+    port, web = free_ports
+    uvicorn = ("-m", "uvicorn", "--port", str(web), "--log-level", "error", "receiver:app")
+    async with running(tmp_path, "receiver", port, *uvicorn):
+        await is_there(port)
+        async with Client(f"RECEIVER@127.0.0.1:{port}", calling_ae_title="CT1") as client:
+            sent = await client.store(pydicom_files / "CT_small.dcm")
+        assert sent.sent == 1
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", web)
+                break
+            except OSError:
+                await asyncio.sleep(0.05)
+        writer.write(b"GET /instances HTTP/1.0\r\n\r\n")
+        answer = (await reader.read()).decode()
+        writer.close()
+    uid = pydicom.dcmread(pydicom_files / "CT_small.dcm").SOPInstanceUID
+    assert answer.endswith(f'["{uid}"]')
+    assert [path.name for path in (tmp_path / "received").iterdir()] == [f"{uid}.dcm"]
+
+
+async def test_the_pipeline(tmp_path: Path, pydicom_files: Path, free_ports: tuple[int, int]) -> None:
+    port, _ = free_ports
+    dataset = pydicom.dcmread(pydicom_files / "CT_small.dcm")
+    dataset.StudyInstanceUID = generate_uid()
+    folder = tmp_path / "sent"
+    folder.mkdir()
+    for number in range(3):
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        dataset.save_as(folder / f"{number}.dcm")
+    async with running(tmp_path, "ai", port, places={"quiet=10": "quiet=1"}) as process:
+        await is_there(port)
+        async with Client(f"AI@127.0.0.1:{port}", calling_ae_title="CT1") as client:
+            assert (await client.store(folder)).sent == 3
+        assert process.stdout is not None
+        line = (await process.stdout.readline()).decode()
+    assert line.startswith(f"{dataset.StudyInstanceUID}: 3 images, ")
+
+
+async def test_the_download(tmp_path: Path, corpus: list[Path]) -> None:
+    async with (
+        Archive(tmp_path / "archive", durability="none") as archive,
+        serve_archive(archive, "ASYNCDICOM@127.0.0.1:0") as server,
+    ):
+        for path in corpus:
+            await archive.store(path)
+        patients = {str(pydicom.dcmread(path).PatientID) for path in corpus}
+        (tmp_path / "patients.txt").write_text("\n".join([*sorted(patients), "NOBODY"]))
+        for _ in range(2):  # the second time replaces nothing
+            async with running(tmp_path, "download", server.port) as process:
+                output, _ = await process.communicate()
+            assert process.returncode == 0
+            assert output.decode().splitlines()[-1] == "NOBODY 0 received "
+    assert len(list((tmp_path / "images").rglob("*.dcm"))) == len(corpus)
+
+
+@pytest.fixture
+def free_ports() -> tuple[int, int]:
+    return free_port(), free_port()
+
+
+@pytest.fixture
+def corpus(pydicom_files: Path) -> list[Path]:
+    folder = pydicom_files / "dicomdirtests" / "77654033"
+    return sorted(path for path in folder.rglob("*") if path.is_file())
