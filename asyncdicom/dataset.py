@@ -5,7 +5,8 @@ pydicom takes long to import, so only these functions do it, when they are calle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,9 @@ def encode(dataset: Dataset | Mapping[str, Any], transfer_syntax_uid: str) -> by
     """Encode a data set, or a mapping of keywords, for ``transfer_syntax_uid``.
 
     Group 0002 is left out: it belongs to files. A data set that was made here (not read from bytes), has text
-    outside ASCII and no Specific Character Set is given ISO_IR 192. Pixel data is taken as it is. Raises
-    ``DataSetError`` for an unknown keyword or a value that cannot be encoded.
+    outside ASCII and no Specific Character Set that holds it is given ISO_IR 192; text of one that was read
+    is never replaced: it is an error. Pixel data is taken as it is. Raises ``DataSetError`` for an unknown
+    keyword or a value that cannot be encoded.
     """
     from pydicom import Dataset
     from pydicom.filebase import DicomBytesIO
@@ -210,27 +212,65 @@ def _encodings(specific_character_set: Any) -> Any:
 
 
 def from_mapping(mapping: Mapping[str, Any]) -> Dataset:
-    """A ``Dataset`` from keywords and values; the value of a sequence is a list of such mappings.
+    """A ``Dataset`` from keywords, or "gggg,eeee", and values; a sequence has a list of such mappings.
 
     Values are not validated: identifiers hold wildcards and ranges. Raises ``DataSetError``.
     """
-    from pydicom import Dataset, config
-    from pydicom.datadict import dictionary_VR, tag_for_keyword
-    from pydicom.dataelem import DataElement
+    from pydicom import Dataset
 
     dataset = Dataset()
     for keyword, value in mapping.items():
-        tag = tag_for_keyword(keyword)
-        if tag is None:
-            raise DataSetError(f"{keyword!r} is not a keyword of the data dictionary (PS3.6)")
-        vr = dictionary_VR(tag)
+        tag, vr = attribute(keyword, dataset)
         if vr == "SQ":
             value = [item if isinstance(item, Dataset) else from_mapping(item) for item in value or ()]
         try:
-            dataset.add(DataElement(tag, vr, value, validation_mode=config.IGNORE))
+            put(dataset, tag, vr, value)
         except Exception as error:
             raise DataSetError(f"{keyword} cannot be {value!r}: {error}") from error
     return dataset
+
+
+_TAG = re.compile(r"\(?([0-9A-Fa-f]{4}),?([0-9A-Fa-f]{4})\)?")
+
+
+def attribute(name: str, dataset: Dataset) -> tuple[int, str]:
+    """The tag and VR of a keyword, or of a tag as "gggg,eeee", for ``dataset``.
+
+    What no dictionary knows has the VR UN; that of a private element is known by the Private Creator that
+    ``dataset`` has for it. Raises ``DataSetError`` for what is neither keyword nor tag.
+    """
+    from pydicom.datadict import dictionary_VR, private_dictionary_VR, tag_for_keyword
+    from pydicom.tag import BaseTag
+
+    number = _TAG.fullmatch(name)
+    tag = int(number[1] + number[2], 16) if number else tag_for_keyword(name)
+    if tag is None:
+        raise DataSetError(
+            f"{name!r} is not a keyword of the data dictionary (PS3.6): write one, or gggg,eeee"
+        )
+    if tag < 0x00020000 or tag >= 0xFFFE0000:
+        raise DataSetError(f"{name} is no element of a data set")
+    private = BaseTag(tag)
+    if private.is_private_creator:
+        return tag, "LO"
+    try:
+        if not private.is_private:
+            return tag, dictionary_VR(tag).partition(" ")[0]
+        creator = dataset.get((tag >> 16, tag >> 8 & 0xFF))
+        return tag, "UN" if creator is None else private_dictionary_VR(tag, str(creator.value))
+    except KeyError:
+        return tag, "UN"
+
+
+def put(dataset: Dataset, tag: int, vr: str, value: Any) -> None:
+    """Put an element into ``dataset``, not validated; text where the VR is UN as its bytes."""
+    from pydicom import config
+    from pydicom.dataelem import DataElement
+
+    if vr == "UN" and isinstance(value, str):
+        value = value.encode()
+        value += b" " * (len(value) % 2)
+    dataset.add(DataElement(tag, vr, value, validation_mode=config.IGNORE))
 
 
 def transfer_syntax_of(dataset: Dataset) -> str | None:
@@ -245,9 +285,62 @@ def _prepare(dataset: Dataset) -> Dataset:
         dataset = dataset[0x00030000:]
     made_here = dataset.original_encoding == (None, None)
     if made_here and "SpecificCharacterSet" not in dataset and not _is_ascii(dataset):
-        dataset = dataset[:]
-        dataset.SpecificCharacterSet = UTF_8
+        dataset = _in_utf_8(dataset)
+    lost = _lost(dataset, _DEFAULT)
+    if lost and made_here:
+        dataset = _in_utf_8(dataset)
+        lost = _lost(dataset, _DEFAULT)
+    if lost:
+        raise DataSetError(f"{lost} has characters that its Specific Character Set has not: use {UTF_8}")
     return dataset
+
+
+def _in_utf_8(dataset: Dataset) -> Dataset:
+    dataset = dataset[:]
+    dataset.SpecificCharacterSet = UTF_8
+    return dataset
+
+
+_DEFAULT = ("iso8859",)  # what pydicom takes for the default repertoire
+
+
+def _lost(dataset: Dataset, encodings: Sequence[str]) -> str | None:
+    """The first element whose text would be written with replacement characters; what is raw is copied."""
+    from pydicom.charset import convert_encodings
+    from pydicom.dataelem import RawDataElement
+
+    if "SpecificCharacterSet" in dataset:
+        encodings = convert_encodings(dataset.get("SpecificCharacterSet"))
+    for tag in dataset.keys():  # noqa: SIM118
+        element = dataset.get_item(tag)
+        if isinstance(element, RawDataElement) or element is None:
+            continue
+        if element.VR == "SQ":
+            lost = next(filter(None, (_lost(item, encodings) for item in element.value or ())), None)
+            if lost:
+                return lost
+        elif element.VR in TEXT_VRS:
+            values = element.value if element.VM > 1 else [element.value]
+            if not all(_holds(str(value), encodings) for value in values):
+                return element.keyword or show(int(tag))
+    return None
+
+
+def _holds(text: str, encodings: Sequence[str]) -> bool:
+    """Whether text can be written with these codecs: whole, or piece by piece if there are several."""
+    from pydicom.charset import custom_encoders
+
+    def can(character: str, encoding: str) -> bool:
+        try:
+            if encoding in custom_encoders:
+                custom_encoders[encoding](character, errors="strict")
+            else:
+                character.encode(encoding)
+        except (UnicodeError, LookupError):
+            return False
+        return True
+
+    return text.isascii() or all(any(can(one, each) for each in encodings) for one in set(text))
 
 
 def _is_ascii(dataset: Dataset) -> bool:

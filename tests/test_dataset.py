@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -13,7 +14,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID
 
 from asyncdicom.data import elements
-from asyncdicom.data.elements import Skipped
+from asyncdicom.data.elements import Skipped, show
 from asyncdicom.data.inflation import deflate
 from asyncdicom.data.part10 import read_file_meta
 from asyncdicom.dataset import decode, encode, from_mapping, transfer_syntax_of
@@ -90,6 +91,74 @@ def test_a_given_character_set_stays() -> None:
     )
     assert dataset.SpecificCharacterSet == "ISO_IR 100"
     assert dataset.get_item(0x00100010).value == b"M\xfcller"
+
+
+SAYS_ITS_OWN = {"SpecificCharacterSet": "ISO_IR 100", "CodeMeaning": "山田"}
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "山田*"},
+        {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Dvořák^山田"},
+        {"SpecificCharacterSet": "ISO_IR 144", "PatientID": ["Люк", "Müller"]},
+        {"SpecificCharacterSet": "ISO_IR 100", "RequestedProcedureCodeSequence": [{"CodeMeaning": "山田"}]},
+    ],
+)
+def test_text_that_the_given_character_set_cannot_hold_goes_as_utf_8(mapping: dict[str, Any]) -> None:
+    data = encode(mapping, EXPLICIT)
+    assert b"?" not in data
+    again = decode(data, EXPLICIT)
+    assert again.SpecificCharacterSet == "ISO_IR 192"
+    assert again[2:] == from_mapping(mapping | {"SpecificCharacterSet": "ISO_IR 192"})[2:]
+
+
+@pytest.mark.parametrize(
+    ("character_set", "text"),
+    [
+        ("ISO_IR 100", "Müller"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        (["ISO 2022 IR 100", "ISO 2022 IR 144"], "Müller^Люк"),
+        ("ISO 2022 IR 13", "ﾔﾏﾀﾞ"),
+        ("GB18030", "王^小东"),
+    ],
+)
+def test_text_that_the_given_character_set_holds_stays_in_it(character_set: Any, text: str) -> None:
+    mapping = {"SpecificCharacterSet": character_set, "PatientName": text}
+    again = decode(encode(mapping, EXPLICIT), EXPLICIT)
+    assert (again.SpecificCharacterSet, again.PatientName) == (character_set, text)
+
+
+def test_text_that_no_character_set_can_hold_is_an_error_and_never_replaced() -> None:
+    for mapping in ({"PatientName": "\ud800"}, {"RequestedProcedureCodeSequence": [SAYS_ITS_OWN]}):
+        with pytest.raises(DataSetError, match="characters that its Specific Character Set has not"):
+            encode(mapping, EXPLICIT)
+    read = decode(encode(SAYS_ITS_OWN | {"CodeMeaning": "ü"}, EXPLICIT), EXPLICIT)
+    read.PatientName = "山田"  # the rest of what was read is in the declared set
+    with pytest.raises(DataSetError, match="PatientName") as caught:
+        encode(read, EXPLICIT)
+    assert "山田" not in str(caught.value)
+
+
+def test_what_no_dictionary_knows_is_sent() -> None:
+    """By its tag; a Private Creator tells the VR of private elements, else it is UN."""
+    mapping = {"7777,0010": "A creator", "(7777,1001)": "odd", "5555,0008": "ü"}
+    mapping |= {"0009,0010": "GEMS_IDEN_01", "00091001": "x", "0009,10E3": "1.2"}
+    found = decode(encode(mapping, EXPLICIT), EXPLICIT)
+    assert {show(each.tag): (each.VR, each.value) for each in found} == {
+        "(5555,0008)": ("UN", "ü".encode()),
+        "(7777,0010)": ("LO", "A creator"),
+        "(7777,1001)": ("UN", b"odd "),
+        "(0009,0010)": ("LO", "GEMS_IDEN_01"),
+        "(0009,1001)": ("LO", "x"),
+        "(0009,10E3)": ("UI", "1.2"),
+    }
+
+
+@pytest.mark.parametrize("name", ["0000,0100", "FFFE,E000", "0010", "0010,00100", "PatientNam", "(0010"])
+def test_what_is_no_element_of_a_data_set_is_refused(name: str) -> None:
+    with pytest.raises(DataSetError, match=r"keyword|no element"):
+        encode({name: "1"}, EXPLICIT)
 
 
 def test_a_data_set_that_was_read_keeps_its_bytes() -> None:

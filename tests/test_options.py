@@ -216,7 +216,7 @@ def test_a_pool_takes_what_associate_takes() -> None:
 
 def test_an_archive_is_served_as_serve_does() -> None:
     given = {"c_store", "c_find", "c_get", "c_move", "destinations", "unknown_storage"}
-    own = {"maximum_retrievals"}
+    own = {"maximum_retrievals", "relational"}
     taken = {name: default for name, (_, default) in keywords(serve_archive).items() if name not in own}
     assert taken == {name: default for name, (_, default) in keywords(serve).items() if name not in given}
 

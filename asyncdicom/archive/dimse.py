@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Hashable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
@@ -30,8 +39,10 @@ from asyncdicom.archive.index.query import (
     retrieve_query,
 )
 from asyncdicom.archive.index.record import SPECIFIC_CHARACTER_SET
+from asyncdicom.archive.index.unsupported import has_unsupported, private_creators
 from asyncdicom.archive.intake import PIECE
 from asyncdicom.archive.origin import Origin
+from asyncdicom.archive.relational import Relational
 from asyncdicom.archive.stored import Stored
 from asyncdicom.association import Request
 from asyncdicom.data.elements import Element, Encoder
@@ -105,6 +116,7 @@ def serve_archive(
     contexts: Proposable | Iterable[Proposable] | None = None,
     access: AccessPolicy | Peers | None = None,
     maximum_retrievals: int = 32,
+    relational: Collection[str] = (),
     ssl: SSLContext | None = None,
     destination_ssl: SSLContext | None = None,
     sock: socket | None = None,
@@ -120,8 +132,10 @@ def serve_archive(
 
     `access`: who may do what, as for `serve`; its peers with an address are the C-MOVE destinations (the
     archive itself never is one). `maximum_retrievals`: C-GETs and C-MOVEs at the same time, a quarter of
-    them for one peer (its AE title and address); others are refused with 0xA702. The other arguments are
-    those of `serve`.
+    them for one peer (its AE title and address); others are refused with 0xA702. `relational`: the AE titles
+    of callers that may leave out the Unique Keys above the level of a query or retrieval ("*": all callers)
+    without having negotiated that; whoever negotiates it may (PS3.4 C.5.1). The other arguments are those of
+    `serve`.
 
     Raises what `serve` raises. Leaving the block closes the server, and leaves the archive open.
     """
@@ -129,7 +143,8 @@ def serve_archive(
         address = Address.parse(address)
     archive.is_served_by_tls |= ssl is not None
     policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
-    provider = ArchiveProvider(archive, address.ae_title, maximum_retrievals)
+    agreed = Relational(relational)
+    provider = ArchiveProvider(archive, address.ae_title, maximum_retrievals, agreed)
     destinations = {title: where for title, where in policy.destinations.items() if title != address.ae_title}
     retrieval = _Retrieval(provider)
     return serve(
@@ -139,7 +154,7 @@ def serve_archive(
         c_find=provider.find,
         c_get=provider.retrieve if contexts is not None else None,  # then it is offered if it is asked for
         c_move=provider.retrieve,
-        services=[*services, retrieval] if contexts is None else services,
+        services=[*services, agreed, retrieval] if contexts is None else [*services, agreed],
         destinations=destinations,
         contexts=contexts,
         unknown_storage=True,
@@ -195,28 +210,36 @@ async def find(
     retrieve_ae_title: str = "",
     relational: bool = False,
     peer: Hashable = None,
+    on_unsupported: Callable[[], None] | None = None,
 ) -> AsyncGenerator[bytes, None]:
     """Give the encoded identifiers that match one, in its transfer syntax.
+
+    `on_unsupported` is called before the first one if a key with a value is not matched: then each match is a
+    warning (0xFF01; PS3.4 C.4.1.1.4).
 
     `peer` and what is raised: as for `Archive.rows`; `IdentifierError` also for an identifier that says not
     what it has to (without `relational` it has a value for the Unique Key of each level above its own).
     """
 
-    def read() -> Steps[tuple[Query, bool]]:
+    def read() -> Steps[tuple[Query, list[Element], bool]]:
         elements = yield from reading(identifier, transfer_syntax_uid)
         yield
         query = find_query(
             elements, information_model, little_endian=syntax.little_endian, relational=relational
         )
-        return query, any(element.tag == SPECIFIC_CHARACTER_SET for element in elements)
+        is_ignoring = yield from has_unsupported(elements, query, transfer_syntax_uid)
+        return query, elements, is_ignoring
 
     syntax = transfer_syntax(transfer_syntax_uid)
-    query, with_set = await _in_turn(identifier, transfer_syntax_uid, peer, read())
-    constants = {
+    query, elements, is_ignoring = await _in_turn(identifier, transfer_syntax_uid, peer, read())
+    if is_ignoring and on_unsupported is not None:
+        on_unsupported()
+    constants = private_creators(elements) | {
         QUERY_RETRIEVE_LEVEL: ("CS", query.level),
         RETRIEVE_AE_TITLE: ("AE", retrieve_ae_title),
         _INSTANCE_AVAILABILITY: ("CS", "ONLINE"),
     }
+    with_set = any(element.tag == SPECIFIC_CHARACTER_SET for element in elements)
     answers = Answers(query, transfer_syntax_uid, constants, with_set=with_set)
     async for row in archive.rows(query, peer=peer):
         yield answers.encode(row[1:])
@@ -339,9 +362,16 @@ class _Retrieval(GetService):
 class ArchiveProvider:
     """The handlers of an archive."""
 
-    def __init__(self, archive: Archive, ae_title: str, maximum_retrievals: int = 32) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        ae_title: str,
+        maximum_retrievals: int = 32,
+        relational: Relational | None = None,
+    ) -> None:
         self.archive = archive
         self.ae_title = ae_title
+        self._relational = relational or Relational()
         self._maximum = maximum_retrievals
         self._retrievals: Counter[Hashable] = Counter()  # under way, by who asked
         self.stored: dict[str, Counter[str]] = {}
@@ -383,7 +413,9 @@ class ArchiveProvider:
                 request.transfer_syntax_uid,
                 model,
                 retrieve_ae_title=self.ae_title,
+                relational=self._relational.may_ask(request),
                 peer=_peer(request),
+                on_unsupported=partial(setattr, request, "optional_keys_supported", False),
             )
             async for match in matches:
                 yield match
@@ -401,7 +433,12 @@ class ArchiveProvider:
             identifier = await request.data.read(MAXIMUM_IDENTIFIER)
             note_asked(request.incoming, identifier)
             found = await matching_instances(
-                self.archive, identifier, request.transfer_syntax_uid, model, peer=peer
+                self.archive,
+                identifier,
+                request.transfer_syntax_uid,
+                model,
+                relational=self._relational.may_ask(request),
+                peer=peer,
             )
         except BaseException as error:
             self._ended(peer)

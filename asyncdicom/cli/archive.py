@@ -9,6 +9,7 @@ import click
 from asyncdicom.cli.archive_daily import COMMANDS
 from asyncdicom.cli.asking import Line, ask_archive, asking, result_of, show
 from asyncdicom.cli.groups import Group
+from asyncdicom.cli.number import Number
 from asyncdicom.cli.output import json_line, progress, warn
 from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain
 
@@ -56,7 +57,7 @@ def _set_damaged_aside(directory: str) -> None:
 
 
 @command.command()
-@click.option("--rate", type=click.IntRange(1), metavar="MIB", help="Read at most so many MiB a second.")
+@click.option("--rate", type=Number(1), metavar="MIB", help="Read at most so many MiB a second.")
 @_JSON
 @click.pass_obj
 def verify(directory: str, rate: int | None, as_json: bool) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from asyncdicom.cli.asking import Line, ask_archive, asking, result_of, show
+from asyncdicom.cli.number import Number
 from asyncdicom.cli.output import Advance, json_line, progress, warn
 from asyncdicom.cli.run import FAILED, OK
 from asyncdicom.telemetry.text import printable
@@ -73,7 +74,7 @@ async def _print_matches(lines: AsyncGenerator[Line, None], as_json: bool, what:
 @click.option(
     "-L", "--level", type=click.Choice(_LEVELS, case_sensitive=False), help="Else the lowest of a key."
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Show at most so many.")
+@click.option("--limit", type=Number(1), metavar="N", help="Show at most so many.")
 @_JSON
 @click.pass_obj
 def find(directory: str, keys: tuple[str, ...], level: str | None, limit: int | None, as_json: bool) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import EPILOG, peer_options
 from asyncdicom.cli.output import json_line
 from asyncdicom.cli.peer import Peer
@@ -48,10 +49,10 @@ class Measured:
 
 
 @click.command(epilog=EPILOG)
-@click.option("--seconds", type=click.IntRange(1, 60), default=5, show_default=True, help="For each kind.")
+@click.option("--seconds", type=Number(1, 60), default=5, show_default=True, help="For each kind.")
 @click.option(
     "--associations",
-    type=click.IntRange(1, 16),
+    type=Number(1, 16),
     default=1,
     show_default=True,
     help="How many associations, with one request at a time on each.",

@@ -5,6 +5,7 @@ host = "0.0.0.0"
 port = 104
 data = "/var/lib/archive"
 networks = ["10.0.0.0/16"]       # nobody else may connect
+relational = ["OLDVIEWER"]       # may leave out the keys of upper levels
 
 [tls]                            # as +tls KEY CERT +cf FILE --crl FILE
 key = "archive.key"
@@ -64,6 +65,7 @@ _KEYS: dict[str, type] = {
     "host": str,
     "port": int,
     "data": str,
+    "relational": list,
     "durability": str,
     "on_conflict": str,
     "on_mismatch": str,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import EPILOG, peer_options
 from asyncdicom.cli.output import json_line
 from asyncdicom.cli.peer import Peer
@@ -35,7 +36,7 @@ _RESULTS = ("passed", "tolerated", "failed", "skipped")
 @click.option(
     "--wait",
     "patience",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, whole=False, above=True),
     default=1.0,
     show_default=True,
     metavar="S",

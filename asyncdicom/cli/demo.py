@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import textwrap
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from asyncdicom.cli.logs import set_up_logging
 from asyncdicom.cli.run import OK, run
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ _FILES = ("CT_small.dcm", "MR_small.dcm")
 @click.option("--keep", "folder", metavar="DIR", help="Keep the archive and the received files in DIR.")
 def command(folder: str | None) -> int:
     """Start an archive and play echo, store, find, get and move against it, with explanations."""
+    set_up_logging(logging.ERROR, None, "short")  # what is refused is told as a part of the story
     if folder is not None:
         return run(lambda: _play(Path(folder)))
     with tempfile.TemporaryDirectory(prefix="asyncdicom-demo-") as temporary:

@@ -6,6 +6,7 @@ import time
 
 import click
 
+from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import EPILOG, peer_options
 from asyncdicom.cli.output import json_text, response_fields, said
 from asyncdicom.cli.peer import Peer
@@ -13,7 +14,7 @@ from asyncdicom.cli.run import FAILED, OK, run
 
 
 @click.command(epilog=EPILOG)
-@click.option("--repeat", type=click.IntRange(1), default=1, metavar="N", help="Send N requests.")
+@click.option("--repeat", type=Number(1), default=1, metavar="N", help="Send N requests.")
 @click.option("--abort", is_flag=True, help="End with an abort instead of a release.")
 @peer_options("ECHOSCU")
 def command(peer: Peer, repeat: int, abort: bool, as_json: bool) -> int:

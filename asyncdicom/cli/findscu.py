@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import EPILOG, key_options, peer_options
 from asyncdicom.cli.output import json_line, response_fields, said
 from asyncdicom.cli.peer import Peer
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from asyncdicom.cli.keys import Wanted
-    from asyncdicom.services.responses import Response
+    from asyncdicom.services.query import Query
 
 log = Log("asyncdicom.cli")
 
@@ -29,7 +30,7 @@ _NOT_SHOWN = {"QueryRetrieveLevel", "SpecificCharacterSet", "RetrieveAETitle", "
 
 @click.command(epilog=EPILOG)
 @key_options(worklist=True)
-@click.option("--cancel", type=click.IntRange(1), metavar="N", help="Cancel after N matches (C-CANCEL).")
+@click.option("--cancel", type=Number(1), metavar="N", help="Cancel after N matches (C-CANCEL).")
 @click.option(
     "--format",
     "layout",
@@ -129,26 +130,20 @@ async def _find(peer: Peer, query: Wanted, cancel: int | None, showing: _Showing
         log.warning("the peer does not match by all of these keys: it may have found too much")
     if failure is not None and showing.layout != "json":
         raise failure
-    return _report(
-        matches.response,
-        count,
-        showing.layout,
-        unreadable=matches.number_unreadable,
-        was_cancelled=count == cancel,
-    )
+    return _report(matches, count, showing.layout, was_cancelled=count == cancel)
 
 
-def _report(
-    response: Response | None, count: int, layout: str, *, unreadable: int, was_cancelled: bool
-) -> int:
+def _report(query: Query[Dataset], count: int, layout: str, *, was_cancelled: bool) -> int:
     from asyncdicom.services.responses import Response
     from asyncdicom.status import Status
 
-    if response is None:  # there is one: the operation has ended
-        response = Response(Status.PROCESSING_FAILURE)
-    status = response.status
+    # (There is a response: the operation has ended.)
+    response = query.response or Response(Status.PROCESSING_FAILURE)
+    status, unreadable = response.status, query.number_unreadable
     if layout == "json":
-        more = {"unreadable": unreadable} if unreadable else {}
+        more: dict[str, object] = {"unreadable": unreadable} if unreadable else {}
+        if not query.optional_keys_supported:
+            more["optional_keys_supported"] = False
         json_line(**response_fields(response), matches=count, **more)
     else:
         others = f" and {unreadable} that cannot be read" if unreadable else ""

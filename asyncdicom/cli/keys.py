@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from asyncdicom.data.charset import decode_text
+from asyncdicom.exceptions import DataSetError
 from asyncdicom.scu.identifiers import UNIQUE_KEYS, Wanted, lowest_level
 from asyncdicom.uid import MODALITY_WORKLIST, PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT
 
@@ -49,30 +51,41 @@ def wanted(
 def identifier(keys: Sequence[str]) -> Dataset:
     """Make an Identifier of ``PatientName=DOE*``, ``0010,0010=DOE*``, ``StudyDate`` (a return key).
 
+    A tag that no dictionary knows is sent as UN; a Private Creator before it tells its VR.
     Within sequences: ``ScheduledProcedureStepSequence[0].Modality=CT``.
     """
     from pydicom import Dataset
 
     dataset = Dataset()
     for key in keys:
-        path, _, value = key.partition("=")
+        path, _, value = typed(key).partition("=")
         try:
             _set(dataset, path.strip().split("."), value)
-        except (ValueError, TypeError, OverflowError) as error:
+        except (DataSetError, ValueError, TypeError, OverflowError) as error:
             raise click.UsageError(f"-k {key}: {error}") from None
     return dataset
 
 
+def typed(text: str) -> str:
+    """Give the text of an argument: where the locale has no UTF-8 its bytes come as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return decode_text(os.fsencode(text), "ISO_IR 192", "UT")
+    return text
+
+
 def _set(dataset: Dataset, path: list[str], value: str) -> None:
-    from pydicom import Dataset, config
-    from pydicom.dataelem import DataElement
+    from pydicom import Dataset
+
+    from asyncdicom.dataset import attribute, put
 
     name, _, index = path[0].partition("[")
-    tag, vr = _attribute(name)
+    tag, vr = attribute(name, dataset)
     if vr != "SQ":
         if len(path) > 1 or index:
             raise ValueError(f"{name} is not a sequence")
-        dataset.add(DataElement(tag, vr, _convert(vr, value), validation_mode=config.IGNORE))
+        put(dataset, tag, vr, _convert(vr, value))
         return
     items = list(dataset[tag].value) if tag in dataset else []
     if len(path) > 1:
@@ -84,22 +97,7 @@ def _set(dataset: Dataset, path: list[str], value: str) -> None:
         _set(items[number], path[1:], value)
     elif value:
         raise ValueError(f"{name} is a sequence: write {name}[0].KEYWORD=VALUE")
-    dataset.add(DataElement(tag, "SQ", items))
-
-
-def _attribute(name: str) -> tuple[int, str]:
-    from pydicom.datadict import dictionary_VR, tag_for_keyword
-
-    number = re.fullmatch(r"\(?([0-9A-Fa-f]{4}),?([0-9A-Fa-f]{4})\)?", name)
-    tag = int(number[1] + number[2], 16) if number else tag_for_keyword(name)
-    try:
-        if tag is None:
-            raise KeyError
-        return tag, dictionary_VR(tag).partition(" ")[0]
-    except KeyError:
-        raise ValueError(
-            f"{name!r} is not in the data dictionary (PS3.6); write a keyword or gggg,eeee"
-        ) from None
+    put(dataset, tag, "SQ", items)
 
 
 _NUMBERS: dict[str, Callable[[str], Any]] = dict.fromkeys(("US", "SS", "UL", "SL", "UV", "SV"), int)

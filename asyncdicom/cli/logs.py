@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from asyncdicom.telemetry.log_output import LogFormat, log_to
@@ -30,4 +32,6 @@ def set_up_logging(level: int, path: str | None, format: LogFormat) -> None:
     try:
         log_to(path, level=level, format=format)
     except OSError as error:
-        raise click.UsageError(f"--log-file {path}: {error.strerror}") from None
+        folder = os.path.dirname(path or "") or "."
+        why = error.strerror if os.path.isdir(folder) else f"there is no folder {folder}"
+        raise click.UsageError(f"--log-file {path}: {why}") from None

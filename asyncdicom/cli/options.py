@@ -15,6 +15,7 @@ from asyncdicom.cli.fields import FieldOption
 from asyncdicom.cli.habits import habits
 from asyncdicom.cli.logs import LOG_OPTIONS, set_up_logging
 from asyncdicom.cli.named import find_peer
+from asyncdicom.cli.number import Number
 from asyncdicom.cli.peer import Peer, Tls
 from asyncdicom.cli.run import EXIT_CODES
 from asyncdicom.cli.traced import TRACE_OPTIONS
@@ -57,7 +58,7 @@ class _AETitle(click.ParamType[str]):
 
 AE_TITLE = _AETitle()
 LEVELS = ("PATIENT", "STUDY", "SERIES", "IMAGE")
-PORT = click.IntRange(0, 65535)
+PORT = Number(0, 65535)
 _FILE = click.Path(exists=True, dir_okay=False)
 
 _LOGGING = [
@@ -139,14 +140,12 @@ def _field(
 
 def _timeout(short: str, long: str, field: str) -> Option:
     return _field(
-        short, long, of=Timeouts, field=field, requestor=True, type=click.FloatRange(0), metavar="S"
+        short, long, of=Timeouts, field=field, requestor=True, type=Number(whole=False), metavar="S"
     )
 
 
 def _limit(*names: str, field: str, least: int, most: int | None = None) -> Option:
-    return _field(
-        *names, of=Limits, field=field, requestor=False, type=click.IntRange(least, most), metavar="N"
-    )
+    return _field(*names, of=Limits, field=field, requestor=False, type=Number(least, most), metavar="N")
 
 
 _PDU = _limit("-pdu", "--max-pdu", field="maximum_length", least=4096, most=1 << 24)

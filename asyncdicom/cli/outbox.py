@@ -10,7 +10,8 @@ import click
 
 from asyncdicom.cli.asking import Line, ask_archive, asking, result_of, show
 from asyncdicom.cli.groups import Group
-from asyncdicom.cli.run import EXIT_CODES, OK
+from asyncdicom.cli.number import Number
+from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain
 
 __all__ = ["command", "delivery", "say"]
 
@@ -45,9 +46,7 @@ def command(ctx: click.Context, directory: str) -> None:
     type=click.Choice(["failed", "leased", "waiting", "ready"]),
     help="Only what is in this state; leased is what is being sent.",
 )
-@click.option(
-    "--limit", type=click.IntRange(1), default=1000, show_default=True, metavar="N", help="Of each state."
-)
+@click.option("--limit", type=Number(1), default=1000, show_default=True, metavar="N", help="Of each state.")
 @_JSON
 @click.pass_obj
 def list_(directory: str, destination: str | None, state: str | None, limit: int, as_json: bool) -> int:
@@ -74,7 +73,7 @@ def _chosen(function: _F) -> _F:
     for decorate in (
         click.option("--all", "everything", is_flag=True, help="All that there are."),
         click.option("--destination", metavar="NAME", help="All that are for this destination."),
-        click.argument("ids", metavar="[ID...]", nargs=-1, type=int),
+        click.argument("ids", metavar="[ID...]", nargs=-1, type=Number(1)),
     ):
         function = decorate(function)
     return function
@@ -113,6 +112,10 @@ def say(
     async def work() -> int:
         result = await result_of(directory, f"outbox {what}", arguments)
         show(result, as_json, ", ".join(f"{{{key}}} {key}" for key in result))
+        missed = len(set(ids)) - sum(result.values()) if ids else 0
+        if missed > 0:
+            why = "there is no such delivery, it has ended, or it is being sent: see `list`"
+            return complain(_NAME, f"{missed} of {len(set(ids))} not found: {why}", FAILED)
         return OK
 
     return asking(_NAME, work)

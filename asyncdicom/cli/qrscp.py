@@ -11,6 +11,7 @@ import click
 
 from asyncdicom.access import ANYBODY, AccessPolicy, Peer
 from asyncdicom.cli.config import ConfigError, parse_peer, read_config, secured
+from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import PORT, server_options
 from asyncdicom.cli.peer import Tls
 from asyncdicom.cli.reloading import Rereadable
@@ -76,11 +77,19 @@ class _Configured(Rereadable):
                 raise
             # (Some versions of click note a value's source only when the value is right, so ask the parser.)
             given, _, _ = self.make_parser(error.ctx).parse_args(list(args))
-            if name in given or name not in (error.ctx.default_map or {}):
+            of_file = error.ctx.default_map or {}
+            if name in given or name not in of_file:
                 raise
-            key = _KEYS.get(name, (name,))
+            key = _key_of(name, of_file[name], error.message)
             place = error.ctx.meta[_PLACE_OF](key)
             raise click.UsageError(f"{place}: {'.'.join(key)}: {error.message}") from None
+
+
+def _key_of(name: str, value: Any, message: str) -> tuple[str, ...]:
+    """Give the key of the file that a parameter with a wrong value comes from."""
+    if name == "identity" and value[0] != value[1] and repr(value[0]) in message:
+        return ("tls", "key")
+    return _KEYS.get(name, (name,))
 
 
 def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Peer]:
@@ -89,6 +98,8 @@ def _peers(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -
     for text in texts:
         title, _, where = text.partition("=")
         try:
+            if called and not where:
+                raise ValueError("it is for C-MOVE to it, which needs its address")
             peers[title] = parse_peer(title, where, called)
         except ValueError as error:
             raise click.UsageError(f"{param.opts[0]} {text}: {error}; write it as AET=host:port") from None
@@ -156,6 +167,13 @@ def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> A
     help="The same, but what is sent to it is sent in the clear, with +tls, too.",
 )
 @click.option(
+    "--relational",
+    multiple=True,
+    metavar="AET",
+    help="A caller that may leave out the Unique Keys above the level of its query without having "
+    "negotiated that; * is every caller.",
+)
+@click.option(
     "--durability",
     type=click.Choice(["power", "process", "none"]),
     default="power",
@@ -187,7 +205,7 @@ def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> A
 )
 @click.option(
     "--minimum-free",
-    type=click.IntRange(0),
+    type=Number(0),
     metavar="MIB",
     help="How much of the disk is kept free, in MiB: with less, C-STORE is answered with 0xA700. The "
     "default is 2048, or 5 % of a disk smaller than 40 GiB.",
@@ -199,7 +217,7 @@ def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> A
 )
 @click.option(
     "--scrub",
-    type=click.IntRange(0),
+    type=Number(0),
     default=1,
     show_default=True,
     metavar="MIB",
@@ -233,7 +251,7 @@ def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> A
 )
 @click.option(
     "--quarantine-limit",
-    type=click.IntRange(0),
+    type=Number(0),
     default=10_000,
     show_default=True,
     metavar="N",
@@ -283,6 +301,7 @@ def command(
         commitment=options["commitment"],
         worklist=options["worklist"],
         http=options["http"],
+        relational=options["relational"],
         webhook=configured["webhook"],
     )
     return OK if context.meta.get(ONLY_CHECK) else run(lambda: serve_all(setup))

@@ -9,6 +9,7 @@ import click
 
 from asyncdicom.cli.asking import ask_archive, asking, result_of, show
 from asyncdicom.cli.groups import Group
+from asyncdicom.cli.number import Number
 from asyncdicom.cli.outbox import delivery, say
 from asyncdicom.cli.output import json_line, json_text
 from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain
@@ -59,7 +60,8 @@ def check(config: str, as_json: bool) -> int:
     if as_json:
         json_line(destinations=names, routes=len(found.rules))
     else:
-        print(f"{config}: {len(found.rules)} routes to {', '.join(names) or 'nowhere'}")
+        nothing = "" if found.rules else "; without [[routes]] nothing is sent on"
+        print(f"{config}: {len(found.rules)} routes to {', '.join(names) or 'nowhere'}{nothing}")
     return OK
 
 
@@ -164,7 +166,7 @@ def retry(directory: str, destination: str, as_json: bool) -> int:
 
 @command.command()
 @_DIRECTORY
-@click.argument("ids", metavar="ID...", nargs=-1, required=True, type=int)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, type=Number(1))
 @_JSON
 def skip(directory: str, ids: tuple[int, ...], as_json: bool) -> int:
     """Give up deliveries, by the numbers that `why` shows; the index keeps what they were."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from asyncdicom.access import AccessPolicy
+from asyncdicom.access import AccessPolicy, Peer
 from asyncdicom.cli.output import json_text
 from asyncdicom.cli.reloading import parameters_again, reload_with
 from asyncdicom.cli.run import FAILED, complain
@@ -36,6 +36,9 @@ log = Log("asyncdicom.cli")
 _RELOADED = {"configured", "peers", "plain_peers", "strict", "identity", "trusted", "crl", "ignore_peer_cert"}
 
 
+_MOST_TOLD = 8  # destinations by name
+
+
 class Known(NamedTuple):
     """Who may do what, by which certificates, and what is sent on where: what can change meanwhile."""
 
@@ -48,6 +51,14 @@ class Known(NamedTuple):
     def destinations(self, ae_title: str) -> dict[str, Any]:
         """Where C-MOVE may send to: the archive itself is none of them."""
         return {title: where for title, where in self.access.destinations.items() if title != ae_title}
+
+    def sends_to(self, ae_title: str, named: Mapping[str, Peer]) -> str:
+        """Say where C-MOVE may send to, and of which peers that were `named` the address is missing."""
+        titles = list(self.destinations(ae_title))
+        more = f" and {len(titles) - _MOST_TOLD} more" if len(titles) > _MOST_TOLD else ""
+        told = f"C-MOVE to {', '.join(titles[:_MOST_TOLD])}{more}" if titles else "no C-MOVE destinations"
+        silent = [title for title, peer in named.items() if peer.destination is None]
+        return f"{told} (no address of {', '.join(silent)})" if silent else told
 
 
 @dataclass
@@ -69,6 +80,7 @@ class Setup:
     commitment: bool = False
     worklist: FindHandler | None = None
     http: tuple[str, int] | None = None
+    relational: tuple[str, ...] = ()
     webhook: WebhookOptions | None = None
 
 
@@ -118,6 +130,8 @@ async def _gateway(archive: Archive, setup: Setup) -> AsyncGenerator[Gateway | N
     if setup.known.gateway is None:
         yield None
         return
+    if not setup.known.gateway.rules:
+        log.warning("the gateway's file has no [[routes]]: nothing is sent on")
     async with Gateway(archive, setup.known.gateway, ae_title=setup.ae_title) as gateway:
         yield gateway
 
@@ -191,6 +205,7 @@ async def _serve(stack: AsyncExitStack, archive: Archive, gateway: Gateway | Non
             Address(setup.ae_title, setup.host, setup.port),
             services=_services(archive, setup),
             access=setup.known.access,
+            relational=setup.relational,
             ssl=setup.known.ssl,
             destination_ssl=setup.known.destination_ssl,
             timeouts=setup.timeouts,
@@ -227,6 +242,7 @@ async def _told(archive: Archive, server: Server, setup: Setup) -> dict[str, Any
         "host": setup.host,
         "port": server.port,
         "data": archive.directory,
+        "destinations": list(setup.known.destinations(setup.ae_title)),
         "counts": await archive.counts(),
     }
 
@@ -238,9 +254,10 @@ def _ready(told: Mapping[str, Any], setup: Setup) -> str:
     if setup.as_json:
         return json_text(told)
     where = Address(setup.ae_title, setup.host, told["port"]).place
+    destinations = setup.known.sends_to(setup.ae_title, setup.context.params["peers"])
     counts = told["counts"]
     return (
-        f"{setup.ae_title} listens on {where}; {setup.known.told}; "
+        f"{setup.ae_title} listens on {where}; {setup.known.told}; {destinations}; "
         f"durability: {setup.archive['durability']}\n"
         f"{told['data']}: {counts['study']} studies, {counts['instance']} instances. Ctrl-C stops."
     )

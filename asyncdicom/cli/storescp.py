@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import EXIT_CODES, PORT, directory_options, server_options
 from asyncdicom.cli.peer import Tls
 from asyncdicom.cli.run import run, with_descriptors
@@ -50,7 +51,7 @@ _PREFIX = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,63})?").fullmatch
     "-tos",
     "--eostudy-timeout",
     "patience",
-    type=click.FloatRange(0),
+    type=Number(whole=False),
     default=10,
     show_default=True,
     metavar="S",
@@ -58,7 +59,7 @@ _PREFIX = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,63})?").fullmatch
 )
 @click.option(
     "--exec-limit",
-    type=click.IntRange(1),
+    type=Number(1),
     default=4,
     show_default=True,
     metavar="N",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import EPILOG, peer_options
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import FAILED, OK, complain, run
@@ -15,14 +16,14 @@ from asyncdicom.options import OPERATIONS
 @click.command(epilog=EPILOG)
 @click.option(
     "--associations",
-    type=click.IntRange(1),
+    type=Number(1),
     default=1,
     metavar="N",
     help="Send over N associations at a time.",
 )
 @click.option(
     "--operations",
-    type=click.IntRange(1, 65535),
+    type=Number(1, 65535),
     metavar="N",
     help=f"Have N operations outstanding on each association (default: {OPERATIONS}), if the peer grants an "
     "Asynchronous Operations Window; 1 asks for none.",

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from asyncdicom.cli.asking import asking, result_of
+from asyncdicom.cli.number import Number
 from asyncdicom.cli.output import json_line
 from asyncdicom.cli.run import EXIT_CODES, OK
 from asyncdicom.telemetry.text import printable
@@ -40,7 +41,7 @@ State = Mapping[str, Any]
 @click.argument("directory", metavar="DIR", type=click.Path(file_okay=False))
 @click.option(
     "--interval",
-    type=click.FloatRange(0.2, 3600),
+    type=Number(0.2, 3600, whole=False),
     default=2.0,
     show_default=True,
     metavar="S",

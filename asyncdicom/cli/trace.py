@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from asyncdicom.address import DEFAULT_PORT, Address
+from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import EXIT_CODES, output_options
 from asyncdicom.cli.output import json_text
 from asyncdicom.cli.run import FAILED, run
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Write all that passes, also of patients, to a new FILE that Wireshark opens.",
 )
-@click.option(
-    "--connections", type=click.IntRange(1), metavar="N", help="End after so many; by default at Ctrl-C."
-)
+@click.option("--connections", type=Number(1), metavar="N", help="End after so many; by default at Ctrl-C.")
 @output_options
 def command(
     listen: str,

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from asyncdicom.data.amend import Amender, Amendment
 from asyncdicom.data.reencode import Reencoder
+from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.disk import Batch, Buffer
 from asyncdicom.net.sources import Source
 from asyncdicom.telemetry.log import Log
@@ -45,6 +46,11 @@ class _RewrittenSource:
     def _rewriter(self) -> _Rewriter:
         raise NotImplementedError
 
+    @property
+    def _what(self) -> str:
+        """What is done to it."""
+        raise NotImplementedError
+
     def _ended(self, rewriter: _Rewriter) -> None:
         """Everything was given out."""
 
@@ -71,15 +77,19 @@ class _RewrittenSource:
 
     async def _pieces(self) -> AsyncGenerator[Batch, None]:
         rewriter = self._rewriter()
-        async with aclosing(self._source.open()) as batches:
-            async for batch in batches:
-                for data in batch:
-                    for pieces in rewriter.feed(data):
-                        if pieces:
-                            yield pieces
-                        else:
-                            await asyncio.sleep(0)
-        yield rewriter.finish()
+        try:
+            async with aclosing(self._source.open()) as batches:
+                async for batch in batches:
+                    for data in batch:
+                        for pieces in rewriter.feed(data):
+                            if pieces:
+                                yield pieces
+                            else:
+                                await asyncio.sleep(0)
+            yield rewriter.finish()
+        except DataSetError as error:
+            # What ends early would look whole to the peer, as far as it could be rewritten.
+            raise DataSetError(f"it cannot be {self._what}: {error}") from None
         self._ended(rewriter)
 
 
@@ -98,6 +108,10 @@ class ReencodedSource(_RewrittenSource):
     def _rewriter(self) -> Reencoder:
         own = self._source.transfer_syntax_uid
         return Reencoder(own, self.transfer_syntax_uid, length=self.length or None)
+
+    @property
+    def _what(self) -> str:
+        return f"re-encoded as {name_of(self.transfer_syntax_uid)}, which the peer takes"
 
     def _ended(self, rewriter: _Rewriter) -> None:
         if isinstance(rewriter, Reencoder) and (rewriter.unswapped or rewriter.guessed):
@@ -122,3 +136,7 @@ class AmendedSource(_RewrittenSource):
 
     def _rewriter(self) -> Amender:
         return Amender(self.transfer_syntax_uid, self._amendment)
+
+    @property
+    def _what(self) -> str:
+        return "sent with the patient and study that it belongs to"

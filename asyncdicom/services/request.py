@@ -52,7 +52,9 @@ class ReceivedRequest(Generic[_Association]):
     `asyncdicom.Request` is one that came on an `Association`.
     """
 
-    __slots__ = ("_association", "data", "incoming")
+    __slots__ = ("_association", "_ignores_keys", "data", "incoming")
+
+    _ignores_keys: bool
 
     def __init__(self, incoming: IncomingRequest, association: _Association) -> None:
         self.incoming = incoming
@@ -125,6 +127,19 @@ class ReceivedRequest(Generic[_Association]):
         """What was agreed for the SOP class of the context (PS3.7 D.3.3.5); None if nothing was."""
         negotiated = self.incoming.channel.negotiated
         return negotiated.extended.get(self.context.abstract_syntax) if negotiated is not None else None
+
+    @property
+    def optional_keys_supported(self) -> bool:
+        """Whether the matches of a C-FIND are all that it asks for.
+
+        A handler that ignores a key sets it to False: its matches are then warnings (0xFF01; PS3.4
+        C.4.1.1.4).
+        """
+        return not getattr(self, "_ignores_keys", False)  # not set with each request: few need it
+
+    @optional_keys_supported.setter
+    def optional_keys_supported(self, value: bool) -> None:
+        self._ignores_keys = not value
 
     @property
     def transfer_syntax_uid(self) -> str:

@@ -6,10 +6,12 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from helpers.peer import Peer
 
 from asyncdicom import (
     STUDY_ROOT,
@@ -27,11 +29,17 @@ from asyncdicom import (
     serve,
     storage_contexts,
 )
+from asyncdicom.access import Peer as PeerRights
 from asyncdicom.address import Address
 from asyncdicom.archive import Archive
 from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.data.elements import encode
+from asyncdicom.dataset import encode as encode_keywords
+from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.uid import EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from asyncdicom.ul.items import ExtendedNegotiation
+from asyncdicom.ul.negotiation import propose
+from asyncdicom.ul.pdu import AAssociateAC, decode_pdu
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 STUDY = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3"}
@@ -180,6 +188,93 @@ async def test_a_wrong_identifier_is_refused_and_the_association_goes_on(archive
             await association.c_find({"QueryRetrieveLevel": "PLANET", "StudyInstanceUID": ""})
         assert caught.value.status == 0xA900
         assert await association.c_find({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": ""}) == []
+
+
+async def test_a_query_by_a_key_that_is_not_matched_is_answered_with_a_warning(archive: Archive) -> None:
+    """0xFF01 for each match, not for none (PS3.4 C.4.1.1.4)."""
+    async with serve_archive(archive, "ARCHIVE@127.0.0.1:0") as server:
+        async with associate(address(server), contexts=[CT]) as association:
+            await association.c_store(instance("1.2.3.4"))
+        async with associate(address(server), contexts=[STUDY_ROOT]) as association:
+            for more, is_matched in (({"Modality": "MR"}, False), ({"StudyDescription": ""}, True)):
+                async with association.c_find(STUDY | more) as query:
+                    matches = [match async for match in query]
+                assert (len(matches), query.optional_keys_supported) == (1, is_matched)
+                assert query.status == 0
+
+
+SERIES = {"QueryRetrieveLevel": "SERIES", "SeriesInstanceUID": "1.2.3.1"}  # and no Study Instance UID
+
+
+@asynccontextmanager
+async def asking(port: int, *information: bytes) -> AsyncIterator[tuple[Peer, set[bytes]]]:
+    """An association for C-FIND and C-GET whose requestor proposes these extended negotiations for each."""
+    uids = (STUDY_ROOT.find, STUDY_ROOT.get)
+    async with await Peer.connect(port) as peer:
+        request = propose(
+            [PresentationContext(uid, (EXPLICIT_VR_LITTLE_ENDIAN,)) for uid in uids],
+            called_ae_title="ARCHIVE",
+            calling_ae_title="PEER",
+            extended_negotiations=[ExtendedNegotiation(uid, each) for uid in uids for each in information],
+        )
+        peer.write(request.encode())
+        accept = decode_pdu(*await peer.pdu())
+        assert isinstance(accept, AAssociateAC)
+        yield peer, {each.information for each in accept.user_information.extended_negotiations}
+
+
+async def final_status(peer: Peer, context_id: int, field: CommandField, sop_class: str) -> int:
+    command = Command(
+        field, message_id=context_id, affected_sop_class_uid=sop_class, priority=0, has_data_set=True
+    )
+    peer.send(context_id, command, encode_keywords(SERIES, EXPLICIT_VR_LITTLE_ENDIAN))
+    status = None
+    while status in (None, 0xFF00):
+        status = (await peer.message()).command.status
+    return status or 0
+
+
+RELATIONAL = [
+    # the callers that need not negotiate it, what is proposed, what is agreed to, whether it may
+    ((), (b"\1",), b"\1", True),
+    ((), (b"\1\1\1\1\1",), b"\1\0\0\0\0", True),
+    ((), (b"\1" * 7,), b"\1\0\0\0\0", True),
+    ((), (b"\0\1",), b"\0\0", False),
+    ((), (b"\2",), b"\0", False),
+    ((), (b"",), None, False),
+    ((), (), None, False),
+    (("PEER",), (), None, True),
+    (("PEER",), (b"\0",), b"\0", True),
+    (("*",), (), None, True),
+    ("*", (), None, True),
+    (("OTHER",), (), None, False),
+]
+
+
+@pytest.mark.parametrize(("callers", "proposed", "agreed", "may"), RELATIONAL)
+async def test_who_may_leave_out_the_keys_of_upper_levels(
+    archive: Archive, callers: Any, proposed: tuple[bytes, ...], agreed: bytes | None, may: bool
+) -> None:
+    async with (
+        serve_archive(archive, "ARCHIVE@127.0.0.1:0", relational=callers) as server,
+        asking(server.port, *proposed) as (peer, answers),
+    ):
+        assert answers == ({agreed} if agreed is not None else set())
+        expected = 0x0000 if may else 0xA900
+        assert await final_status(peer, 1, CommandField.C_FIND_RQ, STUDY_ROOT.find) == expected
+        assert await final_status(peer, 3, CommandField.C_GET_RQ, STUDY_ROOT.get) == expected
+
+
+async def test_who_may_only_query_is_offered_no_retrieval(archive: Archive) -> None:
+    """Also where contexts= says what is offered: that queries may be relational grants nothing."""
+    contexts = [STUDY_ROOT.find, STUDY_ROOT.get, STUDY_ROOT.move]
+    access = {"PEER": PeerRights(services=("find",))}
+    async with (
+        serve_archive(archive, "ARCHIVE@127.0.0.1:0", access=access, contexts=contexts) as server,
+        associate(address(server), calling_ae_title="PEER", contexts=contexts) as association,
+    ):
+        accepted = {context.abstract_syntax for context in association.contexts.values()}
+    assert accepted == {STUDY_ROOT.find}
 
 
 async def test_a_strict_archive_knows_its_callers(archive: Archive) -> None:

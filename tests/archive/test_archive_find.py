@@ -8,8 +8,11 @@ import pytest
 
 from asyncdicom.archive import Archive, IdentifierError, Problem
 from asyncdicom.archive.dimse import find, matching_instances, status_of
-from asyncdicom.data.elements import encode
+from asyncdicom.archive.index.query import find_query
+from asyncdicom.archive.index.unsupported import has_unsupported
+from asyncdicom.data.elements import Element, decode, encode
 from asyncdicom.data.part10 import read_file_meta
+from asyncdicom.data.steps import finish
 from asyncdicom.uid import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
@@ -250,6 +253,86 @@ async def test_an_identifier_that_cannot_be_read(filled: Archive) -> None:
 async def test_relational_queries_need_no_upper_keys(filled: Archive, tools: Any) -> None:
     matches = await tools.find(filled, PATIENT_ROOT, "SERIES", options={"relational": True}, Modality="MR")
     assert [match["SeriesInstanceUID"] for match in matches] == ["1.2.1"]
+
+
+CREATOR, PRIVATE, STUDIES_REFERENCED = 0x00090010, 0x00091001, 0x00081110
+DEPARTMENT, TIMEZONE, UID_REFERENCED = 0x00081040, 0x00080201, 0x00081155
+
+
+def item_of(syntax: str, *elements: tuple[int, str, bytes], is_defined: bool = True) -> bytes:
+    """An item of a sequence, of defined or undefined length."""
+    is_deflated = syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+    content = encode(elements, EXPLICIT_VR_LITTLE_ENDIAN if is_deflated else syntax)
+    order = "big" if syntax == EXPLICIT_VR_BIG_ENDIAN else "little"
+    item, delimiter = ((0xFFFE, 0xE000), (0xFFFE, 0xE00D))
+    begin, end = (b"".join(part.to_bytes(2, order) for part in tag) for tag in (item, delimiter))  # type: ignore[arg-type]
+    if is_defined:
+        return begin + len(content).to_bytes(4, order) + content  # type: ignore[arg-type]
+    return begin + b"\xff" * 4 + content + end + bytes(4)
+
+
+def with_keys(syntax: str) -> list[tuple[str, bool, list[tuple[int, str, bytes]]]]:
+    """What an identifier has beside Study Instance UID, and whether the index leaves it out of account."""
+    value, empty = (UID_REFERENCED, "UI", b"1.2"), (UID_REFERENCED, "UI", b"")
+    creator = (CREATOR, "LO", b"SOMEBODY")
+    endless = item_of(syntax, value, is_defined=False)
+    deep = item_of(syntax, (STUDIES_REFERENCED, "SQ", item_of(syntax, value)))
+    return [
+        ("a key of a lower level", True, [(0x00080060, "CS", b"MR")]),
+        ("the same without a value", False, [(0x00080060, "CS", b"")]),
+        ("a key of the standard", True, [(DEPARTMENT, "LO", b"RADIO")]),
+        ("nothing but wildcards", False, [(DEPARTMENT, "LO", b"* ")]),
+        ("a private key", True, [creator, (PRIVATE, "LO", b"X")]),
+        ("a private key without a value", False, [creator, (PRIVATE, "LO", b"")]),
+        ("an unknown tag", True, [(0x77780002, "UN", b"X\0")]),
+        ("an unknown tag without a value", False, [(0x77780002, "UN", b"\0\0")]),
+        ("a key in a sequence", True, [(STUDIES_REFERENCED, "SQ", item_of(syntax, value))]),
+        ("in an item without an end", True, [(STUDIES_REFERENCED, "SQ", endless)]),
+        ("in the second item", True, [(STUDIES_REFERENCED, "SQ", item_of(syntax) + item_of(syntax, value))]),
+        ("deep in sequences", True, [(STUDIES_REFERENCED, "SQ", deep)]),
+        ("empty keys in a sequence", False, [(STUDIES_REFERENCED, "SQ", item_of(syntax, empty))]),
+        ("an empty sequence", False, [(STUDIES_REFERENCED, "SQ", b"")]),
+        ("an empty item", False, [(STUDIES_REFERENCED, "SQ", item_of(syntax))]),
+        ("no key at all", False, [(TIMEZONE, "SH", b"+0100 ")]),
+        ("keys that are matched", False, [(0x00080020, "DA", b"20250101-")]),
+    ]
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        EXPLICIT_VR_LITTLE_ENDIAN,
+        IMPLICIT_VR_LITTLE_ENDIAN,
+        EXPLICIT_VR_BIG_ENDIAN,
+        DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    ],
+)
+async def test_a_key_with_a_value_that_is_not_matched_is_told(filled: Archive, syntax: str) -> None:
+    told: list[str] = []
+    for what, is_told, keys in with_keys(syntax):
+        told.clear()
+        always = [(0x00080052, "CS", b"STUDY"), (0x0020000D, "UI", b"1.1")]
+        identifier = encode(sorted([*always, *keys], key=lambda key: key[0]), syntax)
+        found = find(filled, identifier, syntax, STUDY_ROOT, on_unsupported=lambda: told.append("told"))
+        matches = [decode(match, syntax) async for match in found]
+        assert (told, len(matches)) == (["told"] * is_told, 1), what
+        answered = {element.tag: element.value for element in matches[0]}
+        assert answered.keys() >= {tag for tag, _, _ in keys}, what
+        if CREATOR in answered:  # without it nobody knows whose the private key is
+            assert answered[CREATOR] == b"SOMEBODY"
+
+
+def test_a_sequence_that_cannot_be_read_counts_as_a_value() -> None:
+    query = find_query([Element(0x00080052, "CS", b"STUDY")], STUDY_ROOT, little_endian=True)
+    for rest in (b"\x08\0\x55\x11??", b"\x08\0\x55\x11\1\2\3\4", b"\x09\0\x55\x11OB\0\0"):
+        element = Element(STUDIES_REFERENCED, "SQ", b"\xfe\xff\0\xe0\xff\xff\xff\xff" + rest.ljust(8, b"\1"))
+        assert finish(has_unsupported([element], query, EXPLICIT_VR_LITTLE_ENDIAN)), rest
+
+
+def test_a_long_sequence_is_looked_at_in_steps() -> None:
+    query = find_query([Element(0x00080052, "CS", b"STUDY")], STUDY_ROOT, little_endian=True)
+    element = Element(STUDIES_REFERENCED, "SQ", b"\xfe\xff\0\xe0\0\0\0\0" * 5000)
+    assert len(list(has_unsupported([element], query, EXPLICIT_VR_LITTLE_ENDIAN))) == 5
 
 
 RETRIEVED = [

@@ -11,10 +11,13 @@ STEPS = ("C-ECHO", "C-STORE", "C-FIND", "C-GET", "C-MOVE", "The end")
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-async def test_every_step_succeeds_and_is_told(tool: Tool, tmp_path: Path, keeps: bool) -> None:
+async def test_every_step_succeeds_and_is_told(
+    tool: Tool, tmp_path: Path, keeps: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     options = ("--keep", tmp_path / "demo") if keeps else ()
     code, out, err = await tool("demo", *options)
     assert (code, err) == (0, "")
+    assert caplog.messages == []  # what is refused on purpose is no line of the log
     titles = [line for line in out.splitlines() if line and not line.startswith(" ")]
     places = [next(place for place, title in enumerate(titles) if step in title) for step in STEPS]
     assert places == sorted(places)

@@ -72,6 +72,54 @@ async def test_text(tool: Tool) -> None:
     )
 
 
+async def test_a_tag_that_no_dictionary_knows_is_asked_for(tool: Tool) -> None:
+    answers = Answers({"StudyInstanceUID": "1.2.3", "7777,0010": "A creator", "7777,1001": "X"})
+    keys = ("-k", "7777,0010=A creator", "-k", "7777,1001=X", "-k", "(5555,0002)", "-k", "StudyInstanceUID")
+    async with serve("SCP@127.0.0.1:0", c_find=answers) as server:
+        code, out, err = await tool("findscu", "127.0.0.1", server.port, *keys)
+    assert (code, err) == (0, "")
+    assert [(str(each.tag), each.value) for each in answers.identifier][-3:] == [
+        ("(5555,0002)", None),
+        ("(7777,0010)", "A creator"),
+        ("(7777,1001)", b"X "),
+    ]
+    assert "(7777,1001): 58 20\n" in out
+
+
+async def test_text_that_the_given_character_set_cannot_hold_is_sent_as_utf_8(tool: Tool) -> None:
+    answers = Answers()
+    keys = ("-k", "SpecificCharacterSet=ISO_IR 100", "-k", "PatientName=山田*")
+    async with serve("SCP@127.0.0.1:0", c_find=answers) as server:
+        result = await tool("findscu", "127.0.0.1", server.port, *keys)
+    assert (result.code, result.err) == (0, "")
+    assert answers.asked["PatientName"] == "山田*"
+    assert answers.asked["SpecificCharacterSet"] == "ISO_IR 192"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+async def test_what_is_typed_where_the_locale_has_no_utf_8(tool: Tool, encoding: str) -> None:
+    """Python then gives the bytes of an argument as surrogates: LC_ALL=C with PYTHONUTF8=0."""
+    answers = Answers(TWO)
+    key = "PatientName=Ünver*".encode(encoding).decode("ascii", "surrogateescape")
+    async with serve("SCP@127.0.0.1:0", c_find=answers) as server:
+        result = await tool("findscu", "127.0.0.1", server.port, "-k", key)
+    assert (result.code, result.err, answers.asked["PatientName"]) == (0, "", "Ünver*")
+
+
+async def ignoring(request: Request) -> AsyncIterator[Any]:
+    request.optional_keys_supported = False
+    yield ONE
+
+
+async def test_that_the_peer_ignores_keys_is_told(tool: Tool, caplog: pytest.LogCaptureFixture) -> None:
+    async with serve("SCP@127.0.0.1:0", c_find=ignoring) as server:
+        text = await tool("findscu", "127.0.0.1", server.port, "-k", "Modality=MR")
+        told = await tool("findscu", "--json", "127.0.0.1", server.port, "-k", "Modality=MR")
+    assert "the peer does not match by all of these keys: it may have found too much" in caplog.messages
+    assert (text.code, told.code) == (0, 0)
+    assert told.json[-1]["optional_keys_supported"] is False
+
+
 async def test_json(tool: Tool) -> None:
     async with serve("SCP@127.0.0.1:0", c_find=Answers(ONE, TWO)) as server:
         result = await tool("findscu", "--json", "127.0.0.1", server.port, "-k", "PatientName")

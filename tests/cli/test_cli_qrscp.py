@@ -12,6 +12,7 @@ from cli.running import Start, Tool
 from asyncdicom import (
     STUDY_ROOT,
     VERIFICATION,
+    AccessPolicy,
     Address,
     AssociationRejected,
     Limits,
@@ -20,7 +21,8 @@ from asyncdicom import (
     Timeouts,
     associate,
 )
-from asyncdicom.cli.config import ConfigError, read_config
+from asyncdicom.cli.config import ConfigError, parse_peer, read_config
+from asyncdicom.cli.serving import Known
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 CONFIG = """
@@ -189,13 +191,15 @@ async def test_what_is_said_on_the_command_line_wins(start: Start, tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("\nport = 70000", ":2: port: 70000 is not in the range"),
+        ("\nport = 70000", ":2: port: it has to be a whole number from 0 to 65535, not 70000"),
         ("durability = 'pwer'", ":1: durability: 'pwer' is not one of"),
         ("log_format = 'xml'", ":1: log_format: 'xml' is not one of"),
         ("log_level = 'loud'", ":1: log_level: 'loud' is not one of"),
         ("ae_title = ''", ":1: ae_title: AE title '' is empty"),
-        ("minimum_free = -1", ":1: minimum_free: -1 is not in the range"),
+        ("minimum_free = -1", ":1: minimum_free: it has to be a whole number of at least 0, not -1"),
         ("[tls]\ncertificate = 'no.pem'", ":2: tls.certificate: File 'no.pem' does not exist"),
+        ("[tls]\ncertificate = '/dev/null'\nkey = 'no.key'", ":3: tls.key: File 'no.key' does not exist"),
+        ("[tls]\nkey = '/dev/null'\ncertificate = 'no.pem'", ":3: tls.certificate: File 'no.pem' does not"),
         (
             "[tls]\ncertificate = '/dev/null'\n\ntrusted = ['no.pem']",
             ":4: tls.trusted: File 'no.pem' does not",
@@ -207,6 +211,55 @@ async def test_options_that_are_wrong_in_the_file(tool: Tool, tmp_path: Path, te
     code, _, err = await tool("qrscp", "--config", tmp_path / "archive.toml")
     assert (code, err.count("\n")) == (2, 1)
     assert f"{tmp_path / 'archive.toml'}{says}" in err
+
+
+@pytest.mark.parametrize(
+    ("peers", "says"),
+    [
+        ({}, "no C-MOVE destinations"),
+        ({"FOO": ""}, "no C-MOVE destinations (no address of FOO)"),
+        ({"FOO": "", "BAR": "127.0.0.1:1", "US": "127.0.0.1:2"}, "C-MOVE to BAR (no address of FOO)"),
+        (
+            {f"WS{n}": "127.0.0.1:1" for n in range(10)},
+            f"C-MOVE to {', '.join(f'WS{n}' for n in range(8))} and 2 more",
+        ),
+    ],
+)
+def test_it_says_where_c_move_sends_to(peers: dict[str, str], says: str) -> None:
+    named = {title: parse_peer(title, where) for title, where in peers.items()}
+    known = Known(AccessPolicy(peers=named), "", None, None, None)
+    assert known.sends_to("US", named) == says
+
+
+async def test_callers_may_leave_out_the_keys_of_upper_levels(start: Start, tmp_path: Path) -> None:
+    """Those that the file names, or the command line."""
+    (tmp_path / "archive.toml").write_text('relational = ["OLD"]\n')
+    options = ("--config", tmp_path / "archive.toml", "--data", tmp_path / "data", "--port", 0, "--json")
+    series = {"QueryRetrieveLevel": "SERIES", "SeriesInstanceUID": ""}
+    async with start("qrscp", *options) as process:
+        address = f"ANY@127.0.0.1:{json.loads(await process.stdout.readline())['port']}"
+        async with associate(address, calling_ae_title="OLD", contexts=[STUDY_ROOT]) as association:
+            assert await association.c_find(series) == []
+        async with associate(address, calling_ae_title="NEW", contexts=[STUDY_ROOT]) as association:
+            with pytest.raises(StatusError, match="StudyInstanceUID needs a single value"):
+                await association.c_find(series)
+
+
+async def test_a_peer_that_is_sent_to_in_the_clear_needs_an_address(tool: Tool) -> None:
+    code, _, err = await tool("qrscp", "--plain-peer", "FOO")
+    assert code == 2
+    assert (
+        "--plain-peer FOO: it is for C-MOVE to it, which needs its address; write it as AET=host:port" in err
+    )
+
+
+async def test_a_gateway_without_routes_is_told(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text('[destinations.A]\naddress = "A@127.0.0.1:1"\n')
+    log = tmp_path / "log"
+    options = ("--gateway", tmp_path / "gateway.toml", "--log-file", log)
+    async with start("qrscp", "--data", tmp_path / "data", "--port", 0, "--peer", "FOO", *options) as process:
+        assert "no C-MOVE destinations (no address of FOO);" in (await process.stdout.readline()).decode()
+    assert "the gateway's file has no [[routes]]: nothing is sent on" in log.read_text()
 
 
 def test_a_file_that_is_not_utf_8(tmp_path: Path) -> None:

@@ -70,6 +70,9 @@ async def test_a_configuration_is_checked(rules: Path, tool: Any) -> None:
     assert (await tool("route", "check", rules, "--json")).json == [
         {"destinations": ["PACS", "AI"], "routes": 2}
     ]
+    rules.with_name("none").write_text('[destinations.A]\naddress = "A@127.0.0.1:1"\n')
+    without = await tool("route", "check", rules.with_name("none"))
+    assert without.out.endswith("0 routes to A; without [[routes]] nothing is sent on\n")
     rules.write_text(RULES.replace("HEAD", "/(/"))
     wrong = await tool("route", "check", rules)
     assert wrong.code == 2
@@ -120,7 +123,12 @@ async def test_what_an_archive_owes_is_shown_tried_again_and_dropped(tmp_path: P
     assert [(row["id"], row["state"]) for row in rows] == [(3, "ready")]
     assert counts == {"outbox": {"B": {"ready": 1}}}
     assert (await tool("outbox", root, "retry", "--all")).out == "0 retried\n"
-    assert (await tool("outbox", root, "drop", "1")).out == "1 dropped\n"
+    code, out, err = await tool("outbox", root, "drop", "1", "98", "99")
+    assert (code, out) == (1, "1 dropped\n")
+    assert "2 of 3 not found: there is no such delivery" in err
+    for what in ("retry", "drop"):
+        unknown = await tool("outbox", root, what, "1")
+        assert (unknown.code, unknown.err.count("\n")) == (1, 1), "it was dropped before"
     assert (await tool("outbox", root, "drop", "--destination", "A")).out == "1 dropped\n"
     assert (await tool("outbox", root, "drop", "--all", "--json")).json == [{"dropped": 1}]
     assert (await tool("outbox", root, "list")).out == "nothing is owed\n"

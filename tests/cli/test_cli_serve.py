@@ -33,7 +33,7 @@ to = ["PACS"]
         (GATEWAY.replace("address", "adress"), "gate.toml:2: PACS: a destination has an address"),
         (GATEWAY.replace('"PACS"', '"PAX"'), "gate.toml:6: "),
         (f"port = 'x'\n{GATEWAY}", "gate.toml:1: port must be of type int"),
-        ("port = 99999\n", "gate.toml:1: port: 99999 is not in the range"),
+        ("port = 99999\n", "gate.toml:1: port: it has to be a whole number from 0 to 65535, not 99999"),
         ("worklist = 'nowhere_at_all:find'\n", "gate.toml:1: worklist: nowhere_at_all:find: No module named"),
         ("worklist = 'json:nothing'\n", "gate.toml:1: worklist: json:nothing: json has no 'nothing'"),
         ("worklist = 'json'\n", "gate.toml:1: worklist: json: json has no ''"),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from importlib import import_module
 from pathlib import Path
 
+import click
 import pytest
 from cli.running import Tool, write_instance
 
 from asyncdicom import Limits, Request, Timeouts, serve
+from asyncdicom.__main__ import TOOLS
 from asyncdicom.cli.fields import documentation
+from asyncdicom.cli.number import Number
 
 PEER = "SCP@127.0.0.1:1"
 UID = "StudyInstanceUID=1.2"
@@ -27,10 +31,10 @@ UID = "StudyInstanceUID=1.2"
         (f"echoscu {PEER} 104", "'104' is one argument too many"),
         (f"echoscu -aet TOO-LONG-FOR-A-TITLE {PEER}", "20 characters: 16 are allowed"),
         (f"echoscu -aec A\\B {PEER}", "which is not allowed"),
-        (f"echoscu -td soon {PEER}", "'soon' is not a valid float"),
-        (f"echoscu -td -1 {PEER}", "-1.0 is not in the range"),
-        (f"echoscu -td nan {PEER}", "Timeouts.dimse must be a positive number"),
-        (f"echoscu -pdu 100 {PEER}", "100 is not in the range"),
+        (f"echoscu -td soon {PEER}", "it has to be a number of at least 0, not 'soon'"),
+        (f"echoscu -td -1 {PEER}", "it has to be a number of at least 0, not -1"),
+        (f"echoscu -td nan {PEER}", "it has to be a number of at least 0, not nan"),
+        (f"echoscu -pdu 100 {PEER}", "it has to be a whole number from 4096 to 16777216, not 100"),
         (f"echoscu -pdu 16383 {PEER}", "Limits.maximum_length must be even"),
         (f"echoscu --nonsense {PEER}", "No such option"),
         (f"echoscu +cf missing.pem {PEER}", "'missing.pem' does not exist"),
@@ -44,8 +48,8 @@ UID = "StudyInstanceUID=1.2"
         ("qrscp --peer X=host:port", "--peer X=host:port: address"),
         ("qrscp --host 0.0.0.0", "on 0.0.0.0 only known peers may call, and none is known"),
         (f"storescu {PEER}", "say which files or folders to send"),
-        (f"findscu -k Nonsense=1 {PEER}", "'Nonsense' is not in the data dictionary"),
-        (f"findscu -k 0010,9999=1 {PEER}", "'0010,9999' is not in the data dictionary"),
+        (f"findscu -k Nonsense=1 {PEER}", "'Nonsense' is not a keyword of the data dictionary"),
+        (f"findscu -k FFFE,E000=1 {PEER}", "FFFE,E000 is no element of a data set"),
         (f"findscu -k PatientName[0].Modality=CT {PEER}", "PatientName is not a sequence"),
         (f"findscu -k Rows=many {PEER}", "-k Rows=many: invalid literal"),
         (f"findscu -L NOWHERE {PEER}", "'NOWHERE' is not one of"),
@@ -56,7 +60,7 @@ UID = "StudyInstanceUID=1.2"
         (f"getscu -od {__file__}/in -k {UID} {PEER}", "cannot make the folder"),
         (f"movescu -k {UID} {PEER}", "say where to send: -aem AET, or --port"),
         ("storescp", "Missing argument 'PORT'"),
-        ("storescp 99999", "99999 is not in the range"),
+        ("storescp 99999", "it has to be a whole number from 0 to 65535, not 99999"),
         (f"storescu -xe {PEER} x", "-xe: files are sent as they are encoded"),
         (f"storescu +sp *.dcm {PEER} x", "+sp: the shell finds files by patterns"),
         (f"storescu -r {PEER} x", "-r: folders are sent with those in them"),
@@ -109,7 +113,7 @@ async def test_help_is_what_the_field_says(
     documented = documentation(Timeouts) | documentation(Limits)
     sentence = documented[field].partition("\n")[0].removesuffix(".")
     assert sentence in shown
-    assert shown[shown.index(sentence) :].partition("[default: ")[2].startswith(f"{default};")
+    assert shown[shown.index(sentence) :].partition("[default: ")[2].startswith(f"{default}]")
 
 
 @pytest.mark.parametrize(
@@ -145,3 +149,36 @@ async def test_habits_of_dcmtk_that_change_nothing(tool: Tool, tmp_path: Path, l
 async def test_dash_h_is_help(tool: Tool) -> None:
     code, out, _ = await tool("storescu", "-h")
     assert (code, out.startswith("Usage: asyncdicom storescu")) == (0, True)
+
+
+def every_command(command: click.Command) -> Iterator[click.Command]:
+    yield command
+    for one in getattr(command, "commands", {}).values():
+        yield from every_command(one)
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_number_is_told_of_in_words(name: str) -> None:
+    """Not as click does it: INTEGER RANGE, "'x' is not a valid integer range", 1<=x<=65535."""
+    tool: click.Command = import_module(f"asyncdicom.cli.{name}").command
+    for command in every_command(tool):
+        for param in command.params:
+            kinds = (click.types.IntParamType, click.types.FloatParamType)
+            assert not isinstance(param.type, kinds) or getattr(param, "is_flag", False), (command, param)
+
+
+@pytest.mark.parametrize(
+    ("number", "value", "says"),
+    [
+        (Number(1), "0", "a whole number of at least 1, not 0"),
+        (Number(1), "1.5", "a whole number of at least 1, not '1.5'"),
+        (Number(1, 9), "", "a whole number from 1 to 9, not ''"),
+        (Number(1, 9), "10", "a whole number from 1 to 9, not 10"),
+        (Number(0, whole=False, above=True), "0", "a number above 0, not 0"),
+        (Number(0, whole=False), "nan", "a number of at least 0, not nan"),
+    ],
+)
+def test_what_is_no_such_number(number: Number, value: str, says: str) -> None:
+    with pytest.raises(click.BadParameter) as caught:
+        number.convert(value, None, None)
+    assert caught.value.message == f"it has to be {says}"

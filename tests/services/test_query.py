@@ -228,6 +228,25 @@ async def test_optional_keys_that_the_peer_ignores_are_told() -> None:
         await association.wait_closed()
 
 
+async def test_a_handler_says_that_it_ignores_an_optional_key() -> None:
+    """0xFF01 for what it yields from then on (PS3.4 C.4.1.1.4)."""
+
+    async def partly(request: Request) -> AsyncIterator[dict[str, str]]:
+        assert request.optional_keys_supported
+        yield QUERY
+        request.optional_keys_supported = False
+        assert not request.optional_keys_supported
+        yield QUERY
+
+    async with (
+        serve("SCP@127.0.0.1:0", c_find=partly) as server,
+        associate(address(server), contexts=[STUDY_ROOT]) as association,
+        association.c_find(QUERY) as query,
+    ):
+        seen = [query.optional_keys_supported async for _ in query]
+    assert seen == [True, False]
+
+
 async def test_what_cannot_be_asked_is_refused_before_anything_is_sent() -> None:
     async with (
         serve("SCP@127.0.0.1:0", c_find=nothing) as server,

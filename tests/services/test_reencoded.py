@@ -215,7 +215,10 @@ async def test_a_broken_instance_costs_only_itself(length: int) -> None:
         serve("SCP@127.0.0.1:0", services=[taking(received, IMPLICIT_VR_LITTLE_ENDIAN)]) as server,
         associate(address(server), contexts=storage_contexts([good])) as association,
     ):
-        with pytest.raises(DataSetError, match=r"\(7FE0,0010\) has a length of .* more than is there"):
+        with pytest.raises(
+            DataSetError,
+            match=r"re-encoded as Implicit VR .*, which the peer takes: \(7FE0,0010\) has a length of .*",
+        ):
             await association.c_store(Sized(broken("1.2.3", length, length + 2)))
         assert (await association.c_store(good)).status == 0
     assert list(received.data) == [good.sop_instance_uid]
