@@ -14,7 +14,7 @@ TOOLS = {
     "storescp": "receive instances and save them as files",
     "qrscp": "the archive: receive, query, retrieve",
     "serve": "what a configuration file says: archive, services and gateway in one process",
-    "archive": "look after an archive: stat, verify, reindex, quarantine",
+    "archive": "look after an archive: find, export, import, backup, verify, reindex",
     "route": "routing rules checked and explained, and a gateway looked after",
     "top": "watch what a process that serves an archive is doing",
     "outbox": "what an archive owes to others: list, retry, drop",

@@ -11,7 +11,6 @@ from struct import Struct
 from typing import NamedTuple
 
 from asyncdicom.data.inflation import Buffer
-from asyncdicom.exceptions import DataSetError
 
 __all__ = ["Broken", "resuming"]
 
@@ -67,10 +66,7 @@ def _begins_a_run(broken: Broken, place: int, run: int) -> bool:
             return False
         if broken.vrs is not None and bytes(data[place + 4 : place + 6]) not in broken.vrs:
             return False
-        try:
-            header = broken.read(data, place, end - place)
-        except DataSetError:
-            return False
+        header = broken.read(data, place, end - place)
         if header is None:
             return False
         tag, _, size, length = header

@@ -207,3 +207,11 @@ def test_what_would_take_memory_is_refused() -> None:
     many = encode([(0x00200011, "IS", b"")] * 2000, EXPLICIT)
     turns = list(Amender(EXPLICIT, AMENDMENT).feed(of_patient("explicit") + many))
     assert turns.count([]) >= 4  # others have their turn
+
+
+def test_a_delimiter_that_ends_nothing_goes_and_an_issuer_is_told() -> None:
+    before = of_patient("explicit", (ISSUER, "LO", b"HOSPITAL")) + header(0xFFFEE00D, "", 0, "explicit")
+    after = amended(before)
+    assert after.endswith(PIXEL_DATA)
+    (told,) = items(elements(after)[ORIGINAL])
+    assert texts(told.ModifiedAttributesSequence[0])[ISSUER] == "HOSPITAL"

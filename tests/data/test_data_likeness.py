@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncdicom.data.likeness import Likeness, comparing
+from asyncdicom.data.likeness import MAXIMUM_DEPTH, Likeness, comparing
 from asyncdicom.data.steps import finish
 from asyncdicom.uid import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -199,3 +199,92 @@ def test_padding_is_judged_by_the_value_representation(vr: str, a: bytes, b: byt
 def test_what_would_take_too_long_is_not_compared() -> None:
     many = dataset([(0x00090010, "LO", b"")], "explicit") * ((1 << 16) + 1)
     assert compare(many, many + bytes(8), size=1 << 16) == "DIFFERENT"
+
+
+# What is no data set, or cannot be told: never equal
+
+
+UNDEFINED = 0xFFFFFFFF
+GOOD = dataset([(0x00090010, "LO", b"AB")], "explicit")
+SEQUENCE = 0x00400275
+
+
+def begun(tag: int, vr: str, length: int, how: str = "explicit") -> bytes:
+    encoded: bytes = header(tag, vr, length, how)
+    return encoded
+
+
+def in_item(body: bytes, *, item: int | None = None, sequence: int | None = None) -> bytes:
+    """A sequence of one item, whose lengths may be wrong."""
+    inside = begun(0xFFFEE000, "", len(body) if item is None else item) + body
+    return begun(SEQUENCE, "SQ", len(inside) if sequence is None else sequence) + inside
+
+
+NO_DATA_SETS = {
+    "something behind zeros": GOOD + bytes(16) + b"1",
+    "an element longer than its item": in_item(begun(0x00090010, "LO", 8) + b"AB"),
+    "a header across the end of its item": in_item(GOOD, item=4),
+    "a sequence across the end of its item": in_item(
+        begun(0x00091010, "SQ", UNDEFINED) + begun(0xFFFEE0DD, "", 0), item=12
+    ),
+    "an item across the end of its sequence": begun(SEQUENCE, "SQ", 8)
+    + begun(0xFFFEE000, "", UNDEFINED)
+    + GOOD
+    + begun(0xFFFEE00D, "", 0),
+    "a delimiter within an item": in_item(begun(0xFFFEE0DD, "", 0)),
+    "a group length without an end": begun(0x00090000, "UN", UNDEFINED),
+    "an item longer than its sequence": in_item(GOOD, item=90, sequence=18),
+    "a header across the end of its sequence": in_item(b"", sequence=4),
+    "something else than an item": begun(SEQUENCE, "SQ", 10) + GOOD,
+    "an item without a value in Pixel Data": begun(0x7FE00010, "OB", UNDEFINED)
+    + begun(0xFFFEE000, "", UNDEFINED),
+    "something else than a fragment": begun(0x7FE00010, "OB", UNDEFINED) + begun(0xFFFEE00D, "", 0),
+}
+
+
+@pytest.mark.parametrize("data", NO_DATA_SETS.values(), ids=NO_DATA_SETS)
+def test_what_is_no_data_set_is_never_equal_to_itself(data: bytes) -> None:
+    rest = b"" if data[:2] != b"\xe0\x7f" else GOOD
+    assert compare(data + rest, data + rest) == "DIFFERENT"
+
+
+def nested(depth: int) -> bytes:
+    return GOOD if not depth else in_item(nested(depth - 1))
+
+
+def test_what_cannot_be_told() -> None:
+    unknown = begun(0x00091010, "UN", 18) + in_item(GOOD)[12:]
+    known = begun(0x00091010, "SQ", 18) + in_item(GOOD)[12:]
+    assert compare(unknown, known) == "DIFFERENT"  # how the items of the first are encoded is not told
+    open_end = begun(0x7FE00010, "OB", UNDEFINED) + begun(0xFFFEE0DD, "", 0)
+    assert compare(open_end, begun(0x7FE00010, "OB", 0)) == "DIFFERENT"
+    assert compare(in_item(GOOD), in_item(GOOD + begun(0x00090011, "LO", 0))) == "DIFFERENT"
+    assert compare(in_item(GOOD), begun(SEQUENCE, "SQ", 0)) == "DIFFERENT"
+    assert compare(GOOD, dataset([(0x00090010, "OB", b"AB")], "explicit")) == "DIFFERENT"
+    assert compare(GOOD, dataset([(0x00090011, "LO", b"AB")], "explicit")) == "DIFFERENT"
+    assert compare(nested(MAXIMUM_DEPTH), nested(MAXIMUM_DEPTH)) == "EQUAL"
+    assert compare(nested(MAXIMUM_DEPTH + 1), nested(MAXIMUM_DEPTH + 1)) == "DIFFERENT"
+
+
+def test_items_of_a_un_are_in_implicit_vr() -> None:
+    some = [(0x00091010, "UN", ([([(0x00090010, "LO", b"AB")], False)], True))]
+    assert compare(dataset(some, "explicit"), dataset(some, "explicit")) == "EQUAL"
+    stray = begun(0xFFFEE00D, "", 0)
+    assert compare(GOOD + stray, GOOD) == "EQUAL"  # a delimiter that ends nothing
+    inside = begun(0xFFFEE000, "", len(GOOD)) + GOOD
+    assert compare(begun(SEQUENCE, "SQ", 26) + inside + stray, in_item(GOOD)) == "EQUAL"
+    opaque = dataset([(0x00091010, "UN", b"abcd")], "explicit")
+    assert compare(opaque, opaque) == "EQUAL"
+
+
+def test_of_many_fragments_others_get_their_turn() -> None:
+    data = encapsulated(*[b"ab"] * 3000)
+    steps = comparing(pieces(data, 4096), JPEG, pieces(data, 4096), JPEG)
+    assert sum(1 for _ in steps) > 1
+
+
+def test_what_inflates_to_too_much_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncdicom.data.likeness.MAXIMUM_INFLATED", 1000)
+    data = deflated(dataset([(0x7FE00010, "OW", bytes(2000))], "explicit"))
+    deflate = DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+    assert compare(data, data, deflate, deflate) == "DIFFERENT"

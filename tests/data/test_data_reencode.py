@@ -370,6 +370,7 @@ SHORT = header(0x00081140, "SQ", 12, "explicit") + header(0xFFFEE000, "", 4, "ex
         (header(0xFFFEE000, "", 0, "explicit"), "an element was expected"),
         (header(0xFFFEE123, "", 0, "explicit"), "an element was expected"),
         (header(0x7FE00010, "OB", UNDEFINED, "explicit"), "undefined length"),
+        (header(0x00104000, "UT", UNDEFINED, "explicit") + bytes(8), "undefined length"),
         (
             header(0x00100010, "PN", 0, "explicit")[:6] + b"\xff\xff" + bytes(100),
             "65535, .* more than is there",
@@ -654,3 +655,15 @@ def test_items_without_end_do_not_wait_for_a_vr(item: bytes) -> None:
         passed += sum(len(buffer) for batch in reencoder.feed(piece) for buffer in batch)
     assert passed > 3 * 4096 * len(empty)
     assert reencoder.guessed == 1
+
+
+def test_what_is_no_header_behind_a_good_element_is_refused() -> None:
+    data = encode(PLAIN[:2], EXPLICIT) + b"\x09\0\x10\0\1\2\3\4" + bytes(range(40))
+    with pytest.raises(DataSetError, match="Value Representation"):
+        reencode(data, EXPLICIT, IMPLICIT)
+
+
+def test_a_text_of_undefined_length_in_implicit_vr_leaves_as_unknown() -> None:
+    item = header(0xFFFEE000, "", 0, "implicit") + header(0xFFFEE0DD, "", 0, "implicit")
+    sent = reencode(header(0x00100010, "", UNDEFINED, "implicit") + item, IMPLICIT, EXPLICIT)
+    assert sent[4:6] == b"UN"

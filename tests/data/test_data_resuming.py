@@ -225,3 +225,29 @@ def test_a_sequence_is_a_proof_by_its_first_item() -> None:
 def test_less_than_a_header_at_the_end_costs_only_itself() -> None:
     elements, count = read(dataset([BEFORE], "explicit") + b"\1\2\3", "explicit")
     assert (elements, count) == ([BEFORE], 1)
+
+
+def test_behind_a_sequence_in_a_broken_one_the_outer_one_ends() -> None:
+    """The first delimiter is that of the inner sequence: no element of the data set follows it."""
+    how = "explicit"
+    inner = header(0x00081140, "SQ", UNDEFINED, how) + dataset(AFTER, how) + header(0xFFFEE0DD, "", 0, how)
+    item = header(0xFFFEE000, "", UNDEFINED, how) + inner + header(0xFFFEE00D, "", 0, how)
+    broken = header(0x00080054, "SQ", UNDEFINED, how) + item + header(0xFFFEE0DD, "", 0, how)
+    assert read(around(broken, how), how) == (REST, 1)
+
+
+def test_a_sequence_that_is_broken_and_never_ends() -> None:
+    data = dataset([BEFORE], "explicit") + header(0x00080054, "SQ", UNDEFINED, "explicit")
+    data += dataset(AFTER, "explicit") + header(0xFFFEE0DD, "", 0, "explicit") + b"\1\2\3\4"
+    assert read(data, "explicit") == ([Element(*BEFORE)], 1)
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_less_than_a_header_at_the_end(count: int) -> None:
+    assert read(dataset([BEFORE], "explicit") + b"\7" * count, "explicit") == ([Element(*BEFORE)], 1)
+
+
+def test_items_that_do_not_tell_where_their_sequence_ends() -> None:
+    """What follows may be in the items: nothing of it is taken for elements beside them."""
+    sequence = header(0x00080054, "SQ", 0xFFFFFE, "explicit") + header(0xFFFEE000, "", 0xFFFFF0, "explicit")
+    assert read(around(sequence, "explicit"), "explicit") == ([Element(*BEFORE)], 1)

@@ -514,3 +514,14 @@ def test_a_wanted_element_that_comes_with_different_values_is_told() -> None:
 def test_a_syntax_that_nobody_knows_and_no_data_set_looks_like() -> None:
     with pytest.raises(DataSetError):
         scan(b"\x08\0\5\0" + pack("<L", 1 << 30) + bytes(8), "1.2.3.4")
+
+
+def test_a_wanted_sequence_in_implicit_vr_is_no_value() -> None:
+    elements = [
+        (0x00080018, "UI", b"1.2\0"),
+        (0x00081140, "SQ", ([([(0x00080100, "SH", b"A ")], False)], False)),
+    ]
+    found = scan(
+        dataset(elements, "implicit"), IMPLICIT, tags=frozenset({0x00080018, 0x00081140, 0x00100010})
+    )
+    assert 0x00081140 not in found
