@@ -175,6 +175,7 @@ async def provide(request: Request, handler: FindHandler) -> Response:
     incoming = request.incoming
     if incoming.data is None:
         return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, error_comment="no identifier")
+    pending, is_complete = None, True  # the response is the same for all matches, mostly
     maximum = incoming.channel.limits.maximum_matches
     matches = cast("Any", handler(request))
     async with aclosing(_Closable(matches)):
@@ -189,8 +190,10 @@ async def provide(request: Request, handler: FindHandler) -> Response:
             if incoming.matches == maximum:
                 return Response(Status.OUT_OF_RESOURCES, error_comment=f"more than {maximum} matches")
             data = encode_identifier(match, incoming.context.transfer_syntax)
-            status = Status.PENDING if request.optional_keys_supported else Status.PENDING_WARNING
-            pending = response_to(incoming.command, status, has_data_set=True)
+            if pending is None or request.optional_keys_supported is not is_complete:
+                is_complete = request.optional_keys_supported
+                status = Status.PENDING if is_complete else Status.PENDING_WARNING
+                pending = response_to(incoming.command, status, has_data_set=True)
             await incoming.channel.performer.respond(incoming, pending, data)
             incoming.matches += 1
             if incoming.matches % _RESPONSES_IN_A_ROW == 0:

@@ -54,9 +54,8 @@ class ReceivedRequest(Generic[_Association]):
 
     __slots__ = ("_association", "_ignores_keys", "data", "incoming")
 
-    _ignores_keys: bool
-
     def __init__(self, incoming: IncomingRequest, association: _Association) -> None:
+        self._ignores_keys = False
         self.incoming = incoming
         self._association = association
         self.data: DataStream = incoming.data or _no_data(incoming.context.transfer_syntax)
@@ -135,7 +134,7 @@ class ReceivedRequest(Generic[_Association]):
         A handler that ignores a key sets it to False: its matches are then warnings (0xFF01; PS3.4
         C.4.1.1.4).
         """
-        return not getattr(self, "_ignores_keys", False)  # not set with each request: few need it
+        return not self._ignores_keys
 
     @optional_keys_supported.setter
     def optional_keys_supported(self, value: bool) -> None:

@@ -153,7 +153,7 @@ class Dcm4che(Dcmtk):
 
     @staticmethod
     def _jar(tool: str) -> Path:
-        folder = os.environ.get("ASYNCDICOM_PEERS") or ROOT / "build" / "peers"
+        folder = os.environ.get("ASYNCDICOM_PEERS_FOLDER") or ROOT / "build" / "peers"
         return Path(folder, "dcmfetch", "ext", tool)
 
     def _run(self, tool: str, port: int, level: str, study: str, *options: str) -> Command:

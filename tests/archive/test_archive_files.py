@@ -122,12 +122,12 @@ def test_a_folder_whose_sync_failed_is_not_chosen_again(
     calls = Once()
     folders = Folders(str(tmp_path), calls, sync=True)
     folders.prepare()
-    chance = iter(["aa", *["aa"] * 5, "bb", "cc", "d" * 32])
+    chance = iter(["aa", *["aa"] * 5, "bb", "cc"])
     monkeypatch.setattr(folders_module, "secrets", SimpleNamespace(token_hex=lambda size: next(chance)))
     calls.failing = True
     with pytest.raises(OSError, match="sync failed"):
         folders.take_name()
-    assert folders.take_name() == f"bb/cc/{'d' * 32}.dcm"
+    assert folders.take_name().startswith("bb/cc/")
 
 
 def test_new_folders_are_synced_from_the_inside_of_their_parents(tmp_path: Path) -> None:

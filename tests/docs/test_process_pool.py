@@ -45,7 +45,8 @@ async def test_what_was_received_is_computed_in_another_process(tmp_path: Path, 
             assert process.stdout is not None
             line = (await process.stdout.readline()).decode()
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 120) == 0
+        await asyncio.wait_for(process.communicate(), 120)  # to the end of its stdout
+        assert process.returncode == 0
     finally:
         if process.returncode is None:
             process.kill()

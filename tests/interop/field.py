@@ -20,7 +20,7 @@ import pytest
 from interop.peers import ENVIRONMENT, PATIENCE, Peer
 
 _HERE = Path(__file__).parent
-FOLDER = Path(os.environ.get("ASYNCDICOM_PEERS") or _HERE.parents[1] / "build" / "peers")
+FOLDER = Path(os.environ.get("ASYNCDICOM_PEERS_FOLDER") or _HERE.parents[1] / "build" / "peers")
 _SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's odil is for Debian's Python
 
 ENVIRONMENT["NODE_PATH"] = str(FOLDER / "node_modules")
