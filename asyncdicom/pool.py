@@ -274,8 +274,9 @@ class AssociationPool:
             if instead_of is not None:
                 await instead_of.release()
             association = await self._associate(contexts=contexts)
-        except AssociationRejected as error:
-            if (error.source, error.reason) not in _NO_ROOM or not (self._users or self._opening > 1):
+        except (AssociationRejected, AssociationTimeout) as error:
+            opens_another = isinstance(error, AssociationRejected) and self._opening > 1
+            if not _has_no_room(error) or not (self._users or opens_another):
                 raise
             others = max(len(self._users) + self._opening - 1, 1)
             self._fewer = others, asyncio.get_running_loop().time() + _FEWER_FOR
@@ -376,6 +377,13 @@ def _covers(proposed: PresentationContext, need: PresentationContext) -> bool:
         and set(need.transfer_syntaxes) <= set(proposed.transfer_syntaxes)
         and (proposed.scu_role, proposed.scp_role) == (need.scu_role, need.scp_role)
     )
+
+
+def _has_no_room(error: AssociationRejected | AssociationTimeout) -> bool:
+    """Whether the peer takes no more: it says so, or lets the next one wait until another has ended."""
+    if isinstance(error, AssociationRejected):
+        return (error.source, error.reason) in _NO_ROOM
+    return error.which == "acse"
 
 
 def _is_to_blame(error: AssociationError, association: Association) -> bool:

@@ -17,6 +17,7 @@ from asyncdicom import (
     PresentationContextError,
     Request,
     StatusError,
+    Timeouts,
     retrieval_contexts,
     serve,
 )
@@ -240,6 +241,34 @@ async def test_a_peer_that_takes_no_more_is_served_over_what_there_is() -> None:
             assert pool._most() == 1
             pool._fewer = (1, 0.0)
             assert pool._most() == 3, "after a while it is asked again"
+
+
+async def test_a_peer_that_lets_the_second_association_wait_is_served_over_the_first() -> None:
+    """It rejects none: it takes the next connection when the first one has ended."""
+    turn = asyncio.Lock()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async with serve("SCP@127.0.0.1:0", c_store=on_store) as server:
+
+        async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            async with turn:
+                there_reader, there_writer = await asyncio.open_connection("127.0.0.1", server.port)
+                await asyncio.gather(carry(reader, there_writer), carry(there_reader, writer))
+
+        listener = await asyncio.start_server(pass_on, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+        timeouts = Timeouts(acse=0.5)
+        async with AssociationPool(
+            f"SCP@127.0.0.1:{port}", size=3, contexts=[CT], operations=1, timeouts=timeouts
+        ) as pool:
+            responses = await asyncio.gather(*(pool.c_store(instance()) for _ in range(6)))
+            assert [response.status for response in responses] == [0] * 6
+        await eventually(lambda: not turn.locked())
+        listener.close()
 
 
 async def test_a_peer_that_takes_nobody_is_told() -> None:
