@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,10 @@ def test_every_path_that_is_named_is_there(name: str) -> None:
     )
     assert named
     assert [path for path in sorted(named) if not list(ROOT.glob(path))] == []
+
+
+def test_no_helper_hides_a_module_of_python() -> None:
+    """A script beside it would import it in the place of that."""
+    names = {path.stem for path in (ROOT / "tests" / "helpers").glob("*.py")}
+    assert names
+    assert names & sys.stdlib_module_names == set()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.http import ask
+from helpers.get_page import ask
 from helpers.serving import ct, send
 
 from asyncdicom import Server

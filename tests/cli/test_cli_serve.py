@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.http import ask
+from helpers.get_page import ask
 from helpers.receiver import receiving
 from helpers.serving import ct, send, serving, sinks
 

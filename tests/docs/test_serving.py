@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from helpers.http import ask
+from helpers.get_page import ask
 from helpers.serving import Running, Sink, ct, send, serving, sinks
 
 from asyncdicom import AssociationRejected, Reference, StorageCommitmentUser, associate, serve

@@ -6,7 +6,7 @@ import asyncio
 from http import HTTPStatus
 
 import pytest
-from helpers.http import ask
+from helpers.get_page import ask
 
 from asyncdicom.net.http_get import Answer, Pages
 
