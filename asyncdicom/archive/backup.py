@@ -178,9 +178,15 @@ class Backup:
             raise ArchiveError(f"{self._target} is not empty, and no backup of an archive")
         if names and _archive_id(os.path.join(self._target, _ABOUT), self._calls) != self._archive_id:
             raise ArchiveError(f"{self._target} is the backup of another archive: name a folder of its own")
+        _make(self._target, self._calls)
+        self._lock = _locked(self._target, self._calls)
         _make(os.path.join(self._target, _NEW), self._calls)
         if not names:
             self._sign()
+
+    def close(self) -> None:
+        """Let others use the folder."""
+        _unlock(self._lock, self._calls)
 
     def _sign(self) -> None:
         """Say whose backup it is."""
@@ -227,8 +233,14 @@ class Restore:
         if names and RESTORING not in names:
             raise ArchiveError(f"{self._directory} is not empty: restore into an empty folder")
         self._half = os.path.join(self._directory, RESTORING)
+        _make(self._directory, self._calls)
+        self._lock = _locked(self._directory, self._calls)
         _make(self._half, self._calls)
         self._copying = _Copying(self._source, self._directory, self._calls)
+
+    def close(self) -> None:
+        """Let others use the folder."""
+        _unlock(self._lock, self._calls)
 
     def copy_files(self, copied: Copied) -> Generator[None]:
         """Copy all that the index names; it stops after each file."""
@@ -241,6 +253,18 @@ class Restore:
         self._calls.move(os.path.join(self._half, sqlite.FILE), os.path.join(self._directory, sqlite.FILE))
         self._calls.remove_directory(self._half)
         self._calls.sync_directory(self._directory)
+
+
+def _locked(folder: str, calls: FileCalls) -> int:
+    try:
+        return calls.lock_directory(folder)
+    except BlockingIOError:
+        raise ArchiveError(f"{folder} is in use: another backup or restore is under way there") from None
+
+
+def _unlock(lock: int, calls: FileCalls) -> None:
+    if lock >= 0:  # there are none on Windows
+        calls.close(lock)
 
 
 def _make(folder: str, calls: FileCalls) -> None:

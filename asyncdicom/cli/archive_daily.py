@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -236,16 +236,18 @@ def backup(directory: str, target: str, as_json: bool) -> int:
     async def work() -> int:
         from asyncio import to_thread
 
-        made = await to_thread(Backup, directory, target)
         copied = Copied()
-        with progress("files copied", None) as advance:
+        with (
+            closing(await to_thread(Backup, directory, target)) as made,
+            progress("files copied", None) as advance,
+        ):
             for _ in range(_ROUNDS):
                 path = await to_thread(made.place_of_index)
                 await result_of(directory, "copy index", {"path": path})
                 await _copy(made.copy_files(copied), copied, advance)
                 if not copied.missing:
                     break  # else some were moved meanwhile: a newer index knows where they are
-        await to_thread(made.finish)
+            await to_thread(made.finish)
         return _tell_copied(copied, as_json, "backed up")
 
     return asking(_NAME, work)
@@ -262,11 +264,13 @@ def restore(directory: str, source: str, as_json: bool) -> int:
     async def work() -> int:
         from asyncio import to_thread
 
-        made = await to_thread(Restore, source, directory)
         copied = Copied()
-        with progress("files copied", None) as advance:
+        with (
+            closing(await to_thread(Restore, source, directory)) as made,
+            progress("files copied", None) as advance,
+        ):
             await _copy(made.copy_files(copied), copied, advance)
-        await to_thread(made.finish)
+            await to_thread(made.finish)
         return _tell_copied(copied, as_json, "restored")
 
     return asking(_NAME, work)

@@ -197,6 +197,7 @@ async def restored_has(copy: Path, target: Path, uids: list[str]) -> None:
     restore = Restore(str(copy), str(target))
     list(restore.copy_files(Copied()))
     restore.finish()
+    restore.close()
     async with Archive(target, durability="none") as archive:
         found = [match["SOPInstanceUID"] async for match in archive.search({"SOPInstanceUID": ""})]
     assert found == uids
@@ -225,7 +226,8 @@ async def test_a_backup_that_breaks_off_leaves_the_last_one(tmp_path: Path, tool
         await archive.store(instance(2))
         made = Backup(str(root), str(copy))
         await copied_index(archive, made.place_of_index())
-        list(made.copy_files(Copied()))  # and then it is killed
+        list(made.copy_files(Copied()))
+        made.close()  # it is killed
     await restored_has(copy, tmp_path / "again", ["1.2.3.1.1.1"])
 
 
@@ -233,15 +235,29 @@ async def test_a_restore_that_breaks_off_is_no_archive_and_goes_on(tmp_path: Pat
     root, copy, again = tmp_path / "archive", tmp_path / "copy", tmp_path / "again"
     await keep(root, [instance(1), instance(2)])
     assert (await tool("archive", root, "backup", copy)).code == 0
-    files = Restore(str(copy), str(again)).copy_files(Copied())
-    next(files)
-    files.close()
+    restore = Restore(str(copy), str(again))
+    next(restore.copy_files(Copied()))
+    restore.close()
     with pytest.raises(ArchiveError, match="run it again"):
         await keep(again, [])
     told = await tool("archive", again, "restore", copy, "--json")
     assert (told.code, told.json[0]["before"], told.json[0]["files"]) == (0, 1, 1)
     assert not (again / RESTORING).exists()
     assert (await tool("archive", again, "verify")).code == 0
+
+
+async def test_one_at_a_time(tmp_path: Path, tool: Any) -> None:
+    root, copy, again = tmp_path / "archive", tmp_path / "copy", tmp_path / "again"
+    await keep(root, [instance(1)])
+    assert (await tool("archive", root, "backup", copy)).code == 0
+    for first, *words in (
+        (Backup(str(root), str(copy)), root, "backup", copy),
+        (Restore(str(copy), str(again)), again, "restore", copy),
+    ):
+        refused = await tool("archive", *words)
+        assert (refused.code, "is in use" in refused.err) == (1, True)
+        first.close()
+        assert (await tool("archive", *words)).code == 0
 
 
 async def test_folders_that_are_something_else(tmp_path: Path, tool: Any) -> None:
