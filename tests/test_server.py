@@ -590,7 +590,7 @@ async def test_artim_a_trickling_request_is_not_enough() -> None:
         await Peer.connect(server.port) as peer,
     ):
         for byte in bytes.fromhex("0100000000c8"):
-            with suppress(RuntimeError):  # uvloop: the server has closed it already
+            with contextlib.suppress(RuntimeError):  # uvloop: the server has closed it already
                 peer.write(bytes([byte]))
             await asyncio.sleep(0.03)
         assert await peer.pdu() == EOF
