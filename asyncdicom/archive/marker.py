@@ -113,7 +113,7 @@ def _foreign(root: str, names: set[str], calls: FileCalls) -> str:
         if _is_dicom(path, calls):
             return (
                 f"{root} holds DICOM files that are not the archive's: they are left alone and not found by "
-                f"queries; to import them, send them: asyncdicom storescu AET@host:port {root}"
+                f"queries; to import them: asyncdicom archive {root} import FOLDER"
             )
     return ""
 

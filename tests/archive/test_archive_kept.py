@@ -327,3 +327,16 @@ async def test_folders_that_nobody_has_synced_are_synced_before_their_files_coun
         assert (await swept(archive)).indexed == 3
     assert inner
     assert calls.folders >= inner | {os.path.dirname(path) for path in inner} | {str(tmp_path / "objects")}
+
+
+async def test_foreign_dicom_files_in_the_folder_are_told_and_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    foreign = tmp_path / "2019" / "CT" / "1.dcm"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(bytes(128) + b"DICM")
+    async with Archive(tmp_path, durability="none"):
+        pass
+    assert "holds DICOM files that are not the archive's" in caplog.text
+    assert f"asyncdicom archive {tmp_path} import FOLDER" in caplog.text
+    assert foreign.exists()
