@@ -143,7 +143,8 @@ async def test_foreign_things_are_left_alone(tmp_path: Path, tools: Any) -> None
     (elsewhere / "cd").mkdir(parents=True)
     theirs = elsewhere / "cd" / f"{1:032x}.dcm"
     theirs.write_bytes(b"theirs")
-    (root / "objects" / "ab").symlink_to(elsewhere)
+    free = next(name for name in ("ab", "cd") if not (root / "objects" / name).exists())
+    (root / "objects" / free).symlink_to(elsewhere)
     (root / "quarantine" / "notes.txt").write_text("see the physicist")
     (root / "quarantine" / f"{2:032x}.dcm").symlink_to(theirs)
     async with Archive(root) as archive:
