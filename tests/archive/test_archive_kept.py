@@ -53,13 +53,15 @@ def the_index_is_empty(root: Path, copy: Path) -> None:
 
 
 def a_folder_has_another_name(root: Path, copy: Path) -> None:
-    (outer,) = (path for path in (root / "objects").iterdir() if len(list(path.rglob("*.dcm"))) == 10)
-    outer.rename(outer.with_name("00" if outer.name != "00" else "01"))
+    (name,) = (path.name for path in (copy / "objects").iterdir())  # of the first 10
+    free = next(each for each in ("00", "01", "02") if not (root / "objects" / each).exists())
+    (root / "objects" / name).rename(root / "objects" / free)
 
 
 def folders_are_copied(root: Path, copy: Path) -> None:
     for outer in list((root / "objects").iterdir()):
-        shutil.copytree(outer, outer.with_name(f"{(int(outer.name, 16) + 7) % 256:02x}"))
+        names = (outer.with_name(f"{number:02x}") for number in range(256))
+        shutil.copytree(outer, next(path for path in names if not path.exists()))
 
 
 @pytest.mark.parametrize(

@@ -354,3 +354,18 @@ def test_repr_shows_what_is_there() -> None:
     assert repr(ECHO_RQ).startswith("<C-ECHO-RQ ")
     assert "message_id=1" in repr(ECHO_RQ)
     assert "status" not in repr(ECHO_RQ)
+
+
+def test_an_empty_comment_is_not_sent() -> None:
+    def response(**more: Any) -> bytes:
+        command = Command(
+            CommandField.C_ECHO_RSP,
+            message_id_being_responded_to=1,
+            affected_sop_class_uid="1.2.840.10008.1.1",
+            status=0x0110,
+            **more,
+        )
+        return encode(command)
+
+    assert response(error_comment="") == response()
+    assert response(error_comment="why") != response()
