@@ -156,8 +156,7 @@ def _note(names: list[str], row: FileRow, name: str) -> None:
 class Backup:
     """A copy of the archive in `directory`, in the folder `target`: a new one, or one that it had before.
 
-    Raises `ArchiveError` if there is
-    no archive, or `target` has anything else in it.
+    Raises `ArchiveError` if there is no archive, or `target` has anything else in it.
     """
 
     def __init__(self, directory: str, target: str) -> None:
@@ -173,7 +172,7 @@ class Backup:
         self._copying = _Copying(self._directory, self._target, self._calls)
 
     def _check_target(self) -> None:
-        names = self._calls.names(self._target)
+        names = _names(self._target, self._calls)
         if names and _ABOUT not in names:
             raise ArchiveError(f"{self._target} is not empty, and no backup of an archive")
         if names and _archive_id(os.path.join(self._target, _ABOUT), self._calls) != self._archive_id:
@@ -229,8 +228,8 @@ class Restore:
         names = self._calls.names(self._source)
         if _ABOUT not in names or sqlite.FILE not in names or MARKER not in names:
             raise ArchiveError(f"there is no whole backup of an archive in {self._source}")
-        names = self._calls.names(self._directory)
-        if names and RESTORING not in names:
+        there = _names(self._directory, self._calls)
+        if there and RESTORING not in there:
             raise ArchiveError(f"{self._directory} is not empty: restore into an empty folder")
         self._half = os.path.join(self._directory, RESTORING)
         _make(self._directory, self._calls)
@@ -253,6 +252,11 @@ class Restore:
         self._calls.move(os.path.join(self._half, sqlite.FILE), os.path.join(self._directory, sqlite.FILE))
         self._calls.remove_directory(self._half)
         self._calls.sync_directory(self._directory)
+
+
+def _names(folder: str, calls: FileCalls) -> set[str]:
+    """Give what is in a folder that should be empty; what a new file system has in its root is nothing."""
+    return set(calls.names(folder)) - {"lost+found"}
 
 
 def _locked(folder: str, calls: FileCalls) -> int:

@@ -74,11 +74,13 @@ async def _export(archive: Archive, arguments: _Line) -> AsyncGenerator[_Line, N
             async for match in matches:
                 page.append(match)
                 if len(page) == _TOGETHER:
-                    async for line in _export_page(archive, thread, target, page, counts):
-                        yield line
+                    async with aclosing(_export_page(archive, thread, target, page, counts)) as lines:
+                        async for line in lines:
+                            yield line
                     page = []
-        async for line in _export_page(archive, thread, target, page, counts):
-            yield line
+        async with aclosing(_export_page(archive, thread, target, page, counts)) as lines:
+            async for line in lines:
+                yield line
     finally:
         thread.shutdown()
     yield counts

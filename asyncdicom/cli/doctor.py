@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from asyncdicom.cli.options import EPILOG, PORT, peer_options, without_brackets
+from asyncdicom.cli.options import EPILOG, PORT, peer_options, receiving_host
 from asyncdicom.cli.output import json_text
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import FAILED, NO_ASSOCIATION, OK, run
@@ -29,13 +29,7 @@ _SIDES = {"here": "here", "peer": "at the peer", "network": "in the network"}
 )
 @click.option("--study", metavar="UID", help="The study to try with; by default the first that is found.")
 @click.option("+P", "--port", type=PORT, help="Try C-MOVE: receive here, on this port, as -aet.")
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    callback=without_brackets,
-    help="With --port: the address to listen on.",
-)
+@receiving_host
 @peer_options("DOCTOR")
 def command(
     peer: Peer,

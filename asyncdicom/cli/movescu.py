@@ -14,7 +14,7 @@ from asyncdicom.cli.options import (
     directory_options,
     key_options,
     peer_options,
-    without_brackets,
+    receiving_host,
 )
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import run
@@ -39,13 +39,7 @@ log = Log("asyncdicom.cli")
     help="The destination: an AE title that PEER knows.",
 )
 @click.option("+P", "--port", type=PORT, help="Receive here, on this port; -aem is then -aet by default.")
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    callback=without_brackets,
-    help="With --port: the address to listen on.",
-)
+@receiving_host
 @directory_options
 @peer_options("MOVESCU")
 def command(

@@ -34,6 +34,7 @@ __all__ = [
     "key_options",
     "output_options",
     "peer_options",
+    "receiving_host",
     "server_options",
 ]
 
@@ -268,6 +269,16 @@ _SERVER_LIMITS = {
 def without_brackets(context: click.Context, param: click.Parameter, host: str) -> str:
     """Take an IPv6 address to listen on as it stands in an URL, too."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+receiving_host: Option = click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    callback=without_brackets,
+    help="With --port: the address to listen on.",
+)
+"""Where a requestor receives what it has the peer send."""
 
 
 def server_options(ae_title: str) -> Option:

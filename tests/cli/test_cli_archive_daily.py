@@ -246,6 +246,16 @@ async def test_a_restore_that_breaks_off_is_no_archive_and_goes_on(tmp_path: Pat
     assert (await tool("archive", again, "verify")).code == 0
 
 
+async def test_the_root_of_a_new_file_system_is_empty(tmp_path: Path, tool: Any) -> None:
+    root, copy, again = tmp_path / "archive", tmp_path / "copy", tmp_path / "again"
+    await keep(root, [instance(1)])
+    for folder in (copy, again):
+        (folder / "lost+found").mkdir(parents=True)
+    assert (await tool("archive", root, "backup", copy)).code == 0
+    assert (await tool("archive", again, "restore", copy)).code == 0
+    assert (await tool("archive", again, "verify")).code == 0
+
+
 async def test_one_at_a_time(tmp_path: Path, tool: Any) -> None:
     root, copy, again = tmp_path / "archive", tmp_path / "copy", tmp_path / "again"
     await keep(root, [instance(1)])
