@@ -19,9 +19,10 @@ __all__ = ["AmendedSource", "ReencodedSource"]
 
 log = Log("asyncdicom.net")
 
-# What is wrong with a data set costs only itself while nothing of it was sent. Later it costs the association:
-# a message that was begun cannot be taken back (PS3.7 9.3.1), and half of an image must never look whole. So a
-# short one is kept until it is whole, and a longer one is gone through to its end first, and then read again.
+# What is wrong with a data set costs only itself while nothing of it was sent. Later it costs the
+# association, because a message that was begun cannot be taken back (PS3.7 9.3.1), and half of an image
+# must never look whole. So a short one is kept until it is whole; a longer one is gone through to its
+# end, and then read again.
 _KEPT = 1 << 20
 
 
