@@ -36,6 +36,7 @@ from asyncdicom.archive.origin import Origin, Router
 from asyncdicom.archive.outbox import Outbox
 from asyncdicom.archive.peers import PeerMemory
 from asyncdicom.archive.reassign import Reassigning
+from asyncdicom.archive.reports import Reports
 from asyncdicom.archive.round import Bounds
 from asyncdicom.archive.search import Match, match_of, query_of
 from asyncdicom.archive.sources import batches_of, source_of
@@ -215,6 +216,7 @@ class Archive:
             )
             self.deliveries = self._index.deliveries
             self.outbox = Outbox(self._ingest.change, self.deliveries, self._outgoing)
+            self.reports = Reports(self.outbox, self.deliveries, self.read)
             self._peers = PeerMemory(
                 self._index.learned(time.time()), self._ingest.change, self._outgoing.submit
             )
