@@ -223,7 +223,7 @@ def _find_codec(name: str) -> codecs.CodecInfo | None:
     return codecs.CodecInfo(utf_8.encode, _decode_leniently, name=_UTF_8_OR_LATIN_1)
 
 
-def _decode_leniently(value: bytes, errors: str = "strict") -> tuple[str, int]:
+def _decode_leniently(value: Any, errors: str = "strict", /) -> tuple[str, int]:
     return guess(bytes(value)), len(value)
 
 
