@@ -20,7 +20,7 @@ from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import NON_PATIENT_OBJECT_STORAGE, STORAGE, VERIFICATION, is_usable_uid
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
+    from asyncdicom.scu.identifiers import Keys
 
 __all__ = ["TAKEN", "Kept", "Receiver", "asked_by"]
 
@@ -70,7 +70,7 @@ class Receiver:
         keep_incomplete: bool = False,
         study_prefix: str | None = None,
         on_kept: Callable[[Request, Path], None] | None = None,
-        asked: Dataset | None = None,
+        asked: Keys | None = None,
         move_originators: Collection[str] | None = None,
     ) -> None:
         self.received = 0
@@ -234,7 +234,7 @@ def _folder_of_study(part: Path, directory: Path, prefix: str) -> Path:
     return folder
 
 
-def asked_by(identifier: Dataset | None) -> Mapping[int, frozenset[str]]:
+def asked_by(identifier: Keys | None) -> Mapping[int, frozenset[str]]:
     """What an identifier limits a retrieval to, by tag."""
     asked = {}
     for name, tag in UIDS.items():
