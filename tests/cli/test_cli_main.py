@@ -69,8 +69,9 @@ async def test_who_shows_no_data_set_imports_no_pydicom(arguments: tuple[str, ..
         "print([name for name in ('pydicom', 'sqlalchemy', 'rich') if name in sys.modules])"
     )
     node = Node([Instance("1.1", "1.1.1", "1.1.1.1")])
-    handlers = {"c_find": node.find, "c_get": node.retrieve, "c_move": node.retrieve}
-    async with serve("SCP@127.0.0.1:0", **handlers) as server:
+    async with serve(
+        "SCP@127.0.0.1:0", c_find=node.find, c_get=node.retrieve, c_move=node.retrieve
+    ) as server:
         done = await asyncio.to_thread(python, program, *arguments, f"SCP@127.0.0.1:{server.port}")
     told = done.stdout.splitlines()
     assert ("(Success)" if arguments[0] != "movescu" else "0xA801") in told[0], done
