@@ -166,6 +166,8 @@ ELSEWHERE = {
     "`maximum_tls_handshakes`",  # in net/test_tls_handshakes.py
     "`handler_deadline`",  # in services/test_answers.py
     "`services.responses.MAXIMUM_UNWANTED`",  # in services/test_query.py
+    "`services.query.MAXIMUM_UNREADABLE`",  # there, too
+    "`services.arrivals.MAXIMUM_REFUSED`",  # in services/test_arrivals.py
     # to the second, in net/test_deadlines.py
     *("`acse`", "`artim`", "`dimse`", "`receive`", "`write`"),
     *("`handler`", "`cancel`", "`release`", "`idle`", "`close`"),

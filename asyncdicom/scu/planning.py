@@ -164,8 +164,6 @@ async def _below(
             for each in asked:
                 each.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
-        if len(found) > _MOST_INSTANCES:
-            raise _TooMany(f"more than {_MOST_INSTANCES} matches")
     return found
 
 
@@ -190,13 +188,15 @@ async def _children(
         for context in association.contexts.values()
         if context.abstract_syntax == query.sop_class("find")
     )
+    number = 0
     async with operation as matches:
         async for match in matches:
+            number += 1
+            if max(number, len(children)) > _MOST_INSTANCES:  # of use or not
+                raise _TooMany(f"more than {_MOST_INSTANCES} matches")
             found = _uids_in(match, syntax, asked)
             if found.get(asked[0]):
                 children.append(node | found)
-            if len(children) > _MOST_INSTANCES:
-                break
 
 
 def _uids_in(match: bytes, transfer_syntax: str, asked: Sequence[str]) -> dict[str, Any]:
