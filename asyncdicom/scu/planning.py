@@ -10,7 +10,8 @@ the classes that it told with `SYNTAXES`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -152,14 +153,15 @@ async def _below(
     """Ask for what is below all of them: a distance counts once for as many as the window allows."""
     window = association.operations_invoked or OPERATIONS
     found: list[dict[str, Any]] = []
+    number = itertools.count(1)  # of what all questions find: it has to fit into memory
     for start in range(0, len(nodes), window):
         asked = [
-            asyncio.ensure_future(_children(association, query, node, level, found))
+            asyncio.ensure_future(_children(association, query, node, level, number))
             for node in nodes[start : start + window]
         ]
         try:
             for each in asked:
-                await each
+                found += await each
         finally:
             for each in asked:
                 each.cancel()
@@ -172,9 +174,8 @@ async def _children(
     query: Wanted,
     node: dict[str, Any],
     level: str,
-    children: list[dict[str, Any]],
-) -> None:
-    """Ask for what is below one; what all questions find is in `children`, so that its size is bounded."""
+    kept: Iterator[int],
+) -> list[dict[str, Any]]:
     asked = [UNIQUE_KEYS[level]]
     if level == "IMAGE":
         asked += ["SOPClassUID", "AvailableTransferSyntaxUID"]
@@ -188,15 +189,17 @@ async def _children(
         for context in association.contexts.values()
         if context.abstract_syntax == query.sop_class("find")
     )
-    number = 0
+    children, number = list[dict[str, Any]](), 0
     async with operation as matches:
         async for match in matches:
             number += 1
-            if max(number, len(children)) > _MOST_INSTANCES:  # of use or not
-                raise _TooMany(f"more than {_MOST_INSTANCES} matches")
             found = _uids_in(match, syntax, asked)
             if found.get(asked[0]):
                 children.append(node | found)
+                number = max(number, next(kept))
+            if number > _MOST_INSTANCES:  # of use or not
+                raise _TooMany(f"more than {_MOST_INSTANCES} matches")
+    return children
 
 
 def _uids_in(match: bytes, transfer_syntax: str, asked: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncdicom.data.plain import encode_plain, is_plain, plain_value
@@ -38,6 +38,7 @@ UIDS = st.text("0123456789.", max_size=20)
 VALUES = st.none() | UIDS | st.lists(UIDS, max_size=3)
 
 
+@settings(deadline=None)  # the first one imports pydicom
 @given(st.dictionaries(st.sampled_from(KEYWORDS), VALUES), st.sampled_from(SYNTAXES))
 def test_they_are_encoded_as_data_sets_are(mapping: dict[str, Any], syntax: str) -> None:
     assert is_plain(mapping)
