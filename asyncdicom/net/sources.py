@@ -131,11 +131,12 @@ class FileSource:
 
     def at_hand(self) -> Buffer | None:
         """Give the data set if it is small, the disk is quick and it was not read ahead; blocks."""
-        if self._ahead is not None or self.length > FILE_BLOCK_SIZE or not self._disk.is_quick:
+        if self._ahead is not None or self.length > FILE_BLOCK_SIZE:
             return None
         if self.__class__.open is not FileSource.open:
             return None  # what is derived from it gives something else
-        return self._disk.at_once(self._read_whole)
+        start = self._disk.quick_now()
+        return None if start is None else self._disk.at_once(start, self._read_whole)
 
     async def open(self) -> AsyncGenerator[Batch, None]:
         """See `Source`. A file that changed its length meanwhile raises `DataSetError`."""
