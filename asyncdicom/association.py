@@ -118,12 +118,12 @@ class Association:
         the file cannot be read, `AssociationAborted` if it failed in the middle.
         """
         source: Source
-        if isinstance(instance, (str, os.PathLike)):
+        if hasattr(instance, "sop_class_uid") and hasattr(instance, "open"):
+            source = cast("Source", instance)
+        elif isinstance(instance, (str, os.PathLike)):
             source = await storage.open_file(instance)
-        elif hasattr(instance, "open"):
-            source = instance
         else:
-            source = storage.dataset_source(self._channel, cast("Dataset", instance))
+            source = storage.dataset_source(self._channel, instance)
         return await storage.store(
             self._channel,
             source,

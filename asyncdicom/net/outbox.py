@@ -84,7 +84,8 @@ class Outbox:
                     await self._stream(fragmenter, out, data)
                     return
                 out += fragmenter.data([data], final=True)
-            await self._drain()
+            if self._transport.is_writing_paused:
+                await self._drain()
             message = b"".join(out)  # one small buffer costs less than four
             if soon:
                 self._transport.write_soon(message)
@@ -149,16 +150,17 @@ class Outbox:
                 whole = source
             else:
                 whole = source.at_hand() if hasattr(source, "at_hand") else None
-            if isinstance(source, bytes) or whole is not None:
-                await self._write_batch(fragmenter, out, (whole or b"",), final=True)
-            else:
+            if whole is not None:
+                await self._write_batch(fragmenter, out, (whole,), final=True)
+            elif not isinstance(source, bytes):
                 async with aclosing(source.open()) as batches:
                     while (batch := await self._fetch(batches)) is not None:
                         self._core.check_open()
                         out = await self._write_batch(fragmenter, out, batch, final=False)
                 self._core.check_open()
                 await self._write_batch(fragmenter, out, (), final=True)
-            await self._drain()  # the peer's time to respond runs from here
+            if self._transport.is_writing_paused:
+                await self._drain()  # the peer's time to respond runs from here
         except BaseException as error:
             if self._has_begun and self._core.failure is None:
                 self._abort("a message was not completed")  # the rest of it can never follow
@@ -175,7 +177,10 @@ class Outbox:
             fragments = fragmenter.data(batch, final=final)
             out += fragments
             if fragments:  # the command alone would wake the peer for nothing
-                await self._write(out)
+                if self._transport.is_writing_paused:
+                    await self._drain()
+                self._transport.write(out)
+                self._has_begun = True
                 out = []
             return out
         for fragments in fragmenter.pieces(batch, final=final):
