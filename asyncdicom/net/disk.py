@@ -28,6 +28,7 @@ __all__ = [
     "Batch",
     "Buffer",
     "Disk",
+    "LastBatch",
     "read_at",
     "read_into",
     "sync_data",
@@ -37,6 +38,13 @@ __all__ = [
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Batch: TypeAlias = Sequence[Buffer]
+
+
+class LastBatch(list[Buffer]):
+    """A batch of a source that knows that nothing follows: it leaves together with the end of its message."""
+
+    __slots__ = ()
+
 
 # How a file is opened (`os.open`): 0 stands for a flag that the platform does not have.
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)

@@ -11,7 +11,7 @@ from asyncdicom.dimse.association import AssociationCore
 from asyncdicom.dimse.fragmenter import Fragmenter
 from asyncdicom.dimse.messages import Command
 from asyncdicom.exceptions import AssociationAborted
-from asyncdicom.net.disk import Batch, Buffer
+from asyncdicom.net.disk import Batch, Buffer, LastBatch
 from asyncdicom.net.flow import WriteGate
 from asyncdicom.net.sources import Source
 from asyncdicom.net.transport import Transport
@@ -153,12 +153,7 @@ class Outbox:
             if whole is not None:
                 await self._write_batch(fragmenter, out, (whole,), final=True)
             elif not isinstance(source, bytes):
-                async with aclosing(source.open()) as batches:
-                    while (batch := await self._fetch(batches)) is not None:
-                        self._core.check_open()
-                        out = await self._write_batch(fragmenter, out, batch, final=False)
-                self._core.check_open()
-                await self._write_batch(fragmenter, out, (), final=True)
+                await self._write_batches(fragmenter, out, source)
             if self._transport.is_writing_paused:
                 await self._drain()  # the peer's time to respond runs from here
         except BaseException as error:
@@ -168,6 +163,23 @@ class Outbox:
                     what = f"{self._name}: aborted in the middle of a message: {error}"
                     raise AssociationAborted(0, 0, what) from error
             raise
+
+    async def _write_batches(
+        self, fragmenter: Fragmenter, out: list[bytes | memoryview], source: Source
+    ) -> None:
+        """Send a data set while its source gives it."""
+        is_ended = False
+        async with aclosing(source.open()) as batches:
+            while not is_ended and (batch := await self._fetch(batches)) is not None:
+                if type(batch) is LastBatch:
+                    more = await self._fetch(batches)  # a source around this one may have more
+                    is_ended = more is None
+                    batch = [*batch, *(more or ())]
+                self._core.check_open()
+                out = await self._write_batch(fragmenter, out, batch, final=is_ended)
+        if not is_ended:
+            self._core.check_open()
+            await self._write_batch(fragmenter, out, (), final=True)
 
     async def _write_batch(
         self, fragmenter: Fragmenter, out: list[bytes | memoryview], batch: Batch, *, final: bool
