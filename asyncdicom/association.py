@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from asyncdicom.dataset import as_tags
 from asyncdicom.dimse.messages import CommandField
@@ -117,9 +117,9 @@ class Association:
         Raises `PresentationContextError` if no accepted context fits, `DataSetError` or `OSError` if
         the file cannot be read, `AssociationAborted` if it failed in the middle.
         """
-        source: Source
+        source: Any = instance
         if hasattr(instance, "sop_class_uid") and hasattr(instance, "open"):
-            source = cast("Source", instance)
+            pass
         elif isinstance(instance, (str, os.PathLike)):
             source = await storage.open_file(instance)
         else:
