@@ -107,6 +107,19 @@ async def test_operations_are_shared_out_evenly_while_an_association_is_being_op
     assert list(users.values()) == [4, 4]
 
 
+@pytest.mark.parametrize("granted", [1, 2])
+async def test_who_wants_to_be_alone_gets_one_that_nobody_uses(granted: int) -> None:
+    """However many operations the peer has granted, it is all of them."""
+    limits = Limits(operations_performed=granted)
+    async with serve("SCP@127.0.0.1:0", c_store=on_store, limits=limits) as server:
+        async with AssociationPool(address(server), size=1, contexts=[CT]) as pool, asyncio.timeout(60):
+            async with pool.acquire(alone=True):
+                behind = asyncio.create_task(pool.c_store(instance()))
+                await asyncio.sleep(0)
+                assert not behind.done()
+            assert (await behind).status == 0
+
+
 async def test_cancelled_while_waiting_nothing_was_taken() -> None:
     async with serve("SCP@127.0.0.1:0", c_store=on_store) as server:
         async with AssociationPool(address(server), size=1, contexts=[CT]) as pool:
