@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack, cast
 
 from asyncdicom.address import Address
 from asyncdicom.association import Association
@@ -33,7 +33,7 @@ from asyncdicom.services.contexts import MAXIMUM_CONTEXTS, Kind, Proposable, can
 from asyncdicom.services.request import NormalizedHandlers, StoreHandler
 from asyncdicom.services.responses import Response
 from asyncdicom.services.service import Service
-from asyncdicom.services.storage import open_file
+from asyncdicom.services.storage import open_file, uids_of
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import VERIFICATION
 from asyncdicom.ul.items import UserIdentity
@@ -391,6 +391,7 @@ class AssociationPool:
             kinds = [(instance.sop_class_uid, instance.transfer_syntax_uid)]
             needs = _contexts_for(kinds[0])
         else:
+            uids_of(cast("Dataset", instance))
             needs = expand(instance)
             kinds = [
                 (context.abstract_syntax, syntax) for context in needs for syntax in context.transfer_syntaxes
