@@ -165,6 +165,8 @@ ELSEWHERE = {
     "`maximum_tls_handshakes`",  # in net/test_tls_handshakes.py
     "`handler_deadline`",  # in services/test_answers.py
     "`services.responses.MAXIMUM_UNWANTED`",  # in services/test_query.py
+    "`services.query.MAXIMUM_UNREADABLE`",  # there, too
+    "`services.arrivals.MAXIMUM_REFUSED`",  # in services/test_arrivals.py
     # to the second, in net/test_deadlines.py
     *("`acse`", "`artim`", "`dimse`", "`receive`", "`write`"),
     *("`handler`", "`cancel`", "`release`", "`idle`", "`close`"),
@@ -725,6 +727,25 @@ def test_peers_on_this_machine_are_only_counted_in_all(loop: ManualLoop, host: s
         async with served(limits=replace(limits, maximum_associations=2000)):
             wires = [await loop.connect(host) for _ in range(4)]
             assert [wire.is_open for wire in wires] == [False, True, True, True]
+
+    loop.run_until_complete(test())
+
+
+def test_a_noisy_title_keeps_nobody_else_out(loop: ManualLoop) -> None:
+    """Others get in meanwhile, also from the same host, and the noisy one again when it has left room."""
+
+    async def test() -> None:
+        async with served(limits=replace(NO_RATE, maximum_associations_per_ae_title=2)):
+            noisy = [await associated(loop, THERE, "NOISY") for _ in range(20)]
+            assert [wire is not None for wire in noisy] == [True] * 2 + [False] * 18
+            others = [await associated(loop, THERE, f"CT{number}") for number in range(5)]
+            assert None not in others
+            assert noisy[0] is not None
+            noisy[0].feed(RELEASE_RQ)
+            noisy[0].half_close()
+            await settle()
+            assert await associated(loop, THERE, "NOISY") is not None
+            assert await associated(loop, THERE, "NOISY") is None
 
     loop.run_until_complete(test())
 
