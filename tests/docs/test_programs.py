@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
-from helpers.programs import PAGES, ROOT, fences, is_piece, whole
+from helpers.programs import PAGES, ROOT, Fence, fences, is_piece, whole
+
+from asyncdicom.__main__ import TOOLS
+from asyncdicom.cli.config import read_config
+from asyncdicom.gateway import parse_gateway
 
 JOBS = (
     *("echo", "store", "pool", "find", "get", "move", "receive", "answer", "gateway", "errors"),
@@ -42,57 +49,58 @@ RUN = {
 # What the five programs that everybody wants may have, in lines that are not empty.
 LINES = {"receiver": 25, "ai": 40, "gateway": 35, "download": 15, "testing": 10}
 
-# Which test reads it.
-READ = {
-    ("README.md", "configuration"): "test_readme.py::test_the_configuration_of_the_archive",
-    ("README.md", "routes"): "test_readme.py::test_the_configuration_of_the_gateway",
-    ("docs/serving.md", "example"): "docs/test_serving.py::test_the_example_serves_sends_on_reloads_and_ends",
-    (
-        "docs/operating.md",
-        "webhook",
-    ): "docs/test_operating.py::test_the_webhook_of_the_documentation_can_be_read",
-    (
-        "docs/recipes/gateway.md",
-        "recipe",
-    ): "docs/test_recipes.py::test_the_gateway_loses_nothing_when_it_is_killed",
-    ("docs/tls.md", "config"): "docs/test_walks.py::test_tls_in_ten_lines",
-    ("docs/from-dcmqrscp.md", "config"): "docs/test_walks.py::test_the_configurations_that_are_migrated_to",
-    ("docs/from-orthanc.md", "config"): "docs/test_walks.py::test_the_configurations_that_are_migrated_to",
-}
 
-# Commands that no test runs as they stand, by how they begin, and why.
-NOT_RUN = {
-    "git clone": "it fetches the repository",
-    "python3 -m venv": ".ci/run does",
-    "docker": "there is no docker here",
-    "asyncdicom route": "of a gateway that runs elsewhere: tests/cli/test_cli_route.py",
-    "asyncdicom outbox": "the same: tests/cli/test_cli_outbox.py",
-    "asyncdicom archive /var": "the same: tests/cli/test_cli_archive.py",
-    "asyncdicom serve gateway.toml": "docs/test_recipes.py does",
-    "asyncdicom serve archive.toml": "it names port and addresses of others; the file is read",
-    "asyncdicom movescu ORTHANC": "of an Orthanc elsewhere: tests/interop/test_interop_orthanc.py",
-    "asyncdicom storescu RECEIVER": "docs/test_walks.py does, by Client",
-}
-
-
-@pytest.mark.parametrize(("language", "by"), [("python", RUN), ("toml", READ)])
-def test_every_block_has_its_test(language: str, by: dict[tuple[str, str], str]) -> None:
-    assert sorted((fence.page, fence.mark) for fence in fences(language)) == sorted(by)
-    for test in by.values():
+def test_every_program_has_its_test() -> None:
+    assert sorted((fence.page, fence.mark) for fence in fences("python")) == sorted(RUN)
+    for test in RUN.values():
         path, _, name = test.partition("::")
         assert re.search(rf"def {name}\(", (ROOT / "tests" / path).read_text()), test
 
 
-def test_every_command_is_run_or_said_to_be_not() -> None:
-    used = set()
+@pytest.mark.parametrize("fence", fences("toml"), ids=lambda fence: f"{fence.page}: {fence.mark}")
+def test_every_configuration_can_be_read(fence: Fence, tmp_path: Path) -> None:
+    (tmp_path / "serve.toml").write_text(fence.text)
+    read_config(tmp_path / "serve.toml")
+    if "[[routes]]" in fence.text:
+        parse_gateway(tables_of_gateway(fence.text))
+
+
+def tables_of_gateway(text: str) -> str:
+    """The routes and destinations of a file: those of README are a file of their own."""
+    return text[text.index("[destinations.") :]
+
+
+def test_every_command_is_one() -> None:
+    """Those that are not walked through name tools, commands and options that there are."""
+    found = 0
     for fence in fences("sh"):
-        if re.fullmatch(r"server|walk(: fails)?", fence.mark):
-            continue
-        for line in re.sub(r"\n +", " ", fence.text).splitlines():
-            beginnings = [each for each in NOT_RUN if line.startswith(each)]
-            assert beginnings or line.startswith("pip install "), f"{fence.page}: {line}"
-            used |= set(beginnings)
-    assert used == set(NOT_RUN)
+        for command in re.split(r"\n(?! )| && ", fence.text.strip()):
+            words = shlex.split(command, comments=True)
+            if words and words[0].rpartition("/")[2] == "asyncdicom":
+                found += 1
+                assert unknown(words[1:]) == [], f"{fence.page}: {command}"
+    assert found > 20
+    assert unknown(["storescu", "--nonsense"]) == ["--nonsense"]
+    assert unknown(["archive", "DIR", "nonsense"]) == ["nonsense"]
+
+
+def unknown(words: list[str]) -> list[str]:
+    """What a tool does not know of its command line."""
+    tool, *rest = words
+    if tool not in TOOLS:
+        return [] if tool == "--help" else [tool]
+    command: click.Command = importlib.import_module(f"asyncdicom.cli.{tool}").command
+    while isinstance(command, click.Group):
+        here = [word for word in rest if word in command.commands]
+        if not here:
+            return rest[-1:]
+        command = command.commands[here[0]]
+        rest = rest[rest.index(here[0]) + 1 :]
+    known = {name for each in command.params for name in (*each.opts, *each.secondary_opts)} | {
+        "-h",
+        "--help",
+    }
+    return [word for word in rest if re.match(r"[-+]+[a-zA-Z]", word) and word.partition("=")[0] not in known]
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -102,7 +110,7 @@ def test_a_recipe_is_short(name: str) -> None:
 
 
 def test_the_file_of_the_gateway_is_short() -> None:
-    (text,) = (fence.text for fence in fences("toml") if fence.page == "docs/recipes/gateway.md")
+    (text, *_) = (fence.text for fence in fences("toml") if fence.page == "docs/recipes/gateway.md")
     assert len([line for line in text.splitlines() if line.strip()]) <= 35
 
 
