@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from asyncdicom.archive.index.deleting import DeletionReader, Doomed, Hold, Log,
 from asyncdicom.archive.index.work import State
 from asyncdicom.archive.index.writer import Writer
 from asyncdicom.archive.ingest import Ingest
+from asyncdicom.archive.reports import REPORT, promised_by
 from asyncdicom.telemetry.log import Log as Logger
 
 __all__ = ["Deleted", "Deleting", "Refused", "Scope", "Step", "delete"]
@@ -121,18 +122,26 @@ class Deleting:
             listed = "; ".join(f"{patient_id!r} of {issuer!r}" for patient_id, issuer in sorted(whose))
             raise ArchiveError(f"{len(whose)} patients have this {what}, say which one is meant: {listed}")
         refused = _refusals(self._reader.holds(scope), even_failed=even_failed)
-        refused += [Refused(uid, _COMMITMENT) for uid in self._promised(scope)]
+        if promised := self._promised(even_failed=even_failed):
+            refused += [Refused(uid, _COMMITMENT) for uid in self._uids(scope) if uid in promised]
         return self._reader.look(scope), refused[:_NAMED]
 
     def left(self, scope: Scope) -> int:
         """Count what is there of something."""
         return self._reader.look(scope).instances
 
-    def _promised(self, scope: Scope) -> Iterator[str]:
+    def _uids(self, scope: Scope) -> Iterator[str]:
         after = ""
         while uids := self._reader.uids(scope, after):
-            yield from (uid for uid in uids if uid in self.holds)
+            yield from uids
             after = uids[-1]
+
+    def _promised(self, *, even_failed: bool) -> set[str]:
+        """Give the instances that somebody is being told, or has yet to be told, that they are kept."""
+        promised = self.holds.all()  # first: what is not held any more is owed by now
+        for payload in self._reader.owed(REPORT, even_failed=even_failed):
+            promised.update(promised_by(payload))
+        return promised
 
     # deleting
 
@@ -155,7 +164,7 @@ class Deleting:
         def change(writer: Writer) -> None:
             nonlocal seen
             found = choose(writer)
-            kept = self._kept(writer, found, even_failed=even_failed)
+            kept = _kept(writer, found, promised, even_failed=even_failed)
             seen = max((each.id for each in found), default=after)
             refused.extend(kept.values())
             going.extend(each for each in found if each.id not in kept)
@@ -163,6 +172,7 @@ class Deleting:
                 self._bury(writer, going, why)
 
         with self.holds.lock:
+            promised = self._promised(even_failed=even_failed)
             try:
                 self._ingest.change(change)
             except BaseException:
@@ -174,19 +184,6 @@ class Deleting:
         self._happened["deleted"] += len(going)
         size = sum(each.tombstone.data_set_length for each in going)
         return Step(len(going), size, seen, tuple(refused[:_NAMED]))
-
-    def _kept(self, writer: Writer, found: Sequence[Doomed], *, even_failed: bool) -> dict[int, Refused]:
-        held = deleting.holds_of(writer, [each.id for each in found])
-        kept = {
-            each.instance: Refused(each.sop_instance_uid, _why(each))
-            for each in held
-            if not (even_failed and each.state is State.FAILED)
-        }
-        for each in found:
-            uid = each.tombstone.sop_instance_uid
-            if each.id not in kept and uid in self.holds:
-                kept[each.id] = Refused(uid, _COMMITMENT)
-        return kept
 
     def _bury(self, writer: Writer, going: Sequence[Doomed], why: str) -> None:
         log = deleting.read_log(writer)
@@ -296,6 +293,21 @@ def _done_again(some: Sequence[tuple[Entry, Log]], highest: int, writer: Writer)
     log = some[-1][1]._replace(highest=max(highest, *gone, 0))
     deleting.write_log(writer, log)
     return log, len(gone)
+
+
+def _kept(
+    writer: Writer, found: Sequence[Doomed], promised: Container[str], *, even_failed: bool
+) -> dict[int, Refused]:
+    held = deleting.holds_of(writer, [each.id for each in found])
+    kept = {
+        each.instance: Refused(each.sop_instance_uid, _why(each))
+        for each in held
+        if not (even_failed and each.state is State.FAILED)
+    }
+    for each in found:
+        if each.id not in kept and each.tombstone.sop_instance_uid in promised:
+            kept[each.id] = Refused(each.tombstone.sop_instance_uid, _COMMITMENT)
+    return kept
 
 
 def _refusals(held: Sequence[Hold], *, even_failed: bool) -> list[Refused]:

@@ -29,5 +29,6 @@ class Holds:
 
         return release
 
-    def __contains__(self, sop_instance_uid: str) -> bool:
-        return any(sop_instance_uid in uids for uids in list(self._held.values()))
+    def all(self) -> set[str]:
+        """Give the instances that are held."""
+        return set().union(*list(self._held.values()))

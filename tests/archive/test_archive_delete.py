@@ -7,6 +7,7 @@ import errno
 import json
 import shutil
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from asyncdicom.archive.dimse import commitment_of, matching_instances, serve_ar
 from asyncdicom.archive.index.deliveries import Settlement
 from asyncdicom.archive.index.work import State, Work
 from asyncdicom.archive.operations import METHODS
+from asyncdicom.services.commitment import COMMITMENT_INSTANCE
+from asyncdicom.services.node import Delivery
+from asyncdicom.services.references import Commitment, Reference, write
 from asyncdicom.uid import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     STORAGE_COMMITMENT_PUSH_MODEL,
@@ -444,6 +448,26 @@ async def test_a_commitment_holds_it_and_is_refused_afterwards(three: Archive, t
         result = await user.commit(association, references)
         assert list(result.failed.values()) == [0x0112]
         assert len(result.committed) == 1
+
+
+async def test_a_report_that_is_owed_holds_it(three: Archive, tools: Any) -> None:
+    references = tuple(Reference(tools.ct, f"1.2.3.1.1.{number}") for number in (0, 9))
+    said = Commitment("1.2.3", references, {})
+    uid, instance = STORAGE_COMMITMENT_PUSH_MODEL, COMMITMENT_INSTANCE
+    report = Delivery("NOBODY", uid, instance, 1, partial(write, said))
+    await three.reports.add("ARCHIVE", report)
+    await three.outbox.enqueue([Work("report", "NOBODY", payload="{}")])  # one that cannot be read
+    await three.reports.add("ARCHIVE", report._replace(sop_class_uid="1.2"))
+    refused = await purge_of(three)
+    assert refused.refused == (("1.2.3.1.1.0", "a storage commitment for it is under way"),)
+    for _ in range(2):
+        claimed = await three.outbox.claim("report", "NOBODY", 5)
+        if claimed:
+            await three.outbox.settle(
+                [Settlement(each.id, State.FAILED, 0.0, 1, failed_at=1.0) for each in claimed]
+            )
+        assert not (await purge_of(three)).is_done
+    assert (await purge_of(three, even_failed=True)).is_done
 
 
 async def test_held_while_it_is_being_deleted(three: Archive, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ Every function is given the one `Writer` and runs within its transaction; `Delet
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, Select, bindparam, delete, func, insert, literal_column, or_, select, update
@@ -334,6 +334,21 @@ class DeletionReader:
     def holds(self, scope: Scope) -> list[Hold]:
         """Give the first deliveries of it that are open or have failed."""
         return [_hold(row) for row in self._rows(_HOLDS[scope.level], scope)]
+
+    def owed(self, kind: str, *, even_failed: bool) -> Iterator[str]:
+        """Give the payloads of all work of a kind that is open, or has failed unless `even_failed`."""
+        states = [state for state in _OPEN if not (even_failed and state is State.FAILED)]
+        after = 0
+        while True:
+            statement = select(delivery.c.id, delivery.c.payload).where(
+                delivery.c.kind == kind, delivery.c.state.in_(map(int, states)), delivery.c.id > after
+            )
+            with TRANSLATED, self._engine.connect() as connection:
+                page = connection.execute(statement.order_by(delivery.c.id).limit(_NAMED)).all()
+            if not page:
+                return
+            after = page[-1][0]
+            yield from (payload or "" for _, payload in page)
 
     def uids(self, scope: Scope, after: str) -> list[str]:
         """Give the next SOP Instance UIDs of it, in their order."""
