@@ -25,6 +25,7 @@ from asyncdicom.data.elements import (
 )
 from asyncdicom.data.elements import encode as encode_elements
 from asyncdicom.data.inflation import MAXIMUM_INFLATED, deflate, inflating
+from asyncdicom.data.plain import encode_plain
 from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import (
@@ -47,8 +48,12 @@ def encode(dataset: Dataset | Mapping[str, Any], transfer_syntax_uid: str) -> by
     Group 0002 is left out: it belongs to files. A data set that was made here (not read from bytes), has text
     outside ASCII and no Specific Character Set that holds it is given ISO_IR 192; text of one that was read
     is never replaced: it is an error. Pixel data is taken as it is. Raises ``DataSetError`` for an unknown
-    keyword or a value that cannot be encoded.
+    keyword or a value that cannot be encoded. A mapping of levels and UIDs needs no pydicom.
     """
+    if isinstance(dataset, Mapping):
+        plain = encode_plain(dataset, transfer_syntax_uid)
+        if plain is not None:
+            return plain
     from pydicom import Dataset
     from pydicom.filebase import DicomBytesIO
     from pydicom.filewriter import write_dataset
