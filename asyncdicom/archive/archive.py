@@ -22,6 +22,7 @@ from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.failures import opening, reading_index, using
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
+from asyncdicom.archive.index.chosen import ChosenInstance
 from asyncdicom.archive.index.deliveries import Claimed
 from asyncdicom.archive.index.finding import Finding
 from asyncdicom.archive.index.query import Query
@@ -214,7 +215,7 @@ class Archive:
                 one_by_one=self._comparing.submit,
                 on_work=lambda urgency: self.outbox.tell_from_thread(urgency),
             )
-            self.deliveries = self._index.deliveries
+            self.deliveries, self.chosen = self._index.deliveries, self._index.chosen
             self.outbox = Outbox(self._ingest.change, self.deliveries, self._outgoing)
             self.reports = Reports(self.outbox, self.deliveries, self.read)
             self._peers = PeerMemory(
@@ -306,7 +307,7 @@ class Archive:
             length=claimed.data_set_length or 0,
         )
 
-    def reading(self, claimed: Claimed) -> Reading:
+    def reading(self, claimed: Claimed | ChosenInstance) -> Reading:
         """Open the file of an instance that claimed work is about, to be read and closed. Blocks.
 
         Raises ``OSError``.

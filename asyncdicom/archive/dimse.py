@@ -488,7 +488,15 @@ def _origin(request: Request) -> Origin:
     """Say who has sent an instance, to whom."""
     certificate = certificate_of(request.incoming.channel.transport.get_extra_info("ssl_object"))
     names = () if certificate is None else (f"sha256:{certificate.fingerprint}", *sorted(certificate.names))
-    return Origin(request.calling_ae_title, request.called_ae_title, request.association.peer[0], names)
+    command = request.command
+    ae_title, message_id = command.move_originator_ae_title, command.move_originator_message_id
+    return Origin(
+        request.calling_ae_title,
+        request.called_ae_title,
+        request.association.peer[0],
+        names,
+        (ae_title, message_id) if ae_title and message_id is not None else None,
+    )
 
 
 def _peer(request: Request) -> Hashable:
