@@ -287,7 +287,8 @@ async def test_services(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "Doe^Jane False 1 1\n"
 
 
-async def test_errors(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_errors(run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "hospital-ca.pem")  # what the system trusts
     authority = trustme.CA()
     authority.cert_pem.write_to_path("hospital-ca.pem")
     secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
