@@ -103,20 +103,24 @@ class Courier:
             return await self._store(association, claimed, source, priority)
 
     async def forward(self, source: Source, calling: str, store: Forward) -> Response:
-        """Have `store` send what is just being received, on whichever association is free.
+        """Have `store` send what is just being received, on an association that nobody else uses meanwhile.
 
-        `calling`: the AE title of whoever sends it. Raises as `send`.
+        The data sets of one association come one after the other: a sender that stops in the middle would
+        keep all behind him waiting. `calling`: the AE title of whoever sends it. Raises as `send`.
         """
-        async with self._borrowed(source, calling if self._own.pass_calling_ae_title else "") as association:
+        title = calling if self._own.pass_calling_ae_title else ""
+        async with self._borrowed(source, title, alone=True) as association:
             return await store(association)
 
     @asynccontextmanager
-    async def _borrowed(self, source: Source, calling: str) -> AsyncGenerator[Association, None]:
+    async def _borrowed(
+        self, source: Source, calling: str, *, alone: bool = False
+    ) -> AsyncGenerator[Association, None]:
         calling = calling or self._calling
         pool = self._pool_for(self._note(source), self._ssl(), calling)
         pool.users += 1
         try:
-            async with pool.pool.acquire() as association:
+            async with pool.pool.acquire(alone=alone) as association:
                 yield association
         finally:
             pool.users -= 1

@@ -6,8 +6,9 @@ import ast
 import asyncio
 import shutil
 import socket
+import tracemalloc
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -280,9 +281,13 @@ def large(uid: str, size: int) -> BytesSource:
     return BytesSource(CT, uid, EXPLICIT_VR_LITTLE_ENDIAN, data)
 
 
-async def test_after_half_an_instance_the_whole_of_it_goes_on_another_association(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["", 'group_by = "study"\n', "ordered = true\n"])
+async def test_after_half_an_instance_the_whole_of_it_goes_on_another_association(
+    tmp_path: Path, by: str
+) -> None:
     async with dropping(1 << 20) as (port, whole):
-        async with gateway(tmp_path, config(EVERYTHING.format('"A"'), A=port)) as (running, where):
+        setting = config(EVERYTHING.format('"A"'), QUICK + by, A=port)
+        async with gateway(tmp_path, setting) as (running, where):
             sent = large("1.1", 4 << 20)
             await send(where, sent)
             await eventually(lambda: whole)
@@ -290,13 +295,12 @@ async def test_after_half_an_instance_the_whole_of_it_goes_on_another_associatio
         assert whole == [sent.length]
 
 
-async def test_refused_ones_fail_together_and_nobody_waits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["", 'group_by = "study"\n', "ordered = true\n"])
+async def test_refused_ones_fail_together_and_nobody_waits(tmp_path: Path, by: str) -> None:
     """Not one timeout after the other: what the peer has refused is known when it has."""
     async with pacs(contexts=[CT]) as node:
-        async with gateway(tmp_path, config(EVERYTHING.format('"A"'), A=node.server.port)) as (
-            running,
-            where,
-        ):
+        setting = config(EVERYTHING.format('"A"'), QUICK + by, A=node.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
             refused = [instance(f"2.{n}", sop_class=MR) for n in range(40)]
             taken = [instance(f"1.{n}") for n in range(40)]
             await send(where, *refused, *taken)
@@ -306,6 +310,47 @@ async def test_refused_ones_fail_together_and_nobody_waits(tmp_path: Path) -> No
             (status,) = await running.status()
             assert status["state"] == "ok"
             assert Counter(row.attempts for row in running._archive.deliveries.page(State.FAILED)) == {1: 40}
+
+
+async def test_a_large_instance_takes_no_more_memory_than_a_small_one(tmp_path: Path) -> None:
+    """What is sent on is read from the disk piece by piece."""
+    whole: list[int] = []
+
+    async def on_store(request: Request) -> int:
+        whole.append(sum([len(view) async for view in request.data]))
+        return 0
+
+    source = Zeros("1.1", 96 << 20)
+    async with serve("PACS@127.0.0.1:0", c_store=on_store) as server:
+        async with gateway(tmp_path, config(EVERYTHING.format('"A"'), A=server.port)) as (running, where):
+            tracemalloc.start()
+            try:
+                await send(where, source)  # type: ignore[arg-type]
+                await settled(running)
+                _, most = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+    assert whole == [source.length]
+    assert most < 48 << 20
+
+
+class Zeros:
+    """An instance that nobody has in memory."""
+
+    sop_class_uid, transfer_syntax_uid = CT, EXPLICIT_VR_LITTLE_ENDIAN
+
+    def __init__(self, uid: str, size: int) -> None:
+        self.sop_instance_uid, self._size = uid, size
+        self._head = bytes(large(uid, 0).data)[:-4] + size.to_bytes(4, "little")
+        self.length = len(self._head) + size
+
+    def at_hand(self) -> None:
+        """It is too large."""
+
+    async def open(self) -> AsyncGenerator[Any, None]:
+        yield [self._head]
+        for _ in range(self._size >> 20):
+            yield [bytes(1 << 20)]
 
 
 def test_no_rule_is_ever_run_as_code() -> None:

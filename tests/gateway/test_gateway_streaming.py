@@ -220,6 +220,21 @@ async def test_a_slow_destination_makes_the_sender_slow(tmp_path: Path) -> None:
         assert node.got == slow.length
 
 
+async def test_a_sender_that_stops_in_the_middle_keeps_no_other_waiting(tmp_path: Path) -> None:
+    async with passing(tmp_path, more=f"{STREAM}maximum_associations = 2\n") as (node, _, where):
+        slow = Slow("1.1", 4 << 20, stops_at=2 << 20)
+        async with associate(where, contexts=[CT], calling_ae_title="STUCK") as association:
+            storing = asyncio.ensure_future(association.c_store(slow))
+            async with asyncio.timeout(60):
+                await node.begun.wait()
+            for number in range(5):
+                await send(where, instance(f"2.{number}"), calling="CT2")
+            assert node.whole == [f"2.{number}" for number in range(5)]
+            slow.goes_on.set()
+            assert (await storing).status == 0
+        assert node.whole[-1] == "1.1"
+
+
 # what passes, and what does not
 
 
