@@ -163,7 +163,7 @@ def test_nothing_fits_into_less_than_8_bytes(maximum_length: int) -> None:
 def test_a_small_command_is_one_pdu() -> None:
     encoded = encode(STORE)
     (pdu,) = Fragmenter(5, 16384).command(encoded)
-    (fragment,) = fragments(pdu, 16384)
+    (fragment,) = fragments(bytes(pdu), 16384)
     assert fragment == Fragment(5, True, True, memoryview(encoded))
 
 
@@ -172,6 +172,15 @@ def test_a_command_that_needs_several_pdus() -> None:
     found = fragments(b"".join(Fragmenter(5, 8).command(encoded)), 8)
     assert b"".join(fragment.data for fragment in found) == encoded
     assert {len(fragment.data) for fragment in found} == {2}
+
+
+def test_what_is_left_of_a_message_that_was_given_up_is_not_in_the_next() -> None:
+    fragmenter = Fragmenter(5, 16384)
+    fragmenter.command(encode(STORE))
+    assert fragmenter.data([bytes(100)], final=False) == [], "kept back, because it may be the last"
+    begun = fragmenter.command(encode(STORE))
+    found = fragments(b"".join([*begun, *fragmenter.data([b"next"], final=True)]), 16384)
+    assert [bytes(fragment.data) for fragment in found] == [encode(STORE), b"next"]
 
 
 # in pieces
