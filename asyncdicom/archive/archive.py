@@ -18,6 +18,8 @@ from asyncdicom.archive.blobs.base import Reading
 from asyncdicom.archive.blobs.folder import FolderBlobs
 from asyncdicom.archive.blobs.room import Room, Space
 from asyncdicom.archive.care import Care
+from asyncdicom.archive.deleted_journal import DeletedJournal
+from asyncdicom.archive.deleting import Deleted, Deleting, Scope, delete
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.failures import opening, reading_index, using
 from asyncdicom.archive.file_calls import FileCalls
@@ -33,7 +35,7 @@ from asyncdicom.archive.intake import Intake
 from asyncdicom.archive.journal import Journal
 from asyncdicom.archive.leftovers import Swept
 from asyncdicom.archive.marker import Marker, check_place, next_marker, no_archive, read_marker, write_marker
-from asyncdicom.archive.origin import Origin, Router
+from asyncdicom.archive.origin import Origin, Passing, Router
 from asyncdicom.archive.outbox import Outbox
 from asyncdicom.archive.peers import PeerMemory
 from asyncdicom.archive.reassign import Reassigning
@@ -123,6 +125,8 @@ class Archive:
         self.is_new = False
         self.is_served_by_tls = False
         """Whether a server takes instances for it by TLS: then they are not sent on in the clear unasked."""
+        self.passing: Passing | None = None
+        """Who is asked first about a C-STORE request, and may answer it: then it is not stored."""
         self._room = Room(self.directory, self._calls, minimum_free)
         self._intake = Intake(
             self._blobs,
@@ -225,6 +229,8 @@ class Archive:
             self._ingest.start()
             journal = Journal(self.directory, self._calls, sync=self._sync)
             reassigning = Reassigning(journal, self._ingest)
+            deleted = DeletedJournal(self.directory, new.archive_id, self._calls, sync=self._sync)
+            self.deleting = Deleting(deleted, self._blobs, self._index.deletions, self._ingest, self.happened)
             self._reconcile(reassigning)
             self.outbox.open()
             self.care = Care(
@@ -247,6 +253,7 @@ class Archive:
     def _reconcile(self, reassigning: Reassigning) -> None:
         try:
             reassigning.reconcile()
+            self.deleting.reconcile()
         except BaseException:
             self._ingest.close()
             raise
@@ -407,6 +414,48 @@ class Archive:
         `peer` and what is raised: as for `rows`.
         """
         return await self._finder.assigned(source, peer) if self.care.reassigning.is_used else source
+
+    # deleting
+
+    async def delete(
+        self,
+        level: str,
+        uid: str,
+        *,
+        patient_id: str | None = None,
+        even_failed: bool = False,
+        dry_run: bool = False,
+        why: str = "by the application",
+    ) -> Deleted:
+        """Delete a study, series or instance, and give what was deleted; `dry_run`: only look.
+
+        `level`: STUDY, SERIES or IMAGE; `uid`: its UID. `patient_id`: of whom, where several patients have
+        it. Nothing of it is deleted while a delivery or a storage commitment of one of its instances is open,
+        or a delivery has failed (unless `even_failed`): `Deleted.refused` says which. Each 500 instances are
+        one transaction; what comes meanwhile stays. `why` stays known. A retrieval that is under way tells of
+        each instance that it misses.
+
+        Raises `ArchiveError` if there is no such thing, several patients have it, or disk or index fail; what
+        was deleted by then stays deleted, as after a cancellation.
+        """
+        scope = Scope(level, uid, patient_id)
+        async with aclosing(self.delete_by_steps(scope, even_failed, dry_run, why)) as steps:
+            *_, deleted = [step async for step in steps]
+        return deleted
+
+    def delete_by_steps(
+        self, scope: Scope, even_failed: bool, dry_run: bool, why: str
+    ) -> AsyncGenerator[Deleted, None]:
+        """As `delete`: give how much is deleted after each transaction, and then what was."""
+        return delete(
+            self.deleting,
+            scope,
+            read=self.read,
+            upkeep=self.upkeep,
+            why=why,
+            even_failed=even_failed,
+            dry_run=dry_run,
+        )
 
     async def upkeep(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
         """Make a call of `care` in the one thread that looks after files, behind a sweep that is under way.

@@ -31,7 +31,7 @@ _TOLD = {
     "healed": ("healed", "healed_in_quarantine"),
 }
 # Told if there are any.
-_RARE = ("set_aside", "superseded", "same", "incomplete", "strange", "mismatch", "divided")
+_RARE = ("set_aside", "superseded", "same", "incomplete", "strange", "mismatch", "divided", "returned")
 
 
 class Care:
@@ -118,6 +118,7 @@ class Care:
             **self._index.upkeep.counts(),
             "quarantine_bytes": size,
             "purged": self._index.quarantine.tombstones(),
+            "deleted": self._index.deletions.count(),
             "lost": self._blobs.count_lost(),
             "missing": max(place.missing, place.last_missing),
             "damaged": max(place.damaged, place.last_damaged),

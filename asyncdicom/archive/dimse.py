@@ -365,14 +365,22 @@ class ArchiveProvider:
             syntaxes[transfer_syntax_uid] += count
 
     async def store(self, request: Request) -> Response:
-        """C-STORE: the answer is a Success when the instance is as durable as the archive promises."""
+        """C-STORE: the answer is a Success when the instance is as durable as the archive promises.
+
+        What passes through (`Archive.passing`) is not stored: its answer is that of who gets it.
+        """
+        origin = _origin(request) if self.archive.is_routing else None
+        if self.archive.passing is not None and origin is not None:
+            answer: Response | None = await self.archive.passing(request, origin)
+            if answer is not None:
+                return answer
         stored = await self.archive.receive(
             sop_class_uid=request.affected_sop_class_uid,
             sop_instance_uid=request.affected_sop_instance_uid,
             transfer_syntax_uid=request.transfer_syntax_uid,
             batches=request.data.batches(PIECE),
             calling_ae_title=request.calling_ae_title,
-            origin=_origin(request) if self.archive.is_routing else None,
+            origin=origin,
         )
         if stored.is_here:
             self.note(request.affected_sop_class_uid, request.transfer_syntax_uid)
@@ -441,6 +449,8 @@ def commitment_of(archive: Archive) -> StorageCommitment:
     async def check(request: Request, references: tuple[Reference, ...]) -> Mapping[Reference, int]:
         uids = [reference.sop_instance_uid for reference in references]
         try:
+            release = await archive.read(archive.deleting.holds.take, uids)
+            _when_over(request, release)
             kept = await archive.read(archive.care.kept, uids)
         except ArchiveError as error:
             _LOG.error("storage commitment: %s", error)
@@ -449,6 +459,15 @@ def commitment_of(archive: Archive) -> StorageCommitment:
         return {reference: _failure_of(reference, kept) for reference in references}
 
     return StorageCommitment(check)
+
+
+def _when_over(request: Request, call: Callable[[], None]) -> None:
+    """Make a call when a request was answered, and the report that was promised is owed."""
+    task = request.incoming.task
+    if task is None:
+        call()
+    else:
+        task.add_done_callback(lambda _: call())
 
 
 def _failure_of(reference: Reference, kept: Mapping[str, str]) -> int:

@@ -21,6 +21,7 @@ from typing import TypeAlias, TypeVar, TypeVarTuple
 from asyncdicom.net.threads import file_threads, in_thread
 
 __all__ = [
+    "APPEND",
     "AT_ONCE",
     "CREATE",
     "NO_LINK",
@@ -50,6 +51,7 @@ class LastBatch(list[Buffer]):
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO does not wait for its other end
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows changes line ends without it
+APPEND = os.O_RDWR | os.O_CREAT | NO_LINK | _BINARY  # a file that goes on
 READ = os.O_RDONLY | AT_ONCE | _BINARY
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK | _BINARY  # a file that must not exist
 

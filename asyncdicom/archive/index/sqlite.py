@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.chosen import ChosenReader
+from asyncdicom.archive.index.deleting import DeletionReader
 from asyncdicom.archive.index.deliveries import DeliveryReader
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.migrations import copy_index
@@ -55,6 +56,8 @@ class Index:
         self.deliveries = DeliveryReader(self._engine)
         self.chosen = ChosenReader(self._engine)
         """Looks at the work that is to be done."""
+        self.deletions = DeletionReader(self._engine)
+        """Looks at what is to be deleted, and at what was."""
         self.stability = StabilityReader(self._engine)
         """Looks at the studies that something has come for."""
 
