@@ -20,7 +20,7 @@ from asyncdicom.archive.blobs.room import Room, Space
 from asyncdicom.archive.care import Care
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.failures import opening, reading_index, using
-from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.file_calls import FileCalls, TogetherCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
 from asyncdicom.archive.index.deliveries import Claimed
 from asyncdicom.archive.index.finding import Finding
@@ -110,7 +110,7 @@ class Archive:
         self._scrub_rate = scrub
         self._sweeps = sweep
         self._sync = durability == "power"
-        self._calls = files if files is not None else FileCalls()
+        self._calls = files if files is not None else TogetherCalls()
         self._blobs = FolderBlobs(self.directory, self._calls, sync=self._sync)
         self._lock = -1
         self._is_open = False
@@ -161,7 +161,7 @@ class Archive:
             self._readers.shutdown()
             raise
         self._is_open = True
-        self._intake.open(self._writers, self._ingest)
+        self._intake.open(self._writers, self._ingest, together=self._together)
         self.outbox.start()
         self._peers.start()
         if self._sweeps:
@@ -174,6 +174,7 @@ class Archive:
                     raise no_archive(self.directory)
                 self._blobs.prepare_root()
                 self._lock = self._calls.lock_directory(self.directory)
+                self._together = not self._sync or self._calls.can_sync_together(self.directory)
                 self._open_index()
         except BaseException:
             self._unlock()
@@ -275,6 +276,7 @@ class Archive:
         self._ingest.close()
         self._readers.shutdown()
         self._index.close()
+        self._calls.end()
         self._unlock()
 
     # storing
