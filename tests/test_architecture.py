@@ -1,4 +1,4 @@
-"""The layers of README's architecture: imports go down only, and below the sans-IO line there is no IO."""
+"""The layers of docs/architecture.md: imports go down only, and below the sans-IO line there is no IO."""
 
 from __future__ import annotations
 
@@ -183,7 +183,10 @@ def test_a_second_place_that_knows_the_database_is_noticed() -> None:
 # stored files are for the blobs alone.
 MAKES_FILE_CALLS = {
     f"archive/{name}.py"
-    for name in ("__init__", "archive", "backup", "file_calls", "journal", "maintenance", "marker")
+    for name in (
+        *("__init__", "archive", "backup", "deleted_journal", "file_calls", "journal", "maintenance"),
+        "marker",
+    )
 }
 
 

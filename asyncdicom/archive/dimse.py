@@ -57,7 +57,7 @@ from asyncdicom.server import AssociationHook, Server, serve
 from asyncdicom.services.account import note_asked
 from asyncdicom.services.commitment import StorageCommitment
 from asyncdicom.services.contexts import Proposable, in_order
-from asyncdicom.services.node import Node
+from asyncdicom.services.node import Delivery, Node
 from asyncdicom.services.references import Reference
 from asyncdicom.services.request import EchoHandler, NormalizedHandlers, Retrieval
 from asyncdicom.services.responses import Response
@@ -135,6 +135,9 @@ def serve_archive(
     without having negotiated that; whoever negotiates it may (PS3.4 C.5.1). The other arguments are those of
     `serve`.
 
+    Event reports that its services promise (`Node.report`) are rows of `Archive.outbox`: they are sent on the
+    association that asked, or on another one to the caller's address, also after a crash.
+
     Raises what `serve` raises. Leaving the block closes the server, and leaves the archive open.
     """
     if not isinstance(address, Address):
@@ -152,7 +155,12 @@ def serve_archive(
         c_find=provider.find,
         c_get=provider.retrieve if contexts is not None else None,  # then it is offered if it is asked for
         c_move=provider.retrieve,
-        services=[*services, agreed, retrieval] if contexts is None else [*services, agreed],
+        services=[
+            *services,
+            agreed,
+            _KeptReports(archive),
+            *([retrieval] if contexts is None else []),
+        ],
         destinations=destinations,
         contexts=contexts,
         unknown_storage=True,
@@ -299,6 +307,35 @@ class _Retrieval(GetService):
         return in_order(transfer_syntaxes, stored)
 
 
+class _KeptReports(Service):
+    """Has the reports of a server's services kept by its archive. It offers nothing itself."""
+
+    name = "kept reports"
+    permission = "commitment"
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._ae_title = ""
+
+    async def start(self, node: Node[Any]) -> None:
+        """See `Service`."""
+        self._ae_title = node.ae_title
+        node.report_by(self)
+        self._archive.reports.serve(node.ae_title, node.open)
+
+    async def stop(self) -> None:
+        """See `Service`."""
+        await self._archive.reports.leave(self._ae_title)
+
+    async def add(self, delivery: Delivery) -> None:
+        """See `services.node.Reports`."""
+        try:
+            await self._archive.reports.add(self._ae_title, delivery)
+        except ArchiveError as error:
+            refused = Response(Status.RESOURCE_LIMITATION, error_comment=str(error)[:64])
+            raise StatusError(refused) from None
+
+
 class ArchiveProvider:
     """The handlers of an archive."""
 
@@ -398,12 +435,14 @@ def commitment_of(archive: Archive) -> StorageCommitment:
     """Give the service of storage commitment (PS3.4 Annex J) that is responsible for what an archive has.
 
     An instance is committed that is stored whole, and whose file has its size: 0x0112 says that it is not
-    here, 0x0119 that its SOP Class is another one. Reports are kept in memory until they are delivered.
+    here, 0x0119 that its SOP Class is another one. Reports are rows of the outbox until they are delivered.
     """
 
     async def check(request: Request, references: tuple[Reference, ...]) -> Mapping[Reference, int]:
         uids = [reference.sop_instance_uid for reference in references]
         try:
+            release = await archive.read(archive.deleting.holds.take, uids)
+            _when_over(request, release)
             kept = await archive.read(archive.care.kept, uids)
         except ArchiveError as error:
             _LOG.error("storage commitment: %s", error)
@@ -412,6 +451,15 @@ def commitment_of(archive: Archive) -> StorageCommitment:
         return {reference: _failure_of(reference, kept) for reference in references}
 
     return StorageCommitment(check)
+
+
+def _when_over(request: Request, call: Callable[[], None]) -> None:
+    """Make a call when a request was answered, and the report that was promised is owed."""
+    task = request.incoming.task
+    if task is None:
+        call()
+    else:
+        task.add_done_callback(lambda _: call())
 
 
 def _failure_of(reference: Reference, kept: Mapping[str, str]) -> int:
@@ -451,7 +499,15 @@ def _origin(request: Request) -> Origin:
     """Say who has sent an instance, to whom."""
     certificate = certificate_of(request.incoming.channel.transport.get_extra_info("ssl_object"))
     names = () if certificate is None else (f"sha256:{certificate.fingerprint}", *sorted(certificate.names))
-    return Origin(request.calling_ae_title, request.called_ae_title, request.association.peer[0], names)
+    command = request.command
+    ae_title, message_id = command.move_originator_ae_title, command.move_originator_message_id
+    return Origin(
+        request.calling_ae_title,
+        request.called_ae_title,
+        request.association.peer[0],
+        names,
+        (ae_title, message_id) if ae_title and message_id is not None else None,
+    )
 
 
 def _peer(request: Request) -> Hashable:

@@ -67,6 +67,7 @@ class Transport(asyncio.BufferedProtocol):
         "_soon",
         "_transport",
         "is_tls",
+        "is_writing_paused",
     )
 
     def __init__(
@@ -78,9 +79,11 @@ class Transport(asyncio.BufferedProtocol):
         self._cut: asyncio.TimerHandle | None = None
         self._pool = block_pool(loop)
         self._transport: asyncio.Transport | None = None
-        self._peer: tuple[str, int] | None = None  # the event loop forgets it when TLS ends
+        # A proxy's caller, or what the event loop forgets when TLS ends.
+        self._peer: tuple[str, int] | None = None
         self.is_tls = False
         self._drained: asyncio.Future[None] | None = None
+        self.is_writing_paused = False  # the peer has to read before more should be written
         self._lost = False
         self._acknowledging: socket.socket | None = None
         self._soon: list[bytes] = []  # small messages that leave together
@@ -91,7 +94,8 @@ class Transport(asyncio.BufferedProtocol):
         """See `asyncio.BaseProtocol`."""
         self._transport = transport = cast("asyncio.Transport", transport)
         self.is_tls = transport.get_extra_info("sslcontext") is not None
-        self._peer = self.peer if self.is_tls else None
+        if self.is_tls:
+            self.speaks_for(self.peer)
         # Each write makes a TLS record: 12 bytes of header deserve none of their own.
         own_loop = type(transport).__module__.startswith("asyncio.")
         self._joins = self.is_tls or (own_loop and _UNPAUSED_WRITELINES)
@@ -127,7 +131,8 @@ class Transport(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
-        self._drained = asyncio.get_running_loop().create_future()
+        self._drained = self._loop.create_future()
+        self.is_writing_paused = True
         self._receiver.writing_paused()
 
     def resume_writing(self) -> None:
@@ -135,6 +140,7 @@ class Transport(asyncio.BufferedProtocol):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         self._drained = None
+        self.is_writing_paused = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.BaseProtocol`."""
@@ -153,22 +159,21 @@ class Transport(asyncio.BufferedProtocol):
         return self._lost
 
     @property
-    def is_writing_paused(self) -> bool:
-        """Whether the peer has to read before more should be written."""
-        return self._drained is not None
-
-    @property
     def unsent(self) -> int:
         """How many bytes the kernel has not taken yet."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     @property
     def peer(self) -> tuple[str, int]:
-        """The address of the peer."""
+        """The address of the peer, or of the caller that a proxy speaks for."""
         if self._peer is not None:
             return self._peer
         name = self._transport.get_extra_info("peername") if self._transport is not None else None
         return (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("?", 0)
+
+    def speaks_for(self, peer: tuple[str, int]) -> None:
+        """Whatever the connection says itself, this is who calls."""
+        self._peer = peer
 
     def get_extra_info(self, name: str) -> object:
         """See `asyncio.BaseTransport.get_extra_info`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
@@ -12,6 +11,7 @@ from asyncdicom.dimse.messages import Command, CommandField, Priority, response_
 from asyncdicom.exceptions import DataSetError, DicomNetworkError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.operation import Interrupted, Reply
+from asyncdicom.net.turns import turns
 from asyncdicom.services.classes import C_FIND_CLASSES, permission_of
 from asyncdicom.services.contexts import find_context
 from asyncdicom.services.request import FindHandler, Request
@@ -21,7 +21,7 @@ from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STUDY_ROOT
 
-__all__ = ["Query", "QueryService", "find"]
+__all__ = ["MAXIMUM_UNREADABLE", "Query", "QueryService", "find"]
 
 log = Log("asyncdicom.services")
 
@@ -29,7 +29,10 @@ _MAXIMUM_MATCHES = 100_000
 _MAXIMUM_BYTES = 32 << 20  # of an awaited list, as they are encoded
 _MAXIMUM_ELEMENTS = 16_384  # of one match, those in sequences included
 _KEPT_UNREADABLE = 100
-# Where neither handler nor socket ever waits, others (and a C-CANCEL) have to get their turn all the same.
+MAXIMUM_UNREADABLE = 10_000
+"""So many matches of one query may be unreadable: they are given to nobody, who would end it."""
+# Where neither handler nor socket ever waits, others (and a C-CANCEL) have to get their turn all the same: so
+# many responses are made in a turn of the event loop, however many queries are answered.
 _RESPONSES_IN_A_ROW = 16
 
 
@@ -40,7 +43,7 @@ class Query(ResponseStream[_Match, list[_Match]]):
     """A C-FIND: gives one Identifier a match, a pydicom Dataset, or its bytes with `raw=True`.
 
     A match that cannot be read costs only itself, and so does an element of one: it is left out, counted and
-    logged.
+    logged. More than `MAXIMUM_UNREADABLE` end the query with `DicomNetworkError`.
     """
 
     def __init__(self, *args: Any, raw: bool, maximum_matches: int, maximum_bytes: int) -> None:
@@ -82,6 +85,10 @@ class Query(ResponseStream[_Match, list[_Match]]):
             if len(self.unreadable) < _KEPT_UNREADABLE:
                 self.unreadable.append(data)
             log.warning("%s: a match of a C-FIND cannot be read, and is left out: %s", self._channel, error)
+            if self.number_unreadable > MAXIMUM_UNREADABLE:
+                raise DicomNetworkError(
+                    f"more than {MAXIMUM_UNREADABLE} matches that cannot be read: {error}"
+                ).having(self._so_far()) from None
             return None
         if skipped.count:
             self.skipped.add(skipped.why, skipped.count)
@@ -177,6 +184,7 @@ async def provide(request: Request, handler: FindHandler) -> Response:
         return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, error_comment="no identifier")
     pending, is_complete = None, True  # the response is the same for all matches, mostly
     maximum = incoming.channel.limits.maximum_matches
+    taking_turns = turns()
     matches = cast("Any", handler(request))
     async with aclosing(_Closable(matches)):
         iterator: AsyncIterator[Identifier] = aiter(matches)
@@ -189,6 +197,8 @@ async def provide(request: Request, handler: FindHandler) -> Response:
                 raise Interrupted  # the handler swallowed its cancellation
             if incoming.matches == maximum:
                 return Response(Status.OUT_OF_RESOURCES, error_comment=f"more than {maximum} matches")
+            if incoming.matches % _RESPONSES_IN_A_ROW == 0:
+                await taking_turns.take(incoming.channel)
             data = encode_identifier(match, incoming.context.transfer_syntax)
             if pending is None or request.optional_keys_supported is not is_complete:
                 is_complete = request.optional_keys_supported
@@ -196,8 +206,6 @@ async def provide(request: Request, handler: FindHandler) -> Response:
                 pending = response_to(incoming.command, status, has_data_set=True)
             await incoming.channel.performer.respond(incoming, pending, data)
             incoming.matches += 1
-            if incoming.matches % _RESPONSES_IN_A_ROW == 0:
-                await asyncio.sleep(0)
 
 
 class _Closable:

@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable
 
 from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.index.chosen import ChosenReader
+from asyncdicom.archive.index.deleting import DeletionReader
 from asyncdicom.archive.index.deliveries import DeliveryReader
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.migrations import copy_index
@@ -52,7 +54,10 @@ class Index:
         self.quarantine = QuarantineReader(self._engine)
         """Looks at what is in quarantine."""
         self.deliveries = DeliveryReader(self._engine)
+        self.chosen = ChosenReader(self._engine)
         """Looks at the work that is to be done."""
+        self.deletions = DeletionReader(self._engine)
+        """Looks at what is to be deleted, and at what was."""
         self.stability = StabilityReader(self._engine)
         """Looks at the studies that something has come for."""
 
