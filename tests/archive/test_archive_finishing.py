@@ -28,6 +28,7 @@ class Together(FileCalls):
         self.began = threading.Event()
         self.go_on = threading.Event()
         self.failing: set[str] = set()  # the last parts of paths
+        self.fails_once = False
         self._paths: dict[int, str] = {}
 
     def can_sync_together(self, path: str) -> bool:
@@ -52,6 +53,9 @@ class Together(FileCalls):
         super().sync_data(descriptor)
 
     def sync_directory(self, path: str) -> None:
+        if self.fails_once:
+            self.fails_once = False
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         if "folder" in self.failing and os.path.dirname(os.path.dirname(path)).endswith("objects"):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         super().sync_directory(path)
@@ -73,9 +77,9 @@ async def test_what_waits_is_synced_together_with_its_folder(tmp_path: Path, too
         first = asyncio.ensure_future(tools.store(archive, tools.data_set()))
         assert await asyncio.to_thread(calls.began.wait, 60)
         second = asyncio.ensure_future(tools.store(archive, tools.data_set(SOPInstanceUID="1.2.4")))
-        while len(calls.groups) < 2:
+        while len(tools.files_below(tmp_path)) < 2 or _waiting(archive):
             await asyncio.sleep(0.001)
-        stores = several(archive, tools, 2 * GROUP)  # both threads wait for the disk
+        stores = several(archive, tools, 2 * GROUP)  # one thread waits for the disk, the other for its turn
         while _waiting(archive) < 2 * GROUP:
             await asyncio.sleep(0.001)
         calls.go_on.set()
@@ -108,6 +112,23 @@ async def test_a_folder_whose_sync_fails_is_not_trusted(tmp_path: Path, tools: A
         assert tools.files_below(tmp_path) == []
         assert set(await asyncio.gather(*several(archive, tools, 3))) == {0}
         assert (await archive.counts())["instance"] == 3
+
+
+async def test_no_sync_succeeds_before_it_is_noted_that_another_one_failed(
+    tmp_path: Path, tools: Any
+) -> None:
+    """What the first one was to write is lost, the second one of the same folder tells nothing of it."""
+    calls = Together()
+    async with Archive(tmp_path, files=calls) as archive:
+        first = asyncio.ensure_future(tools.store(archive, tools.data_set()))
+        assert await asyncio.to_thread(calls.began.wait, 60)
+        second = asyncio.ensure_future(tools.store(archive, tools.data_set(SOPInstanceUID="1.2.4")))
+        while len(tools.files_below(tmp_path)) < 2:
+            await asyncio.sleep(0.001)
+        calls.fails_once = True
+        calls.go_on.set()
+        assert [int(status) for status in await asyncio.gather(first, second)] == [0xA700] * 2
+        assert tools.files_below(tmp_path) == []
 
 
 async def test_without_room_nothing_is_written(tmp_path: Path, tools: Any) -> None:

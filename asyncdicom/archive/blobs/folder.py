@@ -60,11 +60,12 @@ class FolderBlobs(Folders):
     def _sync_all(self, blobs: Sequence[NewBlob], descriptors: Sequence[int]) -> list[OSError | None]:
         places = [os.path.dirname(blob.path) for blob in blobs]
         folders = list(dict.fromkeys(places))
-        errors = self._calls.sync_all(descriptors, folders)
-        failed = dict(zip(folders, errors[len(blobs) :], strict=True))
-        for folder, error in failed.items():
-            if error is not None:
-                self._distrust(folder)
+        with self._syncing:
+            errors = self._calls.sync_all(descriptors, folders)
+            failed = dict(zip(folders, errors[len(blobs) :], strict=True))
+            for folder, error in failed.items():
+                if error is not None:
+                    self._distrust(folder)
         return [error or failed[place] for error, place in zip(errors, places, strict=False)]
 
     def source(

@@ -46,6 +46,8 @@ class Folders:
         self._calls = calls
         self._sync = sync
         self._lock = threading.Lock()
+        # One sync at a time: the one after a failed one succeeds, and is not believed when that is noted.
+        self._syncing = threading.Lock()
         self._receiving: dict[str, str] = {}  # by the last part, which stays the same in quarantine
         self._untrusted: set[str] = set()
         self._folder = ""
@@ -84,11 +86,12 @@ class Folders:
         """Make the entries of a folder durable, if the archive is to survive a power cut."""
         if not self._sync:
             return
-        try:
-            self._calls.sync_directory(path)
-        except BaseException:
-            self._distrust(path)
-            raise
+        with self._syncing:
+            try:
+                self._calls.sync_directory(path)
+            except BaseException:
+                self._distrust(path)
+                raise
 
     def _distrust(self, path: str) -> None:
         """Trust no file any more that is in a folder whose sync has failed."""
