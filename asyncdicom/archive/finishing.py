@@ -7,7 +7,7 @@ at the interpreter's lock at every file call. So few threads take all that waits
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from asyncdicom.archive.arrival import Answer, Arrival, deliver
@@ -102,15 +102,21 @@ class Finishing:
             else:
                 written.append(arrival)
                 files.append(file)
+        if written:
+            failed += self._settle(written, files)
+        deliver(failed)
+
+    def _settle(
+        self, written: Sequence[Arrival], files: Sequence[NewBlob]
+    ) -> Iterable[tuple[Arrival, Answer]]:
+        """Make files durable, and give them to the index; gives the others, each with what has failed."""
         try:
             errors = self._blobs.finish_all(files)
         except BaseException as error:
-            failed += [(arrival, error) for arrival in written]
-        else:
-            ended = list(zip(written, errors, strict=True))
-            failed += [(arrival, error) for arrival, error in ended if error is not None]
-            self._submit_all([arrival for arrival, error in ended if error is None])
-        deliver(failed)
+            return [(arrival, error) for arrival in written]
+        ended = list(zip(written, errors, strict=True))
+        self._submit_all([arrival for arrival, error in ended if error is None])
+        return [(arrival, error) for arrival, error in ended if error is not None]
 
     def _shortage(self) -> OSError | None:
         """Look whether there is room on the disk, once for all."""
