@@ -15,7 +15,7 @@ from asyncdicom.archive.arrival import Found, Outcome
 from asyncdicom.archive.blobs.base import Blobs, Ended, State
 from asyncdicom.archive.errors import reason
 from asyncdicom.archive.examine import Unusable, examine
-from asyncdicom.archive.index.sqlite import Index
+from asyncdicom.archive.index.opened import OpenIndex
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.origin import Router
 from asyncdicom.telemetry.log import Log
@@ -88,7 +88,7 @@ class Leftovers:
     def __init__(
         self,
         blobs: Blobs,
-        index: Index,
+        index: OpenIndex,
         ingest: Ingest,
         swept: Swept,
         *,

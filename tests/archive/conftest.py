@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.postgres import Server, server
 
 from asyncdicom.archive import Archive, Stored
 from asyncdicom.archive.dimse import find as find_encoded
@@ -144,6 +147,42 @@ class Tools:
 @pytest.fixture
 def tools() -> type[Tools]:
     return Tools
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server for all tests of a run; it ends with them."""
+    with ExitStack() as stack:
+        try:
+            started = stack.enter_context(server())
+        except RuntimeError as error:
+            if os.environ.get("ASYNCDICOM_REQUIRE_PEERS"):
+                raise
+            pytest.skip(f"{error}: apt-get install postgresql")
+        yield started
+
+
+# What every test of these modules is run with, once each, but for those that are about a file of SQLite.
+ENGINES = ("sqlite", "postgresql")
+ON_BOTH = set("find search".split())
+
+
+@pytest.fixture(autouse=True)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What has the indexes of a test's archives: where nothing is said of it, each folder has its own."""
+    engine: str = getattr(request, "param", os.environ.get("XENGINE", "sqlite"))
+    if engine == "postgresql":
+        started: Server = request.getfixturevalue("postgres")
+        urls: dict[str, str] = {}
+        init = Archive.__init__
+
+        def on_postgres(archive: Archive, directory: str | Path, **options: Any) -> None:
+            folder = os.path.abspath(directory)
+            options.setdefault("index", urls.get(folder) or urls.setdefault(folder, started.url()))
+            init(archive, directory, **options)
+
+        monkeypatch.setattr(Archive, "__init__", on_postgres)
+    return engine
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import bindparam, select
+from sqlalchemy.dialects.postgresql import insert
 
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.schema import delivery, instance
@@ -27,14 +28,14 @@ def _parameters() -> dict[str, Any]:
 
 _ENQUEUE = Prepared(insert(delivery).values(**_parameters(), attempts=bindparam("attempts")))
 _ENQUEUE_FOR_INSTANCE = Prepared(
-    insert(delivery)
+    insert(delivery)  # of PostgreSQL: both have the clause, in the same words
     .from_select(
         ["instance", "attempts", *_VALUES],
         select(instance.c.id, bindparam("attempts"), *(bindparam(name) for name in _VALUES)).where(
             instance.c.sop_instance_uid == bindparam("sop_instance_uid")
         ),
     )
-    .prefix_with("OR IGNORE")
+    .on_conflict_do_nothing()
 )
 
 
