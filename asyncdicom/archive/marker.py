@@ -116,8 +116,8 @@ def check_place(
         return _other_index(root, marker, has_index)
     if marker is not None and marker.engine != SQLITE:
         raise ArchiveError(
-            f"the index of {root} is in {marker.engine}: say where, with --index or {INDEX_VARIABLE}; to have "
-            f"a new one built from the files, remove {os.path.join(root, MARKER)}"
+            f"the index of {root} is in {marker.engine}: say where, with --index or {INDEX_VARIABLE}; to "
+            f"have a new one built from the files, remove {os.path.join(root, MARKER)}"
         )
     if not has_index:
         return (
@@ -193,8 +193,8 @@ def next_marker(
 ) -> tuple[Marker, str]:
     """Give the marker of this start from those of folder and index, and what is worth telling about them.
 
-    ``kind`` and ``label``: the engine that has the index, and what people call that one. Raises `ArchiveError`
-    if the index is that of another archive.
+    ``kind`` and ``label``: the engine that has the index, and what people call the index. Raises
+    `ArchiveError` if it is that of another archive.
     """
     told = ""
     if marker is not None and index is not None:

@@ -162,15 +162,38 @@ def postgres() -> Iterator[Server]:
         yield started
 
 
-# What every test of these modules is run with, once each, but for those that are about a file of SQLite.
-ENGINES = ("sqlite", "postgresql")
-ON_BOTH = set("find search".split())
+# The tests of these modules run with both engines, but those named, which are about SQLite or its file.
+ON_BOTH = {
+    "test_archive_find": (),
+    "test_archive_identity": (),
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    only_sqlite = ON_BOTH.get(metafunc.module.__name__.rpartition(".")[2])
+    if only_sqlite is not None and metafunc.function.__name__ not in only_sqlite:
+        metafunc.parametrize("engine", ["sqlite", "postgresql"], indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With PostgreSQL one event loop is enough: it sees nothing of the index."""
+    left_out = [item for item in items if _is_on_postgres(item) and "asyncio" in _parameters(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _parameters(item: pytest.Item) -> list[str]:
+    return item.name.partition("[")[2].rstrip("]").split("-")
+
+
+def _is_on_postgres(item: pytest.Item) -> bool:
+    return "postgresql" in _parameters(item) or item.path.name == "test_archive_postgres.py"
 
 
 @pytest.fixture(autouse=True)
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What has the indexes of a test's archives: where nothing is said of it, each folder has its own."""
-    engine: str = getattr(request, "param", os.environ.get("XENGINE", "sqlite"))
+    engine: str = getattr(request, "param", "sqlite")
     if engine == "postgresql":
         started: Server = request.getfixturevalue("postgres")
         urls: dict[str, str] = {}

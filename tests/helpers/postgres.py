@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 _PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -68,7 +69,7 @@ class Server:
         command = [str(self._programs / "initdb"), "-D", str(self._folder / "data"), *options]
         subprocess.run(command, **self._as_user(), check=True, timeout=100, stdout=subprocess.DEVNULL)
 
-    def _as_user(self) -> dict[str, object]:
+    def _as_user(self) -> dict[str, Any]:
         if not self._user:
             return {"cwd": self._folder}
         entry = pwd.getpwnam(self._user)

@@ -64,7 +64,7 @@ class Cursor:
             if not is_of_a_driver(error):
                 raise
             why = failure(error)
-            if self._connection.broken and type(why) is IndexFailed:
+            if self._connection.closed and type(why) is IndexFailed:
                 why = Overtaken(str(why))
             raise why from error
 

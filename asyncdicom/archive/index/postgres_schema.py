@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
+    ForeignKeyConstraint,
     Index,
     MetaData,
     Table,
@@ -29,31 +30,16 @@ from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.index.schema import METADATA, SCHEMA_VERSION
+from asyncdicom.archive.index.sql import HEAD, is_long
 
-__all__ = ["HEAD", "STEPS", "TABLES", "bring", "is_headed"]
-
-HEAD = 256
-"""Characters of a text that an index holds: at most 1,024 bytes."""
+__all__ = ["STEPS", "TABLES", "bring"]
 
 TABLES = MetaData()
 """All tables, in PostgreSQL's types."""
 
-# What a peer can make long: of these an index holds the beginning.
-_LONG = {
-    "patient": {"patient_id", "issuer_of_patient_id", "told_apart", "patient_birth_date"}
-    | {f"patient_name_{group}" for group in ("alphabetic", "ideographic", "phonetic")},
-    "study": {"study_date", "accession_number"},
-    "delivery": {"order_key"},
-}
-
-
-def is_headed(column: Any) -> bool:
-    """Tell whether the indexes of a column hold the beginnings of its texts alone."""
-    return getattr(column, "name", None) in _LONG.get(getattr(getattr(column, "table", None), "name", ""), ())
-
 
 def _indexed(column: Column[Any]) -> Any:
-    return func.left(column, HEAD) if is_headed(column) else column
+    return func.left(column, HEAD) if is_long(column) else column
 
 
 def _copy(table: Table) -> Table:
@@ -62,9 +48,13 @@ def _copy(table: Table) -> Table:
         TABLES,
         *(_copied(column) for column in table.columns),
         *(
+            ForeignKeyConstraint([key.parent.name], [key.target_fullname])
+            for key in sorted(table.foreign_keys, key=str)
+        ),
+        *(
             UniqueConstraint(*(column.name for column in constraint.columns))
             for constraint in table.constraints
-            if isinstance(constraint, UniqueConstraint) and not any(map(is_headed, constraint.columns))
+            if isinstance(constraint, UniqueConstraint) and not any(map(is_long, constraint.columns))
         ),
     )
     for index in table.indexes:

@@ -32,7 +32,7 @@ _Answer = TypeVar("_Answer")
 _TRIES = 3  # of a change that another writer came before
 _LOOKS = 40  # at a transaction whose end is not known
 _PAUSE = 0.05  # seconds between them
-_ONE_AT_A_TIME = "SET lock_timeout = '5s'; SELECT pg_advisory_lock(1145652045, hashtext(current_schema()))"
+_ONE_AT_A_TIME = "SET lock_timeout = '2s'; SELECT pg_advisory_lock(1145652045, hashtext(current_schema()))"
 
 _INSERT_OR_LEAVE = {
     table: Prepared(

@@ -51,7 +51,11 @@ from asyncdicom.archive.index.schema import (
 from asyncdicom.archive.index.sql import (
     PATTERN,
     PATTERNS,
+    at_least,
+    at_most,
+    before,
     collected,
+    equal,
     has_backslash,
     like,
     like_components,
@@ -207,13 +211,12 @@ def _compare(value: ColumnElement[Any], test: Comparison, name: str) -> ColumnEl
     if test.kind is Kind.EQUAL:
         wanted: Any = bindparam(f"{name}_wanted")
         if not several:
-            equal: ColumnElement[bool] = value == wanted
-            return equal
+            return equal(value, wanted)  # type: ignore[no-any-return]
         of = numbers_of if type(test.values[0]) is int else values_of
         return value.in_(select(of(wanted)))
     if test.kind is Kind.RANGE:
         if not several:
-            return and_(value > _constant(""), value >= first, value <= last)
+            return and_(value > _constant(""), at_least(value, first), at_most(value, last))
         each = values_of(bindparam(f"{name}_wanted"))
         return (
             select(1).where(value > _constant(""), value.between(member(each, 0), member(each, 1))).exists()
@@ -233,7 +236,7 @@ def _matches_pattern(
     matched: ColumnElement[bool] = matches(padded, bindparam(f"{name}_wanted", type_=PATTERN[in_components]))
     if not _prefix(test):
         return matched
-    return and_(value >= first, value < last, matched)  # an index can serve this
+    return and_(at_least(value, first), before(value, last), matched)  # an index can serve this
 
 
 def _constant(text: str) -> ColumnElement[Any]:
@@ -477,7 +480,7 @@ _INSTANCES_OF_STUDIES = Prepared(
 )
 _TOLD_APART = Prepared(
     select(patient.c.told_apart)
-    .where(patient.c.patient_id == bindparam("patient_id"))
+    .where(equal(patient.c.patient_id, bindparam("patient_id")))
     .distinct()
     .limit(literal_column("2"))
 )

@@ -26,12 +26,18 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 __all__ = [
+    "HEAD",
     "PATTERN",
     "PATTERNS",
     "Integer",
+    "at_least",
+    "at_most",
+    "before",
     "begin_snapshot",
     "collected",
+    "equal",
     "has_backslash",
+    "is_long",
     "like",
     "like_components",
     "member",
@@ -102,6 +108,34 @@ class _LikeComponents(FunctionElement[bool]):
     inherit_cache = True
 
 
+class _Equal(FunctionElement[bool]):
+    """Whether a text that may be long is another one."""
+
+    name = "equal"
+    inherit_cache = True
+
+
+class _AtLeast(FunctionElement[bool]):
+    """Whether it is another one or comes after it."""
+
+    name = "at_least"
+    inherit_cache = True
+
+
+class _AtMost(FunctionElement[bool]):
+    """Whether it is another one or comes before it."""
+
+    name = "at_most"
+    inherit_cache = True
+
+
+class _Before(FunctionElement[bool]):
+    """Whether it comes before another one."""
+
+    name = "before"
+    inherit_cache = True
+
+
 def _arguments(element: Any, compiler: Any, **options: Any) -> list[str]:
     return [compiler.process(clause, **options) for clause in element.clauses]
 
@@ -132,6 +166,52 @@ _written(_Collected, "json_group_array(DISTINCT {0})", "coalesce(CAST(json_agg(D
 _written(_Position, "instr({0}, {1})", "strpos({0}, {1})")
 _written(_Like, "({0} GLOB {1})", "({0} LIKE {1})")
 _written(_LikeComponents, "({0} GLOB {1})", "({0} ~ {1})")
+
+
+HEAD = 256
+"""Characters that an index of PostgreSQL holds of a text of `LONG`: an entry has at most 2,700 bytes."""
+LONG = {
+    "patient": {"patient_id", "issuer_of_patient_id", "told_apart", "patient_birth_date"}
+    | {f"patient_name_{group}" for group in ("alphabetic", "ideographic", "phonetic")},
+    "study": {"study_date", "accession_number"},
+}
+"""The columns with an index that peers can bring long texts into, by table."""
+
+
+def is_long(column: Any) -> bool:
+    """Tell whether the indexes of a column hold the beginnings of its texts alone."""
+    return getattr(column, "name", None) in LONG.get(getattr(getattr(column, "table", None), "name", ""), ())
+
+
+# What is true of the texts is true of their beginnings: so an index of these serves the comparison.
+for _kind, _operator, _of_heads in (
+    (_Equal, "=", "="),
+    (_AtLeast, ">=", ">="),
+    (_AtMost, "<=", "<="),
+    (_Before, "<", "<="),
+):
+    _heads = f"left({{0}}, {HEAD}) {_of_heads} left({{1}}, {HEAD})"
+    _written(_kind, f"{{0}} {_operator} {{1}}", f"({_heads} AND {{0}} {_operator} {{1}})")
+
+
+def equal(value: ColumnElement[Any], other: Any) -> Any:
+    """Give the condition that a value is another one; an index can serve it, however long texts may be."""
+    return _Equal(value, other) if is_long(value) else value == other
+
+
+def at_least(value: ColumnElement[Any], other: Any) -> Any:
+    """Give the condition that a value is another one or comes after it; as `equal`."""
+    return _AtLeast(value, other) if is_long(value) else value >= other
+
+
+def at_most(value: ColumnElement[Any], other: Any) -> Any:
+    """Give the condition that a value is another one or comes before it; as `equal`."""
+    return _AtMost(value, other) if is_long(value) else value <= other
+
+
+def before(value: ColumnElement[Any], other: Any) -> Any:
+    """Give the condition that a value comes before another one; as `equal`."""
+    return _Before(value, other) if is_long(value) else value < other
 
 
 def values_of(parameter: Any) -> ColumnElement[Any]:

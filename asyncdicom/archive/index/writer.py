@@ -45,6 +45,7 @@ from asyncdicom.archive.index.schema import (
     series,
     study,
 )
+from asyncdicom.archive.index.sql import equal
 
 __all__ = ["FIND", "Prepared", "Writer"]
 
@@ -59,7 +60,7 @@ def _insertion(table: Table) -> Prepared:
 
 
 def _equal(table: Table, *names: str) -> list[Any]:
-    return [table.c[name] == bindparam(name) for name in names]
+    return [equal(table.c[name], bindparam(name)) for name in names]
 
 
 _FOUND = ("sop_class_uid", "sop_instance_uid", "received", *FileEntry._fields)
