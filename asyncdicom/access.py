@@ -135,10 +135,13 @@ class AccessPolicy:
     """Who may connect, associate and do what; the default lets anybody do everything.
 
     `networks`: connections come only from these, `denied_networks`: never from these; others are closed
-    without a byte. `certificates`: only peers that show one of these (see `Peer`) may associate; that a
-    certificate is valid is for the `ssl` context to require. `called_ae_titles`: the AE titles to be
-    called by. `peers`: who may call: AE titles, each with a `Peer` or just the "host:port" (or `Destination`)
-    where it is a C-MOVE destination ("" or None: it is none); "*" stands for all that are not named.
+    without a byte. `proxies`: those that pass connections on to us and say who calls, in a header of the
+    PROXY protocol, version 2, with which each of their connections begins; all that counts or judges
+    addresses then sees the caller. It is believed from nowhere else. `certificates`: only peers that show one
+    of these (see `Peer`) may associate; that a certificate is valid is for the `ssl` context to require.
+    `called_ae_titles`: the AE titles to be called by. `peers`: who may call: AE titles, each with a `Peer` or
+    just the "host:port" (or `Destination`) where it is a C-MOVE destination ("" or None: it is none); "*"
+    stands for all that are not named.
     `user_identity`: a coroutine function that judges the user identity, or its absence: True lets the user
     in, so do bytes, the server response to send back; anything else, and an exception, refuses.
 
@@ -153,6 +156,7 @@ class AccessPolicy:
         "knows_addresses",
         "networks",
         "peers",
+        "proxies",
         "user_identity",
     )
 
@@ -161,6 +165,7 @@ class AccessPolicy:
         *,
         networks: Iterable[str] | None = None,
         denied_networks: Iterable[str] = (),
+        proxies: Iterable[str] = (),
         certificates: Iterable[str] | None = None,
         called_ae_titles: Iterable[str] | None = None,
         peers: Peers | None = None,
@@ -168,6 +173,7 @@ class AccessPolicy:
     ) -> None:
         self.networks = _networks(networks)
         self.denied_networks = _networks(denied_networks) or ()
+        self.proxies = _networks(proxies) or ()
         self.certificates = _each(_certificate, certificates)
         self.called_ae_titles = _each(check_ae_title, called_ae_titles)
         self.peers = _peers({ANYBODY: None} if peers is None else peers)
@@ -217,6 +223,10 @@ class AccessPolicy:
         if peer.certificates is not None:
             return _shows(certificate, peer.certificates)
         return _calls_from(peer, host)
+
+    def trusts(self, host: str) -> bool:
+        """Whether a proxy calls from there, which says who calls."""
+        return bool(self.proxies) and _is_within(host, self.proxies)
 
     def refuses_address(self, host: str) -> str | None:
         """Why no connection may come from there, or None."""

@@ -80,6 +80,21 @@ class Admission:
             self._complain(f"too many connections {exceeded}, the last from {host}", now)
         return exceeded is None
 
+    def admits_proxy(self, now: float) -> bool:
+        """Whether one more connection of a proxy may stay until it has said who calls (see `speaks_for`)."""
+        if len(self.waiting) < self._limits.maximum_not_associated:
+            return True
+        return self._make_room(now, only_strangers=False)
+
+    def speaks_for(self, channel: Channel, host: str, now: float) -> bool:
+        """A proxy says who calls: whether the connection may stay; from now on it counts as the caller's."""
+        connecting = self._connecting[channel]
+        self.waiting.discard(channel)
+        if not self.admits_connection(host, now):
+            return False
+        self.wait(channel, host, connecting)
+        return True
+
     def _exceeded_by_connection(self, host: str, now: float) -> str | None:
         """What of there is too much for one more connection from there, or None."""
         limits = self._limits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import socket
 import ssl as ssl_module
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from asyncdicom.dimse.messages import CommandField
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.descriptors import missing_descriptors
 from asyncdicom.net.listener import Acceptor, bind
+from asyncdicom.net.proxy import ProxyHeaderError, receive_caller
 from asyncdicom.net.tls import Handshakes, check_context, explain, severity
 from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options, of_role
@@ -383,7 +385,9 @@ class Server:
 
     def _take(self, connection: socket.socket, host: str) -> None:
         loop = asyncio.get_running_loop()
-        if not self._admission.admits_connection(host, loop.time()):
+        admission, now = self._admission, loop.time()
+        is_proxy = self._setup.access.trusts(host)
+        if not (admission.admits_proxy(now) if is_proxy else admission.admits_connection(host, now)):
             connection.close()
             return
         channel = Channel(
@@ -395,11 +399,12 @@ class Server:
             on_closed=self._admission.forget,
             trace=self._setup.trace,
         )
-        connecting = self._spawn(self._connect(channel, connection, host))
-        self._admission.wait(channel, host, connecting)
+        connect = self._connect_by_proxy if is_proxy else self._connect
+        connecting = self._spawn(connect(channel, connection, host))
+        admission.wait(channel, host, connecting)
 
         def connected(task: asyncio.Task[bool]) -> None:
-            self._admission.connected(channel)
+            admission.connected(channel)
             failure = None if task.cancelled() else task.exception()
             if failure is not None:
                 log.error("%s: a connection is closed", host, fields={"address": host}, exc_info=failure)
@@ -410,6 +415,21 @@ class Server:
 
         connecting.add_done_callback(connected)  # a task cancelled before its first step runs nothing
 
+    async def _connect_by_proxy(self, channel: Channel, connection: socket.socket, host: str) -> bool:
+        """Let a proxy say who calls, then connect."""
+        try:
+            async with asyncio.timeout(self._setup.timeouts.artim):
+                who = await receive_caller(connection)
+        except TimeoutError:
+            return self._closes(host, ProxyHeaderError("the proxy did not say in time who calls"))
+        except OSError as error:
+            return self._closes(host, error)
+        if who is not None:
+            channel.transport.speaks_for(who)
+            if not self._admission.speaks_for(channel, who[0], asyncio.get_running_loop().time()):
+                return False
+        return await self._connect(channel, connection, host if who is None else who[0])
+
     async def _connect(self, channel: Channel, connection: socket.socket, host: str) -> bool:
         try:
             if self._handshakes is None:
@@ -418,10 +438,14 @@ class Server:
             else:
                 await self._handshakes.perform(lambda: channel.transport, connection)
         except OSError as error:
-            told = "%s: a connection is closed: %s"
-            log.log(severity(error), told, host, explain(error), fields={"address": host})
-            return False
+            return self._closes(host, error)
         return True
+
+    def _closes(self, host: str, error: OSError) -> bool:
+        told = "%s: a connection is closed: %s"
+        level = logging.WARNING if isinstance(error, ProxyHeaderError) else severity(error)
+        log.log(level, told, host, explain(error), fields={"address": host})
+        return False
 
     # the end
 

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
 
-from asyncdicom.archive.dimse import Answers
+from asyncdicom.archive.answers import Answers
 from asyncdicom.archive.index.base import Changes, FileEntry, Insertion
 from asyncdicom.archive.index.matching import IdentifierError
 from asyncdicom.archive.index.query import Query, find_query, key_at, retrieve_query

@@ -1,4 +1,4 @@
-"""The layers of README's architecture: imports go down only, and below the sans-IO line there is no IO."""
+"""The layers of docs/architecture.md: imports go down only, and below the sans-IO line there is no IO."""
 
 from __future__ import annotations
 

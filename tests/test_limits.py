@@ -1,4 +1,4 @@
-"""Every limit, one below it, at it, and one above it; and that the README tells the truth about them."""
+"""Every limit, one below it, at it, and one above it; and that docs/limits.md tells the truth about them."""
 
 from __future__ import annotations
 
@@ -108,14 +108,13 @@ IMPLICIT = (IMPLICIT_VR_LITTLE_ENDIAN,)
 AROUND = pytest.mark.parametrize("over", [-1, 0, 1])
 
 
-# the README
+# docs/limits.md
 
 
 def tables() -> list[list[list[str]]]:
-    """The three tables of the README, as cells: `Timeouts`, `Limits`, and what is fixed."""
-    text = (Path(__file__).parent.parent / "README.md").read_text()
-    section = text[text.index("## Limits and defaults") :]
-    found = re.findall(r"(?m)^\|-.*\n((?:\|.*\n)+)", section)
+    """The three tables of docs/limits.md, as cells: `Timeouts`, `Limits`, and what is fixed."""
+    text = (Path(__file__).parent.parent / "docs" / "limits.md").read_text()
+    found = re.findall(r"(?m)^\|-.*\n((?:\|.*\n)+)", text)
     return [
         [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
         for table in found[:3]
@@ -135,7 +134,7 @@ def number(cell: str) -> float | None:
 
 @pytest.mark.parametrize("requestor", [True, False])
 @pytest.mark.parametrize(("options", "table"), [(Timeouts, 0), (Limits, 1)])
-def test_the_readme_has_every_option_and_its_default(options: type, table: int, requestor: bool) -> None:
+def test_the_page_has_every_option_and_its_default(options: type, table: int, requestor: bool) -> None:
     column, theirs = (1, "serve") if requestor else (2, "associate")
     written = {row[0].strip("`"): number(row[column]) for row in tables()[table] if row[column]}
     assert written == {
@@ -145,7 +144,7 @@ def test_the_readme_has_every_option_and_its_default(options: type, table: int, 
     }
 
 
-def test_the_readme_has_what_is_fixed() -> None:
+def test_the_page_has_what_is_fixed() -> None:
     for where, value, *_ in tables()[2]:
         path, _, argument = where.strip("`").rstrip(")").partition("(")
         *modules, name = path.split(".")
@@ -166,6 +165,8 @@ ELSEWHERE = {
     "`maximum_tls_handshakes`",  # in net/test_tls_handshakes.py
     "`handler_deadline`",  # in services/test_answers.py
     "`services.responses.MAXIMUM_UNWANTED`",  # in services/test_query.py
+    "`services.query.MAXIMUM_UNREADABLE`",  # there, too
+    "`services.arrivals.MAXIMUM_REFUSED`",  # in services/test_arrivals.py
     # to the second, in net/test_deadlines.py
     *("`acse`", "`artim`", "`dimse`", "`receive`", "`write`"),
     *("`handler`", "`cancel`", "`release`", "`idle`", "`close`"),
@@ -726,6 +727,25 @@ def test_peers_on_this_machine_are_only_counted_in_all(loop: ManualLoop, host: s
         async with served(limits=replace(limits, maximum_associations=2000)):
             wires = [await loop.connect(host) for _ in range(4)]
             assert [wire.is_open for wire in wires] == [False, True, True, True]
+
+    loop.run_until_complete(test())
+
+
+def test_a_noisy_title_keeps_nobody_else_out(loop: ManualLoop) -> None:
+    """Others get in meanwhile, also from the same host, and the noisy one again when it has left room."""
+
+    async def test() -> None:
+        async with served(limits=replace(NO_RATE, maximum_associations_per_ae_title=2)):
+            noisy = [await associated(loop, THERE, "NOISY") for _ in range(20)]
+            assert [wire is not None for wire in noisy] == [True] * 2 + [False] * 18
+            others = [await associated(loop, THERE, f"CT{number}") for number in range(5)]
+            assert None not in others
+            assert noisy[0] is not None
+            noisy[0].feed(RELEASE_RQ)
+            noisy[0].half_close()
+            await settle()
+            assert await associated(loop, THERE, "NOISY") is not None
+            assert await associated(loop, THERE, "NOISY") is None
 
     loop.run_until_complete(test())
 

@@ -18,10 +18,10 @@ from asyncdicom.archive.blobs.base import Reading
 from asyncdicom.archive.blobs.folder import FolderBlobs
 from asyncdicom.archive.blobs.room import Room, Space
 from asyncdicom.archive.care import Care
-from asyncdicom.archive.errors import ArchiveError, reason
+from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.archive.failures import opening, reading_index, using
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
-from asyncdicom.archive.index.base import IndexFailed
 from asyncdicom.archive.index.deliveries import Claimed
 from asyncdicom.archive.index.engines import DURABILITIES, kind_of, open_index
 from asyncdicom.archive.index.finding import Finding
@@ -36,10 +36,11 @@ from asyncdicom.archive.origin import Origin, Router
 from asyncdicom.archive.outbox import Outbox
 from asyncdicom.archive.peers import PeerMemory
 from asyncdicom.archive.reassign import Reassigning
+from asyncdicom.archive.reports import Reports
 from asyncdicom.archive.round import Bounds
 from asyncdicom.archive.search import Match, match_of, query_of
 from asyncdicom.archive.sources import batches_of, source_of
-from asyncdicom.archive.stability import StableStudy, stable_studies
+from asyncdicom.archive.stability import StableStudies, StableStudy
 from asyncdicom.archive.stored import Stored
 from asyncdicom.archive.workers import Workers
 from asyncdicom.net.sources import Source
@@ -125,7 +126,6 @@ class Archive:
         self.is_new = False
         self.is_served_by_tls = False
         """Whether a server takes instances for it by TLS: then they are not sent on in the clear unasked."""
-        self._watching: set[str] = set()
         self._room = Room(self.directory, self._calls, minimum_free)
         self._intake = Intake(
             self._blobs,
@@ -174,29 +174,12 @@ class Archive:
 
     def _open(self) -> None:
         try:
-            if self._existing and self._calls.look(self.directory) is None:
-                raise no_archive(self.directory)
-            self._blobs.prepare_root()
-            self._lock = self._calls.lock_directory(self.directory)
-            self._open_index()
-        except BlockingIOError:
-            raise ArchiveError(
-                f"{self.directory} is in use by another archive process: stop it, or name another folder"
-            ) from None
-        except OSError as error:
-            self._unlock()
-            raise ArchiveError(f"{self.directory} cannot be used: {error.strerror}") from error
-        except IndexFailed as error:
-            self._unlock()
-            if self._url is not None:
-                raise ArchiveError(
-                    f"the database of {self.directory} cannot be used ({reason(error)}): see that it runs, "
-                    "and that no other process has this archive"
-                ) from error
-            raise ArchiveError(
-                f"the index in {self.directory} cannot be opened ({reason(error)}): put a copy of it back, "
-                f"or have it built again from the files: asyncdicom archive {self.directory} reindex"
-            ) from error
+            with opening(self.directory, in_database=self._url is not None):
+                if self._existing and self._calls.look(self.directory) is None:
+                    raise no_archive(self.directory)
+                self._blobs.prepare_root()
+                self._lock = self._calls.lock_directory(self.directory)
+                self._open_index()
         except BaseException:
             self._unlock()
             raise
@@ -247,9 +230,11 @@ class Archive:
             )
             self.deliveries = self._index.deliveries
             self.outbox = Outbox(self._ingest.change, self.deliveries, self._outgoing)
+            self.reports = Reports(self.outbox, self.deliveries, self.read)
             self._peers = PeerMemory(
                 self._index.learned(time.time()), self._ingest.change, self._outgoing.submit
             )
+            self._stable = StableStudies(self._index.stability, self._ingest.change, self.read)
             self._ingest.start()
             journal = Journal(self.directory, self._calls, sync=self._sync)
             reassigning = Reassigning(journal, self._ingest)
@@ -460,15 +445,14 @@ class Archive:
             raise ArchiveError("the archive is closed")
         calling = asyncio.ensure_future(in_thread(threads, call, *arguments))
         try:
-            return await asyncio.shield(calling)
+            with using(self.directory):
+                return await asyncio.shield(calling)
         except asyncio.CancelledError:
             if ending is not None:
                 ending.set()
             await asyncio.wait((calling,))
             calling.exception()
             raise
-        except (OSError, IndexFailed) as error:
-            raise ArchiveError(f"{self.directory}: disk or index failed ({reason(error)})") from error
 
     @property
     def is_writing(self) -> bool:
@@ -484,13 +468,8 @@ class Archive:
 
         Raises `ArchiveError` when the index cannot be read.
         """
-        try:
+        with reading_index(self.directory, in_database=self._url is not None):
             return await in_thread(self._readers, self._index.upkeep.counts)
-        except IndexFailed as error:
-            raise ArchiveError(
-                f"the index in {self.directory} cannot be read ({reason(error)}): stop what serves it, and "
-                f"have it built again from the files: asyncdicom archive {self.directory} reindex"
-            ) from error
 
     async def stable_studies(
         self, *, quiet: float = 60.0, name: str = "default"
@@ -503,23 +482,13 @@ class Archive:
         `quiet`, and at least every 5 seconds. Ends when the archive is closed. Raises ValueError for a time
         that is not positive, or if somebody has the name now, and `ArchiveError` if disk or index fail.
         """
-        if not quiet > 0:
-            raise ValueError("quiet is a number of seconds above 0")
-        if name in self._watching:
-            raise ValueError(f"somebody is given the stable studies as {name!r} already")
-        self._watching.add(name)
         try:
-            studies = stable_studies(
-                self._index.stability, self._ingest.change, self.read, name=name, quiet=quiet
-            )
-            async with aclosing(studies):
+            async with aclosing(self._stable.studies(name, quiet)) as studies:
                 async for study in studies:
                     yield study
         except ArchiveError:
             if self._is_open:
                 raise
-        finally:
-            self._watching.discard(name)
 
     # what runs while serving
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from collections.abc import (
     AsyncGenerator,
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from asyncdicom.access import AccessPolicy, Peers
 from asyncdicom.address import Address
+from asyncdicom.archive.answers import Answers
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.arrival import Outcome
 from asyncdicom.archive.errors import ArchiveError
@@ -32,7 +32,6 @@ from asyncdicom.archive.index.query import (
     MAXIMUM_IDENTIFIER,
     QUERY_RETRIEVE_LEVEL,
     RETRIEVE_AE_TITLE,
-    Form,
     Query,
     find_query,
     reading,
@@ -45,7 +44,7 @@ from asyncdicom.archive.origin import Origin
 from asyncdicom.archive.relational import Relational
 from asyncdicom.archive.stored import Stored
 from asyncdicom.association import Request
-from asyncdicom.data.elements import Element, Encoder
+from asyncdicom.data.elements import Element
 from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError, StatusError
 from asyncdicom.net.channel import Trace
@@ -58,7 +57,7 @@ from asyncdicom.server import AssociationHook, Server, serve
 from asyncdicom.services.account import note_asked
 from asyncdicom.services.commitment import StorageCommitment
 from asyncdicom.services.contexts import Proposable, in_order
-from asyncdicom.services.node import Node
+from asyncdicom.services.node import Delivery, Node
 from asyncdicom.services.references import Reference
 from asyncdicom.services.request import EchoHandler, NormalizedHandlers, Retrieval
 from asyncdicom.services.responses import Response
@@ -80,7 +79,6 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 __all__ = [
-    "Answers",
     "ArchiveProvider",
     "commitment_of",
     "find",
@@ -137,6 +135,9 @@ def serve_archive(
     without having negotiated that; whoever negotiates it may (PS3.4 C.5.1). The other arguments are those of
     `serve`.
 
+    Event reports that its services promise (`Node.report`) are rows of `Archive.outbox`: they are sent on the
+    association that asked, or on another one to the caller's address, also after a crash.
+
     Raises what `serve` raises. Leaving the block closes the server, and leaves the archive open.
     """
     if not isinstance(address, Address):
@@ -154,7 +155,12 @@ def serve_archive(
         c_find=provider.find,
         c_get=provider.retrieve if contexts is not None else None,  # then it is offered if it is asked for
         c_move=provider.retrieve,
-        services=[*services, agreed, retrieval] if contexts is None else [*services, agreed],
+        services=[
+            *services,
+            agreed,
+            _KeptReports(archive),
+            *([retrieval] if contexts is None else []),
+        ],
         destinations=destinations,
         contexts=contexts,
         unknown_storage=True,
@@ -275,64 +281,6 @@ async def _in_turn(identifier: bytes, transfer_syntax_uid: str, peer: Hashable, 
     return await lane().run(peer, steps)
 
 
-class Answers:
-    """Encodes the matches of one query; all in the transfer syntax of the request.
-
-    ``constants`` are keys with the same value in every answer, by tag. They, and the keys that are not
-    supported, are encoded once.
-    """
-
-    def __init__(
-        self,
-        query: Query,
-        transfer_syntax_uid: str,
-        constants: Mapping[int, tuple[str, str]],
-        *,
-        with_set: bool,
-    ) -> None:
-        self._encoder = Encoder(transfer_syntax_uid)
-        self._with_set = with_set
-        before: list[bytes] = []  # Specific Character Set
-        after: list[bytes] = []
-        self._parts: list[tuple[bytes, int, str, bool]] = []  # encoded, then a varying element
-        for tag, vr, key in query.requested:
-            fixed = before if tag < SPECIFIC_CHARACTER_SET else after
-            if tag in constants:
-                vr, text = constants[tag]
-                fixed.append(self._encoder.element(tag, vr, text.encode("ascii", "replace")))
-            elif key is None:
-                fixed.append(self._encoder.element(tag, vr, b""))
-            else:
-                self._parts.append((b"".join(after), tag, vr, key.form is Form.COLLECTED))
-                after.clear()
-        self._first = b"".join(before)
-        self._last = b"".join(after)
-
-    def encode(self, row: Sequence[Any]) -> bytes:
-        """Encode one row: the values of the supported keys, in the order of the query.
-
-        The character set is ISO_IR 192 where ASCII does not suffice; then Specific Character Set says so.
-        """
-        encoded: list[bytes] = []
-        is_ascii = True
-        for (fixed, tag, vr, is_list), value in zip(self._parts, row, strict=True):
-            text = "\\".join(value) if is_list else str(value)
-            is_ascii = is_ascii and text.isascii()
-            encoded.append(fixed)
-            encoded.append(self._encoder.element(tag, vr, self._value(text, vr)))
-        character_set = b""
-        if self._with_set or not is_ascii:
-            value = b"" if is_ascii else b"ISO_IR 192"
-            character_set = self._encoder.element(SPECIFIC_CHARACTER_SET, "CS", value)
-        return self._encoder.finish([self._first, character_set, *encoded, self._last])
-
-    def _value(self, text: str, vr: str) -> bytes:
-        if vr != "US":
-            return text.encode("utf-8", "replace")
-        numbers = [int(number) for number in text.split("\\") if number]
-        return struct.pack(f"{self._encoder.byte_order}{len(numbers)}H", *numbers)
-
-
 class _Retrieval(GetService):
     """C-GET, which prefers the transfer syntaxes that most of what is stored can be sent as."""
 
@@ -357,6 +305,35 @@ class _Retrieval(GetService):
         stored = Counter(self._provider.stored.get(sop_class_uid))
         stored[EXPLICIT_VR_LITTLE_ENDIAN] += self._unseen
         return in_order(transfer_syntaxes, stored)
+
+
+class _KeptReports(Service):
+    """Has the reports of a server's services kept by its archive. It offers nothing itself."""
+
+    name = "kept reports"
+    permission = "commitment"
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._ae_title = ""
+
+    async def start(self, node: Node[Any]) -> None:
+        """See `Service`."""
+        self._ae_title = node.ae_title
+        node.report_by(self)
+        self._archive.reports.serve(node.ae_title, node.open)
+
+    async def stop(self) -> None:
+        """See `Service`."""
+        await self._archive.reports.leave(self._ae_title)
+
+    async def add(self, delivery: Delivery) -> None:
+        """See `services.node.Reports`."""
+        try:
+            await self._archive.reports.add(self._ae_title, delivery)
+        except ArchiveError as error:
+            refused = Response(Status.RESOURCE_LIMITATION, error_comment=str(error)[:64])
+            raise StatusError(refused) from None
 
 
 class ArchiveProvider:
@@ -458,7 +435,7 @@ def commitment_of(archive: Archive) -> StorageCommitment:
     """Give the service of storage commitment (PS3.4 Annex J) that is responsible for what an archive has.
 
     An instance is committed that is stored whole, and whose file has its size: 0x0112 says that it is not
-    here, 0x0119 that its SOP Class is another one. Reports are kept in memory until they are delivered.
+    here, 0x0119 that its SOP Class is another one. Reports are rows of the outbox until they are delivered.
     """
 
     async def check(request: Request, references: tuple[Reference, ...]) -> Mapping[Reference, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from datetime import datetime
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple
 
@@ -21,7 +22,7 @@ from asyncdicom.archive.index.stability import (
 )
 from asyncdicom.archive.index.writer import Writer
 
-__all__ = ["Quiet", "StableStudy", "stable_studies"]
+__all__ = ["Quiet", "StableStudies", "StableStudy", "stable_studies"]
 
 _LONGEST = 5.0  # seconds between two looks
 _PART = 8  # looks in the time that a study has to be quiet
@@ -110,6 +111,33 @@ def _seconds_of(received: str, now: float) -> float:
 
 class _InThread(Protocol):
     async def __call__(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T: ...
+
+
+class StableStudies:
+    """Tells everybody who asks under a name which studies are stable; the arguments: see `stable_studies`."""
+
+    def __init__(
+        self,
+        reader: StabilityReader,
+        change: Callable[[Callable[[Writer], None]], None],
+        in_thread: _InThread,
+    ) -> None:
+        self._parts = reader, change, in_thread
+        self._names: set[str] = set()  # of those who are given studies now
+
+    async def studies(self, name: str, quiet: float) -> AsyncGenerator[StableStudy, None]:
+        """See `Archive.stable_studies`."""
+        if not quiet > 0:
+            raise ValueError("quiet is a number of seconds above 0")
+        if name in self._names:
+            raise ValueError(f"somebody is given the stable studies as {name!r} already")
+        self._names.add(name)
+        try:
+            async with aclosing(stable_studies(*self._parts, name=name, quiet=quiet)) as studies:
+                async for study in studies:
+                    yield study
+        finally:
+            self._names.discard(name)
 
 
 async def stable_studies(

@@ -5,6 +5,7 @@ host = "0.0.0.0"
 port = 104
 data = "/var/lib/archive"
 networks = ["10.0.0.0/16"]       # nobody else may connect
+proxies = ["10.0.0.1"]           # say who calls (PROXY protocol, version 2)
 relational = ["OLDVIEWER"]       # may leave out the keys of upper levels
 
 [tls]                            # as +tls KEY CERT +cf FILE --crl FILE
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConfigError", "parse_peer", "read_config", "secured"]
 
-_LISTS = ("networks", "denied_networks", "certificates")
+_LISTS = ("networks", "denied_networks", "proxies", "certificates")
 _TLS: dict[str, type] = {"key": str, "certificate": str, "trusted": list, "crl": list, "verify": bool}
 
 # Key -> the type of its value.

@@ -16,7 +16,7 @@ from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.printing import show, tell
 from asyncdicom.exceptions import AssociationError, DicomNetworkError
 from asyncdicom.net.disk import Batch, Buffer
-from asyncdicom.net.sources import Source
+from asyncdicom.net.sources import Source, is_repeatable
 from asyncdicom.options import OPERATIONS
 from asyncdicom.pool import AssociationPool
 from asyncdicom.services.contexts import storage_contexts
@@ -162,7 +162,7 @@ def _path(source: Source) -> Path:
 
 
 class Watched:
-    """A source that tells how much of it was read."""
+    """A source that tells how much of it was read, once, however often it is."""
 
     def __init__(self, source: Source, advance: Advance) -> None:
         self.sop_class_uid = source.sop_class_uid
@@ -171,13 +171,23 @@ class Watched:
         self.length = getattr(source, "length", 0)
         self._source = source
         self._advance = advance
+        self._told = 0
+
+    @property
+    def is_repeatable(self) -> bool:
+        """See `Source`."""
+        return is_repeatable(self._source)
 
     async def open(self) -> AsyncGenerator[Batch, None]:
         """See `Source`."""
+        read = 0
         async with aclosing(self._source.open()) as batches:
             async for batch in batches:
                 yield batch
-                self._advance(sum(map(len, batch)))
+                read += sum(map(len, batch))
+                if read > self._told:
+                    self._advance(read - self._told)
+                    self._told = read
 
     def at_hand(self) -> Buffer | None:
         """See `Source`."""

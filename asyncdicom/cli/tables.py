@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -11,6 +12,11 @@ __all__ = ["FORMATS", "as_csv", "as_table", "as_tree", "in_order", "width_of"]
 
 Fields = Mapping[str, str]
 """A match: what it has, by keyword, within sequences as KEYWORD[0].KEYWORD."""
+
+# What makes a spreadsheet calculate what a peer has written: at the beginning of a cell, and of what is one
+# where cells are separated by a semicolon or a tab. Plain numbers are none of it.
+_FORMULA = re.compile(r"(^|[;\t\n])(?=[=+\-@\t\n＝＋－＠])")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
 
 _GAP = "  "
 _NARROWEST = 12  # columns of the terminal that a cut value keeps
@@ -140,13 +146,22 @@ def _said(match: Fields, names: Iterable[str]) -> str:
 
 
 def as_csv(matches: Sequence[Fields], columns: Sequence[str], *, is_first: bool) -> str:
-    """Lines of CSV (RFC 4180), with the names of the columns before the first."""
+    """Lines of CSV (RFC 4180), with the names of the columns before the first.
+
+    What a spreadsheet would take for a formula gets an apostrophe before it.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if is_first:
         writer.writerow(columns)
-    writer.writerows([match.get(column, "") for column in columns] for match in matches)
+    writer.writerows([_harmless(match.get(column, "")) for column in columns] for match in matches)
     return text.getvalue().rstrip("\n")
+
+
+def _harmless(text: str) -> str:
+    if _NUMBER.fullmatch(text):
+        return text
+    return _FORMULA.sub(r"\1'", text.replace("\r", "\n"))  # a CR alone would not be quoted, and end the line
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Fields], Sequence[str], int], str]] = {

@@ -168,6 +168,11 @@ class Reencoder:
             yield from self._consume(memoryview(piece))
             yield [] if self._waiting else self._take()
 
+    @property
+    def is_in_last_value(self) -> bool:
+        """Whether only the rest of a value is to come, which ends where the data set does."""
+        return self._scope is self._root and 0 < self._left == self._root.limit - self._base
+
     def finish(self) -> list[Buffer]:
         """Give the end of the data set. Raises `DataSetError` where that is missing."""
         carry, scope = self._carry, self._scope

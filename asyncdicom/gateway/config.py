@@ -9,6 +9,7 @@ hours = ["mon-fri 19:00-06:00", "sat-sun 00:00-24:00"]
 time_zone = "Europe/Berlin"
 keep_open = 30                    # seconds that associations are kept when nothing comes
 also_delivered = [0x0111]         # statuses by which it says that it has the instance
+not_delivered = [0xB007]          # warnings by which it says that it has not
 tls = { trusted = ["ca.pem"] }    # fields of `TlsFiles`; true: as we are called; false: in the clear
 
 [destinations.RESEARCH]           # a folder of files; the options of `sender.SenderOptions` hold, too
@@ -69,6 +70,7 @@ _KEYS: dict[str, Any] = {
     "hours": (list, str),
     "time_zone": str,
     "also_delivered": list,
+    "not_delivered": list,
     "tls": (bool, dict),
 }
 _TLS: dict[str, Any] = {"key": str, "certificate": str, "trusted": list, "crl": list, "verify": bool}
@@ -92,6 +94,7 @@ class GatewayDestination:
     destination: Destination | FolderTemplate
     options: SenderOptions
     also_delivered: frozenset[int] = frozenset()
+    not_delivered: frozenset[int] = frozenset()
     keep_open: float = 30.0
     """Seconds that associations are kept while there is nothing to send."""
 
@@ -205,7 +208,9 @@ def _destination(name: str, table: object, ours: TlsFiles | None) -> GatewayDest
         keep_open = table.get("keep_open", GatewayDestination.keep_open)
         if not 0 <= keep_open < float("inf"):
             raise ValueError(f"keep_open is a number of seconds, not {keep_open}")
-        return GatewayDestination(name, destination, options, _statuses(table, where), keep_open)
+        delivered = _statuses(table, where, "also_delivered", 1, 0xFFFF)
+        warnings = _statuses(table, where, "not_delivered", 0xB000, 0xBFFF)
+        return GatewayDestination(name, destination, options, delivered, warnings, keep_open)
     except _WrongError:
         raise
     except ValueError as error:
@@ -214,7 +219,7 @@ def _destination(name: str, table: object, ours: TlsFiles | None) -> GatewayDest
 
 
 def _folder(table: Mapping[str, Any], where: Key) -> FolderTemplate:
-    for key in (*_CALLED, "tls", "also_delivered", "keep_open", "group_by"):
+    for key in (*_CALLED, "tls", "also_delivered", "not_delivered", "keep_open", "group_by"):
         if key in table:
             raise _WrongError(f"{key} is for destinations that are called, not for folders", (*where, key))
     try:
@@ -274,8 +279,11 @@ def _zone(table: Mapping[str, Any], where: Key) -> ZoneInfo:
         ) from None
 
 
-def _statuses(table: Mapping[str, Any], where: Key) -> frozenset[int]:
-    statuses = table.get("also_delivered", [])
-    if not all(type(status) is int and 0 < status <= 0xFFFF for status in statuses):
-        raise _WrongError("also_delivered is a list of statuses: [0x0111]", (*where, "also_delivered"))
+def _statuses(table: Mapping[str, Any], where: Key, key: str, first: int, last: int) -> frozenset[int]:
+    statuses = table.get(key, [])
+    if not all(type(status) is int and first <= status <= last for status in statuses):
+        between = f"from 0x{first:04X} to 0x{last:04X}"
+        raise _WrongError(
+            f"{key} is a list of statuses {between}: [0x{max(first, 0x0111):04X}]", (*where, key)
+        )
     return frozenset(statuses)

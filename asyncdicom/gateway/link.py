@@ -264,7 +264,8 @@ class Link:
             return verdict, None, str(error) or type(error).__name__
         self.last_status = int(response.status)
         comment = response.error_comment
-        verdict = verdict_of_status(response.status, self.destination.also_delivered)
+        own = self.destination
+        verdict = verdict_of_status(response.status, own.also_delivered, own.not_delivered)
         return verdict, response.status, f"{response.status}{': ' if comment else ''}{comment}"
 
     def _tell(self, job: Job, verdict: Verdict, settled: Settled, why: str) -> None:

@@ -38,12 +38,17 @@ _BY_STATUS = {
 _BY_FAMILY = {0xA700: Verdict.DESTINATION}
 
 
-def verdict_of_status(status: Status, also_delivered: Collection[int] = ()) -> Verdict:
+def verdict_of_status(
+    status: Status, also_delivered: Collection[int] = (), not_delivered: Collection[int] = ()
+) -> Verdict:
     """Judge the answer to a C-STORE.
 
     A Warning is a delivery: the instance is stored (0xB000, 0xB006, 0xB007). `also_delivered`: Failures that
-    this destination means as one, such as 0x0111 where it has the instance already.
+    this destination means as one, such as 0x0111 where it has the instance already; `not_delivered`: Warnings
+    by which it does not.
     """
+    if status in not_delivered:
+        return Verdict.OBJECT
     if status.is_success or status.is_warning or status in also_delivered:
         return Verdict.DELIVERED
     return _BY_STATUS.get(status) or _BY_FAMILY.get(status & 0xFF00, Verdict.OBJECT)

@@ -213,6 +213,12 @@ class Invoker:
             self._carry_out()
             await self._outbox.send(operation.context.context_id, command)
 
+    async def cancel_receiving(self) -> None:
+        """Send C-CANCEL-RQ for the C-GET that is under way, if it has not been sent."""
+        for operation in list(self.operations.values()):
+            if operation.receiver is not None and not operation.invoked.cancelled:
+                await self.cancel(operation)
+
     def abandon(self, operation: Operation) -> None:
         """Nobody waits for the response any more: drop it when it comes."""
         operation.drop_replies()

@@ -11,7 +11,7 @@ from asyncdicom.data.amend import Amender, Amendment
 from asyncdicom.data.reencode import Reencoder
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.disk import Batch, Buffer
-from asyncdicom.net.sources import Source
+from asyncdicom.net.sources import Source, is_repeatable
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import name_of
 
@@ -19,9 +19,11 @@ __all__ = ["AmendedSource", "ReencodedSource"]
 
 log = Log("asyncdicom.net")
 
-# Most of what is wrong with a data set shows in its first part. While nothing of it was sent, it costs only
-# itself; later it costs the association, because the rest of a message can never follow.
-_LOOKED_AT_FIRST = 1 << 20
+# What is wrong with a data set costs only itself while nothing of it was sent. Later it costs the
+# association, because a message that was begun cannot be taken back (PS3.7 9.3.1), and half of an image
+# must never look whole. So a short one is kept until it is whole; a longer one is gone through to its
+# end, and then read again.
+_KEPT = 1 << 20
 
 
 class _Rewriter(Protocol):
@@ -51,6 +53,10 @@ class _RewrittenSource:
         """What is done to it."""
         raise NotImplementedError
 
+    def _is_sure(self, rewriter: _Rewriter) -> bool:
+        """Whether nothing of what is still to come can be wrong."""
+        return False
+
     def _ended(self, rewriter: _Rewriter) -> None:
         """Everything was given out."""
 
@@ -58,25 +64,45 @@ class _RewrittenSource:
         """See `Source`: it takes time, so it is opened."""
         return None
 
+    @property
+    def is_repeatable(self) -> bool:
+        """See `Source`."""
+        return is_repeatable(self._source)
+
     async def open(self) -> AsyncGenerator[Batch, None]:
         """See `Source`. Headers are rewritten in the event loop, in steps of about a millisecond."""
-        first: list[Buffer] | None = []
-        size = 0
-        async with aclosing(self._pieces()) as pieces:
+        rewriter, kept, size = self._rewriter(), list[Buffer](), 0
+        async with aclosing(self._pieces(rewriter)) as pieces:
             async for piece in pieces:
-                if first is None:
-                    yield piece
-                    continue
-                first += piece
+                kept += piece
                 size += sum(map(len, piece))
-                if size > _LOOKED_AT_FIRST:
-                    yield first
-                    first = None
-        if first:
-            yield first
+                if size > _KEPT:
+                    break
+            is_last = size <= _KEPT or self._is_sure(rewriter) or not self.is_repeatable
+            if is_last:
+                if kept:
+                    yield kept
+                kept = []
+                async for piece in pieces:
+                    yield piece
+            else:
+                kept = []
+                await self._look(pieces, rewriter)
+        if not is_last:
+            rewriter = self._rewriter()
+            async with aclosing(self._pieces(rewriter)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        self._ended(rewriter)
 
-    async def _pieces(self) -> AsyncGenerator[Batch, None]:
-        rewriter = self._rewriter()
+    async def _look(self, pieces: AsyncGenerator[Batch, None], rewriter: _Rewriter) -> None:
+        """Go through what comes until nothing can be wrong any more."""
+        async for _ in pieces:
+            if self._is_sure(rewriter):
+                break
+            await asyncio.sleep(0)  # nothing is sent, so nothing else gives others a turn
+
+    async def _pieces(self, rewriter: _Rewriter) -> AsyncGenerator[Batch, None]:
         try:
             async with aclosing(self._source.open()) as batches:
                 async for batch in batches:
@@ -90,7 +116,6 @@ class _RewrittenSource:
         except DataSetError as error:
             # What ends early would look whole to the peer, as far as it could be rewritten.
             raise DataSetError(f"it cannot be {self._what}: {error}") from None
-        self._ended(rewriter)
 
 
 class ReencodedSource(_RewrittenSource):
@@ -112,6 +137,9 @@ class ReencodedSource(_RewrittenSource):
     @property
     def _what(self) -> str:
         return f"re-encoded as {name_of(self.transfer_syntax_uid)}, which the peer takes"
+
+    def _is_sure(self, rewriter: _Rewriter) -> bool:
+        return isinstance(rewriter, Reencoder) and rewriter.is_in_last_value
 
     def _ended(self, rewriter: _Rewriter) -> None:
         if isinstance(rewriter, Reencoder) and (rewriter.unswapped or rewriter.guessed):

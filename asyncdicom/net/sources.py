@@ -18,7 +18,7 @@ from asyncdicom.net.disk import READ, Batch, Buffer, Disk, read_at, read_into
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.uid import transfer_syntax
 
-__all__ = ["BytesSource", "FileSource", "Source"]
+__all__ = ["BytesSource", "FileSource", "Source", "is_repeatable"]
 
 _READ_AHEAD = 1 << 20  # the largest file that is read whole before its turn
 
@@ -31,7 +31,9 @@ class Source(Protocol):
     """Something that C-STORE can send: three UIDs, and the encoded data set when it is opened.
 
     A source that wraps another one passes `at_hand` on: it is what makes many small instances quick. One that
-    knows how many bytes it has may tell, as `length`.
+    knows how many bytes it has may tell, as `length`; one that gives the same however often it is opened, as
+    `is_repeatable`: if it has to be re-encoded for a peer, it is gone through before anything of it is sent,
+    and what is wrong with it costs no association.
     """
 
     @property
@@ -57,6 +59,11 @@ class Source(Protocol):
         return None
 
 
+def is_repeatable(source: Source) -> bool:
+    """Tell whether the source gives the same however often it is opened; one that does not say so may not."""
+    return bool(getattr(source, "is_repeatable", False))
+
+
 class BytesSource:
     """An encoded data set in memory."""
 
@@ -74,6 +81,11 @@ class BytesSource:
     def length(self) -> int:
         """How many bytes it has."""
         return len(self.data)
+
+    @property
+    def is_repeatable(self) -> bool:
+        """See `Source`."""
+        return self.__class__.open is BytesSource.open
 
     async def open(self) -> AsyncGenerator[Batch, None]:
         """See `Source`."""
@@ -123,6 +135,11 @@ class FileSource:
         self.length = length
         self._ahead: Future[bytes] | None = None
         self._disk = _in_threads if in_threads else _read
+
+    @property
+    def is_repeatable(self) -> bool:
+        """See `Source`."""
+        return self.__class__.open is FileSource.open
 
     def read_ahead(self) -> None:
         """Begin to read now what will be sent soon, if it is small and the disk is slow."""

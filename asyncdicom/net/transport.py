@@ -78,7 +78,8 @@ class Transport(asyncio.BufferedProtocol):
         self._cut: asyncio.TimerHandle | None = None
         self._pool = block_pool(loop)
         self._transport: asyncio.Transport | None = None
-        self._peer: tuple[str, int] | None = None  # the event loop forgets it when TLS ends
+        # A proxy's caller, or what the event loop forgets when TLS ends.
+        self._peer: tuple[str, int] | None = None
         self.is_tls = False
         self._drained: asyncio.Future[None] | None = None
         self._lost = False
@@ -91,7 +92,8 @@ class Transport(asyncio.BufferedProtocol):
         """See `asyncio.BaseProtocol`."""
         self._transport = transport = cast("asyncio.Transport", transport)
         self.is_tls = transport.get_extra_info("sslcontext") is not None
-        self._peer = self.peer if self.is_tls else None
+        if self.is_tls:
+            self.speaks_for(self.peer)
         # Each write makes a TLS record: 12 bytes of header deserve none of their own.
         own_loop = type(transport).__module__.startswith("asyncio.")
         self._joins = self.is_tls or (own_loop and _UNPAUSED_WRITELINES)
@@ -164,11 +166,15 @@ class Transport(asyncio.BufferedProtocol):
 
     @property
     def peer(self) -> tuple[str, int]:
-        """The address of the peer."""
+        """The address of the peer, or of the caller that a proxy speaks for."""
         if self._peer is not None:
             return self._peer
         name = self._transport.get_extra_info("peername") if self._transport is not None else None
         return (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("?", 0)
+
+    def speaks_for(self, peer: tuple[str, int]) -> None:
+        """Whatever the connection says itself, this is who calls."""
+        self._peer = peer
 
     def get_extra_info(self, name: str) -> object:
         """See `asyncio.BaseTransport.get_extra_info`."""

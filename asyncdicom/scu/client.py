@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["Client"]
 
 _IDLE = 60.0  # seconds after which an association that nobody uses is released
-_MAXIMUM_MATCHES = 100_000
 _MAXIMUM_INSTANCES = 100_000
 
 
@@ -169,7 +168,7 @@ class Client:
         level: str | None = None,
         returned: Iterable[str] | None = None,
         information_model: InformationModel | None = None,
-        maximum_matches: int = _MAXIMUM_MATCHES,
+        maximum_matches: int | None = None,
         timeout: float | None = None,
     ) -> Finding:
         """Query (PS3.4 C.4.1): `await` gives all matches, `async for` one after another.
@@ -178,7 +177,8 @@ class Client:
         "IMAGE"; by default QueryRetrieveLevel of the keys, else that of the lowest UID among them, else
         STUDY. `returned`: the keywords to be told beside, by default what one wants to see of the level; its
         UID is always told. `information_model`: by default Study Root, for the level PATIENT Patient Root.
-        `maximum_matches`: the longest list that `await` gives; `timeout`: seconds to wait for each response.
+        `maximum_matches`: more end the query; by default `await` gives 100,000, and `async for` as many as
+        are taken. `timeout`: seconds to wait for each response.
 
         Raises `StatusError` for a Failure, `DicomNetworkError` for more matches than that, each with those
         that came as its `result`; `PresentationContextError` if the peer does not take such queries;
@@ -191,7 +191,7 @@ class Client:
         self,
         keys: Keys | None = None,
         *,
-        maximum_matches: int = _MAXIMUM_MATCHES,
+        maximum_matches: int | None = None,
         timeout: float | None = None,
     ) -> Finding:
         """Query for worklist items (PS3.4 Annex K); see `find`.

@@ -21,6 +21,7 @@ __all__ = ["Finding"]
 
 log = Log("asyncdicom.scu")
 
+_MAXIMUM_MATCHES = 100_000  # of a list
 _WAITING = 100  # matches that wait for who iterates; then the peer is held back
 
 
@@ -31,7 +32,7 @@ class Finding:
     """
 
     def __init__(
-        self, peering: Peering, wanted: Wanted, *, maximum_matches: int, timeout: float | None
+        self, peering: Peering, wanted: Wanted, *, maximum_matches: int | None, timeout: float | None
     ) -> None:
         self.matches = Matches()
         """What is known of the matches as a whole; the list itself is filled by `await`."""
@@ -47,13 +48,11 @@ class Finding:
         return self._whole().__await__()
 
     async def _whole(self) -> Matches:
+        if self._maximum is None:
+            self._maximum = _MAXIMUM_MATCHES
         try:
             async with aclosing(aiter(self)) as matches:
                 async for match in matches:
-                    if len(self.matches) >= self._maximum:
-                        raise DicomNetworkError(
-                            f"more than {self._maximum} matches: iterate over them, or ask for less"
-                        )
                     self.matches.append(match)
         except DicomNetworkError as error:
             raise error.having(self.matches) from error.__cause__
@@ -84,6 +83,11 @@ class Finding:
                 async for match in query:
                     given += 1
                     if given > self._given:  # what was given before is not given again
+                        if given - 1 == self._maximum:
+                            raise DicomNetworkError(
+                                f"more than {self._maximum} matches (maximum_matches): iterate over them, or "
+                                "ask for less"
+                            )
                         self._given = given
                         await self._handover.put(match)
         finally:

@@ -163,14 +163,15 @@ async def _children(
         for context in association.contexts.values()
         if context.abstract_syntax == query.sop_class("find")
     )
-    children = []
+    children, number = list[dict[str, Any]](), 0
     async with operation as matches:
         async for match in matches:
+            number += 1
+            if number > _MOST_INSTANCES:  # of use or not
+                raise _TooMany(f"more than {_MOST_INSTANCES} matches")
             found = _uids_in(match, syntax, asked)
             if found.get(asked[0]):
                 children.append(node | found)
-            if len(children) > _MOST_INSTANCES:
-                break
     return children
 
 

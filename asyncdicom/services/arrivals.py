@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from asyncdicom.services.request import StoreHandler
     from asyncdicom.services.responses import Response
 
-__all__ = ["Arrivals", "RetrieveResult", "corrected"]
+__all__ = ["MAXIMUM_REFUSED", "Arrivals", "RetrieveResult", "corrected"]
 
+MAXIMUM_REFUSED = 10_000
+"""So many instances of one C-GET may be refused here; then it is cancelled."""
 
 _REMEMBERED = 1000
 
@@ -48,6 +50,11 @@ class Arrivals:
         self.failed = 0
         self.refused: dict[str, str] = {}
         """Instances that were answered with a Failure, by their UID, and why (the first of many)."""
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether so much was refused that no more should come (C-CANCEL)."""
+        return self.failed >= MAXIMUM_REFUSED
 
     def answered(self, command: Command, response: Response) -> None:
         """Count one sub-operation by its final response."""

@@ -81,8 +81,8 @@ class StorageCommitment(Service):
 
     The request is answered when `check` has answered; the result follows as an N-EVENT-REPORT, first on the
     same association, then on one to the caller, if the server knows its address (`serve(destinations=...)` or
-    `access`). Until it is durable (an archive's is), a report that could not be delivered is lost when the
-    server ends; the caller may ask again. An access policy calls the service "commitment".
+    `access`). An archive keeps the report until it is delivered; elsewhere one that could not be is lost when
+    the server ends, and the caller may ask again. An access policy calls the service "commitment".
     """
 
     name = "commitment"

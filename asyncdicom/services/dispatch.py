@@ -68,8 +68,8 @@ class Dispatcher:
         except (DataSetError, LocalProtocolError, TypeError, ValueError):
             response = self._failed(incoming)
             final = self._final(incoming, response)
-        if incoming.channel.invoker.operations:
-            self._arrived(incoming, response)
+        invoker = incoming.channel.invoker
+        is_hopeless = bool(invoker.operations) and self._arrived(incoming, response)
         try:
             await incoming.channel.performer.respond(incoming, final, response.data)
         except BaseException:
@@ -77,12 +77,19 @@ class Dispatcher:
             raise
         finally:
             account.tell(incoming, response)
+        if is_hopeless:
+            await invoker.cancel_receiving()
 
-    def _arrived(self, incoming: IncomingRequest, response: Response) -> None:
-        """Count what came for a C-GET of ours by what it is answered with (PS3.4 C.4.3)."""
+    def _arrived(self, incoming: IncomingRequest, response: Response) -> bool:
+        """Count what came for a C-GET of ours by what it is answered with (PS3.4 C.4.3).
+
+        True if too much of it was refused.
+        """
         arrivals = incoming.channel.invoker.receiver
-        if arrivals is not None and incoming.command.command_field is CommandField.C_STORE_RQ:
-            arrivals.answered(incoming.command, Response(_LATE) if incoming.answered else response)
+        if arrivals is None or incoming.command.command_field is not CommandField.C_STORE_RQ:
+            return False
+        arrivals.answered(incoming.command, Response(_LATE) if incoming.answered else response)
+        return bool(arrivals.is_hopeless)
 
     def _final(self, incoming: IncomingRequest, response: Response) -> Command:
         """Make the command set of a response. Raises if the request cannot be answered with it."""

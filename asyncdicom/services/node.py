@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from asyncdicom.dimse.messages import CommandField
 from asyncdicom.exceptions import AssociationError, DicomNetworkError, PresentationContextError, StatusError
@@ -17,7 +17,15 @@ from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 from asyncdicom.ul.negotiation import PresentationContext
 
-__all__ = ["Delivery", "Node", "OpenTo", "ReportQueue"]
+__all__ = [
+    "Delivery",
+    "Node",
+    "OpenTo",
+    "ReportQueue",
+    "Reports",
+    "report_on_new",
+    "report_on_same",
+]
 
 log = Log("asyncdicom.services")
 
@@ -46,6 +54,13 @@ class Delivery(NamedTuple):
     request: Request | None = None
 
 
+class Reports(Protocol):
+    """Who takes over reports that are owed."""
+
+    async def add(self, delivery: Delivery) -> None:
+        """Take a report; `StatusError` if that cannot be. When this returns, it will be sent."""
+
+
 class Node(Generic[_Association]):
     """The server as its services see it.
 
@@ -58,7 +73,7 @@ class Node(Generic[_Association]):
     __slots__ = ("_reports", "ae_title", "open", "time")
 
     def __init__(
-        self, ae_title: str, open_to: OpenTo[_Association], reports: ReportQueue, time: Callable[[], float]
+        self, ae_title: str, open_to: OpenTo[_Association], reports: Reports, time: Callable[[], float]
     ) -> None:
         self.ae_title = ae_title
         self.open = open_to
@@ -68,10 +83,14 @@ class Node(Generic[_Association]):
     async def report(self, delivery: Delivery) -> None:
         """Take over a report. Raises `StatusError` (0x0213) if too many wait.
 
-        Here the reports wait in memory: those that could not be sent are lost when the server ends, with a
-        line in the log for each.
+        Unless a service has said `report_by`, the reports wait in memory: those that could not be sent are
+        lost when the server ends, with a line in the log for each.
         """
-        self._reports.add(delivery)
+        await self._reports.add(delivery)
+
+    def report_by(self, reports: Reports) -> None:
+        """Have the reports of all services taken over by others, from now on: those that keep them."""
+        self._reports = reports
 
 
 class ReportQueue:
@@ -99,7 +118,7 @@ class ReportQueue:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def add(self, delivery: Delivery) -> None:
+    async def add(self, delivery: Delivery) -> None:
         """Take a report; `StatusError` if too many wait."""
         if len(self._tasks) >= self._maximum or self._size + delivery.size > self._maximum_size:
             log.warning("%d reports wait: one more for %s is refused", len(self._tasks), delivery.destination)
@@ -121,13 +140,13 @@ class ReportQueue:
             await asyncio.wait(list(self._tasks))
 
     async def _deliver(self, delivery: Delivery) -> None:
-        reason = await self._on_same_association(delivery)
+        reason = await report_on_same(delivery)
         if reason is None:
             return
         delivery = delivery._replace(request=None)
         for delay in self._delays:
             await asyncio.sleep(delay)
-            reason = await self._on_new_association(delivery)
+            reason = await report_on_new(self._open, delivery)
             if reason is None:
                 return
             log.warning("the report of %s to %s was not delivered: %s", *_what(delivery), reason)
@@ -135,33 +154,36 @@ class ReportQueue:
                 break
         log.error("the report of %s to %s is given up: %s", *_what(delivery), reason)
 
-    async def _on_same_association(self, delivery: Delivery) -> object | None:
-        """Why it was not delivered, or None."""
-        request = delivery.request
-        if request is None:
-            return "there is no association"
-        if request.incoming.task is not None:
-            await asyncio.wait([request.incoming.task])  # the response leaves first
-        return await _send(request.association, delivery)
-
-    async def _on_new_association(self, delivery: Delivery) -> object | None:
-        context = PresentationContext(
-            delivery.sop_class_uid, DEFAULT_TRANSFER_SYNTAXES, scu_role=False, scp_role=True
-        )
-        opening = self._open(delivery.destination, [context])
-        if opening is None:
-            return _NO_ADDRESS
-        try:
-            async with opening as association:
-                return await _send(association, delivery)
-        except (AssociationError, OSError) as error:
-            return error
-
 
 _NO_ADDRESS = "its address is not known here"
 
 
+async def report_on_same(delivery: Delivery) -> object | None:
+    """Send a report on the association of its request; gives why it was not delivered, or None."""
+    request = delivery.request
+    if request is None:
+        return "there is no association"
+    if request.incoming.task is not None:
+        await asyncio.wait([request.incoming.task])  # the response leaves first
+    return await _send(request.association, delivery)
+
+
+async def report_on_new(open_to: OpenTo[NormalizedUser], delivery: Delivery) -> object | None:
+    """Send a report on an association that is opened for it; as `_send`."""
+    sop_class = delivery.sop_class_uid
+    context = PresentationContext(sop_class, DEFAULT_TRANSFER_SYNTAXES, scu_role=False, scp_role=True)
+    opening = open_to(delivery.destination, [context])
+    if opening is None:
+        return _NO_ADDRESS
+    try:
+        async with opening as association:
+            return await _send(association, delivery)
+    except (AssociationError, OSError) as error:
+        return error
+
+
 async def _send(association: NormalizedUser, delivery: Delivery) -> object | None:
+    """Send a report; gives why it was not delivered (an exception, or the response), or None."""
     context, information = None, delivery.information
     try:
         if callable(information):

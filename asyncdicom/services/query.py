@@ -21,7 +21,7 @@ from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import PATIENT_ROOT, PATIENT_STUDY_ONLY, SOP_CLASSES, STUDY_ROOT
 
-__all__ = ["Query", "QueryService", "find"]
+__all__ = ["MAXIMUM_UNREADABLE", "Query", "QueryService", "find"]
 
 log = Log("asyncdicom.services")
 
@@ -29,6 +29,8 @@ _MAXIMUM_MATCHES = 100_000
 _MAXIMUM_BYTES = 32 << 20  # of an awaited list, as they are encoded
 _MAXIMUM_ELEMENTS = 16_384  # of one match, those in sequences included
 _KEPT_UNREADABLE = 100
+MAXIMUM_UNREADABLE = 10_000
+"""So many matches of one query may be unreadable: they are given to nobody, who would end it."""
 # Where neither handler nor socket ever waits, others (and a C-CANCEL) have to get their turn all the same.
 _RESPONSES_IN_A_ROW = 16
 
@@ -40,7 +42,7 @@ class Query(ResponseStream[_Match, list[_Match]]):
     """A C-FIND: gives one Identifier a match, a pydicom Dataset, or its bytes with `raw=True`.
 
     A match that cannot be read costs only itself, and so does an element of one: it is left out, counted and
-    logged.
+    logged. More than `MAXIMUM_UNREADABLE` end the query with `DicomNetworkError`.
     """
 
     def __init__(self, *args: Any, raw: bool, maximum_matches: int, maximum_bytes: int) -> None:
@@ -82,6 +84,10 @@ class Query(ResponseStream[_Match, list[_Match]]):
             if len(self.unreadable) < _KEPT_UNREADABLE:
                 self.unreadable.append(data)
             log.warning("%s: a match of a C-FIND cannot be read, and is left out: %s", self._channel, error)
+            if self.number_unreadable > MAXIMUM_UNREADABLE:
+                raise DicomNetworkError(
+                    f"more than {MAXIMUM_UNREADABLE} matches that cannot be read: {error}"
+                ).having(self._so_far()) from None
             return None
         if skipped.count:
             self.skipped.add(skipped.why, skipped.count)

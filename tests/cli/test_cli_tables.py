@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -76,6 +77,35 @@ def test_csv() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+SUM(A1)", "'+SUM(A1)"),
+        ("-DOE^JOHN", "'-DOE^JOHN"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\t'=1"),
+        ("\r=1", "'\n'=1"),
+        ("\n=1", "'\n'=1"),
+        ("＝1+1", "'＝1+1"),
+        ('=HYPERLINK("http://a.b","c")', '\'=HYPERLINK("http://a.b","c")'),
+        ("DOE;=1+1", "DOE;'=1+1"),
+        ("DOE\n=1+1", "DOE\n'=1+1"),
+        ("-1.5", "-1.5"),
+        ("+12", "+12"),
+        ("-1e-3", "-1e-3"),
+        ("-1+cmd", "'-1+cmd"),
+        ("1-2", "1-2"),
+        ("a=b", "a=b"),
+        ("", ""),
+    ],
+)
+def test_csv_has_no_formulas(value: str, shown: str) -> None:
+    """What a peer answers is not calculated by who opens it in a spreadsheet."""
+    text = as_csv([{"PatientName": value}], ["PatientName", "PatientID"], is_first=False)
+    assert next(csv.reader(io.StringIO(text, newline=""))) == [shown, ""]
+
+
 async def on_find(request: Request) -> AsyncIterator[dict[str, Any]]:
     for study in STUDIES:
         yield {"QueryRetrieveLevel": "STUDY", "SpecificCharacterSet": "ISO_IR 192", **study}
@@ -94,6 +124,19 @@ async def test_findscu_prints_them(tool: Tool, layout: str) -> None:
         return
     assert lines[-1] == "3 matches, status 0x0000 (Success)"
     assert lines[0].startswith("PatientName") if layout == "table" else lines[0] == "1, DOE^JANE"
+
+
+async def test_findscu_prints_no_formulas_of_a_peer_as_csv(tool: Tool) -> None:
+    async def formulas(request: Request) -> AsyncIterator[dict[str, Any]]:
+        for text in ("=1+1", "\t=1+1", "\r=1+1", "@SUM(A1)"):
+            yield {"QueryRetrieveLevel": "STUDY", "StudyDescription": text}
+
+    async with serve("SCP@127.0.0.1:0", c_find=formulas) as server:
+        keys = ("--format", "csv", "-k", "StudyDescription")
+        result = await tool("findscu", "127.0.0.1", server.port, *keys)
+    _, *rows = csv.reader(io.StringIO(result.out, newline=""))
+    assert len(rows) == 4
+    assert [row[0][0] in "=+-@\t\r" for row in rows] == [False] * 4
 
 
 async def test_findscu_csv_of_nothing_has_its_names(tool: Tool) -> None:

@@ -14,6 +14,7 @@ from cli.running import write_instance
 from asyncdicom import Association, Request, Source, associate, file_source, serve
 from asyncdicom.cli.sending import Watched
 from asyncdicom.net.disk import Disk
+from asyncdicom.net.sources import is_repeatable
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 FILES = ("sources.py", "disk.py")  # of net/: how an instance gets out of its file
@@ -59,4 +60,16 @@ async def test_a_progress_bar_does_not_change_how_a_file_is_sent(
     assert watched == plain
     assert plain["FileSource.at_hand"] == 1
     assert bool(plain["FileSource.open"]) == (size > 500_000), "a small file is read without a generator"
+    assert sum(told) == length
+
+
+async def test_what_is_read_twice_is_told_once(tmp_path: Path) -> None:
+    """A long file that has to be re-encoded is looked through before it is sent."""
+    length = len(write_instance(tmp_path / "one.dcm", CT, "1.2.3", 600_000))
+    told: list[int] = []
+    watched = Watched(file_source(tmp_path / "one.dcm"), told.append)
+    assert is_repeatable(watched)
+    for _ in range(2):
+        async for _ in watched.open():
+            pass
     assert sum(told) == length

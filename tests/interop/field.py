@@ -30,6 +30,11 @@ def _jar(tool: str) -> Path:
     return FOLDER / "dcmfetch" / "ext" / tool
 
 
+def haproxy() -> str | None:
+    """The path of HAProxy, which Debian keeps from users that are not root."""
+    return shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+
+
 def _has_odil() -> bool:
     command = [_SYSTEM_PYTHON, "-c", "import odil"]
     return os.path.exists(_SYSTEM_PYTHON) and subprocess.run(command, capture_output=True).returncode == 0
@@ -41,6 +46,7 @@ _IS_THERE: dict[str, Callable[[], bool]] = {
     "dcmjs": lambda: shutil.which("node") is not None and (FOLDER / "node_modules" / "dcmjs-dimse").is_dir(),
     "dcm4che": lambda: shutil.which("java") is not None and _jar("getscu").is_file(),
     "tshark": lambda: shutil.which("tshark") is not None,
+    "haproxy": lambda: haproxy() is not None,
 }
 
 

@@ -51,7 +51,7 @@ from asyncdicom.ul.pdu import AAssociateRJ, AAssociateRQ, decode_pdu
 Conversation = list[tuple[str, bytes]]  # who says it, the PDU
 
 ACCEPTOR, REQUESTOR = "<", ">"
-# Seconds, as the README has them.
+# Seconds, as docs/limits.md has them.
 LASTS = {
     "artim": 10,
     "acse": 30,

@@ -149,11 +149,38 @@ async def test_a_million_matches_are_bounded() -> None:
             with pytest.raises(DicomNetworkError, match="more than 50 matches") as caught:
                 await pacs.find(maximum_matches=50)
             assert len(caught.value.result) == 50
+            given = 0
+            with pytest.raises(DicomNetworkError, match="more than 30 matches"):
+                async for _ in pacs.find(maximum_matches=30):
+                    given += 1
+            assert given == 30
             async with aclosing(aiter(pacs.find())) as matches:
                 async for _ in matches:
                     break
             assert (await pacs.echo()).status.is_success
             assert server.associations == 1, "the query was cancelled, and its association is used again"
+
+
+async def test_matches_that_are_of_no_use_to_a_retrieval_come_to_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What there is to retrieve is asked first: a peer that answers for ever, without UIDs, is left alone."""
+    monkeypatch.setattr("asyncdicom.scu.planning._MOST_INSTANCES", 20)
+
+    async def useless(request: Request) -> AsyncIterator[dict[str, str]]:
+        while True:
+            yield {"PatientName": "DOE^JANE"}
+
+    async def give(request: Request) -> int:
+        await request.data.read()
+        return 0
+
+    limits = Limits(maximum_matches=None)
+    async with serve("SCP@127.0.0.1:0", c_find=useless, c_get=give, limits=limits) as server:
+        async with Client(address(server)) as pacs:
+            retrieved = pacs.retrieve({"StudyInstanceUID": "1.1"})
+            assert [instance async for instance in retrieved] == []
+            assert retrieved.result.methods == {"get"}
 
 
 async def test_worklist_keys_are_put_into_their_sequence() -> None:

@@ -92,7 +92,7 @@ INTERNAL = {"c_echo": 0x0110, "c_store": 0xC000, "c_get": 0xC000, "c_move": 0xC0
         [],
         (0,),
         {},
-        object(),
+        pytest.param(object(), id="object()"),
         -1,
         0x10000,
         0xFF00,

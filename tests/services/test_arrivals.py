@@ -19,7 +19,7 @@ from asyncdicom import (
     associate,
     retrieval_contexts,
 )
-from asyncdicom.dimse.messages import response_to
+from asyncdicom.dimse.messages import CommandField, response_to
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
 CONTEXTS: list[Proposable] = [STUDY_ROOT.get, *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)])]
@@ -135,3 +135,38 @@ async def test_a_failure_stays_one_and_the_association_is_released() -> None:
     assert isinstance(error, StatusError)
     assert error.status == Status.UNABLE_TO_PERFORM_SUB_OPERATIONS
     assert retrieval.result == (0xA702, 0, 2, 0, ("1.2.1",), "tape robot stuck")
+
+
+async def test_a_c_get_of_which_too_much_is_refused_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each instance gives the peer new time: it could go on for ever."""
+    monkeypatch.setattr("asyncdicom.services.arrivals.MAXIMUM_REFUSED", 3)
+
+    async def receive(request: Request) -> int:
+        await request.data.read()
+        return 0xA700
+
+    async def instance(peer: Peer, number: int) -> int:
+        peer.send(3, store_rq(number, f"1.2.{number}"), b"data")
+        return (await peer.message()).command.command_field
+
+    async def play(peer: Peer) -> None:
+        await peer.accept()
+        asked = await peer.message()
+        stored = [await instance(peer, number) for number in (1, 2, 3)]
+        assert (await peer.message()).command.command_field == CommandField.C_CANCEL_RQ
+        stored += [await instance(peer, number) for number in (4, 5)]  # these were on their way
+        assert set(stored) == {CommandField.C_STORE_RSP}
+        final = response_to(asked.command, Status.CANCEL, number_of_failed_sub_operations=5)
+        peer.write(message(1, final))
+        assert (await peer.pdu())[0] == 5, "one C-CANCEL was sent, and then an A-RELEASE-RQ"
+        peer.write(bytes.fromhex("0600 00000004 00000000"))
+
+    async with listening() as listener:
+        association = associate(f"SCP@127.0.0.1:{listener.port}", contexts=CONTEXTS)
+        opening = asyncio.ensure_future(enter(association, receive))
+        await play(await listener.peer())
+        result, _ = await opening
+    assert isinstance(result, RetrieveResult)
+    assert result.status == Status.CANCEL
+    assert result.failed == 5
+    assert "5 refused here" in (result.error_comment or "")

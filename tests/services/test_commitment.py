@@ -204,13 +204,13 @@ async def test_reports_are_tried_again_and_in_the_end_given_up(caplog: pytest.Lo
             return associate(Address(destination, "127.0.0.1", server.port), contexts=contexts)
 
         reports = ReportQueue(open_to, delays=(0.0, 0.0, 0.0, 0.0))
-        reports.add(Delivery("WS1", MODEL, COMMITMENT_INSTANCE, 1, request_for(ONE)))
+        await reports.add(Delivery("WS1", MODEL, COMMITMENT_INSTANCE, 1, request_for(ONE)))
         await eventually(lambda: not len(reports))
         assert len(asked) == 3
         asked.clear()
         caplog.clear()
         reports = ReportQueue(open_to, delays=(0.0, 0.0))
-        reports.add(Delivery("WS1", MODEL, COMMITMENT_INSTANCE, 1, request_for(ONE)))
+        await reports.add(Delivery("WS1", MODEL, COMMITMENT_INSTANCE, 1, request_for(ONE)))
         await eventually(lambda: not len(reports))
         assert len(asked) == 2
         assert "is given up: Response(0x0110" in caplog.text
@@ -219,10 +219,10 @@ async def test_reports_are_tried_again_and_in_the_end_given_up(caplog: pytest.Lo
 async def test_what_waits_is_bounded_and_its_loss_is_told(caplog: pytest.LogCaptureFixture) -> None:
     reports = ReportQueue(lambda destination, contexts: None, maximum=2, delays=(1000.0,))
     delivery = Delivery("WS1", MODEL, COMMITMENT_INSTANCE, 1, request_for(ONE))
-    reports.add(delivery)
-    reports.add(delivery)
+    await reports.add(delivery)
+    await reports.add(delivery)
     with pytest.raises(StatusError) as caught:
-        reports.add(delivery)
+        await reports.add(delivery)
     assert caught.value.status == 0x0213
     await asyncio.sleep(0)
     await reports.close()
@@ -237,7 +237,7 @@ async def test_one_report_that_cannot_be_encoded_is_told(caplog: pytest.LogCaptu
             return associate(Address(destination, "127.0.0.1", server.port), contexts=contexts)
 
         reports = ReportQueue(open_to, delays=(0.0,))
-        reports.add(Delivery("WS1", MODEL, COMMITMENT_INSTANCE, 1, {"Nobody": 1}))
+        await reports.add(Delivery("WS1", MODEL, COMMITMENT_INSTANCE, 1, {"Nobody": 1}))
         await eventually(lambda: not len(reports))
     assert "cannot be sent: 'Nobody' is not a keyword" in caplog.text
 

@@ -327,6 +327,30 @@ async def test_what_is_kept_of_unreadable_matches_is_bounded() -> None:
     assert (found, query.number_unreadable, len(query.unreadable)) == ([], 101, 100)
 
 
+async def test_unreadable_matches_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody sees them who could end the query."""
+    monkeypatch.setattr("asyncdicom.services.query.MAXIMUM_UNREADABLE", 20)
+    monkeypatch.setattr("asyncdicom.dimse.operations.MAXIMUM_STRAYS", 20)
+
+    async def on_find(request: Request) -> AsyncIterator[bytes]:
+        yield GOOD
+        while True:
+            yield b"\0\x08\0\x52garbage"
+
+    contexts: list[Proposable] = [
+        PresentationContext(STUDY_ROOT.find, (IMPLICIT_VR_LITTLE_ENDIAN,)),
+        VERIFICATION,
+    ]
+    async with (
+        serve("SCP@127.0.0.1:0", c_find=on_find, limits=Limits(maximum_matches=None)) as server,
+        associate(address(server), contexts=contexts) as association,
+    ):
+        with pytest.raises(DicomNetworkError, match="more than 20 matches that cannot be read") as caught:
+            await association.c_find(QUERY)
+        assert [match.StudyInstanceUID for match in caught.value.result] == ["1.2.3"]
+        assert (await association.c_echo()).status == 0, "it was cancelled"
+
+
 async def test_a_match_in_another_transfer_syntax_is_read_as_it_looks() -> None:
     explicit = encode({"QueryRetrieveLevel": "STUDY", "PatientName": "A^B"}, EXPLICIT_VR_LITTLE_ENDIAN)
     found, query = await matches_of(explicit)

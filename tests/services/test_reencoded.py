@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from pathlib import Path
 from struct import pack
 from typing import Any
@@ -28,18 +29,22 @@ from asyncdicom import (
     serve,
     storage_contexts,
 )
+from asyncdicom.data.amend import Amendment
 from asyncdicom.data.elements import encode
+from asyncdicom.data.inflation import deflate
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.data.reencode import BECOMES, reencode
-from asyncdicom.net.reencoding import ReencodedSource
+from asyncdicom.net.reencoding import AmendedSource, ReencodedSource
 from asyncdicom.services.storage import Storage
 from asyncdicom.uid import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     JPEG_BASELINE_8BIT,
 )
 
+EXPLICIT = EXPLICIT_VR_LITTLE_ENDIAN
 SYNTAXES = list(BECOMES)
 TARGETS = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
 NUMBERS = [f"1.2.{number}" for number in range(len(SYNTAXES))]
@@ -243,7 +248,131 @@ class Sized:
             yield [self.data[start : start + 65536]]
 
 
-async def test_what_breaks_in_the_middle_of_a_message_aborts() -> None:
+LONG = 3 << 20
+PRIVATE = (0x00091001, "OB", bytes(LONG))
+
+
+def ending(tail: bytes, *, before: bytes = b"", source: str = EXPLICIT_VR_LITTLE_ENDIAN) -> bytes:
+    """A data set that ends with `tail`, some MiB behind its beginning."""
+    head = [(0x00080016, "UI", CT.encode()), (0x00080018, "UI", b"1.2.3")]
+    return encode([*head, PRIVATE], source) + before + tail
+
+
+# A number of kinds of being cut or broken that show only behind the first MiB.
+LATE = {
+    "a value that is longer than the rest": ending(pack("<HH2sHL", 0x7FE0, 0x10, b"OW", 0, 100) + bytes(98)),
+    "within a header": ending(pack("<HH2s", 0x7FE0, 0x10, b"OW")),
+    "a sequence without its end": ending(pack("<HH2sHL", 0x0040, 0x0275, b"SQ", 0, 0xFFFFFFFF)),
+    "an item without its end": ending(
+        pack("<HH2sHLHHL", 0x0040, 0x0275, b"SQ", 0, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF)
+    ),
+    "an element where an item is expected": ending(
+        pack("<HH2sHL", 0x0040, 0x0275, b"SQ", 0, 0xFFFFFFFF) + pack("<HH2sH", 0x10, 0x20, b"LO", 0)
+    ),
+    "no header at all": ending(b"\xff" * 64),
+    "compressed pixel data": ending(pack("<HH2sHL", 0x7FE0, 0x10, b"OB", 0, 0xFFFFFFFF) + bytes(64)),
+    "something behind the end": ending(bytes(8) + b"rubbish!"),
+}
+
+
+def on_disk(folder: Path, data: bytes, uid: str = "1.2.3", syntax: str = EXPLICIT_VR_LITTLE_ENDIAN) -> Path:
+    path = folder / f"{uid}.dcm"
+    path.write_bytes(encode_file_meta(CT, uid, syntax) + data)
+    return path
+
+
+@pytest.mark.parametrize("kind", LATE)
+async def test_what_is_wrong_behind_the_first_mib_costs_only_its_instance(kind: str, tmp_path: Path) -> None:
+    received, good = Received(), sources(10)[1]
+    path, in_memory = on_disk(tmp_path, LATE[kind]), BytesSource(CT, "1.2.4", EXPLICIT, LATE[kind])
+    async with (
+        serve("SCP@127.0.0.1:0", services=[taking(received, IMPLICIT_VR_LITTLE_ENDIAN)]) as server,
+        associate(address(server), contexts=storage_contexts([good])) as association,
+    ):
+        for broken in (path, in_memory):
+            with pytest.raises(DataSetError, match="cannot be re-encoded as Implicit VR"):
+                await association.c_store(broken)
+        assert (await association.c_store(good)).status == 0
+    assert list(received.data) == [good.sop_instance_uid]
+
+
+async def test_a_deflated_file_that_ends_early_costs_only_itself(tmp_path: Path) -> None:
+    """Nobody knows how long it is before it has been inflated."""
+    rest = random.Random(1).randbytes(LONG)
+    whole = deflate(encode([(0x00080016, "UI", CT.encode()), (0x00091001, "OB", rest)], EXPLICIT))
+    path = on_disk(tmp_path, whole[:-1000], syntax=DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
+    received, good = Received(), sources(10)[1]
+    contexts = storage_contexts([good, file_source(path)])
+    async with (
+        serve("SCP@127.0.0.1:0", services=[taking(received, IMPLICIT_VR_LITTLE_ENDIAN)]) as server,
+        associate(address(server), contexts=contexts) as association,
+    ):
+        with pytest.raises(DataSetError, match="the data set is truncated: 1000 bytes of its last"):
+            await association.c_store(path)
+        assert (await association.c_store(good)).status == 0
+
+
+async def test_a_retrieval_goes_on_after_one_that_breaks_late() -> None:
+    late = BytesSource(CT, "1.2.9", EXPLICIT, LATE["a sequence without its end"])
+    received, instances = Received(), [sources(10)[1], late, sources(10)[3]]
+    contexts: list[Proposable] = [STUDY_ROOT, *retrieval_contexts([(CT, IMPLICIT_VR_LITTLE_ENDIAN)])]
+    async with (
+        serve("SCP@127.0.0.1:0", c_get=giving(instances)) as server,
+        associate(address(server), contexts=contexts) as association,
+    ):
+        result = await association.c_get(IDENTIFIER_EXPLICIT, c_store=received)
+    assert (result.completed, result.failed, result.failed_sop_instance_uids) == (2, 1, ("1.2.9",))
+
+
+@pytest.mark.parametrize("kind", ["within a header", "a sequence without its end"])
+async def test_what_is_amended_and_breaks_late_costs_only_itself(kind: str) -> None:
+    """Its length is not known any more when it is re-encoded."""
+    amendment = Amendment({0x00100020: ("LO", "P2")}, "20260102030405+0000", "asyncdicom")
+    late = AmendedSource(BytesSource(CT, "1.2.9", EXPLICIT, LATE[kind]), amendment)
+    received, good = Received(), AmendedSource(BytesSource(CT, "1.2.3", EXPLICIT, ending(b"")), amendment)
+    async with (
+        serve("SCP@127.0.0.1:0", services=[taking(received, IMPLICIT_VR_LITTLE_ENDIAN)]) as server,
+        associate(address(server), contexts=storage_contexts([good])) as association,
+    ):
+        with pytest.raises(DataSetError, match="truncated"):
+            await association.c_store(late)
+        assert (await association.c_store(good)).status == 0
+    assert list(received.data) == ["1.2.3"]
+    assert b"P2" in received.data["1.2.3"]
+
+
+class Counted(Sized):
+    """It gives the same however often it is opened, and counts that."""
+
+    is_repeatable = True
+    opened = 0
+
+    async def open(self) -> Any:
+        self.opened += 1
+        async for batch in super().open():
+            yield batch
+
+
+@pytest.mark.parametrize(
+    ("data", "times"),
+    [
+        (data_set("1.2.3", EXPLICIT_VR_LITTLE_ENDIAN, LONG), 1),  # its last value shows that it is whole
+        (data_set("1.2.3", EXPLICIT_VR_LITTLE_ENDIAN, 10), 1),
+        (ending(pack("<HH2sHL", 0x7FE0, 0x10, b"OW", 0, 4) + b"abcd"), 2),
+        (ending(pack("<HH2sHL", 0x7FE0, 0x10, b"OW", 0, LONG) + bytes(LONG)), 2),
+    ],
+)
+async def test_a_long_one_is_looked_at_only_as_far_as_it_may_be_wrong(data: bytes, times: int) -> None:
+    source = Counted(BytesSource(CT, "1.2.3", EXPLICIT_VR_LITTLE_ENDIAN, data))
+    batches = [b async for b in ReencodedSource(source, IMPLICIT_VR_LITTLE_ENDIAN).open()]
+    assert b"".join(part for batch in batches for part in batch) == reencode(
+        data, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+    )
+    assert source.opened == times
+
+
+async def test_what_can_be_read_once_and_breaks_in_the_middle_of_a_message_aborts() -> None:
+    """A message that was begun cannot be taken back, and half an image must not look whole."""
     source = Sized(broken("1.2.3", 3_000_000, 3_000_002), tells=False)
     async with serve("SCP@127.0.0.1:0", services=[taking(Received(), IMPLICIT_VR_LITTLE_ENDIAN)]) as server:
         association = await associate(address(server), contexts=storage_contexts([source]))

@@ -8,7 +8,7 @@ end, and stays then: that it was done keeps it from being done again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -17,6 +17,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    delete,
     func,
     literal_column,
     null,
@@ -225,8 +226,14 @@ _SETTLE = Prepared(
 )
 
 
+_FORGET = Prepared(delete(delivery).where(delivery.c.id == bindparam("row"), _is(State.DONE)))
+
+
 class Settlement(NamedTuple):
-    """What became of claimed work. `failed_at`: when it failed; None if it did not."""
+    """What became of claimed work. `failed_at`: when it failed; None if it did not.
+
+    `is_forgotten`: what is done needs no row, because nothing would do it again.
+    """
 
     id: int
     state: State
@@ -235,9 +242,10 @@ class Settlement(NamedTuple):
     status: int | None = None
     comment: str = ""
     failed_at: float | None = None
+    is_forgotten: bool = False
 
 
-def settle(writer: Writer, settlements: Iterable[Settlement]) -> None:
+def settle(writer: Writer, settlements: Sequence[Settlement]) -> None:
     """Note what became of claimed work; of what is not leased any more nothing is noted."""
     writer.execute_all(
         _SETTLE,
@@ -254,6 +262,9 @@ def settle(writer: Writer, settlements: Iterable[Settlement]) -> None:
             for each in settlements
         ],
     )
+    forgotten = [{"row": each.id} for each in settlements if each.is_forgotten]
+    if forgotten:
+        writer.execute_all(_FORGET, forgotten)
 
 
 # what an operator says
@@ -335,6 +346,14 @@ class DeliveryReader:
                 select(func.min(delivery.c.due)).where(_is(State.WAITING))
             )
             return found
+
+    def ready_of(self, kind: str, destinations: Sequence[str]) -> list[str]:
+        """Give those of some destinations that ready work of a kind is for."""
+        wanted = select(delivery.c.destination).where(
+            _is(State.READY), delivery.c.kind == kind, delivery.c.destination.in_(destinations)
+        )
+        with TRANSLATED, self._engine.connect() as connection:
+            return list(connection.scalars(wanted.distinct()))
 
     def counts(self) -> list[tuple[str, str, int, int]]:
         """Give kind, destination, state and number of all that have not come to a good end."""

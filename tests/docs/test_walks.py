@@ -1,0 +1,100 @@
+"""Pages that say what to type are walked through, and the configuration that they show is read."""
+
+from __future__ import annotations
+
+import asyncio
+import configparser
+import re
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.walking import DOCS, started, walk
+from interop.peers import free_port
+
+from asyncdicom import AssociationError, Client
+from asyncdicom.archive import Archive
+from asyncdicom.cli.config import read_config
+from asyncdicom.cli.samples import write_samples
+
+
+def block(page: str, mark: str) -> str:
+    (text,) = re.findall(rf"<!-- {mark} -->\n```\w+\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    return str(text)
+
+
+def test_getting_started(tmp_path: Path) -> None:
+    said = asyncio.run(walk("start.md", tmp_path))
+    assert said[0].startswith("13 images of 4 studies")
+    assert "Sample^Anna CT of a disc 6\n" in said[-1]
+    for folder, count in (("got", 10), ("received", 13)):
+        assert len(list((tmp_path / folder).rglob("*.dcm"))) == count
+
+
+def test_the_first_server_of_ones_own(tmp_path: Path) -> None:
+    asyncio.run(receives(tmp_path))
+
+
+async def receives(folder: Path) -> None:
+    program, port = block("start.md", "program: receives"), free_port()
+    assert "127.0.0.1:11113" in program
+    (folder / "server.py").write_text(program.replace("127.0.0.1:11113", f"127.0.0.1:{port}"))
+    write_samples(folder / "images")
+    process = await started(folder, "python server.py")
+    try:
+        async with asyncio.timeout(100), Client(f"RECEIVER@127.0.0.1:{port}") as client:
+            while True:  # until it listens
+                try:
+                    sent = await client.store(folder / "images")
+                    break
+                except AssociationError:
+                    await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        await process.communicate()
+        assert (process.returncode, sent.sent) == (0, 13)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+    assert len(list((folder / "incoming").iterdir())) == 13
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_tls_in_ten_lines(tmp_path: Path) -> None:
+    said = asyncio.run(walk("tls.md", tmp_path))
+    assert "Success" in said[-1]
+    assert read_config_of("tls.md", tmp_path)["tls"]["trusted"]
+
+
+async def kept(folder: Path) -> None:
+    write_samples(folder / "images")
+    async with Archive(folder / "archive", durability="none") as archive:
+        for path in (folder / "images").iterdir():
+            await archive.store(path)
+
+
+def test_backup_and_restore(tmp_path: Path) -> None:
+    asyncio.run(kept(tmp_path))
+    said = asyncio.run(walk("deploying.md", tmp_path))
+    assert "13 files verified, 0 of them" in said[-1]
+
+
+def read_config_of(page: str, folder: Path) -> dict[str, Any]:
+    (folder / "archive.toml").write_text(block(page, "config"))
+    return read_config(folder / "archive.toml")
+
+
+def test_the_configurations_that_are_migrated_to(tmp_path: Path) -> None:
+    assert read_config_of("from-dcmqrscp.md", tmp_path)["ae_title"] == "COMMON"
+    assert read_config_of("from-orthanc.md", tmp_path)["commitment"] is True
+
+
+def test_the_unit_has_what_systemd_needs() -> None:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(block("deploying.md", "unit"))
+    assert set(unit) - {"DEFAULT"} == {"Unit", "Service", "Install"}
+    assert unit["Service"]["ExecStartPre"] == f"{unit['Service']['ExecStart']} --check"
+    assert int(unit["Service"]["TimeoutStopSec"]) > 30 + 10
