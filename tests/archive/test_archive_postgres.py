@@ -17,6 +17,7 @@ from helpers.index_writing import commit, insertion
 from helpers.postgres import Server, server
 from sqlalchemy import Column, text
 
+from asyncdicom.__main__ import main
 from asyncdicom.archive import Archive, ArchiveError
 from asyncdicom.archive.index.base import Changes, IndexFailed, Overtaken, Uncertain
 from asyncdicom.archive.index.postgres import PostgresIndex
@@ -26,6 +27,7 @@ from asyncdicom.archive.index.reader import Execute
 from asyncdicom.archive.index.schema import SCHEMA_VERSION
 from asyncdicom.archive.index.sql import Integer
 from asyncdicom.archive.index.writer import Writer
+from asyncdicom.cli.asking import result_of
 from asyncdicom.uid import PATIENT_ROOT
 
 BUSY = 0xA700
@@ -383,6 +385,32 @@ async def test_a_database_copies_itself(tmp_path: Path, postgres: Server) -> Non
     async with Archive(tmp_path, durability="none", index=postgres.url()) as archive:
         with pytest.raises(ArchiveError, match="pg_dump"):
             await asyncio.to_thread(archive.care.copy_index, str(tmp_path / "copy"))
+
+
+async def test_tools_find_the_database_by_the_environment(
+    tmp_path: Path, postgres: Server, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgres.url()
+    async with Archive(tmp_path, durability="none", index=url) as archive:
+        assert await tools.store(archive, tools.data_set()) == 0
+    monkeypatch.setenv("ASYNCDICOM_INDEX", url)
+    assert (await result_of(str(tmp_path), "stat"))["instance"] == 1
+    called: list[str] = []
+    await result_of(str(tmp_path), "reindex", before=called.append)  # which is for a file that is damaged
+    assert called == []
+
+
+@pytest.mark.parametrize("how", ["option", "file", "environment"])
+def test_qrscp_has_its_index_where_it_is_told(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file.toml").write_text('index = "nonsense"\n' if how == "file" else "")
+    arguments = ["--config", str(tmp_path / "file.toml"), "--data", str(tmp_path / "archive"), "--port", "0"]
+    arguments += ["--index", "nonsense"] if how == "option" else []
+    if how == "environment":
+        monkeypatch.setenv("ASYNCDICOM_INDEX", "nonsense")
+    assert main(["qrscp", *arguments]) == 1
+    assert "the index is no URL" in capsys.readouterr().err
 
 
 def test_all_columns_are_of_postgresql() -> None:
