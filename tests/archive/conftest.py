@@ -191,6 +191,7 @@ ON_BOTH: dict[str, tuple[str, ...]] = {
         "test_20_000_deliveries_cost_two_statements_each_and_no_scan",
         "test_a_backlog_costs_others_no_row",
         "test_every_statement_goes_by_an_index",
+        "test_what_waits_is_ready_when_it_is_due",
     ),
     "test_archive_reassign": (
         "test_it_outlives_the_index",
