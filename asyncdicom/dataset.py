@@ -5,12 +5,13 @@ pydicom takes long to import, so only these functions do it, when they are calle
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from asyncdicom.data.charset import TEXT_VRS, codec_of
+from asyncdicom.data.charset import TEXT_VRS, codec_of, guess
 from asyncdicom.data.elements import (
     MAXIMUM_ELEMENTS,
     UNDEFINED_LENGTH,
@@ -24,6 +25,7 @@ from asyncdicom.data.elements import (
 )
 from asyncdicom.data.elements import encode as encode_elements
 from asyncdicom.data.inflation import MAXIMUM_INFLATED, deflate, inflating
+from asyncdicom.data.plain import encode_plain
 from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import (
@@ -46,8 +48,12 @@ def encode(dataset: Dataset | Mapping[str, Any], transfer_syntax_uid: str) -> by
     Group 0002 is left out: it belongs to files. A data set that was made here (not read from bytes), has text
     outside ASCII and no Specific Character Set that holds it is given ISO_IR 192; text of one that was read
     is never replaced: it is an error. Pixel data is taken as it is. Raises ``DataSetError`` for an unknown
-    keyword or a value that cannot be encoded.
+    keyword or a value that cannot be encoded. A mapping of levels and UIDs needs no pydicom.
     """
+    if isinstance(dataset, Mapping):
+        plain = encode_plain(dataset, transfer_syntax_uid)
+        if plain is not None:
+            return plain
     from pydicom import Dataset
     from pydicom.filebase import DicomBytesIO
     from pydicom.filewriter import write_dataset
@@ -206,9 +212,27 @@ def _encodings(specific_character_set: Any) -> Any:
         return default_encoding
     single = isinstance(specific_character_set, str)
     terms = [specific_character_set] if single else list(map(str, specific_character_set))
-    if all(term in python_encoding for term in terms):
+    if terms != [UTF_8] and all(term in python_encoding for term in terms):
         return convert_encodings(terms)
-    return [codec_of("\\".join(terms))]
+    codec = codec_of("\\".join(terms))
+    return [_UTF_8_OR_LATIN_1 if codec == "utf-8" else codec]
+
+
+_UTF_8_OR_LATIN_1 = "asyncdicom-utf-8-or-latin-1"
+
+
+def _find_codec(name: str) -> codecs.CodecInfo | None:
+    if name.replace("_", "-") != _UTF_8_OR_LATIN_1:
+        return None
+    utf_8 = codecs.lookup("utf-8")
+    return codecs.CodecInfo(utf_8.encode, _decode_leniently, name=_UTF_8_OR_LATIN_1)
+
+
+def _decode_leniently(value: Any, errors: str = "strict", /) -> tuple[str, int]:
+    return guess(bytes(value)), len(value)
+
+
+codecs.register(_find_codec)
 
 
 def from_mapping(mapping: Mapping[str, Any]) -> Dataset:
@@ -286,10 +310,12 @@ def _prepare(dataset: Dataset) -> Dataset:
     made_here = dataset.original_encoding == (None, None)
     if made_here and "SpecificCharacterSet" not in dataset and not _is_ascii(dataset):
         dataset = _in_utf_8(dataset)
-    lost = _lost(dataset, _DEFAULT)
+    # What was read may have anything under the default repertoire, and goes back as it came.
+    default = "ascii" if made_here else _DEFAULT
+    lost = _lost(dataset, [default], default)
     if lost and made_here:
         dataset = _in_utf_8(dataset)
-        lost = _lost(dataset, _DEFAULT)
+        lost = _lost(dataset, [default], default)
     if lost:
         raise DataSetError(f"{lost} has characters that its Specific Character Set has not: use {UTF_8}")
     return dataset
@@ -301,29 +327,48 @@ def _in_utf_8(dataset: Dataset) -> Dataset:
     return dataset
 
 
-_DEFAULT = ("iso8859",)  # what pydicom takes for the default repertoire
+_DEFAULT = "iso8859"  # what pydicom takes for the default repertoire, and for what it does not know
+_ASCII_VRS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"})
 
 
-def _lost(dataset: Dataset, encodings: Sequence[str]) -> str | None:
-    """The first element whose text would be written with replacement characters; what is raw is copied."""
-    from pydicom.charset import convert_encodings
+def _lost(dataset: Dataset, encodings: Sequence[str], default: str) -> str | None:
+    """The first element whose text its character set has not; what is raw is copied.
+
+    `default`: the codec of the default repertoire. Raises `DataSetError` for a VR that is ASCII whatever the
+    character set is.
+    """
     from pydicom.dataelem import RawDataElement
 
     if "SpecificCharacterSet" in dataset:
-        encodings = convert_encodings(dataset.get("SpecificCharacterSet"))
+        encodings = _codecs(dataset.get("SpecificCharacterSet"), default)
     for tag in dataset.keys():  # noqa: SIM118
         element = dataset.get_item(tag)
         if isinstance(element, RawDataElement) or element is None:
             continue
         if element.VR == "SQ":
-            lost = next(filter(None, (_lost(item, encodings) for item in element.value or ())), None)
+            lost = next(filter(None, (_lost(item, encodings, default) for item in element.value or ())), None)
             if lost:
                 return lost
-        elif element.VR in TEXT_VRS:
+        elif element.VR in TEXT_VRS or element.VR in _ASCII_VRS:
             values = element.value if element.VM > 1 else [element.value]
-            if not all(_holds(str(value), encodings) for value in values):
-                return element.keyword or show(int(tag))
+            name = element.keyword or show(int(tag))
+            if element.VR in _ASCII_VRS:
+                if not all(str(value).isascii() for value in values):
+                    raise DataSetError(f"{name} has characters that a value of VR {element.VR} may not have")
+            elif not all(_holds(str(value), encodings) for value in values):
+                return name
     return None
+
+
+def _codecs(specific_character_set: Any, default: str) -> list[str]:
+    """What text is written by; for the default repertoire, and made here for names of nobody, `default`."""
+    from pydicom.charset import convert_encodings, python_encoding
+
+    given = specific_character_set or ""
+    terms = [given] if isinstance(given, str) else list(map(str, given))
+    if default != _DEFAULT and not all(term in python_encoding for term in terms):
+        return [default]
+    return [default if each == _DEFAULT else each for each in convert_encodings(terms)]
 
 
 def _holds(text: str, encodings: Sequence[str]) -> bool:

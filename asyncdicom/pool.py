@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack, cast
 
 from asyncdicom.address import Address
 from asyncdicom.association import Association
@@ -34,7 +33,7 @@ from asyncdicom.services.contexts import MAXIMUM_CONTEXTS, Kind, Proposable, can
 from asyncdicom.services.request import NormalizedHandlers, StoreHandler
 from asyncdicom.services.responses import Response
 from asyncdicom.services.service import Service
-from asyncdicom.services.storage import open_file
+from asyncdicom.services.storage import open_file, uids_of
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import VERIFICATION
 from asyncdicom.ul.items import UserIdentity
@@ -59,11 +58,27 @@ _NO_ROOM = {(3, 1), (3, 2)}
 _FEWER_FOR = 60.0  # seconds that a peer without room is not asked for one more
 
 
+class _Waiter:
+    """Who waits for places on an association that has what it needs."""
+
+    __slots__ = ("fits", "needs", "opening", "places", "turn")
+
+    def __init__(
+        self, places: int, needs: list[PresentationContext], fits: Callable[[Association], bool]
+    ) -> None:
+        self.places = places
+        self.needs = needs
+        self.fits = fits
+        self.turn: asyncio.Future[Association] = asyncio.get_running_loop().create_future()
+        self.opening: asyncio.Task[None] | None = None  # of one more, begun for it
+
+
 class AssociationPool:
     """Up to `size` associations to one peer, each for up to `operations` tasks at a time.
 
-    An association is opened when a task needs one and all others are busy, and kept for the next, as long as
-    neither the peer nor `timeouts.idle` ends it. One that was lost is not given out again. `contexts` are
+    An association is opened when a task needs one and all others are busy; the task takes a place on
+    whichever has one first. It is kept for the next task, as long as neither the peer nor `timeouts.idle`
+    ends it. One that was lost is not given out again. `contexts` are
     proposed each time, and what tasks need beside them as it comes: for an instance that no association has a
     context for, one is opened that has, in the place of an idle one if there are `size` already. A peer that
     takes fewer associations is served over those.
@@ -122,8 +137,8 @@ class AssociationPool:
         self._users: dict[Association, int] = {}
         self._fewer: tuple[int, float] | None = None  # what the peer takes, and until when that is believed
         self._idle_since: dict[Association, float] = {}
-        self._opening = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._openings: set[asyncio.Task[None]] = set()
+        self._waiting: dict[_Waiter, None] = {}
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -146,9 +161,14 @@ class AssociationPool:
 
     async def _end(self, *, is_healthy: bool) -> None:
         self._closed = True
-        for turn in self._waiting:
-            if not turn.done():
-                turn.set_result(None)
+        for waiter in self._waiting:
+            if not waiter.turn.done():
+                waiter.turn.set_exception(LocalProtocolError("the pool is closed"))
+        self._waiting.clear()
+        for opening in self._openings:
+            opening.cancel()
+        if self._openings:
+            await asyncio.wait(self._openings)
         if self._users:
             await asyncio.gather(*(a.release() if is_healthy else a.abort() for a in self._users))
 
@@ -181,55 +201,85 @@ class AssociationPool:
         self, places: int, needs: list[PresentationContext], fits: Callable[[Association], bool]
     ) -> AsyncGenerator[Association, None]:
         """Take so many places on an association: `operations` of them are all that it has."""
-        association = await self._take(places, needs, fits)
+        association = await self._take(_Waiter(places, needs, fits))
         try:
             yield association
         finally:
-            self._users[association] -= places
-            if not self._users[association]:
-                self._idle_since[association] = _now()
-            self._wake_next()
+            self._give_back(association, places)
 
-    async def _take(
-        self, places: int, needs: list[PresentationContext], fits: Callable[[Association], bool]
-    ) -> Association:
-        """Give an association that nobody uses, or a new one, or (several operations) the least used."""
-        is_next = not self._waiting
-        while True:
-            if self._closed:
-                raise LocalProtocolError("the pool is closed")
-            if is_next:
-                association = await self._find(places, needs, fits)
-                if association is not None:
-                    self._users[association] += places
-                    self._wake_next()  # there may be room for more than one
-                    return association
-            await self._turn(is_next)
-            is_next = True
+    def _give_back(self, association: Association, places: int) -> None:
+        self._users[association] -= places
+        if not self._users[association]:
+            self._idle_since[association] = _now()
+        self._serve()
 
-    async def _find(
-        self, places: int, needs: list[PresentationContext], fits: Callable[[Association], bool]
-    ) -> Association | None:
+    async def _take(self, waiter: _Waiter) -> Association:
+        """Wait for a place: on an association that is there, or on one that is being opened meanwhile."""
+        if self._closed:
+            raise LocalProtocolError("the pool is closed")
+        self._waiting[waiter] = None
+        self._serve()
+        try:
+            return await waiter.turn
+        except asyncio.CancelledError:
+            self._waiting.pop(waiter, None)
+            if waiter.opening is not None:
+                waiter.opening.cancel()
+            if waiter.turn.cancelled() or waiter.turn.exception() is not None:
+                self._serve()
+            else:  # it was its turn already: it is the next one's
+                self._give_back(waiter.turn.result(), waiter.places)
+            raise
+
+    # who is next
+
+    def _serve(self) -> None:
+        """Give places to those who wait, in their order, and open associations for them.
+
+        Whoever waits keeps those behind from the associations that it waits for itself, and from no others.
+        """
         for association in [a for a, users in self._users.items() if not (a.is_established or users)]:
             self._forget(association)
         established = [association for association in self._users if association.is_established]
-        usable = [association for association in established if fits(association)]
-        least_used = min(usable, key=self._users.__getitem__, default=None)
-        users = 0 if least_used is None else self._users[least_used]
-        if least_used is not None and not users:
-            return least_used
-        idle = next((a for a in established if not self._users[a]), None)
-        if len(established) + self._opening < self._most():
-            return await self._open(needs) or await self._find(places, needs, fits)
-        if idle is not None:
+        served = []
+        for waiter in self._waiting:
+            if waiter.turn.done():  # cancelled, and about to leave
+                continue
+            usable = [association for association in established if waiter.fits(association)]
+            best = min(usable, key=self._users.__getitem__, default=None)
+            if (best is None or self._users[best]) and waiter.opening is None:
+                self._open_for(waiter, established)
+                established = [association for association in established if association in self._users]
+            if best is not None and self._users[best] + waiter.places <= self._room_of(best):
+                served.append(waiter)
+                self._users[best] += waiter.places
+                waiter.turn.set_result(best)
+                continue
+            established = [association for association in established if association not in usable]
+            if not established and not self._may_open():
+                break
+        for waiter in served:
+            del self._waiting[waiter]
+
+    def _may_open(self) -> bool:
+        established = sum(association.is_established for association in self._users)
+        return established + len(self._openings) < self._most()
+
+    def _open_for(self, waiter: _Waiter, established: Iterable[Association]) -> None:
+        """Open one more, if there may be one; or one in the place of one that nobody uses."""
+        idle = None
+        if not self._may_open():
+            idle = next((a for a in established if not self._users[a]), None)
+            if idle is None:
+                return
             self._forget(idle)
-            return await self._open(needs, instead_of=idle) or await self._find(places, needs, fits)
-        has_room = least_used is not None and users + places <= self._room_of(least_used)
-        return least_used if has_room else None
+        waiter.opening = asyncio.get_running_loop().create_task(self._open(waiter.needs, idle))
+        self._openings.add(waiter.opening)
+        waiter.opening.add_done_callback(partial(self._opened, waiter))
 
     def _most(self) -> int:
         """How many associations there may be: the peer may have taken fewer a short time ago."""
-        if self._fewer is not None and asyncio.get_running_loop().time() > self._fewer[1]:
+        if self._fewer is not None and _now() > self._fewer[1]:
             self._fewer = None
         return self._size if self._fewer is None else self._fewer[0]
 
@@ -242,52 +292,39 @@ class AssociationPool:
         """How many may use it at a time: as many as the peer has granted operations."""
         return min(self._operations, association.operations_invoked or self._operations)
 
-    async def _turn(self, is_next: bool) -> None:
-        """Wait until there may be room; who was the next before stays it."""
-        turn = asyncio.get_running_loop().create_future()
-        if is_next:
-            self._waiting.appendleft(turn)
-        else:
-            self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._wake_next()  # it was our turn already: hand it on
-            raise
-        finally:
-            self._waiting.remove(turn)  # not before: until then nobody overtakes
+    # opening
 
-    def _wake_next(self) -> None:
-        for turn in self._waiting:
-            if not turn.done():
-                turn.set_result(None)
-                return
-
-    async def _open(
-        self, needs: list[PresentationContext], *, instead_of: Association | None = None
-    ) -> Association | None:
-        """Open one more; None where the peer takes no more beside those that there are."""
-        self._opening += 1
+    async def _open(self, needs: list[PresentationContext], instead_of: Association | None) -> None:
         contexts = self._to_propose(needs)
-        try:
-            if instead_of is not None:
-                await instead_of.release()
-            association = await self._associate(contexts=contexts)
-        except (AssociationRejected, AssociationTimeout) as error:
-            opens_another = isinstance(error, AssociationRejected) and self._opening > 1
-            if not _has_no_room(error) or not (self._users or opens_another):
-                raise
-            others = max(len(self._users) + self._opening - 1, 1)
-            self._fewer = others, asyncio.get_running_loop().time() + _FEWER_FOR
-            log.info("%s; going on with %d associations", error, others)
-            return None
-        finally:
-            self._opening -= 1
-            self._wake_next()
+        if instead_of is not None:
+            await instead_of.release()
+        association = await self._associate(contexts=contexts)
         self._users[association] = 0
         self._proposed[association] = contexts
-        return association
+
+    def _opened(self, waiter: _Waiter, opening: asyncio.Task[None]) -> None:
+        """One is there, or will not be: then who it was opened for is told, unless there is another way."""
+        self._openings.discard(opening)
+        waiter.opening = None
+        error = None if opening.cancelled() else opening.exception()
+        if error is not None:
+            is_waiting = waiter in self._waiting and not waiter.turn.done()
+            others = len(self._users) + len(self._openings)
+            if others and (not is_waiting or self._takes_no_more(error)):
+                self._fewer = others, _now() + _FEWER_FOR
+                log.info("%s; going on with %d associations", error, others)
+            elif is_waiting:
+                del self._waiting[waiter]
+                waiter.turn.set_exception(error)
+            else:
+                log.info("%s; nobody waits for it any more", error)
+        self._serve()
+
+    def _takes_no_more(self, error: BaseException) -> bool:
+        """Whether the peer, which fails to open one more, takes no more beside those that there are."""
+        if isinstance(error, AssociationRejected):
+            return (error.source, error.reason) in _NO_ROOM
+        return isinstance(error, AssociationTimeout) and error.which == "acse" and bool(self._users)
 
     def _to_propose(self, needs: list[PresentationContext]) -> list[PresentationContext]:
         """What is needed now, then what is always proposed, then what was needed before, the latest first.
@@ -352,6 +389,7 @@ class AssociationPool:
             kinds = [(instance.sop_class_uid, instance.transfer_syntax_uid)]
             needs = _contexts_for(kinds[0])
         else:
+            uids_of(cast("Dataset", instance))
             needs = expand(instance)
             kinds = [
                 (context.abstract_syntax, syntax) for context in needs for syntax in context.transfer_syntaxes
@@ -377,13 +415,6 @@ def _covers(proposed: PresentationContext, need: PresentationContext) -> bool:
         and set(need.transfer_syntaxes) <= set(proposed.transfer_syntaxes)
         and (proposed.scu_role, proposed.scp_role) == (need.scu_role, need.scp_role)
     )
-
-
-def _has_no_room(error: AssociationRejected | AssociationTimeout) -> bool:
-    """Whether the peer takes no more: it says so, or lets the next one wait until another has ended."""
-    if isinstance(error, AssociationRejected):
-        return (error.source, error.reason) in _NO_ROOM
-    return error.which == "acse"
 
 
 def _is_to_blame(error: AssociationError, association: Association) -> bool:

@@ -233,6 +233,8 @@ def _finder(destinations: Destinations) -> Callable[[Request], Destination | Non
             return None if where is None else as_destination(where)
 
         return found
+    if not isinstance(destinations, Mapping):
+        raise TypeError(f"destinations= takes a mapping or a function, not {destinations!r:.100}")
     known = ((title, as_destination(where).named(title)) for title, where in destinations.items())
     return _KnownDestinations(known)
 

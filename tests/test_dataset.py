@@ -102,6 +102,10 @@ SAYS_ITS_OWN = {"SpecificCharacterSet": "ISO_IR 100", "CodeMeaning": "山田"}
         {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "山田*"},
         {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Dvořák^山田"},
         {"SpecificCharacterSet": "ISO_IR 144", "PatientID": ["Люк", "Müller"]},
+        {"SpecificCharacterSet": "ISO_IR 6", "PatientName": "Müller"},
+        {"SpecificCharacterSet": "", "PatientName": "Müller"},
+        {"SpecificCharacterSet": "NONSENSE", "PatientName": "Müller"},
+        {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Müller^山田"},
         {"SpecificCharacterSet": "ISO_IR 100", "RequestedProcedureCodeSequence": [{"CodeMeaning": "山田"}]},
     ],
 )
@@ -274,6 +278,26 @@ def test_text_in_a_character_set_that_only_the_field_knows(declared: str, codec:
         dataset = decode(head + sequence, IMPLICIT)
         assert str(dataset.PatientName) == name
         assert str(dataset.OtherPatientIDsSequence[0].PatientName) == name
+
+
+@pytest.mark.parametrize("declared", ["ISO_IR 192", "NONSENSE", "UTF8"])
+@pytest.mark.parametrize("codec", ["utf-8", "latin-1"])
+def test_text_that_is_not_in_the_declared_set_is_not_replaced(declared: str, codec: str) -> None:
+    head = [(0x00080005, "CS", declared.encode()), (0x00081030, "LO", "é".encode(codec))]
+    data = elements.encode([*head, (0x00100010, "PN", "Müller".encode(codec))], EXPLICIT)
+    dataset = decode(data, EXPLICIT)
+    assert (dataset.StudyDescription, str(dataset.PatientName)) == ("é", "Müller")
+
+
+@pytest.mark.parametrize(
+    "mapping", [{"Modality": "Ω"}, {"ModalitiesInStudy": ["CT", "Ω"]}, {"StudyInstanceUID": "1.2.é"}]
+)
+def test_a_value_that_may_only_be_ascii_is_named(mapping: dict[str, Any]) -> None:
+    [keyword] = mapping
+    with pytest.raises(
+        DataSetError, match=rf"{keyword} has characters that a value of VR (CS|UI) may not have"
+    ):
+        encode(mapping, EXPLICIT)
 
 
 def test_every_file_of_pydicom_is_read_as_pydicom_reads_it() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, closing, suppress
 from typing import Any
 
 import pytest
@@ -12,12 +14,14 @@ from asyncdicom import (
     AssociationClosed,
     AssociationPool,
     AssociationRejected,
+    AssociationTimeout,
     Limits,
     LocalProtocolError,
     PresentationContextError,
     Request,
     StatusError,
     Timeouts,
+    associate,
     retrieval_contexts,
     serve,
 )
@@ -243,32 +247,166 @@ async def test_a_peer_that_takes_no_more_is_served_over_what_there_is() -> None:
             assert pool._most() == 3, "after a while it is asked again"
 
 
-async def test_a_peer_that_lets_the_second_association_wait_is_served_over_the_first() -> None:
-    """It rejects none: it takes the next connection when the first one has ended."""
-    turn = asyncio.Lock()
+@asynccontextmanager
+async def one_at_a_time(server: Any) -> AsyncGenerator[asyncio.Server, None]:
+    """A listener of a peer that rejects none: it takes the next connection when the first one has ended."""
+    turn, calls = asyncio.Lock(), set[asyncio.Task[Any]]()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
             writer.write(data)
         writer.close()
 
-    async with serve("SCP@127.0.0.1:0", c_store=on_store) as server:
-
-        async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        calls.add(task)
+        with suppress(asyncio.CancelledError), closing(writer):
             async with turn:
                 there_reader, there_writer = await asyncio.open_connection("127.0.0.1", server.port)
-                await asyncio.gather(carry(reader, there_writer), carry(there_reader, writer))
+                with closing(there_writer):
+                    both = carry(reader, there_writer), carry(there_reader, writer)
+                    await asyncio.gather(*both, return_exceptions=True)
 
-        listener = await asyncio.start_server(pass_on, "127.0.0.1", 0)
-        port = listener.sockets[0].getsockname()[1]
-        timeouts = Timeouts(acse=0.5)
-        async with AssociationPool(
-            f"SCP@127.0.0.1:{port}", size=3, contexts=[CT], operations=1, timeouts=timeouts
-        ) as pool:
-            responses = await asyncio.gather(*(pool.c_store(instance()) for _ in range(6)))
-            assert [response.status for response in responses] == [0] * 6
-        await eventually(lambda: not turn.locked())
+    listener = await asyncio.start_server(pass_on, "127.0.0.1", 0)
+    try:
+        yield listener
+    finally:
         listener.close()
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
+def at(listener: asyncio.Server) -> str:
+    return f"SCP@127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+
+
+FOR_EVER = Timeouts(acse=None, connect=None)
+
+
+@pytest.mark.parametrize("operations", [1, 4])
+async def test_a_peer_that_lets_the_second_association_wait_is_served_over_the_first(operations: int) -> None:
+    """Whoever waits takes what comes first, and none waits for an answer that may never come."""
+    async with (
+        serve("SCP@127.0.0.1:0", c_store=on_store) as server,
+        one_at_a_time(server) as listener,
+        AssociationPool(
+            at(listener), size=3, contexts=[CT], operations=operations, timeouts=FOR_EVER
+        ) as pool,
+        asyncio.timeout(60),
+    ):
+        responses = await asyncio.gather(*(pool.c_store(instance()) for _ in range(6)))
+        assert [response.status for response in responses] == [0] * 6
+        assert (await pool.c_store(instance())).status == 0
+        assert server.associations == 1
+
+
+async def test_who_waits_for_a_context_holds_up_nobody_else() -> None:
+    async with (
+        serve("SCP@127.0.0.1:0", c_store=on_store) as server,
+        one_at_a_time(server) as listener,
+        AssociationPool(at(listener), size=2, contexts=[CT], operations=1, timeouts=FOR_EVER) as pool,
+        asyncio.timeout(60),
+    ):
+        async with pool.acquire([CT]):
+            other = asyncio.create_task(pool.c_store(instance(sop_class=MR)))
+            await asyncio.sleep(0)
+            behind = asyncio.create_task(pool.c_store(instance()))
+            await asyncio.sleep(0)
+        assert (await behind).status == 0
+        assert not other.done()
+        other.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await other
+        assert (await pool.c_store(instance())).status == 0
+
+
+async def test_a_peer_that_answers_none_is_told_to_all_who_wait() -> None:
+    async with (
+        serve("SCP@127.0.0.1:0", c_store=on_store) as server,
+        one_at_a_time(server) as listener,
+        AssociationPool(at(listener), size=1, timeouts=FOR_EVER),
+        AssociationPool(
+            at(listener), size=2, contexts=[CT], operations=1, timeouts=Timeouts(acse=0.01)
+        ) as late,
+        associate(at(listener)),
+        asyncio.timeout(60),
+    ):
+        asked = [late.c_store(instance()) for _ in range(5)]
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(result) for result in results] == [AssociationTimeout] * 5
+
+
+async def test_one_more_that_fails_disturbs_nobody_who_has_a_place() -> None:
+    """It is not asked for again at once, whatever the reason was."""
+    full, entered = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: Request) -> int:
+        entered.set()
+        await full.wait()
+        return 0
+
+    async with (
+        serve("SCP@127.0.0.1:0", c_store=slow) as server,
+        one_at_a_time(server) as listener,
+        AssociationPool(at(listener), size=3, contexts=[CT]) as pool,
+        asyncio.timeout(60),
+    ):
+        first = asyncio.create_task(pool.c_store(instance()))
+        await entered.wait()
+        listener.close()
+        second = asyncio.create_task(pool.c_store(instance()))
+        await eventually(lambda: pool._most() == 1)
+        assert not second.done()
+        full.set()
+        assert [(await each).status for each in (first, second)] == [0, 0]
+
+
+async def test_one_that_was_begun_for_somebody_who_left_ends() -> None:
+    async with (
+        serve("SCP@127.0.0.1:0", c_store=on_store) as server,
+        one_at_a_time(server) as listener,
+        associate(at(listener)) as only,
+        AssociationPool(at(listener), size=1, contexts=[CT], timeouts=FOR_EVER) as pool,
+        asyncio.timeout(60),
+    ):
+        left, stays = (asyncio.create_task(pool.c_store(instance())) for _ in range(2))
+        await asyncio.sleep(0)
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        await only.release()
+        assert (await stays).status == 0, "one is opened for the next one"
+
+
+async def test_a_place_that_was_given_to_somebody_who_leaves_is_given_to_the_next() -> None:
+    async with serve("SCP@127.0.0.1:0", c_store=on_store) as server:
+        async with AssociationPool(address(server), size=1, contexts=[CT], operations=1) as pool:
+            async with pool.acquire():
+                left, stays = (asyncio.create_task(pool.c_store(instance())) for _ in range(2))
+                await asyncio.sleep(0)
+            left.cancel()  # when the place is its own already
+            with pytest.raises(asyncio.CancelledError):
+                await left
+            assert (await stays).status == 0
+
+
+async def test_a_pool_that_is_closed_tells_those_who_wait_and_ends_what_it_opens() -> None:
+    async with (
+        serve("SCP@127.0.0.1:0", c_store=on_store) as server,
+        one_at_a_time(server) as listener,
+        associate(at(listener)),
+        asyncio.timeout(60),
+    ):
+        pool = AssociationPool(at(listener), size=1, contexts=[CT], timeouts=FOR_EVER)
+        waiting = [asyncio.create_task(pool.c_store(instance())) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[2].cancel()
+        await pool.close()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [LocalProtocolError] * 2 + [asyncio.CancelledError]
+        assert not pool._openings
 
 
 async def test_a_peer_that_takes_nobody_is_told() -> None:

@@ -560,6 +560,11 @@ async def test_no_association_is_accepted_while_closing() -> None:
         await closing
 
 
+async def test_destinations_of_the_wrong_kind_are_told() -> None:
+    with pytest.raises(TypeError, match="destinations= takes a mapping or a function, not 5"):
+        await serve("SCP@127.0.0.1:0", destinations=5)  # type: ignore[arg-type]
+
+
 async def test_serve_forever_closes_when_it_is_cancelled() -> None:
     server = await serve("SCP@127.0.0.1:0")
     task = asyncio.create_task(server.serve_forever())

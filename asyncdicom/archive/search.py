@@ -62,6 +62,8 @@ def query_of(wanted: Mapping[str, Any] | Dataset, level: str = "") -> Query:
 def _items(wanted: Mapping[str, Any] | Dataset) -> Iterator[tuple[str, Any]]:
     if isinstance(wanted, Mapping):
         yield from wanted.items()
+    elif not hasattr(wanted, "walk"):
+        raise TypeError(f"a search takes a mapping or a Dataset, not {wanted!r:.100}")
     else:
         for element in wanted:
             yield element.keyword, element.value

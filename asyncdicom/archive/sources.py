@@ -29,6 +29,8 @@ async def source_of(instance: str | os.PathLike[str] | bytes | Source | Dataset)
         return _source_of_bytes(bytes(instance))
     if hasattr(instance, "open"):
         return instance
+    if not hasattr(instance, "walk"):
+        raise TypeError(f"files, bytes, sources and datasets can be stored, not {instance!r:.100}")
     return _source_of_dataset(cast("Dataset", instance))
 
 

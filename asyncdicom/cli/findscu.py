@@ -64,19 +64,19 @@ def command(
     query = wanted(model, level, keys)
     if not keys:
         keys = RETURN_KEYS[query.level]
-        query.identifier.update(identifier(keys))
+        query = wanted(model, query.level, keys)
     names = [key.partition("=")[0].strip() for key in keys]
     layout = "json" if as_json else layout or ("table" if sys.stdout.isatty() else "text")
-    return run(lambda: _find(peer, query, cancel, _Showing(layout, names, query)))
+    return run(lambda: _find(peer, query, cancel, _Showing(layout, names, identifier(keys))))
 
 
 class _Showing:
     """Prints matches, as they come or, for people, sorted: some thousands at a time."""
 
-    def __init__(self, layout: str, names: Sequence[str], query: Wanted) -> None:
+    def __init__(self, layout: str, names: Sequence[str], keys: Dataset) -> None:
         from asyncdicom.cli.text import as_fields
 
-        asked = [name for name in as_fields(query.identifier[:]) if name not in _NOT_SHOWN]
+        asked = [name for name in as_fields(keys) if name not in _NOT_SHOWN]
         self.layout = layout
         self._columns = list(dict.fromkeys([*(name for name in names if name in asked), *asked]))
         self._kept: list[dict[str, str]] = []

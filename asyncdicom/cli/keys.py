@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asyncdicom.data.charset import decode_text
+from asyncdicom.data.plain import is_plain, plain_value
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.scu.identifiers import UNIQUE_KEYS, Wanted, lowest_level
 from asyncdicom.uid import MODALITY_WORKLIST, PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT
@@ -35,7 +36,9 @@ def wanted(
     unique key among the keys, otherwise the highest one of the model. `retrieve`: the unique key of
     the level is needed (PS3.4 C.4.2.1.4).
     """
-    dataset = identifier(keys)
+    dataset: Dataset | dict[str, Any] | None = _plain(keys) if retrieve else None
+    if dataset is None:
+        dataset = identifier(keys)
     model = MODELS[model_name or "study"]
     if not model.levels:
         return Wanted(model, None, dataset)
@@ -44,7 +47,10 @@ def wanted(
         raise click.UsageError(f"{model.name} has the levels {', '.join(model.levels)}, not {level}")
     if retrieve and not dataset.get(UNIQUE_KEYS[level]):
         raise click.UsageError(f"say what to retrieve: -k {UNIQUE_KEYS[level]}=VALUE")
-    dataset.QueryRetrieveLevel = level
+    if isinstance(dataset, dict):
+        dataset["QueryRetrieveLevel"] = level
+    else:
+        dataset.QueryRetrieveLevel = level
     return Wanted(model, level, dataset)
 
 
@@ -64,6 +70,13 @@ def identifier(keys: Sequence[str]) -> Dataset:
         except (DataSetError, ValueError, TypeError, OverflowError) as error:
             raise click.UsageError(f"-k {key}: {error}") from None
     return dataset
+
+
+def _plain(keys: Sequence[str]) -> dict[str, Any] | None:
+    """The keys as a mapping, where nothing but levels and UIDs is among them."""
+    pairs = [key.partition("=") for key in keys]
+    mapping = {name: plain_value(value) for name, _, value in pairs}
+    return mapping if is_plain(mapping) else None
 
 
 def typed(text: str) -> str:

@@ -81,7 +81,7 @@ def decode_text(value: bytes, specific_character_set: str, vr: str) -> str:
     if value.isascii() and _ESCAPE not in value:
         return value.decode("ascii")
     text = decode_declared(value, specific_character_set, vr)
-    return _guess(value) if text is None else text
+    return guess(value) if text is None else text
 
 
 def decode_declared(value: bytes, specific_character_set: str, vr: str) -> str | None:
@@ -121,7 +121,8 @@ def encode_text(text: str, specific_character_set: str, vr: str) -> bytes | None
     return None
 
 
-def _guess(value: bytes) -> str:
+def guess(value: bytes) -> str:
+    """Read text whose character set nobody knows: valid UTF-8 as such, else as Latin-1."""
     try:
         return value.decode("utf-8")
     except ValueError:

@@ -123,12 +123,16 @@ def _explicit(byte_order: str) -> ReadHeader:
     return read
 
 
-def _unknown_vr(tag: int, vr: bytes, reserved: int) -> tuple[str, bool]:
+_FILLED = frozenset({0x00, 0xFF, *range(0x20, 0x7F)})  # bytes that stand where a VR should
+
+
+def _unknown_vr(tag: int, vr: bytes, length: int) -> tuple[str, bool]:
     # PS3.5 6.2: new VRs have the long form, whose two reserved bytes are zero.
     if vr.isalpha() and vr.isupper():
-        return "UN", reserved == 0
-    # "??", "--", blanks and NULs are seen, in short form; a length of Implicit VR looks otherwise.
-    if vr == b"\0\0" or all(0x20 <= byte < 0x7F for byte in vr):
+        return "UN", length == 0
+    # "??", "--", blanks and NULs are seen, in short form. A length of Implicit VR looks otherwise; where it
+    # could look like one of them, its upper half is zero.
+    if vr == b"\0\0" or (_FILLED.issuperset(vr) and (length or not {0x00, 0xFF} & set(vr))):
         return "UN", False
     raise DataSetError(f"{show(tag)} has no Value Representation: not Explicit VR")
 

@@ -203,6 +203,12 @@ class Scanner:
         """How many of the next bytes are of a value that nobody wants: they cost nothing."""
         return self._skip if self._inflater is None and not self._carry else 0
 
+    def skip(self, maximum: int) -> int:
+        """Pass over as many of them as there are, at most `maximum`, without their bytes; gives how many."""
+        count = min(self.skips, maximum)
+        self._skip -= count
+        return count
+
     def feed(self, view: Buffer) -> bool:
         """Look at the next piece; True when nothing more is needed. Raises ``DataSetError``."""
         for _ in self.feeding(view):

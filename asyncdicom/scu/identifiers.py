@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from asyncdicom.data.plain import is_plain
 from asyncdicom.uid import MODALITY_WORKLIST, PATIENT_ROOT, STUDY_ROOT, InformationModel
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Wanted(NamedTuple):
 
     model: InformationModel
     level: str | None
-    identifier: Dataset
+    identifier: Keys
 
     def sop_class(self, operation: str) -> str:
         """Give the SOP class for "find", "move" or "get"."""
@@ -85,7 +86,7 @@ class Wanted(NamedTuple):
         return uid
 
 
-def lowest_level(model: InformationModel, keys: Dataset) -> str:
+def lowest_level(model: InformationModel, keys: Keys) -> str:
     """The lowest level whose unique key is among the keys; without one the highest of the model."""
     named = [level for level in model.levels if UNIQUE_KEYS[level] in keys]
     return named[-1] if named else model.levels[0]
@@ -154,19 +155,18 @@ def retrieval(keys: Keys | str) -> Wanted | None:
     A text is a Study Instance UID. Of a match, or of other keys, the UIDs count, down to the Query/Retrieve
     Level that they have (PS3.4 C.4.2.1.4).
     """
-    identifier = _copied({"StudyInstanceUID": keys} if isinstance(keys, str) else keys)
+    given: Keys = {"StudyInstanceUID": keys} if isinstance(keys, str) else keys
+    identifier = given if isinstance(given, Mapping) and is_plain(given) else _copied(given)
     told = str(identifier.get("QueryRetrieveLevel") or "")
     model = PATIENT_ROOT if told == "PATIENT" else STUDY_ROOT
-    given = [level for level in model.levels if identifier.get(UNIQUE_KEYS[level])]
-    level = told if told in given else (given[-1] if given and not told else None)
+    named = [level for level in model.levels if identifier.get(UNIQUE_KEYS[level])]
+    level = told if told in named else (named[-1] if named and not told else None)
     if level is None:
         return None
     upper = model.levels[: model.levels.index(level) + 1]
-    kept = _copied({"QueryRetrieveLevel": level})
-    for each in upper:
-        if identifier.get(UNIQUE_KEYS[each]):
-            kept[UNIQUE_KEYS[each]] = identifier[UNIQUE_KEYS[each]]
-    if any(map(_is_pattern, (kept.get(UNIQUE_KEYS[each]) for each in upper))):
+    unique = {UNIQUE_KEYS[each]: identifier.get(UNIQUE_KEYS[each]) for each in upper}
+    kept = {"QueryRetrieveLevel": level} | {keyword: value for keyword, value in unique.items() if value}
+    if any(map(_is_pattern, unique.values())):
         return None
     return Wanted(model, level, kept)
 

@@ -9,18 +9,19 @@ import os
 import stat
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
 from asyncdicom.data.part10 import HEAD_SIZE, read_file_meta
 from asyncdicom.data.scanner import Scanner
+from asyncdicom.data.steps import Steps
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.disk import Buffer
 from asyncdicom.uid import transfer_syntax
 
-__all__ = ["UIDS", "Placed", "differs", "differs_in", "missing_end", "place", "study_of"]
+__all__ = ["UIDS", "Examined", "Placed", "differs", "differs_in", "examining", "place", "place_new"]
 
 # What a retrieval can ask for, by the attributes of the instances.
 UIDS = {"StudyInstanceUID": 0x0020000D, "SeriesInstanceUID": 0x0020000E, "SOPInstanceUID": 0x00080018}
@@ -43,8 +44,9 @@ class Placed(NamedTuple):
 
 def place(received: Path, target: Path) -> Placed:
     """Give a complete file its name; raises OSError, and leaves it where it is."""
-    if _named(received, target):
-        return Placed(target, "new")
+    placed = place_new(received, target)
+    if placed is not None:
+        return placed
     if _is_same(received, target):
         received.unlink()
         return Placed(target, "same")
@@ -59,6 +61,11 @@ def place(received: Path, target: Path) -> Placed:
             return Placed(other, "same")
         number += 1
         end = f"{digest}-{number}"
+
+
+def place_new(received: Path, target: Path) -> Placed | None:
+    """Give a complete file its name if nothing has it: this takes no look into any file. Raises OSError."""
+    return Placed(target, "new") if _named(received, target) else None
 
 
 def _named(received: Path, target: Path) -> bool:
@@ -103,26 +110,40 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def missing_end(received: Path) -> str | None:
-    """Say why the data set of a file is not whole, if its elements do not end where it does; else None.
+class Examined(NamedTuple):
+    """What a received file says of itself: UIDs by tag ("" for none that can be read).
 
-    What cannot be read is not judged, nor is what takes more than two seconds: nothing is refused for that.
+    `missing`: why its data set is not whole, if its elements do not end where it does.
     """
-    start = time.thread_time()
+
+    uids: Mapping[int, str]
+    missing: str | None
+
+
+def examining(received: Path, tags: Collection[int]) -> Steps[Examined]:
+    """Look through a file for UIDs, and for the end of its data set.
+
+    Of a large value only the header is read. What cannot be read is not judged, nor is what takes more than
+    two seconds: nothing is refused for that. Raises OSError. What is deflated is looked through in one step.
+    """
     with received.open("rb", buffering=0) as file:
-        meta = read_file_meta(file.read(HEAD_SIZE))
-        file.seek(meta.offset)
-        pieces = iter(lambda: file.read(_PIECE), b"")
+        head = file.read(HEAD_SIZE)
+        meta = read_file_meta(head)
         if transfer_syntax(meta.transfer_syntax_uid).deflated:
-            return _missing_end_of_deflated(pieces, start)
-        scanner = Scanner(meta.transfer_syntax_uid, frozenset(), whole=True)
+            uids = _uids_of(_pieces(file, head[meta.offset :]), meta.transfer_syntax_uid, tags)
+            file.seek(meta.offset)
+            return Examined(uids, _missing_end_of_deflated(iter(lambda: file.read(_PIECE), b"")))
+        scanner = Scanner(meta.transfer_syntax_uid, frozenset(tags), whole=True)
         try:
-            for piece in pieces:
-                scanner.feed(piece)
-                if time.thread_time() - start > _PATIENCE:
-                    return None
-        except DataSetError:
-            return None
+            yield from _scanning(scanner, _unskipped(file, head[meta.offset :], scanner))
+        except (DataSetError, _TooLongError):
+            missing = None
+        else:
+            missing = _missing_end(scanner)
+    return Examined(_texts(scanner, tags), missing)
+
+
+def _missing_end(scanner: Scanner) -> str | None:
     try:
         scanner.finish()
     except DataSetError as error:
@@ -130,8 +151,35 @@ def missing_end(received: Path) -> str | None:
     return None
 
 
-def _missing_end_of_deflated(pieces: Iterator[bytes], start: float) -> str | None:
+class _TooLongError(Exception):
+    """It takes too long to find the end."""
+
+
+def _scanning(scanner: Scanner, pieces: Iterable[Buffer]) -> Steps[None]:
+    spent = 0.0
+    for piece in pieces:
+        start = time.thread_time()
+        for _ in scanner.feeding(piece):
+            spent += time.thread_time() - start
+            yield  # and goes on in another thread, maybe
+            start = time.thread_time()
+        if spent > _PATIENCE:
+            raise _TooLongError
+
+
+def _unskipped(file: FileIO, first: bytes, scanner: Scanner) -> Iterator[bytes]:
+    """What of a file a scanner has to look at: it knows how long most values are."""
+    size = os.fstat(file.fileno()).st_size
+    piece = first
+    while piece:
+        yield piece
+        file.seek(scanner.skip(size - file.tell()), os.SEEK_CUR)
+        piece = file.read(_PIECE)
+
+
+def _missing_end_of_deflated(pieces: Iterator[bytes]) -> str | None:
     """Its own end is enough: to go through all that comes out of it is for nobody."""
+    start = time.thread_time()
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         for piece in pieces:
@@ -146,35 +194,17 @@ def _missing_end_of_deflated(pieces: Iterator[bytes], start: float) -> str | Non
     return None if inflate.eof else "the deflated data set is truncated"
 
 
-def differs(received: Path, asked: Mapping[int, frozenset[str]]) -> str | None:
-    """Say what of an instance is not what was asked for, or None."""
-    return _difference(_uids_in(received, asked), asked)
-
-
-def differs_in(data: bytes, transfer_syntax_uid: str, asked: Mapping[int, frozenset[str]]) -> str | None:
-    """As `differs`, for a data set in memory."""
-    return _difference(_uids_of([memoryview(data)[:_HEAD]], transfer_syntax_uid, asked), asked)
-
-
-def _difference(found: Mapping[int, str], asked: Mapping[int, frozenset[str]]) -> str | None:
+def differs(found: Mapping[int, str], asked: Mapping[int, frozenset[str]]) -> str | None:
+    """Say what of an instance, by its UIDs, is not what was asked for, or None."""
     for name, tag in UIDS.items():
         if tag in asked and found[tag] not in asked[tag]:
             return f"not asked for: its {name} is {found[tag] or 'missing'}"
     return None
 
 
-def study_of(received: Path) -> str:
-    """Give the Study Instance UID of a file; "" if it has none that can be read."""
-    tag = UIDS["StudyInstanceUID"]
-    return _uids_in(received, (tag,))[tag]
-
-
-def _uids_in(received: Path, tags: Iterable[int]) -> dict[int, str]:
-    with received.open("rb", buffering=0) as file:
-        head = file.read(HEAD_SIZE)
-        meta = read_file_meta(head)
-        first = head[meta.offset :]
-        return _uids_of(_pieces(file, first), meta.transfer_syntax_uid, tags)
+def differs_in(data: bytes, transfer_syntax_uid: str, asked: Mapping[int, frozenset[str]]) -> str | None:
+    """As `differs`, for a data set in memory."""
+    return differs(_uids_of([memoryview(data)[:_HEAD]], transfer_syntax_uid, asked), asked)
 
 
 def _pieces(file: FileIO, first: bytes) -> Iterator[bytes]:
@@ -193,6 +223,10 @@ def _uids_of(pieces: Iterable[Buffer], transfer_syntax_uid: str, tags: Iterable[
                 break
     except DataSetError:
         pass  # what was read before it counts
+    return _texts(scanner, tags)
+
+
+def _texts(scanner: Scanner, tags: Iterable[int]) -> dict[int, str]:
     found = dict.fromkeys(tags, "")
     for tag, element in scanner.found.items():
         found[tag] = bytes(element.value).decode("ascii", "replace").rstrip("\0 ")

@@ -9,13 +9,17 @@ the classes that it told with `SYNTAXES`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asyncdicom import uid
-from asyncdicom.data.elements import decode
+from asyncdicom.data.elements import Element, decode
+from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError, PresentationContextError, StatusError
+from asyncdicom.options import OPERATIONS
 from asyncdicom.scu.identifiers import UNIQUE_KEYS
 from asyncdicom.services.contexts import MAXIMUM_CONTEXTS
 from asyncdicom.telemetry.log import Log
@@ -125,11 +129,7 @@ async def find_instances(association: Association, query: Wanted) -> list[Found]
         position -= 1
     try:
         for level in model.levels[position + 1 :]:
-            above, nodes = nodes, []
-            for node in above:
-                nodes += await _children(association, query, node, level)
-                if len(nodes) > _MOST_INSTANCES:
-                    raise _TooMany(f"more than {_MOST_INSTANCES} matches")
+            nodes = await _below(association, query, nodes, level)
     except (StatusError, PresentationContextError, _TooMany) as error:
         log.info("the peer does not tell what there is (%s): proposing a list of usual contexts", error)
         return []
@@ -147,8 +147,34 @@ def _spread(keys: Mapping[Any, Any]) -> list[dict[str, Any]]:
     return [dict(zip(given, map(str, values), strict=True)) for values in product(*lists)]
 
 
+async def _below(
+    association: Association, query: Wanted, nodes: Sequence[dict[str, Any]], level: str
+) -> list[dict[str, Any]]:
+    """Ask for what is below all of them: a distance counts once for as many as the window allows."""
+    window = association.operations_invoked or OPERATIONS
+    found: list[dict[str, Any]] = []
+    number = itertools.count(1)  # of what all questions find: it has to fit into memory
+    for start in range(0, len(nodes), window):
+        asked = [
+            asyncio.ensure_future(_children(association, query, node, level, number))
+            for node in nodes[start : start + window]
+        ]
+        try:
+            for each in asked:
+                found += await each
+        finally:
+            for each in asked:
+                each.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+    return found
+
+
 async def _children(
-    association: Association, query: Wanted, node: dict[str, Any], level: str
+    association: Association,
+    query: Wanted,
+    node: dict[str, Any],
+    level: str,
+    kept: Iterator[int],
 ) -> list[dict[str, Any]]:
     asked = [UNIQUE_KEYS[level]]
     if level == "IMAGE":
@@ -167,28 +193,38 @@ async def _children(
     async with operation as matches:
         async for match in matches:
             number += 1
-            if number > _MOST_INSTANCES:  # of use or not
-                raise _TooMany(f"more than {_MOST_INSTANCES} matches")
             found = _uids_in(match, syntax, asked)
             if found.get(asked[0]):
                 children.append(node | found)
+                number = max(number, next(kept))
+            if number > _MOST_INSTANCES:  # of use or not
+                raise _TooMany(f"more than {_MOST_INSTANCES} matches")
     return children
 
 
 def _uids_in(match: bytes, transfer_syntax: str, asked: Sequence[str]) -> dict[str, Any]:
     """The UIDs that a match tells, by keyword; of a match that cannot be read, none."""
     found: dict[str, Any] = dict.fromkeys(asked)
+    keywords = {_TAGS[keyword]: keyword for keyword in asked}
     try:
-        elements = decode(match, transfer_syntax, strict=False, maximum_elements=_MOST_ELEMENTS)
+        elements = _elements_of(match, transfer_syntax, frozenset(keywords))
     except DataSetError as error:
         log.warning("a match of the C-FIND cannot be read, and is left out: %s", error)
         return found
-    keywords = {_TAGS[keyword]: keyword for keyword in asked}
     for tag, _, value in elements:
         if tag in keywords:
             uids = [uid.strip("\0 ") for uid in value.decode("ascii", "replace").split("\\")]
             found[keywords[tag]] = uids[0] if len(uids) == 1 else uids
     return found
+
+
+def _elements_of(match: bytes, transfer_syntax: str, tags: frozenset[int]) -> Iterable[Element]:
+    scanner = Scanner(transfer_syntax, tags)
+    try:  # nearly every match is one that takes no more than this
+        scanner.feed(match)
+        return scanner.finish().values()
+    except DataSetError:
+        return decode(match, transfer_syntax, strict=False, maximum_elements=_MOST_ELEMENTS)
 
 
 def _found(node: dict[str, Any]) -> Found:

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from asyncdicom.association import Request
+from asyncdicom.data.steps import Steps, finish
 from asyncdicom.naming import safe_name
+from asyncdicom.net.disk import Disk
 from asyncdicom.net.threads import file_threads, in_thread
-from asyncdicom.scu.placing import UIDS, Placed, differs, missing_end, place, study_of
+from asyncdicom.scu.placing import UIDS, Examined, Placed, differs, examining, place, place_new
 from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
-from asyncdicom.uid import NON_PATIENT_OBJECT_STORAGE, STORAGE, VERIFICATION, is_usable_uid
+from asyncdicom.uid import NON_PATIENT_OBJECT_STORAGE, STORAGE, VERIFICATION, is_usable_uid, transfer_syntax
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
+    from asyncdicom.scu.identifiers import Keys
 
 __all__ = ["TAKEN", "Kept", "Receiver", "asked_by"]
 
@@ -33,6 +35,9 @@ _numbers = itertools.count()
 _MAXIMUM_SIZE = 16 << 30  # bytes of a data set, as for the archive
 _MINIMUM_FREE = 2 << 30  # bytes; of a small disk a twentieth of it is enough, as for the archive
 _REMEMBERED = 1000  # instances that were refused
+_STEPS_AT_ONCE = 3  # of about a millisecond at most, in the event loop
+
+_disk = Disk()  # the one where received files get their names
 
 
 class Kept(NamedTuple):
@@ -70,7 +75,7 @@ class Receiver:
         keep_incomplete: bool = False,
         study_prefix: str | None = None,
         on_kept: Callable[[Request, Path], None] | None = None,
-        asked: Dataset | None = None,
+        asked: Keys | None = None,
         move_originators: Collection[str] | None = None,
     ) -> None:
         self.received = 0
@@ -78,6 +83,7 @@ class Receiver:
         self.refused: dict[str, str] = {}
         """Why instances were refused, by their UIDs (the first of many)."""
         self._asked = asked_by(asked)
+        self._tags = {*self._asked} if study_prefix is None else {*self._asked, UIDS["StudyInstanceUID"]}
         self._move_originators = move_originators
         self._directory = None if directory is None else _made(directory)
         self._on_answer = on_answer
@@ -164,28 +170,51 @@ class Receiver:
             source_ae_title=request.calling_ae_title,
             maximum=min(self._maximum_size, self._left),
         )
-        return size, await in_thread(file_threads(), self._place, part, target)
+        return size, await self._place(request, part, target)
 
-    # in a thread
-
-    def _place(self, part: Path, target: Path) -> Placed:
+    async def _place(self, request: Request, part: Path, target: Path) -> Placed:
         try:
-            why = differs(part, self._asked) if self._asked else None
+            seen = await self._examined(request, part)
+            why = differs(seen.uids, self._asked)
             if why is not None:
                 raise _RefusedError(Status.NOT_AUTHORIZED, why)
-            missing = missing_end(part)
-            if missing is not None and not self._keep_incomplete:
-                raise _RefusedError(Status.CANNOT_UNDERSTAND, missing)
-            if self._study_prefix is not None:
-                target = _folder_of_study(part, target.parent, self._study_prefix) / target.name
-            if missing is None:
-                return place(part, target)
-            return place(part, target.with_name(f"{target.name}.incomplete"))._replace(missing=missing)
+            if seen.missing is not None and not self._keep_incomplete:
+                raise _RefusedError(Status.CANNOT_UNDERSTAND, seen.missing)
+            if seen.missing is not None:
+                target = target.with_name(f"{target.name}.incomplete")
+            study = seen.uids.get(UIDS["StudyInstanceUID"], "")
+            placed = await _disk.call(self._place_new, part, target, study)
+            if placed is None:
+                placed = await in_thread(file_threads(), self._place_other, part, target, study)
+            return placed._replace(missing=seen.missing or "")
         except BaseException:
-            part.unlink(missing_ok=True)
+            _remove(part)
             raise
+
+    async def _examined(self, request: Request, part: Path) -> Examined:
+        """What is soon seen is looked for at once: to ask a thread takes as long."""
+        steps = examining(part, self._tags)
+        if _disk.is_quick and not transfer_syntax(request.transfer_syntax_uid).deflated:
+            seen = _disk.at_once(_begun, steps)
+            if seen is not None:
+                return seen
+        return await in_thread(file_threads(), finish, steps)
+
+    # these block
+
+    def _place_new(self, part: Path, target: Path, study: str) -> Placed | None:
+        try:
+            return place_new(part, self._in_folder(target, study))
         finally:
             self._look(target.parent)
+
+    def _place_other(self, part: Path, target: Path, study: str) -> Placed:
+        return place(part, self._in_folder(target, study))
+
+    def _in_folder(self, target: Path, study: str) -> Path:
+        if self._study_prefix is None:
+            return target
+        return _folder_of_study(study, target.parent, self._study_prefix) / target.name
 
     def _look(self, directory: Path) -> None:
         """Look how much more may be written."""
@@ -225,8 +254,23 @@ class _RefusedError(Exception):
         self.status = status
 
 
-def _folder_of_study(part: Path, directory: Path, prefix: str) -> Path:
-    name = safe_name(study_of(part) or "no-study")
+def _remove(part: Path) -> None:
+    part.unlink(missing_ok=True)
+
+
+def _begun(steps: Steps[Examined]) -> Examined | None:
+    """Do the first steps; None if there are more."""
+    try:
+        for _ in range(_STEPS_AT_ONCE):
+            next(steps)
+    except StopIteration as end:
+        seen: Examined = end.value
+        return seen
+    return None
+
+
+def _folder_of_study(study: str, directory: Path, prefix: str) -> Path:
+    name = safe_name(study or "no-study")
     folder = directory / (f"{prefix}_{name}" if prefix else name)
     folder.mkdir(exist_ok=True)
     if folder.is_symlink():
@@ -234,7 +278,7 @@ def _folder_of_study(part: Path, directory: Path, prefix: str) -> Path:
     return folder
 
 
-def asked_by(identifier: Dataset | None) -> Mapping[int, frozenset[str]]:
+def asked_by(identifier: Keys | None) -> Mapping[int, frozenset[str]]:
     """What an identifier limits a retrieval to, by tag."""
     asked = {}
     for name, tag in UIDS.items():

@@ -73,8 +73,10 @@ def expand(contexts: Proposable | Iterable[Proposable]) -> list[PresentationCont
     Raises ValueError for a text that is neither a UID nor the name of a SOP class, TypeError for what is none
     of `Proposable`.
     """
-    if isinstance(contexts, (str, PresentationContext, InformationModel)) or hasattr(contexts, "SOPClassUID"):
+    if isinstance(contexts, (str, PresentationContext, InformationModel)) or hasattr(contexts, "walk"):
         contexts = (cast("Proposable", contexts),)
+    if not isinstance(contexts, Iterable):
+        raise _no_context(contexts)
     found: dict[PresentationContext, None] = {}
     for item in cast("Iterable[Proposable]", contexts):
         for context in _contexts_of(item):
@@ -99,9 +101,14 @@ def _contexts_of(item: Any) -> list[PresentationContext]:
         return contexts_for([(sop_class, own)])
     if hasattr(item, "sop_class_uid") and hasattr(item, "transfer_syntax_uid"):
         return storage_contexts([item])
-    raise TypeError(
-        f"contexts= takes UIDs, names of SOP classes, information models, presentation contexts, sources and "
-        f"datasets, not {item!r:.100}"
+    raise _no_context(item)
+
+
+def _no_context(item: Any) -> TypeError:
+    what = "a data set without SOP Class UID" if hasattr(item, "walk") else f"{item!r:.100}"
+    return TypeError(
+        "contexts= takes UIDs, names of SOP classes, information models, presentation contexts, sources and "
+        f"datasets, not {what}"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
@@ -12,6 +11,7 @@ from asyncdicom.dimse.messages import Command, CommandField, Priority, response_
 from asyncdicom.exceptions import DataSetError, DicomNetworkError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.operation import Interrupted, Reply
+from asyncdicom.net.turns import turns
 from asyncdicom.services.classes import C_FIND_CLASSES, permission_of
 from asyncdicom.services.contexts import find_context
 from asyncdicom.services.request import FindHandler, Request
@@ -31,7 +31,8 @@ _MAXIMUM_ELEMENTS = 16_384  # of one match, those in sequences included
 _KEPT_UNREADABLE = 100
 MAXIMUM_UNREADABLE = 10_000
 """So many matches of one query may be unreadable: they are given to nobody, who would end it."""
-# Where neither handler nor socket ever waits, others (and a C-CANCEL) have to get their turn all the same.
+# Where neither handler nor socket ever waits, others (and a C-CANCEL) have to get their turn all the same: so
+# many responses are made in a turn of the event loop, however many queries are answered.
 _RESPONSES_IN_A_ROW = 16
 
 
@@ -183,6 +184,7 @@ async def provide(request: Request, handler: FindHandler) -> Response:
         return Response(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, error_comment="no identifier")
     pending, is_complete = None, True  # the response is the same for all matches, mostly
     maximum = incoming.channel.limits.maximum_matches
+    taking_turns = turns()
     matches = cast("Any", handler(request))
     async with aclosing(_Closable(matches)):
         iterator: AsyncIterator[Identifier] = aiter(matches)
@@ -195,6 +197,8 @@ async def provide(request: Request, handler: FindHandler) -> Response:
                 raise Interrupted  # the handler swallowed its cancellation
             if incoming.matches == maximum:
                 return Response(Status.OUT_OF_RESOURCES, error_comment=f"more than {maximum} matches")
+            if incoming.matches % _RESPONSES_IN_A_ROW == 0:
+                await taking_turns.take(incoming.channel)
             data = encode_identifier(match, incoming.context.transfer_syntax)
             if pending is None or request.optional_keys_supported is not is_complete:
                 is_complete = request.optional_keys_supported
@@ -202,8 +206,6 @@ async def provide(request: Request, handler: FindHandler) -> Response:
                 pending = response_to(incoming.command, status, has_data_set=True)
             await incoming.channel.performer.respond(incoming, pending, data)
             incoming.matches += 1
-            if incoming.matches % _RESPONSES_IN_A_ROW == 0:
-                await asyncio.sleep(0)
 
 
 class _Closable:

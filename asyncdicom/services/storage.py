@@ -38,7 +38,7 @@ from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Storage", "dataset_source", "file_source", "look_into", "open_file", "store"]
+__all__ = ["Storage", "dataset_source", "file_source", "look_into", "open_file", "store", "uids_of"]
 
 _SOP_CLASS_UID = 0x00080016
 _SOP_INSTANCE_UID = 0x00080018
@@ -211,6 +211,19 @@ def _pieces(file: FileIO | BytesIO, offset: int) -> Iterator[bytes]:
         yield piece
 
 
+def uids_of(dataset: Dataset) -> tuple[str, str]:
+    """Give the SOP Class UID and the SOP Instance UID of a Dataset.
+
+    Raises `DataSetError` if it has none, TypeError for what is no Dataset and nothing else that can be sent.
+    """
+    if not hasattr(dataset, "walk"):
+        raise TypeError(f"files, sources and datasets can be sent, not {dataset!r:.100}")
+    uids = str(dataset.get("SOPClassUID") or ""), str(dataset.get("SOPInstanceUID") or "")
+    if not all(uids):
+        raise DataSetError("a data set without SOP Class UID or SOP Instance UID")
+    return uids
+
+
 def dataset_source(channel: Channel, dataset: Dataset) -> BytesSource:
     """Encode a pydicom Dataset for a transfer syntax that the peer accepted.
 
@@ -218,7 +231,7 @@ def dataset_source(channel: Channel, dataset: Dataset) -> BytesSource:
     """
     from asyncdicom.dataset import encode, transfer_syntax_of
 
-    sop_class_uid, sop_instance_uid = str(dataset.SOPClassUID), str(dataset.SOPInstanceUID)
+    sop_class_uid, sop_instance_uid = uids_of(dataset)
     own = transfer_syntax_of(dataset)
     candidates = [own] if own is not None else []
     if own is None or not transfer_syntax(own).encapsulated:

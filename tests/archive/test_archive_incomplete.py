@@ -270,7 +270,7 @@ async def test_a_refusal_tells_its_reason(
     assert stored.comment.isascii()
 
 
-@pytest.mark.parametrize("vr", [b"--", b"  ", b"\0\0", b"??", b"us", b"X-"])
+@pytest.mark.parametrize("vr", [b"--", b"  ", b"\0\0", b"??", b"us", b"X-", b"\xff\xff", b"U\0", b"\0T"])
 @pytest.mark.parametrize("tag", [0x00080001, 0x00080060, 0x00091010, 0x00190010, 0x7FE11010])
 async def test_a_value_representation_that_is_none_costs_nothing(
     archive: Archive, tools: Any, vr: bytes, tag: int

@@ -103,6 +103,12 @@ async def test_what_cannot_be_asked(archive: Archive, wanted: Any, level: str, w
     assert len(caught.value.comment) <= 64
 
 
+@pytest.mark.parametrize("wanted", [b"x", 5, None, "PatientID"])
+def test_a_search_takes_a_mapping_or_a_dataset(wanted: Any) -> None:
+    with pytest.raises(TypeError, match="a search takes a mapping or a Dataset, not"):
+        query_of(wanted)
+
+
 def test_a_query_is_the_same_in_whatever_order() -> None:
     wanted = {"PatientID": "P", "StudyDate": "20260101", "PatientName": "A*"}
     assert query_of(wanted) == query_of(dict(reversed(wanted.items())))
@@ -167,4 +173,6 @@ async def test_what_is_no_instance_is_told(archive: Archive, tmp_path: Path, too
     stored = await archive.store(head + tools.data_set()[:-3])
     assert (stored.outcome, status_of(stored)) == (Outcome.UNREADABLE, 0xC000)
     assert (await archive.store(Dataset())).outcome is Outcome.WRONG
+    with pytest.raises(TypeError, match="files, bytes, sources and datasets can be stored, not 5"):
+        await archive.store(5)  # type: ignore[arg-type]
     assert (await archive.counts())["instance"] == 0

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 
 import pytest
+from cli.nodes import Instance, Node
 from cli.running import ENVIRONMENT, Tool
 
 from asyncdicom import __version__, serve
@@ -51,19 +53,29 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert "Usage: asyncdicom" in done.stdout
 
 
-async def test_echoscu_does_not_import_pydicom(tool: Tool) -> None:
-    import asyncio
+RETRIEVAL = ("--ignore", "-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID=1.1")
 
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("echoscu",), ("getscu", *RETRIEVAL), ("movescu", *RETRIEVAL, "--port", "0")],
+    ids=["echoscu", "getscu", "movescu"],
+)
+async def test_who_shows_no_data_set_imports_no_pydicom(arguments: tuple[str, ...]) -> None:
     program = (
         "import sys\n"
         "from asyncdicom.__main__ import main\n"
-        "main(['echoscu', *sys.argv[1:]])\n"
+        "main(sys.argv[1:])\n"
         "print([name for name in ('pydicom', 'sqlalchemy', 'rich') if name in sys.modules])"
     )
-    async with serve("SCP@127.0.0.1:0") as server:
-        done = await asyncio.to_thread(python, program, f"SCP@127.0.0.1:{server.port}")
-    assert "(Success)" in done.stdout.splitlines()[0], done
-    assert done.stdout.splitlines()[1] == "[]"
+    node = Node([Instance("1.1", "1.1.1", "1.1.1.1")])
+    async with serve(
+        "SCP@127.0.0.1:0", c_find=node.find, c_get=node.retrieve, c_move=node.retrieve
+    ) as server:
+        done = await asyncio.to_thread(python, program, *arguments, f"SCP@127.0.0.1:{server.port}")
+    told = done.stdout.splitlines()
+    assert ("(Success)" if arguments[0] != "movescu" else "0xA801") in told[0], done
+    assert told[1] == "[]"
 
 
 @pytest.mark.parametrize(

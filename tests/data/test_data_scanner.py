@@ -499,8 +499,11 @@ def test_what_nobody_wants_can_be_skipped() -> None:
     scanner = Scanner(EXPLICIT, WANTED, whole=True)
     scanner.feed(header(0x7FE00010, "OB", 1000, "explicit") + bytes(10))
     assert scanner.skips == 990
-    scanner.feed(bytes(990))
+    assert scanner.skip(90) == 90
+    scanner.feed(bytes(400))
+    assert scanner.skip(1 << 20) == 500
     assert scanner.skips == 0
+    assert scanner.skip(1) == 0
     assert scanner.finish() == {}
 
 

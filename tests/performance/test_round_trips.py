@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trustme
+from cli.nodes import Instance, Node
 from helpers.distance import DistantLoop
 from helpers.peer import CT, IDENTIFIER, ONE_AT_A_TIME, instance
 
@@ -26,6 +27,8 @@ from asyncdicom import (
 )
 from asyncdicom.endings import Endings
 from asyncdicom.options import OPERATIONS
+from asyncdicom.scu.identifiers import Wanted
+from asyncdicom.scu.planning import find_instances
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
 CONNECT = ASSOCIATE = OPERATION = RELEASE = 1
@@ -131,6 +134,24 @@ def test_a_c_move_takes_those_of_another_association_and_does_not_wait_for_its_r
     expected = CONNECT + ASSOCIATE + OPERATION + there + RELEASE
     destinations = {"SCP": Destination("SCP@192.0.2.99:104")}
     assert count(loop, move, c_move=retrieved, destinations=destinations) == expected
+
+
+@pytest.mark.parametrize(
+    ("limits", "of_series"), [(Limits(), 1), (ONE_AT_A_TIME, 10)], ids=["a window", "none"]
+)
+def test_what_is_in_many_series_is_asked_for_at_the_same_time(
+    loop: DistantLoop, limits: Limits, of_series: int
+) -> None:
+    """Before a C-GET the peer is asked what there is: the series, and the instances of each."""
+    node = Node([Instance("1.1", f"1.1.{number}", f"1.1.{number}.1") for number in range(10)])
+    wanted = Wanted(STUDY_ROOT, "STUDY", {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.1"})
+
+    async def find() -> None:
+        async with associate(SCP, contexts=[STUDY_ROOT], limits=limits) as association:
+            assert len(await find_instances(association, wanted)) == 10
+
+    assert count(loop, find, c_find=node.find) == CONNECT + ASSOCIATE + OPERATION + of_series + RELEASE
+    assert node.finds_asked == 11
 
 
 # pools

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import struct
+from io import FileIO
 from pathlib import Path
 
 import pytest
 from cli.placed import written
 
-from asyncdicom.scu.placing import UIDS, differs, place
+from asyncdicom.data.steps import finish
+from asyncdicom.scu.placing import UIDS, differs, examining, place
 
 
 @pytest.fixture(params=["links", "no links"])
@@ -54,8 +57,42 @@ def test_what_has_the_name_is_left_alone(tmp_path: Path, what: str) -> None:
 
 
 def test_what_was_not_asked_for(tmp_path: Path) -> None:
-    file = written(tmp_path / "part")
     study, series = UIDS["StudyInstanceUID"], UIDS["SeriesInstanceUID"]
-    assert differs(file, {study: frozenset({"1.1", "1.2"})}) is None
-    assert differs(file, {study: frozenset({"1.1"})}) == "not asked for: its StudyInstanceUID is 1.2"
-    assert differs(file, {series: frozenset({"1.1"})}) == "not asked for: its SeriesInstanceUID is missing"
+    found = finish(examining(written(tmp_path / "part"), {study, series})).uids
+    assert differs(found, {study: frozenset({"1.1", "1.2"})}) is None
+    assert differs(found, {study: frozenset({"1.1"})}) == "not asked for: its StudyInstanceUID is 1.2"
+    assert differs(found, {series: frozenset({"1.1"})}) == "not asked for: its SeriesInstanceUID is missing"
+
+
+class Watched(FileIO):
+    """A file that counts what is read of it."""
+
+    amount = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size) or b""
+        Watched.amount += len(data)
+        return data
+
+
+@pytest.mark.parametrize(("cut", "missing"), [(0, None), (1, "the data set is truncated")])
+def test_of_a_large_value_only_the_header_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int, missing: str | None
+) -> None:
+    size = 8 << 20
+    file = written(tmp_path / "part")
+    with file.open("ab") as more:
+        more.write(struct.pack("<HH2s2xL", 0x7FE0, 0x0010, b"OW", size) + bytes(size - cut))
+    monkeypatch.setattr(Path, "open", lambda path, mode, buffering: Watched(path))
+    study = UIDS["StudyInstanceUID"]
+    assert finish(examining(file, {study})) == ({study: "1.2"}, missing)
+    assert Watched.amount < size // 4
+
+
+def test_what_has_many_elements_is_looked_through_in_steps(tmp_path: Path) -> None:
+    file = written(tmp_path / "part")
+    with file.open("ab") as more:
+        for element in range(0x1000, 0x9000):
+            more.write(struct.pack("<HH2sH", 0x7777, element, b"LO", 0))
+    steps = list(examining(file, ()))
+    assert len(steps) > 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,6 +105,20 @@ def test_what_cannot(wrong: Any, error: type[Exception], says: str) -> None:
     for door in (associate, serve):
         with pytest.raises(error, match=says):
             door("SCP@127.0.0.1:0", contexts=wrong)
+
+
+@pytest.mark.parametrize("contexts", [None, 5, Path("x"), Dataset(), [Dataset()], [b"1.2"]])
+def test_what_is_nothing_of_the_kind_is_told(contexts: Any) -> None:
+    with pytest.raises(TypeError, match="contexts= takes UIDs, names of SOP classes"):
+        expand(contexts)
+
+
+def test_the_content_of_a_data_set_is_not_told() -> None:
+    dataset = Dataset()
+    dataset.PatientName = "DOE^JOHN"
+    for contexts in (dataset, [dataset]):
+        with pytest.raises(TypeError, match="not a data set without SOP Class UID"):
+            expand(contexts)
 
 
 async def test_what_was_not_proposed_is_told_with_what_to_add() -> None:

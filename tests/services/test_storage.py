@@ -8,6 +8,7 @@ from struct import pack
 
 import pytest
 from helpers.peer import CT, MR, eventually, instance
+from pydicom import Dataset
 
 from asyncdicom import (
     BytesSource,
@@ -152,7 +153,7 @@ async def test_save_replaces_an_existing_file(tmp_path: Path) -> None:
 
 
 async def test_a_dataset_is_sent_in_an_accepted_transfer_syntax(pydicom_files: Path) -> None:
-    from pydicom import Dataset, dcmread
+    from pydicom import dcmread
 
     got = []
 
@@ -206,6 +207,11 @@ async def test_files_that_cannot_be_sent_leave_the_association_usable(tmp_path: 
             await association.c_store("/dev/null")
         with pytest.raises(FileNotFoundError):
             await association.c_store(tmp_path / "missing.dcm")
+        for nothing in (5, None, b"DICM", {"SOPClassUID": CT}):
+            with pytest.raises(TypeError, match="files, sources and datasets can be sent, not"):
+                await association.c_store(nothing)  # type: ignore[arg-type]
+        with pytest.raises(DataSetError, match="without SOP Class UID or SOP Instance UID"):
+            await association.c_store(Dataset())
         source = await open_file(write_part10(tmp_path / "gone.dcm", instance(1000)))
         os.unlink(tmp_path / "gone.dcm")
         with pytest.raises(FileNotFoundError):
