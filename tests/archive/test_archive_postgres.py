@@ -173,6 +173,22 @@ async def test_what_is_no_database_is_told(tmp_path: Path, url: str, told: str) 
         await Archive(tmp_path, index=url).open()
 
 
+async def test_a_database_of_another_encoding_is_refused(tmp_path: Path, postgres: Server) -> None:
+    name = postgres.url().rpartition("%3D")[2]
+    made = f"CREATE DATABASE {name} ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+    await asyncio.to_thread(postgres.run, made)
+    with pytest.raises(ArchiveError, match="encoding LATIN1"):
+        await Archive(tmp_path, index=postgres.url().replace("/postgres?", f"/{name}?")).open()
+
+
+async def test_without_psycopg_it_is_told_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ArchiveError, match=r"pip install asyncdicom\[postgres\]"):
+        await Archive(tmp_path, index="postgresql://u@127.0.0.1:1/d").open()
+
+
 # texts
 
 
@@ -286,6 +302,25 @@ def test_a_commit_that_nobody_can_be_asked_of_is_uncertain(index: PostgresIndex,
         commit(writer, insertion("1.2.8"))
     inside._reopen = reopen
     assert commit(writer, insertion("1.2.7"), insertion("1.2.8")) == ["here", "new"]
+
+
+def test_a_server_that_has_never_seen_a_transaction_has_not_committed_it(writer: Writer) -> None:
+    inside: Any = writer
+    assert inside._has_committed(str(1 << 50)) is False
+
+
+async def test_connections_that_are_lost_while_nothing_happens_cost_nothing(
+    tmp_path: Path, postgres: Server, tools: Any
+) -> None:
+    async with Archive(tmp_path, durability="none", index=postgres.url()) as archive:
+        for n in range(2):
+            assert await tools.store(archive, tools.data_set(SOPInstanceUID=f"1.2.{n}")) == 0
+            assert len(await tools.find(archive, StudyInstanceUID="1.2.3.1")) == 1
+            ours = (
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'asyncdicom'"
+            )
+            await asyncio.to_thread(postgres.run, ours)
+        assert (await archive.counts())["instance"] == 2
 
 
 def test_a_connection_that_is_lost_before_the_commit_costs_nothing(writer: Writer) -> None:

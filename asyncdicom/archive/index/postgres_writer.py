@@ -9,14 +9,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine, Table, bindparam, select
 from sqlalchemy.dialects.postgresql import insert
 
-from asyncdicom.archive.index.base import Changes, Existing, FileEntry, IndexFailed, Overtaken, Uncertain
+from asyncdicom.archive.index.base import (
+    Changes,
+    Existing,
+    FileEntry,
+    IndexFailed,
+    Overtaken,
+    RowFailed,
+    Uncertain,
+)
 from asyncdicom.archive.index.postgres_driver import Cursor
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.record import Record
@@ -98,10 +107,13 @@ class PostgresWriter(Writer):
 
     def apply(self, changes: Changes) -> None:
         """Make changes, in the order of their keys."""
-        changes.instances.sort(key=lambda each: (each.record.identity, each.record.sop_instance_uid))
-        changes.quarantined.sort(key=lambda each: each.entry.file)
+        changes.instances.sort(key=lambda each: each.record.identity)
         changes.healed.sort(key=lambda each: (each.existing.is_quarantined, each.existing.id))
         super().apply(changes)
+
+    def _insert_all(self, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
+        # their series are made in the order of identities; then they are inserted in the order of their UIDs
+        super()._insert_all(table, sorted(rows, key=itemgetter("sop_instance_uid")))
 
     def _row_id(self, table: Table, own: Mapping[str, Any], record: Record, level: str) -> int:
         key = {**record.identity._asdict(), **own}
@@ -135,7 +147,9 @@ class PostgresWriter(Writer):
             self._has_committed(self._doubt)
             self._doubt = ""
         syncs = "" if is_durable else "SET LOCAL synchronous_commit = off; "
-        self._cursor.execute(f"BEGIN; {syncs}SELECT CAST(pg_current_xact_id() AS TEXT)")
+        self._cursor.execute(
+            f"BEGIN ISOLATION LEVEL READ COMMITTED; {syncs}SELECT CAST(pg_current_xact_id() AS TEXT)"
+        )
         for _ in range(1 if is_durable else 2):
             self._cursor.next_result()
         (self._transaction,) = self._cursor.fetchone()
@@ -167,7 +181,12 @@ class PostgresWriter(Writer):
         if self._cursor is None:
             self._reopen()
         for _ in range(_LOOKS):
-            self._cursor.execute(f"SELECT pg_xact_status(CAST('{int(transaction)}' AS xid8))")
+            try:
+                self._cursor.execute(f"SELECT pg_xact_status(CAST('{int(transaction)}' AS xid8))")
+            except Overtaken:
+                raise
+            except RowFailed:
+                return False  # another server has taken over, which has never seen it
             (status,) = self._cursor.fetchone()
             if status != "in progress":
                 return bool(status == "committed")
