@@ -183,7 +183,10 @@ def test_a_second_place_that_knows_the_database_is_noticed() -> None:
 # stored files are for the blobs alone.
 MAKES_FILE_CALLS = {
     f"archive/{name}.py"
-    for name in ("__init__", "archive", "backup", "file_calls", "journal", "maintenance", "marker")
+    for name in (
+        *("__init__", "archive", "backup", "deleted_journal", "file_calls", "journal", "maintenance"),
+        "marker",
+    )
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asyncdicom.archive.archive import Archive, Stored
 from asyncdicom.archive.arrival import OnConflict, Outcome
+from asyncdicom.archive.deleting import Deleted, Refused
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import MatchingInstances, StoredInstance
@@ -15,6 +16,7 @@ from asyncdicom.archive.stability import StableStudy
 __all__ = [
     "Archive",
     "ArchiveError",
+    "Deleted",
     "FileCalls",
     "IdentifierError",
     "IndexFailed",
@@ -23,6 +25,7 @@ __all__ = [
     "OnConflict",
     "Outcome",
     "Problem",
+    "Refused",
     "StableStudy",
     "Stored",
     "StoredInstance",

@@ -18,10 +18,13 @@ from asyncdicom.archive.blobs.base import Reading
 from asyncdicom.archive.blobs.folder import FolderBlobs
 from asyncdicom.archive.blobs.room import Room, Space
 from asyncdicom.archive.care import Care
+from asyncdicom.archive.deleted_journal import DeletedJournal
+from asyncdicom.archive.deleting import Deleted, Deleting, Scope, delete
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.failures import opening, reading_index, using
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
+from asyncdicom.archive.index.chosen import ChosenInstance
 from asyncdicom.archive.index.deliveries import Claimed
 from asyncdicom.archive.index.engines import DURABILITIES, kind_of, open_index
 from asyncdicom.archive.index.finding import Finding
@@ -228,7 +231,7 @@ class Archive:
                 one_by_one=self._comparing.submit,
                 on_work=lambda urgency: self.outbox.tell_from_thread(urgency),
             )
-            self.deliveries = self._index.deliveries
+            self.deliveries, self.chosen = self._index.deliveries, self._index.chosen
             self.outbox = Outbox(self._ingest.change, self.deliveries, self._outgoing)
             self.reports = Reports(self.outbox, self.deliveries, self.read)
             self._peers = PeerMemory(
@@ -238,6 +241,8 @@ class Archive:
             self._ingest.start()
             journal = Journal(self.directory, self._calls, sync=self._sync)
             reassigning = Reassigning(journal, self._ingest)
+            deleted = DeletedJournal(self.directory, new.archive_id, self._calls, sync=self._sync)
+            self.deleting = Deleting(deleted, self._blobs, self._index.deletions, self._ingest, self.happened)
             self._reconcile(reassigning)
             self.outbox.open()
             self.care = Care(
@@ -260,6 +265,7 @@ class Archive:
     def _reconcile(self, reassigning: Reassigning) -> None:
         try:
             reassigning.reconcile()
+            self.deleting.reconcile()
         except BaseException:
             self._ingest.close()
             raise
@@ -320,7 +326,7 @@ class Archive:
             length=claimed.data_set_length or 0,
         )
 
-    def reading(self, claimed: Claimed) -> Reading:
+    def reading(self, claimed: Claimed | ChosenInstance) -> Reading:
         """Open the file of an instance that claimed work is about, to be read and closed. Blocks.
 
         Raises ``OSError``.
@@ -420,6 +426,48 @@ class Archive:
         `peer` and what is raised: as for `rows`.
         """
         return await self._finder.assigned(source, peer) if self.care.reassigning.is_used else source
+
+    # deleting
+
+    async def delete(
+        self,
+        level: str,
+        uid: str,
+        *,
+        patient_id: str | None = None,
+        even_failed: bool = False,
+        dry_run: bool = False,
+        why: str = "by the application",
+    ) -> Deleted:
+        """Delete a study, series or instance, and give what was deleted; `dry_run`: only look.
+
+        `level`: STUDY, SERIES or IMAGE; `uid`: its UID. `patient_id`: of whom, where several patients have
+        it. Nothing of it is deleted while a delivery or a storage commitment of one of its instances is open,
+        or a delivery has failed (unless `even_failed`): `Deleted.refused` says which. Each 500 instances are
+        one transaction; what comes meanwhile stays. `why` stays known. A retrieval that is under way tells of
+        each instance that it misses.
+
+        Raises `ArchiveError` if there is no such thing, several patients have it, or disk or index fail; what
+        was deleted by then stays deleted, as after a cancellation.
+        """
+        scope = Scope(level, uid, patient_id)
+        async with aclosing(self.delete_by_steps(scope, even_failed, dry_run, why)) as steps:
+            *_, deleted = [step async for step in steps]
+        return deleted
+
+    def delete_by_steps(
+        self, scope: Scope, even_failed: bool, dry_run: bool, why: str
+    ) -> AsyncGenerator[Deleted, None]:
+        """As `delete`: give how much is deleted after each transaction, and then what was."""
+        return delete(
+            self.deleting,
+            scope,
+            read=self.read,
+            upkeep=self.upkeep,
+            why=why,
+            even_failed=even_failed,
+            dry_run=dry_run,
+        )
 
     async def upkeep(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
         """Make a call of `care` in the one thread that looks after files, behind a sweep that is under way.

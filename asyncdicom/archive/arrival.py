@@ -179,6 +179,7 @@ class Found(Arrival):
 
     was_found = True
     is_withdrawn = False
+    was_deleted = False  # its instance was, and this is another copy of it
 
     def __init__(
         self,

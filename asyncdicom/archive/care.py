@@ -30,7 +30,15 @@ _TOLD = {
     "refused_conflicts": ("quarantine_full",),
     "healed": ("healed", "healed_in_quarantine"),
 }
-_RARE = ("set_aside", "superseded", "same", "incomplete", "strange", "mismatch")  # told if there are any
+_RARE = (
+    "set_aside",
+    "superseded",
+    "same",
+    "incomplete",
+    "strange",
+    "mismatch",
+    "returned",
+)  # told if there are any
 
 
 class Care:
@@ -117,6 +125,7 @@ class Care:
             **self._index.upkeep.counts(),
             "quarantine_bytes": size,
             "purged": self._index.quarantine.tombstones(),
+            "deleted": self._index.deletions.count(),
             "lost": self._blobs.count_lost(),
             "missing": max(place.missing, place.last_missing),
             "damaged": max(place.damaged, place.last_damaged),

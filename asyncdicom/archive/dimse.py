@@ -441,6 +441,8 @@ def commitment_of(archive: Archive) -> StorageCommitment:
     async def check(request: Request, references: tuple[Reference, ...]) -> Mapping[Reference, int]:
         uids = [reference.sop_instance_uid for reference in references]
         try:
+            release = await archive.read(archive.deleting.holds.take, uids)
+            _when_over(request, release)
             kept = await archive.read(archive.care.kept, uids)
         except ArchiveError as error:
             _LOG.error("storage commitment: %s", error)
@@ -449,6 +451,15 @@ def commitment_of(archive: Archive) -> StorageCommitment:
         return {reference: _failure_of(reference, kept) for reference in references}
 
     return StorageCommitment(check)
+
+
+def _when_over(request: Request, call: Callable[[], None]) -> None:
+    """Make a call when a request was answered, and the report that was promised is owed."""
+    task = request.incoming.task
+    if task is None:
+        call()
+    else:
+        task.add_done_callback(lambda _: call())
 
 
 def _failure_of(reference: Reference, kept: Mapping[str, str]) -> int:
@@ -488,7 +499,15 @@ def _origin(request: Request) -> Origin:
     """Say who has sent an instance, to whom."""
     certificate = certificate_of(request.incoming.channel.transport.get_extra_info("ssl_object"))
     names = () if certificate is None else (f"sha256:{certificate.fingerprint}", *sorted(certificate.names))
-    return Origin(request.calling_ae_title, request.called_ae_title, request.association.peer[0], names)
+    command = request.command
+    ae_title, message_id = command.move_originator_ae_title, command.move_originator_message_id
+    return Origin(
+        request.calling_ae_title,
+        request.called_ae_title,
+        request.association.peer[0],
+        names,
+        (ae_title, message_id) if ae_title and message_id is not None else None,
+    )
 
 
 def _peer(request: Request) -> Hashable:

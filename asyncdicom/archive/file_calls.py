@@ -80,6 +80,32 @@ class FileCalls:
             os.close(descriptor)
         os.replace(half, path)
 
+    def append(self, path: str, position: int, content: bytes, *, sync: bool) -> None:
+        """Let a file have content at a position and nothing behind it; it is made if it is not there.
+
+        After an error it ends at the position, if the disk lets it.
+        """
+        descriptor = os.open(path, disk.APPEND, FILE_MODE)
+        try:
+            os.chmod(path, FILE_MODE)
+            os.ftruncate(descriptor, position)
+            os.lseek(descriptor, position, os.SEEK_SET)
+            try:
+                disk.write_all(descriptor, [content])
+                if sync:
+                    os.fsync(descriptor)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, position)
+                raise
+        finally:
+            os.close(descriptor)
+
+    def read_from(self, descriptor: int, position: int, size: int) -> bytes:
+        """Read at a position, at most ``size`` bytes, and go on behind them."""
+        os.lseek(descriptor, position, os.SEEK_SET)
+        return os.read(descriptor, size)
+
     def set_mode(self, descriptor: int) -> bool:
         """Let owner and group have what `create` asked for; tell whether the umask had taken it away."""
         if stat.S_IMODE(os.fstat(descriptor).st_mode) == FILE_MODE:

@@ -15,6 +15,7 @@ from asyncdicom.archive.arrival import Found, Outcome
 from asyncdicom.archive.blobs.base import Blobs, Ended, State
 from asyncdicom.archive.errors import reason
 from asyncdicom.archive.examine import Unusable, examine
+from asyncdicom.archive.index.deleting import Tombstone
 from asyncdicom.archive.index.opened import OpenIndex
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.origin import Router
@@ -48,6 +49,9 @@ class Swept:
     copies: int = 0
     """Removed: the same bytes are in another file, which was compared, and have a row."""
 
+    deleted: int = 0
+    """Removed: their instances were deleted, and their tombstones say so of the very file."""
+
     unfinished: int = 0
     """Removed: their data set had not come to its end, so nobody was told that they are kept."""
 
@@ -73,6 +77,7 @@ _WORDS = {
     "quarantined": "put into quarantine",
     "set_aside": "set aside in lost/",
     "copies": "removed as copies of indexed files",
+    "deleted": "removed whose instances were deleted before",
     "unfinished": "removed that were never received to their end",
     "failed": "left because of errors",
     "foreign": "foreign things left alone",
@@ -128,6 +133,8 @@ class Leftovers:
                 self._blobs.sync(path)
         if folder == "quarantine":
             unknown = self._without_buried(unknown)
+        elif unknown and self._index.deletions.count():
+            unknown = self._without_deleted(folder, unknown)
         for group in _chunks(unknown, _GROUP):
             self._index_again(folder, group)
         self._count_missing(folder, set(names))
@@ -145,6 +152,34 @@ class Leftovers:
                 self._blobs.remove(self._blobs.quarantine_path(name))
             left += [name for name in some if name not in buried]
         return left
+
+    def _without_deleted(self, folder: str, names: Sequence[str]) -> list[str]:
+        """Remove the files of instances that were deleted: left by a crash, or put back from a copy.
+
+        That is the name, the length and the digest in its tombstone; any other file is none of them.
+        """
+        below = folder.partition("/")[2]
+        left: list[str] = []
+        for some in _chunks(names, _NAMES):
+            buried = self._index.deletions.of_files([f"{below}/{name}" for name in some])
+            for name in some:
+                row = buried.get(f"{below}/{name}")
+                if row is None or not self._remove_deleted(self._blobs.path(row.file), row):
+                    left.append(name)
+        return left
+
+    def _remove_deleted(self, path: str, row: Tombstone) -> bool:
+        if self._is_closing():
+            raise Ended
+        try:
+            if self._blobs.look_at(path, row) is not State.SOUND:
+                return False
+            self._blobs.remove(path)
+        except OSError as error:
+            self._fail(path, error)
+        else:
+            self._swept.deleted += 1
+        return True
 
     def _count_missing(self, folder: str, names: set[str]) -> None:
         after = ""
@@ -188,6 +223,8 @@ class Leftovers:
                 calling_ae_title=examined.source_ae_title,
                 work=examined.work(router, examined.source_ae_title) if below else (),
             )
+            uid = found.record.sop_instance_uid
+            found.was_deleted = bool(below) and self._index.deletions.is_deleted(uid, found.file.digest)
             self._ingest.submit(found)
             return found
         return None

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.aside import Quarantined
 from asyncdicom.archive.daily_methods import DAILY_METHODS
+from asyncdicom.archive.delete_methods import DELETE_METHODS
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.outbox_methods import OUTBOX_METHODS
 from asyncdicom.archive.reassign_methods import REASSIGN_METHODS
@@ -137,6 +138,7 @@ METHODS: dict[str, Method] = {
     "quarantine purge": _purge,
     **REASSIGN_METHODS,
     **DAILY_METHODS,
+    **DELETE_METHODS,
     **OUTBOX_METHODS,
 }
 """What can be asked, by name."""

@@ -12,12 +12,16 @@ __all__ = ["Origin", "Received", "Router"]
 
 
 class Origin(NamedTuple):
-    """The association that an instance came on: AE titles, the peer's host, the names of its certificate."""
+    """The association that an instance came on: AE titles, the peer's host, the names of its certificate.
+
+    `move_originator`: AE title and Message ID of the C-MOVE that has led to it, if it says one.
+    """
 
     calling: str = ""
     called: str = ""
     address: str = ""
     certificate: tuple[str, ...] = ()
+    move_originator: tuple[str, int] | None = None
 
 
 class Received(NamedTuple):

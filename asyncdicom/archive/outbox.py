@@ -148,11 +148,15 @@ class Outbox:
     async def enqueue_for_instance(self, sop_instance_uid: str, digest: str, work: Sequence[Work]) -> None:
         """Enqueue work about an instance that is stored, and its digest; as `enqueue`.
 
-        What was enqueued before for the same bytes is not enqueued again.
+        What was enqueued before for the same bytes is not enqueued again, unless the work says so.
         """
-        now, rows = self.clock(), [(sop_instance_uid, digest, each) for each in work]
-        await self._changed(lambda writer: enqueue_for_instances(writer.execute_all, rows, now))
-        self.tell(urgency_of(work))
+        await self.enqueue_for_instances([(sop_instance_uid, digest, each) for each in work])
+
+    async def enqueue_for_instances(self, work: Sequence[tuple[str, str, Work]]) -> None:
+        """Enqueue work about instances: their UIDs and digests; as `enqueue_for_instance`."""
+        now = self.clock()
+        await self._changed(lambda writer: enqueue_for_instances(writer.execute_all, work, now))
+        self.tell(urgency_of(each for _, _, each in work))
 
     async def claim(
         self, kind: str, destination: str, limit: int, *, in_order: bool = False

@@ -23,15 +23,15 @@ from asyncdicom.archive.index.work import State, Work
 from asyncdicom.archive.outbox import LEASE, Outbox
 from asyncdicom.breaker import pause_after
 from asyncdicom.data.reencode import reencode
-from asyncdicom.exceptions import AssociationError, PresentationContextError
+from asyncdicom.exceptions import AssociationError, DataSetError, PresentationContextError
 from asyncdicom.services.node import Delivery, OpenTo, report_on_new, report_on_same
-from asyncdicom.services.references import off_the_loop
+from asyncdicom.services.references import off_the_loop, read
 from asyncdicom.services.request import NormalizedUser, Request
 from asyncdicom.services.responses import Response, encode_identifier
 from asyncdicom.telemetry.log import Log
-from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT_PUSH_MODEL
 
-__all__ = ["REPORT", "Reports"]
+__all__ = ["REPORT", "Reports", "promised_by"]
 
 _LOG = Log("asyncdicom.archive")
 
@@ -322,6 +322,22 @@ def _encode(sender: str, token: str, delivery: Delivery) -> str:
 
 
 def _decode(claimed: Claimed) -> _Report:
-    payload = json.loads(claimed.payload or "")
+    return _read(claimed.destination, claimed.payload or "")
+
+
+def _read(destination: str, text: str) -> _Report:
+    payload = json.loads(text)
     payload["information"] = zlib.decompress(base64.b85decode(payload["information"]))
-    return _Report(destination=claimed.destination, **payload)
+    return _Report(destination=destination, **payload)
+
+
+def promised_by(payload: str) -> list[str]:
+    """Give the SOP Instance UIDs that a report, by the payload of its row, says are committed."""
+    try:
+        report = _read("", payload)
+        if report.sop_class_uid != STORAGE_COMMITMENT_PUSH_MODEL:
+            return []
+        said = read(report.information, EXPLICIT_VR_LITTLE_ENDIAN)
+    except (ValueError, TypeError, KeyError, zlib.error, DataSetError):
+        return []  # it cannot be sent, either
+    return [each.sop_instance_uid for each in said.referenced]

@@ -189,6 +189,8 @@ class Round:
                 return self._again(found, existing)
             return self._plan_quarantine(found)
         if existing is None:
+            if found.was_deleted:
+                return self._plan_quarantine(found)
             return self._plan_kept(found, _Plan(Outcome.STORED))
         if _is_same(existing, found):
             return self._again(found, existing)
@@ -298,6 +300,8 @@ def _reason(arrival: Arrival) -> str:
     """Say why an arrival goes to quarantine."""
     if isinstance(arrival, Found) and arrival.in_quarantine:
         return "it was in quarantine and had lost its row"
+    if isinstance(arrival, Found) and arrival.was_deleted:
+        return "its instance was deleted, and this is another copy of it, without a row"
     if arrival.mismatch and not arrival.is_conflict:
         return arrival.mismatch
     return "another instance has this SOP Instance UID"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,6 +33,10 @@ _STATUS = (
 )
 _TROUBLE = "; last trouble: {last_trouble}"
 _TOTALS = "{destinations} destinations; {unrouted} instances are not routed"
+_RESENT = "{resent} instances go to {destination} once more"
+_WOULD_RESEND = (
+    "{instances} instances of {studies} studies, {size} bytes, would go to {destination}: add --yes"
+)
 _PRIORITIES = ("urgent", "normal", "bulk")
 
 
@@ -162,6 +166,33 @@ def why(directory: str, uid: str, as_json: bool) -> int:
 def retry(directory: str, destination: str, as_json: bool) -> int:
     """Try again now what has failed for the destination NAME, or waits for it."""
     return say(directory, "retry", (), destination, False, as_json)
+
+
+@command.command()
+@_DIRECTORY
+@click.option("--to", "destination", required=True, metavar="NAME", help="The destination.")
+@click.option("--study", "study_instance_uid", metavar="UID", help="All of this study.")
+@click.option("--series", "series_instance_uid", metavar="UID", help="All of this series.")
+@click.option("--instance", "sop_instance_uid", metavar="UID", help="This instance.")
+@click.option(
+    "--since", metavar="TIME", help='What came since then: "2026-11-26T08:00"; the time of this host.'
+)
+@click.option("--until", metavar="TIME", help="What came before then.")
+@click.option("--priority", type=click.Choice(_PRIORITIES), default="bulk", show_default=True)
+@click.option("--yes", "confirmed", is_flag=True, help="Do it; without, only say what that would be.")
+@_JSON
+def resend(directory: str, as_json: bool, **arguments: Any) -> int:
+    """Send what the archive has to the destination NAME once more, whatever was sent before.
+
+    All that fits each option that is given; what still waits for NAME is not sent twice.
+    """
+
+    async def work() -> int:
+        result = await result_of(directory, "route resend", arguments)
+        show(result, as_json, _RESENT if arguments["confirmed"] else _WOULD_RESEND)
+        return OK if result["instances"] else complain(_NAME, "there is no such instance", FAILED)
+
+    return asking(_NAME, work)
 
 
 @command.command()

@@ -7,6 +7,10 @@ operations_invoked = 8
 rate = 50                         # and other options of `sender.SenderOptions`
 hours = ["mon-fri 19:00-06:00", "sat-sun 00:00-24:00"]
 time_zone = "Europe/Berlin"
+on_duplicate = "changed"          # what comes again is sent if changed; "resend": each time; "skip": never
+check_before = "cfind"            # what it has already is not sent: it is asked by C-FIND
+pass_calling_ae_title = true      # call it by the AE title of whoever has sent the instance
+pass_move_originator = true       # forward (0000,1030) and (0000,1031) of the C-STORE request that came
 keep_open = 30                    # seconds that associations are kept when nothing comes
 also_delivered = [0x0111]         # statuses by which it says that it has the instance
 not_delivered = [0xB007]          # warnings by which it says that it has not
@@ -32,6 +36,7 @@ from ssl import SSLContext
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from asyncdicom.archive.index.work import ON_DUPLICATE
 from asyncdicom.destination import Destination
 from asyncdicom.gateway.folder import FolderTemplate, parse_template
 from asyncdicom.gateway.rules import RouteFunction, RuleError, Rules, parse_rules
@@ -46,6 +51,11 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
 _CALLED = (
     "address", "server_hostname", "calling_ae_title", "called_ae_title", "maximum_associations",
     "operations_invoked", "connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout",
+)  # fmt: skip
+_WORDS = {"on_duplicate": ON_DUPLICATE, "check_before": ("cfind",)}
+_PASSES = ("pass_calling_ae_title", "pass_move_originator")
+_NOT_FOR_FOLDERS = (
+    *_CALLED, "tls", "also_delivered", "not_delivered", "keep_open", "group_by", "check_before", *_PASSES,
 )  # fmt: skip
 _TABLES = ("destinations", "routes")
 _NUMBER = (int, float)
@@ -66,6 +76,10 @@ _KEYS: dict[str, Any] = {
     **dict.fromkeys(("connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout"), _NUMBER),
     **_SENT,
     "keep_open": _NUMBER,
+    "on_duplicate": str,
+    "check_before": str,
+    "pass_calling_ae_title": bool,
+    "pass_move_originator": bool,
     "folder": str,
     "hours": (list, str),
     "time_zone": str,
@@ -95,6 +109,18 @@ class GatewayDestination:
     options: SenderOptions
     also_delivered: frozenset[int] = frozenset()
     not_delivered: frozenset[int] = frozenset()
+    on_duplicate: str = "changed"
+    """What is done with an instance that comes again: one of `ON_DUPLICATE`."""
+
+    check_before: str = ""
+    """"cfind": the destination is asked before, and what it has is not sent."""
+
+    pass_calling_ae_title: bool = False
+    """Whether it is called by the AE title of whoever has sent the instance."""
+
+    pass_move_originator: bool = False
+    """Whether Move Originator AE title and Message ID are forwarded (PS3.7 9.1.1.1)."""
+
     keep_open: float = 30.0
     """Seconds that associations are kept while there is nothing to send."""
 
@@ -210,7 +236,15 @@ def _destination(name: str, table: object, ours: TlsFiles | None) -> GatewayDest
             raise ValueError(f"keep_open is a number of seconds, not {keep_open}")
         delivered = _statuses(table, where, "also_delivered", 1, 0xFFFF)
         warnings = _statuses(table, where, "not_delivered", 0xB000, 0xBFFF)
-        return GatewayDestination(name, destination, options, delivered, warnings, keep_open)
+        return GatewayDestination(
+            name,
+            destination,
+            options,
+            delivered,
+            warnings,
+            keep_open=keep_open,
+            **_chosen(table, where),
+        )
     except _WrongError:
         raise
     except ValueError as error:
@@ -218,8 +252,20 @@ def _destination(name: str, table: object, ours: TlsFiles | None) -> GatewayDest
         raise _WrongError(f"{name}: {error}", (*where, key) if key else where) from None
 
 
+def _chosen(table: Mapping[str, Any], where: Key) -> dict[str, Any]:
+    """Give the options that need no more understanding, those that are there."""
+    for key, words in _WORDS.items():
+        if key in table and table[key] not in words:
+            raise _WrongError(f"{key} is one of {', '.join(words)}, not {table[key]!r}", (*where, key))
+    if table.get("pass_calling_ae_title") and "calling_ae_title" in table:
+        raise _WrongError(
+            "calling_ae_title and pass_calling_ae_title exclude each other", (*where, "pass_calling_ae_title")
+        )
+    return {key: table[key] for key in (*_WORDS, *_PASSES) if key in table}
+
+
 def _folder(table: Mapping[str, Any], where: Key) -> FolderTemplate:
-    for key in (*_CALLED, "tls", "also_delivered", "not_delivered", "keep_open", "group_by"):
+    for key in _NOT_FOR_FOLDERS:
         if key in table:
             raise _WrongError(f"{key} is for destinations that are called, not for folders", (*where, key))
     try:

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from asyncdicom.archive.blobs.base import Reading
+from asyncdicom.archive.index.chosen import ChosenInstance
 from asyncdicom.archive.index.deliveries import Claimed
 from asyncdicom.data.elements import Element
 from asyncdicom.data.scanner import Scanner
@@ -34,7 +35,7 @@ def facts_of_file(path: str | os.PathLike[str], tags: frozenset[int], origin: Fa
     )
 
 
-def facts_of_blob(blob: Reading, claimed: Claimed, tags: frozenset[int]) -> Facts:
+def facts_of_blob(blob: Reading, claimed: Claimed | ChosenInstance, tags: frozenset[int]) -> Facts:
     """Read what rules that look at these elements see of an instance in the archive, and close its blob.
 
     Of who has sent it the calling AE title is known. Raises as `facts_of_file`.

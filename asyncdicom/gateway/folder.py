@@ -11,7 +11,6 @@ below what has to be there.
 from __future__ import annotations
 
 import os
-import re
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
@@ -23,7 +22,8 @@ from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.gateway.carrier import Begun, Carried
-from asyncdicom.gateway.facts import Facts, Wanted, wanted_of
+from asyncdicom.gateway.facts import Facts
+from asyncdicom.gateway.template import Template, filled, parse_parts, tags_of
 from asyncdicom.naming import safe_name
 from asyncdicom.net.disk import Batch, write_all
 from asyncdicom.net.sources import Source
@@ -34,7 +34,6 @@ __all__ = ["FolderCourier", "FolderTemplate", "parse_template"]
 
 _Ts = TypeVarTuple("_Ts")
 
-_ELEMENT = re.compile(r"\{([^{}]*)\}")
 _NOTHING = "none"  # where an instance has no value
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -46,7 +45,7 @@ class FolderTemplate(NamedTuple):
     """Where instances are kept: what has to be there, and the folders below it, of texts and elements."""
 
     root: str
-    folders: tuple[tuple[str | Wanted, ...], ...]
+    folders: tuple[Template, ...]
 
     def __str__(self) -> str:
         below = (
@@ -62,18 +61,11 @@ class FolderTemplate(NamedTuple):
     @property
     def tags(self) -> frozenset[int]:
         """The elements that have to be known."""
-        return frozenset(p.tag for parts in self.folders for p in parts if isinstance(p, Wanted) and p.tag)
+        return tags_of(part for parts in self.folders for part in parts)
 
     def names(self, facts: Facts) -> list[str]:
         """Give the names of the folders below the root for an instance."""
-        return ["".join(_text(part, facts) for part in parts) for parts in self.folders]
-
-
-def _text(part: str | Wanted, facts: Facts) -> str:
-    if isinstance(part, str):
-        return part
-    value = facts.text(part.tag, part.vr) if part.tag else facts.values(part)[0]
-    return safe_name(value or _NOTHING)
+        return [filled(parts, facts, lambda value: safe_name(value or _NOTHING)) for parts in self.folders]
 
 
 def parse_template(text: str) -> FolderTemplate:
@@ -89,18 +81,11 @@ def parse_template(text: str) -> FolderTemplate:
     return FolderTemplate("/" + "/".join(parts[:first]), tuple(map(_parse_name, parts[first:])))
 
 
-def _parse_name(name: str) -> tuple[str | Wanted, ...]:
-    parts: list[str | Wanted] = []
-    for number, part in enumerate(_ELEMENT.split(name)):
-        if number % 2:
-            parts.append(wanted_of(part))
-        elif "{" in part or "}" in part:
-            raise ValueError(f"{name!r} has a brace without its other one")
-        elif part:
-            parts.append(part)
+def _parse_name(name: str) -> Template:
+    parts = parse_parts(name)
     if isinstance(parts[0], str) and parts[0].startswith("."):
         raise ValueError(f"{name!r}: a name does not begin with a dot")
-    return tuple(parts)
+    return parts
 
 
 class FolderCourier:

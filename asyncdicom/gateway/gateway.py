@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ from asyncdicom.destination import Destination
 from asyncdicom.gateway.config import GatewayConfig, GatewayDestination
 from asyncdicom.gateway.link import Link
 from asyncdicom.gateway.rerouting import reroute
+from asyncdicom.gateway.resending import deliver_stable
 from asyncdicom.gateway.routing import DELIVERY, UNROUTED, Routing, line_of, members_of
 from asyncdicom.gateway.sender import Sender, first_available
 from asyncdicom.services.contexts import Kind
@@ -25,6 +26,9 @@ from asyncdicom.telemetry.log import Log
 __all__ = ["Gateway"]
 
 _LOG = Log("asyncdicom.gateway")
+
+
+_AFTER_ERROR = 5.0  # seconds, when the index could not be asked for stable studies
 
 
 class Gateway:
@@ -52,6 +56,7 @@ class Gateway:
         self._renewing: asyncio.Task[None] | None = None
         self._rerouting: asyncio.Task[None] | None = None
         self._asks_again = asyncio.Event()
+        self._watching: dict[float, asyncio.Task[None]] = {}  # by the seconds that studies have to be quiet
         self._connecting: list[asyncio.Task[None]] = []
         self._turn = asyncio.Lock()
         self._kinds: list[Kind] = []
@@ -66,6 +71,7 @@ class Gateway:
             self._archive.route(None)
             raise
         self._unsubscribe = self._archive.outbox.subscribe(self._wake)
+        self._watch()
         self._renewing = asyncio.ensure_future(self._renew())
         self._rerouting = asyncio.ensure_future(self._reroute())
         return self
@@ -76,6 +82,7 @@ class Gateway:
         if self._unsubscribe is not None:
             self._unsubscribe()
         tasks = [task for task in (self._renewing, self._rerouting) if task is not None]
+        tasks += self._watching.values()
         for task in tasks:
             task.cancel()
         tasks += self._connecting
@@ -92,11 +99,11 @@ class Gateway:
         """
         self.config = config
         self._route()
+        self._watch()
         self._connecting.append(asyncio.ensure_future(self._reconnect()))
 
     def _route(self) -> None:
-        ordered = [name for name, each in self.config.destinations.items() if each.options.ordered]
-        self._routing = Routing(self.config.rules, ordered)
+        self._routing = Routing(self.config.rules, self.config.destinations)
         self._archive.route(self._routing)
 
     async def _reconnect(self) -> None:
@@ -204,6 +211,29 @@ class Gateway:
                 _LOG.error("what is not routed could not be looked at: %s", error or type(error).__name__)
             await self._asks_again.wait()
             self._asks_again.clear()
+
+    # stable studies
+
+    def _watch(self) -> None:
+        """Wait for stable studies, as the rules say; the index knows by name what each was told."""
+        quiets = self.config.rules.quiets
+        for quiet in [each for each in self._watching if each not in quiets]:
+            self._watching.pop(quiet).cancel()
+        for quiet in quiets - self._watching.keys():
+            self._watching[quiet] = asyncio.ensure_future(self._deliver_stable(quiet))
+
+    async def _deliver_stable(self, quiet: float) -> None:
+        while True:
+            try:
+                studies = self._archive.stable_studies(quiet=quiet, name=f"gateway {quiet:g}")
+                async with aclosing(studies):
+                    async for study in studies:
+                        uid = study.study_instance_uid
+                        await deliver_stable(self._archive, self._routing, quiet, uid)
+                return  # the archive is closed
+            except Exception as error:
+                _LOG.error("stable studies cannot be sent on: %s", error or type(error).__name__)
+                await asyncio.sleep(_AFTER_ERROR)
 
     # the operator
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.index.deliveries import Claimed, Settlement
-from asyncdicom.archive.index.work import State, revision_of
+from asyncdicom.archive.index.work import State, is_revision_of
 from asyncdicom.gateway.carrier import Carrier
 from asyncdicom.gateway.config import GatewayDestination
 from asyncdicom.gateway.courier import Courier
@@ -202,7 +202,7 @@ class Link:
             if each.digest is None:
                 gone = "the instance is not in the archive any more"
                 ends.append(Settlement(each.id, State.FAILED, now, each.attempts, comment=gone))
-            elif revision_of(each.digest) != each.revision:
+            elif not is_revision_of(each.digest, each.revision):
                 other = "another revision has taken its place"
                 ends.append(Settlement(each.id, State.DONE, now, each.attempts, comment=other))
             else:
@@ -266,7 +266,9 @@ class Link:
         comment = response.error_comment
         own = self.destination
         verdict = verdict_of_status(response.status, own.also_delivered, own.not_delivered)
-        return verdict, response.status, f"{response.status}{': ' if comment else ''}{comment}"
+        if comment or response.status != Status.SUCCESS:
+            comment = f"{response.status}{': ' if comment else ''}{comment}"
+        return verdict, response.status, comment
 
     def _tell(self, job: Job, verdict: Verdict, settled: Settled, why: str) -> None:
         if verdict is Verdict.DELIVERED:
@@ -301,7 +303,7 @@ class Link:
                 now + each.delay,
                 each.attempts,
                 None if status is None else int(status),
-                comment if verdict is not Verdict.DELIVERED or status != Status.SUCCESS else "",
+                comment,
                 now if tried and verdict is not Verdict.DELIVERED else None,
             )
             for each in settled
@@ -320,7 +322,7 @@ def _carrier(
         return FolderCourier(archive, destination.name, destination.destination)
     return Courier(
         archive,
-        destination.name,
+        destination,
         destination.destination,
         calling_ae_title,
         uses_tls=lambda: archive.is_served_by_tls,

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.operations import Line, Method
 from asyncdicom.gateway.gateway import Gateway
+from asyncdicom.gateway.resending import resend
 
 __all__ = ["methods_of"]
 
 
 def methods_of(gateway: Gateway) -> dict[str, Method]:
-    """Give the methods: ``route status``, ``route pause`` and ``route resume``."""
+    """Give the methods: ``route status``, ``route pause``, ``route resume`` and ``route resend``."""
 
     async def status(archive: Archive, arguments: Line) -> AsyncGenerator[Line, None]:
         total = 0
@@ -34,7 +36,17 @@ def methods_of(gateway: Gateway) -> dict[str, Method]:
         await gateway.pause(name, paused=False)
         yield {"resumed": name}
 
-    return {"route status": status, "route pause": pause, "route resume": resume}
+    async def once_more(archive: Archive, arguments: Line) -> AsyncGenerator[Line, None]:
+        async with aclosing(resend(archive, gateway.config.destinations, arguments)) as lines:
+            async for line in lines:
+                yield line
+
+    return {
+        "route status": status,
+        "route pause": pause,
+        "route resume": resume,
+        "route resend": once_more,
+    }
 
 
 def _name(arguments: Mapping[str, Any]) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Mapping, Sequence
 
 from asyncdicom.archive.index.work import State, Work
 from asyncdicom.archive.origin import Received
+from asyncdicom.gateway.config import GatewayDestination
 from asyncdicom.gateway.facts import Facts
 from asyncdicom.gateway.rules import Rules, Target
 from asyncdicom.telemetry.log import Log
 
-__all__ = ["DELIVERY", "UNROUTED", "Routing", "facts_of", "line_of", "members_of"]
+__all__ = ["DELIVERY", "UNROUTED", "Routing", "delivery", "facts_of", "line_of", "members_of"]
 
 _LOG = Log("asyncdicom.gateway")
 
@@ -36,14 +38,14 @@ def members_of(line: str) -> list[str]:
 class Routing:
     """The rules, as the archive asks them: in the thread that has received the instance."""
 
-    def __init__(self, rules: Rules, ordered: Collection[str]) -> None:
+    def __init__(self, rules: Rules, destinations: Mapping[str, GatewayDestination]) -> None:
         self._rules = rules
-        self._ordered = frozenset(ordered)
+        self._destinations = destinations
         self.tags = rules.tags
 
     def work_for(self, received: Received) -> list[Work]:
         """Give the deliveries of an instance, and a note for the operator where one is due; never raises."""
-        work, why = self.decided(facts_of(received))
+        work, why = self.decided(facts_of(received), move_originator=received.origin.move_originator)
         if why:
             _LOG.warning(
                 "%s from %s is stored and not routed: %s",
@@ -54,14 +56,47 @@ class Routing:
             work.append(Work(UNROUTED, "", state=State.FAILED, comment=why))
         return work
 
-    def decided(self, facts: Facts) -> tuple[list[Work], str]:
-        """Give the deliveries of an instance, and why an operator should look at it ("": no need to)."""
-        decision = self._rules.decide(facts)
-        return [self._work(target) for target in decision.targets], decision.unrouted
+    def decided(
+        self,
+        facts: Facts,
+        stable: float | None = None,
+        move_originator: tuple[str, int] | None = None,
+    ) -> tuple[list[Work], str]:
+        """Give the deliveries of an instance, and why an operator should look at it ("": no need to).
 
-    def _work(self, target: Target) -> Work:
-        line = line_of(target.destinations)
-        return Work(DELIVERY, line, target.priority, order_key=line if line in self._ordered else None)
+        `stable`: see `Rules.decide`.
+        """
+        decision = self._rules.decide(facts, stable)
+        work = [self._work(target, move_originator) for target in decision.targets]
+        return work, decision.unrouted
+
+    def _work(self, target: Target, move_originator: tuple[str, int] | None) -> Work:
+        first = self._destinations[target.destinations[0]]
+        passes = any(self._destinations[name].pass_move_originator for name in target.destinations)
+        return delivery(
+            target.destinations,
+            target.priority,
+            ordered=first.options.ordered,
+            on_duplicate=first.on_duplicate,
+            payload=json.dumps(move_originator) if passes and move_originator is not None else None,
+        )
+
+
+def delivery(
+    destinations: Sequence[str],
+    priority: int,
+    *,
+    ordered: bool = False,
+    on_duplicate: str = "changed",
+    payload: str | None = None,
+) -> Work:
+    """Give the work that brings an instance to the first of some destinations that can be reached.
+
+    `payload`: Move Originator AE title and Message ID, as JSON.
+    """
+    line = line_of(destinations)
+    order_key = line if ordered else None
+    return Work(DELIVERY, line, priority, order_key=order_key, payload=payload, on_duplicate=on_duplicate)
 
 
 def facts_of(received: Received) -> Facts:

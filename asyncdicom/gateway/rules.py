@@ -6,6 +6,7 @@
     to = ["AI", "PACS"]              # each of these; or one of the two below
     # first_of = ["PACS", "BACKUP"]  # the first that can be reached
     # spread = ["AI1", "AI2"]        # one of them, the same for all of a patient
+    # to = ["TENANT-{called}"]       # the destination of this name, if there is one
     priority = "urgent"              # urgent, normal (the default), bulk
     stop = true                      # the rules below are not asked
 
@@ -16,6 +17,10 @@
 All conditions of `when` must hold, none of `not`; the patterns are those of `patterns`. `spread_by` is
 "patient" (the default), "study" or "instance". `to = []` keeps the instance here, and that is all. Instead
 of these a rule may have `function`, the name of a Python function that gives names of destinations.
+
+With ``when = { stable = 60 }`` (and other conditions; ``when = "stable"`` is that alone) instances do not go
+when they come, but when nothing has come for their study for so many seconds: all of the study that fit, and
+of one that gets more later, what is new. Of who has sent them only `calling` is known then.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from typing import Any, NamedTuple
 
 from asyncdicom.gateway.facts import Facts, Wanted, wanted_of
 from asyncdicom.gateway.patterns import Test, test_of
+from asyncdicom.gateway.template import Template, filled, parse_parts, tags_of
 from asyncdicom.toml_lines import Key
 
 __all__ = [
@@ -48,10 +54,17 @@ NO_RULE = "no rule fits"
 RouteFunction = Callable[[Facts], Iterable[str]]
 """Gives the names of the destinations of an instance. It runs in a thread, between receiving and storing."""
 
+STABLE = 60.0
+"""Seconds for which nothing has come for a study, if a rule says no others."""
+
+_LONGEST_QUIET = 86400
+
+_FORGOTTEN = {"called", "address", "certificate"}  # which the index does not keep
+
 _WAYS = ("to", "first_of", "spread", "function")
-_KEYS: dict[str, type] = {
+_KEYS: dict[str, type | tuple[type, ...]] = {
     "name": str,
-    "when": dict,
+    "when": (dict, str),
     "to": list,
     "first_of": list,
     "spread": list,
@@ -124,6 +137,11 @@ class _Rule(NamedTuple):
     priority: int
     stop: bool
     default: bool
+    stable: float | None = None
+    """Seconds for which nothing has come for the study; None: it is for what just comes."""
+
+    templates: tuple[Template, ...] = ()
+    """Names of destinations that are made of what an instance is."""
 
     def fits(self, facts: Facts) -> bool:
         return all(condition.holds(facts) for condition in self.conditions)
@@ -138,7 +156,16 @@ class _Rule(NamedTuple):
             return (Target(chosen, self.priority, self.name),)
         elif self.way == "spread":
             chosen = (_spread(chosen, facts, self.spread_by),)
-        return tuple(Target((name,), self.priority, self.name) for name in chosen)
+        named = [self._named(template, facts, known) for template in self.templates]
+        return tuple(Target((name,), self.priority, self.name) for name in (*chosen, *named))
+
+    @staticmethod
+    def _named(template: Template, facts: Facts, known: Collection[str]) -> str:
+        name = filled(template, facts, str)
+        if name not in known:  # what is in it may be about a patient: it is not told
+            text = "".join(part if isinstance(part, str) else f"{{{part.name}}}" for part in template)
+            raise LookupError(f"there is no destination of the name that {text!r} gives")
+        return name
 
     def why(self, facts: Facts) -> str:
         """Name the first condition that does not hold, or all that do."""
@@ -168,6 +195,7 @@ class Rules:
         self.tags = frozenset(
             [c.wanted.tag for rule in every for c in rule.conditions if c.wanted.tag]
             + [tag for rule in every if rule.way == "spread" for tag, _ in _SPREAD_BY[rule.spread_by]]
+            + [tag for rule in every for template in rule.templates for tag in tags_of(template)]
         )
         """The elements that have to be picked out of a data set, so that the rules can be asked."""
 
@@ -180,8 +208,15 @@ class Rules:
         default = [] if self._default is None else [self._default]
         return {rule.destinations for rule in (*self._rules, *default) if rule.way == "first_of"}
 
-    def decide(self, facts: Facts) -> Decision:
-        """Say where an instance goes; never raises.
+    @property
+    def quiets(self) -> set[float]:
+        """Give after how many seconds of quiet studies are asked about."""
+        return {rule.stable for rule in self._rules if rule.stable is not None}
+
+    def decide(self, facts: Facts, stable: float | None = None) -> Decision:
+        """Say where an instance goes that has come, or whose study is `stable` since so many seconds.
+
+        Never raises.
 
         A rule that fails (a function of the user's may) makes the instance one to look at; the other rules
         are asked all the same, unless it would have stopped them, or they are the default. A destination that
@@ -195,18 +230,19 @@ class Rules:
                 if not rule.fits(facts):
                     continue
                 any_fits = True
-                _add(targets, rule.targets(facts, self._known))
+                if rule.stable == stable:
+                    _add(targets, rule.targets(facts, self._known))
             except Exception as error:
                 failed.append(_failure(rule, error))
             if rule.stop:
                 break
-        if not any_fits and not failed and self._default is not None:
+        if not any_fits and not failed and self._default is not None and stable is None:
             try:
                 _add(targets, self._default.targets(facts, self._known))
                 any_fits = True
             except Exception as error:
                 failed.append(_failure(self._default, error))
-        unrouted = "; ".join(failed) if failed else "" if any_fits else NO_RULE
+        unrouted = "; ".join(failed) if failed else "" if any_fits or stable is not None else NO_RULE
         return Decision(tuple(targets.values()), unrouted)
 
     def explain(self, facts: Facts) -> list[Explained]:
@@ -286,7 +322,7 @@ def _parse_rule(
         raise RuleError("routes are tables: [[routes]]", where)
     _check_keys(table, where)
     name = table.get("name", f"route {number + 1}")
-    way, chosen = _parse_way(table, where, destinations, functions)
+    way, chosen, templates = _parse_way(table, where, destinations, functions)
     default = table.get("default", False)
     if default and "when" in table:
         raise RuleError(f"{name}: the default route has no conditions (when)", (*where, "when"))
@@ -304,9 +340,12 @@ def _parse_rule(
     priority = table.get("priority", "normal")
     if priority not in PRIORITIES:
         raise RuleError(f"{name}: priority is one of {', '.join(PRIORITIES)}", (*where, "priority"))
+    when, stable = _parse_stable(table.get("when", {}), (*where, "when"))
+    if stable is not None and (unknown := _FORGOTTEN & {*when, *when.get("not", {})}):
+        raise RuleError(f"{name}: {min(unknown)} is not known any more of a stable study", (*where, "when"))
     return _Rule(
         name=name,
-        conditions=_parse_conditions(table.get("when", {}), (*where, "when")),
+        conditions=_parse_conditions(when, (*where, "when")),
         way=way,
         destinations=chosen,
         function=functions[table[way]] if way == "function" else None,
@@ -314,7 +353,23 @@ def _parse_rule(
         priority=PRIORITIES[priority],
         stop=table.get("stop", False),
         default=default,
+        stable=stable,
+        templates=templates,
     )
+
+
+def _parse_stable(when: Mapping[str, Any] | str, where: Key) -> tuple[Mapping[str, Any], float | None]:
+    """Give the conditions on instances, and for how long the study has to be quiet, if it has to be."""
+    if isinstance(when, str):
+        if when != "stable":
+            raise RuleError(f'when is a table of conditions, or "stable", not {when!r}', where)
+        return {}, STABLE
+    if "stable" not in when:
+        return when, None
+    quiet = when["stable"]
+    if type(quiet) not in (int, float) or not 0 < quiet <= _LONGEST_QUIET:
+        raise RuleError(f"stable is a number of seconds, at most {_LONGEST_QUIET}", (*where, "stable"))
+    return {key: pattern for key, pattern in when.items() if key != "stable"}, float(quiet)
 
 
 def _check_keys(table: Mapping[str, Any], where: Key) -> None:
@@ -323,8 +378,11 @@ def _check_keys(table: Mapping[str, Any], where: Key) -> None:
             near = difflib.get_close_matches(key, _KEYS, 1)
             meant = f"; did you mean {near[0]}?" if near else ""
             raise RuleError(f"unknown key {key!r}{meant}; known are {', '.join(_KEYS)}", (*where, key))
-        if type(value) is not _KEYS[key]:
-            raise RuleError(f"{key} must be of type {_KEYS[key].__name__}", (*where, key))
+        kinds = _KEYS[key]
+        kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+        if type(value) not in kinds:
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise RuleError(f"{key} must be of type {names}", (*where, key))
 
 
 def _parse_way(
@@ -332,7 +390,7 @@ def _parse_way(
     where: Key,
     destinations: Collection[str],
     functions: Mapping[str, RouteFunction],
-) -> tuple[str, tuple[str, ...]]:
+) -> tuple[str, tuple[str, ...], tuple[Template, ...]]:
     ways = [way for way in _WAYS if way in table]
     if len(ways) != 1:
         raise RuleError(f"a route has one of {', '.join(_WAYS)}, and only one", where)
@@ -341,15 +399,21 @@ def _parse_way(
     chosen = tuple([table[way]] if way == "function" else table[way])
     if not chosen and way != "to":
         raise RuleError(f"{way} names no destination", (*where, way))
+    if len(set(chosen)) < len(chosen):
+        raise RuleError(f"{way} names a destination twice", (*where, way))
+    made = tuple(name for name in chosen if way == "to" and "{" in str(name))
+    try:
+        templates = tuple(map(parse_parts, made))
+    except ValueError as error:
+        raise RuleError(f"{way}: {error}", (*where, way)) from None
+    chosen = tuple(name for name in chosen if name not in made)
     for name in chosen:
         if name not in known:
             what = "function" if way == "function" else "destination"
             near = difflib.get_close_matches(str(name), known, 1)
             meant = f"; did you mean {near[0]}?" if near else ""
             raise RuleError(f"there is no {what} {name!r}{meant}", (*where, way))
-    if len(set(chosen)) < len(chosen):
-        raise RuleError(f"{way} names a destination twice", (*where, way))
-    return way, () if way == "function" else chosen
+    return way, () if way == "function" else chosen, templates
 
 
 def _parse_conditions(

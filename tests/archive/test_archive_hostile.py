@@ -229,6 +229,7 @@ async def attack_in_process(tmp_path: Path, tools: Any) -> None:
     assert tables == {
         *("archive", "patient", "study", "series", "instance", "quarantine"),
         *("scrub", "tombstone", "delivery", "destination", "reassignment", "peer", "stability"),
+        *("deletion", "deletion_log"),
     }
     print(f"{len(strings)} strings: {kept} kept, {answered} queries answered, {refused} refused")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from asyncdicom.archive import Archive, ArchiveError
 from asyncdicom.archive.backup import Backup, Copied, Restore
 from asyncdicom.archive.control import Control
+from asyncdicom.archive.index.work import Work
 from asyncdicom.archive.marker import RESTORING
 from asyncdicom.archive.operations import METHODS
 from asyncdicom.data.elements import encode
@@ -315,3 +316,45 @@ async def test_a_request_that_means_nothing(tmp_path: Path, method: str, argumen
         async with aclosing(METHODS[method](archive, arguments)) as lines:
             with pytest.raises(ArchiveError):
                 await anext(lines)
+
+
+# Deleting
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+async def test_a_study_is_deleted(tmp_path: Path, tool: Any, is_served: bool) -> None:
+    await keep(tmp_path, [instance(1), instance(2), instance(3, study="1.2.3.2", patient="P2")])
+    words = ("archive", tmp_path, "delete", "study", "1.2.3.1")
+    async with AsyncExitStack() as stack:
+        if is_served:
+            archive = await stack.enter_async_context(served(tmp_path))
+            await archive.outbox.enqueue_for_instance("1.2.3.1.1.2", "0" * 32, [Work("store", "PACS")])
+        told = await tool(*words)
+        assert told.lines[-1].startswith("nothing was" if is_served else "2 instances would be deleted")
+        assert told.code == int(is_served)
+        if is_served:
+            refused = await tool(*words, "--apply")
+            assert (refused.code, refused.lines) == (1, told.lines)
+            assert refused.lines[0] == "1.2.3.1.1.2: its 'store' work for PACS is open (ready)"
+            await archive.outbox.drop()
+        else:
+            assert "--apply" in told.err
+        told = await tool(*words, "--apply")
+        assert (told.code, told.out.startswith("2 instances were deleted")) == (0, True)
+        gone = await tool(*words, "--apply", "--json")
+        assert (gone.code, "no study 1.2.3.1 is here" in gone.err) == (1, True)
+        listed = await tool("archive", tmp_path, "list")
+        assert [line.split()[:2] for line in listed.lines] == [["P2", "1.2.3.2"]]
+
+
+async def test_what_came_while_it_was_deleted_is_told(tmp_path: Path, tool: Any) -> None:
+    await keep(tmp_path, [instance(1)])
+    async with served(tmp_path) as archive:
+        left = archive.deleting.left
+
+        def with_one_more(scope: Any) -> int:
+            return left(scope) + 1
+
+        archive.deleting.left = with_one_more  # type: ignore[method-assign]
+        told = await tool("archive", tmp_path, "delete", "instance", "1.2.3.1.1.1", "--apply")
+    assert told.out.endswith(", 1 came meanwhile and stay\n")

@@ -158,6 +158,14 @@ async def test_a_gateway_is_asked_and_told(rules: Path, tmp_path: Path, tool: An
         assert "AI (AI@127.0.0.1:1): paused; 1 ready" in (await tool("route", "status", root)).out
         row, total = (await tool("route", "why", root, "1.2.3", "--json")).json
         assert (row["destination"], row["state"], total) == ("AI", "ready", {"deliveries": 1})
+        chosen = ("route", "resend", root, "--to", "AI", "--study")
+        nothing = await tool(*chosen, "1.9")
+        assert (nothing.code, "there is no such instance" in nothing.err) == (1, True)
+        assert "say what" in (await tool(*chosen[:-1])).err
+        would = await tool(*chosen, "1.2")
+        assert (would.code, "1 instances of 1 studies" in would.out) == (0, True)
+        assert "add --yes" in would.out
+        assert (await tool(*chosen, "1.2", "--yes")).out == "1 instances go to AI once more\n"
         unknown = await tool("route", "pause", root, "AJ")
         assert unknown.code == 1
         assert "there is no destination 'AJ'; there are PACS, AI" in unknown.err

@@ -73,6 +73,7 @@ class Claimed(NamedTuple):
     digest: str | None
     calling_ae_title: str | None
     study_instance_uid: str | None
+    series_instance_uid: str | None
 
 
 class DeliveryRow(NamedTuple):
@@ -133,14 +134,14 @@ _HELD_UP = (
 
 def _select_claimed(ids: Any) -> Select[Any]:
     own = [delivery.c[name] for name in Claimed._fields[:7]]
-    about = [instance.c[name] for name in Claimed._fields[7:-1]]
+    about = [instance.c[name] for name in Claimed._fields[7:-2]]
     tables = (
         delivery.outerjoin(instance, instance.c.id == delivery.c.instance)
         .outerjoin(series, series.c.id == instance.c.parent)
         .outerjoin(study, study.c.id == series.c.parent)
     )
     return (
-        select(*own, *about, study.c.study_instance_uid)
+        select(*own, *about, study.c.study_instance_uid, series.c.series_instance_uid)
         .select_from(tables)
         .where(delivery.c.id.in_(ids))
         .order_by(delivery.c.priority, delivery.c.id)

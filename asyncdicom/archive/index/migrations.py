@@ -68,7 +68,23 @@ def _to_6(cursor: Any) -> None:
     cursor.execute("ALTER TABLE instance ADD COLUMN reassigned INTEGER DEFAULT 0 NOT NULL")
 
 
-STEPS: dict[int, Callable[[Any], None]] = {2: _to_3, 3: _to_4, 4: _to_5, 5: _to_6}
+def _to_7(cursor: Any) -> None:
+    """Instances that were deleted. An earlier version would index a file of theirs that comes back."""
+    cursor.execute(
+        "CREATE TABLE deletion (id INTEGER NOT NULL, sop_instance_uid TEXT NOT NULL, "
+        "sop_class_uid TEXT NOT NULL, study_instance_uid TEXT NOT NULL, series_instance_uid TEXT NOT NULL, "
+        "file TEXT NOT NULL, data_set_offset INTEGER NOT NULL, data_set_length INTEGER NOT NULL, "
+        "digest TEXT NOT NULL, received TEXT NOT NULL, calling_ae_title TEXT NOT NULL, "
+        "deleted TEXT NOT NULL, why TEXT NOT NULL, lifted TEXT NOT NULL, PRIMARY KEY (id), UNIQUE (file))"
+    )
+    cursor.execute("CREATE INDEX deletion_instance_index ON deletion (sop_instance_uid)")
+    cursor.execute(
+        "CREATE TABLE deletion_log (id INTEGER NOT NULL, size INTEGER NOT NULL, last TEXT NOT NULL, "
+        "highest INTEGER NOT NULL, PRIMARY KEY (id))"
+    )
+
+
+STEPS: dict[int, Callable[[Any], None]] = {2: _to_3, 3: _to_4, 4: _to_5, 5: _to_6, 6: _to_7}
 """What leads from each schema to the next one."""
 
 

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 
 from sqlalchemy import Engine, select, text
 
+from asyncdicom.archive.index.chosen import ChosenReader
+from asyncdicom.archive.index.deleting import DeletionReader
 from asyncdicom.archive.index.deliveries import DeliveryReader
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.peers import Learned, read_learned
@@ -38,6 +40,10 @@ class OpenIndex(ABC):
         """Looks at what is in quarantine."""
         self.deliveries = DeliveryReader(engine)
         """Looks at the work that is to be done."""
+        self.chosen = ChosenReader(engine)
+        """Looks at the deliveries of what an operator has chosen."""
+        self.deletions = DeletionReader(engine)
+        """Looks at what is to be deleted, and at what was."""
         self.stability = StabilityReader(engine)
         """Looks at the studies that something has come for."""
 

@@ -111,6 +111,13 @@ class PostgresWriter(Writer):
         changes.healed.sort(key=lambda each: (each.existing.is_quarantined, each.existing.id))
         super().apply(changes)
 
+    def never_again(self, highest: int) -> None:
+        """Give no instance a number up to this one: the sequence of the server goes on behind it."""
+        self._cursor.execute(
+            f"SELECT setval('instance_id_seq', {int(highest)}) FROM instance_id_seq "
+            f"WHERE last_value < {int(highest)}"
+        )
+
     def _insert_all(self, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
         # their series are made in the order of identities; then they are inserted in the order of their UIDs
         super()._insert_all(table, sorted(rows, key=itemgetter("sop_instance_uid")))

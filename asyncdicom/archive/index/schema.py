@@ -41,6 +41,8 @@ __all__ = [
     "UNIQUE_KEYS",
     "Attribute",
     "archive",
+    "deletion",
+    "deletion_log",
     "delivery",
     "destination",
     "instance",
@@ -55,7 +57,7 @@ __all__ = [
     "tombstone",
 ]
 
-SCHEMA_VERSION = 6  # 1 had other digests; `migrations` knows the way from 2
+SCHEMA_VERSION = 7  # 1 had other digests; `migrations` knows the way from 2
 
 NAME_GROUPS = ("alphabetic", "ideographic", "phonetic")
 """The component groups of a person name, in the order of PS3.5 6.2.1."""
@@ -303,6 +305,38 @@ tombstone = Table(
     ),
     Column("purged", Text, nullable=False),  # UTC, ISO 8601
     Index("tombstone_file_index", "file"),
+)
+
+# The file of an instance that was deleted: it is never indexed again under this name. `deleted.jsonl` has the
+# same. A row stays when the same instance comes again, which gets a file of another name.
+deletion = Table(
+    "deletion",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("sop_instance_uid", Text, nullable=False),
+    Column("sop_class_uid", Text, nullable=False),
+    Column("study_instance_uid", Text, nullable=False),
+    Column("series_instance_uid", Text, nullable=False),
+    Column("file", Text, nullable=False, unique=True),
+    Column("data_set_offset", Integer, nullable=False),
+    Column("data_set_length", Integer, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("received", Text, nullable=False),  # UTC, ISO 8601, as all times here
+    Column("calling_ae_title", Text, nullable=False),
+    Column("deleted", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("lifted", Text, nullable=False),  # when the instance was stored again; empty: it was not
+    Index("deletion_instance_index", "sop_instance_uid"),
+)
+
+# How far `deleted.jsonl` was written, and the highest number that a row of a deleted instance had: one row.
+deletion_log = Table(
+    "deletion_log",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("size", Integer, nullable=False),  # bytes
+    Column("last", Text, nullable=False),  # the name of its last entry
+    Column("highest", Integer, nullable=False),
 )
 
 # Who has been told that a study is stable, and with which of its instances as the last one; of study 0: how

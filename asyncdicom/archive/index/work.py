@@ -6,7 +6,19 @@ import enum
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["State", "Work", "revision_of", "urgency_of"]
+__all__ = [
+    "ON_DUPLICATE",
+    "State",
+    "Work",
+    "is_revision_of",
+    "repeated_revision",
+    "revision_of",
+    "urgency_of",
+]
+
+ON_DUPLICATE = ("changed", "resend", "skip")
+"""When work is enqueued again for an instance that comes again: if its bytes have changed (and no other
+work for them is there); each time, unless some still waits; never."""
 
 
 class State(enum.IntEnum):
@@ -34,6 +46,8 @@ class Work(NamedTuple):
     payload: str | None = None
     state: State = State.READY
     comment: str = ""
+    on_duplicate: str = "changed"
+    """One of `ON_DUPLICATE`."""
 
 
 def urgency_of(work: Iterable[Work]) -> dict[str, int]:
@@ -48,3 +62,15 @@ def urgency_of(work: Iterable[Work]) -> dict[str, int]:
 def revision_of(digest: str) -> int:
     """Give the number by which the same bytes of an instance are known: 60 bits of their digest."""
     return int(digest[:15], 16)
+
+
+def repeated_revision(digest: str, now: float) -> int:
+    """Give the number of bytes that are sent once more: below 0, of their digest and the second."""
+    return -(int(digest[:8], 16) << 31 | int(now) & 0x7FFFFFFF) - 1
+
+
+def is_revision_of(digest: str, revision: int) -> bool:
+    """Tell whether a number is that of these bytes."""
+    if revision < 0:
+        return (-revision - 1) >> 31 == int(digest[:8], 16)
+    return revision == revision_of(digest)

@@ -6,7 +6,7 @@ every instance would cost more than SQLite takes to run them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -97,6 +97,8 @@ _PATIENTS_OF_STUDY = Prepared(
     .limit(literal_column("1000"))
 )
 _INSERT = {table: _insertion(table) for table in (patient, study, series, instance, quarantine)}
+_INSERT_AT = Prepared(insert(instance).values({c.name: bindparam(c.name) for c in instance.c}))
+_NEWEST = Prepared(select(func.max(instance.c.id)))
 _PARENT = {table: Prepared(select(table.c.parent).where(*_equal(table, "id"))) for table in (series, study)}
 _DELETE_INSTANCE = Prepared(delete(instance).where(*_equal(instance, "id")))
 _DELETE_IF_EMPTY = {
@@ -127,6 +129,9 @@ class Writer:
         self._reassigned: dict[Identity, Reassignment] | None = None  # by patient and study; None: not read
         self._began = datetime.now(UTC)
         self._now = ""
+        self._given = 0
+        self.returned: Callable[[Writer, Sequence[str]], None] | None = None
+        """Called with the SOP Instance UIDs of the instances that get a row, within the transaction."""
 
     @property
     def now(self) -> str:
@@ -312,9 +317,25 @@ class Writer:
                 self._remove(insertion.instead_of)
         for healing in changes.healed:
             self._heal(healing)
-        self._insert_all(instance, map(self._instance_row, changes.instances))
+        rows = map(self._instance_row, changes.instances)
+        self._insert_all(instance, self._beyond_given(rows) if self._given else rows)
+        if self.returned is not None and changes.instances:
+            self.returned(self, [each.record.sop_instance_uid for each in changes.instances])
         self._insert_all(quarantine, map(self._quarantine_row, changes.quarantined))
         enqueue_for_instances(self.execute_all, changes.work, self.began)
+
+    def never_again(self, highest: int) -> None:
+        """Give no instance a number up to this one: somebody may still look for the one that had it."""
+        self._given = max(self._given, highest)
+
+    def _beyond_given(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Insert the first one with a number of its own, if its number was given before; gives the others."""
+        (newest,) = self.execute(_NEWEST, {}).fetchone()
+        if (newest or 0) >= self._given:
+            self._given = 0  # the numbers grow by themselves from now on
+        elif (first := next(rows, None)) is not None:
+            self.execute(_INSERT_AT, {**first, "id": self._given + 1})
+        return rows
 
     def _instance_row(self, insertion: Insertion) -> dict[str, Any]:
         record = insertion.record
