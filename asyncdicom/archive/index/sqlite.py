@@ -13,6 +13,7 @@ from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.chosen import ChosenReader
 from asyncdicom.archive.index.deleting import DeletionReader
 from asyncdicom.archive.index.deliveries import DeliveryReader
+from asyncdicom.archive.index.expired import ExpiryReader
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.migrations import copy_index
 from asyncdicom.archive.index.opening import (
@@ -58,6 +59,8 @@ class Index:
         """Looks at the work that is to be done."""
         self.deletions = DeletionReader(self._engine)
         """Looks at what is to be deleted, and at what was."""
+        self.expiry = ExpiryReader(self._engine)
+        """Looks for what is old enough to go."""
         self.stability = StabilityReader(self._engine)
         """Looks at the studies that something has come for."""
 
