@@ -225,7 +225,7 @@ class Archive:
             self._peers = PeerMemory(
                 self._index.learned(time.time()), self._ingest.change, self._outgoing.submit
             )
-            self._stable = StableStudies(self._index.stability, self._ingest.change, self.read)
+            self.stability = StableStudies(self._index.stability, self._ingest.change, self.read)
             self._ingest.start()
             journal = Journal(self.directory, self._calls, sync=self._sync)
             reassigning = Reassigning(journal, self._ingest)
@@ -527,7 +527,7 @@ class Archive:
         that is not positive, or if somebody has the name now, and `ArchiveError` if disk or index fail.
         """
         try:
-            async with aclosing(self._stable.studies(name, quiet)) as studies:
+            async with aclosing(self.stability.studies(name, quiet)) as studies:
                 async for study in studies:
                     yield study
         except ArchiveError:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from asyncdicom.archive.archive import Archive
-from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.archive.errors import reason
 from asyncdicom.archive.index.expired import Candidate, Criteria, Total
 from asyncdicom.archive.index.work import COMMITTED
 from asyncdicom.telemetry.log import Log
@@ -28,9 +28,9 @@ __all__ = ["Expired", "Retention", "RetentionRule", "expired", "parse_retention"
 _LOG = Log("asyncdicom.archive")
 
 _KINDS = {"": "", "delivered": "store", "committed": COMMITTED}
+_FIRST = 60.0  # seconds after the start: who asks for stable studies is known by then
 _TURN = 0.2  # seconds between two transactions: who stores has the index for himself
-_ROUND = 30.0  # seconds between two times round, or this many times as long as one has taken:
-_SHARE = 20
+_ROUND = 30.0  # seconds between two times round, or as long as one has taken
 _GIB = 1 << 30
 _DAY = 86400.0
 _LONGEST = 36500  # days
@@ -191,7 +191,8 @@ async def _of_rule(
     archive: Archive, rule: RetentionRule, size: _Size, now: float
 ) -> AsyncGenerator[Expired, None]:
     """Give what a rule means, some at a time; who deletes it has `size` know it before he goes on."""
-    criteria = rule.criteria(now)
+    told = tuple(sorted(archive.stability.asked))
+    criteria = rule.criteria(now)._replace(told=told)
     after, is_last = 0, False
     while not is_last:
         excess: float | None = None
@@ -215,8 +216,9 @@ class Retention:
             async with serve_archive(archive, "ARCHIVE@0.0.0.0:104") as server:
                 await server.serve_forever()
 
-    `turn`: seconds between two transactions; `round`: between two times round; `clock` gives the seconds
-    since 1970.
+    What somebody has yet to be told of, because he asks for stable studies, is held, too. `first`: seconds
+    until it begins; `turn`: between two transactions; `round`: between two times round; `clock` gives the
+    seconds since 1970.
     """
 
     def __init__(
@@ -224,12 +226,14 @@ class Retention:
         archive: Archive,
         rules: Sequence[RetentionRule],
         *,
+        first: float = _FIRST,
         turn: float = _TURN,
         round: float = _ROUND,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._archive = archive
         self.rules = tuple(rules)
+        self._first = first
         self._turn = turn
         self._round = round
         self._clock = clock
@@ -252,15 +256,16 @@ class Retention:
             await asyncio.wait((self._task,))
 
     async def _run(self) -> None:
+        await asyncio.sleep(self._first)
         while True:
             began = time.monotonic()
             try:
                 for rule in self.rules:
                     await self._apply(rule)
                 self.rounds += 1
-            except ArchiveError as error:
-                _LOG.error("what should go by the rules of retention stays for now: %s", error)
-            await asyncio.sleep(max(self._round, _SHARE * (time.monotonic() - began) * bool(self._round)))
+            except Exception as error:
+                _LOG.error("what should go by the rules of retention stays for now: %s", reason(error))
+            await asyncio.sleep(max(self._round, time.monotonic() - began) if self._round else 0)
 
     async def _apply(self, rule: RetentionRule) -> None:
         gone = held = 0

@@ -184,8 +184,8 @@ async def serve_all(setup: Setup) -> int:
     try:
         async with AsyncExitStack() as stack:
             archive = await stack.enter_async_context(Archive(**setup.archive))
-            await stack.enter_async_context(Retention(archive, setup.retention))
             gateway = await stack.enter_async_context(_gateway(archive, setup))
+            await stack.enter_async_context(Retention(archive, setup.retention))
             return await _serve(stack, archive, gateway, setup)
     except ArchiveError as error:
         return complain(setup.name, str(error), FAILED)

@@ -60,7 +60,10 @@ async def once_round(archive: Archive, *rules: RetentionRule, days: float = 0.0)
     """Let the rules be applied once, and give what is there then."""
     clock = Clock()
     clock.days = days
-    async with Retention(archive, rules, turn=0, round=0, clock=clock) as retention, asyncio.timeout(120):
+    async with (
+        Retention(archive, rules, first=0, turn=0, round=0, clock=clock) as retention,
+        asyncio.timeout(120),
+    ):
         while not retention.rounds:
             await asyncio.sleep(0.001)
     return await here(archive)
@@ -149,6 +152,29 @@ async def test_what_is_promised_right_now_stays(three: Archive) -> None:
     assert await once_round(three, RetentionRule(days=1), days=2) == {2}
     release()
     assert await once_round(three, RetentionRule(days=1), days=2) == set()
+
+
+async def test_who_waits_for_stable_studies_is_told_first(tmp_path: Path, tools: Any) -> None:
+    rule = RetentionRule(days=1)
+    async with Archive(tmp_path, durability="none", scrub=0) as archive:
+        studies = archive.stable_studies(quiet=0.01, name="AI")
+        waiting = asyncio.ensure_future(anext(studies))
+        async with asyncio.timeout(60):
+            while "AI" not in archive.stability.asked:
+                await asyncio.sleep(0)
+            uid = None
+            for number in (1, 2):
+                await keep(archive, tools, number)
+            uid = (await waiting).study_instance_uid
+        assert uid == "1.2.3.1"
+        assert await once_round(archive, rule, days=2) == {1, 2}  # he has it in his hands
+        waiting = asyncio.ensure_future(anext(studies))
+        async with asyncio.timeout(60):
+            while await once_round(archive, rule, days=2):
+                await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.wait((waiting,))
+        await studies.aclose()
 
 
 async def test_page_after_page(three: Archive, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:

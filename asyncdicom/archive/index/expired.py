@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, Select, bindparam, func, literal_column, select
+from sqlalchemy import ColumnElement, Engine, Select, bindparam, func, literal_column, or_, select
 
 from asyncdicom.archive.index.failing import TRANSLATED
-from asyncdicom.archive.index.schema import delivery, instance, series, study
+from asyncdicom.archive.index.schema import delivery, instance, series, stability, study
 from asyncdicom.archive.index.work import State
 
 __all__ = ["Candidate", "Criteria", "ExpiryReader", "Page", "Total"]
@@ -32,6 +32,8 @@ class Criteria(NamedTuple):
 
     destinations: tuple[str, ...] = ()
     even_failed: bool = False
+    told: tuple[str, ...] = ()
+    """These names are to be told of their studies first, when those are stable (see `stability`)."""
 
 
 class Candidate(NamedTuple):
@@ -44,7 +46,7 @@ class Candidate(NamedTuple):
     calling_ae_title: str
     size: int
     is_held: bool
-    """Whether a delivery of it is open, or has failed, unless that does not count."""
+    """Whether a delivery of it is open, or has failed (unless that does not count), or it has to be told of."""
 
 
 class Page(NamedTuple):
@@ -68,6 +70,19 @@ def _states(states: Collection[State]) -> list[Any]:
 
 def _of_instance(*conditions: Any) -> Select[Any]:
     return select(literal_column("1")).where(delivery.c.instance == instance.c.id, *conditions)
+
+
+def _was_told(name: str) -> ColumnElement[bool]:
+    """Tell whether a name was told of an instance: of all up to it, or of its study with it."""
+    return (
+        select(literal_column("1"))
+        .where(
+            stability.c.name == name,
+            stability.c.study.in_([literal_column("0"), study.c.id]),
+            stability.c.last >= instance.c.id,
+        )
+        .exists()
+    )
 
 
 class ExpiryReader:
@@ -99,7 +114,9 @@ class ExpiryReader:
     @staticmethod
     def _meant(criteria: Criteria) -> Select[Any]:
         holding = _OPEN if criteria.even_failed else (*_OPEN, State.FAILED)
-        held = _of_instance(delivery.c.state.in_(_states(holding))).exists()
+        held: ColumnElement[bool] = _of_instance(delivery.c.state.in_(_states(holding))).exists()
+        for name in criteria.told:
+            held = or_(held, ~_was_told(name))
         columns = [
             instance.c.id,
             instance.c.sop_instance_uid,
