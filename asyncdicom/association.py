@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from asyncdicom.dataset import as_tags
 from asyncdicom.dimse.messages import CommandField
@@ -117,13 +117,13 @@ class Association:
         Raises `PresentationContextError` if no accepted context fits, `DataSetError` or `OSError` if
         the file cannot be read, `AssociationAborted` if it failed in the middle.
         """
-        source: Source
-        if isinstance(instance, (str, os.PathLike)):
+        source: Any = instance
+        if hasattr(instance, "sop_class_uid") and hasattr(instance, "open"):
+            pass
+        elif isinstance(instance, (str, os.PathLike)):
             source = await storage.open_file(instance)
-        elif hasattr(instance, "open"):
-            source = instance
         else:
-            source = storage.dataset_source(self._channel, cast("Dataset", instance))
+            source = storage.dataset_source(self._channel, instance)
         return await storage.store(
             self._channel,
             source,

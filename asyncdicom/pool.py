@@ -250,7 +250,7 @@ class AssociationPool:
             if (best is None or self._users[best]) and waiter.opening is None:
                 self._open_for(waiter, established)
                 established = [association for association in established if association in self._users]
-            if best is not None and self._users[best] + waiter.places <= self._room_of(best):
+            if best is not None and self._has_room(best, waiter.places):
                 served.append(waiter)
                 self._users[best] += waiter.places
                 waiter.turn.set_result(best)
@@ -288,9 +288,11 @@ class AssociationPool:
         del self._proposed[association]
         self._idle_since.pop(association, None)
 
-    def _room_of(self, association: Association) -> int:
-        """How many may use it at a time: as many as the peer has granted operations."""
-        return min(self._operations, association.operations_invoked or self._operations)
+    def _has_room(self, association: Association, places: int) -> bool:
+        """Whether it has so many places, or nobody uses it; the peer may have granted fewer operations."""
+        users = self._users[association]
+        room = min(self._operations, association.operations_invoked or self._operations)
+        return not users or users + places <= room
 
     # opening
 

@@ -217,12 +217,12 @@ class Status(int):
     @property
     def is_success(self) -> bool:
         """Whether the operation was performed as asked."""
-        return self.category == SUCCESS
+        return self == 0
 
     @property
     def is_pending(self) -> bool:
         """Whether more responses follow."""
-        return self.category == PENDING
+        return self == 0xFF00 or self == 0xFF01
 
     @property
     def is_warning(self) -> bool:
@@ -232,7 +232,7 @@ class Status(int):
     @property
     def is_failure(self) -> bool:
         """Whether the operation was not performed."""
-        return self.category == FAILURE
+        return self != 0 and self.category == FAILURE
 
     @property
     def is_cancel(self) -> bool:

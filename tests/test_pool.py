@@ -107,6 +107,19 @@ async def test_operations_are_shared_out_evenly_while_an_association_is_being_op
     assert list(users.values()) == [4, 4]
 
 
+@pytest.mark.parametrize("granted", [1, 2])
+async def test_who_wants_to_be_alone_gets_one_that_nobody_uses(granted: int) -> None:
+    """However many operations the peer has granted, it is all of them."""
+    limits = Limits(operations_performed=granted)
+    async with serve("SCP@127.0.0.1:0", c_store=on_store, limits=limits) as server:
+        async with AssociationPool(address(server), size=1, contexts=[CT]) as pool, asyncio.timeout(60):
+            async with pool.acquire(alone=True):
+                behind = asyncio.create_task(pool.c_store(instance()))
+                await asyncio.sleep(0)
+                assert not behind.done()
+            assert (await behind).status == 0
+
+
 async def test_cancelled_while_waiting_nothing_was_taken() -> None:
     async with serve("SCP@127.0.0.1:0", c_store=on_store) as server:
         async with AssociationPool(address(server), size=1, contexts=[CT]) as pool:
@@ -261,7 +274,7 @@ async def one_at_a_time(server: Any) -> AsyncGenerator[asyncio.Server, None]:
         task = asyncio.current_task()
         assert task is not None
         calls.add(task)
-        with suppress(asyncio.CancelledError), closing(writer):
+        with suppress(asyncio.CancelledError, OSError), closing(writer):
             async with turn:
                 there_reader, there_writer = await asyncio.open_connection("127.0.0.1", server.port)
                 with closing(there_writer):
@@ -380,16 +393,36 @@ async def test_one_that_was_begun_for_somebody_who_left_ends() -> None:
         assert (await stays).status == 0, "one is opened for the next one"
 
 
-async def test_a_place_that_was_given_to_somebody_who_leaves_is_given_to_the_next() -> None:
+@pytest.mark.parametrize("is_given", [False, True], ids=["waits", "has its turn"])
+async def test_the_place_of_somebody_who_leaves_is_given_to_the_next(is_given: bool) -> None:
     async with serve("SCP@127.0.0.1:0", c_store=on_store) as server:
         async with AssociationPool(address(server), size=1, contexts=[CT], operations=1) as pool:
             async with pool.acquire():
                 left, stays = (asyncio.create_task(pool.c_store(instance())) for _ in range(2))
                 await asyncio.sleep(0)
-            left.cancel()  # when the place is its own already
+                if not is_given:
+                    left.cancel()
+            if is_given:
+                left.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await left
             assert (await stays).status == 0
+
+
+async def test_one_more_that_fails_when_there_is_none_left_says_nothing_of_the_peer() -> None:
+    server = await serve("SCP@127.0.0.1:0", c_store=on_store)
+    async with (
+        one_at_a_time(server) as listener,
+        AssociationPool(at(listener), size=2, contexts=[CT], timeouts=FOR_EVER) as pool,
+        asyncio.timeout(60),
+    ):
+        async with pool.acquire():
+            assert (await pool.c_store(instance())).status == 0, "beside, one more is being opened"
+            await server.close()
+        await eventually(lambda: not pool._openings)
+        assert pool._most() == 2
+        with pytest.raises(AssociationClosed):
+            await pool.c_store(instance())
 
 
 async def test_a_pool_that_is_closed_tells_those_who_wait_and_ends_what_it_opens() -> None:

@@ -8,7 +8,6 @@ import os
 import re
 import socket
 import ssl
-import subprocess
 import sys
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import trustme
+from helpers.programs import once
 
 from asyncdicom import Address, Limits, Status, associate, open_file, serve, storage_contexts
 from asyncdicom.archive import Archive
@@ -28,7 +28,13 @@ from asyncdicom.gateway import Facts, parse_gateway
 README = Path(__file__).parent.parent / "README.md"
 PROGRAM = re.findall(r"<!-- program -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
 JOBS = dict(re.findall(r"<!-- job: (\w+) -->\n```python\n(.*?)```", README.read_text(), re.DOTALL))
-DAILY = dict(re.findall(r"<!-- daily: (\w+) -->\n```python\n(.*?)```", README.read_text(), re.DOTALL))
+PIECES = JOBS | dict(
+    re.findall(
+        r"<!-- (?:daily|piece): (\w+) -->\n```python\n(.*?)```",
+        README.read_text() + (README.parent / "docs" / "index.md").read_text(),
+        re.DOTALL,
+    )
+)
 PATIENT_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"
 
 Run = Callable[..., Awaitable[dict[str, object]]]
@@ -62,7 +68,7 @@ async def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
                 async with associate(address, contexts=storage_contexts(files)) as association:
                     for file in files:
                         assert (await association.c_store(file)).status.is_success
-            text = re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda port: ports[port[0]], (JOBS | DAILY)[job])
+            text = re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda port: ports[port[0]], PIECES[job])
             code = compile(text, f"README job {job}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             names: dict[str, object] = {"archive": archive}
             await types.FunctionType(code, names)()
@@ -72,12 +78,12 @@ async def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         yield run
 
 
-@pytest.mark.parametrize("times", [1, 2])
-async def test_the_program_runs_as_copied_in_an_empty_folder(tmp_path: Path, times: int) -> None:
+@once
+async def test_the_program_runs_as_copied_in_an_empty_folder(tmp_path: Path) -> None:
     (program,) = PROGRAM
     (tmp_path / "program.py").write_text(program)
     environment = os.environ | {"PYTHONPATH": str(README.parent), "PYTHONIOENCODING": "utf-8"}
-    for _ in range(times):  # again over what is there then
+    for _ in range(2):  # again over what is there then
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "program.py",
@@ -129,32 +135,17 @@ async def test_the_daily_jobs(run: Run, capsys: pytest.CaptureFixture[str]) -> N
     assert list(Path("received").iterdir())
 
 
-def whole_program(job: str) -> str:
-    """What the README says of the jobs: they run inside a coroutine."""
-    lines = (JOBS | DAILY)[job].splitlines()
-    imports = [line for line in lines if line.startswith(("import ", "from "))]
-    body = [f"    {line}" if line else "" for line in lines if line not in imports]
-    return "\n".join(
-        [*imports, "import asyncio", "async def main() -> None:", *body, "asyncio.run(main())", ""]
-    )
+async def test_the_first_piece_of_the_site(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    await run("index")
+    told = capsys.readouterr().out.splitlines()
+    assert sorted(told) == sorted(map(str, Path("received").rglob("*.dcm")))
+    assert told
 
 
-def strict_mypy(folder: Path, programs: dict[str, str]) -> str:
-    for name, program in programs.items():
-        (folder / f"{name}.py").write_text(program)
-    names = [f"{name}.py" for name in programs]
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", ".cache", *names]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
-
-
-def test_types_hold_in_the_program_and_in_every_job(tmp_path: Path) -> None:
-    """And in what the package gives to them and takes from them."""
-    programs = {job: whole_program(job) for job in JOBS | DAILY} | {"program": PROGRAM[0]}
-    programs["wrong"] = "import asyncdicom\nasyncdicom.new_uid() + 1\n"
-    said = strict_mypy(tmp_path, programs).splitlines()
-    (error,) = (line for line in said if ": error:" in line)
-    assert error.startswith("wrong.py:2: ")
-    assert said[-1].startswith("Found 1 error in 1 file ")
+async def test_the_archive_in_a_program(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    await run("archive", stored=False)
+    uid, modalities = capsys.readouterr().out.split(" ", 1)
+    assert (uid[:5], modalities) == ("2.25.", "['CT']\n")
 
 
 async def test_echo(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,7 +200,7 @@ def test_the_destinations() -> None:
 
 
 def test_the_configuration_of_the_archive(tmp_path: Path) -> None:
-    text, _ = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
+    (text,) = re.findall(r"<!-- configuration -->\n```toml\n(.*?)```", README.read_text(), re.DOTALL)
     (tmp_path / "archive.toml").write_text(text)
     config = read_config(tmp_path / "archive.toml")
     assert config["port"] == 104

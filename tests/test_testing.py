@@ -14,7 +14,7 @@ import asyncdicom
 
 pytest_plugins = ("pytester",)
 ROOT = Path(asyncdicom.__file__).parents[1]
-README = re.findall(r"```python\n(async def test_what.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+RECIPE = (ROOT / "docs" / "recipes" / "testing.md").read_text()
 
 INI = """
 [pytest]
@@ -25,20 +25,11 @@ filterwarnings = error
 
 USES = """
 import asyncio
-from asyncdicom import STUDY_ROOT, AssociationRejected, Status
+from asyncdicom import STUDY_ROOT, AssociationRejected
 import pytest
-from pydicom import Dataset
-
-async def on_store(request):
-    return Status.OUT_OF_RESOURCES
 
 async def one(request):
     yield {"StudyInstanceUID": "1.2.3"}
-
-CT = "1.2.840.10008.5.1.4.1.1.2"
-
-dataset = Dataset()
-dataset.SOPClassUID, dataset.SOPInstanceUID = CT, "1.2.3.4"
 
 async def test_what_is_found(dicom_server, dicom_peer):
     async with dicom_server(c_find=one, ae_title="RIS") as server:
@@ -56,12 +47,11 @@ async def test_nothing_is_left_behind():
 """
 
 
-def test_handlers_are_tested_in_five_lines(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_recipe_tests_a_handler(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makeini(INI)
-    pytester.makepyfile(USES + README[0])
+    (recipe,) = re.findall(r"<!-- recipe: testing -->\n```python\n(.*?)```", RECIPE, re.DOTALL)
+    pytester.makepyfile(test_uses=USES, test_recipe=recipe)
     # The entry point has the module's own name: where it is installed this changes nothing.
     result = pytester.runpytest_subprocess("-p", "asyncdicom.testing")
     result.assert_outcomes(passed=4)

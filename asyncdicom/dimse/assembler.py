@@ -7,10 +7,13 @@ from typing import NamedTuple
 from asyncdicom.dimse.messages import MESSAGES, Command, CommandField, decode
 from asyncdicom.exceptions import RemoteProtocolError
 
-__all__ = ["MAXIMUM_EMPTY_FRAGMENTS", "Assembler", "DataReceived", "MessageStarted", "joined"]
+__all__ = ["FEW_VIEWS", "MAXIMUM_EMPTY_FRAGMENTS", "Assembler", "DataReceived", "MessageStarted", "joined"]
 
 MAXIMUM_EMPTY_FRAGMENTS = 1000
 """So many fragments without a byte (PS3.8 does not forbid them) does one association tolerate."""
+
+FEW_VIEWS = 16
+"""`joined` leaves so many as they are, however short: who has no more need not call it."""
 
 _UNEXPECTED = 5  # PS3.8 Table 9-26: unexpected PDU parameter
 _PENDING = (0xFF00, 0xFF01)
@@ -58,11 +61,13 @@ class Assembler:
         self, context_id: int, is_command: bool, views: list[memoryview], is_last: bool
     ) -> list[MessageStarted | DataReceived]:
         """Take one P-DATA fragment, or several of the same part of a message; raises RemoteProtocolError."""
-        lengths = [len(view) for view in views]
-        length = sum(lengths)
-        if not lengths or 0 in lengths:
-            self._count_empty(lengths, is_last)
-            views = [view for view in views if len(view)]
+        length = len(views[0]) if len(views) == 1 else 0
+        if not length:
+            lengths = [len(view) for view in views]
+            length = sum(lengths)
+            if not lengths or 0 in lengths:
+                self._count_empty(lengths, is_last)
+                views = [view for view in views if len(view)]
         if is_command:
             return self._take_command(context_id, views, length, is_last)
         return self._take_data(context_id, views, length, is_last)
@@ -146,6 +151,6 @@ def joined(views: list[memoryview], length: int) -> list[memoryview]:
     """Give received data in fewer pieces if it came in too many for its `length` in bytes.
 
     A view weighs about 190 bytes however short it is, and keeps the whole block that was received into.
-    So what is kept has 16 views and one more for each KiB at most; large fragments are never copied.
+    So what is kept has `FEW_VIEWS` and one more for each KiB at most; large fragments are never copied.
     """
-    return views if len(views) <= 16 + (length >> 10) else [memoryview(b"".join(views))]
+    return views if len(views) <= FEW_VIEWS + (length >> 10) else [memoryview(b"".join(views))]

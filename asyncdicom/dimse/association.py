@@ -152,6 +152,15 @@ class AssociationCore(Exchange):
         return self._layer.is_owed or bool(self._invoked.opened)
 
     @property
+    def is_settled(self) -> bool:
+        """Whether nothing is to be carried out: no `news`, nothing in `data_to_send`, and no `wants_close`.
+
+        That is one look where there would be three, after each message; False where a second look is needed.
+        """
+        layer = self._layer
+        return not (self.news or layer.outgoing or layer.wants_close or self._half_closed)
+
+    @property
     def wants_close(self) -> bool:
         """Whether the connection is to be closed now, once what is in `data_to_send` has left."""
         return self._layer.wants_close or (
@@ -303,7 +312,8 @@ class AssociationCore(Exchange):
             if self._wants_release is not None and not self._left:
                 self.reconsider(now)  # which had to wait for what was left
         layer.expecting_data = self._assembler.expecting_data
-        return self.events()
+        news, self.news = self.news, []
+        return news
 
     def _some_left(self, view: memoryview, budget: int) -> list[Any]:
         """What the last call has left, as far as the budget goes; `view` waits behind it."""

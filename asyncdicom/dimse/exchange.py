@@ -72,6 +72,7 @@ class Exchange(ABC):
         "_assembler",
         "_encoded",
         "_encoded_command",
+        "_fragmenter",
         "_given",
         "_held",
         "_incoming",
@@ -118,6 +119,7 @@ class Exchange(ABC):
         self._sending = 0  # requests of ours whose last byte has not left
         self._encoded_command: Command | None = None
         self._encoded = b""
+        self._fragmenter: Fragmenter | None = None
 
     # what the other half does
 
@@ -182,12 +184,14 @@ class Exchange(ABC):
         if self.failure is not None:
             self.check_open()
         self._layer.check_p_data()
-        negotiated = self.negotiated
-        fragmenter = Fragmenter(context_id, negotiated.maximum_length if negotiated is not None else 0)
+        fragmenter = self._fragmenter  # nearly always the next message is in the same context
+        if fragmenter is None or fragmenter.context_id != context_id:
+            maximum_length = self.negotiated.maximum_length if self.negotiated is not None else 0
+            fragmenter = self._fragmenter = Fragmenter(context_id, maximum_length)
         # A C-FIND provider sends one and the same Pending response with each match.
         if command is not self._encoded_command:
             self._encoded_command, self._encoded = command, encode(command)
-        return fragmenter, [*fragmenter.command(self._encoded)]
+        return fragmenter, fragmenter.command(self._encoded)
 
     # operations that we invoke
 
@@ -333,7 +337,8 @@ class Exchange(ABC):
             self.news.append(part)
         if part.is_last:
             self._incoming = NOTHING
-            self._invoked.progressed(now)
+            if self._invoked.opened:
+                self._invoked.progressed(now)
             if gathering is not None:
                 self.reconsider(now)
 

@@ -23,33 +23,38 @@ class Fragmenter:
     """Cuts the messages of one presentation context into PDUs of one PDV each.
 
     `maximum_length` is what the peer announced, in bytes; 0 is no limit (PS3.8 D.1). Fragments are of even
-    length (PS3.8 E.1), the last one excepted if the whole is odd.
+    length (PS3.8 E.1), the last one excepted if the whole is odd. `context_id` is that of the context.
     """
+
+    __slots__ = ("_full_header", "_pending", "_pending_length", "context_id", "fragment_length", "most")
 
     def __init__(self, context_id: int, maximum_length: int) -> None:
         largest = maximum_length if 0 < maximum_length < MAXIMUM_PDU else MAXIMUM_PDU
         self.fragment_length = (largest - _PDV_OVERHEAD) & ~1
         if self.fragment_length < 2:
             raise LocalProtocolError(f"no fragment fits a Maximum Length of {maximum_length}")
-        self._context_id = context_id
+        self.context_id = context_id
+        self.most = self.fragment_length * MOST_FRAGMENTS  # bytes that are cut at once by `pieces`
         self._full_header = p_data_header(context_id, False, False, self.fragment_length)
         self._pending: list[memoryview] = []
         self._pending_length = 0
 
-    @property
-    def most(self) -> int:
-        """How many bytes are cut at once by `pieces`."""
-        return self.fragment_length * MOST_FRAGMENTS
+    def command(self, encoded: bytes) -> list[bytes | memoryview]:
+        """Cut an encoded Command Set into ready PDUs, and begin a message with it.
 
-    def command(self, encoded: bytes) -> list[bytes]:
-        """Cut an encoded Command Set into ready PDUs."""
-        size, context_id = self.fragment_length, self._context_id
-        if len(encoded) <= size:
-            return [p_data_header(context_id, True, True, len(encoded)) + encoded]
-        pdus = []
+        What is left of a message that was given up before is forgotten.
+        """
+        size, context_id = self.fragment_length, self.context_id
+        if self._pending_length:
+            self._pending.clear()
+            self._pending_length = 0
+        length = len(encoded)
+        if length <= size:
+            return [p_data_header(context_id, True, True, length) + encoded]
+        pdus: list[bytes | memoryview] = []
         for start in range(0, len(encoded), size):
             fragment = encoded[start : start + size]
-            is_last = start + size >= len(encoded)
+            is_last = start + size >= length
             pdus.append(p_data_header(context_id, True, is_last, len(fragment)) + fragment)
         return pdus
 
@@ -84,7 +89,7 @@ class Fragmenter:
                 pending.append(view[start:])
                 held += end - start
         if final:
-            out.append(p_data_header(self._context_id, False, True, held))
+            out.append(p_data_header(self.context_id, False, True, held))
             out += pending
             pending.clear()
             held = 0

@@ -177,7 +177,7 @@ class InvokedOperations:
         `length`: bytes of its data set that count as outstanding.
         Raises LocalProtocolError if there is no room.
         """
-        if not self.has_room:
+        if len(self.opened) >= (self.window or _LARGEST_MESSAGE_ID):
             raise LocalProtocolError(f"{len(self.opened)} operations are open, and the peer allows no more")
         message_id = self._last_message_id
         while True:
@@ -326,6 +326,7 @@ class PerformedOperations:
     def __init__(self, window: int = 1) -> None:
         self.window = window
         self._open: dict[int, Command] = {}
+        self._most = 2 * window or _MOST_REQUESTS
         self._cancelled: frozenset[int] = frozenset()
         self._duplicates = 0
         self._strays = 0
@@ -335,7 +336,9 @@ class PerformedOperations:
 
     def is_in_the_way(self, command: Command) -> bool:
         """Whether this request cannot be opened before another has ended."""
-        return command.message_id in self._open or self._is_too_many(command)
+        if command.message_id in self._open:
+            return True
+        return len(self._open) >= self._most and self._is_too_many(command)
 
     def open(self, command: Command) -> None:
         """Open the operation of a request.
@@ -348,7 +351,7 @@ class PerformedOperations:
             raise RemoteProtocolError(f"{command.name} without message_id")
         if message_id in self._open:
             self._refuse(command)
-        if self._is_too_many(command):
+        if len(self._open) >= self._most and self._is_too_many(command):
             raise RemoteProtocolError(
                 f"{command.name} where {len(self._open)} operations are open", reason=_UNEXPECTED
             )
@@ -356,11 +359,8 @@ class PerformedOperations:
 
     def _is_too_many(self, command: Command) -> bool:
         """Some peers run ahead of the window, and some count it for each service: those wait their turn."""
-        most = 2 * self.window or _MOST_REQUESTS
-        if len(self._open) < most:
-            return False
         kind = command.command_field
-        return not self.window or sum(open.command_field is kind for open in self._open.values()) >= most
+        return not self.window or sum(o.command_field is kind for o in self._open.values()) >= self._most
 
     def _refuse(self, command: Command) -> None:
         self._duplicates += 1

@@ -33,7 +33,9 @@ __all__ = [
 ]
 
 BLOCK_SIZE = 1 << 20
-FILE_BLOCK_SIZE = 1 << 18  # what was read is still in the processor's cache when it is sent
+# What was read is still in the processor's cache when it is sent. Images have 2^n bytes, and a head: that is
+# in the same piece.
+FILE_BLOCK_SIZE = (1 << 18) + (1 << 14)
 MAXIMUM_HELD = 256
 """So many blocks of an event loop may be kept by views before what comes in is copied out of them."""
 

@@ -125,6 +125,8 @@ class Channel:
             self.outbox,
             time=self.time,
             carry_out=carry_out,
+            arm_timer=self.arm_timer,
+            create_future=loop.create_future,
             shorten_timeout=self._shorten_timeout,
         )
         self.performer = Performer(
@@ -136,6 +138,7 @@ class Channel:
             cancel_timeout=timeouts.cancel,
             time=self.time,
             carry_out=carry_out,
+            create_task=loop.create_task,
             spawn=self.spawn,
             abort=abort,
         )
@@ -283,18 +286,23 @@ class Channel:
     def carry_out(self) -> None:
         """Do what the core has decided: events, PDUs to send, closing, its next deadline."""
         core = self.core
-        while core.news:
-            self._handle(core.events(), self.time())
-        out = core.data_to_send()
-        if out:
-            self.transport.write(out)
-        if core.wants_close and not self._is_closing:
-            self._is_closing = True
-            self.transport.close(is_over=isinstance(core.failure, AssociationReleased))
-            if core.failure is not None:
-                # A peer that does not take the last bytes must not keep the connection.
-                self._linger = self._loop.call_later(_CLOSE_LINGER, self.transport.abort)
+        if not core.is_settled:
+            while core.news:
+                self._handle(core.events(), self.time())
+            out = core.data_to_send()
+            if out:
+                self.transport.write(out)
+            if core.wants_close and not self._is_closing:
+                self._close()
         self.arm_timer()
+
+    def _close(self) -> None:
+        failure = self.core.failure
+        self._is_closing = True
+        self.transport.close(is_over=isinstance(failure, AssociationReleased))
+        if failure is not None:
+            # A peer that does not take the last bytes must not keep the connection.
+            self._linger = self._loop.call_later(_CLOSE_LINGER, self.transport.abort)
 
     def _handle(self, events: list[Event], now: float) -> None:
         for event in events:

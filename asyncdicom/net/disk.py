@@ -29,6 +29,7 @@ __all__ = [
     "Batch",
     "Buffer",
     "Disk",
+    "LastBatch",
     "read_at",
     "read_into",
     "sync_data",
@@ -38,6 +39,13 @@ __all__ = [
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Batch: TypeAlias = Sequence[Buffer]
+
+
+class LastBatch(list[Buffer]):
+    """A batch of a source that knows that nothing follows: it leaves together with the end of its message."""
+
+    __slots__ = ()
+
 
 # How a file is opened (`os.open`): 0 stands for a flag that the platform does not have.
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -90,16 +98,21 @@ class Disk:
         """Whether the next call is made in the event loop."""
         return self._clock() >= self._quick_from
 
+    def quick_now(self) -> float | None:
+        """Give the time if the next call is made in the event loop: `at_once` needs it."""
+        now = self._clock()
+        return now if now >= self._quick_from else None
+
     async def call(self, function: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
         """Make the call and wait for its end, also when cancelled (see `in_thread`)."""
-        if not self.is_quick:
-            return await in_thread(file_threads(), function, *arguments)
-        return self.at_once(function, *arguments)
-
-    def at_once(self, function: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
-        """Make the call in the event loop, and mind how long it takes."""
-        sleeps = self._sleeps() if self._suspected else 0
         start = self._clock()
+        if start < self._quick_from:
+            return await in_thread(file_threads(), function, *arguments)
+        return self.at_once(start, function, *arguments)
+
+    def at_once(self, start: float, function: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
+        """Make the call in the event loop, and mind how long it takes; `start` is what `quick_now` gave."""
+        sleeps = self._sleeps() if self._suspected else 0
         try:
             return function(*arguments)
         finally:

@@ -52,10 +52,17 @@ class ReadBudget:
         everybody = self._everybody
         return self.budget if everybody.total <= everybody.limit else min(self.budget, _LEAST_BUDGET)
 
+    # These two are called for each message and each read: they make no call that is seldom needed.
+
     def added(self, count: int, now: float) -> bool:
         """Count bytes that came in; True when reading has to pause now."""
-        self._count(count)
-        if self.paused or self.undelivered <= self._allowed:
+        everybody = self._everybody
+        if not self._closed:
+            self.undelivered += count
+            everybody.total += count
+        if self.paused or (self.undelivered <= self.budget and everybody.total <= everybody.limit):
+            return False
+        if self.undelivered <= self._allowed:
             return False
         self.paused = True
         self._since = now
@@ -63,22 +70,21 @@ class ReadBudget:
 
     def taken(self, count: int, now: float) -> bool:
         """Count bytes that a handler took or that were thrown away; True when reading may go on."""
-        self._count(-count)
+        if not self._closed:
+            self.undelivered -= count
+            self._everybody.total -= count
         self._since = now
         if not self.paused or self.undelivered > self._allowed // 2:
             return False
         self.paused = False
         return True
 
-    def _count(self, count: int) -> None:
-        if not self._closed:
-            self.undelivered += count
-            self._everybody.total += count
-
     def close(self) -> None:
         """The association has ended: what still waits for its handlers is counted no longer."""
-        self._count(-self.undelivered)
-        self._closed = True
+        if not self._closed:
+            self._everybody.total -= self.undelivered
+            self.undelivered = 0
+            self._closed = True
 
     def deadline(self) -> float | None:
         """When the pause has lasted too long."""

@@ -23,14 +23,17 @@ __all__ = ["Invoker"]
 class Invoker:
     """Sends requests and hands the responses to who waits for them.
 
-    `carry_out` is called when the core may have something to be done; `shorten_timeout` hears of time-outs
-    that may be shorter than all others.
+    `carry_out` is called when the core may have something to be done, `arm_timer` when there can only be a
+    new deadline; `create_future` is the event loop's; `shorten_timeout` hears of time-outs that may be
+    shorter than all others.
     """
 
     __slots__ = (
+        "_arm_timer",
         "_bulky",
         "_carry_out",
         "_core",
+        "_create_future",
         "_inbox",
         "_outbox",
         "_room",
@@ -47,6 +50,8 @@ class Invoker:
         *,
         time: Callable[[], float],
         carry_out: Callable[[], None],
+        arm_timer: Callable[[], None],
+        create_future: Callable[[], asyncio.Future[None]],
         shorten_timeout: Callable[[float], None],
     ) -> None:
         self.operations: dict[int, Operation] = {}
@@ -55,6 +60,8 @@ class Invoker:
         self._outbox = outbox
         self._time = time
         self._carry_out = carry_out
+        self._arm_timer = arm_timer
+        self._create_future = create_future
         self._shorten_timeout = shorten_timeout
         self._room: list[asyncio.Future[None]] = []
         self._bulky: asyncio.Task[Any] | None = None  # it is the next with a data set, when there is room
@@ -78,12 +85,13 @@ class Invoker:
         Cancelled while waiting for room: nothing was sent. Cancelled while sending: A-ABORT.
         """
         length = 0 if payload is None else getattr(payload, "length", 0)
-        await self._wait_for_turn(command.command_field, length)
         core = self._core
+        if self._in_the_way(command.command_field, length):
+            await self._wait_for_turn(command.command_field, length)
         if timeout is not None:
             self._shorten_timeout(timeout)
         invoked = core.invoke(context.context_id, command, self._time(), timeout=timeout, length=length)
-        operation = Operation(self._inbox.taken, context, invoked)
+        operation = Operation(self._inbox.taken, self._create_future, context, invoked)
         operation.receiver = receiver
         if held:
             operation.held_by = asyncio.current_task()
@@ -101,7 +109,9 @@ class Invoker:
         core.sent(invoked, self._time())
         if invoked.closed:
             self._forget(invoked.message_id)
-        self._carry_out()
+            self._carry_out()
+        else:
+            self._arm_timer()
         return operation
 
     async def _wait_for_turn(self, command_field: CommandField, length: int) -> None:
@@ -126,7 +136,7 @@ class Invoker:
 
     async def _end_of_another(self) -> None:
         core = self._core
-        turn = asyncio.get_running_loop().create_future()
+        turn = self._create_future()
         self._room.append(turn)
         core.queued += 1
         try:
@@ -141,16 +151,14 @@ class Invoker:
 
     def _in_the_way(self, command_field: CommandField, length: int) -> list[Operation]:
         """The operations one of which has to end before this request may be sent."""
-        if not self._core.has_room_for(length) or (length and self._is_overtaking()):
+        is_overtaking = length and self._bulky is not None and self._bulky is not asyncio.current_task()
+        if is_overtaking or not self._core.has_room_for(length):
+            # Small ones must not keep the one waiting that waits until enough bytes were answered.
             return list(self.operations.values())
         if command_field is not CommandField.C_GET_RQ:
             return []
         # The C-STORE sub-operations of a C-GET do not tell which one they belong to.
         return [o for o in self.operations.values() if o.invoked.command_field is command_field]
-
-    def _is_overtaking(self) -> bool:
-        """Whether another one waits until enough bytes were answered: small ones must not keep it waiting."""
-        return self._bulky is not None and self._bulky is not asyncio.current_task()
 
     @property
     def receiver(self) -> Any:

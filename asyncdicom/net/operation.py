@@ -46,6 +46,7 @@ class Operation:
     """
 
     __slots__ = (
+        "_create_future",
         "_error",
         "_replies",
         "_taken",
@@ -57,13 +58,20 @@ class Operation:
         "receiver",
     )
 
-    def __init__(self, taken: Callable[[int], None], context: AcceptedContext, invoked: Invoked) -> None:
+    def __init__(
+        self,
+        taken: Callable[[int], None],
+        create_future: Callable[[], asyncio.Future[None]],
+        context: AcceptedContext,
+        invoked: Invoked,
+    ) -> None:
         self.context = context
         self.invoked = invoked
         self.held_by: asyncio.Task[object] | None = None
         self.receiver: Any = None
         self.is_final = False
         self._taken = taken
+        self._create_future = create_future
         self._replies: deque[Reply] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
@@ -78,7 +86,7 @@ class Operation:
         while not self._replies:
             if self._error is not None:
                 raise self._error
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._create_future()
             try:
                 await self._waiter
             finally:
@@ -244,7 +252,7 @@ class Performed(Generic[_On]):
 
     async def guard(self, work: Awaitable[_T]) -> _T:
         """Await the handler's code; raises `Interrupted` when it was interrupted before or meanwhile."""
-        if self.is_interrupted:
+        if self.is_cancelled or self.is_stalled:
             if isinstance(work, Coroutine):
                 work.close()
             raise Interrupted
@@ -261,5 +269,5 @@ class Performed(Generic[_On]):
             self._guarding = False
             if timer is not None:
                 timer.cancel()
-            if self.is_interrupted and self.task is not None:
+            if (self.is_cancelled or self.is_stalled) and self.task is not None:
                 self.task.uncancel()  # the cancel() of `interrupt`; another may be that of a lost association

@@ -11,7 +11,7 @@ from asyncdicom.dimse.association import AssociationCore
 from asyncdicom.dimse.fragmenter import Fragmenter
 from asyncdicom.dimse.messages import Command
 from asyncdicom.exceptions import AssociationAborted
-from asyncdicom.net.disk import Batch, Buffer
+from asyncdicom.net.disk import Batch, Buffer, LastBatch
 from asyncdicom.net.flow import WriteGate
 from asyncdicom.net.sources import Source
 from asyncdicom.net.transport import Transport
@@ -84,7 +84,8 @@ class Outbox:
                     await self._stream(fragmenter, out, data)
                     return
                 out += fragmenter.data([data], final=True)
-            await self._drain()
+            if self._transport.is_writing_paused:
+                await self._drain()
             message = b"".join(out)  # one small buffer costs less than four
             if soon:
                 self._transport.write_soon(message)
@@ -149,16 +150,12 @@ class Outbox:
                 whole = source
             else:
                 whole = source.at_hand() if hasattr(source, "at_hand") else None
-            if isinstance(source, bytes) or whole is not None:
-                await self._write_batch(fragmenter, out, (whole or b"",), final=True)
-            else:
-                async with aclosing(source.open()) as batches:
-                    while (batch := await self._fetch(batches)) is not None:
-                        self._core.check_open()
-                        out = await self._write_batch(fragmenter, out, batch, final=False)
-                self._core.check_open()
-                await self._write_batch(fragmenter, out, (), final=True)
-            await self._drain()  # the peer's time to respond runs from here
+            if whole is not None:
+                await self._write_batch(fragmenter, out, (whole,), final=True)
+            elif not isinstance(source, bytes):
+                await self._write_batches(fragmenter, out, source)
+            if self._transport.is_writing_paused:
+                await self._drain()  # the peer's time to respond runs from here
         except BaseException as error:
             if self._has_begun and self._core.failure is None:
                 self._abort("a message was not completed")  # the rest of it can never follow
@@ -166,6 +163,23 @@ class Outbox:
                     what = f"{self._name}: aborted in the middle of a message: {error}"
                     raise AssociationAborted(0, 0, what) from error
             raise
+
+    async def _write_batches(
+        self, fragmenter: Fragmenter, out: list[bytes | memoryview], source: Source
+    ) -> None:
+        """Send a data set while its source gives it."""
+        is_ended = False
+        async with aclosing(source.open()) as batches:
+            while not is_ended and (batch := await self._fetch(batches)) is not None:
+                if type(batch) is LastBatch:
+                    more = await self._fetch(batches)  # a source around this one may have more
+                    is_ended = more is None
+                    batch = [*batch, *(more or ())]
+                self._core.check_open()
+                out = await self._write_batch(fragmenter, out, batch, final=is_ended)
+        if not is_ended:
+            self._core.check_open()
+            await self._write_batch(fragmenter, out, (), final=True)
 
     async def _write_batch(
         self, fragmenter: Fragmenter, out: list[bytes | memoryview], batch: Batch, *, final: bool
@@ -175,7 +189,10 @@ class Outbox:
             fragments = fragmenter.data(batch, final=final)
             out += fragments
             if fragments:  # the command alone would wake the peer for nothing
-                await self._write(out)
+                if self._transport.is_writing_paused:
+                    await self._drain()
+                self._transport.write(out)
+                self._has_begun = True
                 out = []
             return out
         for fragments in fragmenter.pieces(batch, final=final):

@@ -41,9 +41,10 @@ class PartFile:
 
     def offer(self, batch: Batch) -> bool:
         """Write at once, in the event loop, if the disk is quick. What goes wrong is raised by `write`."""
-        if self._error is None and self.disk.is_quick:
+        start = self.disk.quick_now() if self._error is None else None
+        if start is not None:
             try:
-                self.disk.at_once(self.write, batch)
+                self.disk.at_once(start, self.write, batch)
                 return True
             except OSError as error:
                 self._error = error

@@ -42,7 +42,8 @@ class Performer:
     """Runs the dispatcher for each request, and sends what it answers.
 
     `make` makes the request that the dispatcher gets; `carry_out` is called when the core may have something
-    to be done; `spawn` runs something that ends with the association; `abort` aborts it for a reason.
+    to be done; `create_task` is the event loop's; `spawn` runs something that ends with the association;
+    `abort` aborts it for a reason.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class Performer:
         "_cancel_timeout",
         "_carry_out",
         "_core",
+        "_create_task",
         "_inbox",
         "_make",
         "_name",
@@ -72,6 +74,7 @@ class Performer:
         cancel_timeout: float,
         time: Callable[[], float],
         carry_out: Callable[[], None],
+        create_task: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         abort: Callable[[str], None],
     ) -> None:
@@ -85,6 +88,7 @@ class Performer:
         self._cancel_timeout = cancel_timeout
         self._time = time
         self._carry_out = carry_out
+        self._create_task = create_task
         self._spawn = spawn
         self._abort = abort
         self._waiting: dict[Performed[Any], asyncio.Future[None]] = {}  # C-STOREs that came before their turn
@@ -112,7 +116,7 @@ class Performer:
         request = self._make(context, command, data)
         request.began = now
         self.performing.add(request)
-        request.task = asyncio.create_task(self._perform(request))
+        request.task = self._create_task(self._perform(request))
 
     def _answer_at_once(self, context: AcceptedContext, command: Command) -> bool:
         # A C-ECHO that no handler asked for costs no task.

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.blocks import FILE_BLOCK_SIZE, file_blocks
-from asyncdicom.net.disk import READ, Batch, Buffer, Disk, read_at, read_into
+from asyncdicom.net.disk import READ, Batch, Buffer, Disk, LastBatch, read_at, read_into
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.uid import transfer_syntax
 
@@ -148,21 +148,22 @@ class FileSource:
 
     def at_hand(self) -> Buffer | None:
         """Give the data set if it is small, the disk is quick and it was not read ahead; blocks."""
-        if self._ahead is not None or self.length > FILE_BLOCK_SIZE or not self._disk.is_quick:
+        if self._ahead is not None or self.length > FILE_BLOCK_SIZE:
             return None
         if self.__class__.open is not FileSource.open:
             return None  # what is derived from it gives something else
-        return self._disk.at_once(self._read_whole)
+        start = self._disk.quick_now()
+        return None if start is None else self._disk.at_once(start, self._read_whole)
 
     async def open(self) -> AsyncGenerator[Batch, None]:
         """See `Source`. A file that changed its length meanwhile raises `DataSetError`."""
         ahead_of_time, self._ahead = self._ahead, None
         if ahead_of_time is not None or self.length <= FILE_BLOCK_SIZE:
             if ahead_of_time is None:
-                yield [await self._disk.call(self._read_whole)]
+                yield LastBatch([await self._disk.call(self._read_whole)])
             else:
                 whole = await asyncio.wrap_future(ahead_of_time)
-                yield [whole]
+                yield LastBatch([whole])
             return
         blocks = file_blocks(asyncio.get_running_loop())
         block = blocks.acquire()
@@ -172,7 +173,7 @@ class FileSource:
             await self._disk.call(lambda: opened.append(os.open(self.path, READ)))
             [file] = opened
             position, end = self.offset, self.offset + self.length
-            while position < end:
+            while True:
                 if ahead is None:
                     view = await self._disk.call(self._read, file, block, position, end)
                 else:
@@ -180,11 +181,13 @@ class FileSource:
                 blocks.give_back(block)
                 block = blocks.acquire()
                 position += len(view)
-                if position < end and not self._disk.is_quick:
+                if position == end:
+                    yield LastBatch([view, *self._padding()])
+                    break
+                if not self._disk.is_quick:
                     # The next block is read while this one is on the wire.
                     ahead = file_threads().submit(self._read, file, block, position, end)
                 yield [view]
-            yield [self._padding()]
         finally:
             if ahead is not None:
                 await in_thread(file_threads(), _wait_for, ahead)
@@ -192,10 +195,10 @@ class FileSource:
             for descriptor in opened:
                 os.close(descriptor)
 
-    def _padding(self) -> bytes:
+    def _padding(self) -> list[bytes]:
         # PS3.5 A.5: a NULL makes the length of a deflated data set even; some files are without it.
         odd = self.length % 2 and transfer_syntax(self.transfer_syntax_uid).deflated
-        return b"\0" if odd else b""
+        return [b"\0"] if odd else []
 
     def _read_whole(self) -> bytes:
         file = os.open(self.path, READ)
@@ -205,7 +208,7 @@ class FileSource:
             raise self._shorter() from None
         finally:
             os.close(file)
-        return data + self._padding() if self.length % 2 else data
+        return b"".join([data, *self._padding()]) if self.length % 2 else data
 
     def _read(self, file: int, block: bytearray, position: int, end: int) -> memoryview:
         view = memoryview(block)[: min(len(block), end - position)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from asyncdicom.data.elements import Skipped
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.data.steps import finish
-from asyncdicom.dimse.assembler import joined
+from asyncdicom.dimse.assembler import FEW_VIEWS, joined
 from asyncdicom.exceptions import DataSetError, LocalProtocolError
 from asyncdicom.net.disk import Batch
 from asyncdicom.net.lane import lane
@@ -115,10 +115,11 @@ class DataStream:
         elif length:
             self._views += views
             self.waiting += length
-            self._views = joined(self._views, self.waiting)
+            if len(self._views) > FEW_VIEWS:
+                self._views = joined(self._views, self.waiting)
         if is_last:
             self._ended = True
-        if self._has(self._wanted):
+        if self._waiter is not None and self._has(self._wanted):
             self._wake()
 
     def fail(self, error: BaseException) -> None:
@@ -131,9 +132,11 @@ class DataStream:
     def discard(self) -> None:
         """Throw away what waits and whatever comes."""
         self.discarding = True
-        self.discarded += self.waiting
-        self._take()
-        self._wake()
+        if self.waiting:
+            self.discarded += self.waiting
+            self._take()
+        if self._waiter is not None:
+            self._wake()
 
     async def finished(self) -> None:
         """Wait until the last fragment has come, whoever takes it; a lost association raises."""
@@ -169,8 +172,7 @@ class DataStream:
     def _take(self) -> list[memoryview]:
         views, count = self._views, self.waiting
         self._views, self.waiting = [], 0
-        if count:
-            self._taken(count)
+        self._taken(count)
         return views
 
     # the handler's side

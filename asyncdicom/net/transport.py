@@ -67,6 +67,7 @@ class Transport(asyncio.BufferedProtocol):
         "_soon",
         "_transport",
         "is_tls",
+        "is_writing_paused",
     )
 
     def __init__(
@@ -82,6 +83,7 @@ class Transport(asyncio.BufferedProtocol):
         self._peer: tuple[str, int] | None = None
         self.is_tls = False
         self._drained: asyncio.Future[None] | None = None
+        self.is_writing_paused = False  # the peer has to read before more should be written
         self._lost = False
         self._acknowledging: socket.socket | None = None
         self._soon: list[bytes] = []  # small messages that leave together
@@ -129,7 +131,8 @@ class Transport(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
-        self._drained = asyncio.get_running_loop().create_future()
+        self._drained = self._loop.create_future()
+        self.is_writing_paused = True
         self._receiver.writing_paused()
 
     def resume_writing(self) -> None:
@@ -137,6 +140,7 @@ class Transport(asyncio.BufferedProtocol):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         self._drained = None
+        self.is_writing_paused = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.BaseProtocol`."""
@@ -153,11 +157,6 @@ class Transport(asyncio.BufferedProtocol):
     def is_lost(self) -> bool:
         """Whether the connection is gone."""
         return self._lost
-
-    @property
-    def is_writing_paused(self) -> bool:
-        """Whether the peer has to read before more should be written."""
-        return self._drained is not None
 
     @property
     def unsent(self) -> int:

@@ -194,8 +194,9 @@ class Receiver:
     async def _examined(self, request: Request, part: Path) -> Examined:
         """What is soon seen is looked for at once: to ask a thread takes as long."""
         steps = examining(part, self._tags)
-        if _disk.is_quick and not transfer_syntax(request.transfer_syntax_uid).deflated:
-            seen = _disk.at_once(_begun, steps)
+        now = _disk.quick_now()
+        if now is not None and not transfer_syntax(request.transfer_syntax_uid).deflated:
+            seen = _disk.at_once(now, _begun, steps)
             if seen is not None:
                 return seen
         return await in_thread(file_threads(), finish, steps)

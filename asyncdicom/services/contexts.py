@@ -276,6 +276,9 @@ def find_storage_context(channel: Channel, kind: Kind) -> AcceptedContext:
     Raises `PresentationContextError` if there is none.
     """
     sop_class, syntax = kind
+    for accepted in channel.core.contexts.values():  # one that is over says so later
+        if accepted.transfer_syntax == syntax and accepted.abstract_syntax == sop_class and accepted.as_scu:
+            return accepted
     try:
         return find_context(channel, sop_class, syntax)
     except PresentationContextError:

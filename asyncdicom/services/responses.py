@@ -92,7 +92,7 @@ class Response:
         counters: dict[str, int] | None = None,
         data: bytes | None = None,
     ) -> None:
-        self.status = Status(status)
+        self.status = status if type(status) is Status else Status(status)
         self.error_comment = error_comment
         self.offending_elements = tuple(offending_elements)
         self.error_id = error_id

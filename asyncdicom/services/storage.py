@@ -65,7 +65,7 @@ async def store(
         CommandField.C_STORE_RQ,
         affected_sop_class_uid=source.sop_class_uid,
         affected_sop_instance_uid=source.sop_instance_uid,
-        priority=Priority(priority),
+        priority=Priority.MEDIUM if priority == 0 else Priority(priority),  # which is slow to find
         has_data_set=True,
     )
     if move_originator is not None:

@@ -19,6 +19,7 @@ from asyncdicom.net.channel import IncomingRequest
 from asyncdicom.net.operation import Interrupted
 from asyncdicom.net.reasons import in_short
 from asyncdicom.net.sources import Source
+from asyncdicom.net.turns import turns
 from asyncdicom.options import OPERATIONS
 from asyncdicom.services.contexts import Kind
 from asyncdicom.services.failures import Failures
@@ -150,7 +151,7 @@ class SubOperationSender:
             self._cannot_be_sent(source)
             self._in_a_row += 1
             if self._in_a_row % _IN_A_ROW == 0:
-                await asyncio.sleep(0)
+                await turns().take(self._incoming.channel)
         return None
 
     def _cannot_be_sent(self, source: Source | None) -> None:

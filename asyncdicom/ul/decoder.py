@@ -66,6 +66,9 @@ class PDataStart:
     __slots__ = ()
 
 
+_START = PDataStart()
+
+
 class PDataFragment:
     """Bytes of one command or one data set, in order; `is_last` if nothing of it follows.
 
@@ -133,6 +136,7 @@ class Decoder:
         "consumed",
         "error",
         "in_message",
+        "in_pdu",
     )
 
     def __init__(
@@ -140,6 +144,7 @@ class Decoder:
     ) -> None:
         self._bounds = _bounds(maximum_length, maximum_associate_length)
         self.error: RemoteProtocolError | None = None
+        self.in_pdu = False  # the peer owes the rest of a PDU
         self.in_message = False  # the last PDV seen was not the last of its message part, or is incomplete
         self._stopped = False
         self._head = bytearray()  # a header of which less than 6 bytes have arrived
@@ -156,11 +161,6 @@ class Decoder:
         self._empty_fragments = 0
         self._room = 0  # what is left of the budget of this feed
         self.consumed = 0
-
-    @property
-    def in_pdu(self) -> bool:
-        """Whether the peer owes the rest of a PDU."""
-        return bool(self._head or self._pdu_left or self._body_left)
 
     def feed(self, data: memoryview, budget: int = WITHOUT_END) -> list[Item]:
         """What these bytes complete or continue; never raises. The slices returned are of `data` itself.
@@ -179,6 +179,7 @@ class Decoder:
             self.error = error
             self._stopped = True
             self._begun = False
+        self.in_pdu = bool(self._head or self._pdu_left or self._body_left)
         return items
 
     def continues(self, length: int) -> bool:
@@ -234,14 +235,18 @@ class Decoder:
             return 0
         if not self._running:
             self._running = True
-            items.append(PDataStart())
+            items.append(_START)
         is_command = bool(control & 1)
         self._key = (context_id, is_command)
-        fragment = self._open_fragment(items)
-        fragment.views.append(data[position + 12 : stop])
+        if self._fragment is None:
+            items.append(PDataFragment(context_id, is_command, [data[position + 12 : stop]], True))
+        else:  # it ends what came before
+            fragment = self._open_fragment(items)
+            fragment.views.append(data[position + 12 : stop])
+            fragment.is_last = True
+            self._fragment = None
         self._room -= COMMAND_WEIGHT if is_command else 1
-        self._begun = False
-        self._close_fragment(fragment)
+        self._begun = self.in_message = False
         return stop
 
     def _payload(self, data: memoryview, position: int, end: int, items: list[Item]) -> int:
@@ -328,7 +333,7 @@ class Decoder:
             self._pdu_left = length
             if not self._running:
                 self._running = True
-                items.append(PDataStart())
+                items.append(_START)
             return
         self._body_type = pdu_type
         # An A-ABORT of any length is one, and nothing after its fourth byte matters.

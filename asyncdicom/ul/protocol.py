@@ -68,6 +68,7 @@ _TIMER_OF_STATE = {
     State.STA10: "release",
     State.STA11: "release",
 }
+_MAY_SEND_DATA = {state for state in State if (state, Evt.EVT9) in TRANSITIONS}
 _MAY_OWE_A_MESSAGE = {State.STA6, State.STA7}
 _MAY_OWE_A_PDU = set(State) - {State.STA1, State.STA2, State.STA4, State.STA13}
 
@@ -79,8 +80,8 @@ class UpperLayer:
     (0: no limit). `maximum_associate_length`: the longest A-ASSOCIATE PDU taken, in bytes.
 
     Attributes: `state`; `wants_close`: the transport connection is to be closed now, once what is in
-    `data_to_send` has left; `waiting`: what was received and not handled yet; `expecting_data`: set by
-    the caller while a message it knows to be incomplete has no open fragment.
+    `data_to_send` has left; `outgoing`: what that will give; `waiting`: what was received and not handled
+    yet; `expecting_data`: set by the caller while a message it knows to be incomplete has no open fragment.
 
     The local primitives return whether they did anything: one that comes too late is dropped.
     """
@@ -96,7 +97,6 @@ class UpperLayer:
         "_fault_seen",
         "_idle",
         "_idle_since",
-        "_outgoing",
         "_paused_at",
         "_progress",
         "_receive_deadline",
@@ -104,6 +104,7 @@ class UpperLayer:
         "_state_deadline",
         "_timeouts",
         "expecting_data",
+        "outgoing",
         "requestor",
         "state",
         "waiting",
@@ -128,7 +129,7 @@ class UpperLayer:
         self.waiting: list[memoryview] = []
         self._request = b""
         self._accepted = 0  # one bit for each accepted presentation context ID
-        self._outgoing: list[bytes] = []
+        self.outgoing: list[bytes] = []
         self._drained = 0
         self._fault_seen = False
         self._abort_sent = False
@@ -184,7 +185,7 @@ class UpperLayer:
 
     def check_p_data(self) -> None:
         """P-DATA request (Evt9): raises `LocalProtocolError` unless data may be sent in this state."""
-        if (self.state, Evt.EVT9) not in TRANSITIONS:
+        if self.state not in _MAY_SEND_DATA:
             raise LocalProtocolError(f"P-DATA cannot be sent in {self.state.name.capitalize()}")
 
     def violation(self, error: RemoteProtocolError, now: float) -> list[Event]:
@@ -216,7 +217,10 @@ class UpperLayer:
         for item in decoder.feed(data, budget):
             if type(item) is PDataFragment:
                 completed |= item.is_last
-                self._fragment(item, now, events)
+                if self.state is State.STA6 and self._accepted >> item.context_id & 1:  # nearly always
+                    events.append(item)
+                else:
+                    self._fragment(item, now, events)
             elif type(item) is ControlPDU:
                 completed = True
                 self._control(item, now, events)
@@ -251,7 +255,7 @@ class UpperLayer:
 
     def data_to_send(self) -> list[bytes]:
         """The PDUs to be sent now, each given once."""
-        outgoing, self._outgoing = self._outgoing, []
+        outgoing, self.outgoing = self.outgoing, []
         return outgoing
 
     # Time.
@@ -318,8 +322,8 @@ class UpperLayer:
         self._progress += received
         self._due = now if completed else self._due + received / MINIMUM_RATE
         if completed or self._progress >= MINIMUM_PROGRESS:
-            timeout = self._timeouts.receive
-            self._receive_deadline = None if timeout is None else min(now, self._due) + timeout
+            timeout, due = self._timeouts.receive, self._due
+            self._receive_deadline = None if timeout is None else (now if now < due else due) + timeout
             self._progress = 0
 
     def _idle_deadline(self) -> float | None:
@@ -355,7 +359,7 @@ class UpperLayer:
             events = []
         for effect in effects:
             if effect in _SEND_THE_PDU:
-                self._outgoing.append(send)
+                self.outgoing.append(send)
             elif effect in _INDICATIONS:
                 events.append(_INDICATIONS[effect](about))
             else:
@@ -372,7 +376,7 @@ class UpperLayer:
         """Once at most: a peer that goes on sending garbage is not told again (AA-7)."""
         if not self._abort_sent:
             self._abort_sent = True
-            self._outgoing.append(abort.encode())
+            self.outgoing.append(abort.encode())
 
     def _close_transport(self, about: object, now: float) -> None:
         self.wants_close = True

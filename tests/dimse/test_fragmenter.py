@@ -163,7 +163,7 @@ def test_nothing_fits_into_less_than_8_bytes(maximum_length: int) -> None:
 def test_a_small_command_is_one_pdu() -> None:
     encoded = encode(STORE)
     (pdu,) = Fragmenter(5, 16384).command(encoded)
-    (fragment,) = fragments(pdu, 16384)
+    (fragment,) = fragments(bytes(pdu), 16384)
     assert fragment == Fragment(5, True, True, memoryview(encoded))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
+from helpers.programs import once
 from helpers.walking import walk
 
 
-def test_the_walk(tmp_path: Path) -> None:
-    asyncio.run(walk("networking.md", tmp_path))
+@once
+async def test_the_walk(tmp_path: Path) -> None:
+    await walk("networking.md", tmp_path)
     for folder in ("got", "moved", "retrieved"):
         assert len(list((tmp_path / folder).rglob("*.dcm"))) == 10, folder

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.programs import once
 
 from asyncdicom import AssociationError, Client
 
@@ -18,9 +19,10 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM cannot be taken")
+@once
 async def test_what_was_received_is_computed_in_another_process(tmp_path: Path, pydicom_files: Path) -> None:
     text = (REPOSITORY / "docs" / "recipes" / "process-pool.md").read_text()
-    (program,) = re.findall(r"<!-- recipe -->\n```python\n(.*?)```", text, re.DOTALL)
+    (program,) = re.findall(r"<!-- recipe: process_pool -->\n```python\n(.*?)```", text, re.DOTALL)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from helpers.programs import once
 from interop.peers import free_port
 from pydicom.uid import generate_uid
 
@@ -28,27 +28,6 @@ PROGRAMS = {
         r"<!-- recipe: (\w+) -->\n```python\n(.*?)```", path.read_text(), re.DOTALL
     )
 }
-LINES = {"receiver": 25, "ai": 40, "download": 15}
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_a_recipe_is_short(name: str) -> None:
-    code = [line for line in PROGRAMS[name].splitlines() if line.strip()]
-    assert len(code) <= LINES[name]
-
-
-def test_types_hold_in_every_recipe(tmp_path: Path) -> None:
-    for name, program in PROGRAMS.items():
-        (tmp_path / f"{name}.py").write_text(program)
-    (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = True\n[mypy-fastapi.*]\nfollow_imports = skip\n")
-    files = [f"{name}.py" for name in PROGRAMS]
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache"), *files],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
 
 
 @asynccontextmanager
@@ -86,6 +65,7 @@ async def is_there(port: int) -> None:
             return
 
 
+@once
 async def test_the_receiver(tmp_path: Path, pydicom_files: Path, free_ports: tuple[int, int]) -> None:
     port, web = free_ports
     uvicorn = ("-m", "uvicorn", "--port", str(web), "--log-level", "error", "receiver:app")
@@ -108,6 +88,7 @@ async def test_the_receiver(tmp_path: Path, pydicom_files: Path, free_ports: tup
     assert [path.name for path in (tmp_path / "received").iterdir()] == [f"{uid}.dcm"]
 
 
+@once
 async def test_the_pipeline(tmp_path: Path, pydicom_files: Path, free_ports: tuple[int, int]) -> None:
     port, _ = free_ports
     dataset = pydicom.dcmread(pydicom_files / "CT_small.dcm")
@@ -126,6 +107,28 @@ async def test_the_pipeline(tmp_path: Path, pydicom_files: Path, free_ports: tup
     assert line.startswith(f"{dataset.StudyInstanceUID}: 3 images, ")
 
 
+@once
+async def test_the_gateway_in_a_program(
+    tmp_path: Path, pydicom_files: Path, free_ports: tuple[int, int]
+) -> None:
+    port, _ = free_ports
+    async with (
+        Archive(tmp_path / "archive", durability="none") as archive,
+        serve_archive(archive, "ARCHIVE@127.0.0.1:0") as server,
+    ):
+        sent_to = {"127.0.0.1:11113": f"127.0.0.1:{server.port}"}
+        async with running(tmp_path, "gateway", port, places=sent_to) as process:
+            await is_there(port)
+            async with Client(f"GATE@127.0.0.1:{port}", calling_ae_title="CT1") as client:
+                assert (await client.store(pydicom_files / "CT_small.dcm")).sent == 1
+            while not (await archive.counts())["instance"]:
+                await asyncio.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            await process.communicate()
+            assert process.returncode == 0
+
+
+@once
 async def test_the_download(tmp_path: Path, corpus: list[Path]) -> None:
     async with (
         Archive(tmp_path / "archive", durability="none") as archive,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.programs import once
 from helpers.walking import DOCS, started, walk
 from interop.peers import free_port
 
@@ -25,29 +26,27 @@ def block(page: str, mark: str) -> str:
     return str(text)
 
 
-def test_getting_started(tmp_path: Path) -> None:
-    said = asyncio.run(walk("start.md", tmp_path))
+@once
+async def test_getting_started(tmp_path: Path) -> None:
+    said = await walk("start.md", tmp_path)
     assert said[0].startswith("13 images of 4 studies")
     assert "Sample^Anna CT of a disc 6\n" in said[-1]
     for folder, count in (("got", 10), ("received", 13)):
         assert len(list((tmp_path / folder).rglob("*.dcm"))) == count
 
 
-def test_the_first_server_of_ones_own(tmp_path: Path) -> None:
-    asyncio.run(receives(tmp_path))
-
-
-async def receives(folder: Path) -> None:
+@once
+async def test_the_first_server_of_ones_own(tmp_path: Path) -> None:
     program, port = block("start.md", "program: receives"), free_port()
     assert "127.0.0.1:11113" in program
-    (folder / "server.py").write_text(program.replace("127.0.0.1:11113", f"127.0.0.1:{port}"))
-    write_samples(folder / "images")
-    process = await started(folder, "python server.py")
+    (tmp_path / "server.py").write_text(program.replace("127.0.0.1:11113", f"127.0.0.1:{port}"))
+    write_samples(tmp_path / "images")
+    process = await started(tmp_path, "python server.py")
     try:
         async with asyncio.timeout(100), Client(f"RECEIVER@127.0.0.1:{port}") as client:
             while True:  # until it listens
                 try:
-                    sent = await client.store(folder / "images")
+                    sent = await client.store(tmp_path / "images")
                     break
                 except AssociationError:
                     await asyncio.sleep(0.05)
@@ -58,12 +57,13 @@ async def receives(folder: Path) -> None:
         if process.returncode is None:
             process.kill()
             await process.communicate()
-    assert len(list((folder / "incoming").iterdir())) == 13
+    assert len(list((tmp_path / "incoming").iterdir())) == 13
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
-def test_tls_in_ten_lines(tmp_path: Path) -> None:
-    said = asyncio.run(walk("tls.md", tmp_path))
+@once
+async def test_tls_in_ten_lines(tmp_path: Path) -> None:
+    said = await walk("tls.md", tmp_path)
     assert "Success" in said[-1]
     assert read_config_of("tls.md", tmp_path)["tls"]["trusted"]
 
@@ -75,9 +75,10 @@ async def kept(folder: Path) -> None:
             await archive.store(path)
 
 
-def test_backup_and_restore(tmp_path: Path) -> None:
-    asyncio.run(kept(tmp_path))
-    said = asyncio.run(walk("deploying.md", tmp_path))
+@once
+async def test_backup_and_restore(tmp_path: Path) -> None:
+    await kept(tmp_path)
+    said = await walk("deploying.md", tmp_path)
     assert "13 files verified, 0 of them" in said[-1]
 
 

@@ -47,13 +47,26 @@ async def serving(folder: Path, command: str) -> AsyncIterator[None]:
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGINT)
-        await process.communicate()
+        try:
+            await asyncio.wait_for(process.communicate(), 60)
+        finally:
+            await _gone(process)
+
+
+async def _gone(process: asyncio.subprocess.Process) -> None:
+    """Whatever happened, it does not stay."""
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
 
 
 async def run(folder: Path, command: str, *, fails: bool = False) -> str:
     """Run a command or program to its end, and give what it said."""
     process = await started(folder, command)
-    output, _ = await process.communicate()
+    try:
+        output, _ = await process.communicate()
+    finally:
+        await _gone(process)
     assert (process.returncode != 0) == fails, f"{command}\n{output.decode()}"
     return output.decode()
 

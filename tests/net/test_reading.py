@@ -177,7 +177,9 @@ async def test_answers_of_the_association_itself_wait_for_the_message_that_is_be
 ) -> None:
     """Then one task sends them all."""
     stuck = True
-    monkeypatch.setattr(Transport, "is_writing_paused", property(lambda transport: stuck))
+    monkeypatch.setattr(
+        Transport, "is_writing_paused", property(lambda transport: stuck, lambda transport, is_paused: None)
+    )
 
     async def drain(transport: Transport) -> None:
         while stuck:

@@ -7,7 +7,7 @@ import errno
 import math
 import os
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from asyncdicom import (
 )
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.net.blocks import FILE_BLOCK_SIZE
-from asyncdicom.net.disk import Batch, Disk
+from asyncdicom.net.disk import Batch, Buffer, Disk
+from asyncdicom.net.transport import Transport
 from asyncdicom.uid import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN
 
 
@@ -153,6 +154,47 @@ async def sent(*sources: Any) -> list[bytes]:
         for source in sources:
             assert (await association.c_store(source)).status == 0
     return got
+
+
+async def test_an_image_of_512_kib_leaves_in_two_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its head makes no third one, nor does the end of the message."""
+    monkeypatch.setattr("asyncdicom.net.sources._read", Disk())
+    written: list[int] = []
+    write = Transport.write
+
+    def counted(transport: Transport, buffers: Sequence[Buffer]) -> None:
+        written.append(sum(map(len, buffers)))
+        write(transport, buffers)
+
+    monkeypatch.setattr(Transport, "write", counted)
+    data = os.urandom((1 << 19) + 378)
+    source = await open_file(part10(tmp_path / "one.dcm", data))
+    assert await sent(source) == [data]
+    assert len([length for length in written if length > 1000]) == 2
+
+
+class Longer:
+    """A source around another one that has more behind what that one calls its last batch."""
+
+    def __init__(self, source: FileSource) -> None:
+        self.sop_class_uid = source.sop_class_uid
+        self.sop_instance_uid = source.sop_instance_uid
+        self.transfer_syntax_uid = source.transfer_syntax_uid
+        self._source = source
+
+    async def open(self) -> AsyncGenerator[Batch, None]:
+        async for batch in self._source.open():
+            yield batch
+        yield [b"more"]
+        yield [b", and the end"]
+
+
+async def test_a_source_may_have_more_than_the_one_that_it_is_around(tmp_path: Path) -> None:
+    data = os.urandom(300_000)
+    source = await open_file(part10(tmp_path / "one.dcm", data))
+    assert await sent(Longer(source)) == [data + b"more, and the end"]
 
 
 class Doubled(BytesSource):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import struct
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
@@ -112,6 +113,7 @@ def deflated(data: bytes) -> bytes:
 
 ENCODED = deflated(WHOLE)
 STRANGE = b"\x08\x00\x05\x00--\x04\x00abcd"  # no such VR, but it is plain where it ends
+MANY = b"".join(struct.pack("<HH2sH", 0x7777, element, b"LO", 0) for element in range(0x1000, 0x9000))
 NOTHING_ELSE = b"\x08\x00\x05\x00\x07\x99\xff\xff"  # of this nobody can tell
 
 
@@ -124,6 +126,8 @@ NOTHING_ELSE = b"\x08\x00\x05\x00\x07\x99\xff\xff"  # of this nobody can tell
         (STRANGE + WHOLE[:-1], PLAIN, "the data set is truncated"),
         (NOTHING_ELSE + WHOLE[:-1], PLAIN, None),
         (WHOLE[:-1], PLAIN, "the data set is truncated"),
+        (MANY, PLAIN, None),
+        (MANY[:-1], PLAIN, "the data set is truncated"),
         (WHOLE[:20], PLAIN, "the data set is truncated"),
         (WHOLE[:4], PLAIN, "the data set is truncated"),
         (b"", PLAIN, "the data set is empty"),
