@@ -46,7 +46,7 @@ class Candidate(NamedTuple):
     calling_ae_title: str
     size: int
     is_held: bool
-    """Whether a delivery of it is open, or has failed (unless that does not count), or it has to be told of."""
+    """Whether a delivery of it is open, has failed (unless that does not count), or is yet to come."""
 
 
 class Page(NamedTuple):
