@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from types import TracebackType
@@ -30,6 +30,7 @@ from asyncdicom.archive.index.engines import DURABILITIES, kind_of, open_index
 from asyncdicom.archive.index.finding import Finding
 from asyncdicom.archive.index.query import Query
 from asyncdicom.archive.index.reader import Row
+from asyncdicom.archive.index.work import COMMITTED, State, Work
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.intake import Intake
 from asyncdicom.archive.journal import Journal
@@ -235,12 +236,13 @@ class Archive:
                 on_work=lambda urgency: self.outbox.tell_from_thread(urgency),
             )
             self.deliveries, self.chosen = self._index.deliveries, self._index.chosen
+            self.expiry = self._index.expiry
             self.outbox = Outbox(self._ingest.change, self.deliveries, self._outgoing)
             self.reports = Reports(self.outbox, self.deliveries, self.read)
             self._peers = PeerMemory(
                 self._index.learned(time.time()), self._ingest.change, self._outgoing.submit
             )
-            self._stable = StableStudies(self._index.stability, self._ingest.change, self.read)
+            self.stability = StableStudies(self._index.stability, self._ingest.change, self.read)
             self._ingest.start()
             journal = Journal(self.directory, self._calls, sync=self._sync)
             reassigning = Reassigning(journal, self._ingest)
@@ -473,6 +475,14 @@ class Archive:
             dry_run=dry_run,
         )
 
+    async def note_committed(self, sop_instance_uids: Sequence[str], by: str) -> None:
+        """Note that a peer keeps instances, as `StorageCommitmentUser.commit` was told (PS3.4 J.3.3).
+
+        Rules of retention ask for it. `by`: its name. What is not here is passed over. Raises `ArchiveError`.
+        """
+        work = Work(COMMITTED, by, state=State.DONE)
+        await self.upkeep(self.deleting.note, list(sop_instance_uids), work)
+
     async def upkeep(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
         """Make a call of `care` in the one thread that looks after files, behind a sweep that is under way.
 
@@ -535,7 +545,7 @@ class Archive:
         that is not positive, or if somebody has the name now, and `ArchiveError` if disk or index fail.
         """
         try:
-            async with aclosing(self._stable.studies(name, quiet)) as studies:
+            async with aclosing(self.stability.studies(name, quiet)) as studies:
                 async for study in studies:
                     yield study
         except ArchiveError:
