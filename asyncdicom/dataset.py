@@ -15,7 +15,6 @@ from asyncdicom.data.charset import TEXT_VRS, codec_of, guess
 from asyncdicom.data.elements import (
     MAXIMUM_ELEMENTS,
     UNDEFINED_LENGTH,
-    VRS,
     Element,
     Skipped,
     Walked,
@@ -27,6 +26,7 @@ from asyncdicom.data.elements import encode as encode_elements
 from asyncdicom.data.inflation import MAXIMUM_INFLATED, deflate, inflating
 from asyncdicom.data.plain import encode_plain
 from asyncdicom.data.steps import Steps, finish
+from asyncdicom.data.vr import VRS
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import (
     EXPLICIT_VR_LITTLE_ENDIAN,

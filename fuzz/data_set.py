@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from asyncdicom.data.charset import decode_text
-from asyncdicom.data.elements import IMPLICIT_VRS, Element, check_start, decode, encode, read_header_of
+from asyncdicom.data.elements import Element, check_start, decode, encode, read_header_of
 from asyncdicom.data.scanner import Scanner
+from asyncdicom.data.vr import IMPLICIT_VRS
 from asyncdicom.exceptions import DataSetError
 from fuzz.check import Finding, Head, check, check_equal, pieces, words
 

@@ -35,7 +35,7 @@ from asyncdicom.archive.intake import Intake
 from asyncdicom.archive.journal import Journal
 from asyncdicom.archive.leftovers import Swept
 from asyncdicom.archive.marker import Marker, check_place, next_marker, no_archive, read_marker, write_marker
-from asyncdicom.archive.origin import Origin, Router
+from asyncdicom.archive.origin import Origin, Passing, Router
 from asyncdicom.archive.outbox import Outbox
 from asyncdicom.archive.peers import PeerMemory
 from asyncdicom.archive.reassign import Reassigning
@@ -125,6 +125,8 @@ class Archive:
         self.is_new = False
         self.is_served_by_tls = False
         """Whether a server takes instances for it by TLS: then they are not sent on in the clear unasked."""
+        self.passing: Passing | None = None
+        """Who is asked first about a C-STORE request, and may answer it: then it is not stored."""
         self._room = Room(self.directory, self._calls, minimum_free)
         self._intake = Intake(
             self._blobs,

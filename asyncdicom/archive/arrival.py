@@ -128,6 +128,7 @@ class Arrival:
     is_strange = False  # it has elements that cannot be read
     is_conflict = False  # other data are here under its SOP Instance UID
     mismatch = ""  # why it is not clear whose it is
+    divides = ""  # its study, if that is there with the same patient written otherwise
     work: Sequence[Work] = ()  # that it leads to, when it is stored
 
     def __init__(self, file: NewBlob, transfer_syntax_uid: str, calling_ae_title: str) -> None:

@@ -30,15 +30,8 @@ _TOLD = {
     "refused_conflicts": ("quarantine_full",),
     "healed": ("healed", "healed_in_quarantine"),
 }
-_RARE = (
-    "set_aside",
-    "superseded",
-    "same",
-    "incomplete",
-    "strange",
-    "mismatch",
-    "returned",
-)  # told if there are any
+# Told if there are any.
+_RARE = ("set_aside", "superseded", "same", "incomplete", "strange", "mismatch", "divided", "returned")
 
 
 class Care:

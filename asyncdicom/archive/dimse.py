@@ -365,14 +365,22 @@ class ArchiveProvider:
             syntaxes[transfer_syntax_uid] += count
 
     async def store(self, request: Request) -> Response:
-        """C-STORE: the answer is a Success when the instance is as durable as the archive promises."""
+        """C-STORE: the answer is a Success when the instance is as durable as the archive promises.
+
+        What passes through (`Archive.passing`) is not stored: its answer is that of who gets it.
+        """
+        origin = _origin(request) if self.archive.is_routing else None
+        if self.archive.passing is not None and origin is not None:
+            answer: Response | None = await self.archive.passing(request, origin)
+            if answer is not None:
+                return answer
         stored = await self.archive.receive(
             sop_class_uid=request.affected_sop_class_uid,
             sop_instance_uid=request.affected_sop_instance_uid,
             transfer_syntax_uid=request.transfer_syntax_uid,
             batches=request.data.batches(PIECE),
             calling_ae_title=request.calling_ae_title,
-            origin=_origin(request) if self.archive.is_routing else None,
+            origin=origin,
         )
         if stored.is_here:
             self.note(request.affected_sop_class_uid, request.transfer_syntax_uid)

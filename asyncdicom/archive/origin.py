@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from asyncdicom.archive.index.work import Work
 from asyncdicom.data.elements import Element
 
-__all__ = ["Origin", "Received", "Router"]
+__all__ = ["Origin", "Passing", "Received", "Router"]
 
 
 class Origin(NamedTuple):
@@ -22,6 +22,10 @@ class Origin(NamedTuple):
     address: str = ""
     certificate: tuple[str, ...] = ()
     move_originator: tuple[str, int] | None = None
+
+
+Passing: TypeAlias = Callable[[Any, Origin], Awaitable[Any | None]]
+"""Gives the answer to a C-STORE request that came from there, or None: then the archive stores it."""
 
 
 class Received(NamedTuple):

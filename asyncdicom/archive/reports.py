@@ -189,6 +189,8 @@ class Reports:
         """Send some reports; gives what became of them. Their leases are renewed meanwhile."""
         sending = asyncio.get_running_loop().create_task(self._send_all(claimed))
         self._sending.add(sending)
+        if not self._open:  # it ended while these were claimed
+            sending.cancel()
         try:
             while not (await asyncio.wait((sending,), timeout=LEASE / 3))[0]:
                 await self._outbox.renew([each.id for each in claimed])

@@ -123,7 +123,7 @@ class Round:
     # what is to be done
 
     def _plan(self, arrival: Arrival) -> _Plan:
-        arrival.is_conflict, arrival.mismatch = False, ""  # it may come again
+        arrival.is_conflict, arrival.mismatch, arrival.divides = False, "", ""  # it may come again
         if arrival.is_withdrawn:
             return _Plan(Outcome.WITHDRAWN)
         if not self._blobs.is_trusted(arrival.file.name):
@@ -144,8 +144,11 @@ class Round:
         planned = self._planned.setdefault(study, [])
         is_planned = identity in planned  # then it contradicts nothing that the first one has not
         arrival.mismatch = arrival.record.contradiction
-        if not is_planned and self._contradicts(identity, planned):
+        others = [] if is_planned else self._others(identity, planned)
+        if any(map(identity.contradicts, others)):
             arrival.mismatch = "another patient has this Study Instance UID"
+        elif others:
+            arrival.divides = study
         # One that was found is told only: it was kept once, and an operator has it indexed again.
         if arrival.mismatch and self._on_mismatch is OnMismatch.QUARANTINE and not arrival.was_found:
             return self._plan_quarantine(arrival)
@@ -153,15 +156,11 @@ class Round:
             planned.append(identity)
         return plan
 
-    def _contradicts(self, identity: Identity, planned: Sequence[Identity]) -> bool:
-        """Tell whether a study belongs to another patient, in the index or in this round."""
+    def _others(self, identity: Identity, planned: Sequence[Identity]) -> list[tuple[str, str, str]]:
+        """Give whom the study belongs to, in the index or in this round, if that is nobody of this name."""
         known = self._index.patients_of(identity)
         known += [(other.patient_id, other.issuer_of_patient_id, other.told_apart) for other in planned]
-        return (
-            bool(known)
-            and tuple(identity.of_patient().values()) not in known
-            and any(map(identity.contradicts, known))
-        )
+        return [] if tuple(identity.of_patient().values()) in known else known
 
     def _plan_other(self, arrival: Arrival, existing: Existing) -> _Plan:
         """Other bytes under a SOP Instance UID that is taken: do they say the same?"""

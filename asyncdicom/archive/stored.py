@@ -90,3 +90,11 @@ def _tell_kept(uid: str, arrival: Arrival, outcome: Outcome, happened: Counter[s
         happened["mismatch"] += 1
         where = "in quarantine" if outcome in _ASIDE else "kept under its own Patient ID"
         _LOG.warning("%s: %s: %s", uid, arrival.mismatch, where)
+    if arrival.divides:
+        happened["divided"] += 1
+        _LOG.warning(
+            "%s: its study is here with the Patient ID or its issuer written otherwise, or missing: queries "
+            "list it once for each; `asyncdicom archive DIR reassign study %s --to ID` puts it together",
+            uid,
+            arrival.divides,
+        )

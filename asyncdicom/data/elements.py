@@ -13,6 +13,7 @@ from typing import NamedTuple
 from asyncdicom.data.inflation import MAXIMUM_INFLATED, Buffer, deflate, inflating
 from asyncdicom.data.resuming import Broken, resuming
 from asyncdicom.data.steps import Steps, finish
+from asyncdicom.data.vr import IMPLICIT_VRS, MAY_BE_UNDEFINED, PADDED_WITH_SPACE, VRS
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import (
     EXPLICIT_VR_BIG_ENDIAN,
@@ -26,65 +27,6 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM = 0xFFFEE000
 ITEM_DELIMITATION = 0xFFFEE00D
 SEQUENCE_DELIMITATION = 0xFFFEE0DD
-
-# PS3.5 7.1.2: whether the length takes 32 bits, after two reserved bytes.
-_SHORT = "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US"
-_LONG = "OB OD OF OL OV OW SQ SV UC UN UR UT UV"
-VRS: dict[bytes, tuple[str, bool]] = {vr.encode(): (vr, False) for vr in _SHORT.split()} | {
-    vr.encode(): (vr, True) for vr in _LONG.split()
-}
-# PS3.5 6.2: everything else is padded with NUL.
-_TEXT = "AE AS CS DA DS DT IS LO LT PN SH ST TM UC UR UT"
-PADDED_WITH_SPACE = frozenset(_TEXT.split())
-# PS3.5 7.1.1: only these (and what Implicit VR does not tell) may have an undefined length.
-_MAY_BE_UNDEFINED = frozenset(["", "SQ", "UN", "OB", "OW", "OD", "OF", "OL", "OV"])
-
-# PS3.6: the VRs of what is asked for in queries or found in index keys; Implicit VR does not tell them.
-# fmt: off
-IMPLICIT_VRS: dict[int, str] = {
-    tag: vr
-    for vr, tags in {
-        "AE": (0x00080054, 0x00080055, 0x00400001, 0x00400241),
-        "AS": (0x00101010,),
-        "CS": (0x00041430, 0x00080005, 0x00080008, 0x00080052, 0x00080053, 0x00080056, 0x00080060,
-               0x00080061, 0x00080064, 0x00100022, 0x00100040, 0x001021A0, 0x00180015, 0x00185100,
-               0x00200060, 0x00200062, 0x00280004, 0x0032000A, 0x0032000C, 0x00380008, 0x00400020,
-               0x00400252, 0x0040A491, 0x0040A493, 0x00700080),
-        "DA": (0x00080012, 0x00080020, 0x00080021, 0x00080022, 0x00080023, 0x00100030, 0x001021D0,
-               0x00400002, 0x00400004, 0x00400244, 0x00400250, 0x00700082),
-        "DS": (0x00101020, 0x00101030, 0x00180050, 0x00180060, 0x00180088, 0x00281050, 0x00281051),
-        "DT": (0x0008002A, 0x0040A030),
-        "IS": (0x00082122, 0x00082124, 0x00200011, 0x00200012, 0x00200013, 0x00201002, 0x00201200,
-               0x00201202, 0x00201204, 0x00201206, 0x00201208, 0x00201209, 0x00280008),
-        "LO": (0x00080070, 0x00080080, 0x00080104, 0x00081030, 0x0008103E, 0x00081040, 0x00081080,
-               0x00081090, 0x00100020, 0x00100021, 0x00101000, 0x00101040, 0x00102000, 0x00102110,
-               0x001021F0, 0x00102201, 0x00120020, 0x00180010, 0x00181000, 0x00181020, 0x00181030,
-               0x00321033, 0x00321060, 0x00321070, 0x00380010, 0x00380050, 0x00380300, 0x00380400,
-               0x00380500, 0x00400007, 0x00400012, 0x00400254, 0x00401002, 0x00401004, 0x00401005,
-               0x00402016, 0x00402017, 0x00403001, 0x00420012, 0x00700081),
-        "LT": (0x001021B0, 0x00104000, 0x00204000, 0x00324000, 0x00401400),
-        "OB": (0x00420011,),
-        "PN": (0x00080090, 0x00081048, 0x00081050, 0x00081060, 0x00081070, 0x00100010, 0x00101001,
-               0x00101005, 0x00101060, 0x00102297, 0x00321032, 0x00400006, 0x00401010, 0x00700084),
-        "SH": (0x00080050, 0x00080100, 0x00080102, 0x00080201, 0x00081010, 0x00102160, 0x00102180,
-               0x00200010, 0x00400009, 0x00400010, 0x00400011, 0x00400242, 0x00400253, 0x00401001,
-               0x00401003, 0x00880130),
-        "SQ": (0x00080051, 0x00081032, 0x00081110, 0x00081111, 0x00081115, 0x00081120, 0x00081140,
-               0x00081198, 0x00081199, 0x00082112, 0x00101002, 0x00321064, 0x00380004, 0x00380014,
-               0x00400008, 0x00400100, 0x00400260, 0x00400270, 0x00400275, 0x00400340, 0x0040A043,
-               0x0040A370, 0x0040A730),
-        "ST": (0x00080081, 0x00082111, 0x00400280, 0x00420010),
-        "TM": (0x00080013, 0x00080030, 0x00080031, 0x00080032, 0x00080033, 0x00100032, 0x00400003,
-               0x00400005, 0x00400245, 0x00400251, 0x00700083),
-        "UI": (0x00080014, 0x00080016, 0x00080018, 0x0008001A, 0x00080058, 0x00080062, 0x00081150,
-               0x00081155, 0x0008115A, 0x00081195, 0x00083002, 0x0020000D, 0x0020000E, 0x00200052,
-               0x00880140),
-        "US": (0x00081197, 0x001021C0, 0x00280002, 0x00280010, 0x00280011, 0x00280100, 0x00280101,
-               0x00280102, 0x00280103),
-    }.items()
-    for tag in tags
-}
-# fmt: on
 
 
 class Element(NamedTuple):
@@ -221,7 +163,7 @@ class Nesting:
 
     def open(self, tag: int, vr: str) -> None:
         """An element of undefined length begins."""
-        if vr not in _MAY_BE_UNDEFINED:
+        if vr not in MAY_BE_UNDEFINED:
             raise DataSetError(f"{show(tag)} {vr} has an undefined length")
         if self.depth == self._maximum_depth:
             raise DataSetError(f"{show(tag)}: sequences are nested deeper than {self._maximum_depth}")

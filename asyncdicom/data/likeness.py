@@ -13,16 +13,15 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 from asyncdicom.data.elements import (
-    IMPLICIT_VRS,
     ITEM,
     ITEM_DELIMITATION,
-    PADDED_WITH_SPACE,
     SEQUENCE_DELIMITATION,
     UNDEFINED_LENGTH,
     ReadHeader,
     read_header_of,
 )
 from asyncdicom.data.steps import Steps
+from asyncdicom.data.vr import IMPLICIT_VRS, PADDED_WITH_SPACE
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import transfer_syntax
 

@@ -7,8 +7,9 @@ from struct import Struct, pack
 from struct import error as struct_error
 from typing import NamedTuple
 
-from asyncdicom.data.elements import UNDEFINED_LENGTH, VRS, show
+from asyncdicom.data.elements import UNDEFINED_LENGTH, show
 from asyncdicom.data.inflation import Buffer
+from asyncdicom.data.vr import VRS
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import (
     IMPLEMENTATION_CLASS_UID,

@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from asyncdicom.data.elements import IMPLICIT_VRS, encode
+from asyncdicom.data.elements import encode
+from asyncdicom.data.vr import IMPLICIT_VRS
 
 __all__ = ["encode_plain", "is_plain", "plain_value"]
 

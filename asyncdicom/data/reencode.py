@@ -13,10 +13,8 @@ from asyncdicom.data.dictionary import vr_of
 from asyncdicom.data.elements import (
     ITEM,
     ITEM_DELIMITATION,
-    PADDED_WITH_SPACE,
     SEQUENCE_DELIMITATION,
     UNDEFINED_LENGTH,
-    VRS,
     check_start,
     read_header_of,
     show,
@@ -24,6 +22,7 @@ from asyncdicom.data.elements import (
 from asyncdicom.data.inflation import Buffer, Inflater
 from asyncdicom.data.scope import NO_END, NOTED, Patch, Scope, are_words, one_vr
 from asyncdicom.data.swap import UNITS, swapped
+from asyncdicom.data.vr import PADDED_WITH_SPACE, VRS
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,

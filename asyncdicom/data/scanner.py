@@ -11,9 +11,7 @@ from functools import lru_cache
 from struct import Struct
 
 from asyncdicom.data.elements import (
-    IMPLICIT_VRS,
     UNDEFINED_LENGTH,
-    VRS,
     Element,
     Nesting,
     check_start,
@@ -23,6 +21,7 @@ from asyncdicom.data.elements import (
     show,
 )
 from asyncdicom.data.inflation import MAXIMUM_INFLATED, MAXIMUM_RATIO, Buffer, Inflater
+from asyncdicom.data.vr import IMPLICIT_VRS, VRS
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import TRANSFER_SYNTAXES, transfer_syntax
 

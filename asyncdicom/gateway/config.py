@@ -11,6 +11,7 @@ on_duplicate = "changed"          # what comes again is sent if changed; "resend
 check_before = "cfind"            # what it has already is not sent: it is asked by C-FIND
 pass_calling_ae_title = true      # call it by the AE title of whoever has sent the instance
 pass_move_originator = true       # forward (0000,1030) and (0000,1031) of the C-STORE request that came
+mode = "stream"                   # see `streaming`
 keep_open = 30                    # seconds that associations are kept when nothing comes
 also_delivered = [0x0111]         # statuses by which it says that it has the instance
 not_delivered = [0xB007]          # warnings by which it says that it has not
@@ -52,10 +53,11 @@ _CALLED = (
     "address", "server_hostname", "calling_ae_title", "called_ae_title", "maximum_associations",
     "operations_invoked", "connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout",
 )  # fmt: skip
-_WORDS = {"on_duplicate": ON_DUPLICATE, "check_before": ("cfind",)}
+_WORDS = {"on_duplicate": ON_DUPLICATE, "check_before": ("cfind",), "mode": ("store", "stream")}
 _PASSES = ("pass_calling_ae_title", "pass_move_originator")
 _NOT_FOR_FOLDERS = (
-    *_CALLED, "tls", "also_delivered", "not_delivered", "keep_open", "group_by", "check_before", *_PASSES,
+    *_CALLED, "tls", "also_delivered", "not_delivered", "keep_open", "group_by", "check_before", "mode",
+    *_PASSES,
 )  # fmt: skip
 _TABLES = ("destinations", "routes")
 _NUMBER = (int, float)
@@ -78,6 +80,7 @@ _KEYS: dict[str, Any] = {
     "keep_open": _NUMBER,
     "on_duplicate": str,
     "check_before": str,
+    "mode": str,
     "pass_calling_ae_title": bool,
     "pass_move_originator": bool,
     "folder": str,
@@ -120,6 +123,9 @@ class GatewayDestination:
 
     pass_move_originator: bool = False
     """Whether Move Originator AE title and Message ID are forwarded (PS3.7 9.1.1.1)."""
+
+    mode: str = "store"
+    """"store": what is sent to it was stored before; "stream": see `streaming`."""
 
     keep_open: float = 30.0
     """Seconds that associations are kept while there is nothing to send."""
@@ -175,6 +181,7 @@ def parse_gateway(
             raise _WrongError("routes are tables in an order: [[routes]]", ("routes",))
         rules = parse_rules(routes, destinations, functions)
         _check_groups(rules, destinations)
+        _check_streams(rules, destinations)
         return GatewayConfig(destinations, rules)
     except tomllib.TOMLDecodeError as error:
         raise GatewayConfigError(f"{where}: {error}") from None
@@ -197,6 +204,19 @@ def _check_groups(rules: Rules, destinations: Mapping[str, GatewayDestination]) 
             raise _WrongError(
                 f"{name} is ordered and in a first_of: there is no order over several destinations",
                 ("destinations", name, "ordered"),
+            )
+
+
+def _check_streams(rules: Rules, destinations: Mapping[str, GatewayDestination]) -> None:
+    for name, each in destinations.items():
+        if each.mode == "stream" and rules.names_condition("size"):
+            raise _WrongError(
+                f'{name} has mode = "stream", and a rule looks at size, which nobody knows before the end',
+                ("destinations", name, "mode"),
+            )
+        if each.mode == "stream" and each.check_before:
+            raise _WrongError(
+                f'{name}: mode = "stream" and check_before exclude each other', ("destinations", name, "mode")
             )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from ssl import SSLContext
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from asyncdicom.net.sources import Source
 from asyncdicom.outgoing import context_for
 from asyncdicom.pool import AssociationPool
 from asyncdicom.services.contexts import DEFAULT_TRANSFER_SYNTAXES, MAXIMUM_CONTEXTS, Kind, contexts_for
+from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import STUDY_ROOT
@@ -34,6 +36,10 @@ _DIMSE_PRIORITY = {0: Priority.HIGH, 1: Priority.MEDIUM, 2: Priority.LOW}
 
 
 _ASKING = [PresentationContext(STUDY_ROOT.find, DEFAULT_TRANSFER_SYNTAXES)]
+
+
+Forward = Callable[[Association], Awaitable[Response]]
+"""Sends an instance on an association."""
 
 
 class _Lane(NamedTuple):
@@ -87,17 +93,31 @@ class Courier:
     async def send(self, claimed: Claimed, priority: int, begun: Begun, lane: int | None) -> Carried:
         """Send an instance: on whichever association is free, or on that of a lane."""
         source = await self._archive.assigned(self._archive.source_of(claimed), peer=self._own.name)
-        calling = (claimed.calling_ae_title if self._own.pass_calling_ae_title else None) or self._calling
+        calling = (claimed.calling_ae_title if self._own.pass_calling_ae_title else None) or ""
         if lane is not None:
-            association = await self._association_of(lane, self._note(source), calling)
+            association = await self._association_of(lane, self._note(source), calling or self._calling)
             begun()
             return await self._store(association, claimed, source, priority)
+        async with self._borrowed(source, calling) as association:
+            begun()
+            return await self._store(association, claimed, source, priority)
+
+    async def forward(self, source: Source, calling: str, store: Forward) -> Response:
+        """Have `store` send what is just being received, on whichever association is free.
+
+        `calling`: the AE title of whoever sends it. Raises as `send`.
+        """
+        async with self._borrowed(source, calling if self._own.pass_calling_ae_title else "") as association:
+            return await store(association)
+
+    @asynccontextmanager
+    async def _borrowed(self, source: Source, calling: str) -> AsyncGenerator[Association, None]:
+        calling = calling or self._calling
         pool = self._pool_for(self._note(source), self._ssl(), calling)
         pool.users += 1
         try:
             async with pool.pool.acquire() as association:
-                begun()
-                return await self._store(association, claimed, source, priority)
+                yield association
         finally:
             pool.users -= 1
             if not pool.users and pool is not self._pools.get(calling):

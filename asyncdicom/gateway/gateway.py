@@ -20,6 +20,7 @@ from asyncdicom.gateway.rerouting import reroute
 from asyncdicom.gateway.resending import deliver_stable
 from asyncdicom.gateway.routing import DELIVERY, UNROUTED, Routing, line_of, members_of
 from asyncdicom.gateway.sender import Sender, first_available
+from asyncdicom.gateway.streaming import Streaming
 from asyncdicom.services.contexts import Kind
 from asyncdicom.telemetry.log import Log
 
@@ -68,7 +69,7 @@ class Gateway:
             self._kinds = [kind for kind, _ in recent.most_common()]
             await self._connect()
         except BaseException:
-            self._archive.route(None)
+            self._unroute()
             raise
         self._unsubscribe = self._archive.outbox.subscribe(self._wake)
         self._watch()
@@ -89,7 +90,11 @@ class Gateway:
         if tasks:
             await asyncio.wait(tasks)
         await asyncio.gather(*(link.stop(self._patience) for link in self._links.values()))
+        self._unroute()
+
+    def _unroute(self) -> None:
         self._archive.route(None)
+        self._archive.passing = None
 
     def renew(self, config: GatewayConfig) -> None:
         """Let another configuration be in force: its rules at once, its destinations as soon as may be.
@@ -105,6 +110,10 @@ class Gateway:
     def _route(self) -> None:
         self._routing = Routing(self.config.rules, self.config.destinations)
         self._archive.route(self._routing)
+        streams = frozenset(name for name, each in self.config.destinations.items() if each.mode == "stream")
+        find, happened = lambda name: self._links.get(name), self._archive.outbox.happened  # they are renewed
+        streaming = Streaming(self.config.rules, streams, find, happened)
+        self._archive.passing = streaming.answer if streams else None
 
     async def _reconnect(self) -> None:
         async with self._turn:  # of several, the last one has the last word

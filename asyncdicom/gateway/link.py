@@ -119,6 +119,11 @@ class Link:
         (self.sender.pause if paused else self.sender.resume)()
         self.wake()
 
+    @property
+    def courier(self) -> Courier | None:
+        """What sends to it, if it is no folder."""
+        return self._courier if isinstance(self._courier, Courier) else None
+
     def claimed(self) -> list[int]:
         """Give the deliveries that this process has."""
         return list(self._claimed)

@@ -103,6 +103,8 @@ class Decision(NamedTuple):
 
     targets: tuple[Target, ...]
     unrouted: str = ""
+    is_kept: bool = False
+    """Whether a rule that fits wants it here: it is for stable studies, or names no destination."""
 
 
 class Explained(NamedTuple):
@@ -208,6 +210,16 @@ class Rules:
         default = [] if self._default is None else [self._default]
         return {rule.destinations for rule in (*self._rules, *default) if rule.way == "first_of"}
 
+    def names_condition(self, name: str) -> bool:
+        """Tell whether a rule looks at something."""
+        return any(condition.wanted.name == name for rule in self._rules for condition in rule.conditions)
+
+    @property
+    def has_functions(self) -> bool:
+        """Whether a rule is a function of the user's, which may take its time."""
+        default = [] if self._default is None else [self._default]
+        return any(rule.function is not None for rule in (*self._rules, *default))
+
     @property
     def quiets(self) -> set[float]:
         """Give after how many seconds of quiet studies are asked about."""
@@ -224,14 +236,15 @@ class Rules:
         """
         targets: dict[tuple[str, ...], Target] = {}
         failed: list[str] = []
-        any_fits = False
+        any_fits = is_kept = False
         for rule in self._rules:
             try:
                 if not rule.fits(facts):
                     continue
                 any_fits = True
-                if rule.stable == stable:
-                    _add(targets, rule.targets(facts, self._known))
+                found = rule.targets(facts, self._known) if rule.stable == stable else ()
+                is_kept |= not found
+                _add(targets, found)
             except Exception as error:
                 failed.append(_failure(rule, error))
             if rule.stop:
@@ -243,7 +256,7 @@ class Rules:
             except Exception as error:
                 failed.append(_failure(self._default, error))
         unrouted = "; ".join(failed) if failed else "" if any_fits or stable is not None else NO_RULE
-        return Decision(tuple(targets.values()), unrouted)
+        return Decision(tuple(targets.values()), unrouted, is_kept)
 
     def explain(self, facts: Facts) -> list[Explained]:
         """Say of each rule whether it fits an instance, and why. For the operator: it names values."""

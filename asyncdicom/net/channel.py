@@ -297,8 +297,7 @@ class Channel:
         self.arm_timer()
 
     def _close(self) -> None:
-        failure = self.core.failure
-        self._is_closing = True
+        failure, self._is_closing = self.core.failure, True
         self.transport.close(is_over=isinstance(failure, AssociationReleased))
         if failure is not None:
             # A peer that does not take the last bytes must not keep the connection.

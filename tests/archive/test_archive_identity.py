@@ -112,9 +112,14 @@ async def test_one_study_of_two_patients_stays_two(
         {"PatientID": "P1   "},
     ],
 )
-async def test_what_is_no_contradiction(archive: Archive, tools: Any, other: dict[str, Any]) -> None:
+async def test_what_is_no_contradiction(
+    archive: Archive, tools: Any, other: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """But where the study is listed more than once for it, that is told, with what puts it together."""
     uids = {await keep(archive, tools, 1, **SHARED), await keep(archive, tools, 2, **(SHARED | other))}
-    assert not archive.happened
+    listed = len(await tools.find(archive, StudyInstanceUID="1.2.8", PatientID="", IssuerOfPatientID=""))
+    assert archive.happened == ({"divided": 1} if listed > 1 else {})
+    assert caplog.text.count("reassign study 1.2.8 --to ID") == listed - 1
     assert await retrieved(archive, tools, "STUDY", StudyInstanceUID="1.2.8") == (uids, 0)
 
 

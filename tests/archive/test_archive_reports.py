@@ -162,6 +162,33 @@ async def test_what_was_owed_is_sent_by_the_next_process(
     assert {each.transaction_uid for each in told.results} == {f"1.2.{number}" for number in range(9)}
 
 
+async def test_what_is_claimed_while_the_server_ends_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for a minute, as if nobody served under that title any more."""
+    async with opened(tmp_path) as archive, listening() as (told, port):
+        outbox = archive.outbox
+        proper, is_claimed, goes_on = outbox.claim, asyncio.Event(), asyncio.Event()
+
+        async def slow(*arguments: Any, **options: Any) -> Any:
+            found = await proper(*arguments, **options)
+            is_claimed.set()
+            await goes_on.wait()
+            return found
+
+        monkeypatch.setattr(outbox, "claim", slow)
+        async with serving(archive, port):
+            await archive.reports.add("ARCHIVE", Delivery("WS1", MODEL, COMMITMENT_INSTANCE, 1, b""))
+            await is_claimed.wait()
+            leaving = asyncio.ensure_future(archive.reports.leave("ARCHIVE"))
+            await asyncio.sleep(0)
+            goes_on.set()
+            await leaving
+        (left,) = await owed(archive)
+        assert (left["state"], left["attempts"]) == ("ready", 0)
+        assert not told.results
+
+
 async def test_who_cannot_be_reached_for_days_is_given_up(
     tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom.datadict import dictionary_VR
 
-from asyncdicom.data.elements import IMPLICIT_VRS, VRS, Element, decode, decoding, encode
+from asyncdicom.data.elements import Element, decode, decoding, encode
 from asyncdicom.data.inflation import inflate
 from asyncdicom.data.scanner import Scanner
+from asyncdicom.data.vr import VRS
 from asyncdicom.exceptions import DataSetError
 
 ENCODED = runpy.run_path(str(Path(__file__).with_name("encoded.py")))
@@ -139,10 +139,6 @@ def test_malformed(data) -> None:
         decode(data, EXPLICIT)
     assert tracemalloc.get_traced_memory()[1] < 65536
     tracemalloc.stop()
-
-
-def test_the_dictionary_is_that_of_the_standard() -> None:
-    assert {tag: dictionary_VR(tag) for tag in IMPLICIT_VRS} == IMPLICIT_VRS
 
 
 tags = st.integers(0x00080000, 0x0FFFFFFF)

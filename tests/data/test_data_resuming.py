@@ -11,8 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from asyncdicom.data.elements import IMPLICIT_VRS, Element, Skipped, decode
+from asyncdicom.data.elements import Element, Skipped, decode
 from asyncdicom.data.resuming import MAXIMUM_PLACES
+from asyncdicom.data.vr import IMPLICIT_VRS
 from asyncdicom.exceptions import DataSetError
 
 ENCODED = runpy.run_path(str(Path(__file__).with_name("encoded.py")))

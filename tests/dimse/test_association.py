@@ -466,6 +466,24 @@ def test_the_same_response_may_be_sent_again() -> None:
     assert other != first
 
 
+def test_messages_by_turns_are_each_in_their_own_context() -> None:
+    core = acceptor()
+    context_ids = [FIND_ID, ECHO_ID, ECHO_ID, FIND_ID]
+    begun = [b"".join(core.begin(context_id, echo_rq())[1]) for context_id in context_ids]
+    assert [pdu[10] for pdu in begun] == context_ids
+
+
+def test_it_is_settled_when_all_was_carried_out() -> None:
+    core = acceptor()
+    assert core.is_settled
+    core.abort(1.0)
+    assert not core.is_settled, "there is news"
+    core.events()
+    assert not core.is_settled, "there is an A-ABORT to be sent"
+    core.data_to_send()
+    assert core.is_settled is not core.wants_close
+
+
 # the release (PS3.8 7.2)
 
 

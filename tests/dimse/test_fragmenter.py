@@ -174,6 +174,15 @@ def test_a_command_that_needs_several_pdus() -> None:
     assert {len(fragment.data) for fragment in found} == {2}
 
 
+def test_what_is_left_of_a_message_that_was_given_up_is_not_in_the_next() -> None:
+    fragmenter = Fragmenter(5, 16384)
+    fragmenter.command(encode(STORE))
+    assert fragmenter.data([bytes(100)], final=False) == [], "kept back, because it may be the last"
+    begun = fragmenter.command(encode(STORE))
+    found = fragments(b"".join([*begun, *fragmenter.data([b"next"], final=True)]), 16384)
+    assert [bytes(fragment.data) for fragment in found] == [encode(STORE), b"next"]
+
+
 # in pieces
 
 

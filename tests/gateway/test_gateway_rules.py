@@ -142,7 +142,7 @@ def test_what_no_rule_fits_is_unrouted() -> None:
 
 
 def test_what_a_rule_keeps_here_is_not_unrouted() -> None:
-    assert rules({"when": {}, "to": []}).decide(CHEST) == ((), "")
+    assert rules({"when": {}, "to": []}).decide(CHEST) == ((), "", True)
 
 
 def test_a_rule_that_fails_is_told_and_costs_the_others_nothing() -> None:
