@@ -542,6 +542,8 @@ async def test_under_another_patient(three: Archive, tools: Any) -> None:
 async def test_asked_wrongly(three: Archive, arguments: Any) -> None:
     with pytest.raises(ArchiveError, match="text"):
         [line async for line in METHODS["delete"](three, arguments)]
+    with pytest.raises(ArchiveError, match="uid is a text"):
+        [line async for line in METHODS["deleted"](three, {"uid": 1})]
 
 
 async def test_what_the_control_channel_tells(three: Archive) -> None:

@@ -353,7 +353,9 @@ class DeletionReader:
         after = 0
         while True:
             statement = select(delivery.c.id, delivery.c.payload).where(
-                delivery.c.kind == kind, delivery.c.state.in_(map(int, states)), delivery.c.id > after
+                delivery.c.kind == kind,
+                delivery.c.state.in_([int(state) for state in states]),
+                delivery.c.id > after,
             )
             with TRANSLATED, self._engine.connect() as connection:
                 page = connection.execute(statement.order_by(delivery.c.id).limit(_NAMED)).all()
@@ -394,9 +396,20 @@ class DeletionReader:
         with TRANSLATED, self._engine.connect() as connection:
             return connection.execute(select(func.count()).select_from(deletion)).scalar_one()
 
-    def page(self, after: int = 0) -> list[tuple[int, str, str, str, Tombstone]]:
-        """Give the next tombstones after an id: id, when and why it was deleted, and until when."""
+    def has_any(self) -> bool:
+        """Tell whether there are tombstones."""
+        with TRANSLATED, self._engine.connect() as connection:
+            return connection.execute(select(deletion.c.id).limit(1)).first() is not None
+
+    def page(self, after: int = 0, uid: str = "") -> list[tuple[int, str, str, str, Tombstone]]:
+        """Give the next tombstones after an id: id, when and why it was deleted, and until when.
+
+        `uid`: only those of a study, series or instance.
+        """
         columns = [deletion.c[name] for name in ("id", "deleted", "why", "lifted", *Tombstone._fields)]
         statement = select(*columns).where(deletion.c.id > after).order_by(deletion.c.id).limit(PAGE)
+        if uid:
+            whose = [deletion.c[f"{what}_instance_uid"] for what in ("study", "series", "sop")]
+            statement = statement.where(or_(*(column == uid for column in whose)))
         with TRANSLATED, self._engine.connect() as connection:
             return [(*row[:4], Tombstone(*row[4:])) for row in connection.execute(statement)]
