@@ -22,14 +22,14 @@ from asyncdicom.archive.deleted_journal import DeletedJournal
 from asyncdicom.archive.deleting import Deleted, Deleting, Scope, delete
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.failures import opening, reading_index, using
-from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.file_calls import FileCalls, TogetherCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
 from asyncdicom.archive.index.chosen import ChosenInstance
 from asyncdicom.archive.index.deliveries import Claimed
+from asyncdicom.archive.index.engines import DURABILITIES, kind_of, open_index
 from asyncdicom.archive.index.finding import Finding
 from asyncdicom.archive.index.query import Query
 from asyncdicom.archive.index.reader import Row
-from asyncdicom.archive.index.sqlite import DURABILITIES, Index
 from asyncdicom.archive.index.work import COMMITTED, State, Work
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.intake import Intake
@@ -83,7 +83,9 @@ class Archive:
     ``maximum_quarantined`` and ``maximum_quarantined_bytes`` bound what peers bring into quarantine: beyond
     them a conflict is refused (0xA700). ``scrub``: stored files are compared with their digests, slowly, all
     the time, at so many bytes a second; 0: never. ``sweep``: at start, deal with files without a row and
-    tell what is amiss; without it, `reindex` deals with them.
+    tell what is amiss; without it, `reindex` deals with them. ``index``: the URL of the PostgreSQL database
+    that has the index, as ``postgresql://user@host/database`` (needs the extra ``postgres``); None: it is a
+    file of the folder.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Archive:
         maximum_quarantined_bytes: int = 16 << 30,
         scrub: int = 1 << 20,
         sweep: bool = True,
+        index: str | None = None,
     ) -> None:
         if durability not in DURABILITIES:
             raise ValueError(f"durability must be one of {', '.join(DURABILITIES)}, not {durability!r}")
@@ -111,11 +114,12 @@ class Archive:
         if incomplete not in ("refuse", "store"):
             raise ValueError(f"incomplete must be refuse or store, not {incomplete!r}")
         self._existing = existing
+        self._url = index
         self._bounds = Bounds(maximum_quarantined, maximum_quarantined_bytes)
         self._scrub_rate = scrub
         self._sweeps = sweep
         self._sync = durability == "power"
-        self._calls = files if files is not None else FileCalls()
+        self._calls = files if files is not None else TogetherCalls()
         self._blobs = FolderBlobs(self.directory, self._calls, sync=self._sync)
         self._lock = -1
         self._is_open = False
@@ -168,7 +172,7 @@ class Archive:
             self._readers.shutdown()
             raise
         self._is_open = True
-        self._intake.open(self._writers, self._ingest)
+        self._intake.open(self._writers, self._ingest, together=self._together)
         self.outbox.start()
         self._peers.start()
         if self._sweeps:
@@ -176,11 +180,12 @@ class Archive:
 
     def _open(self) -> None:
         try:
-            with opening(self.directory):
+            with opening(self.directory, in_database=self._url is not None):
                 if self._existing and self._calls.look(self.directory) is None:
                     raise no_archive(self.directory)
                 self._blobs.prepare_root()
                 self._lock = self._calls.lock_directory(self.directory)
+                self._together = not self._sync or self._calls.can_sync_together(self.directory)
                 self._open_index()
         except BaseException:
             self._unlock()
@@ -188,10 +193,15 @@ class Archive:
 
     def _open_index(self) -> None:
         marker = read_marker(self.directory, self._calls)
-        told = check_place(self._blobs, self._calls, marker, existing=self._existing)
+        kind = kind_of(self._url)
+        told = check_place(self._blobs, self._calls, marker, existing=self._existing, kind=kind)
         had_objects = self._blobs.has_objects()
-        self._index = Index(
-            self.directory, durability=self.durability, readers=_READERS + _QUERIES, calls=self._calls
+        self._index = open_index(
+            self.directory,
+            self._url,
+            durability=self.durability,
+            readers=_READERS + _QUERIES,
+            calls=self._calls,
         )
         try:
             identity, has_rows = self._index.identity()
@@ -199,11 +209,16 @@ class Archive:
                 raise ArchiveError(
                     f"the index in {self.directory} has instances, and {self._blobs.objects} is empty: is "
                     "its disk mounted? If the files are lost for good, move index.sqlite away to start anew"
+                    if self._url is None
+                    else f"{self._index.label} has instances, and {self._blobs.objects} is empty: is its "
+                    "disk mounted? If the files are lost for good, name an empty database to start anew"
                 )
             known = None if identity is None else Marker(*identity)
-            new, more = next_marker(self.directory, marker, known, has_rows)
+            new, more = next_marker(
+                self.directory, marker, known, has_rows, kind=kind, label=self._index.label
+            )
             self._blobs.prepare()
-            self._index.set_identity(*new)
+            self._index.set_identity(new.archive_id, new.generation)
             write_marker(self.directory, new, self._calls, sync=self._sync)
             self._blobs.sync_root()
             self.is_new = new.generation == 1 and not has_rows and not had_objects
@@ -287,6 +302,7 @@ class Archive:
         self._ingest.close()
         self._readers.shutdown()
         self._index.close()
+        self._calls.end()
         self._unlock()
 
     # storing
@@ -514,7 +530,7 @@ class Archive:
 
         Raises `ArchiveError` when the index cannot be read.
         """
-        with reading_index(self.directory):
+        with reading_index(self.directory, in_database=self._url is not None):
             return await in_thread(self._readers, self._index.upkeep.counts)
 
     async def stable_studies(

@@ -20,7 +20,7 @@ from asyncdicom.archive.blobs.base import Blobs
 from asyncdicom.archive.blobs.compare import compare_blobs
 from asyncdicom.archive.blobs.files import StoredFile
 from asyncdicom.archive.errors import reason
-from asyncdicom.archive.index.base import IndexFailed, RowFailed, Uncertain
+from asyncdicom.archive.index.base import IndexFailed, Overtaken, RowFailed, Uncertain
 from asyncdicom.archive.index.writer import Writer
 from asyncdicom.archive.round import Bounds, LookFirst, Round
 from asyncdicom.telemetry.log import Log
@@ -35,6 +35,7 @@ BATCH = 256
 """At most so many instances a transaction."""
 
 _LOUD = (3, 10, 100, 1000)  # failures in a row at which it is said that nothing is stored
+_AGAIN = 2  # times that a group is tried again which another writer came before
 _RENEW = 10  # failures in a row after which another connection is tried
 
 
@@ -93,7 +94,7 @@ class Ingest:
         self._changes: list[Change[Any]] = []
         self._failures = 0  # rounds in a row that nothing was committed in
         self._ended = False
-        self._queue: queue.SimpleQueue[Arrival | Change[Any] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Arrival | Sequence[Arrival] | Change[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="asyncdicom-index", daemon=True)
 
     def start(self) -> None:
@@ -114,6 +115,11 @@ class Ingest:
     def submit(self, arrival: Arrival) -> None:
         """Queue ``arrival``, from any thread; its answer is the outcome, or what kept it out of the index."""
         self._queue.put(arrival)
+
+    def submit_all(self, arrivals: Sequence[Arrival]) -> None:
+        """As `submit`, for some of them: they are not told apart from those that come one by one."""
+        if arrivals:
+            self._queue.put(arrivals)
 
     def change(self, apply: Callable[[Writer], _T], *, is_durable: bool = True) -> _T:
         """Have the writer's thread make a change, alone in its transaction, and give what it gives. Blocks.
@@ -174,6 +180,8 @@ class Ingest:
                     self._ended = True
                 elif isinstance(arrival, Change):
                     self._changes.append(arrival)
+                elif isinstance(arrival, Sequence):
+                    self._waiting += arrival
                 else:
                     self._waiting.append(arrival)
         except queue.Empty:
@@ -207,10 +215,12 @@ class Ingest:
         else:
             arrival.looked[name] = blobs.look_at(path, existing)
 
-    def _settle(self, batch: list[Arrival]) -> list[tuple[Arrival, Answer]]:
+    def _settle(self, batch: list[Arrival], again: int = _AGAIN) -> list[tuple[Arrival, Answer]]:
         try:
             outcomes: Sequence[Answer] = self._commit(batch)
         except BaseException as error:
+            if isinstance(error, Overtaken) and again:
+                return self._settle(batch, again - 1)
             # One bad row must not cost the others their place; a sick disk would fail them one by one too.
             if len(batch) > 1 and not _is_about_storage(error):
                 return [answer for arrival in batch for answer in self._settle([arrival])]

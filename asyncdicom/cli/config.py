@@ -73,6 +73,7 @@ _KEYS: dict[str, type] = {
     "data": str,
     "relational": list,
     "durability": str,
+    "index": str,
     "on_conflict": str,
     "on_mismatch": str,
     "incomplete": str,

@@ -35,7 +35,7 @@ _KEYS = {
 }
 _LOOPBACK = ("localhost", "::1")
 _NO_OPTIONS = ("access", "limits", "timeouts", "peer_tls", "certificates_at", "webhook", "retention")
-_OF_ARCHIVE = ("durability", "on_conflict", "on_mismatch", "incomplete", "existing")
+_OF_ARCHIVE = ("durability", "on_conflict", "on_mismatch", "incomplete", "existing", "index")
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> dict[str, Any]:
@@ -179,6 +179,13 @@ def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> A
     default="power",
     show_default=True,
     help="What a stored instance has survived when Success is answered.",
+)
+@click.option(
+    "--index",
+    metavar="URL",
+    envvar="ASYNCDICOM_INDEX",
+    help="Have the index in a PostgreSQL database instead of a file of the folder: "
+    "postgresql://user@host/database (needs asyncdicom[postgres]). $ASYNCDICOM_INDEX is for all tools.",
 )
 @click.option(
     "--on-conflict",
