@@ -128,9 +128,10 @@ _COLUMNS = [
     {"study_instance_uid": study, "series_instance_uid": series}.get(name, instance).c[name]
     for name in Tombstone._fields
 ]
-_IDS = select(numbers_of(bindparam("ids")))
+_IDS = select(numbers_of(bindparam("ids", type_=Text)))
 _WHOSE = or_(
-    bindparam("patient_id", type_=Text).is_(None), equal(patient.c.patient_id, bindparam("patient_id"))
+    bindparam("patient_id", type_=Text).is_(None),
+    equal(patient.c.patient_id, bindparam("patient_id", type_=Text)),
 )
 
 
@@ -224,11 +225,13 @@ _BURY = Prepared(
     .on_conflict_do_nothing()
 )
 _OF_FILES = Prepared(
-    select(instance.c.id, instance.c.parent).where(instance.c.file.in_(select(values_of(bindparam("files")))))
+    select(instance.c.id, instance.c.parent).where(
+        instance.c.file.in_(select(values_of(bindparam("files", type_=Text))))
+    )
 )
 _HERE = Prepared(
     select(instance.c.sop_instance_uid).where(
-        instance.c.sop_instance_uid.in_(select(values_of(bindparam("uids"))))
+        instance.c.sop_instance_uid.in_(select(values_of(bindparam("uids", type_=Text))))
     )
 )
 
@@ -279,7 +282,7 @@ def _note(writer: Writer, tombstones: Iterable[Tombstone], when: str, why: str, 
 _IN_FORCE = Prepared(
     select(deletion.c.sop_instance_uid)
     .where(
-        deletion.c.sop_instance_uid.in_(select(values_of(bindparam("uids")))),
+        deletion.c.sop_instance_uid.in_(select(values_of(bindparam("uids", type_=Text)))),
         deletion.c.lifted == literal_column("''"),
     )
     .distinct()
@@ -287,7 +290,7 @@ _IN_FORCE = Prepared(
 _LIFT = Prepared(
     update(deletion)
     .where(
-        deletion.c.sop_instance_uid.in_(select(values_of(bindparam("uids")))),
+        deletion.c.sop_instance_uid.in_(select(values_of(bindparam("uids", type_=Text)))),
         deletion.c.lifted == literal_column("''"),
     )
     .values(lifted=bindparam("now"))
