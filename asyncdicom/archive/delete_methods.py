@@ -63,5 +63,22 @@ async def _retention(archive: Archive, arguments: _Line) -> AsyncGenerator[_Line
     yield {"would_delete": instances, "size": size, "held": held}
 
 
-DELETE_METHODS = {"delete": _delete, "retention": _retention}
+async def _deleted(archive: Archive, arguments: _Line) -> AsyncGenerator[_Line, None]:
+    """Give the tombstones: all, or those of the study, series or instance `uid`."""
+    uid = arguments.get("uid", "")
+    if not isinstance(uid, str):
+        raise ArchiveError("uid is a text")
+    total = 0
+    pages = archive.deleting.known(uid)
+    nothing: list[Any] = []
+    while page := await archive.read(next, pages, nothing):
+        for _, when, why, lifted, tombstone in page:
+            total += 1
+            names = ("sop_instance_uid", "study_instance_uid", "series_instance_uid", "sop_class_uid")
+            known = {name: getattr(tombstone, name) for name in (*names, "received", "calling_ae_title")}
+            yield {**known, "size": tombstone.data_set_length, "deleted": when, "why": why, "again": lifted}
+    yield {"tombstones": total}
+
+
+DELETE_METHODS = {"deleted": _deleted, "delete": _delete, "retention": _retention}
 """What can be asked, by name."""

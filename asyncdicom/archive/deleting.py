@@ -21,7 +21,7 @@ from asyncdicom.archive.deleted_journal import DeletedJournal, Entry
 from asyncdicom.archive.errors import ArchiveError, reason
 from asyncdicom.archive.holds import Holds
 from asyncdicom.archive.index import deleting
-from asyncdicom.archive.index.deleting import DeletionReader, Doomed, Hold, Log, Look, Scope
+from asyncdicom.archive.index.deleting import DeletionReader, Doomed, Hold, Log, Look, Scope, Tombstone
 from asyncdicom.archive.index.enqueue import enqueue_for_instances
 from asyncdicom.archive.index.work import State, Work
 from asyncdicom.archive.index.writer import Writer
@@ -130,6 +130,13 @@ class Deleting:
     def left(self, scope: Scope) -> int:
         """Count what is there of something."""
         return self._reader.look(scope).instances
+
+    def known(self, uid: str = "") -> Iterator[list[tuple[int, str, str, str, Tombstone]]]:
+        """Give all tombstones, or those of a study, series or instance, some at a time."""
+        after = 0
+        while page := self._reader.page(after, uid):
+            yield page
+            after = page[-1][0]
 
     def _uids(self, scope: Scope) -> Iterator[str]:
         after = ""
@@ -254,7 +261,7 @@ class Deleting:
         log = self._ingest.change(deleting.read_log)
         size = self._journal.size
         told = ""
-        if size is None and (log.size or self._reader.count()):
+        if size is None and (log.size or self._reader.has_any()):
             log, told = self._write_anew(log), "it was missing and is written anew"
         elif size is not None and not self._journal.is_continued(log):
             aside = self._journal.set_aside()
@@ -279,16 +286,14 @@ class Deleting:
 
     def _write_anew(self, log: Log) -> Log:
         written = log._replace(size=0, last="")
-        if self._reader.count():
+        if self._reader.has_any():
             written = self._journal.write(log, self._entries())
         self._ingest.change(lambda writer: deleting.write_log(writer, written))
         return written
 
     def _entries(self) -> Iterator[Entry]:
         """Give all that the index knows."""
-        after = 0
-        while page := self._reader.page(after):
-            after = page[-1][0]
+        for page in self.known():
             for (when, why), some in itertools.groupby(page, lambda row: (row[1], row[2])):
                 yield Entry(when, why, [row[4] for row in some])
             lifted: dict[str, list[str]] = {}

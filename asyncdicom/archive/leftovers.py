@@ -106,9 +106,11 @@ class Leftovers:
         self._is_closing = is_closing
         self._router = router
         self._swept = swept
+        self._has_deletions = False
 
     def sweep(self) -> Swept:
         """Deal with every file that has no row. Raises `Ended`, `OSError` or `IndexFailed` on the way."""
+        self._has_deletions = self._index.deletions.has_any()
         seen: set[str] = set()
         for folder in self._blobs.all_folders():
             seen.add(folder)
@@ -133,7 +135,7 @@ class Leftovers:
                 self._blobs.sync(path)
         if folder == "quarantine":
             unknown = self._without_buried(unknown)
-        elif unknown and self._index.deletions.count():
+        elif unknown and self._has_deletions:
             unknown = self._without_deleted(folder, unknown)
         for group in _chunks(unknown, _GROUP):
             self._index_again(folder, group)
@@ -224,7 +226,8 @@ class Leftovers:
                 work=examined.work(router, examined.source_ae_title) if below else (),
             )
             uid = found.record.sop_instance_uid
-            found.was_deleted = bool(below) and self._index.deletions.is_deleted(uid, found.file.digest)
+            if below and self._has_deletions:
+                found.was_deleted = self._index.deletions.is_deleted(uid, found.file.digest)
             self._ingest.submit(found)
             return found
         return None

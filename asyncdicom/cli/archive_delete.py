@@ -10,7 +10,7 @@ from asyncdicom.cli.asking import Line, ask_archive, asking, show
 from asyncdicom.cli.output import progress, warn
 from asyncdicom.cli.run import FAILED, OK
 
-__all__ = ["delete", "retention"]
+__all__ = ["delete", "deleted", "retention"]
 
 _LEVELS = {"study": "STUDY", "series": "SERIES", "instance": "IMAGE"}
 
@@ -54,6 +54,26 @@ def delete(
         if not (as_json or apply or last["refused"]):
             warn("nothing was deleted: --apply does it")
         return FAILED if last["refused"] else OK
+
+    return asking("asyncdicom archive", work)
+
+
+@click.command()
+@click.argument("uid", metavar="[UID]", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
+@click.pass_obj
+def deleted(directory: str, uid: str, as_json: bool) -> int:
+    """Show what was deleted, when and why: all, or of the study, series or instance UID."""
+
+    async def work() -> int:
+        async with aclosing(ask_archive(directory, "deleted", {"uid": uid})) as lines:
+            async for line in lines:
+                text = "{tombstones} were deleted"
+                if "why" in line:
+                    text = "{sop_instance_uid} of {study_instance_uid} {deleted}: {why}"
+                    text += ", and again stored {again}" if line["again"] else ""
+                show(line, as_json, text)
+        return OK
 
     return asking("asyncdicom archive", work)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from asyncdicom import StorageCommitmentUser, associate
+from asyncdicom import Address, Destination, Peer, Request, StorageCommitmentUser, associate, serve
 from asyncdicom.archive import Archive, ArchiveError, FileCalls
 from asyncdicom.archive.dimse import commitment_of, matching_instances, serve_archive
 from asyncdicom.archive.index.deliveries import Settlement
@@ -157,6 +157,42 @@ async def test_a_retrieval_that_has_begun_tells_what_it_misses(three: Archive, t
         await anext(aiter(source.open()))
     await reading.aclose()
     await each.aclose()
+
+
+@pytest.mark.parametrize("when", ["at the first instance", "before it"])
+async def test_deleted_beside_a_c_move(three: Archive, tools: Any, when: str, monkeypatch: Any) -> None:
+    """What was opened before arrives whole; what is gone is a failed sub-operation, and it is told why."""
+    received: list[int] = []
+    look = three.instances
+
+    async def instances(*arguments: Any, **options: Any) -> Any:
+        found = await look(*arguments, **options)
+        if when == "before it":
+            assert (await purge_of(three, "1.2.3.1.2", "SERIES")).instances == 1
+        return found
+
+    async def take(request: Request) -> int:
+        received.append(len(await request.data.read()))
+        if when != "before it" and len(received) == 1:
+            assert (await purge_of(three)).instances == 3
+        return 0
+
+    monkeypatch.setattr(three, "instances", instances)
+    async with serve("WS@127.0.0.1:0", c_store=take) as station:
+        where = Destination(Address("WS", "127.0.0.1", station.port), operations_invoked=1, associations=1)
+        access = {"*": Peer(), "WS": Peer(where)}
+        async with (
+            serve_archive(three, "ARCHIVE@127.0.0.1:0", access=access) as server,
+            associate(f"ARCHIVE@127.0.0.1:{server.port}", contexts=[STUDY_ROOT]) as association,
+        ):
+            identifier = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": STUDY}
+            result = await association.c_move(tools.encode(identifier), move_destination="WS")
+    assert result.completed + result.failed == 3
+    assert result.completed == len(received)
+    assert len(set(received)) <= 1
+    assert bool(result.failed) == bool(result.error_comment)
+    if when == "before it":
+        assert (result.failed, result.error_comment) == (1, "an instance is not there any more")
 
 
 async def test_sent_again_it_is_stored_again(three: Archive, tools: Any, caplog: Any) -> None:
@@ -542,6 +578,8 @@ async def test_under_another_patient(three: Archive, tools: Any) -> None:
 async def test_asked_wrongly(three: Archive, arguments: Any) -> None:
     with pytest.raises(ArchiveError, match="text"):
         [line async for line in METHODS["delete"](three, arguments)]
+    with pytest.raises(ArchiveError, match="uid is a text"):
+        [line async for line in METHODS["deleted"](three, {"uid": 1})]
 
 
 async def test_what_the_control_channel_tells(three: Archive) -> None:

@@ -321,6 +321,13 @@ async def test_a_request_that_means_nothing(tmp_path: Path, method: str, argumen
 # Deleting
 
 
+async def keep_one_more(root: Path, archive: Archive | None) -> None:
+    if archive is None:
+        await keep(root, [instance(1)])
+    else:
+        assert (await archive.store(instance(1))).is_here
+
+
 @pytest.mark.parametrize("is_served", [True, False])
 async def test_a_study_is_deleted(tmp_path: Path, tool: Any, is_served: bool) -> None:
     await keep(tmp_path, [instance(1), instance(2), instance(3, study="1.2.3.2", patient="P2")])
@@ -341,6 +348,15 @@ async def test_a_study_is_deleted(tmp_path: Path, tool: Any, is_served: bool) ->
             assert "--apply" in told.err
         told = await tool(*words, "--apply")
         assert (told.code, told.out.startswith("2 instances were deleted")) == (0, True)
+        known = await tool("archive", tmp_path, "deleted", "1.2.3.1")
+        assert known.lines[-1] == "2 were deleted"
+        assert known.lines[0].startswith("1.2.3.1.1.1 of 1.2.3.1 ")
+        assert known.lines[0].endswith(": by an operator")
+        await keep_one_more(tmp_path, archive if is_served else None)
+        known = await tool("archive", tmp_path, "deleted", "1.2.3.1.1.1")
+        assert "and again stored 20" in known.lines[0]
+        assert (await tool("archive", tmp_path, "deleted", "1.9")).lines == ["0 were deleted"]
+        assert (await tool("archive", tmp_path, "delete", "instance", "1.2.3.1.1.1", "--apply")).code == 0
         gone = await tool(*words, "--apply", "--json")
         assert (gone.code, "no study 1.2.3.1 is here" in gone.err) == (1, True)
         listed = await tool("archive", tmp_path, "list")

@@ -128,9 +128,10 @@ _COLUMNS = [
     {"study_instance_uid": study, "series_instance_uid": series}.get(name, instance).c[name]
     for name in Tombstone._fields
 ]
-_IDS = select(numbers_of(bindparam("ids")))
+_IDS = select(numbers_of(bindparam("ids", type_=Text)))
 _WHOSE = or_(
-    bindparam("patient_id", type_=Text).is_(None), equal(patient.c.patient_id, bindparam("patient_id"))
+    bindparam("patient_id", type_=Text).is_(None),
+    equal(patient.c.patient_id, bindparam("patient_id", type_=Text)),
 )
 
 
@@ -224,11 +225,13 @@ _BURY = Prepared(
     .on_conflict_do_nothing()
 )
 _OF_FILES = Prepared(
-    select(instance.c.id, instance.c.parent).where(instance.c.file.in_(select(values_of(bindparam("files")))))
+    select(instance.c.id, instance.c.parent).where(
+        instance.c.file.in_(select(values_of(bindparam("files", type_=Text))))
+    )
 )
 _HERE = Prepared(
     select(instance.c.sop_instance_uid).where(
-        instance.c.sop_instance_uid.in_(select(values_of(bindparam("uids"))))
+        instance.c.sop_instance_uid.in_(select(values_of(bindparam("uids", type_=Text))))
     )
 )
 
@@ -279,7 +282,7 @@ def _note(writer: Writer, tombstones: Iterable[Tombstone], when: str, why: str, 
 _IN_FORCE = Prepared(
     select(deletion.c.sop_instance_uid)
     .where(
-        deletion.c.sop_instance_uid.in_(select(values_of(bindparam("uids")))),
+        deletion.c.sop_instance_uid.in_(select(values_of(bindparam("uids", type_=Text)))),
         deletion.c.lifted == literal_column("''"),
     )
     .distinct()
@@ -287,7 +290,7 @@ _IN_FORCE = Prepared(
 _LIFT = Prepared(
     update(deletion)
     .where(
-        deletion.c.sop_instance_uid.in_(select(values_of(bindparam("uids")))),
+        deletion.c.sop_instance_uid.in_(select(values_of(bindparam("uids", type_=Text)))),
         deletion.c.lifted == literal_column("''"),
     )
     .values(lifted=bindparam("now"))
@@ -347,7 +350,9 @@ class DeletionReader:
         after = 0
         while True:
             statement = select(delivery.c.id, delivery.c.payload).where(
-                delivery.c.kind == kind, delivery.c.state.in_(map(int, states)), delivery.c.id > after
+                delivery.c.kind == kind,
+                delivery.c.state.in_([int(state) for state in states]),
+                delivery.c.id > after,
             )
             with TRANSLATED, self._engine.connect() as connection:
                 page = connection.execute(statement.order_by(delivery.c.id).limit(_NAMED)).all()
@@ -388,9 +393,20 @@ class DeletionReader:
         with TRANSLATED, self._engine.connect() as connection:
             return connection.execute(select(func.count()).select_from(deletion)).scalar_one()
 
-    def page(self, after: int = 0) -> list[tuple[int, str, str, str, Tombstone]]:
-        """Give the next tombstones after an id: id, when and why it was deleted, and until when."""
+    def has_any(self) -> bool:
+        """Tell whether there are tombstones."""
+        with TRANSLATED, self._engine.connect() as connection:
+            return connection.execute(select(deletion.c.id).limit(1)).first() is not None
+
+    def page(self, after: int = 0, uid: str = "") -> list[tuple[int, str, str, str, Tombstone]]:
+        """Give the next tombstones after an id: id, when and why it was deleted, and until when.
+
+        `uid`: only those of a study, series or instance.
+        """
         columns = [deletion.c[name] for name in ("id", "deleted", "why", "lifted", *Tombstone._fields)]
         statement = select(*columns).where(deletion.c.id > after).order_by(deletion.c.id).limit(PAGE)
+        if uid:
+            whose = [deletion.c[f"{what}_instance_uid"] for what in ("study", "series", "sop")]
+            statement = statement.where(or_(*(column == uid for column in whose)))
         with TRANSLATED, self._engine.connect() as connection:
             return [(*row[:4], Tombstone(*row[4:])) for row in connection.execute(statement)]
