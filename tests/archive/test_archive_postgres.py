@@ -127,6 +127,15 @@ def test_a_series_that_another_writer_has_removed_is_made_anew(index: PostgresIn
     other.close()
 
 
+def test_a_number_that_was_given_is_given_to_no_other(writer: Writer) -> None:
+    for highest, expected in ((500, 501), (3, 502)):
+        writer.change(lambda writer, highest=highest: writer.never_again(highest))  # type: ignore[misc]
+        commit(writer, insertion(f"1.2.{expected}"))
+        existing = writer.find(f"1.2.{expected}")
+        assert existing is not None
+        assert existing.id == expected
+
+
 # the schema
 
 
