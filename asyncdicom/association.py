@@ -117,9 +117,9 @@ class Association:
         Raises `PresentationContextError` if no accepted context fits, `DataSetError` or `OSError` if
         the file cannot be read, `AssociationAborted` if it failed in the middle.
         """
-        source: Any = instance
+        source: Any
         if hasattr(instance, "sop_class_uid") and hasattr(instance, "open"):
-            pass
+            source = instance  # first, because it is often one; a path has an `open`, too
         elif isinstance(instance, (str, os.PathLike)):
             source = await storage.open_file(instance)
         else:

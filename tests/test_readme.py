@@ -26,6 +26,7 @@ from asyncdicom.cli.samples import write_samples
 from asyncdicom.gateway import Facts, parse_gateway
 
 README = Path(__file__).parent.parent / "README.md"
+ACCESS = README.parent / "docs" / "access.md"
 PROGRAM = re.findall(r"<!-- program -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
 JOBS = dict(re.findall(r"<!-- job: (\w+) -->\n```python\n(.*?)```", README.read_text(), re.DOTALL))
 PIECES = JOBS | dict(
@@ -182,7 +183,7 @@ async def test_get(run: Run) -> None:
 
 
 def test_the_access_policy() -> None:
-    (text,) = re.findall(r"<!-- access -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (text,) = re.findall(r"<!-- access -->\n```python\n(.*?)```", ACCESS.read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     exec(text, names)
     access = names["access"]
@@ -192,7 +193,7 @@ def test_the_access_policy() -> None:
 
 
 def test_the_destinations() -> None:
-    (text,) = re.findall(r"<!-- destinations -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (text,) = re.findall(r"<!-- destinations -->\n```python\n(.*?)```", ACCESS.read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     exec(text, names)
     assert names["destinations"]["WS1"].ssl is names["secure"]
@@ -287,7 +288,8 @@ async def test_services(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "Doe^Jane False 1 1\n"
 
 
-async def test_errors(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_errors(run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "hospital-ca.pem")  # what the system trusts
     authority = trustme.CA()
     authority.cert_pem.write_to_path("hospital-ca.pem")
     secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

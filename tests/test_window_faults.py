@@ -223,8 +223,8 @@ async def test_no_more_handlers_of_c_store_run_at_a_time_than_the_window(window:
     async with asking(window, busy) as peer:
         for number in range(2 * window):
             peer.send(3, store_rq(1 + number), bytes(100_000))
+        await eventually(lambda: busy.running["store"] == window)
         for _ in range(2 * window):
-            await eventually(lambda: busy.running["store"] >= 1)
             busy.go_on.release()
         assert await answered(peer, 2 * window) == Counter(range(1, 2 * window + 1))
     assert busy.most == Counter(store=window)

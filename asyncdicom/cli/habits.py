@@ -123,6 +123,7 @@ _RECEIVING = [
             "-u --disable-new-vr",
             "+g --group-length-create",
             "-g --group-length-remove",
+            "--group-length-recalc",
             "-e --length-undefined",
             "+uc --convert-un",
         )
@@ -148,6 +149,8 @@ _MOVING = [
 ]
 _OF_TOOL = {
     "ECHOSCU": [
+        _Habit("+vc --verify-cert", "openssl verify -CAfile FILE CERTIFICATE does that", 1),
+        _Habit("+rc --is-root-cert", "openssl x509 -noout -subject -issuer -in FILE shows it", 1),
         *_OF_SCUS,
         _Habit("-pts --propose-ts", values=1),
         _Habit("-ppc --propose-pc", values=1),

@@ -36,14 +36,14 @@ _ORDER = (
     "SOPInstanceUID",
 )
 
-# The levels of a tree, and what names each.
+# The levels of a tree: what tells one from the next, the first that there is, and what names it.
 _LEVELS = (
-    ("PatientID", ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")),
+    (("PatientID", "PatientName"), ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")),
     (
-        "StudyInstanceUID",
+        ("StudyInstanceUID",),
         ("StudyDate", "StudyTime", "StudyDescription", "AccessionNumber", "StudyInstanceUID"),
     ),
-    ("SeriesInstanceUID", ("Modality", "SeriesNumber", "SeriesDescription", "SeriesInstanceUID")),
+    (("SeriesInstanceUID",), ("Modality", "SeriesNumber", "SeriesDescription", "SeriesInstanceUID")),
 )
 
 
@@ -127,11 +127,12 @@ def as_tree(matches: Sequence[Fields], wanted: Sequence[str], width: int) -> str
     for match in matches:
         told: set[str] = set()
         depth = 0
-        for number, (key, names) in enumerate(_LEVELS):
-            if not match.get(key):
+        for number, (keys, names) in enumerate(_LEVELS):
+            own = next((match[key] for key in keys if match.get(key)), None)
+            if own is None:
                 continue
-            if before[number] != match[key]:
-                before[number:] = [match[key]] + [None] * (len(_LEVELS) - number - 1)
+            if before[number] != own:
+                before[number:] = [own] + [None] * (len(_LEVELS) - number - 1)
                 lines.append("  " * depth + _said(match, names))
             told.update(names)
             depth += 1

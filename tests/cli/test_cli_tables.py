@@ -66,6 +66,14 @@ def test_a_tree() -> None:
     assert as_tree([{"PatientName": "A"}], COLUMNS, 80) == "A"
 
 
+def test_a_patient_stands_above_his_studies_without_an_id_too() -> None:
+    """Who asks for names and descriptions alone gets the Study Instance UID with them."""
+    studies = [
+        {"PatientName": "A^B", "StudyDescription": f"{n}", "StudyInstanceUID": f"1.{n}"} for n in (1, 2)
+    ]
+    assert as_tree(studies, COLUMNS, 80).splitlines() == ["A^B", "  1, 1.1", "  2, 1.2"]
+
+
 def test_csv() -> None:
     text = as_csv(
         [{"PatientID": 'a"b,c'}, {"StudyDate": "line\nline"}], ["PatientID", "StudyDate"], is_first=True
