@@ -152,6 +152,13 @@ def server(command: Sequence[str], port: int, *, env: Mapping[str, str], cwd: Pa
         end(process)
 
 
+class Running(NamedTuple):
+    """A server that runs: its process ID and port."""
+
+    pid: int
+    port: int
+
+
 class Usage(NamedTuple):
     """What a command took, from its start to its end, in seconds."""
 

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from types import TracebackType
@@ -22,7 +22,7 @@ from asyncdicom.archive.deleted_journal import DeletedJournal
 from asyncdicom.archive.deleting import Deleted, Deleting, Scope, delete
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.failures import opening, reading_index, using
-from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.archive.file_calls import FileCalls, TogetherCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
 from asyncdicom.archive.index.chosen import ChosenInstance
 from asyncdicom.archive.index.deliveries import Claimed
@@ -30,6 +30,7 @@ from asyncdicom.archive.index.engines import DURABILITIES, kind_of, open_index
 from asyncdicom.archive.index.finding import Finding
 from asyncdicom.archive.index.query import Query
 from asyncdicom.archive.index.reader import Row
+from asyncdicom.archive.index.work import COMMITTED, State, Work
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.intake import Intake
 from asyncdicom.archive.journal import Journal
@@ -118,7 +119,7 @@ class Archive:
         self._scrub_rate = scrub
         self._sweeps = sweep
         self._sync = durability == "power"
-        self._calls = files if files is not None else FileCalls()
+        self._calls = files if files is not None else TogetherCalls()
         self._blobs = FolderBlobs(self.directory, self._calls, sync=self._sync)
         self._lock = -1
         self._is_open = False
@@ -171,7 +172,7 @@ class Archive:
             self._readers.shutdown()
             raise
         self._is_open = True
-        self._intake.open(self._writers, self._ingest)
+        self._intake.open(self._writers, self._ingest, together=self._together)
         self.outbox.start()
         self._peers.start()
         if self._sweeps:
@@ -184,6 +185,7 @@ class Archive:
                     raise no_archive(self.directory)
                 self._blobs.prepare_root()
                 self._lock = self._calls.lock_directory(self.directory)
+                self._together = not self._sync or self._calls.can_sync_together(self.directory)
                 self._open_index()
         except BaseException:
             self._unlock()
@@ -234,12 +236,13 @@ class Archive:
                 on_work=lambda urgency: self.outbox.tell_from_thread(urgency),
             )
             self.deliveries, self.chosen = self._index.deliveries, self._index.chosen
+            self.expiry = self._index.expiry
             self.outbox = Outbox(self._ingest.change, self.deliveries, self._outgoing)
             self.reports = Reports(self.outbox, self.deliveries, self.read)
             self._peers = PeerMemory(
                 self._index.learned(time.time()), self._ingest.change, self._outgoing.submit
             )
-            self._stable = StableStudies(self._index.stability, self._ingest.change, self.read)
+            self.stability = StableStudies(self._index.stability, self._ingest.change, self.read)
             self._ingest.start()
             journal = Journal(self.directory, self._calls, sync=self._sync)
             reassigning = Reassigning(journal, self._ingest)
@@ -299,6 +302,7 @@ class Archive:
         self._ingest.close()
         self._readers.shutdown()
         self._index.close()
+        self._calls.end()
         self._unlock()
 
     # storing
@@ -471,6 +475,14 @@ class Archive:
             dry_run=dry_run,
         )
 
+    async def note_committed(self, sop_instance_uids: Sequence[str], by: str) -> None:
+        """Note that a peer keeps instances, as `StorageCommitmentUser.commit` was told (PS3.4 J.3.3).
+
+        Rules of retention ask for it. `by`: its name. What is not here is passed over. Raises `ArchiveError`.
+        """
+        work = Work(COMMITTED, by, state=State.DONE)
+        await self.upkeep(self.deleting.note, list(sop_instance_uids), work)
+
     async def upkeep(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
         """Make a call of `care` in the one thread that looks after files, behind a sweep that is under way.
 
@@ -533,7 +545,7 @@ class Archive:
         that is not positive, or if somebody has the name now, and `ArchiveError` if disk or index fail.
         """
         try:
-            async with aclosing(self._stable.studies(name, quiet)) as studies:
+            async with aclosing(self.stability.studies(name, quiet)) as studies:
                 async for study in studies:
                     yield study
         except ArchiveError:

@@ -11,16 +11,29 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from asyncdicom.net import disk
+from asyncdicom.net import aio, disk
 
-__all__ = ["FILE_MODE", "FOLDER_MODE", "FileCalls"]
+__all__ = ["FILE_MODE", "FOLDER_MODE", "FileCalls", "TogetherCalls"]
 
 FOLDER_MODE, FILE_MODE = 0o750, 0o640
 _COPIED = 1 << 20  # bytes at a time
 
 Bytes = bytes | memoryview
+
+
+_T = TypeVar("_T")
+
+
+def _error_of(call: Callable[[_T], None], argument: _T) -> OSError | None:
+    try:
+        call(argument)
+    except OSError as error:
+        return error
+    return None
 
 
 class FileCalls:
@@ -131,6 +144,19 @@ class FileCalls:
         finally:
             os.close(descriptor)
 
+    def can_sync_together(self, path: str) -> bool:
+        """Tell whether `sync_all` costs much less than syncing what is in a folder one by one."""
+        return False
+
+    def sync_all(self, descriptors: Sequence[int], folders: Sequence[str]) -> list[OSError | None]:
+        """As `sync_data` for each file and `sync_directory` for each folder; gives what failed, for each."""
+        return [_error_of(self.sync_data, each) for each in descriptors] + [
+            _error_of(self.sync_directory, each) for each in folders
+        ]
+
+    def end(self) -> None:
+        """Give back what the system has lent: there are no more calls."""
+
     def close(self, descriptor: int) -> None:
         """Close a descriptor."""
         os.close(descriptor)
@@ -213,3 +239,46 @@ class FileCalls:
         """Give the size of the disk that a folder is on, and what is free of it, in bytes."""
         usage = shutil.disk_usage(path)
         return usage.total, usage.free
+
+
+class TogetherCalls(FileCalls):
+    """Syncs many files by one call, where the system can do that."""
+
+    _TOGETHER = 128  # files and folders
+
+    def __init__(self) -> None:
+        self._free: deque[aio.Aio] = deque()  # those that nobody uses now
+
+    def can_sync_together(self, path: str) -> bool:
+        """See `FileCalls`."""
+        return aio.works_on(path)
+
+    def sync_all(self, descriptors: Sequence[int], folders: Sequence[str]) -> list[OSError | None]:
+        """See `FileCalls`. What failed is not tried again: a second sync succeeds, and writes nothing."""
+        try:
+            mine = self._take()
+        except OSError:  # the system has none left
+            return super().sync_all(descriptors, folders)
+        opened: list[int] = []
+        try:
+            opened.extend(os.open(folder, os.O_RDONLY | os.O_DIRECTORY) for folder in folders)
+            errors = mine.sync(descriptors, opened)
+        except OSError as error:
+            mine.close()
+            return [error] * (len(descriptors) + len(folders))
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+        self._free.append(mine)
+        return errors
+
+    def _take(self) -> aio.Aio:
+        try:
+            return self._free.pop()
+        except IndexError:
+            return aio.Aio(self._TOGETHER)
+
+    def end(self) -> None:
+        """See `FileCalls`."""
+        while self._free:
+            self._free.pop().close()

@@ -94,7 +94,7 @@ class Ingest:
         self._changes: list[Change[Any]] = []
         self._failures = 0  # rounds in a row that nothing was committed in
         self._ended = False
-        self._queue: queue.SimpleQueue[Arrival | Change[Any] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Arrival | Sequence[Arrival] | Change[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="asyncdicom-index", daemon=True)
 
     def start(self) -> None:
@@ -115,6 +115,11 @@ class Ingest:
     def submit(self, arrival: Arrival) -> None:
         """Queue ``arrival``, from any thread; its answer is the outcome, or what kept it out of the index."""
         self._queue.put(arrival)
+
+    def submit_all(self, arrivals: Sequence[Arrival]) -> None:
+        """As `submit`, for some of them: they are not told apart from those that come one by one."""
+        if arrivals:
+            self._queue.put(arrivals)
 
     def change(self, apply: Callable[[Writer], _T], *, is_durable: bool = True) -> _T:
         """Have the writer's thread make a change, alone in its transaction, and give what it gives. Blocks.
@@ -175,6 +180,8 @@ class Ingest:
                     self._ended = True
                 elif isinstance(arrival, Change):
                     self._changes.append(arrival)
+                elif isinstance(arrival, Sequence):
+                    self._waiting += arrival
                 else:
                     self._waiting.append(arrival)
         except queue.Empty:

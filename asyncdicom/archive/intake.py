@@ -12,6 +12,7 @@ from asyncdicom.archive.blobs.base import Blobs, NewBlob
 from asyncdicom.archive.blobs.header import header_of
 from asyncdicom.archive.blobs.room import Room
 from asyncdicom.archive.errors import reason
+from asyncdicom.archive.finishing import Finishing
 from asyncdicom.archive.index.base import Uncertain
 from asyncdicom.archive.index.record import WANTED_TAGS
 from asyncdicom.archive.ingest import Ingest
@@ -60,9 +61,10 @@ class Intake:
         self._tags = WANTED_TAGS
         self.router: Router | None = None
 
-    def open(self, writers: Workers, ingest: Ingest) -> None:
-        """Begin: ``writers`` are the threads that write files."""
+    def open(self, writers: Workers, ingest: Ingest, *, together: bool) -> None:
+        """Begin: ``writers`` are the threads that write files; ``together``: small ones in groups."""
         self._writers = writers
+        self._finishing = Finishing(self._blobs, self._room, writers, ingest.submit_all) if together else None
         self._ingest = ingest
         self._is_open = True
 
@@ -155,13 +157,18 @@ class Intake:
         """Have the last bytes written and the instance indexed, in one go from thread to thread."""
         router = self.router
 
+        def write() -> None:
+            arrival.record = reception.complete(rest)
+            arrival.is_incomplete = reception.is_incomplete
+            arrival.is_strange = reception.is_strange
+            if router is not None:
+                arrival.work = router.work_for(_received(arrival, reception, origin))
+
         def finish() -> None:
             try:
-                arrival.record = reception.finish(rest)
-                arrival.is_incomplete = reception.is_incomplete
-                arrival.is_strange = reception.is_strange
-                if router is not None:
-                    arrival.work = router.work_for(_received(arrival, reception, origin))
+                self._room.check()
+                write()
+                reception.file.finish()
             except BaseException as error:
                 arrival.tell(error)
             else:
@@ -169,7 +176,10 @@ class Intake:
 
         self._check_open()
         try:
-            self._writers.submit(finish)
+            if self._finishing is not None and not reception.file.length:
+                self._finishing.submit(arrival, reception.file, write)
+            else:  # a sync of much takes long, and nobody is to wait for it
+                self._writers.submit(finish)
             outcome = await arrival.answer
         except Refused:
             raise

@@ -89,22 +89,26 @@ class Reception:
                 raise Refused(Outcome.UNREADABLE, str(error)) from None
             self._is_lost = True
 
-    def take(self, views: Sequence[memoryview], *, last: bool = False) -> None:
+    def take(self, views: Sequence[memoryview]) -> None:
         """Scan (unless that was done) and write the next pieces. Raises ``Refused`` or ``OSError``."""
+        self._room.check()
+        self._write(views, last=False)
+
+    def complete(self, views: Sequence[memoryview]) -> Record:
+        """Take the last pieces and check the whole; whether there is room is for others to look at.
+
+        Raises ``Refused`` or ``OSError``.
+        """
+        if not self.file.length and not any(map(len, views)):
+            raise Refused(Outcome.WRONG, "the data set is empty")
+        self._write(views, last=True)
+        return self._checked()
+
+    def _write(self, views: Sequence[memoryview], *, last: bool) -> None:
         if not self._is_scanned:
             finish(self.scan(views))
         self._is_scanned = False
-        self._room.check()
         self.file.write(views, last=last)
-
-    def finish(self, views: Sequence[memoryview]) -> Record:
-        """Take the last pieces, check the whole and make it durable. Raises ``Refused`` or ``OSError``."""
-        if not self.file.length and not any(map(len, views)):
-            raise Refused(Outcome.WRONG, "the data set is empty")
-        self.take(views, last=True)
-        record = self._checked()
-        self.file.finish()
-        return record
 
     def _checked(self) -> Record:
         elements = self._scanner.found

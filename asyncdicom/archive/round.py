@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from asyncdicom.archive.arrival import Answer, Arrival, Found, OnConflict, OnMismatch, Outcome, Rules
@@ -79,6 +79,7 @@ class Round:
         self._on_mismatch = rules.on_mismatch
         self._bounds = bounds
         self._usage: tuple[int, int] | None = None  # of the quarantine, asked for when it is needed
+        self._existing: Mapping[str, Existing] = {}  # by SOP Instance UID
         self._planned: dict[str, list[Identity]] = {}  # of new instances of this round, by study
         self._moved: list[tuple[Arrival, str]] = []
         self.urgency: dict[str, int] = {}
@@ -86,6 +87,7 @@ class Round:
 
     def settle(self, batch: Sequence[Arrival]) -> tuple[list[Answer], Changes]:
         """Bring the files to what the commit is to make true; gives the answers after it, and the changes."""
+        self._existing = self._index.find_all([arrival.record.sop_instance_uid for arrival in batch])
         planned = [(arrival, *self._try(arrival)) for arrival in batch]
         failed = self._sync({folder for _, _, folder in planned if folder})
         answers: list[Answer] = []
@@ -109,7 +111,8 @@ class Round:
             plan = self._plan(arrival)
         except (OSError, LookFirst) as error:
             return error, ""
-        return plan, os.path.dirname(arrival.file.path) if plan.outcome.keeps else ""
+        to_sync = plan.outcome.keeps and not arrival.file.is_durable
+        return plan, os.path.dirname(arrival.file.path) if to_sync else ""
 
     def _sync(self, folders: set[str]) -> dict[str, OSError]:
         failed: dict[str, OSError] = {}
@@ -128,7 +131,7 @@ class Round:
             return _Plan(Outcome.WITHDRAWN)
         if not self._blobs.is_trusted(arrival.file.name):
             return _Plan(Outcome.UNTRUSTED)
-        existing = self._index.find(arrival.record.sop_instance_uid)
+        existing = self._existing.get(arrival.record.sop_instance_uid)
         if isinstance(arrival, Found):
             return self._plan_found(arrival, existing)
         if existing is None:
@@ -243,6 +246,7 @@ class Round:
         path = arrival.file.path
         if os.path.dirname(path) == self._blobs.quarantine:
             return
+        arrival.file.is_durable = False  # its new name is not; nor is the old one if it is moved back
         arrival.file.path = self._blobs.move_to_quarantine(path)
         self._moved.append((arrival, path))
 

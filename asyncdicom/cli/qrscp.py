@@ -34,7 +34,7 @@ _KEYS = {
     "crl": ("tls", "crl"),
 }
 _LOOPBACK = ("localhost", "::1")
-_NO_OPTIONS = ("access", "limits", "timeouts", "peer_tls", "certificates_at", "webhook")
+_NO_OPTIONS = ("access", "limits", "timeouts", "peer_tls", "certificates_at", "webhook", "retention")
 _OF_ARCHIVE = ("durability", "on_conflict", "on_mismatch", "incomplete", "existing", "index")
 
 
@@ -42,7 +42,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -
     """Let the file's values be the defaults of the other options; gives those that are no options."""
     if path is None:
         nothing: dict[str, Any] = {"access": {"peers": {}}, "peer_tls": {}, "certificates_at": None}
-        return nothing | {"limits": Limits(), "timeouts": Timeouts(), "webhook": None}
+        return nothing | {"limits": Limits(), "timeouts": Timeouts(), "webhook": None, "retention": ()}
     try:
         config = read_config(path)
     except ConfigError as error:
@@ -310,6 +310,7 @@ def command(
         http=options["http"],
         relational=options["relational"],
         webhook=configured["webhook"],
+        retention=configured["retention"],
     )
     return OK if context.meta.get(ONLY_CHECK) else run(lambda: serve_all(setup))
 

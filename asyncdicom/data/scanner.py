@@ -48,7 +48,7 @@ def _skim_explicit(byte_order: str) -> Skim:
         found: dict[int, Element],
         maximum: int,
     ) -> tuple[int, int]:
-        short = _SHORT_VRS
+        short, make = _SHORT_VRS, tuple.__new__  # what `Element()` calls, by way of a function in Python
         while (room := end - position - 8) >= 0:
             group, element, vr, length = unpack(data, position)
             tag = group << 16 | element
@@ -58,7 +58,7 @@ def _skim_explicit(byte_order: str) -> Skim:
             if tag in wanted:
                 if length > maximum:
                     break
-                found[tag] = Element(tag, short[vr], bytes(data[start : start + length]))
+                found[tag] = make(Element, (tag, short[vr], bytes(data[start : start + length])))
             previous = tag
             position = start + length
         return position, previous

@@ -85,8 +85,8 @@ def _elements(number: int, one_series: bool) -> dict[int, Element]:
     return {tag: Element(tag, vr, value.encode()) for tag, vr, value in found}
 
 
-def write_files(directory: str, count: int, size: int, threads: int) -> Sample:
-    """The ceiling of the disk: create, write and sync files of their own, from some threads."""
+def write_files(directory: str, count: int, size: int, threads: int, group: int) -> Sample:
+    """The ceiling of the disk: some threads create, write and sync files, then their folder is synced."""
     data = os.urandom(size)
     # A new folder, and nothing is removed: without a journal ext4 does not use the inodes of removed files
     # again for minutes, and looking past them is slow.
@@ -99,8 +99,12 @@ def write_files(directory: str, count: int, size: int, threads: int) -> Sample:
         os.fdatasync(descriptor)
         os.close(descriptor)
 
+    entries = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     with ThreadPoolExecutor(threads) as pool:
         start, cpu = time.perf_counter(), time.process_time()
-        list(pool.map(write, range(count)))
+        for first in range(0, count, group):
+            list(pool.map(write, range(first, min(first + group, count))))
+            os.fsync(entries)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    os.close(entries)
     return sample(seconds, count, count * size, 0.0, cpu)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from asyncdicom import Request, Server, Status, Timeouts, serve
 from asyncdicom.archive import Archive
 from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.gateway import Gateway, parse_gateway
-from benchmarks.peers.tools import environment
-from benchmarks.processes import Missing, free_port, server
+from benchmarks.peers import orthanc
+from benchmarks.processes import Running
 
 _kept: list[object] = []  # what lives as long as the worker
 _received: dict[str, set[str]] = {}
 _came = asyncio.Event()
 _NAMES = ("ONE", "TWO")
+_SENDERS = 16
 
 
 async def receive() -> list[int]:
@@ -72,13 +71,6 @@ async def route(directory: str, ports: Sequence[int]) -> int:
     return started.port
 
 
-class Running(NamedTuple):
-    """A gateway that is no worker of ours."""
-
-    pid: int
-    port: int
-
-
 _LUA = """
 function OnStoredInstance(instanceId, tags, metadata, origin)
   SendToModality(instanceId, 'ONE')
@@ -88,32 +80,10 @@ end
 
 
 @contextmanager
-def orthanc(folder: Path, ports: Sequence[int]) -> Iterator[Running]:
-    """Run Orthanc with auto-routing in Lua, storage that is synced, and TCP_NODELAY."""
-    command = shutil.which("Orthanc")
-    if command is None:
-        raise Missing("Orthanc is not installed (Debian: apt-get install orthanc)")
-    port = free_port()
+def routing_orthanc(folder: Path, ports: Sequence[int]) -> Iterator[Running]:
+    """Run Orthanc with auto-routing in Lua."""
     (folder / "routes.lua").write_text(_LUA)
-    (folder / "orthanc.json").write_text(
-        json.dumps(
-            {
-                "Name": "benchmark",
-                "StorageDirectory": str(folder / "storage"),
-                "IndexDirectory": str(folder / "storage"),
-                "SyncStorageArea": True,
-                "HttpServerEnabled": False,
-                "DicomAet": "RECEIVER",
-                "DicomPort": port,
-                "DicomAlwaysAllowStore": True,
-                "DicomCheckCalledAet": False,
-                "Plugins": [],
-                "LuaScripts": [str(folder / "routes.lua")],
-                "DicomModalities": {
-                    name: [name, "127.0.0.1", where] for name, where in zip(_NAMES, ports, strict=True)
-                },
-            }
-        )
-    )
-    with server([command, "orthanc.json"], port, env=environment(), cwd=folder) as pid:
-        yield Running(pid, port)
+    modalities = {name: [name, "127.0.0.1", where] for name, where in zip(_NAMES, ports, strict=True)}
+    scripts = [str(folder / "routes.lua")]
+    with orthanc.running(folder, _SENDERS, LuaScripts=scripts, DicomModalities=modalities) as started:
+        yield started

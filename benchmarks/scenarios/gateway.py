@@ -10,14 +10,14 @@ from functools import partial
 from benchmarks.harness import Bench, Column, Contender, Headline, Measure, Scenario, Target
 from benchmarks.measure import Sample, sample
 from benchmarks.peers import gateways
-from benchmarks.processes import Worker, cpu_seconds_with_children
+from benchmarks.processes import Running, Worker, cpu_seconds_with_children
 
 _OURS, _ORTHANC = "asyncdicom gateway", "Orthanc, Lua auto-routing"
 _SENDERS = 16
 _FEW = 100  # objects that Orthanc gets: each one that waits there makes the next one slower
 
 
-def _measure(sender: Worker, sinks: Worker, count: int, size: int, running: gateways.Running) -> Sample:
+def _measure(sender: Worker, sinks: Worker, count: int, size: int, running: Running) -> Sample:
     """Send, and wait until both destinations have everything: until then it is not done."""
     sinks.begin("arrived", count=count)
     cpu, start = cpu_seconds_with_children(running.pid), time.perf_counter()
@@ -40,10 +40,10 @@ def _start(bench: Bench, kind: str, size: int, count: int, stack: ExitStack) -> 
     folder = bench.folder(stack, disk=True)
     if kind == _ORTHANC:
         count = min(count, _FEW)
-        running = stack.enter_context(gateways.orthanc(folder, ports))
+        running = stack.enter_context(gateways.routing_orthanc(folder, ports))
     else:
         worker = bench.worker(stack, "gateways")
-        running = gateways.Running(worker.pid, worker.call("route", directory=folder, ports=ports))
+        running = Running(worker.pid, worker.call("route", directory=folder, ports=ports))
     measure = partial(_measure, sender, sinks, size=size, running=running)
     measure(count=_SENDERS)
     return partial(measure, count=count)

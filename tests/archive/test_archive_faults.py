@@ -159,8 +159,8 @@ def test_a_disk_that_is_nearly_full(tmp_path: Path) -> None:
 # faults at a system call
 
 WHERE = {
-    "files": ("openat", "writev", "fdatasync"),
-    "index": ("openat", "fsync", "pwrite64", "fdatasync"),
+    "files": ("openat", "writev", "io_getevents"),
+    "index": ("pwrite64", "fdatasync"),
 }
 TIMES = {"pwrite64": 8}
 ERRORS = ("EIO", "ENOSPC", "EDQUOT")

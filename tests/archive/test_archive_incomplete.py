@@ -195,6 +195,7 @@ async def test_what_is_superseded_in_a_round_takes_the_room_of_its_conflicts(
             came.record, came.compared = found.record, {existing.file: likeness}
             batch.append(came)
         round_ = Round(writer, archive._blobs, Rules(), Bounds(1, 1 << 30))
+        round_._existing = writer.find_all([came.record.sop_instance_uid for came in batch])
         assert [round_._plan(each).outcome for each in batch] == [Outcome.SUPERSEDED, Outcome.QUARANTINE_FULL]
         writer.close()
 

@@ -35,7 +35,7 @@ from helpers.archive_process import (
 
 from asyncdicom.exceptions import AssociationError
 
-CALLS = "%file,%desc,%network"
+CALLS = "%file,%desc,%network,io_submit,io_getevents"
 GROUP = 16
 SECONDS = float(os.environ.get("ASYNCDICOM_LONG_SECONDS", "240")) if LONG else 2.0
 CHAINS = 2  # archives that are killed at the same time: one a core
@@ -63,8 +63,8 @@ async def group(archive: Qrscp, journal: Journal, uid: str) -> None:
 
 def options_for(store: Store, calls: str = CALLS, *inject: str) -> list[str]:
     options = ["-e", f"trace={calls}", *(word for each in inject for word in ("-e", f"inject={each}"))]
-    if store is group:  # holds the first commit up until the others have arrived
-        held = "openat" if calls == "fsync" else "fsync"
+    if store is group:  # holds the first sync up until the others have arrived
+        held = "openat" if calls == "io_submit" else "io_submit"
         options[1] += f",{held}"
         options += ["-e", f"inject={held}:delay_enter=150000:when=1"]
     return options

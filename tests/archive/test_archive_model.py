@@ -68,6 +68,7 @@ class Disk(FileCalls):
         self.base = str(base)
         self.root = os.path.join(self.base, "data", "archive")
         self.turns: Turns | None = None
+        self.together = False  # whether small instances are finished in groups
         self.dead = False
         self.calls = 0
         self.syncs: list[str] = []
@@ -168,6 +169,9 @@ class Disk(FileCalls):
             raise OSError(errno.EIO, "sync failed")
         if made and file not in self._lost:
             file.durable = file.now
+
+    def can_sync_together(self, path: str) -> bool:
+        return self.together
 
     def sync_directory(self, path: str) -> None:
         inside = path.startswith(self.base)
@@ -389,6 +393,7 @@ def run_lives(
         base = Path(folder, "before")
         base.mkdir()
         disk = Disk(base, on_call, left_out=left_out, failing=failing)
+        disk.together = choices[-1:] >= b"\x80"
         for waves in lives:
             disk.dead, death = False, next(killed_at)
             death += disk.calls if death else 0

@@ -49,6 +49,8 @@ class NewBlob(Protocol):
 
     offset: int
     length: int
+    is_durable: bool
+    """Its content and its name are, as far as promised."""
 
     @property
     def digest(self) -> str:
@@ -59,6 +61,12 @@ class NewBlob(Protocol):
 
     def finish(self) -> None:
         """Make it durable, as far as promised."""
+
+    def mark(self) -> int:
+        """Put the digest into its file, and give the descriptor of that."""
+
+    def close(self) -> None:
+        """Let go of its file, which is whole."""
 
     def keep(self) -> None:
         """Say that the index has it now."""
@@ -89,6 +97,9 @@ class Blobs(Protocol):
 
     def new(self, header: bytes) -> NewBlob:
         """Give a blob to be written, with the head of its file."""
+
+    def finish_all(self, blobs: Sequence[NewBlob]) -> list[OSError | None]:
+        """Make blobs and their names durable, as far as promised; gives what has failed, for each."""
 
     def path(self, name: str) -> str:
         """Give the place of an object."""

@@ -21,6 +21,7 @@ class StoredFile:
         self.offset = offset
         self.length = length
         self.digest = digest
+        self.is_durable = False  # nobody knows
 
 
 class InstanceFile:
@@ -36,6 +37,7 @@ class InstanceFile:
         self.path = ""
         self.offset = len(header)
         self.length = 0
+        self.is_durable = False
         self._folders = folders
         self._calls = calls
         self._header = header
@@ -75,14 +77,23 @@ class InstanceFile:
         """Write the digest into the header, make the content durable and close the file."""
         if self._descriptor is None:
             return
+        self.mark()
+        if self._sync:
+            self._calls.sync_data(self._descriptor)
+        self.close()
+
+    def mark(self) -> int:
+        """Write the digest into the header, if it has none; gives the descriptor (-1: there is no file)."""
+        if self._descriptor is None:
+            return -1
         if not self._is_marked:
             digest = self._digest.digest()[:DIGEST_SIZE]
             self._calls.write_at(self._descriptor, self.offset - DIGEST_SIZE, digest)
-        if self._sync:
-            self._calls.sync_data(self._descriptor)
-        self._close()
+            self._is_marked = True
+        return self._descriptor
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the file, if it is open."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             self._calls.close(descriptor)
@@ -94,7 +105,7 @@ class InstanceFile:
     def discard(self, failed: bool = False) -> None:
         """Close and remove the file."""
         try:
-            self._close()
+            self.close()
         finally:
             try:
                 if self.path:

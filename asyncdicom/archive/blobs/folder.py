@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Sequence
 
-from asyncdicom.archive.blobs.base import Row, State
+from asyncdicom.archive.blobs.base import NewBlob, Row, State
 from asyncdicom.archive.blobs.files import InstanceFile
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.look import look_at
@@ -42,6 +42,31 @@ class FolderBlobs(Folders):
     def new(self, header: bytes) -> InstanceFile:
         """See `Blobs`."""
         return InstanceFile(self, self._calls, header, sync=self._sync)
+
+    def finish_all(self, blobs: Sequence[NewBlob]) -> list[OSError | None]:
+        """See `Blobs`."""
+        descriptors = [blob.mark() for blob in blobs]
+        errors: list[OSError | None] = [None] * len(blobs)
+        if self._sync:
+            errors = self._sync_all(blobs, descriptors)
+        for number, blob in enumerate(blobs):
+            blob.is_durable = errors[number] is None
+            try:
+                blob.close()
+            except OSError as error:
+                errors[number] = error
+        return errors
+
+    def _sync_all(self, blobs: Sequence[NewBlob], descriptors: Sequence[int]) -> list[OSError | None]:
+        places = [os.path.dirname(blob.path) for blob in blobs]
+        folders = list(dict.fromkeys(places))
+        with self._syncing:
+            errors = self._calls.sync_all(descriptors, folders)
+            failed = dict(zip(folders, errors[len(blobs) :], strict=True))
+            for folder, error in failed.items():
+                if error is not None:
+                    self._distrust(folder)
+        return [error or failed[place] for error, place in zip(errors, places, strict=False)]
 
     def source(
         self,

@@ -20,6 +20,7 @@ __all__ = ["Folders"]
 
 _OUR_FOLDER = re.compile(r"[0-9a-f]{2}")
 _OUR_FILE = re.compile(r"[0-9a-f]{32}\.dcm")
+_NAMES = 64  # made at once: to ask the system costs as much as a name
 _TRIES = 256  # to find a folder among 256 of which no sync has failed
 
 
@@ -45,10 +46,13 @@ class Folders:
         self._calls = calls
         self._sync = sync
         self._lock = threading.Lock()
+        # One sync at a time: the one after a failed one succeeds, and is not believed when that is noted.
+        self._syncing = threading.Lock()
         self._receiving: dict[str, str] = {}  # by the last part, which stays the same in quarantine
         self._untrusted: set[str] = set()
         self._folder = ""
         self._room = 0
+        self._names: list[str] = []  # for the next files
 
     def prepare(self) -> None:
         """Make the root and its two folders."""
@@ -82,13 +86,18 @@ class Folders:
         """Make the entries of a folder durable, if the archive is to survive a power cut."""
         if not self._sync:
             return
-        try:
-            self._calls.sync_directory(path)
-        except BaseException:
-            receiving = list(self._receiving.values())
-            self._untrusted.update(name for name in receiving if os.path.dirname(self.path(name)) == path)
-            self._room = 0
-            raise
+        with self._syncing:
+            try:
+                self._calls.sync_directory(path)
+            except BaseException:
+                self._distrust(path)
+                raise
+
+    def _distrust(self, path: str) -> None:
+        """Trust no file any more that is in a folder whose sync has failed."""
+        receiving = list(self._receiving.values())
+        self._untrusted.update(name for name in receiving if os.path.dirname(self.path(name)) == path)
+        self._room = 0
 
     def is_trusted(self, name: str) -> bool:
         """Tell whether a sync of its folder can still make ``name`` durable."""
@@ -100,7 +109,10 @@ class Folders:
             if self._room <= 0:
                 self._open_folder()
             self._room -= 1
-            file = f"{os.urandom(16).hex()}.dcm"
+            if not self._names:
+                chance = os.urandom(16 * _NAMES).hex()
+                self._names = [chance[start : start + 32] for start in range(0, len(chance), 32)]
+            file = f"{self._names.pop()}.dcm"
             name = f"{self._folder}/{file}"
             self._receiving[file] = name
             return name

@@ -5,6 +5,7 @@ No connection, row or error of a database driver is among it. The index is synch
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -170,8 +171,8 @@ class Changes:
 class Lookup(Protocol):
     """What can be asked within a transaction, before it is decided what it changes."""
 
-    def find(self, sop_instance_uid: str) -> Existing | None:
-        """Look an instance up."""
+    def find_all(self, sop_instance_uids: Sequence[str]) -> Mapping[str, Existing]:
+        """Look instances up; gives those that are there."""
 
     def find_quarantined(self, sop_instance_uid: str, digest: str) -> Existing | None:
         """Look for the same bytes in quarantine under the same UID."""

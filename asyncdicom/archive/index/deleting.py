@@ -37,6 +37,7 @@ __all__ = [
     "Tombstone",
     "bury",
     "bury_files",
+    "chosen",
     "doomed",
     "holds_of",
     "in_force",
@@ -146,6 +147,11 @@ _DOOMED = {
     )
     for level in _UIDS
 }
+_CHOSEN = Prepared(
+    select(instance.c.id, instance.c.parent, *_COLUMNS)
+    .select_from(_TABLES)
+    .where(instance.c.id.in_(_IDS), instance.c.received <= bindparam("until"))
+)
 _LOOK = {
     level: _meant(
         level,
@@ -182,6 +188,12 @@ def doomed(writer: Writer, scope: Scope, after: int, last: int) -> list[Doomed]:
     """Give the next instances of what is to be deleted, by id: those after one, up to another."""
     row = {"uid": scope.uid, "patient_id": scope.patient_id, "after": after, "last": last}
     return [_doomed(found) for found in writer.execute(_DOOMED[scope.level], row)]
+
+
+def chosen(writer: Writer, ids: Iterable[int], until: str) -> list[Doomed]:
+    """Give instances by their ids, those that were received up to a time."""
+    row = {"ids": json.dumps(list(ids)), "until": until}
+    return [_doomed(found) for found in writer.execute(_CHOSEN, row)]
 
 
 def _doomed(row: Sequence[Any]) -> Doomed:

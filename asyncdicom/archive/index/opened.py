@@ -9,6 +9,7 @@ from sqlalchemy import Engine, select, text
 from asyncdicom.archive.index.chosen import ChosenReader
 from asyncdicom.archive.index.deleting import DeletionReader
 from asyncdicom.archive.index.deliveries import DeliveryReader
+from asyncdicom.archive.index.expired import ExpiryReader
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.peers import Learned, read_learned
 from asyncdicom.archive.index.place import Place, read_place
@@ -44,6 +45,8 @@ class OpenIndex(ABC):
         """Looks at the deliveries of what an operator has chosen."""
         self.deletions = DeletionReader(engine)
         """Looks at what is to be deleted, and at what was."""
+        self.expiry = ExpiryReader(engine)
+        """Looks for what is old enough to go."""
         self.stability = StabilityReader(engine)
         """Looks at the studies that something has come for."""
 

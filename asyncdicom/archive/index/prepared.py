@@ -11,7 +11,10 @@ from sqlalchemy import Insert
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql import ClauseElement
 
-__all__ = ["Named", "Prepared", "Sql"]
+__all__ = ["TOGETHER", "Named", "Prepared", "Sql"]
+
+TOGETHER = 16
+"""So many rows are inserted by one statement: for each the driver lets go of the lock of the interpreter."""
 
 
 class Sql(str):
@@ -36,6 +39,12 @@ class Prepared:
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
         self._names = compiled.positiontup
         self._pick = operator.itemgetter(*self._names) if self._names else lambda row: ()
+
+    @cached_property
+    def together(self) -> str:
+        """The same for `TOGETHER` rows, whose values follow one another; empty if it inserts no values."""
+        head, found, values = self.sql.partition(" VALUES ")
+        return f"{head}{found}{', '.join([values] * TOGETHER)}" if found else ""
 
     def bind(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         """Give the values of the parameters in their order."""

@@ -103,11 +103,27 @@ class Record:
         row = dict(_EMPTY_ROWS[level])
         elements, attributes = self._elements, _ATTRIBUTES[level]
         for tag in elements.keys() & attributes.keys():
-            element, attribute = elements[tag], attributes[tag]
-            if element.value:
-                text = text_of(element, attribute.vr, self._character_set, little_endian=self._little_endian)
-                _fill(row, attribute, text)
+            value = elements[tag].value
+            if value:
+                # Of a SOP Instance UID nobody sees another one; a size or a number comes again and again.
+                is_remembered = len(value) <= _SHORT and tag != _SOP_INSTANCE_UID
+                columns = _columns if is_remembered else _columns.__wrapped__
+                row.update(columns(tag, value, self._character_set, self._little_endian))
         return row
+
+
+_SOP_INSTANCE_UID = UNIQUE_KEYS["IMAGE"]
+_SHORT = 32  # bytes: longer than the UID of a SOP class
+
+
+@lru_cache(4096)
+def _columns(tag: int, value: bytes, character_set: str, little_endian: bool) -> Mapping[str, str]:
+    """Give the columns of one attribute."""
+    _, attribute = BY_TAG[tag]
+    element = Element(tag, attribute.vr, value)
+    columns: dict[str, str] = {}
+    _fill(columns, attribute, text_of(element, attribute.vr, character_set, little_endian=little_endian))
+    return columns
 
 
 _PLACING = (UNIQUE_KEYS["PATIENT"], _ISSUER_OF_PATIENT_ID, UNIQUE_KEYS["STUDY"], UNIQUE_KEYS["SERIES"])

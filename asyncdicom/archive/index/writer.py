@@ -6,8 +6,11 @@ every instance would cost more than SQLite takes to run them.
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -34,7 +37,7 @@ from asyncdicom.archive.index.base import (
 )
 from asyncdicom.archive.index.enqueue import enqueue_for_instances
 from asyncdicom.archive.index.failing import TRANSLATED
-from asyncdicom.archive.index.prepared import Prepared
+from asyncdicom.archive.index.prepared import TOGETHER, Prepared
 from asyncdicom.archive.index.reassigned import Reassignment, in_force
 from asyncdicom.archive.index.record import Identity, Record
 from asyncdicom.archive.index.schema import (
@@ -64,9 +67,11 @@ def _equal(table: Table, *names: str) -> list[Any]:
 
 
 _FOUND = ("sop_class_uid", "sop_instance_uid", "received", *FileEntry._fields)
-_FIND_INSTANCE = Prepared(
+_FIND_INSTANCES = Prepared(
     select(instance.c.id, instance.c.parent, *(instance.c[name] for name in _FOUND)).where(
-        *_equal(instance, "sop_instance_uid")
+        instance.c.sop_instance_uid.in_(
+            select(func.json_each(bindparam("uids")).table_valued("value").c.value)
+        )
     )
 )
 _FIND_QUARANTINED = Prepared(
@@ -262,13 +267,24 @@ class Writer:
     def execute_all(self, statement: Prepared, rows: Iterable[Mapping[str, Any]]) -> None:
         """Execute another statement of this transaction once for each row."""
         bound = list(map(statement.bind, rows))
+        if len(bound) >= TOGETHER and isinstance(self._cursor, sqlite3.Cursor) and statement.together:
+            whole = len(bound) - len(bound) % TOGETHER
+            for first in range(0, whole, TOGETHER):
+                values = tuple(chain.from_iterable(bound[first : first + TOGETHER]))
+                self._cursor.execute(statement.together, values)
+            del bound[:whole]
         if bound:
             self._cursor.executemany(statement.sql, bound)
 
     def find(self, sop_instance_uid: str) -> Existing | None:
         """Look an instance up."""
-        row = self._cursor.execute(_FIND_INSTANCE.sql, (sop_instance_uid,)).fetchone()
-        return None if row is None else Existing._make((*row, False))
+        return self.find_all([sop_instance_uid]).get(sop_instance_uid)
+
+    def find_all(self, sop_instance_uids: Sequence[str]) -> dict[str, Existing]:
+        """Look instances up; gives those that are there."""
+        found = self.execute(_FIND_INSTANCES, {"uids": json.dumps(sop_instance_uids)})
+        existing = (Existing._make((*row, False)) for row in found)
+        return {each.sop_instance_uid: each for each in existing}
 
     def find_quarantined(self, sop_instance_uid: str, digest: str) -> Existing | None:
         """Look for the same bytes in quarantine under the same UID."""

@@ -1,0 +1,127 @@
+"""Instances whose last bytes are there are finished in groups: written, made durable together, then indexed.
+
+Many threads that write and sync a small file each cost more than disk and index do, because they take turns
+at the interpreter's lock at every file call. So few threads take all that waits, and sync it by one call.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+from asyncdicom.archive.arrival import Answer, Arrival, deliver
+from asyncdicom.archive.blobs.base import Blobs, NewBlob
+from asyncdicom.archive.blobs.room import Room
+from asyncdicom.archive.workers import Workers
+
+__all__ = ["GROUP", "Finishing"]
+
+GROUP = 64
+"""At most so many instances are synced together: the first of them waits for the last."""
+
+_THREADS = 2  # while one waits for the disk, the other writes
+
+
+_Waiting: TypeAlias = tuple[Arrival, NewBlob, Callable[[], None]]
+
+
+class Finishing:
+    """Finishes instances in threads of `workers`; `submit_all` gives those to the index that are durable."""
+
+    def __init__(
+        self,
+        blobs: Blobs,
+        room: Room,
+        workers: Workers,
+        submit_all: Callable[[Sequence[Arrival]], None],
+    ) -> None:
+        self._blobs = blobs
+        self._room = room
+        self._workers = workers
+        self._submit_all = submit_all
+        self._waiting: deque[_Waiting] = deque()
+        self._free = deque([None] * _THREADS)  # one for each that may be at work
+
+    def submit(self, arrival: Arrival, file: NewBlob, write: Callable[[], None]) -> None:
+        """Have `write` called, its file made durable and the arrival given to the index.
+
+        What fails is the answer to the arrival. Raises as `Workers.submit`: then nothing has happened.
+        """
+        waiting = arrival, file, write
+        self._waiting.append(waiting)
+        if not self._reserve():
+            return  # whoever is at work looks again when it has ended
+        try:
+            self._workers.submit(self._run)
+        except RuntimeError:
+            self._free.append(None)
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+                raise
+
+    def _reserve(self) -> bool:
+        """Take one of the places of those who work, if there is one."""
+        try:
+            self._free.pop()
+        except IndexError:
+            return False
+        return True
+
+    def _run(self) -> None:
+        while True:
+            try:
+                while group := self._take():
+                    self._finish(group)
+            finally:
+                self._free.append(None)
+            if not (self._waiting and self._reserve()):  # it may have come while nobody was to be asked
+                return
+
+    def _take(self) -> list[_Waiting]:
+        group: list[_Waiting] = []
+        try:
+            while len(group) < GROUP:
+                group.append(self._waiting.popleft())
+        except IndexError:
+            pass
+        return group
+
+    def _finish(self, group: Sequence[_Waiting]) -> None:
+        failed: list[tuple[Arrival, Answer]] = []
+        written: list[Arrival] = []
+        files: list[NewBlob] = []
+        shortage = self._shortage()
+        for arrival, file, write in group:
+            try:
+                if shortage is not None:
+                    raise shortage
+                write()
+            except BaseException as error:
+                failed.append((arrival, error))
+            else:
+                written.append(arrival)
+                files.append(file)
+        if written:
+            failed += self._settle(written, files)
+        deliver(failed)
+
+    def _settle(
+        self, written: Sequence[Arrival], files: Sequence[NewBlob]
+    ) -> Iterable[tuple[Arrival, Answer]]:
+        """Make files durable, and give them to the index; gives the others, each with what has failed."""
+        try:
+            errors = self._blobs.finish_all(files)
+        except BaseException as error:
+            return [(arrival, error) for arrival in written]
+        ended = list(zip(written, errors, strict=True))
+        self._submit_all([arrival for arrival, error in ended if error is None])
+        return [(arrival, error) for arrival, error in ended if error is not None]
+
+    def _shortage(self) -> OSError | None:
+        """Look whether there is room on the disk, once for all."""
+        try:
+            self._room.check()
+        except OSError as error:
+            return error
+        return None
