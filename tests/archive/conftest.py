@@ -173,6 +173,11 @@ def postgres(found_postgres: Server | None) -> Server:
 
 # The tests of these modules run with both engines, but those named, which are about SQLite or its file.
 ON_BOTH: dict[str, tuple[str, ...]] = {
+    "test_archive_delete": (
+        "test_sent_again_it_is_stored_again",
+        "test_it_outlives_the_index_and_the_folder",
+        "test_the_file_of_others_deletes_nothing",
+    ),
     "test_archive_durability": (),
     "test_archive_faults": (
         "test_what_was_uncertain_goes_with_the_next_commit",

@@ -19,6 +19,7 @@ from sqlalchemy import Column, text
 
 from asyncdicom.__main__ import main
 from asyncdicom.archive import Archive, ArchiveError
+from asyncdicom.archive.index import postgres_writer
 from asyncdicom.archive.index.base import Changes, IndexFailed, Overtaken, Uncertain
 from asyncdicom.archive.index.postgres import PostgresIndex
 from asyncdicom.archive.index.postgres_schema import TABLES
@@ -125,6 +126,15 @@ def test_a_series_that_another_writer_has_removed_is_made_anew(index: PostgresIn
     assert index.upkeep.counts()["study"] == 2
     one.close()
     other.close()
+
+
+def test_a_number_that_was_given_is_given_to_no_other(writer: Writer) -> None:
+    for highest, expected in ((500, 501), (3, 502)):
+        writer.change(lambda writer, highest=highest: writer.never_again(highest))  # type: ignore[misc]
+        commit(writer, insertion(f"1.2.{expected}"))
+        existing = writer.find(f"1.2.{expected}")
+        assert existing is not None
+        assert existing.id == expected
 
 
 # the schema
@@ -302,6 +312,46 @@ def test_a_commit_that_nobody_can_be_asked_of_is_uncertain(index: PostgresIndex,
         commit(writer, insertion("1.2.8"))
     inside._reopen = reopen
     assert commit(writer, insertion("1.2.7"), insertion("1.2.8")) == ["here", "new"]
+
+
+def test_a_transaction_that_has_not_ended_is_in_doubt(
+    index: PostgresIndex, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_writer, "_LOOKS", 2)
+    inside: Any = writer
+    with index._engine.connect() as other:
+        other.exec_driver_sql("BEGIN")
+        number = other.exec_driver_sql("SELECT CAST(pg_current_xact_id() AS TEXT)").scalar_one()
+        inside._doubt = number
+        with pytest.raises(IndexFailed, match="not known yet"):
+            commit(writer, insertion("1.2.7"))
+        other.exec_driver_sql("COMMIT")
+    assert commit(writer, insertion("1.2.7")) == ["new"]
+
+
+def test_a_commit_that_rolls_back_is_none(writer: Writer) -> None:
+    def apply(writer: Writer) -> None:
+        inside: Any = writer
+        writer.apply(Changes([insertion("1.2.7")]))
+        with pytest.raises(IndexFailed):
+            inside._cursor.execute("SELECT nothing")
+
+    with pytest.raises(IndexFailed, match="rolled the transaction back"):
+        writer.change(apply)
+    assert writer.find("1.2.7") is None
+
+
+def test_a_change_that_others_always_come_before_is_given_up(writer: Writer) -> None:
+    tries = 0
+
+    def apply(writer: Writer) -> None:
+        nonlocal tries
+        tries += 1
+        raise Overtaken("again")
+
+    with pytest.raises(Overtaken):
+        writer.change(apply)
+    assert tries == 3
 
 
 def test_a_server_that_has_never_seen_a_transaction_has_not_committed_it(writer: Writer) -> None:

@@ -158,4 +158,4 @@ class ExpiryReader:
         statement = select(func.coalesce(func.sum(some.c.data_set_length), 0), func.max(some.c.id))
         with TRANSLATED, self._engine.connect() as connection:
             size, last = connection.execute(statement).one()
-        return Total(before.size + size, last or before.last)
+        return Total(before.size + int(size), last or before.last)

@@ -7,20 +7,17 @@ transaction.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, Table, bindparam, select
+from sqlalchemy import Engine, Table, bindparam
 from sqlalchemy.dialects.postgresql import insert
 
 from asyncdicom.archive.index.base import (
     Changes,
-    Existing,
-    FileEntry,
     IndexFailed,
     Overtaken,
     RowFailed,
@@ -29,14 +26,12 @@ from asyncdicom.archive.index.base import (
 from asyncdicom.archive.index.postgres_driver import Cursor
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.record import Record
-from asyncdicom.archive.index.schema import instance, patient, series, study
-from asyncdicom.archive.index.sql import values_of
+from asyncdicom.archive.index.schema import patient, series, study
 from asyncdicom.archive.index.writer import FIND, Writer
 
 __all__ = ["PostgresWriter"]
 
 _T = TypeVar("_T")
-_Answer = TypeVar("_Answer")
 
 _TRIES = 3  # of a change that another writer came before
 _LOOKS = 40  # at a transaction whose end is not known
@@ -51,37 +46,19 @@ _INSERT_OR_LEAVE = {
     )
     for table in (patient, study, series)
 }
-_FOUND = ("id", "parent", "sop_class_uid", "sop_instance_uid", "received", *FileEntry._fields)
-_FIND_ALL = Prepared(
-    select(*(instance.c[name] for name in _FOUND)).where(
-        instance.c.sop_instance_uid.in_(select(values_of(bindparam("uids"))))
-    )
-)
 
 
 class PostgresWriter(Writer):
-    """As `Writer`. ``is_alone``: no other process may write, which the server sees to."""
+    """As `Writer`; `commit` and `change` raise `Overtaken` where the same may succeed when it comes again.
+
+    ``is_alone``: no other process may write, which the server sees to.
+    """
 
     def __init__(self, engine: Engine, *, is_alone: bool = True) -> None:
         self._is_alone = is_alone
         self._transaction = ""
         self._doubt = ""  # a transaction whose end is not known
-        self._ahead: dict[str, Existing | None] | None = None  # of the group that is decided on
         super().__init__(engine)
-
-    def commit(
-        self, group: Sequence[_T], decide: Callable[[Sequence[_T]], tuple[list[_Answer], Changes]]
-    ) -> list[_Answer]:
-        """As `Writer.commit`. Raises `Overtaken` where the same group may succeed when it comes again."""
-
-        def look_first(group: Sequence[_T]) -> tuple[list[_Answer], Changes]:
-            self._look_up([each.record.sop_instance_uid for each in group])  # type: ignore[attr-defined]
-            try:
-                return decide(group)
-            finally:
-                self._ahead = None
-
-        return super().commit(group, look_first)
 
     def change(self, apply: Callable[[Writer], _T], *, is_durable: bool = True) -> _T:
         """As `Writer.change`; `apply` is called again when another writer came first."""
@@ -91,19 +68,6 @@ class PostgresWriter(Writer):
             except Overtaken:
                 continue
         return super().change(apply, is_durable=is_durable)
-
-    def _look_up(self, uids: Sequence[str]) -> None:
-        """Look up all that a group may ask for: one way to the server and back, not one for each."""
-        found = self.execute(_FIND_ALL, {"uids": json.dumps(sorted(uids))})
-        self._ahead = dict.fromkeys(uids)
-        for row in found:
-            self._ahead[row[3]] = Existing._make((*row, False))
-
-    def find(self, sop_instance_uid: str) -> Existing | None:
-        """Look an instance up."""
-        if self._ahead is not None and sop_instance_uid in self._ahead:
-            return self._ahead[sop_instance_uid]
-        return super().find(sop_instance_uid)
 
     def apply(self, changes: Changes) -> None:
         """Make changes, in the order of their keys."""
@@ -202,7 +166,6 @@ class PostgresWriter(Writer):
 
     def _roll_back(self) -> None:  # never raises
         self.forget()
-        self._ahead = None
         try:
             if self._cursor is not None:
                 self._cursor.execute("ROLLBACK")

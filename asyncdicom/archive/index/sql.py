@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     ColumnElement,
     Connection,
     Insert,
@@ -24,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import NullType
 
 __all__ = [
     "HEAD",
@@ -214,8 +216,26 @@ def before(value: ColumnElement[Any], other: Any) -> Any:
     return _Before(value, other) if is_long(value) else value < other
 
 
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+class _List(TypeDecorator[str]):
+    """A parameter that is a JSON list: PostgreSQL has no text with a NUL in it."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        """Write it as the engine wants it."""
+        if value is None or dialect.name == "sqlite":
+            return value
+        return _NUL.sub("\\1\N{SYMBOL FOR NULL}", value)
+
+
 def values_of(parameter: Any) -> ColumnElement[Any]:
     """Give the column of the values of a JSON list of texts: what is selected from it is its rows."""
+    if isinstance(parameter, BindParameter) and isinstance(parameter.type, NullType):
+        parameter.type = _List()
     return _Each(parameter).table_valued("value").c.value
 
 

@@ -48,7 +48,7 @@ from asyncdicom.archive.index.schema import (
     series,
     study,
 )
-from asyncdicom.archive.index.sql import equal
+from asyncdicom.archive.index.sql import equal, values_of
 
 __all__ = ["FIND", "Prepared", "Writer"]
 
@@ -69,9 +69,7 @@ def _equal(table: Table, *names: str) -> list[Any]:
 _FOUND = ("sop_class_uid", "sop_instance_uid", "received", *FileEntry._fields)
 _FIND_INSTANCES = Prepared(
     select(instance.c.id, instance.c.parent, *(instance.c[name] for name in _FOUND)).where(
-        instance.c.sop_instance_uid.in_(
-            select(func.json_each(bindparam("uids")).table_valued("value").c.value)
-        )
+        instance.c.sop_instance_uid.in_(select(values_of(bindparam("uids"))))
     )
 )
 _FIND_QUARANTINED = Prepared(
