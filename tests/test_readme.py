@@ -26,13 +26,14 @@ from asyncdicom.cli.samples import write_samples
 from asyncdicom.gateway import Facts, parse_gateway
 
 README = Path(__file__).parent.parent / "README.md"
-ACCESS = README.parent / "docs" / "access.md"
+DOCS = README.parent / "docs"
+ACCESS = DOCS / "access.md"
 PROGRAM = re.findall(r"<!-- program -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
 JOBS = dict(re.findall(r"<!-- job: (\w+) -->\n```python\n(.*?)```", README.read_text(), re.DOTALL))
 PIECES = JOBS | dict(
     re.findall(
         r"<!-- (?:daily|piece): (\w+) -->\n```python\n(.*?)```",
-        README.read_text() + (README.parent / "docs" / "index.md").read_text(),
+        "".join(page.read_text() for page in (README, DOCS / "index.md", DOCS / "archive.md")),
         re.DOTALL,
     )
 )
@@ -201,7 +202,9 @@ def test_the_destinations() -> None:
 
 
 def test_the_configuration_of_the_archive(tmp_path: Path) -> None:
-    (text,) = re.findall(r"<!-- configuration -->\n```toml\n(.*?)```", README.read_text(), re.DOTALL)
+    (text,) = re.findall(
+        r"<!-- configuration -->\n```toml\n(.*?)```", (DOCS / "archive.md").read_text(), re.DOTALL
+    )
     (tmp_path / "archive.toml").write_text(text)
     config = read_config(tmp_path / "archive.toml")
     assert config["port"] == 104
@@ -209,7 +212,7 @@ def test_the_configuration_of_the_archive(tmp_path: Path) -> None:
 
 
 def test_the_configuration_of_the_gateway() -> None:
-    (text,) = re.findall(r"<!-- routes -->\n```toml\n(.*?)```", README.read_text(), re.DOTALL)
+    (text,) = re.findall(r"<!-- routes -->\n```toml\n(.*?)```", (DOCS / "gateway.md").read_text(), re.DOTALL)
     config = parse_gateway(text)
     assert set(config.destinations) == {"PACS", "BACKUP", "RESEARCH", "AI"}
     (target,) = config.rules.decide(Facts(calling="US1")).targets

@@ -10,6 +10,7 @@ from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.find import MatchingInstances, StoredInstance
 from asyncdicom.archive.index.base import IndexFailed
 from asyncdicom.archive.index.matching import IdentifierError, Problem
+from asyncdicom.archive.retention import Retention, RetentionRule
 from asyncdicom.archive.search import Match
 from asyncdicom.archive.stability import StableStudy
 
@@ -26,6 +27,8 @@ __all__ = [
     "Outcome",
     "Problem",
     "Refused",
+    "Retention",
+    "RetentionRule",
     "StableStudy",
     "Stored",
     "StoredInstance",

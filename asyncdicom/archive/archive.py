@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from types import TracebackType
@@ -26,10 +26,11 @@ from asyncdicom.archive.file_calls import FileCalls, TogetherCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
 from asyncdicom.archive.index.chosen import ChosenInstance
 from asyncdicom.archive.index.deliveries import Claimed
+from asyncdicom.archive.index.engines import DURABILITIES, kind_of, open_index
 from asyncdicom.archive.index.finding import Finding
 from asyncdicom.archive.index.query import Query
 from asyncdicom.archive.index.reader import Row
-from asyncdicom.archive.index.sqlite import DURABILITIES, Index
+from asyncdicom.archive.index.work import COMMITTED, State, Work
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.intake import Intake
 from asyncdicom.archive.journal import Journal
@@ -82,7 +83,9 @@ class Archive:
     ``maximum_quarantined`` and ``maximum_quarantined_bytes`` bound what peers bring into quarantine: beyond
     them a conflict is refused (0xA700). ``scrub``: stored files are compared with their digests, slowly, all
     the time, at so many bytes a second; 0: never. ``sweep``: at start, deal with files without a row and
-    tell what is amiss; without it, `reindex` deals with them.
+    tell what is amiss; without it, `reindex` deals with them. ``index``: the URL of the PostgreSQL database
+    that has the index, as ``postgresql://user@host/database`` (needs the extra ``postgres``); None: it is a
+    file of the folder.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Archive:
         maximum_quarantined_bytes: int = 16 << 30,
         scrub: int = 1 << 20,
         sweep: bool = True,
+        index: str | None = None,
     ) -> None:
         if durability not in DURABILITIES:
             raise ValueError(f"durability must be one of {', '.join(DURABILITIES)}, not {durability!r}")
@@ -110,6 +114,7 @@ class Archive:
         if incomplete not in ("refuse", "store"):
             raise ValueError(f"incomplete must be refuse or store, not {incomplete!r}")
         self._existing = existing
+        self._url = index
         self._bounds = Bounds(maximum_quarantined, maximum_quarantined_bytes)
         self._scrub_rate = scrub
         self._sweeps = sweep
@@ -175,7 +180,7 @@ class Archive:
 
     def _open(self) -> None:
         try:
-            with opening(self.directory):
+            with opening(self.directory, in_database=self._url is not None):
                 if self._existing and self._calls.look(self.directory) is None:
                     raise no_archive(self.directory)
                 self._blobs.prepare_root()
@@ -188,10 +193,15 @@ class Archive:
 
     def _open_index(self) -> None:
         marker = read_marker(self.directory, self._calls)
-        told = check_place(self._blobs, self._calls, marker, existing=self._existing)
+        kind = kind_of(self._url)
+        told = check_place(self._blobs, self._calls, marker, existing=self._existing, kind=kind)
         had_objects = self._blobs.has_objects()
-        self._index = Index(
-            self.directory, durability=self.durability, readers=_READERS + _QUERIES, calls=self._calls
+        self._index = open_index(
+            self.directory,
+            self._url,
+            durability=self.durability,
+            readers=_READERS + _QUERIES,
+            calls=self._calls,
         )
         try:
             identity, has_rows = self._index.identity()
@@ -199,11 +209,16 @@ class Archive:
                 raise ArchiveError(
                     f"the index in {self.directory} has instances, and {self._blobs.objects} is empty: is "
                     "its disk mounted? If the files are lost for good, move index.sqlite away to start anew"
+                    if self._url is None
+                    else f"{self._index.label} has instances, and {self._blobs.objects} is empty: is its "
+                    "disk mounted? If the files are lost for good, name an empty database to start anew"
                 )
             known = None if identity is None else Marker(*identity)
-            new, more = next_marker(self.directory, marker, known, has_rows)
+            new, more = next_marker(
+                self.directory, marker, known, has_rows, kind=kind, label=self._index.label
+            )
             self._blobs.prepare()
-            self._index.set_identity(*new)
+            self._index.set_identity(new.archive_id, new.generation)
             write_marker(self.directory, new, self._calls, sync=self._sync)
             self._blobs.sync_root()
             self.is_new = new.generation == 1 and not has_rows and not had_objects
@@ -221,12 +236,13 @@ class Archive:
                 on_work=lambda urgency: self.outbox.tell_from_thread(urgency),
             )
             self.deliveries, self.chosen = self._index.deliveries, self._index.chosen
+            self.expiry = self._index.expiry
             self.outbox = Outbox(self._ingest.change, self.deliveries, self._outgoing)
             self.reports = Reports(self.outbox, self.deliveries, self.read)
             self._peers = PeerMemory(
                 self._index.learned(time.time()), self._ingest.change, self._outgoing.submit
             )
-            self._stable = StableStudies(self._index.stability, self._ingest.change, self.read)
+            self.stability = StableStudies(self._index.stability, self._ingest.change, self.read)
             self._ingest.start()
             journal = Journal(self.directory, self._calls, sync=self._sync)
             reassigning = Reassigning(journal, self._ingest)
@@ -459,6 +475,14 @@ class Archive:
             dry_run=dry_run,
         )
 
+    async def note_committed(self, sop_instance_uids: Sequence[str], by: str) -> None:
+        """Note that a peer keeps instances, as `StorageCommitmentUser.commit` was told (PS3.4 J.3.3).
+
+        Rules of retention ask for it. `by`: its name. What is not here is passed over. Raises `ArchiveError`.
+        """
+        work = Work(COMMITTED, by, state=State.DONE)
+        await self.upkeep(self.deleting.note, list(sop_instance_uids), work)
+
     async def upkeep(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
         """Make a call of `care` in the one thread that looks after files, behind a sweep that is under way.
 
@@ -506,7 +530,7 @@ class Archive:
 
         Raises `ArchiveError` when the index cannot be read.
         """
-        with reading_index(self.directory):
+        with reading_index(self.directory, in_database=self._url is not None):
             return await in_thread(self._readers, self._index.upkeep.counts)
 
     async def stable_studies(
@@ -521,7 +545,7 @@ class Archive:
         that is not positive, or if somebody has the name now, and `ArchiveError` if disk or index fail.
         """
         try:
-            async with aclosing(self._stable.studies(name, quiet)) as studies:
+            async with aclosing(self.stability.studies(name, quiet)) as studies:
                 async for study in studies:
                     yield study
         except ArchiveError:

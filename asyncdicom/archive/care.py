@@ -11,7 +11,7 @@ from asyncdicom.archive.aside import Aside
 from asyncdicom.archive.blobs.base import Blobs, Ended
 from asyncdicom.archive.errors import reason
 from asyncdicom.archive.index.base import IndexFailed
-from asyncdicom.archive.index.sqlite import Index
+from asyncdicom.archive.index.opened import OpenIndex
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.leftovers import Leftovers, Swept
 from asyncdicom.archive.origin import Router
@@ -45,7 +45,7 @@ class Care:
         self,
         directory: str,
         blobs: Blobs,
-        index: Index,
+        index: OpenIndex,
         ingest: Ingest,
         reassigning: Reassigning,
         *,

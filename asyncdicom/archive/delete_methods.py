@@ -9,6 +9,7 @@ from typing import Any
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.deleting import Deleted, Scope
 from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.archive.retention import expired, parse_retention
 
 __all__ = ["DELETE_METHODS"]
 
@@ -39,5 +40,28 @@ async def _delete(archive: Archive, arguments: _Line) -> AsyncGenerator[_Line, N
     yield {**deleted._asdict(), "refused": len(deleted.refused)}
 
 
-DELETE_METHODS = {"delete": _delete}
+async def _retention(archive: Archive, arguments: _Line) -> AsyncGenerator[_Line, None]:
+    """Give what would go now by `rules`, and how much that is; nothing goes."""
+    try:
+        rules = parse_retention(arguments.get("rules"))
+    except ValueError as error:
+        raise ArchiveError(str(error)) from None
+    instances = size = held = 0
+    async with aclosing(expired(archive, rules)) as pages:
+        async for page in pages:
+            held += page.held
+            for each in page.going:
+                instances, size = instances + 1, size + each.size
+                yield {
+                    "sop_instance_uid": each.sop_instance_uid,
+                    "study_instance_uid": each.study_instance_uid,
+                    "received": each.received,
+                    "calling_ae_title": each.calling_ae_title,
+                    "size": each.size,
+                    "rule": page.rule.called,
+                }
+    yield {"would_delete": instances, "size": size, "held": held}
+
+
+DELETE_METHODS = {"delete": _delete, "retention": _retention}
 """What can be asked, by name."""

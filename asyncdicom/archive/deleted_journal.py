@@ -99,21 +99,19 @@ class DeletedJournal:
         """
         descriptor = self._calls.open_to_read(self.path)
         try:
-            size, rest = log.size, self._calls.read_from(descriptor, log.size, _PIECE)
-            while True:
-                line, end, after = rest.partition(b"\n")
-                if end:
-                    is_head, rest, size = not size, after, size + len(line) + 1
+            size, rest = log.size, b""
+            piece = self._calls.read_from(descriptor, size, _PIECE)
+            while piece:
+                *lines, rest = (rest + piece).split(b"\n")
+                if len(rest) > _LONGEST:
+                    raise self._damaged()
+                for line in lines:
+                    is_head, size = not size, size + len(line) + 1
                     if not is_head:
                         entry, name = self._entry(line)
                         log = log._replace(size=size, last=name)
                         yield entry, log
-                elif len(rest) > _LONGEST:
-                    raise self._damaged()
-                elif more := self._calls.read(descriptor, _PIECE):
-                    rest += more
-                else:
-                    return
+                piece = self._calls.read(descriptor, _PIECE)
         finally:
             self._calls.close(descriptor)
 

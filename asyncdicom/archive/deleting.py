@@ -22,7 +22,8 @@ from asyncdicom.archive.errors import ArchiveError, reason
 from asyncdicom.archive.holds import Holds
 from asyncdicom.archive.index import deleting
 from asyncdicom.archive.index.deleting import DeletionReader, Doomed, Hold, Log, Look, Scope
-from asyncdicom.archive.index.work import State
+from asyncdicom.archive.index.enqueue import enqueue_for_instances
+from asyncdicom.archive.index.work import State, Work
 from asyncdicom.archive.index.writer import Writer
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.reports import REPORT, promised_by
@@ -154,6 +155,12 @@ class Deleting:
             lambda writer: deleting.doomed(writer, scope, after, last), after, why, even_failed=even_failed
         )
 
+    def chosen(self, ids: Sequence[int], until: str, why: str, *, even_failed: bool = False) -> Step:
+        """Delete instances by their ids, if they were received up to a time (UTC, ISO 8601). As `some`."""
+        return self._delete(
+            lambda writer: deleting.chosen(writer, ids, until), 0, why, even_failed=even_failed
+        )
+
     def _delete(
         self, choose: Callable[[Writer], list[Doomed]], after: int, why: str, *, even_failed: bool
     ) -> Step:
@@ -201,6 +208,18 @@ class Deleting:
             _LOG.error(
                 "%s was deleted, and its file is left: %s; the next start removes it", file, reason(error)
             )
+
+    def note(self, sop_instance_uids: Sequence[str], work: Work) -> None:
+        """Note work about instances; what is not here is passed over. Raises what disk and index raise."""
+
+        def change(writer: Writer) -> None:
+            found = [(uid, writer.find(uid)) for uid in some]
+            rows = [(uid, each.digest, work) for uid, each in found if each is not None]
+            enqueue_for_instances(writer.execute_all, rows, writer.began)
+
+        for start in range(0, len(sop_instance_uids), deleting.PAGE):
+            some = sop_instance_uids[start : start + deleting.PAGE]
+            self._ingest.change(change)
 
     # what comes again
 

@@ -12,8 +12,8 @@ __all__ = ["opening", "reading_index", "using"]
 
 
 @contextmanager
-def opening(directory: str) -> Iterator[None]:
-    """What fails while the archive in a folder is opened."""
+def opening(directory: str, *, in_database: bool = False) -> Iterator[None]:
+    """What fails while the archive in a folder is opened; `in_database`: its index is in one."""
     try:
         yield
     except BlockingIOError:
@@ -23,6 +23,8 @@ def opening(directory: str) -> Iterator[None]:
     except OSError as error:
         raise ArchiveError(f"{directory} cannot be used: {error.strerror}") from error
     except IndexFailed as error:
+        if in_database:
+            raise _of_database(directory, error) from error
         raise ArchiveError(
             f"the index in {directory} cannot be opened ({reason(error)}): put a copy of it back, "
             f"or have it built again from the files: asyncdicom archive {directory} reindex"
@@ -30,11 +32,13 @@ def opening(directory: str) -> Iterator[None]:
 
 
 @contextmanager
-def reading_index(directory: str) -> Iterator[None]:
-    """What fails while its index is read as a whole."""
+def reading_index(directory: str, *, in_database: bool = False) -> Iterator[None]:
+    """What fails while its index is read as a whole; `in_database`: it is in one."""
     try:
         yield
     except IndexFailed as error:
+        if in_database:
+            raise _of_database(directory, error) from error
         raise ArchiveError(
             f"the index in {directory} cannot be read ({reason(error)}): stop what serves it, and "
             f"have it built again from the files: asyncdicom archive {directory} reindex"
@@ -48,3 +52,10 @@ def using(directory: str) -> Iterator[None]:
         yield
     except (OSError, IndexFailed) as error:
         raise ArchiveError(f"{directory}: disk or index failed ({reason(error)})") from error
+
+
+def _of_database(directory: str, error: IndexFailed) -> ArchiveError:
+    return ArchiveError(
+        f"the database of {directory} cannot be used ({reason(error)}): see that it runs, and that no other "
+        "process has this archive"
+    )

@@ -20,7 +20,7 @@ from asyncdicom.archive.blobs.base import Blobs
 from asyncdicom.archive.blobs.compare import compare_blobs
 from asyncdicom.archive.blobs.files import StoredFile
 from asyncdicom.archive.errors import reason
-from asyncdicom.archive.index.base import IndexFailed, RowFailed, Uncertain
+from asyncdicom.archive.index.base import IndexFailed, Overtaken, RowFailed, Uncertain
 from asyncdicom.archive.index.writer import Writer
 from asyncdicom.archive.round import Bounds, LookFirst, Round
 from asyncdicom.telemetry.log import Log
@@ -35,6 +35,7 @@ BATCH = 256
 """At most so many instances a transaction."""
 
 _LOUD = (3, 10, 100, 1000)  # failures in a row at which it is said that nothing is stored
+_AGAIN = 2  # times that a group is tried again which another writer came before
 _RENEW = 10  # failures in a row after which another connection is tried
 
 
@@ -214,10 +215,12 @@ class Ingest:
         else:
             arrival.looked[name] = blobs.look_at(path, existing)
 
-    def _settle(self, batch: list[Arrival]) -> list[tuple[Arrival, Answer]]:
+    def _settle(self, batch: list[Arrival], again: int = _AGAIN) -> list[tuple[Arrival, Answer]]:
         try:
             outcomes: Sequence[Answer] = self._commit(batch)
         except BaseException as error:
+            if isinstance(error, Overtaken) and again:
+                return self._settle(batch, again - 1)
             # One bad row must not cost the others their place; a sick disk would fail them one by one too.
             if len(batch) > 1 and not _is_about_storage(error):
                 return [answer for arrival in batch for answer in self._settle([arrival])]

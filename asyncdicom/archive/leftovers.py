@@ -16,7 +16,7 @@ from asyncdicom.archive.blobs.base import Blobs, Ended, State
 from asyncdicom.archive.errors import reason
 from asyncdicom.archive.examine import Unusable, examine
 from asyncdicom.archive.index.deleting import Tombstone
-from asyncdicom.archive.index.sqlite import Index
+from asyncdicom.archive.index.opened import OpenIndex
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.origin import Router
 from asyncdicom.telemetry.log import Log
@@ -93,7 +93,7 @@ class Leftovers:
     def __init__(
         self,
         blobs: Blobs,
-        index: Index,
+        index: OpenIndex,
         ingest: Ingest,
         swept: Swept,
         *,

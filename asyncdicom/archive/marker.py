@@ -18,6 +18,7 @@ from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.file_calls import FileCalls
 
 __all__ = [
+    "INDEX_VARIABLE",
     "MARKER",
     "RESTORING",
     "Marker",
@@ -32,15 +33,21 @@ MARKER = "archive.json"
 RESTORING = "restoring"
 """The folder that is there while a backup is put back."""
 
+INDEX_VARIABLE = "ASYNCDICOM_INDEX"
+"""The environment variable that has the URL of the index, for tools that take no option for it."""
+SQLITE = "sqlite"
+"""The engine whose index is a file of the folder, and is not named in the marker."""
+
 _MAXIMUM_SIZE = 65536
 _LOOKED_AT = 200  # entries of a foreign folder that are looked at for DICOM files
 
 
 class Marker(NamedTuple):
-    """The archive's ID (hexadecimal) and how many times it was started."""
+    """The archive's ID (hexadecimal), how many times it was started, and which engine has its index."""
 
     archive_id: str
     generation: int
+    engine: str = SQLITE
 
 
 def read_marker(root: str, calls: FileCalls) -> Marker | None:
@@ -55,7 +62,7 @@ def read_marker(root: str, calls: FileCalls) -> Marker | None:
         calls.close(descriptor)
     try:
         values = json.loads(text)
-        marker = Marker(values["archive_id"], values["generation"])
+        marker = Marker(values["archive_id"], values["generation"], str(values.get("index", SQLITE)))
         if re.fullmatch(r"[0-9a-f]{32}", marker.archive_id) and type(marker.generation) is int:
             return marker
     except (ValueError, KeyError, TypeError):
@@ -68,7 +75,10 @@ def read_marker(root: str, calls: FileCalls) -> Marker | None:
 
 def write_marker(root: str, marker: Marker, calls: FileCalls, *, sync: bool) -> None:
     """Write the marker; a crash leaves the old or the new one. The root is to be synced."""
-    text = json.dumps(marker._asdict()).encode() + b"\n"
+    values: dict[str, object] = {"archive_id": marker.archive_id, "generation": marker.generation}
+    if marker.engine != SQLITE:
+        values["index"] = marker.engine
+    text = json.dumps(values).encode() + b"\n"
     calls.replace(os.path.join(root, MARKER), text, sync=sync)
 
 
@@ -77,11 +87,13 @@ def no_archive(root: str) -> ArchiveError:
     return ArchiveError(f"there is no archive in {root}: is its disk mounted?")
 
 
-def check_place(folders: Folders, calls: FileCalls, marker: Marker | None, *, existing: bool) -> str:
+def check_place(
+    folders: Folders, calls: FileCalls, marker: Marker | None, *, existing: bool, kind: str = SQLITE
+) -> str:
     """Look at the archive's folder before anything is made in it; gives what is worth telling, or nothing.
 
-    Raises `ArchiveError` where a disk seems not to be mounted, and, if the archive has to be an ``existing``
-    one, where there is none.
+    ``kind``: the engine that has the index. Raises `ArchiveError` where a disk seems not to be mounted or
+    another engine has the index, and, if the archive has to be an ``existing`` one, where there is none.
     """
     root = folders.below_root("").rstrip(os.sep) or os.sep
     for name in ("objects", "quarantine", "lost"):
@@ -100,10 +112,26 @@ def check_place(folders: Folders, calls: FileCalls, marker: Marker | None, *, ex
         if existing:
             raise no_archive(root)
         return _foreign(root, names - {"objects", "quarantine", "lost"}, calls)
+    if kind != SQLITE:
+        return _other_index(root, marker, has_index)
+    if marker is not None and marker.engine != SQLITE:
+        raise ArchiveError(
+            f"the index of {root} is in {marker.engine}: say where, with --index or {INDEX_VARIABLE}; to "
+            f"have a new one built from the files, remove {os.path.join(root, MARKER)}"
+        )
     if not has_index:
         return (
             f"the index in {root} is missing, so it is built again from the files; "
             "if you have a copy of index.sqlite, stop and put it back first: it is faster"
+        )
+    return ""
+
+
+def _other_index(root: str, marker: Marker | None, has_file: bool) -> str:
+    if has_file and (marker is None or marker.engine == SQLITE):
+        return (
+            f"{root} had its index in index.sqlite: from now on the database has it, and what it lacks is "
+            "indexed from the files; deliveries that are still owed are in index.sqlite alone"
         )
     return ""
 
@@ -154,10 +182,19 @@ def _is_dicom(path: str, calls: FileCalls) -> bool:
         calls.close(descriptor)
 
 
-def next_marker(root: str, marker: Marker | None, index: Marker | None, has_rows: bool) -> tuple[Marker, str]:
+def next_marker(
+    root: str,
+    marker: Marker | None,
+    index: Marker | None,
+    has_rows: bool,
+    *,
+    kind: str = SQLITE,
+    label: str = "",
+) -> tuple[Marker, str]:
     """Give the marker of this start from those of folder and index, and what is worth telling about them.
 
-    Raises `ArchiveError` if the index is that of another archive.
+    ``kind`` and ``label``: the engine that has the index, and what people call the index. Raises
+    `ArchiveError` if it is that of another archive.
     """
     told = ""
     if marker is not None and index is not None:
@@ -166,6 +203,9 @@ def next_marker(root: str, marker: Marker | None, index: Marker | None, has_rows
                 f"index.sqlite in {root} belongs to another archive ({index.archive_id}, the folder is "
                 f"{marker.archive_id}): put the right one there, or have it built again from the files: "
                 f"asyncdicom archive {root} reindex"
+                if kind == SQLITE
+                else f"{label} has the index of another archive ({index.archive_id}, the folder {root} is "
+                f"{marker.archive_id}): name the right database, or an empty one"
             )
         if index.generation < marker.generation:
             told = (
@@ -184,4 +224,5 @@ def next_marker(root: str, marker: Marker | None, index: Marker | None, has_rows
         told = f"{root}/{MARKER} was missing and is written anew"
     known = marker or index
     generation = max((each.generation for each in (marker, index) if each is not None), default=0) + 1
-    return Marker(known.archive_id if known is not None else uuid.uuid4().hex, generation), told
+    archive_id = known.archive_id if known is not None else uuid.uuid4().hex
+    return Marker(archive_id, generation, kind), told

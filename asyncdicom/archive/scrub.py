@@ -13,8 +13,8 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from asyncdicom.archive.blobs.base import Blobs, Ended, State
+from asyncdicom.archive.index.opened import OpenIndex
 from asyncdicom.archive.index.place import Place, write_place
-from asyncdicom.archive.index.sqlite import Index
 from asyncdicom.archive.index.upkeep import FileRow
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.telemetry.log import Log
@@ -58,7 +58,7 @@ class Scrub:
     def __init__(
         self,
         blobs: Blobs,
-        index: Index,
+        index: OpenIndex,
         ingest: Ingest,
         *,
         rate: int,

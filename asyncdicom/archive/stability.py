@@ -124,6 +124,8 @@ class StableStudies:
     ) -> None:
         self._parts = reader, change, in_thread
         self._names: set[str] = set()  # of those who are given studies now
+        self.asked: set[str] = set()
+        """The names that were ever asked under: nothing goes by itself that they were not told of."""
 
     async def studies(self, name: str, quiet: float) -> AsyncGenerator[StableStudy, None]:
         """See `Archive.stable_studies`."""
@@ -132,6 +134,7 @@ class StableStudies:
         if name in self._names:
             raise ValueError(f"somebody is given the stable studies as {name!r} already")
         self._names.add(name)
+        self.asked.add(name)
         try:
             async with aclosing(stable_studies(*self._parts, name=name, quiet=quiet)) as studies:
                 async for study in studies:

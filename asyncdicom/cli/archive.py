@@ -7,7 +7,7 @@ from contextlib import aclosing
 import click
 
 from asyncdicom.cli.archive_daily import COMMANDS
-from asyncdicom.cli.archive_delete import delete
+from asyncdicom.cli.archive_delete import delete, retention
 from asyncdicom.cli.asking import Line, ask_archive, asking, result_of, show
 from asyncdicom.cli.groups import Group
 from asyncdicom.cli.number import Number
@@ -28,7 +28,7 @@ def command(ctx: click.Context, directory: str) -> None:
     ctx.obj = directory
 
 
-for _each_of_them in (*COMMANDS, delete):
+for _each_of_them in (*COMMANDS, delete, retention):
     command.add_command(_each_of_them)
 
 

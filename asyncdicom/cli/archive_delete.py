@@ -10,7 +10,7 @@ from asyncdicom.cli.asking import Line, ask_archive, asking, show
 from asyncdicom.cli.output import progress, warn
 from asyncdicom.cli.run import FAILED, OK
 
-__all__ = ["delete"]
+__all__ = ["delete", "retention"]
 
 _LEVELS = {"study": "STUDY", "series": "SERIES", "instance": "IMAGE"}
 
@@ -68,3 +68,37 @@ def _text(line: Line) -> str:
     if line["refused"]:
         text += ", {refused} of them may not be"
     return text + (", {came_meanwhile} came meanwhile and stay" if line["came_meanwhile"] else "")
+
+
+@click.command()
+@click.option(
+    "--config", "path", metavar="FILE", required=True, type=click.Path(dir_okay=False), help="Its rules."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
+@click.pass_obj
+def retention(directory: str, path: str, as_json: bool) -> int:
+    """List what would go now by the tables [[retention]] (and keep) of FILE. Nothing goes by this command.
+
+    What is held (by a delivery that is open or has failed) is counted. A process that serves FILE deletes by
+    its rules all the time.
+    """
+    from asyncdicom.archive.retention import tables_of
+    from asyncdicom.cli.config import ConfigError, read_config
+
+    try:
+        rules = tables_of(read_config(path)["retention"])
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+    if not rules:
+        raise click.UsageError(f"{path} has no [[retention]]: nothing goes by itself")
+
+    async def work() -> int:
+        async with aclosing(ask_archive(directory, "retention", {"rules": rules})) as lines:
+            async for line in lines:
+                text = "{would_delete} instances would be deleted ({size} bytes), {held} are held"
+                if "rule" in line:
+                    text = "{sop_instance_uid} {received} from {calling_ae_title} {size}: {rule}"
+                show(line, as_json, text)
+        return OK
+
+    return asking("asyncdicom archive", work)

@@ -32,6 +32,10 @@ maximum_associations = 500
 [timeouts]                       # any of `Timeouts`
 idle = "off"
 
+[[retention]]                    # any of `archive.retention.RetentionRule`: what all of it is true of, goes
+days = 365
+calling = ["CT1"]
+
 The tables `destinations` and `routes` make a gateway of it: they are read by `gateway.config`.
 """
 
@@ -50,9 +54,10 @@ from asyncdicom.address import Address, check_ae_title
 from asyncdicom.cli.alarms import WebhookOptions
 from asyncdicom.destination import Destination
 from asyncdicom.options import Limits, Timeouts
-from asyncdicom.toml_lines import line_of
+from asyncdicom.toml_lines import Key, line_of
 
 if TYPE_CHECKING:
+    from asyncdicom.archive.retention import RetentionRule
     from asyncdicom.net.tls_files import TlsFiles
 
 __all__ = ["ConfigError", "parse_peer", "read_config", "secured"]
@@ -68,6 +73,7 @@ _KEYS: dict[str, type] = {
     "data": str,
     "relational": list,
     "durability": str,
+    "index": str,
     "on_conflict": str,
     "on_mismatch": str,
     "incomplete": str,
@@ -89,6 +95,8 @@ _KEYS: dict[str, type] = {
     "limits": dict,
     "timeouts": dict,
     "webhook": dict,
+    "retention": list,
+    "keep": float,
     "destinations": dict,
     "routes": list,
 }
@@ -128,7 +136,7 @@ class ConfigError(ValueError):
 class _WrongError(ValueError):
     """Something is wrong with a key."""
 
-    def __init__(self, message: str, key: tuple[str, ...]) -> None:
+    def __init__(self, message: str, key: Key) -> None:
         super().__init__(message)
         self.key = key
 
@@ -167,14 +175,15 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 _LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)")
 
 
-def _place(file: str, text: str, key: tuple[str, ...]) -> str:
+def _place(file: str, text: str, key: Key) -> str:
     line = line_of(text, key)
     return f"{file}:{line}" if line else file
 
 
 def _understood(config: dict[str, Any]) -> dict[str, Any]:
     has_gateway = [name for name in _OF_GATEWAY if config.pop(name, None) is not None]
-    _check(config, _KEYS, ())
+    config["retention"] = _retention(config.pop("retention", []), config.pop("keep", None))
+    _check({key: value for key, value in config.items() if key != "retention"}, _KEYS, ())
     if has_gateway and "gateway" in config:
         raise _WrongError(f"gateway names a file, and {has_gateway[0]} are here, too", ("gateway",))
     if has_gateway:
@@ -201,6 +210,25 @@ def _understood(config: dict[str, Any]) -> dict[str, Any]:
     config["access"] = lists | {"peers": peers}
     config["peer_tls"] = peer_tls
     return config
+
+
+def _retention(tables: Any, keep: Any) -> tuple[RetentionRule, ...]:
+    if keep is None and not tables:
+        return ()
+    from asyncdicom.archive.retention import RetentionError, RetentionRule, parse_retention
+
+    try:
+        rules = parse_retention(tables)
+    except RetentionError as error:
+        raise _WrongError(str(error), error.key) from None
+    if keep is None:
+        return rules
+    if type(keep) not in (int, float):
+        raise _WrongError("keep is a number of days", ("keep",))
+    try:
+        return (*rules, RetentionRule(days=keep, only="delivered", name=f"keep = {keep}"))
+    except ValueError as error:
+        raise _WrongError(f"keep: {error}", ("keep",)) from None
 
 
 def _asks_for_certificates(access: dict[str, Any]) -> tuple[str, ...] | None:

@@ -34,15 +34,15 @@ _KEYS = {
     "crl": ("tls", "crl"),
 }
 _LOOPBACK = ("localhost", "::1")
-_NO_OPTIONS = ("access", "limits", "timeouts", "peer_tls", "certificates_at", "webhook")
-_OF_ARCHIVE = ("durability", "on_conflict", "on_mismatch", "incomplete", "existing")
+_NO_OPTIONS = ("access", "limits", "timeouts", "peer_tls", "certificates_at", "webhook", "retention")
+_OF_ARCHIVE = ("durability", "on_conflict", "on_mismatch", "incomplete", "existing", "index")
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> dict[str, Any]:
     """Let the file's values be the defaults of the other options; gives those that are no options."""
     if path is None:
         nothing: dict[str, Any] = {"access": {"peers": {}}, "peer_tls": {}, "certificates_at": None}
-        return nothing | {"limits": Limits(), "timeouts": Timeouts(), "webhook": None}
+        return nothing | {"limits": Limits(), "timeouts": Timeouts(), "webhook": None, "retention": ()}
     try:
         config = read_config(path)
     except ConfigError as error:
@@ -181,6 +181,13 @@ def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> A
     help="What a stored instance has survived when Success is answered.",
 )
 @click.option(
+    "--index",
+    metavar="URL",
+    envvar="ASYNCDICOM_INDEX",
+    help="Have the index in a PostgreSQL database instead of a file of the folder: "
+    "postgresql://user@host/database (needs asyncdicom[postgres]). $ASYNCDICOM_INDEX is for all tools.",
+)
+@click.option(
     "--on-conflict",
     type=click.Choice(["quarantine", "keep", "replace"]),
     default="quarantine",
@@ -303,6 +310,7 @@ def command(
         http=options["http"],
         relational=options["relational"],
         webhook=configured["webhook"],
+        retention=configured["retention"],
     )
     return OK if context.meta.get(ONLY_CHECK) else run(lambda: serve_all(setup))
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from asyncdicom.archive import Archive
+    from asyncdicom.archive.retention import RetentionRule
     from asyncdicom.cli.alarms import WebhookOptions
     from asyncdicom.cli.state import Observer
     from asyncdicom.gateway.config import GatewayConfig
@@ -82,6 +83,7 @@ class Setup:
     http: tuple[str, int] | None = None
     relational: tuple[str, ...] = ()
     webhook: WebhookOptions | None = None
+    retention: tuple[RetentionRule, ...] = ()
 
 
 class _Reload:
@@ -114,7 +116,9 @@ class _Reload:
         before, self._before = self._before, parameters
         changed = [name for name in parameters if name not in _RELOADED and parameters[name] != before[name]]
         now, then = parameters["configured"], before["configured"]
-        changed += [table for table in ("limits", "timeouts", "webhook") if now[table] != then[table]]
+        changed += [
+            table for table in ("limits", "timeouts", "webhook", "retention") if now[table] != then[table]
+        ]
         if self._gateway is not None and known.gateway is not None:
             self._gateway.renew(known.gateway)
             changed = [name for name in changed if name != "gateway"]
@@ -175,12 +179,13 @@ async def serve_all(setup: Setup) -> int:
 
     What runs is ended in the opposite order: no more associations, what is being sent on, the index.
     """
-    from asyncdicom.archive import Archive, ArchiveError
+    from asyncdicom.archive import Archive, ArchiveError, Retention
 
     try:
         async with AsyncExitStack() as stack:
             archive = await stack.enter_async_context(Archive(**setup.archive))
             gateway = await stack.enter_async_context(_gateway(archive, setup))
+            await stack.enter_async_context(Retention(archive, setup.retention))
             return await _serve(stack, archive, gateway, setup)
     except ArchiveError as error:
         return complain(setup.name, str(error), FAILED)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.index_asking import URLS
+from helpers.postgres import Server, server
 
 from asyncdicom.archive import Archive, Stored
 from asyncdicom.archive.dimse import find as find_encoded
@@ -144,6 +148,96 @@ class Tools:
 @pytest.fixture
 def tools() -> type[Tools]:
     return Tools
+
+
+@pytest.fixture(scope="session")
+def found_postgres() -> Iterator[Server | None]:
+    """A PostgreSQL server for all tests of a run, which ends with them; None where there is none."""
+    with ExitStack() as stack:
+        try:
+            started = stack.enter_context(server())
+        except RuntimeError:
+            if os.environ.get("ASYNCDICOM_REQUIRE_PEERS"):
+                raise
+            yield None
+        else:
+            yield started
+
+
+@pytest.fixture(scope="session")
+def postgres(found_postgres: Server | None) -> Server:
+    if found_postgres is None:
+        pytest.skip("PostgreSQL's server is not here: apt-get install postgresql")
+    return found_postgres
+
+
+# The tests of these modules run with both engines, but those named, which are about SQLite or its file.
+ON_BOTH: dict[str, tuple[str, ...]] = {
+    "test_archive_durability": (),
+    "test_archive_faults": (
+        "test_what_was_uncertain_goes_with_the_next_commit",
+        "test_a_damaged_index_is_told_and_sweeps_nothing",
+        *("test_a_full_disk", "test_a_disk_that_is_nearly_full", "test_a_fault_at_a_system_call"),
+        *("test_many_leftovers_are_swept_while_serving", "test_an_archive_with_unreadable_ancestors_opens"),
+    ),
+    "test_archive_find": (),
+    "test_archive_outbox": (
+        "test_what_is_indexed_again_leads_to_its_work",
+        "test_a_transaction_that_fails_leaves_neither",
+        "test_what_cannot_be_written_fails_alone_and_is_told",
+        "test_who_asks_at_the_same_time_shares_a_transaction",
+        "test_only_what_has_to_be_durable_is_synced",
+        "test_settlements_wait_for_others_and_for_nothing_else",
+        "test_20_000_deliveries_cost_two_statements_each_and_no_scan",
+        "test_a_backlog_costs_others_no_row",
+        "test_every_statement_goes_by_an_index",
+        "test_what_waits_is_ready_when_it_is_due",
+    ),
+    "test_archive_reassign": (
+        "test_it_outlives_the_index",
+        "test_an_index_that_knows_one_that_was_undone_since",
+    ),
+    "test_archive_stability": ("test_a_study_that_is_gone_is_not_given",),
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    only_sqlite = ON_BOTH.get(metafunc.module.__name__.rpartition(".")[2])
+    if only_sqlite is not None and metafunc.function.__name__ not in only_sqlite:
+        metafunc.parametrize("engine", ["sqlite", "postgresql"], indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With PostgreSQL one event loop is enough: it sees nothing of the index."""
+    left_out = [item for item in items if _is_on_postgres(item) and "asyncio" in _parameters(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _parameters(item: pytest.Item) -> list[str]:
+    return item.name.partition("[")[2].rstrip("]").split("-")
+
+
+def _is_on_postgres(item: pytest.Item) -> bool:
+    return "postgresql" in _parameters(item) or item.path.name == "test_archive_postgres.py"
+
+
+@pytest.fixture(autouse=True)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """What has the indexes of a test's archives: where nothing is said of it, each folder has its own."""
+    engine: str = getattr(request, "param", "sqlite")
+    if engine == "postgresql":
+        started: Server = request.getfixturevalue("postgres")
+        init = Archive.__init__
+
+        def on_postgres(archive: Archive, directory: str | Path, **options: Any) -> None:
+            folder = os.path.abspath(directory)
+            options.setdefault("index", URLS.get(folder) or URLS.setdefault(folder, started.url()))
+            init(archive, directory, **options)
+
+        monkeypatch.setattr(Archive, "__init__", on_postgres)
+    yield engine
+    URLS.clear()
 
 
 @pytest.fixture

@@ -390,6 +390,37 @@ async def test_a_damaged_file_is_told_in_one_line(three: Archive, content: bytes
     assert b"half" not in path.read_bytes()
 
 
+async def test_a_file_that_is_read_piece_by_piece(tmp_path: Path, tools: Any, monkeypatch: Any) -> None:
+    from asyncdicom.archive import deleted_journal
+
+    monkeypatch.setattr(deleted_journal, "_PIECE", 50)
+    options: dict[str, Any] = {"durability": "none", "scrub": 0}
+    path = tmp_path / "deleted.jsonl"
+    async with Archive(tmp_path, **options) as archive:
+        for number in range(4):
+            await keep(archive, tools, number)
+        for number in range(3):
+            await purge_of(archive, f"1.2.3.1.1.{number}", "IMAGE")
+    written = path.read_bytes()
+    for damage in ("index", "file", "another", "another"):
+        if damage == "index":
+            (tmp_path / "index.sqlite").unlink()
+        elif damage == "file":
+            path.unlink()
+        else:
+            path.write_bytes(written.replace(b'"name": "', b'"name": "f'))
+        async with Archive(tmp_path, **options) as archive:
+            await archive.reindex()
+            assert (await archive.read(archive.care.stat))["deleted"] == 3
+            assert await uids(archive) == {"1.2.3.1.1.3"}
+        assert len(path.read_bytes().splitlines()) == 4
+    assert (tmp_path / "deleted.jsonl.other-2").exists()
+    monkeypatch.setattr(deleted_journal, "_LONGEST", 100)
+    (tmp_path / "index.sqlite").unlink()
+    with pytest.raises(ArchiveError, match="is damaged"):
+        await Archive(tmp_path, **options).open()
+
+
 async def test_a_study_that_arrives_right_now(
     three: Archive, tools: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -288,7 +288,7 @@ class Failing:
         return getattr(self.cursor, name)
 
     def execute(self, sql: str, *arguments: Any) -> Any:
-        if sql == "COMMIT" or sql.startswith("PRAGMA user_version"):
+        if sql == "COMMIT" or sql.startswith(("PRAGMA user_version", "SELECT pg_xact_status")):
             raise sqlite3.OperationalError("disk I/O error")
         return self.cursor.execute(sql, *arguments)
 

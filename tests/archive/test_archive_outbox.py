@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.index_asking import ask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -50,9 +51,8 @@ def done(claimed: Sequence[Claimed], state: State = State.DONE, due: float = 0.0
     return [Settlement(each.id, state, due, each.attempts + 1) for each in claimed]
 
 
-def rows(path: Path, what: str = "count(*)", where: str = "1") -> list[Any]:
-    with closing(sqlite3.connect(path / "index.sqlite")) as connection:
-        return connection.execute(f"SELECT {what} FROM delivery WHERE {where} ORDER BY id").fetchall()
+def rows(path: Path, what: str = "count(*)", where: str = "1 = 1") -> list[Any]:
+    return ask(path, f"SELECT {what} FROM (SELECT * FROM delivery WHERE {where} ORDER BY id) AS each")
 
 
 # with the instance

@@ -358,3 +358,25 @@ async def test_what_came_while_it_was_deleted_is_told(tmp_path: Path, tool: Any)
         archive.deleting.left = with_one_more  # type: ignore[method-assign]
         told = await tool("archive", tmp_path, "delete", "instance", "1.2.3.1.1.1", "--apply")
     assert told.out.endswith(", 1 came meanwhile and stay\n")
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+async def test_what_would_go_by_the_rules_of_a_file(tmp_path: Path, tool: Any, is_served: bool) -> None:
+    root, config = tmp_path / "archive", tmp_path / "gate.toml"
+    await keep(root, [instance(1), instance(2)])
+    words = ("archive", root, "retention", "--config", config)
+    for text, why in (("days = 1", "unknown key 'days'"), ("port = 1", "has no [[retention]]")):
+        config.write_text(text)
+        refused = await tool(*words)
+        assert (refused.code, why in refused.err) == (2, True)
+    config.write_text('keep = 0\n[[retention]]\nname = "all"\nmaximum_gib = 0\n')
+    async with AsyncExitStack() as stack:
+        if is_served:
+            await stack.enter_async_context(served(root))
+        told = await tool(*words)
+        assert (told.code, len(told.lines)) == (0, 3)
+        assert told.lines[0].startswith("1.2.3.1.1.1 ")
+        assert told.lines[0].endswith(": all")
+        assert told.lines[-1] == "2 instances would be deleted (248 bytes), 0 are held"
+        total = (await tool(*words, "--json")).json[-1]
+        assert total == {"would_delete": 2, "size": 248, "held": 0}

@@ -48,6 +48,14 @@ to = ["PACS"]
             "gate.toml:3: webhook: unknown key 'dwon'; did you mean down?",
         ),
         ("[webhook]\nurl = 'https://x/'\ndown = 'of'\n", 'gate.toml:3: down is a number, or "off"'),
+        ("[[retention]]\ndays = 1\n[[retention]]\nage = 1\n", "gate.toml:4: retention: unknown key 'age'"),
+        (
+            "[[retention]]\ncalling = ['CT1']\n",
+            "gate.toml:1: retention: days, only or maximum_gib",
+        ),
+        ("retention = 1\n", "gate.toml:1: retention are tables"),
+        ("keep = '1'\n", "gate.toml:1: keep is a number of days"),
+        ("keep = -1\n", "gate.toml:1: keep: days is a number from 0"),
         ("[peers", "gate.toml:1: "),
     ],
 )

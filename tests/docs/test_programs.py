@@ -26,7 +26,7 @@ RUN = {
     ("README.md", "program"): "test_readme.py::test_the_program_runs_as_copied_in_an_empty_folder",
     ("README.md", "daily: client"): "test_readme.py::test_the_daily_jobs",
     **{("README.md", f"job: {job}"): f"test_readme.py::test_{job}" for job in JOBS},
-    ("README.md", "piece: archive"): "test_readme.py::test_the_archive_in_a_program",
+    ("docs/archive.md", "piece: archive"): "test_readme.py::test_the_archive_in_a_program",
     ("docs/access.md", "access"): "test_readme.py::test_the_access_policy",
     ("docs/access.md", "destinations"): "test_readme.py::test_the_destinations",
     ("docs/index.md", "piece: index"): "test_readme.py::test_the_first_piece_of_the_site",

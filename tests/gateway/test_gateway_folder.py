@@ -12,6 +12,7 @@ import pytest
 from helpers.gateway import EVERYTHING, QUICK, gateway, instance, send, settled
 
 from asyncdicom import file_source
+from asyncdicom.archive import Retention, RetentionRule
 from asyncdicom.archive.index.work import State
 from asyncdicom.gateway.config import parse_gateway
 from asyncdicom.gateway.folder import parse_template
@@ -49,6 +50,25 @@ async def test_instances_are_files_by_their_elements(tmp_path: Path) -> None:
     assert (source.sop_class_uid, source.sop_instance_uid) == (sent.sop_class_uid, "1.1")
     assert source.length == sent.length
     assert (out / first / "p1" / "none" / "1.1.dcm").read_bytes().endswith(sent.data)
+
+
+async def test_no_copy_is_kept_of_what_is_there(tmp_path: Path) -> None:
+    (out := tmp_path / "out").mkdir()
+    rule = RetentionRule(only="delivered")  # as keep = 0
+    async with gateway(tmp_path / "archive", to_folder(f"{out}/{{PatientID}}")) as (running, where):
+        archive = running._archive
+        async with Retention(archive, [rule], first=0, turn=0, round=0):
+            for number in range(3):
+                await send(where, instance(f"1.{number}"))
+            async with asyncio.timeout(60):
+                while (await archive.counts())["instance"]:
+                    await asyncio.sleep(0.01)
+            await send(where, instance("1.1"))  # it is taken, and sent on, once more
+            async with asyncio.timeout(60):
+                while archive.happened["expired"] < 4:
+                    await asyncio.sleep(0.01)
+    assert [os.path.basename(name) for name in files_below(out)] == ["1.0.dcm", "1.1.dcm", "1.2.dcm"]
+    assert not list((tmp_path / "archive" / "objects").rglob("*.dcm"))
 
 
 async def test_what_is_not_mounted_is_waited_for_and_never_made(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from asyncdicom.gateway import gateway as gateway_module
 from asyncdicom.gateway.config import GatewayConfigError, parse_gateway
 from asyncdicom.gateway.gateway import Gateway
 from asyncdicom.gateway.methods import methods_of
+from asyncdicom.gateway.resending import deliver_stable
 
 
 async def resend(running: Gateway, **arguments: Any) -> dict[str, Any]:
@@ -374,21 +375,22 @@ def _has_begun(path: Path) -> bool:
 
 
 async def test_what_cannot_be_read_or_decided_of_a_stable_study_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(stability, "_PART", 100)
     async with pacs() as node:
-        routes = '[[routes]]\nwhen = { stable = 0.1, Modality = "CT" }\nto = ["{PatientID}"]\n'
-        async with gateway(tmp_path, config(routes, A=node.server.port)) as (_, where):
+        routes = '[[routes]]\nwhen = { stable = 3600, Modality = "CT" }\nto = ["{PatientID}"]\n'
+        async with gateway(tmp_path, config(routes, A=node.server.port)) as (running, where):
+            archive = running._archive
             await send(where, instance("1.1", patient="A"), instance("1.2", patient="A"))
             await send(where, instance("1.3", patient="NOBODY", study="1.2.4"))
-            (lost, *_) = sorted(
-                (tmp_path / "objects").rglob("*.dcm"), key=lambda path: path.stat().st_mtime_ns
-            )
-            lost.unlink()
+            (lost,) = archive.chosen.page(chosen.Choice(sop_instance_uid="1.1"))
+            (path,) = (tmp_path / "objects").rglob(Path(lost.file).name)
+            path.unlink()
+            assert await deliver_stable(archive, running._routing, 3600.0, "1.2.3") == 1
+            assert await deliver_stable(archive, running._routing, 3600.0, "1.2.4") == 0
             await node.has("1.2")
-            await eventually(lambda: "1.1 cannot be routed: FileNotFoundError" in caplog.text)
-            await eventually(lambda: "1.3 of a stable study is not routed" in caplog.text)
+    assert "1.1 cannot be routed: FileNotFoundError" in caplog.text
+    assert "1.3 of a stable study is not routed" in caplog.text
     assert node.received == {"1.2": 1}
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "IndexFailed",
     "Insertion",
     "Lookup",
+    "Overtaken",
     "Quarantining",
     "RowFailed",
     "Uncertain",
@@ -35,6 +36,10 @@ class IndexFailed(ArchiveError):
 
 class RowFailed(IndexFailed):
     """One of several changes cannot be made; the others may be."""
+
+
+class Overtaken(RowFailed):
+    """Another writer was first, or the connection was lost before the commit: the same may succeed again."""
 
 
 class Uncertain(Exception):

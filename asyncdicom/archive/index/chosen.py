@@ -59,7 +59,7 @@ class ChosenReader:
         columns: tuple[Any, ...] = (func.count(), func.count(series.c.parent.distinct()), size)
         with TRANSLATED, self._engine.connect() as connection:
             found = connection.execute(_chosen(select(*columns), choice)).one()
-        return Total(found[0], found[1], found[2] or 0)
+        return Total(found[0], found[1], int(found[2] or 0))
 
     def page(self, choice: Choice, after: int = 0) -> list[ChosenInstance]:
         """Give the next ones that are chosen, by their rows. Raises `IndexFailed`."""

@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, Select, bindparam, delete, func, insert, literal_column, or_, select, update
+from sqlalchemy import Engine, Select, Text, bindparam, delete, func, literal_column, or_, select, update
+from sqlalchemy.dialects.postgresql import insert  # both engines have its clauses, in the same words
 
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.prepared import Prepared
@@ -22,6 +23,7 @@ from asyncdicom.archive.index.schema import (
     series,
     study,
 )
+from asyncdicom.archive.index.sql import equal, numbers_of, upserting, values_of
 from asyncdicom.archive.index.work import State
 from asyncdicom.archive.index.writer import Writer
 
@@ -35,6 +37,7 @@ __all__ = [
     "Tombstone",
     "bury",
     "bury_files",
+    "chosen",
     "doomed",
     "holds_of",
     "in_force",
@@ -125,8 +128,10 @@ _COLUMNS = [
     {"study_instance_uid": study, "series_instance_uid": series}.get(name, instance).c[name]
     for name in Tombstone._fields
 ]
-_IDS = select(func.json_each(bindparam("ids")).table_valued("value").c.value)
-_WHOSE = or_(bindparam("patient_id").is_(None), patient.c.patient_id == bindparam("patient_id"))
+_IDS = select(numbers_of(bindparam("ids")))
+_WHOSE = or_(
+    bindparam("patient_id", type_=Text).is_(None), equal(patient.c.patient_id, bindparam("patient_id"))
+)
 
 
 def _meant(level: str, *columns: Any) -> Select[Any]:
@@ -142,6 +147,11 @@ _DOOMED = {
     )
     for level in _UIDS
 }
+_CHOSEN = Prepared(
+    select(instance.c.id, instance.c.parent, *_COLUMNS)
+    .select_from(_TABLES)
+    .where(instance.c.id.in_(_IDS), instance.c.received <= bindparam("until"))
+)
 _LOOK = {
     level: _meant(
         level,
@@ -180,6 +190,12 @@ def doomed(writer: Writer, scope: Scope, after: int, last: int) -> list[Doomed]:
     return [_doomed(found) for found in writer.execute(_DOOMED[scope.level], row)]
 
 
+def chosen(writer: Writer, ids: Iterable[int], until: str) -> list[Doomed]:
+    """Give instances by their ids, those that were received up to a time."""
+    row = {"ids": json.dumps(list(ids)), "until": until}
+    return [_doomed(found) for found in writer.execute(_CHOSEN, row)]
+
+
 def _doomed(row: Sequence[Any]) -> Doomed:
     return Doomed(row[0], row[1], Tombstone(*row[2:]))
 
@@ -204,19 +220,15 @@ _DELETE = [
 ]
 _BURY = Prepared(
     insert(deletion)
-    .prefix_with("OR IGNORE")
     .values({c.name: bindparam(c.name) for c in deletion.c if c.name != "id"})
+    .on_conflict_do_nothing()
 )
 _OF_FILES = Prepared(
-    select(instance.c.id, instance.c.parent).where(
-        instance.c.file.in_(select(func.json_each(bindparam("files")).table_valued("value").c.value))
-    )
+    select(instance.c.id, instance.c.parent).where(instance.c.file.in_(select(values_of(bindparam("files")))))
 )
 _HERE = Prepared(
     select(instance.c.sop_instance_uid).where(
-        instance.c.sop_instance_uid.in_(
-            select(func.json_each(bindparam("uids")).table_valued("value").c.value)
-        )
+        instance.c.sop_instance_uid.in_(select(values_of(bindparam("uids"))))
     )
 )
 
@@ -267,9 +279,7 @@ def _note(writer: Writer, tombstones: Iterable[Tombstone], when: str, why: str, 
 _IN_FORCE = Prepared(
     select(deletion.c.sop_instance_uid)
     .where(
-        deletion.c.sop_instance_uid.in_(
-            select(func.json_each(bindparam("uids")).table_valued("value").c.value)
-        ),
+        deletion.c.sop_instance_uid.in_(select(values_of(bindparam("uids")))),
         deletion.c.lifted == literal_column("''"),
     )
     .distinct()
@@ -277,9 +287,7 @@ _IN_FORCE = Prepared(
 _LIFT = Prepared(
     update(deletion)
     .where(
-        deletion.c.sop_instance_uid.in_(
-            select(func.json_each(bindparam("uids")).table_valued("value").c.value)
-        ),
+        deletion.c.sop_instance_uid.in_(select(values_of(bindparam("uids")))),
         deletion.c.lifted == literal_column("''"),
     )
     .values(lifted=bindparam("now"))
@@ -300,9 +308,7 @@ def lift(writer: Writer, uids: Sequence[str], when: str) -> None:
 
 _READ_LOG = Prepared(select(*(deletion_log.c[name] for name in Log._fields)))
 _WRITE_LOG = Prepared(
-    insert(deletion_log)
-    .prefix_with("OR REPLACE")
-    .values({"id": literal_column("1"), **{name: bindparam(name) for name in Log._fields}})
+    upserting(deletion_log, id=literal_column("1"), **{name: bindparam(name) for name in Log._fields})
 )
 
 
@@ -325,7 +331,7 @@ class DeletionReader:
 
     def look(self, scope: Scope) -> Look:
         """Give how much something is."""
-        return Look(*self._rows(_LOOK[scope.level], scope)[0])
+        return Look(*map(int, self._rows(_LOOK[scope.level], scope)[0]))
 
     def patients(self, scope: Scope) -> list[tuple[str, str]]:
         """Give Patient ID and issuer of those who have it."""

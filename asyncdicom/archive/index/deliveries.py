@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     Engine,
     Select,
+    Text,
     and_,
     bindparam,
     delete,
     func,
-    insert,
     literal_column,
     null,
     or_,
@@ -29,6 +29,7 @@ from sqlalchemy import (
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.schema import delivery, destination, instance, series, study
+from asyncdicom.archive.index.sql import begin_snapshot, numbers_of, upserting
 from asyncdicom.archive.index.work import State
 from asyncdicom.archive.index.writer import Writer
 
@@ -93,7 +94,7 @@ class DeliveryRow(NamedTuple):
 
 # claiming
 
-_IDS = select(func.json_each(bindparam("ids")).table_valued("value").c.value)
+_IDS = select(numbers_of(bindparam("ids", type_=Text)))
 _before = delivery.alias("before")
 
 
@@ -102,7 +103,7 @@ def _is(state: State, table: Any = delivery) -> Any:
 
 
 def _claimable() -> Select[Any]:
-    """The next ready rows of a destination."""
+    """The next ready rows of a destination; of several writers each passes over what another one claims."""
     return (
         select(delivery.c.id)
         .where(
@@ -112,6 +113,7 @@ def _claimable() -> Select[Any]:
         )
         .order_by(delivery.c.priority, delivery.c.id)
         .limit(bindparam("limit"))
+        .with_for_update(skip_locked=True, of=delivery)
     )
 
 
@@ -269,8 +271,8 @@ def settle(writer: Writer, settlements: Sequence[Settlement]) -> None:
 # what an operator says
 
 _MEANT = and_(
-    or_(bindparam("ids").is_(None), delivery.c.id.in_(_IDS)),
-    or_(bindparam("destination").is_(None), delivery.c.destination == bindparam("destination")),
+    or_(bindparam("ids", type_=Text).is_(None), delivery.c.id.in_(_IDS)),
+    or_(bindparam("destination", type_=Text).is_(None), delivery.c.destination == bindparam("destination")),
 )
 _PAGE: Any = literal_column(str(PAGE))
 _SOME_FAILED = select(delivery.c.id).where(_is(State.FAILED), _MEANT).limit(_PAGE)
@@ -316,9 +318,7 @@ def _said(
     return int(writer.execute(statement, row).rowcount)
 
 
-_PAUSE = Prepared(
-    insert(destination).prefix_with("OR REPLACE").values(name=bindparam("name"), paused=bindparam("paused"))
-)
+_PAUSE = Prepared(upserting(destination, name=bindparam("name"), paused=bindparam("paused")))
 
 
 def pause(writer: Writer, name: str, paused: bool) -> None:
@@ -360,7 +360,7 @@ class DeliveryReader:
         """Give kind, destination, state and number of all that have not come to a good end."""
         found: list[tuple[str, str, int, int]] = []
         with TRANSLATED, self._engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN")  # nothing changes its state meanwhile and is missed
+            begin_snapshot(connection)  # nothing changes its state meanwhile and is missed
             for state in (State.READY, State.WAITING, State.LEASED, State.FAILED):
                 statement = (
                     select(delivery.c.kind, delivery.c.destination, func.count())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, bindparam, exists, insert, literal_column, select
+from sqlalchemy import ColumnElement, bindparam, exists, literal_column, select
+from sqlalchemy.dialects.postgresql import insert  # both engines have its clauses, in the same words
 
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.schema import delivery, instance
@@ -42,7 +43,7 @@ def _for_instance(*unless: ColumnElement[bool]) -> Prepared:
         )
         wanted = wanted.where(~exists().where(*own, *unless).correlate(instance))
     into = insert(delivery).from_select(["instance", "attempts", *_VALUES], wanted)
-    return Prepared(into.prefix_with("OR IGNORE"))
+    return Prepared(into.on_conflict_do_nothing())
 
 
 _FOR_INSTANCE = {

@@ -14,22 +14,15 @@ from sqlalchemy import (
     Engine,
     create_engine,
     event,
-    select,
-    text,
 )
 
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.migrations import STEPS, migrate
-from asyncdicom.archive.index.schema import (
-    METADATA,
-    SCHEMA_VERSION,
-    SPARSE_INDEXES,
-    archive,
-)
+from asyncdicom.archive.index.schema import METADATA, SCHEMA_VERSION, SPARSE_INDEXES
 from asyncdicom.telemetry.log import Log
 
-__all__ = ["SYNCHRONOUS", "is_damaged", "open_index", "read_identity", "write_identity"]
+__all__ = ["SYNCHRONOUS", "is_damaged", "open_index"]
 
 _LOG = Log("asyncdicom.archive")
 
@@ -96,27 +89,6 @@ def _check_schema(connection: Connection, path: str, calls: FileCalls) -> None:
     # Also if it is the same: this commit syncs what a killed process has left in the WAL. Its rows are
     # visible now, and a sender that tries again is told that the instance is here.
     connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def read_identity(engine: Engine) -> tuple[tuple[str, int] | None, bool]:
-    """Give the archive's ID and generation that the index knows, and whether it knows any instance."""
-    with engine.connect() as connection:
-        row = connection.execute(select(archive.c.archive_id, archive.c.generation)).first()
-        # of the table itself, which is what counts: an index of it may be damaged
-        has_rows = connection.execute(text("SELECT 1 FROM instance NOT INDEXED LIMIT 1")).first() is not None
-    return (None if row is None else (row[0], row[1])), has_rows
-
-
-def write_identity(engine: Engine, archive_id: str, generation: int) -> None:
-    """Note the archive's ID and generation in the index."""
-    with engine.connect() as connection:
-        connection.execute(
-            text(
-                "INSERT OR REPLACE INTO archive (id, archive_id, generation) "
-                "VALUES (1, :archive_id, :generation)"
-            ),
-            {"archive_id": archive_id, "generation": generation},
-        )
 
 
 def is_damaged(path: str, archive_id: Callable[[], str | None]) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Engine, bindparam, delete, insert, select
+from sqlalchemy import Engine, bindparam, delete, select
 
 from asyncdicom.address import Address
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.schema import peer
+from asyncdicom.archive.index.sql import upserting
 from asyncdicom.archive.index.writer import Writer
 
 __all__ = ["MINDS_WINDOW", "Learned", "note_learned", "read_learned"]
@@ -27,11 +28,7 @@ class Learned(NamedTuple):
     until: float
 
 
-_NOTE = Prepared(
-    insert(peer)
-    .prefix_with("OR REPLACE")
-    .values({column.name: bindparam(column.name) for column in peer.columns})
-)
+_NOTE = Prepared(upserting(peer, **{column.name: bindparam(column.name) for column in peer.columns}))
 _FORGET = Prepared(delete(peer).where(peer.c.until <= bindparam("now")))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import Engine, bindparam, insert, literal_column, select
+from sqlalchemy import Engine, bindparam, literal_column, select
 
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.schema import scrub
+from asyncdicom.archive.index.sql import upserting
 from asyncdicom.archive.index.writer import Writer
 
 __all__ = ["Place", "read_place", "write_place"]
@@ -37,9 +38,7 @@ class Place(NamedTuple):
 
 _COLUMNS = [scrub.c[name] for name in Place._fields]
 _WRITE = Prepared(
-    insert(scrub)
-    .prefix_with("OR REPLACE")
-    .values({"id": literal_column("1"), **{name: bindparam(name) for name in Place._fields}})
+    upserting(scrub, id=literal_column("1"), **{name: bindparam(name) for name in Place._fields})
 )
 
 

@@ -1,19 +1,31 @@
-"""Statements that are compiled once."""
+"""Statements that are compiled once, for each engine."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from sqlalchemy import Insert
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql import ClauseElement
 
-__all__ = ["TOGETHER", "Prepared"]
+__all__ = ["TOGETHER", "Named", "Prepared", "Sql"]
 
 TOGETHER = 16
 """So many rows are inserted by one statement: for each the driver lets go of the lock of the interpreter."""
+
+
+class Sql(str):
+    """The text of a statement, as SQLite takes it, which knows what it is the text of.
+
+    So an engine that says it in other words is asked in the same way: a text, and values in their order.
+    """
+
+    __slots__ = ("prepared",)
+
+    prepared: Prepared
 
 
 class Prepared:
@@ -21,7 +33,9 @@ class Prepared:
 
     def __init__(self, statement: ClauseElement) -> None:
         compiled: Any = statement.compile(dialect=sqlite.dialect())
-        self.sql = str(compiled)
+        self._statement = statement
+        self.sql = Sql(compiled)
+        self.sql.prepared = self
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
         self._names = compiled.positiontup
         self._pick = operator.itemgetter(*self._names) if self._names else lambda row: ()
@@ -36,3 +50,41 @@ class Prepared:
         """Give the values of the parameters in their order."""
         values = self._pick({**self._constants, **row} if self._constants else row)
         return (values,) if len(self._names) == 1 else values
+
+    @cached_property
+    def named(self) -> Named:
+        """The same in the words of PostgreSQL."""
+        return Named(self._statement, self._names)
+
+
+class Named:
+    """A statement for PostgreSQL, whose parameters have names; ``order``: that of the values it is given."""
+
+    def __init__(self, statement: ClauseElement, order: Sequence[str]) -> None:
+        from sqlalchemy.dialects.postgresql import psycopg  # who has no PostgreSQL does not load it
+
+        table = statement.table if isinstance(statement, Insert) else None
+        self.gives_id = table is not None and "id" in table.c
+        """Whether it gives the id of the row that it inserts."""
+        if self.gives_id and isinstance(statement, Insert):
+            statement = statement.returning(statement.table.c.id)
+        dialect: Any = psycopg.dialect()  # type: ignore[no-untyped-call]
+        compiled: Any = statement.compile(dialect=dialect)
+        self.sql = str(compiled)
+        self._order = tuple(order)
+        self._constants = {name: value for name, value in compiled.params.items() if value is not None}
+        self._converted: dict[str, Callable[[Any], Any]] = {
+            name: convert
+            for name, parameter in compiled.binds.items()
+            if (convert := parameter.type.dialect_impl(dialect).bind_processor(dialect)) is not None
+        }
+
+    def bind(self, values: Sequence[Any]) -> dict[str, Any]:
+        """Give the values of the parameters by their names. PostgreSQL has no text with a NUL in it."""
+        named = self._constants | dict(zip(self._order, values, strict=True))
+        for name, convert in self._converted.items():
+            named[name] = convert(named[name])
+        return {
+            name: value.replace("\0", "\N{SYMBOL FOR NULL}") if type(value) is str else value
+            for name, value in named.items()
+        }

@@ -62,7 +62,7 @@ class QuarantineReader:
         statement = select(func.count(), func.coalesce(func.sum(quarantine.c.data_set_length), 0))
         with TRANSLATED, self._engine.connect() as connection:
             count, size = connection.execute(statement).one()
-            return count, size
+            return count, int(size)
 
     def buried(self, names: Iterable[str]) -> set[str]:
         """Give those of ``names`` that an operator has removed."""

@@ -16,7 +16,7 @@ from asyncdicom.exceptions import DicomNetworkError
 from asyncdicom.net.fair import FairQueue
 from asyncdicom.net.threads import Told
 
-__all__ = ["Queries", "QueriesClosed"]
+__all__ = ["Queries", "QueriesClosed", "Reading"]
 
 _T = TypeVar("_T")
 
@@ -30,6 +30,29 @@ class QueriesClosed(DicomNetworkError):
         super().__init__("the archive is closed")
 
 
+class Reading:
+    """A connection for one short transaction that reads; in SQLite, whose interrupt is a call."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._connection = engine.raw_connection()
+        self._cursor: Any = self._connection.cursor()
+        self.execute: Execute = self._cursor.execute
+        """Runs a statement."""
+
+    def interrupt(self) -> None:
+        """End the statement that runs, if one does; from another thread, which is not held up."""
+        driver: Any = self._connection.driver_connection
+        driver.interrupt()
+
+    def end(self) -> None:
+        """End the statement."""
+        self._cursor.close()
+
+    def close(self) -> None:
+        """Give the connection back. Nobody interrupts it any more."""
+        self._connection.close()
+
+
 class _Job(Told):
     """One short transaction for somebody, and the connection that it runs on."""
 
@@ -39,19 +62,28 @@ class _Job(Told):
         self.key = key
         self.work = work
         super().__init__()
-        self.connection: Any = None  # while it runs; under the lock of `Queries`
+        self.connection: Reading | None = None  # while it runs; under the lock of `Queries`
 
 
 class Queries:
-    """Runs short transactions in a few threads; ``engine`` gives their connections.
+    """Runs short transactions in a few threads; ``engine`` gives their connections, `reading` makes the most
+    of each.
 
     Those who ask take turns, and nobody has more than ``share`` of the threads: who asks for much waits
     behind himself. What nobody waits for any more is interrupted, under the lock that proves whose statement
     runs on that connection, which goes back only when the statement has ended.
     """
 
-    def __init__(self, engine: Engine, *, threads: int = 4, share: int = 2) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        threads: int = 4,
+        share: int = 2,
+        reading: Callable[[Engine], Reading] = Reading,
+    ) -> None:
         self._engine = engine
+        self._reading = reading
         self._maximum = threads
         self._share = share
         self._waiting: FairQueue[_Job] = FairQueue()
@@ -161,18 +193,17 @@ class Queries:
             return self._run(job)
 
     def _run(self, job: _Job) -> Any:
-        connection = self._engine.raw_connection()
+        reading = self._reading(self._engine)
         try:
-            cursor = connection.cursor()
             with self._turn:
                 if job.ending.cancelled() or self._is_closed:
                     raise QueriesClosed
-                job.connection = connection.driver_connection
+                job.connection = reading
             try:
-                return job.work(cursor.execute)
+                return job.work(reading.execute)
             finally:
-                cursor.close()  # the statement has ended: the connection is nobody's again
+                reading.end()  # the statement has ended: the connection is nobody's again
                 with self._turn:
                     job.connection = None
         finally:
-            connection.close()
+            reading.close()

@@ -43,11 +43,26 @@ from asyncdicom.archive.index.schema import (
     LEVELS,
     NAME_GROUPS,
     SPARSE_INDEXES,
-    has_backslash,
     instance,
     patient,
     series,
     study,
+)
+from asyncdicom.archive.index.sql import (
+    PATTERN,
+    PATTERNS,
+    at_least,
+    at_most,
+    before,
+    collected,
+    equal,
+    has_backslash,
+    like,
+    like_components,
+    member,
+    numbers_of,
+    parts_of,
+    values_of,
 )
 
 __all__ = [
@@ -123,7 +138,7 @@ def value_of(key: Key) -> ColumnElement[Any]:
     joined, tie = _below(key.level, key.lower)
     what: ColumnElement[Any] = func.count()
     if key.form is Form.COLLECTED:
-        what = func.json_group_array(TABLES[key.lower].c[key.column].distinct())
+        what = collected(TABLES[key.lower].c[key.column])
     return select(what).select_from(joined).where(tie).correlate(TABLES[key.level]).scalar_subquery()
 
 
@@ -141,13 +156,13 @@ def condition_of(
         return _any(alternatives, name, lambda test, name: of_group(groups[test.group], test, name))
     if key.form in (Form.TEXTS, Form.NAMES):
         values = columns[f"{key.column}_values"]
-        return _any(alternatives, name, lambda test, name: _of_one(values, test, name))
+        return _any(alternatives, name, lambda test, name: _of_one(values_of(values), test, name))
     compare = _of_text if several and _may_be_several(key) else _compare
     if key.form is Form.COLLECTED:
         joined, tie = _below(key.level, key.lower)
-        collected = TABLES[key.lower].c[key.column]
+        column = TABLES[key.lower].c[key.column]
         some = select(1).select_from(joined).where(tie).correlate(TABLES[key.level])
-        return some.where(_any(alternatives, name, partial(compare, collected))).exists()
+        return some.where(_any(alternatives, name, partial(compare, column))).exists()
     return _any(alternatives, name, partial(compare, value_of(key)))
 
 
@@ -176,15 +191,13 @@ def _named(alternatives: Alternatives, name: str) -> list[list[tuple[str, Compar
 
 def _of_text(column: ColumnElement[Any], test: Comparison, name: str) -> ColumnElement[bool]:
     """Compare a text, and where it holds several values with backslashes between them, each of these."""
-    # JSON has two backslashes for each one of a text, and no other pair of them.
-    inside = func.replace(func.json_quote(column), _constant("\\\\"), _constant('","'))
-    values = _constant("[") + inside + _constant("]")
-    return or_(_compare(column, test, name), and_(has_backslash(column), _of_one(values, test, name)))
+    one = _of_one(parts_of(column), test, name)
+    return or_(_compare(column, test, name), and_(has_backslash(column), one))
 
 
-def _of_one(values: ColumnElement[Any], test: Comparison, name: str) -> ColumnElement[bool]:
-    each = func.json_each(values).table_valued("value")
-    return select(1).select_from(each).where(_compare(func.trim(each.c.value), test, name)).exists()
+def _of_one(value: ColumnElement[Any], test: Comparison, name: str) -> ColumnElement[bool]:
+    """Compare each of some values, alone."""
+    return select(1).where(_compare(func.trim(value), test, name)).exists()
 
 
 _LAST = "\U0010ffff"
@@ -192,35 +205,42 @@ _LAST = "\U0010ffff"
 
 def _compare(value: ColumnElement[Any], test: Comparison, name: str) -> ColumnElement[bool]:
     several = len(test.values) > 1
-    wanted: Any
     first: Any
     last: Any
-    wanted, first, last = (bindparam(f"{name}_{part}") for part in _PARTS)
-    each = func.json_each(wanted).table_valued("value")
+    first, last = (bindparam(f"{name}_{part}") for part in ("first", "last"))
     if test.kind is Kind.EQUAL:
-        return value.in_(select(each.c.value)) if several else value == wanted
+        wanted: Any = bindparam(f"{name}_wanted")
+        if not several:
+            return equal(value, wanted)  # type: ignore[no-any-return]
+        of = numbers_of if type(test.values[0]) is int else values_of
+        return value.in_(select(of(wanted)))
     if test.kind is Kind.RANGE:
         if not several:
-            return and_(value > _constant(""), value >= first, value <= last)
-        low, high = (func.json_extract(each.c.value, _constant(f"$[{number}]")) for number in (0, 1))
-        return select(1).select_from(each).where(value > _constant(""), value.between(low, high)).exists()
-    padded = value + _constant("^^^^") if test.kind is Kind.LIKE_COMPONENTS else value
-    if several:
-        return select(1).select_from(each).where(_glob(padded, each.c.value)).exists()
+            return and_(value > _constant(""), at_least(value, first), at_most(value, last))
+        each = values_of(bindparam(f"{name}_wanted"))
+        return (
+            select(1).where(value > _constant(""), value.between(member(each, 0), member(each, 1))).exists()
+        )
+    return _matches_pattern(value, test, name, first, last)
+
+
+def _matches_pattern(
+    value: ColumnElement[Any], test: Comparison, name: str, first: Any, last: Any
+) -> ColumnElement[bool]:
+    in_components = test.kind is Kind.LIKE_COMPONENTS
+    padded = value + _constant("^^^^") if in_components else value
+    matches = like_components if in_components else like
+    if len(test.values) > 1:
+        patterns = values_of(bindparam(f"{name}_wanted", type_=PATTERNS[in_components]))
+        return select(1).where(matches(padded, patterns)).exists()
+    matched: ColumnElement[bool] = matches(padded, bindparam(f"{name}_wanted", type_=PATTERN[in_components]))
     if not _prefix(test):
-        return _glob(padded, wanted)
-    return and_(value >= first, value < last, _glob(padded, wanted))  # an index can serve this
+        return matched
+    return and_(at_least(value, first), before(value, last), matched)  # an index can serve this
 
 
 def _constant(text: str) -> ColumnElement[Any]:
     return literal_column(f"'{text}'", Text)  # no parameter: it belongs to the shape
-
-
-_PARTS = ("wanted", "first", "last")
-
-
-def _glob(value: ColumnElement[Any], pattern: ColumnElement[Any]) -> ColumnElement[bool]:
-    return value.op("GLOB", is_comparison=True)(pattern)
 
 
 def _prefix(test: Comparison) -> str:
@@ -430,7 +450,7 @@ def instance_kinds(statements: Statements, query: Query) -> Statement:
 
 _FILES = Prepared(
     select(*(instance.c[name] for name in InstanceRow._fields[:-1])).where(
-        instance.c.id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value))
+        instance.c.id.in_(select(numbers_of(bindparam("ids"))))
     )
 )
 
@@ -445,11 +465,7 @@ _SHARED_STUDIES = Prepared(
     .where(
         study.c.study_instance_uid.in_(
             select(study.c.study_instance_uid)
-            .where(
-                study.c.study_instance_uid.in_(
-                    select(func.json_each(bindparam("uids")).table_valued("value").c.value)
-                )
-            )
+            .where(study.c.study_instance_uid.in_(select(values_of(bindparam("uids")))))
             .group_by(study.c.study_instance_uid)
             .having(func.count() > literal_column("1"))
         )
@@ -460,11 +476,11 @@ _SHARED_STUDIES = Prepared(
 _INSTANCES_OF_STUDIES = Prepared(
     select(instance.c.id)
     .join(series, series.c.id == instance.c.parent)
-    .where(series.c.parent.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value)))
+    .where(series.c.parent.in_(select(numbers_of(bindparam("ids")))))
 )
 _TOLD_APART = Prepared(
     select(patient.c.told_apart)
-    .where(patient.c.patient_id == bindparam("patient_id"))
+    .where(equal(patient.c.patient_id, bindparam("patient_id")))
     .distinct()
     .limit(literal_column("2"))
 )

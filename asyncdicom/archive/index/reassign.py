@@ -15,13 +15,14 @@ from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.reassigned import Reassignment
 from asyncdicom.archive.index.record import patient_row
 from asyncdicom.archive.index.schema import LEVELS, instance, patient, reassignment, series, study
+from asyncdicom.archive.index.sql import equal
 from asyncdicom.archive.index.writer import Writer
 
 __all__ = ["Copy", "apply", "copies_of", "note", "patients_named", "undo"]
 
 _PATIENT = ("patient_id", "issuer_of_patient_id", "told_apart")
 _TEXTS = tuple(attribute.column for attribute in LEVELS["PATIENT"])
-_IS_PATIENT = [patient.c[name] == bindparam(name) for name in _PATIENT]
+_IS_PATIENT = [equal(patient.c[name], bindparam(name)) for name in _PATIENT]
 
 
 class Copy(NamedTuple):
@@ -54,7 +55,7 @@ _COPIES = Prepared(
 )
 _PATIENTS = Prepared(
     select(*(patient.c[name] for name in _PATIENT), *(patient.c[name] for name in _TEXTS)).where(
-        patient.c.patient_id == bindparam("patient_id")
+        equal(patient.c.patient_id, bindparam("patient_id"))
     )
 )
 _SERIES = Prepared(

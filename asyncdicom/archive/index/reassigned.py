@@ -9,11 +9,12 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Protocol
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, select
 
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.record import Identity, patient_row
 from asyncdicom.archive.index.schema import LEVELS, instance, reassignment
+from asyncdicom.archive.index.sql import numbers_of
 from asyncdicom.data.amend import Amendment
 
 __all__ = ["SENT", "Reassignment", "all_of_them", "in_force", "of_ids", "reassignment_of"]
@@ -111,7 +112,7 @@ _ALL = Prepared(
 )
 _OF_IDS = Prepared(
     select(reassignment.c.id, *(reassignment.c[name] for name in _COLUMNS)).where(
-        reassignment.c.id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value))
+        reassignment.c.id.in_(select(numbers_of(bindparam("ids"))))
     )
 )
 

@@ -14,7 +14,7 @@ Beside it, for matching:
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import (
     Column,
@@ -22,14 +22,14 @@ from sqlalchemy import (
     Float,
     ForeignKey,
     Index,
-    Integer,
     MetaData,
     Table,
     Text,
     UniqueConstraint,
-    func,
     literal_column,
 )
+
+from asyncdicom.archive.index.sql import Integer, has_backslash
 
 __all__ = [
     "BY_TAG",
@@ -45,7 +45,6 @@ __all__ = [
     "deletion_log",
     "delivery",
     "destination",
-    "has_backslash",
     "instance",
     "patient",
     "peer",
@@ -426,11 +425,6 @@ destination = Table(
     Column("name", Text, primary_key=True),
     Column("paused", Integer, nullable=False),
 )
-
-
-def has_backslash(column: ColumnElement[Any]) -> ColumnElement[bool]:
-    """Give the condition that a text holds several values: those of an attribute that should have one."""
-    return func.instr(column, literal_column("'\\'")) > literal_column("0")
 
 
 # The few texts with several values have an index of their own, so that to look into them costs nothing.

@@ -10,23 +10,11 @@ import os
 from collections.abc import Callable
 
 from asyncdicom.archive.file_calls import FileCalls
-from asyncdicom.archive.index.chosen import ChosenReader
-from asyncdicom.archive.index.deleting import DeletionReader
-from asyncdicom.archive.index.deliveries import DeliveryReader
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.migrations import copy_index
-from asyncdicom.archive.index.opening import (
-    SYNCHRONOUS,
-    is_damaged,
-    open_index,
-    read_identity,
-    write_identity,
-)
-from asyncdicom.archive.index.peers import Learned, read_learned
-from asyncdicom.archive.index.place import Place, read_place
-from asyncdicom.archive.index.quarantined import QuarantineReader
+from asyncdicom.archive.index.opened import OpenIndex
+from asyncdicom.archive.index.opening import SYNCHRONOUS, is_damaged, open_index
 from asyncdicom.archive.index.queries import Queries
-from asyncdicom.archive.index.stability import StabilityReader
 from asyncdicom.archive.index.upkeep import Reader
 from asyncdicom.archive.index.writer import Writer
 
@@ -36,7 +24,7 @@ FILE = "index.sqlite"
 DURABILITIES = tuple(SYNCHRONOUS)
 
 
-class Index:
+class Index(OpenIndex):
     """The open index of a folder, made on first use; one of an earlier version is brought to this one.
 
     ``durability``: what a commit survives, one of `DURABILITIES`. ``readers``: connections for those who read
@@ -44,48 +32,25 @@ class Index:
     `IndexFailed` where it cannot be opened, and ``OSError``.
     """
 
+    kind = "sqlite"
+    label = FILE
+    # of the table itself, which is what counts: an index of it may be damaged
+    _ANY_ROW = "SELECT 1 FROM instance NOT INDEXED LIMIT 1"
+
     def __init__(self, directory: str, *, durability: str, readers: int, calls: FileCalls) -> None:
         path = os.path.join(directory, FILE)
         self._calls = calls
         with TRANSLATED:
-            self._engine = open_index(path, durability=durability, readers=readers, calls=calls)
-        self.upkeep = Reader(self._engine)
-        """Looks at it as a whole."""
-        self.quarantine = QuarantineReader(self._engine)
-        """Looks at what is in quarantine."""
-        self.deliveries = DeliveryReader(self._engine)
-        self.chosen = ChosenReader(self._engine)
-        """Looks at the work that is to be done."""
-        self.deletions = DeletionReader(self._engine)
-        """Looks at what is to be deleted, and at what was."""
-        self.stability = StabilityReader(self._engine)
-        """Looks at the studies that something has come for."""
-
-    def identity(self) -> tuple[tuple[str, int] | None, bool]:
-        """Give the archive's ID and generation, if they are known, and whether there is any instance."""
-        with TRANSLATED:
-            return read_identity(self._engine)
-
-    def set_identity(self, archive_id: str, generation: int) -> None:
-        """Note the archive's ID and generation."""
-        with TRANSLATED:
-            write_identity(self._engine, archive_id, generation)
+            engine = open_index(path, durability=durability, readers=readers, calls=calls)
+        super().__init__(engine, Reader(engine))
 
     def writer(self) -> Writer:
-        """Give what writes. There is one at a time; who has it closes it."""
+        """Give what writes."""
         return Writer(self._engine)
 
     def queries(self, threads: int) -> Queries:
-        """Give what reads for peers, in so many threads (see `Finding`). Who has it closes it."""
+        """Give what reads for peers, in so many threads."""
         return Queries(self._engine, threads=threads)
-
-    def place(self) -> Place:
-        """Give how far the scrub has come."""
-        return read_place(self._engine)
-
-    def learned(self, now: float) -> list[Learned]:
-        """Give what was learned of peers and holds now, in seconds since 1970."""
-        return read_learned(self._engine, now)
 
     def copy_to(self, path: str) -> None:
         """Copy all that is committed to a new index at a path; who writes goes on meanwhile.
@@ -96,10 +61,6 @@ class Index:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         with TRANSLATED, self._engine.connect() as connection:
             copy_index(connection.connection.driver_connection, path, self._calls)
-
-    def close(self) -> None:
-        """Give the connections up."""
-        self._engine.dispose()
 
 
 def set_damaged_index_aside(directory: str, archive_id: Callable[[], str | None], calls: FileCalls) -> str:

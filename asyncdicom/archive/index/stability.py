@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Engine, bindparam, delete, func, insert, literal_column, select
+from sqlalchemy import Engine, bindparam, delete, func, literal_column, select
 
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.schema import instance, patient, series, stability, study
+from asyncdicom.archive.index.sql import upserting
 from asyncdicom.archive.index.writer import Writer
 
 __all__ = ["Arrived", "Mark", "StabilityReader", "StudyState", "write_told"]
@@ -54,8 +55,8 @@ _ARRIVED = (
 )
 _STATE = (
     select(
-        study.c.study_instance_uid,
-        patient.c.patient_id,
+        func.max(study.c.study_instance_uid),  # all rows have the same
+        func.max(patient.c.patient_id),
         func.count(),
         func.max(instance.c.id),
         func.max(instance.c.received),
@@ -66,9 +67,8 @@ _STATE = (
     .join(patient, patient.c.id == study.c.parent)
 )
 _TELL = Prepared(
-    insert(stability)
-    .prefix_with("OR REPLACE")
-    .values(
+    upserting(
+        stability,
         name=bindparam("name"),
         study=bindparam("study"),
         last=bindparam("last"),

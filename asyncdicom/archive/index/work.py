@@ -21,6 +21,10 @@ ON_DUPLICATE = ("changed", "resend", "skip")
 work for them is there); each time, unless some still waits; never."""
 
 
+COMMITTED = "committed"
+"""The kind of work that stands for what a peer has said: that it keeps an instance."""
+
+
 class State(enum.IntEnum):
     """What a delivery is; the partial indexes of the table go by these numbers."""
 

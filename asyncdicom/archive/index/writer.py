@@ -48,8 +48,9 @@ from asyncdicom.archive.index.schema import (
     series,
     study,
 )
+from asyncdicom.archive.index.sql import equal
 
-__all__ = ["Prepared", "Writer"]
+__all__ = ["FIND", "Prepared", "Writer"]
 
 _FULL = 2  # of PRAGMA synchronous
 
@@ -62,7 +63,7 @@ def _insertion(table: Table) -> Prepared:
 
 
 def _equal(table: Table, *names: str) -> list[Any]:
-    return [table.c[name] == bindparam(name) for name in names]
+    return [equal(table.c[name], bindparam(name)) for name in names]
 
 
 _FOUND = ("sop_class_uid", "sop_instance_uid", "received", *FileEntry._fields)
@@ -87,7 +88,7 @@ _SET_FILE = {
     )
     for table in (instance, quarantine)
 }
-_FIND = {
+FIND = {
     patient: Prepared(
         select(patient.c.id).where(*_equal(patient, "patient_id", "issuer_of_patient_id", "told_apart"))
     ),
@@ -323,7 +324,7 @@ class Writer:
     def quarantine_usage(self) -> tuple[int, int]:
         """Count the files in quarantine and the bytes of their data sets, as this transaction sees them."""
         count, size = self.execute(_USAGE, {}).fetchone()
-        return count, size
+        return count, int(size)
 
     def apply(self, changes: Changes) -> None:
         """Make changes: what goes goes first, so that no new row has a parent that goes."""
@@ -394,8 +395,8 @@ class Writer:
         return known
 
     def _row_id(self, table: Table, own: Mapping[str, Any], record: Record, level: str) -> int:
-        key = _FIND[table].bind({**record.identity._asdict(), **own})
-        row = self._cursor.execute(_FIND[table].sql, key).fetchone()
+        key = FIND[table].bind({**record.identity._asdict(), **own})
+        row = self._cursor.execute(FIND[table].sql, key).fetchone()
         if row is None:  # the first received values stay
             values = {**record.row(level), **own}
             self._cursor.execute(_INSERT[table].sql, _INSERT[table].bind(values))

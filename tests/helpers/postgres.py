@@ -1,0 +1,150 @@
+"""A PostgreSQL server of our own: in a temporary folder, on a Unix socket, and gone with the tests.
+
+PostgreSQL does not run as root: then it runs as the user of Debian's package, or as nobody.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+_PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+_NUMBERS = itertools.count(1)
+_SETTINGS = {
+    "listen_addresses": "",
+    "fsync": "off",  # a power cut is none of what the tests make
+    "full_page_writes": "off",
+    "shared_buffers": "16MB",
+    "max_connections": "60",
+    "deadlock_timeout": "200ms",
+    "logging_collector": "off",
+    "log_min_messages": "fatal",
+}
+
+
+def programs() -> Path | None:
+    """The folder of the server's programs, if they are here and can be run."""
+    for place in _PLACES:
+        if (place / "initdb").exists() and _user() is not None:
+            return place
+    found = shutil.which("initdb")
+    return Path(os.path.realpath(found)).parent if found and _user() is not None else None
+
+
+def _user() -> str | None:
+    """The user that the server runs as: empty for our own."""
+    if os.getuid():
+        return ""
+    for name in ("postgres", "nobody"):
+        try:
+            pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return name
+    return None
+
+
+class Server:
+    """A server that runs, until `stop`."""
+
+    def __init__(self, programs: Path, folder: Path, user: str) -> None:
+        self._programs = programs
+        self._folder = folder
+        self._user = user
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def initialise(self) -> None:
+        options = ["--encoding=UTF8", "--locale=C", "--no-sync", "--auth=trust", "--username=asyncdicom"]
+        command = [str(self._programs / "initdb"), "-D", str(self._folder / "data"), *options]
+        subprocess.run(command, **self._as_user(), check=True, timeout=100, stdout=subprocess.DEVNULL)
+
+    def _as_user(self) -> dict[str, Any]:
+        if not self._user:
+            return {"cwd": self._folder}
+        entry = pwd.getpwnam(self._user)
+        return {"cwd": self._folder, "user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+    def start(self) -> None:
+        command = [
+            str(self._programs / "postgres"),
+            "-D",
+            str(self._folder / "data"),
+            "-k",
+            str(self._folder),
+        ]
+        for name, value in _SETTINGS.items():
+            command += ["-c", f"{name}={value}"]
+        if shutil.which("setpriv"):  # it is gone with the tests, however these end
+            command = ["setpriv", "--pdeathsig", "INT", "--", *command]
+        self._process = subprocess.Popen(command, **self._as_user(), stderr=subprocess.DEVNULL)
+        ready = [str(self._programs / "pg_isready"), "-q", "-h", str(self._folder)]
+        for _ in range(600):
+            if subprocess.run(ready, timeout=100).returncode == 0:
+                return
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.1)
+        self.kill()
+        raise RuntimeError("PostgreSQL did not start")
+
+    def stop(self, how: int = signal.SIGINT) -> None:
+        """End it: sessions are cut, and what is committed is written."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            try:
+                self._process.wait(60)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def kill(self) -> None:
+        """End it as a crash does, with all its processes."""
+        self.stop(signal.SIGQUIT)
+
+    def url(self, schema: str = "") -> str:
+        """The URL of an index that is empty still; `schema`: of an earlier one."""
+        schema = schema or f"index_{os.getpid()}_{next(_NUMBERS)}"
+        self.run(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        options = quote(f"-c search_path={schema}")
+        return f"postgresql://asyncdicom@/postgres?host={quote(str(self._folder), safe='')}&options={options}"
+
+    def run(self, sql: str) -> str:
+        """Run SQL by the server's own tool, and give what it says."""
+        command = [str(self._programs / "psql"), "-qAtX", "-v", "ON_ERROR_STOP=1", "-h", str(self._folder)]
+        command += ["-U", "asyncdicom", "-d", "postgres", "-c", sql]
+        done = subprocess.run(command, check=True, timeout=100, capture_output=True, text=True)
+        return done.stdout.strip()
+
+
+@contextmanager
+def server() -> Iterator[Server]:
+    """A server for as long as the block lasts. Raises `RuntimeError` if it cannot be."""
+    found, user = programs(), _user()
+    if found is None or user is None:
+        raise RuntimeError("PostgreSQL's server is not here")
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # the path of a socket has to be short
+    try:
+        if user:
+            entry = pwd.getpwnam(user)
+            os.chown(folder, entry.pw_uid, entry.pw_gid)
+        made = Server(found, folder, user)
+        made.initialise()
+        made.start()
+        try:
+            yield made
+        finally:
+            made.kill()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
