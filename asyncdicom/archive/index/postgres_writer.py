@@ -105,6 +105,13 @@ class PostgresWriter(Writer):
             return self._ahead[sop_instance_uid]
         return super().find(sop_instance_uid)
 
+    def find_all(self, sop_instance_uids: Sequence[str]) -> dict[str, Existing]:
+        """Look instances up."""
+        ahead = self._ahead
+        if ahead is None or not ahead.keys() >= set(sop_instance_uids):
+            return super().find_all(sop_instance_uids)
+        return {uid: found for uid in sop_instance_uids if (found := ahead[uid]) is not None}
+
     def apply(self, changes: Changes) -> None:
         """Make changes, in the order of their keys."""
         changes.instances.sort(key=lambda each: each.record.identity)
