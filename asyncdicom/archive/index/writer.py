@@ -67,10 +67,10 @@ def _equal(table: Table, *names: str) -> list[Any]:
 
 
 _FOUND = ("sop_class_uid", "sop_instance_uid", "received", *FileEntry._fields)
+_INSTANCE = select(instance.c.id, instance.c.parent, *(instance.c[name] for name in _FOUND))
+_FIND_INSTANCE = Prepared(_INSTANCE.where(*_equal(instance, "sop_instance_uid")))
 _FIND_INSTANCES = Prepared(
-    select(instance.c.id, instance.c.parent, *(instance.c[name] for name in _FOUND)).where(
-        instance.c.sop_instance_uid.in_(select(values_of(bindparam("uids"))))
-    )
+    _INSTANCE.where(instance.c.sop_instance_uid.in_(select(values_of(bindparam("uids")))))
 )
 _FIND_QUARANTINED = Prepared(
     select(quarantine.c.id, literal_column("0"), *(quarantine.c[name] for name in _FOUND)).where(
@@ -276,7 +276,8 @@ class Writer:
 
     def find(self, sop_instance_uid: str) -> Existing | None:
         """Look an instance up."""
-        return self.find_all([sop_instance_uid]).get(sop_instance_uid)
+        row = self._cursor.execute(_FIND_INSTANCE.sql, (sop_instance_uid,)).fetchone()
+        return None if row is None else Existing._make((*row, False))
 
     def find_all(self, sop_instance_uids: Sequence[str]) -> dict[str, Existing]:
         """Look instances up; gives those that are there."""
