@@ -177,6 +177,7 @@ ON_BOTH: dict[str, tuple[str, ...]] = {
         "test_sent_again_it_is_stored_again",
         "test_it_outlives_the_index_and_the_folder",
         "test_the_file_of_others_deletes_nothing",
+        "test_a_file_that_is_read_piece_by_piece",
     ),
     "test_archive_durability": (),
     "test_archive_faults": (
