@@ -197,7 +197,7 @@ async def provide(request: Request, handler: FindHandler) -> Response:
                 raise Interrupted  # the handler swallowed its cancellation
             if incoming.matches == maximum:
                 return Response(Status.OUT_OF_RESOURCES, error_comment=f"more than {maximum} matches")
-            if incoming.matches % _RESPONSES_IN_A_ROW == 0:
+            if incoming.matches == 0:
                 await taking_turns.take(incoming.channel)
             data = encode_identifier(match, incoming.context.transfer_syntax)
             if pending is None or request.optional_keys_supported is not is_complete:
@@ -206,6 +206,8 @@ async def provide(request: Request, handler: FindHandler) -> Response:
                 pending = response_to(incoming.command, status, has_data_set=True)
             await incoming.channel.performer.respond(incoming, pending, data)
             incoming.matches += 1
+            if incoming.matches % _RESPONSES_IN_A_ROW == 0:
+                await taking_turns.take(incoming.channel)
 
 
 class _Closable:

@@ -124,7 +124,7 @@ BEHIND = AccessPolicy(proxies=["127.0.0.0/8"])
 
 
 async def test_the_caller_is_seen_by_hooks_logs_and_networks(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "asyncdicom")
     seen: list[Association] = []
     policy = AccessPolicy(proxies="127.0.0.1", networks=["10.1.0.0/16", "2001:db8::/32"])
     callers = ("10.1.2.3", "2001:db8::7", "10.2.0.1")
@@ -184,7 +184,7 @@ async def test_a_check_of_the_proxy_itself_is_its_own() -> None:
 
 
 async def test_who_is_no_proxy_is_not_believed(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "asyncdicom")
     async with (
         serve("SCP@127.0.0.1:0", access=AccessPolicy(proxies=["10.9.9.9"])) as server,
         proxy(server, header("10.1.2.3")) as port,
@@ -231,7 +231,7 @@ async def test_a_header_that_does_not_come_has_its_time(
 
 
 async def test_a_header_that_ends_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "asyncdicom")
     async with serve("SCP@127.0.0.1:0", access=BEHIND) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(SIGNATURE)
