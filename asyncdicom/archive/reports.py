@@ -240,6 +240,8 @@ class Reports:
         attempts = claimed.attempts
         if why is None:
             return Settlement(claimed.id, State.DONE, now, attempts + 1, is_forgotten=True)
+        if why is _NOT_SERVED and not self._open:  # all servers have just ended: it waits for the next one
+            return Settlement(claimed.id, State.READY, 0.0, attempts)
         since = claimed.first_error_at or now
         status = int(why.status) if isinstance(why, Response) else None
         if isinstance(why, Response | PresentationContextError):

@@ -189,6 +189,24 @@ async def test_what_is_claimed_while_the_server_ends_is_given_back(
         assert not told.results
 
 
+async def test_what_is_to_be_sent_as_the_server_ends_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as archive, listening() as (told, port):
+
+        async def left(delivery: Delivery) -> object:
+            archive.reports._open.clear()
+            return "there is no such association"
+
+        monkeypatch.setattr(reports, "report_on_same", left)
+        async with serving(archive, port):
+            await archive.reports.add("ARCHIVE", Delivery("WS1", MODEL, COMMITMENT_INSTANCE, 1, b""))
+            await eventually(lambda: not archive.reports._open)
+        (kept,) = await owed(archive)
+        assert (kept["state"], kept["attempts"]) == ("ready", 0)
+        assert not told.results
+
+
 async def test_who_cannot_be_reached_for_days_is_given_up(
     tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
