@@ -83,7 +83,8 @@ class Aio:
     def sync(self, files: Sequence[int], folders: Sequence[int] = ()) -> list[OSError | None]:
         """Return when the content of files and the entries of folders survive a power cut; gives what failed.
 
-        Takes their descriptors, at most `size` of them. What the kernel does not take is synced one by one.
+        Takes their descriptors, at most `size` of them. What the kernel does not take is synced one by one; so
+        is everything after a failure to get results, which is raised.
         """
         descriptors = [*files, *folders]
         self._prepare(descriptors, len(files))
@@ -94,8 +95,12 @@ class Aio:
                 (os.fdatasync if number < len(files) else os.fsync)(descriptors[number])
             except OSError as error:
                 errors[number] = error
-        while taken:
-            taken -= self._take_results(taken, errors)
+        try:
+            while taken:
+                taken -= self._take_results(taken, errors)
+        except OSError:
+            self.close()  # results that come later must not pass for those of other files
+            raise
         return errors
 
     def takes(self, descriptor: int) -> bool:
@@ -131,8 +136,9 @@ class Aio:
         return max(0, ended)
 
     def close(self) -> None:
-        """Give it back to the kernel."""
+        """Give it back to the kernel, which ends what is under way."""
         self._call(self._destroy, self._context)
+        self._context = ctypes.c_ulong(0)  # the kernel may give its number to another one
 
 
 def works_on(folder: str) -> bool:
