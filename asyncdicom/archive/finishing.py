@@ -6,6 +6,8 @@ at the interpreter's lock at every file call. So few threads take all that waits
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
@@ -21,13 +23,17 @@ GROUP = 64
 """At most so many instances are synced together: the first of them waits for the last."""
 
 _THREADS = 2  # while one waits for the disk, the other writes
+_STUCK = 0.5  # seconds in which they take nothing more: then another one takes what waits
 
 
 _Waiting: TypeAlias = tuple[Arrival, NewBlob, Callable[[], None]]
 
 
 class Finishing:
-    """Finishes instances in threads of `workers`; `submit_all` gives those to the index that are durable."""
+    """Finishes instances in threads of `workers`; `submit_all` gives those to the index that are durable.
+
+    Files that the disk does not take hold up those of their group; others go on, one by one.
+    """
 
     def __init__(
         self,
@@ -42,16 +48,20 @@ class Finishing:
         self._submit_all = submit_all
         self._waiting: deque[_Waiting] = deque()
         self._free = deque([None] * _THREADS)  # one for each that may be at work
+        self._groups = 0  # that were taken
+        self._looking: asyncio.TimerHandle | None = None
 
     def submit(self, arrival: Arrival, file: NewBlob, write: Callable[[], None]) -> None:
         """Have `write` called, its file made durable and the arrival given to the index.
 
-        What fails is the answer to the arrival. Raises as `Workers.submit`: then nothing has happened.
+        What fails is the answer to the arrival. Raises as `Workers.submit`: then nothing has happened. Called
+        in the event loop.
         """
         waiting = arrival, file, write
         self._waiting.append(waiting)
         if not self._reserve():
-            return  # whoever is at work looks again when it has ended
+            self._watch()  # whoever is at work looks again when it has ended
+            return
         try:
             self._workers.submit(self._run)
         except RuntimeError:
@@ -59,6 +69,24 @@ class Finishing:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
                 raise
+
+    def _watch(self) -> None:
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().call_later(_STUCK, self._look, self._groups)
+
+    def _look(self, groups: int) -> None:
+        """Have another thread take what waits, if nobody has taken anything for a while."""
+        self._looking = None
+        if not self._waiting:
+            return
+        if self._groups == groups:
+            with contextlib.suppress(RuntimeError):  # the archive is being closed
+                self._workers.submit(self._run_beside)
+        self._watch()
+
+    def _run_beside(self) -> None:
+        while group := self._take(1):
+            self._finish(group)
 
     def _reserve(self) -> bool:
         """Take one of the places of those who work, if there is one."""
@@ -78,13 +106,14 @@ class Finishing:
             if not (self._waiting and self._reserve()):  # it may have come while nobody was to be asked
                 return
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self, most: int = GROUP) -> list[_Waiting]:
         group: list[_Waiting] = []
         try:
-            while len(group) < GROUP:
+            while len(group) < most:
                 group.append(self._waiting.popleft())
         except IndexError:
             pass
+        self._groups += bool(group)
         return group
 
     def _finish(self, group: Sequence[_Waiting]) -> None:

@@ -83,8 +83,8 @@ class Aio:
     def sync(self, files: Sequence[int], folders: Sequence[int] = ()) -> list[OSError | None]:
         """Return when the content of files and the entries of folders survive a power cut; gives what failed.
 
-        Takes their descriptors, at most `size` of them. What the kernel does not take is synced one by one; so
-        is everything after a failure to get results, which is raised.
+        Takes their descriptors, at most `size` of them. What the kernel does not take is synced one by one,
+        and so is everything after a failure to get results, which is raised.
         """
         descriptors = [*files, *folders]
         self._prepare(descriptors, len(files))

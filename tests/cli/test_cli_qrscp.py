@@ -67,6 +67,7 @@ def test_a_peer_is_a_line_or_a_table(tmp_path: Path) -> None:
         "strict": True,
         "limits": Limits(),
         "timeouts": Timeouts(),
+        "retention": (),
     }
     assert access.keys() == {"networks", "peers"}
     peers = access["peers"]

@@ -84,7 +84,7 @@ async def disk_that_hangs(folder: Path) -> Counts:
         storing = [asyncio.ensure_future(send(node, {uid: data}, 9 * PATIENCE)) for uid, data in slow.items()]
         try:
             async with asyncio.timeout(4 * PATIENCE):
-                while disk.hanging < len(slow):
+                while disk.hanging < 2:  # all who write small ones in groups; the others wait behind these
                     await asyncio.sleep(0.02)
             unserved = await asyncio.gather(*(is_unserved(ask) for ask in neighbours(node)))
             assert not any(each.done() for each in storing)
