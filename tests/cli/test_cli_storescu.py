@@ -268,8 +268,24 @@ async def test_more_contexts_than_an_association_has(tool: Tool, tmp_path: Path)
     assert len(received.associations) == 3  # a class needs two: as it is, and Implicit VR Little Endian
 
 
+class Slow(Received):
+    """Answers nobody before so many associations have sent: one that is answered at once could take all."""
+
+    def __init__(self, wanted: int) -> None:
+        super().__init__()
+        self._wanted = wanted
+        self._enough = asyncio.Event()
+
+    async def __call__(self, request: Request) -> int:
+        answer = await super().__call__(request)
+        if len(self.associations) >= self._wanted:
+            self._enough.set()
+        await self._enough.wait()
+        return answer
+
+
 async def test_several_associations(tool: Tool, tmp_path: Path) -> None:
-    received = Received()
+    received = Slow(3)
     expected = {
         f"1.2.{number}": write_instance(tmp_path / f"{number}", CT, f"1.2.{number}") for number in range(40)
     }
