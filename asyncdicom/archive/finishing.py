@@ -7,7 +7,6 @@ at the interpreter's lock at every file call. So few threads take all that waits
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
@@ -23,6 +22,7 @@ GROUP = 64
 """At most so many instances are synced together: the first of them waits for the last."""
 
 _THREADS = 2  # while one waits for the disk, the other writes
+_BESIDE = 6  # more of them, when those are stuck
 _STUCK = 0.5  # seconds in which they take nothing more: then another one takes what waits
 
 
@@ -48,6 +48,7 @@ class Finishing:
         self._submit_all = submit_all
         self._waiting: deque[_Waiting] = deque()
         self._free = deque([None] * _THREADS)  # one for each that may be at work
+        self._spare = deque([None] * _BESIDE)  # one for each that may be at work beside them
         self._groups = 0  # that were taken
         self._looking: asyncio.TimerHandle | None = None
 
@@ -59,7 +60,7 @@ class Finishing:
         """
         waiting = arrival, file, write
         self._waiting.append(waiting)
-        if not self._reserve():
+        if not self._reserve(self._free):
             self._watch()  # whoever is at work looks again when it has ended
             return
         try:
@@ -79,19 +80,25 @@ class Finishing:
         self._looking = None
         if not self._waiting:
             return
-        if self._groups == groups:
-            with contextlib.suppress(RuntimeError):  # the archive is being closed
+        if self._groups == groups and self._reserve(self._spare):
+            try:
                 self._workers.submit(self._run_beside)
+            except RuntimeError:  # the archive is being closed
+                self._spare.append(None)
         self._watch()
 
     def _run_beside(self) -> None:
-        while group := self._take(1):
-            self._finish(group)
+        try:
+            while group := self._take(1):
+                self._finish(group)
+        finally:
+            self._spare.append(None)
 
-    def _reserve(self) -> bool:
+    @staticmethod
+    def _reserve(places: deque[None]) -> bool:
         """Take one of the places of those who work, if there is one."""
         try:
-            self._free.pop()
+            places.pop()
         except IndexError:
             return False
         return True
@@ -103,7 +110,9 @@ class Finishing:
                     self._finish(group)
             finally:
                 self._free.append(None)
-            if not (self._waiting and self._reserve()):  # it may have come while nobody was to be asked
+            if not (
+                self._waiting and self._reserve(self._free)
+            ):  # it may have come while nobody was to be asked
                 return
 
     def _take(self, most: int = GROUP) -> list[_Waiting]:

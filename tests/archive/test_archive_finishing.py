@@ -15,7 +15,7 @@ import pytest
 from asyncdicom.archive import Archive, FileCalls
 from asyncdicom.archive.blobs.folder import FolderBlobs
 from asyncdicom.archive.file_calls import TogetherCalls
-from asyncdicom.archive.finishing import GROUP
+from asyncdicom.archive.finishing import GROUP, Finishing
 from asyncdicom.archive.workers import Workers
 from asyncdicom.net import aio
 
@@ -201,3 +201,20 @@ def test_what_the_system_has_lent_is_given_back(tmp_path: Path) -> None:
         os.close(descriptor)
     calls.end()
     assert not calls._free
+
+
+async def test_those_who_go_on_beside_stuck_ones_are_no_more_than_there_may_be() -> None:
+    class Stuck(Workers):
+        calls = 0
+
+        def submit(self, call: object) -> None:
+            self.calls += 1  # and none of them is ever made
+
+    workers = Stuck(1, "stuck")
+    finishing = Finishing(Any, Any, workers, lambda arrivals: None)  # type: ignore[arg-type]
+    for _ in range(40):
+        finishing.submit(None, None, lambda: None)  # type: ignore[arg-type]
+        finishing._look(0)
+    assert finishing._looking is not None
+    finishing._looking.cancel()
+    assert workers.calls == 2 + 6

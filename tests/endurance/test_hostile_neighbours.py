@@ -62,7 +62,7 @@ def test_good_senders_beside_bad_ones(secure: bool, tls: tuple[str, str, str], t
     found = attacked(tmp_path / "archive", *(tls if secure else ()))
     assert set(found["statuses"]) == {"0x0000"}
     assert min(found[phase]["instances a second"] for phase in ("before", "during", "after")) > 0
-    assert found["hostile"]["connections"] >= BAD // 2  # so many at least, on a machine that is busy
+    assert found["hostile"]["connections"] >= BAD
     assert secure or found["hostile"]["accepted"]
     assert found["growth"] < GROWTH
     assert not found["trace"]
