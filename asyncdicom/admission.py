@@ -82,9 +82,11 @@ class Admission:
 
     def admits_proxy(self, now: float) -> bool:
         """Whether one more connection of a proxy may stay until it has said who calls (see `speaks_for`)."""
-        if len(self.waiting) < self._limits.maximum_not_associated:
-            return True
-        return self._make_room(now, only_strangers=False)
+        is_full = len(self.waiting) >= self._limits.maximum_not_associated
+        if is_full and not self._make_room(now, only_strangers=False):
+            self._complain("too many connections without an association, the last by a proxy", now)
+            return False
+        return True
 
     def speaks_for(self, channel: Channel, host: str, now: float) -> bool:
         """A proxy says who calls: whether the connection may stay; from now on it counts as the caller's."""

@@ -255,6 +255,32 @@ async def test_the_oldest_connection_makes_room_for_a_proxys() -> None:
             writer.close()
 
 
+async def test_a_proxys_connection_that_has_no_room_is_closed_and_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    is_asked, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def check(*_: Any) -> bool:
+        is_asked.set()
+        await goes_on.wait()
+        return True
+
+    policy = AccessPolicy(proxies=["127.0.0.0/8"], user_identity=check)
+    limits = Limits(maximum_not_associated=1)
+    async with (
+        serve("SCP@127.0.0.1:0", access=policy, limits=limits) as server,
+        proxy(server, header("10.0.0.1")) as port,
+    ):
+        opening = asyncio.ensure_future(associate(f"SCP@127.0.0.1:{port}").__aenter__())
+        await is_asked.wait()  # the one that is there waits for us
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        assert await reader.read() == b""
+        writer.close()
+        goes_on.set()
+        await (await opening).release()
+    assert "the last by a proxy: 1 closed" in caplog.text
+
+
 async def test_tls_begins_behind_the_header() -> None:
     authority = trustme.CA()
     server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
