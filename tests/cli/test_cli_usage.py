@@ -72,7 +72,7 @@ UID = "StudyInstanceUID=1.2"
         ("storescp -su ../up 11112", "-su: '../up' is no beginning of a name"),
         (
             "storescp -ss study 11112",
-            "-ss: no folder is named after a time or a patient; -su PREFIX makes one",
+            "-ss: no folder is named after the time; -su PREFIX, or --folder-template",
         ),
         ("storescp -fe .dcm 11112", "-fe: files are named SOP-INSTANCE-UID.dcm"),
         ("storescp +ti 11112", "+ti: what is received is saved as it came"),
