@@ -23,7 +23,7 @@ class Named(NamedTuple):
 
 def function_of(context: click.Context, param: click.Parameter, text: str | None) -> Any:
     """Import a function by its name; the folder that the tool runs in is looked at last."""
-    if text is None:
+    if text is None or context.resilient_parsing:  # a shell that completes runs nothing
         return None
     module, _, name = text.partition(":")
     if os.getcwd() not in sys.path:
@@ -47,7 +47,7 @@ def function_of(context: click.Context, param: click.Parameter, text: str | None
 def named_of(context: click.Context, param: click.Parameter, text: str | None) -> Named | None:
     """Import a function that is called with one argument, and is a coroutine function or a plain one."""
     function = function_of(context, param, text)
-    if text is None:
+    if function is None:
         return None
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise click.BadParameter(f"{text} is a generator: without yield it is called")
@@ -57,4 +57,4 @@ def named_of(context: click.Context, param: click.Parameter, text: str | None) -
         raise click.BadParameter(f"{text} cannot be called with one argument: {error}") from None
     except ValueError:  # nobody knows
         pass
-    return Named(text, function)
+    return Named(str(text), function)
