@@ -55,6 +55,7 @@ UID = "StudyInstanceUID=1.2"
         (f"findscu -L NOWHERE {PEER}", "'NOWHERE' is not one of"),
         (f"findscu -L PATIENT {PEER}", "Study Root has the levels STUDY, SERIES, IMAGE, not PATIENT"),
         (f"getscu {PEER}", "say what to retrieve: -k StudyInstanceUID="),
+        (f"getscu -k PatientID=1 {PEER}", "StudyInstanceUID=VALUE; -P -L PATIENT retrieves by -k PatientID"),
         (f"getscu -L SERIES -k {UID} {PEER}", "say what to retrieve: -k SeriesInstanceUID="),
         (f"getscu -od {__file__} -k {UID} {PEER}", "is a file"),
         (f"getscu -od {__file__}/in -k {UID} {PEER}", "cannot make the folder"),
