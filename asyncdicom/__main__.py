@@ -39,9 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         arguments = sys.argv[1:]
         if "_ASYNCDICOM_COMPLETE" in os.environ:
-            from asyncdicom.cli.completion import complete
-
-            return complete(TOOLS, os.environ["_ASYNCDICOM_COMPLETE"])
+            return _complete(os.environ["_ASYNCDICOM_COMPLETE"])
     tool = arguments[0] if arguments else "--help"
     if tool in ("-h", "--help", "help"):
         return _tell(_help(), 0 if arguments else 2)
@@ -62,6 +60,16 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"asyncdicom {tool}: this tool needs: pip install 'asyncdicom[{extra}]'", file=sys.stderr)
         return 2
+
+
+def _complete(instruction: str) -> int:
+    """Answer a shell; what is not installed is told by whoever runs the tool, not while it is typed."""
+    try:
+        from asyncdicom.cli.completion import complete
+
+        return complete(TOOLS, instruction)
+    except ModuleNotFoundError:
+        return 1
 
 
 def _meant(tool: str) -> str:
