@@ -37,9 +37,9 @@ _PREFIX = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,63})?").fullmatch
     "--folder-template",
     "template",
     metavar="TEMPLATE",
-    help="Folders by what instances say: '{PatientID}/{StudyInstanceUID}/{SeriesNumber:04}-{Modality}'; also "
-    "{calling} and {called}. What cannot be a name as it is gets a part of its digest at its end; what is "
-    "missing is no-KEYWORD.",
+    help="Folders by what instances say: {PatientID}/{StudyInstanceUID}/{SeriesNumber:04}; also {calling} "
+    "and {called}. What cannot be a name as it is gets a part of its digest at its end; what is missing is "
+    "no-KEYWORD.",
 )
 @click.option(
     "-xcr",
