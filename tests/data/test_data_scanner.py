@@ -9,6 +9,7 @@ from itertools import pairwise, product
 from pathlib import Path
 from random import Random
 from struct import pack
+from typing import Any
 
 import pydicom
 import pytest
@@ -187,7 +188,7 @@ def _empty(count: int) -> list[tuple[int, str, bytes]]:
 
 
 MANY = 200_000
-BOMBS = {
+BOMBS: dict[str, list[Any]] = {
     "again and again the same": [(0x00091010, "LO", b"")] * MANY,
     "in items": [(0x00081140, "SQ", ([(_empty(100), True)] * (MANY // 100), True))],
     "empty items": [(0x00081140, "SQ", ([([], True)] * (MANY // 2), True))],
@@ -198,13 +199,14 @@ BOMBS = {
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_bomb_of_elements(kind: str, whole: bool) -> None:
     """Each element takes time, and a thousand may be in a few bytes: they are counted."""
-    bomb = deflate(dataset([*BOMBS[kind], *KEYS], "explicit"))
+    elements = BOMBS[kind] + KEYS
+    bomb = deflate(dataset(elements, "explicit"))
     scanner = Scanner(DEFLATED, WANTED, whole=whole, maximum_ratio=2000)
     steps = scanner.feeding(bomb)
     with pytest.raises(DataSetError, match=r"is a bomb: \d+ bytes gave \d+ elements"):
         for number, _ in enumerate(steps):
             assert number < 3 * MAXIMUM_HEADERS // 1024
-    plain = dataset([*BOMBS[kind], *KEYS], "explicit")
+    plain = dataset(elements, "explicit")
     assert outcome(plain, EXPLICIT, whole=whole) == FOUND, "what was sent in full is looked at in full"
 
 
