@@ -426,6 +426,10 @@ class Channel:
         self._timer_at = soonest
         self._timer = self._loop.call_at(soonest, self._time_passed)
 
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        """Have something called by the clock of this association (`asyncio.loop.call_later`)."""
+        return self._loop.call_later(delay, callback, *args)
+
     def _shorten_timeout(self, timeout: float) -> None:
         """An operation has a time-out of its own, perhaps shorter than all those of the association."""
         self._shortest_timeout = min(timeout, self._shortest_timeout)
