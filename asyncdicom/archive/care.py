@@ -31,7 +31,17 @@ _TOLD = {
     "healed": ("healed", "healed_in_quarantine"),
 }
 # Told if there are any.
-_RARE = ("set_aside", "superseded", "same", "incomplete", "strange", "mismatch", "divided", "returned")
+_RARE = (
+    "store_failures",
+    "set_aside",
+    "superseded",
+    "same",
+    "incomplete",
+    "strange",
+    "mismatch",
+    "divided",
+    "returned",
+)
 
 
 class Care:

@@ -214,8 +214,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With PostgreSQL one event loop is enough: it sees nothing of the index."""
-    left_out = [item for item in items if _is_on_postgres(item) and "asyncio" in _parameters(item)]
+    """With PostgreSQL or S3 one event loop is enough: it sees little of them."""
+    left_out = [item for item in items if _is_elsewhere(item) and "asyncio" in _parameters(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
@@ -224,8 +224,9 @@ def _parameters(item: pytest.Item) -> list[str]:
     return item.name.partition("[")[2].rstrip("]").split("-")
 
 
-def _is_on_postgres(item: pytest.Item) -> bool:
-    return "postgresql" in _parameters(item) or item.path.name == "test_archive_postgres.py"
+def _is_elsewhere(item: pytest.Item) -> bool:
+    alone = ("test_archive_postgres.py", "test_archive_s3.py")
+    return "postgresql" in _parameters(item) or item.path.name in alone
 
 
 @pytest.fixture(autouse=True)
