@@ -225,7 +225,7 @@ def _parameters(item: pytest.Item) -> list[str]:
 
 
 def _is_elsewhere(item: pytest.Item) -> bool:
-    alone = ("test_archive_postgres.py", "test_archive_s3.py")
+    alone = ("test_archive_postgres.py", "test_archive_s3.py", "test_archive_s3_kill.py")
     return "postgresql" in _parameters(item) or item.path.name in alone
 
 

@@ -48,7 +48,7 @@ async def content(archive: Archive, uid: str) -> bytes:
     [instance] = [each async for each in found]
     assert instance is not None
     async with aclosing(found.source(instance).open()) as batches:
-        pieces = [bytes(view) async for batch in batches for view in batch]
+        pieces: list[bytes] = [bytes(view) async for batch in batches for view in batch]
     return b"".join(pieces)
 
 
@@ -64,7 +64,8 @@ async def states(archive: Archive) -> list[str]:
 
 
 def large(tools: Any, size: int = 3 * PART, **keywords: Any) -> bytes:
-    return tools.data_set(PixelData=os.urandom(size), **keywords)
+    made: bytes = tools.data_set(PixelData=os.urandom(size), **keywords)
+    return made
 
 
 async def test_what_is_stored_is_in_the_bucket_and_is_given_back(

@@ -29,6 +29,8 @@ class Bucket:
         self.folder.mkdir(parents=True)
         self.asked: Counter[str] = Counter()
         self.fault: Fault = lambda method, key: ""
+        self.lost: Callable[[], None] = lambda: None
+        """Called when something was done, and its answer is about to be lost."""
         self.ending = threading.Event()
         handler = type("_Handler", (_Handler,), {"data_root": folder, "bucket": self})
         self._server = _Server(("127.0.0.1", 0), handler)
@@ -95,6 +97,7 @@ class _Handler(S3Handler):  # type: ignore[misc]
             finally:
                 self.wfile.close()
                 self.wfile = proper
+            self.bucket.lost()
             self._drop()
         elif fault:
             self._read_body()
