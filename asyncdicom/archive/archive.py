@@ -129,7 +129,12 @@ class Archive:
         self.happened: Counter[str] = Counter()
         """What happened to instances since the start, beside being stored: by its name, how many times."""
         self._blobs = open_blobs(
-            self.directory, blobs, self._calls, sync=self._sync, on_failure=self._note_store_failure
+            self.directory,
+            blobs,
+            self._calls,
+            sync=self._sync,
+            is_shared=index is not None,
+            on_failure=self._note_store_failure,
         )
         self.is_new = False
         self.is_served_by_tls = False
@@ -565,14 +570,14 @@ class Archive:
 
     # what runs while serving
 
-    async def reindex(self) -> Swept:
-        """Index every file that has no row, while serving, and tell what came of it.
+    async def reindex(self, *, dry_run: bool = False) -> Swept:
+        """Index every file that has no row, while serving, and tell what came of it; `dry_run`: only count.
 
         Waits for a sweep that is under way, then sweeps again. Raises `ArchiveError` when it could not go to
         its end. A cancellation ends the sweep, and is raised then; a sweep that is under way goes on.
         """
         ending = threading.Event()
-        swept = await self.called(self._upkeep, self.care.sweep, ending, ending=ending)
+        swept = await self.called(self._upkeep, self.care.sweep, ending, dry_run, ending=ending)
         if swept is None:
             raise ArchiveError("the sweep has ended early: the log says why")
         return swept

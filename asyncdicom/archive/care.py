@@ -154,10 +154,10 @@ class Care:
 
     # the sweep
 
-    def sweep(self, ending: threading.Event | None = None) -> Swept | None:
+    def sweep(self, ending: threading.Event | None = None, dry_run: bool = False) -> Swept | None:
         """Check the index, then deal with the files it does not know; None if that ended early.
 
-        ``ending``, when it is set, ends it early.
+        ``ending``, when it is set, ends it early. ``dry_run``: they are only counted.
         """
 
         def is_ending() -> bool:
@@ -174,7 +174,7 @@ class Care:
                     damage,
                 )
                 return None
-            return self._sweep_leftovers(is_ending)
+            return self._sweep_leftovers(is_ending, dry_run)
         except Ended:
             return None
         except (OSError, IndexFailed) as error:
@@ -182,7 +182,7 @@ class Care:
                 _LOG.error("the sweep for files without a row ended early: %s", reason(error))
             return None
 
-    def _sweep_leftovers(self, is_ending: Callable[[], bool]) -> Swept:
+    def _sweep_leftovers(self, is_ending: Callable[[], bool], dry_run: bool) -> Swept:
         swept = Leftovers(
             self._blobs,
             self._index,
@@ -190,6 +190,7 @@ class Care:
             self.swept,
             is_closing=is_ending,
             router=self._router,
+            dry_run=dry_run,
         ).sweep()
         if swept.set_aside:
             self._happened["set_aside"] += swept.set_aside

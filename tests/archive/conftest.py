@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.buckets import Bucket, bucket
 from helpers.index_asking import URLS
 from helpers.postgres import Server, server
 
@@ -211,6 +213,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     only_sqlite = ON_BOTH.get(metafunc.module.__name__.rpartition(".")[2])
     if only_sqlite is not None and metafunc.function.__name__ not in only_sqlite:
         metafunc.parametrize("engine", ["sqlite", "postgresql"], indirect=True)
+    import os as o
+    if o.environ.get("TRYS3"):
+        metafunc.parametrize("blobs", ["s3"], indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -245,6 +250,26 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         monkeypatch.setattr(Archive, "__init__", on_postgres)
     yield engine
     URLS.clear()
+
+
+@pytest.fixture(autouse=True)
+def blobs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket | None]:
+    """What has the instances of a test's archives: their folders, or a bucket, each below its own prefix."""
+    if getattr(request, "param", "folder") == "folder":
+        yield None
+        return
+    init = Archive.__init__
+    with bucket(request.getfixturevalue("tmp_path_factory").mktemp("store")) as made:
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+
+        def in_bucket(archive: Archive, directory: str | Path, **options: Any) -> None:
+            below = hashlib.sha256(os.path.abspath(directory).encode()).hexdigest()[:16]
+            options.setdefault("blobs", f"{made.url}/{below}")
+            init(archive, directory, **options)
+
+        monkeypatch.setattr(Archive, "__init__", in_bucket)
+        yield made
 
 
 @pytest.fixture

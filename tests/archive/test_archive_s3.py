@@ -7,12 +7,14 @@ import json
 import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.buckets import Bucket, bucket
+from helpers.postgres import Server
 
 from asyncdicom.archive import Archive, ArchiveError
 from asyncdicom.archive.arrival import Outcome
@@ -376,3 +378,48 @@ def test_images_leave_in_the_clear_only_when_asked(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "missing.pem"))
     with pytest.raises(ArchiveError, match="AWS_CA_BUNDLE"):
         Archive(tmp_path, blobs="s3://bucket")
+
+
+async def test_what_another_process_may_be_storing_is_left_alone(
+    store: Bucket, tmp_path: Path, postgres: Server, tools: Any
+) -> None:
+    async with opened(store, tmp_path / "archive", index=postgres.url()) as archive:
+        assert await tools.store(archive, tools.data_set()) == 0x0000
+        one = store.file(store.keys()[0])
+        one.with_name("0" * 32 + ".dcm").write_bytes(one.read_bytes())
+        store.file("quarantine").mkdir()
+        store.file("quarantine/note").write_bytes(b"")
+        store.file("quarantine/" + "0" * 32 + ".dcm").write_bytes(one.read_bytes())
+        swept = await archive.reindex()
+        assert (swept.copies, swept.foreign, swept.missing) == (0, 1, 0)
+        for path in store.folder.rglob("*.dcm"):
+            os.utime(path, (0, 0))
+        swept = await archive.reindex(dry_run=True)
+        assert (swept.found, swept.copies, len(store.keys())) == (2, 0, 2)
+        swept = await archive.reindex()
+        assert (swept.found, swept.copies, len(store.keys())) == (0, 2, 1)
+
+
+async def test_a_sweep_of_another_process_that_was_too_early_takes_nothing_away(
+    archive: Archive, store: Bucket, tools: Any
+) -> None:
+    """It has indexed an object whose own process is about to."""
+    swept: list[Any] = []
+    submit = archive._ingest.submit
+
+    def sweep_then(arrival: Any) -> None:
+        swept.append(archive.care.sweep())
+        submit(arrival)
+
+    def first_the_sweep(arrival: Any) -> None:
+        archive._blobs.give_back(arrival.file.name, failed=False)  # as if it were another's
+        archive._ingest.submit = submit  # type: ignore[method-assign]
+        sweep.submit(sweep_then, arrival)
+
+    with ThreadPoolExecutor(1) as sweep:
+        archive._ingest.submit = first_the_sweep  # type: ignore[method-assign]
+        data = tools.data_set()
+        assert await tools.store(archive, data) == 0x0000
+    assert swept[0].indexed == 1
+    assert await content(archive, "1.2.3.1.1.1") == data
+    assert len(store.keys()) == 1

@@ -13,9 +13,17 @@ __all__ = ["open_blobs"]
 
 
 def open_blobs(
-    directory: str, url: str | None, calls: FileCalls, *, sync: bool, on_failure: Callable[[], None]
+    directory: str,
+    url: str | None,
+    calls: FileCalls,
+    *,
+    sync: bool,
+    is_shared: bool,
+    on_failure: Callable[[], None],
 ) -> Blobs:
     """Give the blobs of a folder, or those at a URL; `on_failure` is told when a store fails.
+
+    `is_shared`: other processes may have the same archive.
 
     Raises `ArchiveError` for a URL that names no bucket, and without what speaks to one.
     """
@@ -24,4 +32,5 @@ def open_blobs(
     from asyncdicom.archive.blobs.object_store import place_of  # who has no bucket does not load it
     from asyncdicom.archive.blobs.s3 import S3Blobs
 
-    return S3Blobs(place_of(url), Folders(directory, calls, sync=sync), on_failure=on_failure)
+    root = Folders(directory, calls, sync=sync)
+    return S3Blobs(place_of(url), root, is_shared=is_shared, on_failure=on_failure)

@@ -11,12 +11,13 @@ import json
 import re
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from asyncdicom.archive.blobs.base import Row, State
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.new_object import NewObject
-from asyncdicom.archive.blobs.object_store import ObjectStore, Place
+from asyncdicom.archive.blobs.object_store import Found, ObjectStore, Place
 from asyncdicom.archive.blobs.read_object import ObjectSource, ReadObject, look_at
 from asyncdicom.archive.errors import ArchiveError
 
@@ -38,8 +39,17 @@ class S3Blobs:
     finish_all = None
 
     NAMES_PER_FOLDER = 1000
+    YOUNG = 3600.0
+    """Seconds in which an object without a row may be one that another process is storing."""
 
-    def __init__(self, place: Place, root: Folders, *, on_failure: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        place: Place,
+        root: Folders,
+        *,
+        is_shared: bool = False,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
         self.root = root
         self.store = ObjectStore(place, on_failure=on_failure)
         self._above = f"{place}/"
@@ -51,6 +61,8 @@ class S3Blobs:
         self._room = 0
         self._foreign = 0  # seen by `all_folders`
         self._listed: dict[str, tuple[list[str], int]] = {}
+        self._is_shared = is_shared
+        self._young: set[str] = set()  # seen in the folder that was listed last
 
     # opening and closing
 
@@ -131,7 +143,8 @@ class S3Blobs:
 
     def is_receiving(self, name: str) -> bool:
         """See `Blobs`."""
-        return name.rpartition("/")[2] in self._receiving
+        file = name.rpartition("/")[2]
+        return file in self._receiving or file in self._young
 
     # blobs
 
@@ -237,19 +250,32 @@ class S3Blobs:
                     if folder:
                         yield f"objects/{folder}"
                     folder = ours[1]
+                    self._young.clear()
                 self._listed.setdefault(f"objects/{folder}", ([], 0))[0].append(ours[2])
+                self._note_age(ours[2], found)
         if folder:
             yield f"objects/{folder}"
         yield "quarantine"
 
     def names_in(self, folder: str) -> tuple[list[str], int]:
-        """See `Blobs`."""
+        """See `Blobs`: those of objects were listed by `all_folders`, the others are in quarantine."""
         if (listed := self._listed.pop(folder, None)) is not None:
             return listed
-        pattern = _ASIDE if folder == "quarantine" else _OURS
-        matches = [pattern.fullmatch(found.key) for page in self.store.keys(f"{folder}/") for found in page]
-        names = [match[match.re.groups] for match in matches if match is not None]
-        return names, len(matches) - len(names)
+        self._young.clear()
+        names: list[str] = []
+        foreign = 0
+        for page in self.store.keys("quarantine/"):
+            for found in page:
+                if (ours := _ASIDE.fullmatch(found.key)) is None:
+                    foreign += 1
+                else:
+                    names.append(ours[1])
+                    self._note_age(ours[1], found)
+        return names, foreign
+
+    def _note_age(self, file: str, found: Found) -> None:
+        if self._is_shared and found.written > time.time() - self.YOUNG:
+            self._young.add(file)
 
     def is_folder(self, path: str) -> bool:
         """See `Blobs`: a folder is what the keys of objects begin with."""
