@@ -87,6 +87,8 @@ class Archive:
     that has the index, as ``postgresql://user@host/database`` (needs the extra ``postgres``); None: it is a
     file of the folder. ``blobs``: the URL of a bucket that has the instances, as ``s3://bucket/prefix``
     (needs the extra ``s3``; the environment has credentials and endpoint); None: they are in the folder.
+    ``ack``: where they are at a Success: in the bucket ("object"), or in the folder, and moved on afterwards
+    ("spool").
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Archive:
         sweep: bool = True,
         index: str | None = None,
         blobs: str | None = None,
+        ack: str = "object",
     ) -> None:
         if durability not in DURABILITIES:
             raise ValueError(f"durability must be one of {', '.join(DURABILITIES)}, not {durability!r}")
@@ -133,6 +136,7 @@ class Archive:
             blobs,
             self._calls,
             sync=self._sync,
+            ack=ack,
             is_shared=index is not None,
             on_failure=self._note_store_failure,
         )
@@ -274,6 +278,7 @@ class Archive:
                 on_work=lambda urgency: self.outbox.tell_from_thread(urgency),
             )
             self.care.start(tell=self._sweeps)
+            self._blobs.serve(self._index.upkeep.known)
         except BaseException:
             self._blobs.close()
             self._index.close()

@@ -130,6 +130,7 @@ class Care:
             "purged": self._index.quarantine.tombstones(),
             "deleted": self._index.deletions.count(),
             "lost": self._blobs.count_lost(),
+            **({"waiting": self._blobs.count_waiting()} if self._blobs.is_spool else {}),
             "missing": max(place.missing, place.last_missing),
             "damaged": max(place.damaged, place.last_damaged),
             **{name: sum(self._happened[each] for each in parts) for name, parts in _TOLD.items()},

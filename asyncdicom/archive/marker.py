@@ -151,10 +151,10 @@ def check_place(
 
 
 def _check_blobs(root: str, blobs: Blobs, marker: Marker | None) -> None:
-    if blobs.kind != FOLDER and blobs.root.has_objects():
+    if blobs.kind != FOLDER and not blobs.is_spool and blobs.root.has_files():
         raise ArchiveError(
-            f"{root} has instances of its own, so {blobs.objects} cannot be the place of them: name another "
-            "folder, and import them from this one"
+            f"{root} has instances of its own: with ack = spool they are moved to {blobs.objects}; go on "
+            "without it when there are none left here"
         )
     if blobs.kind == FOLDER:
         check_in_folder(root, marker)

@@ -75,6 +75,7 @@ _KEYS: dict[str, type] = {
     "durability": str,
     "index": str,
     "blobs": str,
+    "ack": str,
     "on_conflict": str,
     "on_mismatch": str,
     "incomplete": str,

@@ -214,6 +214,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if only_sqlite is not None and metafunc.function.__name__ not in only_sqlite:
         metafunc.parametrize("engine", ["sqlite", "postgresql"], indirect=True)
     import os as o
+
     if o.environ.get("TRYS3"):
         metafunc.parametrize("blobs", ["s3"], indirect=True)
 

@@ -353,7 +353,7 @@ async def test_a_bucket_belongs_to_one_archive(store: Bucket, tmp_path: Path, to
 async def test_instances_of_the_folder_are_not_left_behind(store: Bucket, tmp_path: Path, tools: Any) -> None:
     async with Archive(tmp_path / "archive", durability="none") as archive:
         assert await tools.store(archive, tools.data_set()) == 0x0000
-    with pytest.raises(ArchiveError, match="has instances of its own"):
+    with pytest.raises(ArchiveError, match="has instances of its own: with ack = spool"):
         await opened(store, tmp_path / "archive").open()
 
 
@@ -423,3 +423,95 @@ async def test_a_sweep_of_another_process_that_was_too_early_takes_nothing_away(
     assert swept[0].indexed == 1
     assert await content(archive, "1.2.3.1.1.1") == data
     assert len(store.keys()) == 1
+
+
+# ack = spool
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "objects").rglob("*.dcm"))
+
+
+async def moved(store: Bucket, folder: Path, number: int) -> None:
+    """Wait until so many objects are in the bucket, and no file is left."""
+    while len(store.keys()) != number or files(folder):
+        await asyncio.sleep(0.01)
+
+
+async def test_what_is_spooled_is_moved_and_found_wherever_it_is(
+    store: Bucket, tmp_path: Path, tools: Any
+) -> None:
+    small, big = tools.data_set(), large(tools, SOPInstanceUID="1.2.3.1.1.2")
+    folder = tmp_path / "archive"
+    store.fault = lambda method, key: (
+        "503" if method in ("PUT", "POST") and key.startswith("objects/") else ""
+    )
+    async with opened(store, folder, ack="spool") as archive:
+        assert await tools.store(archive, small) == 0x0000
+        assert await tools.store(archive, big, 1 << 18) == 0x0000
+        assert (len(files(folder)), store.keys()) == (2, [])
+        assert (await archive.read(archive.care.stat))["waiting"] == 2
+        for _ in range(2):
+            assert await content(archive, "1.2.3.1.1.1") == small
+            assert await content(archive, "1.2.3.1.1.2") == big
+            assert await states(archive) == ["as its row says"] * 2
+            assert (await archive.reindex()).told() == ""
+            store.fault = lambda method, key: ""
+            await moved(store, folder, 2)
+        assert (await archive.read(archive.care.stat))["waiting"] == 0
+        assert await tools.store(archive, small) == 0x0000  # again
+        await archive.delete("IMAGE", "1.2.3.1.1.2")
+        await moved(store, folder, 1)
+    async with opened(store, folder) as archive:
+        assert await content(archive, "1.2.3.1.1.1") == small
+
+
+async def test_conflicts_of_what_is_moved_are_aside_in_the_folder(
+    store: Bucket, tmp_path: Path, tools: Any
+) -> None:
+    first, other = tools.data_set(), tools.data_set(PatientName="OTHER")
+    folder = tmp_path / "archive"
+    async with opened(store, folder, ack="spool") as archive:
+        assert await tools.store(archive, first) == 0x0000
+        await moved(store, folder, 1)
+        assert await tools.store(archive, other) == CONFLICT
+        [aside] = (folder / "quarantine").iterdir()
+        await archive.upkeep(archive.care.quarantine.accept, aside.name[:8])
+        while not store.keys() or not store.file(store.keys()[0]).read_bytes().endswith(other):
+            await asyncio.sleep(0.01)
+        await moved(store, folder, 1)
+        [aside] = (folder / "quarantine").iterdir()
+        assert aside.read_bytes().endswith(first)
+        assert (await archive.reindex()).told() == ""
+
+
+async def test_what_is_damaged_before_it_is_moved_stays_in_the_folder(
+    store: Bucket, tmp_path: Path, tools: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "archive"
+    async with Archive(folder, durability="none") as archive:  # one that had its instances in its folder
+        assert await tools.store(archive, tools.data_set()) == 0x0000
+        assert await tools.store(archive, tools.data_set(SOPInstanceUID="1.2.3.1.1.2")) == 0x0000
+    bad, good = files(folder)
+    bad.write_bytes(bad.read_bytes()[:-1] + b"\0")
+    async with opened(store, folder, ack="spool"):
+        while good.exists():
+            await asyncio.sleep(0.01)
+    assert "is damaged: it stays here" in caplog.text
+    assert (files(folder), len(store.keys())) == ([bad], 1)
+
+
+async def test_what_was_moved_and_not_freed_is_freed(store: Bucket, tmp_path: Path, tools: Any) -> None:
+    folder = tmp_path / "archive"
+    async with Archive(folder, durability="none") as archive:
+        assert await tools.store(archive, tools.data_set()) == 0x0000
+        assert await tools.store(archive, tools.data_set(SOPInstanceUID="1.2.3.1.1.2")) == 0x0000
+    same, other = files(folder)
+    for each in (same, other):
+        at = store.file(each.relative_to(folder).as_posix())
+        at.parent.mkdir(parents=True, exist_ok=True)
+        at.write_bytes(each.read_bytes() if each is same else b"something else")
+    async with opened(store, folder, ack="spool"):
+        while same.exists():
+            await asyncio.sleep(0.01)
+    assert files(folder) == [other]

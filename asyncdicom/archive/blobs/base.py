@@ -110,6 +110,9 @@ class Blobs(Protocol):
     quarantine: str
     """Where they lie, for people."""
 
+    is_spool: bool
+    """Whether blobs are received into the archive's folder, and moved on afterwards."""
+
     moves_slowly: bool
     """Whether a move takes so long that no transaction is to wait for it."""
 
@@ -127,6 +130,9 @@ class Blobs(Protocol):
 
     def claim(self, archive_id: str, *, is_known: bool) -> None:
         """Note whose blobs these are; `is_known`: index or folder have said so. Raises `ArchiveError`."""
+
+    def serve(self, known: Callable[[str, Sequence[str]], set[str]]) -> None:
+        """Begin with what is done beside; `known` gives those of the names in a folder that have a row."""
 
     def close(self) -> None:
         """End what runs; what is being finished is finished before. What blocks can be called still."""
@@ -227,6 +233,9 @@ class Blobs(Protocol):
 
     def count_lost(self) -> int:
         """Count the lost ones."""
+
+    def count_waiting(self) -> int:
+        """Count those that are to be moved on."""
 
     def has_quarantined(self) -> bool:
         """Tell whether there is anything in quarantine."""

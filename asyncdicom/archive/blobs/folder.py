@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from asyncdicom.archive.blobs.base import FOLDER, NewBlob, Row, State
@@ -41,6 +41,7 @@ class FolderBlobs(Folders):
     """See `Blobs`. A place is a path; one file has two names while it is copied."""
 
     kind = FOLDER
+    is_spool = False
     moves_slowly = False
 
     @property
@@ -50,6 +51,9 @@ class FolderBlobs(Folders):
 
     def claim(self, archive_id: str, *, is_known: bool) -> None:
         """See `Blobs`: the marker in the folder says it."""
+
+    def serve(self, known: Callable[[str, Sequence[str]], set[str]]) -> None:
+        """See `Blobs`: there is nothing to do."""
 
     def close(self) -> None:
         """See `Blobs`: nothing runs."""
@@ -148,6 +152,22 @@ class FolderBlobs(Folders):
     def count_lost(self) -> int:
         """See `Blobs`."""
         return len(self._calls.names(self.lost))
+
+    def count_waiting(self) -> int:
+        """See `Blobs`."""
+        return 0
+
+    def write(self, path: str, pieces: Iterable[bytes]) -> None:
+        """Make a file of pieces, with its content durable if the archive is to survive a power cut."""
+        descriptor = self._calls.create(path)
+        try:
+            self._calls.set_mode(descriptor)
+            for piece in pieces:
+                self._calls.write(descriptor, [piece])
+            if self._sync:
+                self._calls.sync_data(descriptor)
+        finally:
+            self._calls.close(descriptor)
 
     def has_quarantined(self) -> bool:
         """See `Blobs`."""

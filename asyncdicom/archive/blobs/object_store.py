@@ -231,6 +231,13 @@ class ObjectStore:
         with self._telling(key):
             self._obstore.put(self._once, key, data, mode="create", use_multipart=False)
 
+    def create_of(self, key: str, pieces: Iterator[bytes]) -> None:
+        """Make an object of pieces, in place of what is there."""
+        with self._telling(key):
+            self._obstore.put(
+                self._again, key, pieces, use_multipart=True, chunk_size=PART, max_concurrency=_PARTS_AT_ONCE
+            )
+
     def remove(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
         try:
@@ -245,9 +252,7 @@ class ObjectStore:
         if size is None:
             raise FileNotFoundError(errno.ENOENT, "no such object", key)
         if size > _COPIED_BY_STORE:
-            with self._telling(key):
-                pieces = self._pieces(key, size)
-                self._obstore.put(self._again, target, pieces, chunk_size=PART, max_concurrency=1)
+            self.create_of(target, self._pieces(key, size))
         else:
             with self._telling(key):
                 self._obstore.copy(self._again, key, target)

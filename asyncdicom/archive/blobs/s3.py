@@ -27,14 +27,15 @@ S3 = "s3"
 """Their kind."""
 
 _MARKER = "archive.json"
-_OURS = re.compile(r"objects/([0-9a-f]{2}/[0-9a-f]{2})/([0-9a-f]{32}\.dcm)")
-_ASIDE = re.compile(r"quarantine/([0-9a-f]{32}\.dcm)")
+_OURS = re.compile(r"objects/([0-9a-f]{2}/[0-9a-f]{2})/(?P<file>[0-9a-f]{32}\.dcm)")
+_ASIDE = re.compile(r"quarantine/(?P<file>[0-9a-f]{32}\.dcm)")
 
 
 class S3Blobs:
     """See `Blobs`. A place is ``s3://bucket/prefix/`` and a key; ``root``: the archive's own folder."""
 
     kind = S3
+    is_spool = False
     moves_slowly = True
     finish_all = None
 
@@ -102,6 +103,9 @@ class S3Blobs:
             f"it is lost for good and nothing serves it any more, copy {self._above}{_MARKER} into this one, "
             "and the index is built again from the objects"
         )
+
+    def serve(self, known: Callable[[str, Sequence[str]], set[str]]) -> None:
+        """See `Blobs`: there is nothing to do."""
 
     def close(self) -> None:
         """See `Blobs`: what is on its way out comes to its end."""
@@ -258,19 +262,20 @@ class S3Blobs:
         yield "quarantine"
 
     def names_in(self, folder: str) -> tuple[list[str], int]:
-        """See `Blobs`: those of objects were listed by `all_folders`, the others are in quarantine."""
+        """See `Blobs`: most were listed by `all_folders`."""
         if (listed := self._listed.pop(folder, None)) is not None:
             return listed
         self._young.clear()
         names: list[str] = []
         foreign = 0
-        for page in self.store.keys("quarantine/"):
+        pattern = _ASIDE if folder == "quarantine" else _OURS
+        for page in self.store.keys(f"{folder}/"):
             for found in page:
-                if (ours := _ASIDE.fullmatch(found.key)) is None:
+                if (ours := pattern.fullmatch(found.key)) is None:
                     foreign += 1
                 else:
-                    names.append(ours[1])
-                    self._note_age(ours[1], found)
+                    names.append(ours["file"])
+                    self._note_age(ours["file"], found)
         return names, foreign
 
     def _note_age(self, file: str, found: Found) -> None:
@@ -288,6 +293,10 @@ class S3Blobs:
     def count_lost(self) -> int:
         """See `Blobs`."""
         return sum(len(page) for page in self.store.keys("lost/"))
+
+    def count_waiting(self) -> int:
+        """See `Blobs`."""
+        return 0
 
     def has_quarantined(self) -> bool:
         """See `Blobs`."""
