@@ -208,15 +208,21 @@ ON_BOTH: dict[str, tuple[str, ...]] = {
     "test_archive_stability": ("test_a_study_that_is_gone_is_not_given",),
 }
 
+# The tests of these modules run with the instances in a folder and in a bucket, but those named, which are
+# about the files of a folder.
+IN_BUCKET: dict[str, tuple[str, ...]] = {
+    "test_archive_identity": (),
+    "test_archive_lenient": (),
+}
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    only_sqlite = ON_BOTH.get(metafunc.module.__name__.rpartition(".")[2])
+    module = metafunc.module.__name__.rpartition(".")[2]
+    only_sqlite = ON_BOTH.get(module)
     if only_sqlite is not None and metafunc.function.__name__ not in only_sqlite:
         metafunc.parametrize("engine", ["sqlite", "postgresql"], indirect=True)
-    import os as o
-
-    if o.environ.get("TRYS3"):
-        metafunc.parametrize("blobs", ["s3"], indirect=True)
+    if metafunc.function.__name__ not in IN_BUCKET.get(module, (metafunc.function.__name__,)):
+        metafunc.parametrize("blobs", ["folder", "s3"], indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -232,7 +238,7 @@ def _parameters(item: pytest.Item) -> list[str]:
 
 def _is_elsewhere(item: pytest.Item) -> bool:
     alone = ("test_archive_postgres.py", "test_archive_s3.py", "test_archive_s3_kill.py")
-    return "postgresql" in _parameters(item) or item.path.name in alone
+    return not {"postgresql", "s3"}.isdisjoint(_parameters(item)) or item.path.name in alone
 
 
 @pytest.fixture(autouse=True)

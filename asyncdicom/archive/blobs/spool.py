@@ -1,8 +1,8 @@
 """Blobs that are received into the folder, with all that is promised there, and moved to a bucket afterwards.
 
 A file in the folder is its own entry in the list of what is to be moved: nothing has to be kept in step with
-it, and whoever is killed on the way finds it there again. It has the same name in both; who reads looks in the
-folder first. Quarantine stays in the folder.
+it, and whoever is killed on the way finds it there again. Its name is the same in both, and who reads looks
+in the folder first. Quarantine stays in the folder.
 """
 
 from __future__ import annotations
