@@ -18,7 +18,7 @@ from asyncdicom.exceptions import AssociationError, DataSetError, DicomNetworkEr
 from asyncdicom.net.channel import Channel, IncomingRequest
 from asyncdicom.net.operation import Interrupted, Reply
 from asyncdicom.net.reasons import in_short
-from asyncdicom.net.sources import FileSource, Source
+from asyncdicom.net.sources import Source
 from asyncdicom.net.turns import turns
 from asyncdicom.services import storage
 from asyncdicom.services.arrivals import Arrivals, RetrieveResult, corrected
@@ -389,8 +389,8 @@ async def _each(
         if source is not None:
             if kinds is not None and (source.sop_class_uid, source.transfer_syntax_uid) not in kinds:
                 continue
-            if isinstance(source, FileSource):
-                source.read_ahead()
+            if (read_ahead := getattr(source, "read_ahead", None)) is not None:
+                read_ahead()
         if previous:
             yield previous.pop()
         previous.append(source)
