@@ -35,7 +35,7 @@ _KEYS = {
 }
 _LOOPBACK = ("localhost", "::1")
 _NO_OPTIONS = ("access", "limits", "timeouts", "peer_tls", "certificates_at", "webhook", "retention")
-_OF_ARCHIVE = ("durability", "on_conflict", "on_mismatch", "incomplete", "existing", "index")
+_OF_ARCHIVE = ("durability", "on_conflict", "on_mismatch", "incomplete", "existing", "index", "blobs", "ack")
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> dict[str, Any]:
@@ -169,6 +169,22 @@ def _place(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     envvar="ASYNCDICOM_INDEX",
     help="Have the index in a PostgreSQL database instead of a file of the folder: "
     "postgresql://user@host/database (needs asyncdicom[postgres]). $ASYNCDICOM_INDEX is for all tools.",
+)
+@click.option(
+    "--blobs",
+    metavar="URL",
+    envvar="ASYNCDICOM_BLOBS",
+    help="Have the instances in a bucket that speaks S3 instead of the folder: s3://bucket/prefix (needs "
+    "asyncdicom[s3]; credentials and endpoint are taken from AWS_* or the instance). $ASYNCDICOM_BLOBS is "
+    "for all tools.",
+)
+@click.option(
+    "--ack",
+    type=click.Choice(["object", "spool"]),
+    default="object",
+    show_default=True,
+    help="Where an instance is when Success is answered, with --blobs: in the bucket; or in the folder, from "
+    "where it is moved to the bucket afterwards.",
 )
 @click.option(
     "--on-conflict",
