@@ -40,7 +40,7 @@ def main() -> int:
     with harness.open_bench(
         quick=options.quick, memory=options.memory, disk=options.disk, report=_Progress()
     ) as bench:
-        bench.backlog = options.backlog
+        bench.backlog, bench.rounds = options.backlog, options.rounds
         scenarios = GROUPS[options.group]
         names = list(dict.fromkeys(options.only or scenarios))
         for number, name in enumerate(names, 1):

@@ -58,6 +58,10 @@ def _total(bench: Bench) -> int:
     return total
 
 
+def _caught_up(bench: Bench) -> int:
+    return min(100_000, _total(bench) // 2)
+
+
 def _filled(bench: Bench) -> Path:
     """Give an archive that owes so much to DOWN; it is made once in a run, and copied."""
     total = _total(bench)
@@ -299,8 +303,8 @@ class _CatchUp:
 
 
 def _catch_up_contenders(bench: Bench) -> Sequence[Contender]:
-    rounds: int = bench.pick(_CATCH_UP.rounds + 1, _CATCH_UP.quick_rounds)
-    count = min(100_000, _total(bench) // 2) // rounds
+    rounds: int = bench.rounds or bench.pick(_CATCH_UP.rounds, _CATCH_UP.quick_rounds)
+    count = _caught_up(bench) // (rounds + 1)  # one round does not count
     made: list[_CatchUp] = []
 
     def start(name: str, stack: ExitStack) -> Measure:
@@ -333,7 +337,7 @@ _CATCH_UP = Scenario(
     rounds=5,
     quick_rounds=2,
     note=lambda bench: (
-        f"the first {min(100_000, _total(bench) // 2)} of {_total(bench)}, in parts between which the pool "
+        f"the first {_caught_up(bench)} of {_total(bench)}, in parts between which the pool "
         f"sends as many; {_ASSOCIATIONS} associations of {_OPERATIONS} operations both; from the first "
         "arrival of a part to the last"
     ),
