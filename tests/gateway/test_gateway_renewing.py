@@ -54,7 +54,7 @@ async def test_what_cannot_be_looked_at_is_told_and_the_old_destinations_stay(
         setting = config(EVERYTHING.format('"A"'), A=node.server.port)
         async with gateway(tmp_path, setting) as (running, where):
 
-            def fail() -> None:
+            def fail(kind: str) -> None:
                 raise ArchiveError("the index cannot be read")
 
             monkeypatch.setattr(running._archive.deliveries, "lines", fail)
@@ -70,7 +70,7 @@ async def test_what_cannot_be_looked_at_is_told_and_the_old_destinations_stay(
 async def test_one_that_cannot_begin_routes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Archive(tmp_path, durability="none", scrub=0) as archive:
 
-        def fail() -> None:
+        def fail(kind: str) -> None:
             raise ArchiveError("the index cannot be read")
 
         monkeypatch.setattr(archive.deliveries, "lines", fail)
