@@ -18,6 +18,7 @@ from asyncdicom.cli.options import (
 )
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import run
+from asyncdicom.cli.tool import Tool
 from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 log = Log("asyncdicom.cli")
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Tool, habits_of="MOVESCU", epilog=EPILOG)
 @key_options()
 @click.option(
     "-aem",

@@ -133,7 +133,7 @@ def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> A
     return function
 
 
-@click.command(cls=_Configured, epilog=EXIT_CODES)
+@click.command(cls=_Configured, habits_of="ASYNCDICOM", server=True, epilog=EXIT_CODES)
 @click.option(
     "--config",
     "configured",
