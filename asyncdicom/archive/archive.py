@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from asyncdicom.archive.arrival import OnConflict, OnMismatch, Rules
 from asyncdicom.archive.blobs.base import Reading
-from asyncdicom.archive.blobs.folder import FolderBlobs
+from asyncdicom.archive.blobs.kinds import open_blobs
 from asyncdicom.archive.blobs.room import Room, Space
 from asyncdicom.archive.care import Care
 from asyncdicom.archive.deleted_journal import DeletedJournal
@@ -85,7 +85,10 @@ class Archive:
     the time, at so many bytes a second; 0: never. ``sweep``: at start, deal with files without a row and
     tell what is amiss; without it, `reindex` deals with them. ``index``: the URL of the PostgreSQL database
     that has the index, as ``postgresql://user@host/database`` (needs the extra ``postgres``); None: it is a
-    file of the folder.
+    file of the folder. ``blobs``: the URL of a bucket that has the instances, as ``s3://bucket/prefix``
+    (needs the extra ``s3``; the environment has credentials and endpoint); None: they are in the folder.
+    ``ack``: where they are at a Success: in the bucket ("object"), or in the folder, and moved on afterwards
+    ("spool").
     """
 
     def __init__(
@@ -105,6 +108,8 @@ class Archive:
         scrub: int = 1 << 20,
         sweep: bool = True,
         index: str | None = None,
+        blobs: str | None = None,
+        ack: str = "object",
     ) -> None:
         if durability not in DURABILITIES:
             raise ValueError(f"durability must be one of {', '.join(DURABILITIES)}, not {durability!r}")
@@ -120,13 +125,21 @@ class Archive:
         self._sweeps = sweep
         self._sync = durability == "power"
         self._calls = files if files is not None else TogetherCalls()
-        self._blobs = FolderBlobs(self.directory, self._calls, sync=self._sync)
         self._lock = -1
         self._is_open = False
         self._is_closing = False
         self._sweep: asyncio.Future[Swept | None] | None = None
         self.happened: Counter[str] = Counter()
         """What happened to instances since the start, beside being stored: by its name, how many times."""
+        self._blobs = open_blobs(
+            self.directory,
+            blobs,
+            self._calls,
+            sync=self._sync,
+            ack=ack,
+            is_shared=index is not None,
+            on_failure=self._note_store_failure,
+        )
         self.is_new = False
         self.is_served_by_tls = False
         """Whether a server takes instances for it by TLS: then they are not sent on in the clear unasked."""
@@ -183,7 +196,7 @@ class Archive:
             with opening(self.directory, in_database=self._url is not None):
                 if self._existing and self._calls.look(self.directory) is None:
                     raise no_archive(self.directory)
-                self._blobs.prepare_root()
+                self._blobs.root.prepare_root()
                 self._lock = self._calls.lock_directory(self.directory)
                 self._together = not self._sync or self._calls.can_sync_together(self.directory)
                 self._open_index()
@@ -217,10 +230,12 @@ class Archive:
             new, more = next_marker(
                 self.directory, marker, known, has_rows, kind=kind, label=self._index.label
             )
+            new = new._replace(blobs=self._blobs.kind)
             self._blobs.prepare()
+            self._blobs.claim(new.archive_id, is_known=(marker or known) is not None)
             self._index.set_identity(new.archive_id, new.generation)
             write_marker(self.directory, new, self._calls, sync=self._sync)
-            self._blobs.sync_root()
+            self._blobs.root.sync_root()
             self.is_new = new.generation == 1 and not has_rows and not had_objects
             if told or more:
                 _LOG.warning("%s", told or more)
@@ -263,7 +278,9 @@ class Archive:
                 on_work=lambda urgency: self.outbox.tell_from_thread(urgency),
             )
             self.care.start(tell=self._sweeps)
+            self._blobs.serve(self._index.upkeep.known)
         except BaseException:
+            self._blobs.close()
             self._index.close()
             raise
 
@@ -274,6 +291,9 @@ class Archive:
         except BaseException:
             self._ingest.close()
             raise
+
+    def _note_store_failure(self) -> None:
+        self.happened["store_failures"] += 1
 
     def _unlock(self) -> None:
         if self._lock >= 0:
@@ -296,6 +316,7 @@ class Archive:
         self._queries.close()
         self._upkeep.shutdown()
         self._writers.shutdown()
+        self._blobs.close()
         self._comparing.shutdown()
         self._outgoing.shutdown()
         self.care.close()
@@ -554,14 +575,14 @@ class Archive:
 
     # what runs while serving
 
-    async def reindex(self) -> Swept:
-        """Index every file that has no row, while serving, and tell what came of it.
+    async def reindex(self, *, dry_run: bool = False) -> Swept:
+        """Index every file that has no row, while serving, and tell what came of it; `dry_run`: only count.
 
         Waits for a sweep that is under way, then sweeps again. Raises `ArchiveError` when it could not go to
         its end. A cancellation ends the sweep, and is raised then; a sweep that is under way goes on.
         """
         ending = threading.Event()
-        swept = await self.called(self._upkeep, self.care.sweep, ending, ending=ending)
+        swept = await self.called(self._upkeep, self.care.sweep, ending, dry_run, ending=ending)
         if swept is None:
             raise ArchiveError("the sweep has ended early: the log says why")
         return swept

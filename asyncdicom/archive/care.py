@@ -31,7 +31,17 @@ _TOLD = {
     "healed": ("healed", "healed_in_quarantine"),
 }
 # Told if there are any.
-_RARE = ("set_aside", "superseded", "same", "incomplete", "strange", "mismatch", "divided", "returned")
+_RARE = (
+    "store_failures",
+    "set_aside",
+    "superseded",
+    "same",
+    "incomplete",
+    "strange",
+    "mismatch",
+    "divided",
+    "returned",
+)
 
 
 class Care:
@@ -120,6 +130,7 @@ class Care:
             "purged": self._index.quarantine.tombstones(),
             "deleted": self._index.deletions.count(),
             "lost": self._blobs.count_lost(),
+            **({"waiting": self._blobs.count_waiting()} if self._blobs.is_spool else {}),
             "missing": max(place.missing, place.last_missing),
             "damaged": max(place.damaged, place.last_damaged),
             **{name: sum(self._happened[each] for each in parts) for name, parts in _TOLD.items()},
@@ -144,10 +155,10 @@ class Care:
 
     # the sweep
 
-    def sweep(self, ending: threading.Event | None = None) -> Swept | None:
+    def sweep(self, ending: threading.Event | None = None, dry_run: bool = False) -> Swept | None:
         """Check the index, then deal with the files it does not know; None if that ended early.
 
-        ``ending``, when it is set, ends it early.
+        ``ending``, when it is set, ends it early. ``dry_run``: they are only counted.
         """
 
         def is_ending() -> bool:
@@ -164,7 +175,7 @@ class Care:
                     damage,
                 )
                 return None
-            return self._sweep_leftovers(is_ending)
+            return self._sweep_leftovers(is_ending, dry_run)
         except Ended:
             return None
         except (OSError, IndexFailed) as error:
@@ -172,7 +183,7 @@ class Care:
                 _LOG.error("the sweep for files without a row ended early: %s", reason(error))
             return None
 
-    def _sweep_leftovers(self, is_ending: Callable[[], bool]) -> Swept:
+    def _sweep_leftovers(self, is_ending: Callable[[], bool], dry_run: bool) -> Swept:
         swept = Leftovers(
             self._blobs,
             self._index,
@@ -180,6 +191,7 @@ class Care:
             self.swept,
             is_closing=is_ending,
             router=self._router,
+            dry_run=dry_run,
         ).sweep()
         if swept.set_aside:
             self._happened["set_aside"] += swept.set_aside

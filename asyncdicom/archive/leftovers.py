@@ -61,6 +61,9 @@ class Swept:
     missing: int = 0
     """Rows whose file is not there."""
 
+    found: int = 0
+    """Without a row, and left where they are: by a dry run."""
+
     foreign: int = 0
     """Things in the archive's folders that have no name of ours, links among them: left alone."""
 
@@ -80,6 +83,7 @@ _WORDS = {
     "deleted": "removed whose instances were deleted before",
     "unfinished": "removed that were never received to their end",
     "failed": "left because of errors",
+    "found": "files that are not in the index; nothing was done",
     "foreign": "foreign things left alone",
 }
 
@@ -88,6 +92,7 @@ class Leftovers:
     """One sweep of the archive's folders, for a thread of its own; it counts in ``swept``.
 
     ``is_closing`` ends it early. ``router`` gives who says what the instances lead to that are indexed again.
+    ``dry_run``: it only counts.
     """
 
     def __init__(
@@ -99,8 +104,10 @@ class Leftovers:
         *,
         is_closing: Callable[[], bool],
         router: Callable[[], Router | None],
+        dry_run: bool = False,
     ) -> None:
         self._blobs = blobs
+        self._dry_run = dry_run
         self._index = index
         self._ingest = ingest
         self._is_closing = is_closing
@@ -124,11 +131,18 @@ class Leftovers:
     def _sweep_folder(self, folder: str) -> None:
         if self._is_closing():
             raise Ended
-        names, foreign = self._blobs.names_in(folder)
+        listed, foreign = self._blobs.names_in(folder)
         self._swept.foreign += foreign
         # In this order: what is committed between the two looks is in the second.
-        names = [name for name in names if not self._blobs.is_receiving(name)]
+        names = [name for name in listed if not self._blobs.is_receiving(name)]
         unknown = [name for some in _chunks(names, _NAMES) for name in self._unknown(folder, some)]
+        if self._dry_run:
+            self._swept.found += len(unknown)
+        else:
+            self._deal_with(folder, unknown)
+        self._count_missing(folder, set(listed))
+
+    def _deal_with(self, folder: str, unknown: Sequence[str]) -> None:
         if unknown and folder != "quarantine":
             # Whoever made these folders may have died before their entries were durable.
             for path in (self._blobs.objects, os.path.dirname(self._blobs.below_root(folder))):
@@ -139,7 +153,6 @@ class Leftovers:
             unknown = self._without_deleted(folder, unknown)
         for group in _chunks(unknown, _GROUP):
             self._index_again(folder, group)
-        self._count_missing(folder, set(names))
 
     def _unknown(self, folder: str, names: Sequence[str]) -> list[str]:
         known = self._index.upkeep.known(folder, names)

@@ -74,6 +74,8 @@ _KEYS: dict[str, type] = {
     "relational": list,
     "durability": str,
     "index": str,
+    "blobs": str,
+    "ack": str,
     "on_conflict": str,
     "on_mismatch": str,
     "incomplete": str,
