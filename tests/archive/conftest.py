@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.buckets import Bucket, bucket
+from helpers.buckets import PLACES, Bucket, below, bucket
 from helpers.index_asking import URLS
 from helpers.postgres import Server, server
 
@@ -144,7 +144,7 @@ class Tools:
 
     @staticmethod
     def files_below(folder: Path) -> list[Path]:
-        return sorted(path for path in folder.rglob("*.dcm") if path.is_file())
+        return sorted(path for path in below(folder).rglob("*.dcm") if path.is_file())
 
 
 @pytest.fixture
@@ -211,8 +211,22 @@ ON_BOTH: dict[str, tuple[str, ...]] = {
 # The tests of these modules run with the instances in a folder and in a bucket, but those named, which are
 # about the files of a folder.
 IN_BUCKET: dict[str, tuple[str, ...]] = {
-    "test_archive_identity": (),
-    "test_archive_lenient": (),
+    **dict.fromkeys(
+        (
+            "test_archive_aside",
+            "test_archive_delete",
+            "test_archive_dimse",
+            "test_archive_durability",
+            "test_archive_faults",
+            "test_archive_identity",
+            "test_archive_incomplete",
+            "test_archive_kept",
+            "test_archive_lenient",
+            "test_archive_reassign",
+            "test_archive_store",
+        ),
+        (),
+    ),
 }
 
 
@@ -271,12 +285,15 @@ def blobs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
             monkeypatch.setenv(name, value)
 
         def in_bucket(archive: Archive, directory: str | Path, **options: Any) -> None:
-            below = hashlib.sha256(os.path.abspath(directory).encode()).hexdigest()[:16]
-            options.setdefault("blobs", f"{made.url}/{below}")
+            folder = os.path.abspath(directory)
+            prefix = hashlib.sha256(folder.encode()).hexdigest()[:16]
+            if options.setdefault("blobs", f"{made.url}/{prefix}"):
+                PLACES[folder] = made.file(prefix)
             init(archive, directory, **options)
 
         monkeypatch.setattr(Archive, "__init__", in_bucket)
         yield made
+        PLACES.clear()
 
 
 @pytest.fixture

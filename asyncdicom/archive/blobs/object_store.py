@@ -265,19 +265,18 @@ class ObjectStore:
 
     async def put(self, key: str, data: bytes) -> None:
         """Make an object, in the loop of `spawn`. Raises ``FileExistsError`` if there is one."""
-        async with self._places:
-            with self._telling(key):
-                async with asyncio.timeout(self._timeout):
-                    await self._obstore.put_async(self._once, key, data, mode="create", use_multipart=False)
+        with self._telling(key):
+            async with asyncio.timeout(self._timeout), self._places:  # a long queue is no answer, either
+                await self._obstore.put_async(self._once, key, data, mode="create", use_multipart=False)
 
     async def remove_async(self, key: str) -> None:
         """As `remove`, in the loop of `spawn`; asked once."""
-        async with self._places:
-            try:
-                with self._telling(key):
+        try:
+            with self._telling(key):
+                async with asyncio.timeout(self._timeout), self._places:
                     await self._obstore.delete_async(self._once, key)
-            except FileNotFoundError:
-                pass
+        except FileNotFoundError:
+            pass
 
     async def upload(self, key: str, pieces: AsyncGenerator[bytes, None]) -> None:
         """Make an object of pieces that come, in the loop of `spawn`; if they break off, there is none."""
