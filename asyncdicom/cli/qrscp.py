@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from asyncdicom.access import ANYBODY, AccessPolicy, Peer
 from asyncdicom.cli.config import ConfigError, parse_peer, read_config, secured
+from asyncdicom.cli.functions import function_of
 from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import PORT, server_options
 from asyncdicom.cli.peer import Tls
@@ -114,23 +114,6 @@ def _place(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise click.BadParameter(f"{text!r} is no place to listen at: write HOST:PORT, or PORT")
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
-
-
-def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
-    """Import a function by its name."""
-    if text is None:
-        return None
-    module, _, name = text.partition(":")
-    try:
-        function = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        why = f"{error}" if isinstance(error, ImportError) else f"{module or 'it'} has no {name!r}"
-        raise click.BadParameter(
-            f"{text}: {why}; write it as module:function, and let $PYTHONPATH lead to the module"
-        ) from None
-    if not callable(function):
-        raise click.BadParameter(f"{text} is no function")
-    return function
 
 
 @click.command(cls=_Configured, epilog=EXIT_CODES)
@@ -262,7 +245,7 @@ def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> A
 @click.option(
     "--worklist",
     metavar="MODULE:FUNCTION",
-    callback=_function,
+    callback=function_of,
     help="Answer Modality Worklist queries with what this Python function yields (see asyncdicom.Worklist).",
 )
 @click.option(

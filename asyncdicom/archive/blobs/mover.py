@@ -55,6 +55,11 @@ class Mover:
         self._thread = threading.Thread(target=self._run, args=(known,), name="asyncdicom-mover", daemon=True)
         self._thread.start()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it is at work."""
+        return self._thread is not None
+
     def close(self) -> None:
         """End it, when what is on its way has come to its end. Blocks."""
         self._ending.set()
