@@ -18,13 +18,14 @@ from helpers.finished import finished
 from asyncdicom.archive.blobs.base import Blobs, State
 from asyncdicom.archive.blobs.compare import compare_blobs
 from asyncdicom.archive.blobs.folder import FolderBlobs
+from asyncdicom.archive.blobs.header import header_of
 from asyncdicom.archive.blobs.kinds import open_blobs
 from asyncdicom.archive.blobs.spool import SpoolBlobs
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.data.likeness import Likeness
 from asyncdicom.net.sources import is_repeatable
 
-HEADER = bytes(20) + bytes(16)  # it ends with the place of the digest
+HEADER = header_of("1.2", "1.3", "1.2.840.10008.1.2", None)  # it ends with the place of the digest
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def folder(tmp_path: Path) -> FolderBlobs:
 def keeper(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Blobs]:
-    """Each kind of what keeps blobs; "moved": spooled ones, which are in the bucket as soon as they are kept."""
+    """Each kind of what keeps blobs; "moved": spooled ones, in the bucket as soon as they are kept."""
     if request.param == "folder":
         made: Blobs = FolderBlobs(str(tmp_path), FileCalls(), sync=True)
         made.prepare()
@@ -104,8 +105,8 @@ def test_a_blob_is_new_written_kept_and_listed(keeper: Blobs) -> None:
     assert (blobs.foreign_folders(), blobs.is_trusted(blob.name)) == (0, True)
     path = blobs.path(blob.name)
     blobs.sync(os.path.dirname(path))
-    assert content(blobs, path) == bytes(20) + bytes.fromhex(blob.digest) + b"abcdef"
-    assert (blobs.size(path), blobs.is_there(path)) == (42, True)
+    assert content(blobs, path) == HEADER[:-16] + bytes.fromhex(blob.digest) + b"abcdef"
+    assert (blobs.size(path), blobs.is_there(path)) == (len(HEADER) + 6, True)
     assert blobs.look_at(path, row(b"abcdef", blob.digest)) is State.SOUND
     assert blobs.look_at(path, row(b"abcdef", "another")) is State.DAMAGED
     assert blobs.look_at(path, row(b"abc", blob.digest)) is State.DAMAGED
