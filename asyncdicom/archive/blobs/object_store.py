@@ -232,7 +232,7 @@ class ObjectStore:
             self._obstore.put(self._once, key, data, mode="create", use_multipart=False)
 
     def create_of(self, key: str, pieces: Iterator[bytes]) -> None:
-        """Make an object of pieces, in place of what is there."""
+        """Make an object of pieces, in place of what is there. They do not come from a store."""
         with self._telling(key):
             self._obstore.put(
                 self._again, key, pieces, use_multipart=True, chunk_size=PART, max_concurrency=_PARTS_AT_ONCE
@@ -252,16 +252,16 @@ class ObjectStore:
         if size is None:
             raise FileNotFoundError(errno.ENOENT, "no such object", key)
         if size > _COPIED_BY_STORE:
-            self.create_of(target, self._pieces(key, size))
+            self.spawn(self.upload(target, self._pieces(key, size))).result()
         else:
             with self._telling(key):
                 self._obstore.copy(self._again, key, target)
         if self.size(target) != size:
             raise Unreachable(errno.ENODATA, "the object store has not made the copy")
 
-    def _pieces(self, key: str, size: int) -> Iterator[bytes]:
+    async def _pieces(self, key: str, size: int) -> AsyncGenerator[bytes, None]:
         for start in range(0, size, PART):
-            yield bytes(self.read(key, start, PART)[0])
+            yield bytes(await self.read_async(key, start, PART))
 
     async def put(self, key: str, data: bytes) -> None:
         """Make an object, in the loop of `spawn`. Raises ``FileExistsError`` if there is one."""
