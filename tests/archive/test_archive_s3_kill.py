@@ -23,7 +23,7 @@ from helpers.index_asking import ask
 
 from asyncdicom.archive import Archive
 
-LIVES = 1000 if LONG else 8
+LIVES = int(os.environ.get("ASYNCDICOM_LONG_LIVES", "1000")) if LONG else 8
 PLACES = ("put", "before the commit", "after the commit", "any time")
 
 
