@@ -130,7 +130,9 @@ async def test_no_row_without_an_object(store: Bucket, tmp_path: Path, ack: str)
     assert {place for place, end in all_of_them.ends if end == -signal.SIGKILL} == set(PLACES)
     async with Archive(folder, blobs=store.url, ack=ack, durability="none", sweep=False, scrub=0) as archive:
         swept = await archive.reindex()
-        assert (swept.failed, swept.set_aside, swept.missing) == (0, 0, 0)
+        assert (swept.failed, swept.missing) == (0, 0)
+        # A file may be whole but for the digest in its head when its process dies; an object never is.
+        assert swept.set_aside == 0 or ack == "spool"
         found = await archive.read(lambda: list(archive.care.verify(lambda size: None)))
         while any((folder / "objects").rglob("*.dcm")):
             await asyncio.sleep(0.01)  # until it is moved
