@@ -85,10 +85,8 @@ class AssociationCore(Exchange):
         "_left",
         "_quiet_by",
         "_wants_release",
-        "_was_late",
         "queued",
         "request",
-        "unanswered",
     )
 
     def __init__(
@@ -119,10 +117,8 @@ class AssociationCore(Exchange):
         self._wants_release: bool | None = None  # once quiet: True to release, False to abort
         self._quiet_by: float | None = None  # until when that has to be
         self._answer_by: float | None = None  # until when we may put off the A-RELEASE-RP
-        self._was_late = False  # the peer, with a response
         self.request: AAssociateRQ | None = None
         self.queued = 0
-        self.unanswered = 0
 
     # what can be seen
 
@@ -183,22 +179,6 @@ class AssociationCore(Exchange):
             raise AssociationReleased(f"{self._name()}: the peer has asked for the release")
         if self._half_closed:
             raise AssociationClosed(f"{self._name()}: the peer has closed its half of the connection")
-
-    @property
-    def is_broken_by_window(self) -> bool | None:
-        """Whether the peer has ended it because several operations were outstanding: None if it may have.
-
-        Then it has answered fewer than the window is large: it minds the first time that there are two. It
-        surely does by an A-ABORT; one that closes, or does not answer, may as well have crashed.
-        """
-        failure, invoked = self.failure, self._invoked
-        if self.unanswered < 2 or (invoked.window and invoked.answered >= invoked.window):
-            return False
-        if isinstance(failure, AssociationAborted):
-            if not failure.message:
-                return True
-            return None if self._was_late else False  # it was us
-        return None if isinstance(failure, AssociationClosed) else False
 
     # out
 

@@ -25,7 +25,7 @@ from asyncdicom.dimse.operations import (
     InvokedOperations,
     PerformedOperations,
 )
-from asyncdicom.exceptions import AssociationError, RemoteProtocolError
+from asyncdicom.exceptions import AssociationAborted, AssociationClosed, AssociationError, RemoteProtocolError
 from asyncdicom.options import Limits, Timeouts
 from asyncdicom.status import Status
 from asyncdicom.ul.decoder import PDataFragment
@@ -65,7 +65,8 @@ class Exchange(ABC):
     """The operations of an association, in both directions. Times are in seconds.
 
     Attributes: `negotiated`, once it is known; `contexts`, the accepted presentation contexts by their ID;
-    `failure`, what has ended the association; `news`, what has happened and was not asked for yet.
+    `failure`, what has ended the association, when so many requests of ours were `unanswered`; `news`, what has
+    happened and was not asked for yet.
     """
 
     __slots__ = (
@@ -84,10 +85,12 @@ class Exchange(ABC):
         "_performing",
         "_sending",
         "_timeouts",
+        "_was_late",
         "contexts",
         "failure",
         "negotiated",
         "news",
+        "unanswered",
     )
 
     def __init__(
@@ -120,6 +123,8 @@ class Exchange(ABC):
         self._encoded_command: Command | None = None
         self._encoded = b""
         self._fragmenter: Fragmenter | None = None
+        self._was_late = False  # the peer, with a response
+        self.unanswered = 0
 
     # what the other half does
 
@@ -171,6 +176,22 @@ class Exchange(ABC):
         return not (self._performing or self._sending or self._invoked.opened) and (
             self._incoming is NOTHING or self._incoming is A_REQUEST
         )
+
+    @property
+    def is_broken_by_window(self) -> bool | None:
+        """Whether the peer has ended it because several operations were outstanding: None if it may have.
+
+        Then it has answered fewer than the window is large: it minds the first time that there are two. It
+        surely does by an A-ABORT; one that closes, or does not answer, may as well have crashed.
+        """
+        failure, invoked = self.failure, self._invoked
+        if self.unanswered < 2 or (invoked.window and invoked.answered >= invoked.window):
+            return False
+        if isinstance(failure, AssociationAborted):
+            if not failure.message:
+                return True
+            return None if self._was_late else False  # it was us
+        return None if isinstance(failure, AssociationClosed) else False
 
     # out
 
