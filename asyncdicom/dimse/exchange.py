@@ -65,7 +65,7 @@ class Exchange(ABC):
     """The operations of an association, in both directions. Times are in seconds.
 
     Attributes: `negotiated`, once it is known; `contexts`, the accepted presentation contexts by their ID;
-    `failure`, what has ended the association, when so many requests of ours were `unanswered`; `news`, what has
+    `failure`, what has ended the association, with so many requests of ours `unanswered`; `news`, what has
     happened and was not asked for yet.
     """
 
