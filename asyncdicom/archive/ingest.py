@@ -193,9 +193,12 @@ class Ingest:
     def _come_again(self, arrival: Arrival, wanted: LookFirst | MoveFirst) -> None:
         """Have another thread look at the file of a row, or move that of the arrival, which takes long."""
         if isinstance(wanted, LookFirst):
-            do, compares = partial(self._look, arrival, wanted), wanted.compares
+            do, takes_turns = partial(self._look, arrival, wanted), wanted.compares
         else:
-            do, compares = partial(self._move, arrival, wanted), False
+            do, takes_turns = (
+                partial(self._move, arrival, wanted),
+                True,
+            )  # who sends conflicts waits for himself
 
         def then_again() -> None:
             try:
@@ -205,7 +208,7 @@ class Ingest:
                 arrival.tell(error)
 
         try:
-            (self._one_by_one if compares else self._elsewhere)(then_again)
+            (self._one_by_one if takes_turns else self._elsewhere)(then_again)
         except RuntimeError:  # closing: nobody else is waiting
             try:
                 do()
