@@ -168,7 +168,7 @@ ELSEWHERE = {
     "`services.query.MAXIMUM_UNREADABLE`",  # there, too
     "`services.arrivals.MAXIMUM_REFUSED`",  # in services/test_arrivals.py
     # to the second, in net/test_deadlines.py
-    *("`acse`", "`artim`", "`dimse`", "`receive`", "`write`"),
+    *("`acse`", "`artim`", "`dimse`", "`receive`", "`write`", "`half_closed`"),
     *("`handler`", "`cancel`", "`release`", "`idle`", "`close`"),
     "`ul.protocol.MINIMUM_PROGRESS`",
     # ul/test_ul_timers.py
