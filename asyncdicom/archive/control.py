@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import socket
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
@@ -52,6 +54,7 @@ class ControlError(DicomNetworkError):
 class Control:
     """The channel of an open archive, as a context manager. It does not keep the archive from serving.
 
+    Where another process serves the archive, too, and has the socket, this one's is ``control-PID`` beside it.
     ``on_reload``: what the method ``reload`` awaits; without any there is no such method. ``methods``: more
     of them, of what runs beside the archive. On Windows, and where the socket cannot be made (that is
     logged), there is no channel.
@@ -74,6 +77,8 @@ class Control:
 
     async def __aenter__(self) -> Control:
         if sys.platform != "win32":
+            if self._archive.is_shared:
+                self._path = await asyncio.to_thread(_free_path, self._path)
             try:
                 listener = listen_local(self._path)
             except OSError as error:
@@ -165,6 +170,41 @@ class Control:
         return self._methods[method], arguments
 
 
+def _free_path(path: str) -> str:
+    """Give the path, or if somebody listens there, one of this process; sockets of the dead are removed."""
+    for other in _others(path):
+        if not _is_served(other):
+            with suppress(OSError):
+                os.unlink(other)
+    return f"{path}-{os.getpid()}" if _is_served(path) else path
+
+
+def _others(path: str) -> list[str]:
+    """Give the sockets of processes that serve the same archive beside the first one."""
+    folder, name = os.path.split(path)
+    found = re.compile(rf"{name}-[0-9]+")
+    try:
+        return sorted(os.path.join(folder, each) for each in os.listdir(folder) if found.fullmatch(each))
+    except OSError:
+        return []
+
+
+def _is_served(path: str) -> bool:
+    try:
+        connect_local(path, _CONNECTING).close()
+    except OSError:
+        return False
+    return True
+
+
+def _connect(path: str) -> socket.socket:
+    """Connect to the first process that serves the archive, or to another one. Raises `OSError`."""
+    for each in (path, *_others(path)):
+        with suppress(OSError):
+            return connect_local(each, _CONNECTING)
+    return connect_local(path, _CONNECTING)
+
+
 def _reloading(on_reload: Callable[[], Awaitable[object]]) -> Method:
     async def reload(archive: Archive, arguments: Mapping[str, Any]) -> AsyncGenerator[Line, None]:
         await on_reload()
@@ -188,7 +228,7 @@ async def ask(directory: str, method: str, arguments: Mapping[str, Any]) -> Asyn
         raise NotServed
     path = os.path.join(os.path.abspath(directory), NAME)  # noqa: ASYNC240 - it asks for the current folder
     try:
-        connection = await asyncio.to_thread(connect_local, path, _CONNECTING)
+        connection = await asyncio.to_thread(_connect, path)
     except OSError as error:
         raise NotServed from error
     connection.setblocking(False)

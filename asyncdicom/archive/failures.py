@@ -17,9 +17,14 @@ def opening(directory: str, *, in_database: bool = False) -> Iterator[None]:
     try:
         yield
     except BlockingIOError:
-        raise ArchiveError(
-            f"{directory} is in use by another archive process: stop it, or name another folder"
-        ) from None
+        what = (
+            "has it for itself: stop that one"  # a tool, or an archive with its index in a file
+            if in_database
+            else "stop it, or name another folder; for several processes at once the index has to be in "
+            "PostgreSQL (--index URL)"
+        )
+        how = ", which " if in_database else ": "
+        raise ArchiveError(f"{directory} is in use by another archive process{how}{what}") from None
     except OSError as error:
         raise ArchiveError(f"{directory} cannot be used: {error.strerror}") from error
     except IndexFailed as error:
@@ -56,6 +61,5 @@ def using(directory: str) -> Iterator[None]:
 
 def _of_database(directory: str, error: IndexFailed) -> ArchiveError:
     return ArchiveError(
-        f"the database of {directory} cannot be used ({reason(error)}): see that it runs, and that no other "
-        "process has this archive"
+        f"the database of {directory} cannot be used ({reason(error)}): see that it runs"
     )

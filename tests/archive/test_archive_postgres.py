@@ -99,7 +99,7 @@ def test_a_second_archive_process_is_refused(index: PostgresIndex, writer: Write
 
 
 def test_the_same_instance_of_two_writers_is_there_once(index: PostgresIndex) -> None:
-    one, other = index.writer(is_alone=False), index.writer(is_alone=False)
+    one, other = index.writer(), index.writer()
     taken = insertion("1.2.7")
 
     def between(group: Any) -> tuple[list[str], Changes]:
@@ -115,7 +115,7 @@ def test_the_same_instance_of_two_writers_is_there_once(index: PostgresIndex) ->
 
 
 def test_a_series_that_another_writer_has_removed_is_made_anew(index: PostgresIndex) -> None:
-    one, other = index.writer(is_alone=False), index.writer(is_alone=False)
+    one, other = index.writer(), index.writer()
     commit(one, insertion("1.2.7"))
     existing = other.find("1.2.7")
     replaced = insertion("1.2.7", series="1.2.9", study="1.9", instead_of=existing)
