@@ -54,7 +54,7 @@ class ControlError(DicomNetworkError):
 class Control:
     """The channel of an open archive, as a context manager. It does not keep the archive from serving.
 
-    Where another process serves the archive, too, and has the socket, this one's is ``control-PID`` beside it.
+    Where another process serves the archive, too, and has the socket, this one's is ``control-PID``.
     ``on_reload``: what the method ``reload`` awaits; without any there is no such method. ``methods``: more
     of them, of what runs beside the archive. On Windows, and where the socket cannot be made (that is
     logged), there is no channel.

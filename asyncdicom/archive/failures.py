@@ -60,6 +60,4 @@ def using(directory: str) -> Iterator[None]:
 
 
 def _of_database(directory: str, error: IndexFailed) -> ArchiveError:
-    return ArchiveError(
-        f"the database of {directory} cannot be used ({reason(error)}): see that it runs"
-    )
+    return ArchiveError(f"the database of {directory} cannot be used ({reason(error)}): see that it runs")

@@ -225,7 +225,10 @@ def _parameters(item: pytest.Item) -> list[str]:
 
 
 def _is_on_postgres(item: pytest.Item) -> bool:
-    return "postgresql" in _parameters(item) or item.path.name == "test_archive_postgres.py"
+    return "postgresql" in _parameters(item) or item.path.name in (
+        "test_archive_postgres.py",
+        "test_archive_processes.py",
+    )
 
 
 @pytest.fixture(autouse=True)

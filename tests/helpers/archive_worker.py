@@ -82,4 +82,5 @@ async def _store_some(archive: Archive, waiting: list[tuple[str, str, str]]) -> 
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:4], *map(int, sys.argv[4:])))
+    number, count, studies = map(int, sys.argv[4:])
+    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], number, count, studies))
