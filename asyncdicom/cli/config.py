@@ -74,6 +74,7 @@ _KEYS: dict[str, type] = {
     "relational": list,
     "durability": str,
     "index": str,
+    "processes": int,
     "on_conflict": str,
     "on_mismatch": str,
     "incomplete": str,

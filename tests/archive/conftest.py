@@ -224,6 +224,9 @@ def _parameters(item: pytest.Item) -> list[str]:
     return item.name.partition("[")[2].rstrip("]").split("-")
 
 
+_ON_POSTGRES = ("test_archive_postgres.py", "test_archive_processes.py", "test_archive_several.py")
+
+
 def _is_on_postgres(item: pytest.Item) -> bool:
     return "postgresql" in _parameters(item) or item.path.name in (
         "test_archive_postgres.py",
