@@ -43,7 +43,15 @@ if TYPE_CHECKING:
     from asyncdicom.running import run, serve_until_stopped
     from asyncdicom.scu.client import Client
     from asyncdicom.scu.finding import Finding
-    from asyncdicom.scu.results import Instance, Matches, Retrieved, Stored, StoreResult
+    from asyncdicom.scu.results import (
+        Instance,
+        Matches,
+        ReceivedInstance,
+        ReceivedStudy,
+        Retrieved,
+        Stored,
+        StoreResult,
+    )
     from asyncdicom.scu.retrieving import Retrieving
     from asyncdicom.scu.storing import Storable, Storing
     from asyncdicom.server import AssociationHook, Server, serve
@@ -155,6 +163,8 @@ __all__ = [
     "ProtocolError",
     "Query",
     "QueryService",
+    "ReceivedInstance",
+    "ReceivedStudy",
     "Reference",
     "RemoteProtocolError",
     "Request",
@@ -225,7 +235,7 @@ _MODULES = {
     "running": "run serve_until_stopped",
     "scu.client": "Client",
     "scu.finding": "Finding",
-    "scu.results": "Instance Matches Retrieved Stored StoreResult",
+    "scu.results": "Instance Matches ReceivedInstance ReceivedStudy Retrieved Stored StoreResult",
     "scu.retrieving": "Retrieving",
     "scu.storing": "Storable Storing",
     "server": "AssociationHook Server serve",

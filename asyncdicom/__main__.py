@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 # A tool is a module of asyncdicom.cli with a click command called `command`.
@@ -25,6 +26,7 @@ TOOLS = {
     "haproxy": "write the configuration of a balancer for the nodes of an archive",
     "conformance": "send a peer what others get wrong, and judge its reactions",
     "samples": "write synthetic images to try things with",
+    "completion": "complete command lines in bash, zsh and fish",
     "demo": "start an archive and play a radiologist's work-flow",
 }
 
@@ -36,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run `arguments` (by default those of the process) and give the exit code."""
     if arguments is None:
         arguments = sys.argv[1:]
+        if "_ASYNCDICOM_COMPLETE" in os.environ:
+            return _complete(os.environ["_ASYNCDICOM_COMPLETE"])
     tool = arguments[0] if arguments else "--help"
     if tool in ("-h", "--help", "help"):
         return _tell(_help(), 0 if arguments else 2)
@@ -44,10 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         return _tell(f"asyncdicom {__version__}", 0)
     if tool not in TOOLS:
-        print(
-            f"asyncdicom: there is no tool {tool!r}; the tools are {', '.join(TOOLS)} (asyncdicom --help)",
-            file=sys.stderr,
-        )
+        print(f"asyncdicom: there is no tool {tool!r}; {_meant(tool)} (asyncdicom --help)", file=sys.stderr)
         return 2
     try:
         from asyncdicom.cli.run import run_tool
@@ -59,6 +60,23 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"asyncdicom {tool}: this tool needs: pip install 'asyncdicom[{extra}]'", file=sys.stderr)
         return 2
+
+
+def _complete(instruction: str) -> int:
+    """Answer a shell; what is not installed is told by whoever runs the tool, not while it is typed."""
+    try:
+        from asyncdicom.cli.completion import complete
+
+        return complete(TOOLS, instruction)
+    except ModuleNotFoundError:
+        return 1
+
+
+def _meant(tool: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(tool.lower(), (*TOOLS, "--help", "--version"), 1, 0.75)
+    return f"did you mean {near[0]}?" if near else f"the tools are {', '.join(TOOLS)}"
 
 
 def _tell(text: str, code: int) -> int:

@@ -19,6 +19,7 @@ from asyncdicom.exceptions import (
     AssociationTimeout,
 )
 from asyncdicom.net.channel import Channel, Trace
+from asyncdicom.net.memory import loop_for
 from asyncdicom.net.tls import check_context, explain
 from asyncdicom.net.tls_sessions import SESSIONS, resuming
 from asyncdicom.opening import Opening, is_answer
@@ -103,7 +104,7 @@ def associate(
 
     async def ask(request: AAssociateRQ) -> Association | AssociationError:
         """Give what became of a request that was sent; raise why none could be."""
-        loop = asyncio.get_running_loop()
+        loop = loop_for(address.host)
         channel = Channel(
             loop,
             requestor=True,

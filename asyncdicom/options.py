@@ -198,6 +198,12 @@ class Timeouts(_Options):
     Beyond it: A-ABORT.
     """
 
+    half_closed: float | None = 5.0
+    """Seconds that what the peer has asked may take, once it has closed its half of the connection.
+
+    A peer that has gone looks the same as one that only sends no more. Beyond it: A-ABORT.
+    """
+
     idle: float | ByRole[float | None] | None = ByRole(requestor=None, acceptor=300.0)
     """Seconds that an association may have nothing under way: 300 as its acceptor.
 
@@ -228,6 +234,7 @@ class Timeouts(_Options):
             self.handler,
             self.cancel,
             self.release,
+            self.half_closed,
             of_role(self.idle, requestor=requestor),
             self.close,
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from inspect import isawaitable
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -167,7 +168,8 @@ async def serve_until_stopped(
     try:
         if on_ready is not None:
             on_ready()
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        with _left_alone():
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if not stopped.done():
             watch.end()
             return STOPPED
@@ -181,6 +183,20 @@ async def serve_until_stopped(
         log.warning("waiting for %d associations to end; a second signal aborts them", server.associations)
     await closing
     return stopped.result()
+
+
+@contextmanager
+def _left_alone() -> Iterator[None]:
+    """Have the garbage collector leave alone what is there now, which stays for as long as the program runs.
+
+    Otherwise it goes through all of it again and again, and holds up everybody for 50 ms each time.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _Reloads:

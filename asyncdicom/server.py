@@ -21,7 +21,8 @@ from asyncdicom.dimse.messages import CommandField
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.descriptors import missing_descriptors
 from asyncdicom.net.handing import HandedListener
-from asyncdicom.net.listener import Acceptor, bind
+from asyncdicom.net.listener import Acceptor, accept_from, bind
+from asyncdicom.net.memory import MemoryListener, loop_for
 from asyncdicom.net.proxy import ProxyHeaderError, receive_caller
 from asyncdicom.net.tls import Handshakes, check_context, explain, severity
 from asyncdicom.opening import Opening
@@ -280,7 +281,7 @@ class Server:
             log.warning("%s", too_few)
         self._address = address
         self._sockets = sockets
-        self._acceptors: list[Acceptor] = []
+        self._acceptors: list[Acceptor | MemoryListener] = []
         self._started: list[Service] = []
 
     async def _start(self) -> None:
@@ -296,7 +297,7 @@ class Server:
             for listener in self._sockets:
                 listener.close()
             raise
-        self._acceptors = [Acceptor(listener, self._take) for listener in self._sockets]
+        self._acceptors = [accept_from(listener, self._take) for listener in self._sockets]
         log.info("%s listens on %s", self.ae_title, self._address._replace(port=self.port).place)
 
     def _open_to(
@@ -388,7 +389,7 @@ class Server:
         return _Telling(association, grant, setup.services, setup.association_closed)
 
     def _take(self, connection: socket.socket, host: str) -> None:
-        loop = asyncio.get_running_loop()
+        loop = loop_for(self.host)
         admission, now = self._admission, loop.time()
         is_proxy = self._setup.access.trusts(host)
         if not (admission.admits_proxy(now) if is_proxy else admission.admits_connection(host, now)):
@@ -437,7 +438,7 @@ class Server:
     async def _connect(self, channel: Channel, connection: socket.socket, host: str) -> bool:
         try:
             if self._handshakes is None:
-                loop = asyncio.get_running_loop()
+                loop = loop_for(self.host)
                 await loop.connect_accepted_socket(lambda: channel.transport, connection)
             else:
                 await self._handshakes.perform(lambda: channel.transport, connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from helpers.archive_process import CT, data_set
-from helpers.peer import ABORTED_BY_USER, EOF, Peer, fragments, message, store_rq
+from helpers.peer import ABORTED_BY_USER, EOF, Peer, eventually, fragments, message, store_rq
 
-from asyncdicom import PresentationContext, associate, serve, serve_until_stopped
+from asyncdicom import PresentationContext, Request, associate, serve, serve_until_stopped
 from asyncdicom.running import hold_reloads
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
@@ -288,3 +289,17 @@ sys.exit(asyncdicom.run(serving(), grace=0.3))
         await process.communicate()
     assert status == 4
     assert "asyncdicom-files_0 in write (<string>:" in err
+
+
+async def nothing(request: Request) -> int:
+    return 0
+
+
+async def test_what_is_there_at_the_start_is_left_alone_by_the_garbage_collector() -> None:
+    frozen = gc.get_freeze_count()
+    async with serve("SCP@127.0.0.1:0", c_store=nothing) as server:
+        serving = asyncio.ensure_future(serve_until_stopped(server))
+        await eventually(lambda: gc.get_freeze_count() > frozen)
+        await server.close()
+        await serving
+    assert gc.get_freeze_count() == 0, "it is the program's again"

@@ -414,6 +414,34 @@ async def test_a_peer_that_half_closes_still_gets_its_answers() -> None:
             await eventually(partial(has_no_associations, server))
 
 
+@pytest.mark.parametrize("size", [1000, 4 << 20])  # the end is read, or stands behind what nobody reads
+@pytest.mark.parametrize("end", ["closed", "reset"])
+async def test_a_peer_that_has_gone_keeps_no_handler(size: int, end: str) -> None:
+    """A handler that is stuck is cancelled long before `Timeouts.handler`: nobody waits for its answer."""
+
+    async def stuck(request: Request) -> int:
+        begun.append(request)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(request)
+        return 0
+
+    begun: list[Request] = []
+    ended: list[Request] = []
+    async with serve("SCP@127.0.0.1:0", c_store=stuck, timeouts=Timeouts(half_closed=0.1)) as server:
+        async with await Peer.connect(server.port) as peer:
+            await peer.associate()
+            peer.write(message(3, store_rq(1), bytes(size)))
+            await eventually(lambda: begun)
+            if end == "reset":
+                peer.reset()
+            else:
+                peer.writer.close()
+            await eventually(partial(has_no_associations, server))
+    assert len(ended) == 1
+
+
 async def test_a_release_collision_with_a_requestor() -> None:
     """Both ask at once; the acceptor waits for the requestor's answer first (PS3.8 AR-8, AR-10, AR-4)."""
 

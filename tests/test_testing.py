@@ -25,7 +25,7 @@ filterwarnings = error
 
 USES = """
 import asyncio
-from asyncdicom import STUDY_ROOT, AssociationRejected
+from asyncdicom import STUDY_ROOT, AssociationClosed, AssociationRejected
 import pytest
 
 async def one(request):
@@ -42,6 +42,19 @@ async def test_who_is_rejected(dicom_server, dicom_peer):
         with pytest.raises(AssociationRejected):
             await dicom_peer(server)
 
+async def test_it_is_the_same_in_memory(dicom_server, dicom_peer, dicom_network):
+    async with dicom_server(c_find=one, network=dicom_network) as server:
+        async with dicom_peer(server, contexts=[STUDY_ROOT]) as peer:
+            (match,) = await peer.c_find({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": ""})
+        assert (server.host, match.StudyInstanceUID) == (dicom_network.host, "1.2.3")
+
+async def test_a_connection_is_cut(dicom_server, dicom_peer, dicom_network):
+    async with dicom_server(network=dicom_network) as server:
+        peer = await dicom_peer(server)
+        dicom_network.cut()
+        with pytest.raises(AssociationClosed):
+            await peer.c_echo()
+
 async def test_nothing_is_left_behind():
     assert asyncio.all_tasks() == {asyncio.current_task()}
 """
@@ -50,11 +63,11 @@ async def test_nothing_is_left_behind():
 def test_the_recipe_tests_a_handler(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makeini(INI)
-    (recipe,) = re.findall(r"<!-- recipe: testing -->\n```python\n(.*?)```", RECIPE, re.DOTALL)
-    pytester.makepyfile(test_uses=USES, test_recipe=recipe)
+    recipe, silence = re.findall(r"<!-- recipe: \w+ -->\n```python\n(.*?)```", RECIPE, re.DOTALL)
+    pytester.makepyfile(test_uses=USES, test_recipe=recipe, test_silence=silence)
     # The entry point has the module's own name: where it is installed this changes nothing.
     result = pytester.runpytest_subprocess("-p", "asyncdicom.testing")
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=7)
 
 
 def test_its_fixtures_are_listed_with_their_use(
@@ -63,7 +76,12 @@ def test_its_fixtures_are_listed_with_their_use(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     result = pytester.runpytest_subprocess("-p", "asyncdicom.testing", "--fixtures")
     result.stdout.fnmatch_lines(
-        ["dicom_server*", "*async with dicom_server(c_store=handler) as server*", "dicom_peer*"]
+        [
+            "dicom_network*",
+            "dicom_server*",
+            "*async with dicom_server(c_store=handler) as server*",
+            "dicom_peer*",
+        ]
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from asyncdicom.archive.arrival import OnConflict, OnMismatch, Rules
 from asyncdicom.archive.blobs.base import Reading
-from asyncdicom.archive.blobs.folder import FolderBlobs
+from asyncdicom.archive.blobs.kinds import open_blobs
 from asyncdicom.archive.blobs.room import Room, Space
 from asyncdicom.archive.care import Care
 from asyncdicom.archive.deleted_journal import DeletedJournal
@@ -83,6 +83,9 @@ class Archive:
     tell what is amiss; without it, `reindex` deals with them. ``index``: the URL of the PostgreSQL database
     that has the index, as ``postgresql://user@host/database`` (needs the extra ``postgres``): then several
     processes of one machine may have the archive open; None: it is a file of the folder, and one may.
+    ``blobs``: the URL of a bucket that has the instances, as ``s3://bucket/prefix`` (needs the extra ``s3``;
+    the environment has credentials and endpoint); None: they are in the folder. ``ack``: where they are at a
+    Success: in the bucket ("object"), or in the folder, and moved on afterwards ("spool").
     """
 
     def __init__(
@@ -102,6 +105,8 @@ class Archive:
         scrub: int = 1 << 20,
         sweep: bool = True,
         index: str | None = None,
+        blobs: str | None = None,
+        ack: str = "object",
     ) -> None:
         if durability not in DURABILITIES:
             raise ValueError(f"durability must be one of {', '.join(DURABILITIES)}, not {durability!r}")
@@ -117,13 +122,21 @@ class Archive:
         self._sweeps = sweep
         self._sync = durability == "power"
         self._calls = files if files is not None else TogetherCalls()
-        self._blobs = FolderBlobs(self.directory, self._calls, sync=self._sync)
-        self._entrance = Entrance(self.directory, index, self._blobs, self._calls, durability=durability)
         self._is_open = False
         self._is_closing = False
         self._sweep: asyncio.Future[Swept | None] | None = None
         self.happened: Counter[str] = Counter()
         """What happened to instances since the start, beside being stored: by its name, how many times."""
+        self._blobs = open_blobs(
+            self.directory,
+            blobs,
+            self._calls,
+            sync=self._sync,
+            ack=ack,
+            is_shared=index is not None,
+            on_failure=lambda: self.happened.update(store_failures=1),
+        )
+        self._entrance = Entrance(self.directory, index, self._blobs, self._calls, durability=durability)
         self.is_new = False
         self.is_served_by_tls = False
         """Whether a server takes instances for it by TLS: then they are not sent on in the clear unasked."""
@@ -226,6 +239,7 @@ class Archive:
             self._ingest.close()
             raise
         self.care.start(tell=self._sweeps)
+        self._blobs.serve(index.upkeep.known)
 
     def _tell_of_work(self, urgency: Mapping[str, int]) -> None:
         self.outbox.tell_from_thread(urgency)
@@ -245,6 +259,7 @@ class Archive:
     def _close(self) -> None:
         self._queries.close()
         self._threads.end_writing()
+        self._blobs.close()
         self.care.close()
         self._ingest.close()
         self._threads.readers.shutdown()
@@ -498,14 +513,14 @@ class Archive:
 
     # what runs while serving
 
-    async def reindex(self) -> Swept:
-        """Index every file that has no row, while serving, and tell what came of it.
+    async def reindex(self, *, dry_run: bool = False) -> Swept:
+        """Index every file that has no row, while serving, and tell what came of it; `dry_run`: only count.
 
         Waits for a sweep that is under way, then sweeps again. Raises `ArchiveError` when it could not go to
         its end. A cancellation ends the sweep, and is raised then; a sweep that is under way goes on.
         """
         ending = threading.Event()
-        swept = await self.called(self._threads.upkeep, self.care.sweep, ending, ending=ending)
+        swept = await self.called(self._threads.upkeep, self.care.sweep, ending, dry_run, ending=ending)
         if swept is None:
             raise ArchiveError("the sweep has ended early: the log says why")
         return swept

@@ -126,6 +126,7 @@ class Arrival:
     was_found = False  # in the archive's own folder, without a row
     is_incomplete = False  # it ends within an element
     is_strange = False  # it has elements that cannot be read
+    has_row = False  # another process has found its file meanwhile, and indexed it
     is_conflict = False  # other data are here under its SOP Instance UID
     mismatch = ""  # why it is not clear whose it is
     divides = ""  # its study, if that is there with the same patient written otherwise
@@ -153,7 +154,9 @@ class Arrival:
     @property
     def is_kept(self) -> bool:
         """Tell whether the file belongs to the index now."""
-        return self._is_answered and self.answer.exception() is None and self.answer.result().keeps
+        if not self._is_answered or self.answer.exception() is not None:
+            return False
+        return self.has_row or self.answer.result().keeps
 
     @property
     def is_uncertain(self) -> bool:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from asyncdicom.archive.blobs.base import Blobs
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.examine import Examined, Unusable, examine
-from asyncdicom.archive.index.base import Changes, Insertion, aside
+from asyncdicom.archive.index.base import Changes, Existing, Insertion, aside
 from asyncdicom.archive.index.quarantined import Quarantined, QuarantineReader, bury, take
 from asyncdicom.archive.index.work import Work, urgency_of
 from asyncdicom.archive.index.writer import Writer
@@ -93,10 +93,23 @@ class Aside:
         try:
             self._blobs.copy(path, self._blobs.path(target))
             self._blobs.sync(os.path.dirname(self._blobs.path(target)))
-            old += self._ingest.change(lambda writer: self._swap(writer, row, examined, target, work))
+            stored = self._ingest.change(lambda writer: writer.find(row.sop_instance_uid), is_durable=False)
+            kept = self._copy_aside(stored)  # a copy may take long: no transaction waits for it
+            try:
+                self._ingest.change(
+                    lambda writer: self._swap(writer, row, examined, target, work, (stored, kept))
+                )
+            except BaseException:
+                if kept:
+                    self._blobs.remove(self._blobs.quarantine_path(kept))
+                raise
+            if stored is not None and kept:
+                old.append(self._blobs.path(stored.file))
         except LookupError:
             self._blobs.remove(self._blobs.path(target))
-            raise ArchiveError(f"{row.file} is not in quarantine any more") from None
+            raise ArchiveError(
+                f"{row.file} is not in quarantine any more, or another one was stored in between: look again"
+            ) from None
         finally:
             self._blobs.give_back(target, failed=False)
         if urgency := urgency_of(work):
@@ -120,28 +133,40 @@ class Aside:
             raise ArchiveError(f"{row.file} cannot be accepted: it is damaged, its row has another digest")
         return examined
 
+    def _copy_aside(self, stored: Existing | None) -> str:
+        """Give the stored file a second name in quarantine, and give that; empty if there is none."""
+        if stored is None:
+            return ""
+        name = f"{secrets.token_hex(16)}.dcm"
+        try:
+            self._blobs.copy(self._blobs.path(stored.file), self._blobs.quarantine_path(name))
+        except FileNotFoundError:  # nothing is there that could be kept
+            _LOG.warning("%s is missing", stored.file)
+            return ""
+        self._blobs.sync(self._blobs.quarantine)
+        return name
+
     def _swap(
-        self, writer: Writer, row: Quarantined, examined: Examined, target: str, work: Sequence[Work]
-    ) -> list[str]:
-        """Change the rows; gives the old path of the stored file, which has another name now."""
+        self,
+        writer: Writer,
+        row: Quarantined,
+        examined: Examined,
+        target: str,
+        work: Sequence[Work],
+        aside_: tuple[Existing | None, str],
+    ) -> None:
+        """Change the rows. Raises ``LookupError`` if they are not what they were."""
         taken = take(writer, row.file)
-        existing = writer.find(row.sop_instance_uid)
-        changes, old = Changes(), []
-        if existing is not None:
-            stored = self._blobs.path(existing.file)
-            name = f"{secrets.token_hex(16)}.dcm"
-            try:
-                self._blobs.copy(stored, self._blobs.quarantine_path(name))
-                old.append(stored)
-                changes.quarantined.append(aside(existing, name, _REASON))
-            except FileNotFoundError:  # nothing is there that could be kept
-                _LOG.warning("%s: the stored file was missing", row.sop_instance_uid)
-            self._blobs.sync(self._blobs.quarantine)
+        existing, name = writer.find(row.sop_instance_uid), aside_[1]
+        if (existing and existing.file) != (aside_[0] and aside_[0].file):
+            raise LookupError
+        changes = Changes()
+        if existing is not None and name:
+            changes.quarantined.append(aside(existing, name, _REASON))
         entry = examined.entry(target, taken.calling_ae_title)
         changes.instances.append(Insertion(examined.record, entry, existing, taken.received))
         changes.work += [(row.sop_instance_uid, row.digest, each) for each in work]
         writer.apply(changes)
-        return old
 
     # away
 

@@ -15,6 +15,7 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 
+from asyncdicom.archive.blobs.base import FOLDER
 from asyncdicom.archive.errors import ArchiveError, reason
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index import sqlite
@@ -165,6 +166,11 @@ class Backup:
         marker = read_marker(self._directory, self._calls)
         if marker is None:
             raise no_archive(self._directory)
+        if marker.blobs != FOLDER:
+            raise ArchiveError(
+                f"the instances of {self._directory} are in {marker.blobs}: they are copied with what "
+                "the store has for that; of the folder, copy everything while nothing serves it"
+            )
         self._archive_id = marker.archive_id
         if os.path.commonpath((self._directory, self._target)) == self._directory:
             raise ArchiveError(f"{self._target} is in the archive itself: name a folder on another disk")

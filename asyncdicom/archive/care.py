@@ -35,7 +35,17 @@ _TOLD = {
     "healed": ("healed", "healed_in_quarantine"),
 }
 # Told if there are any.
-_RARE = ("set_aside", "superseded", "same", "incomplete", "strange", "mismatch", "divided", "returned")
+_RARE = (
+    "store_failures",
+    "set_aside",
+    "superseded",
+    "same",
+    "incomplete",
+    "strange",
+    "mismatch",
+    "divided",
+    "returned",
+)
 
 
 class Care:
@@ -124,6 +134,7 @@ class Care:
             "purged": self._index.quarantine.tombstones(),
             "deleted": self._index.deletions.count(),
             "lost": self._blobs.count_lost(),
+            **({"waiting": self._blobs.count_waiting()} if self._blobs.is_spool else {}),
             "missing": max(place.missing, place.last_missing),
             "damaged": max(place.damaged, place.last_damaged),
             **{name: sum(self._happened[each] for each in parts) for name, parts in _TOLD.items()},
@@ -148,10 +159,10 @@ class Care:
 
     # the sweep
 
-    def sweep(self, ending: threading.Event | None = None) -> Swept | None:
+    def sweep(self, ending: threading.Event | None = None, dry_run: bool = False) -> Swept | None:
         """Check the index, then deal with the files it does not know; None if that ended early.
 
-        ``ending``, when it is set, ends it early.
+        ``ending``, when it is set, ends it early. ``dry_run``: they are only counted.
         """
 
         def is_ending() -> bool:
@@ -171,12 +182,14 @@ class Care:
             _LOG.error("files without a row are not looked for: %s", reason(error))
             return None
         try:
-            return self._sweep(is_ending, is_over)
+            return self._sweep(is_ending, is_over, dry_run)
         finally:
             with suppress(IndexFailed):  # it ends by itself
                 lease.give_back()
 
-    def _sweep(self, is_ending: Callable[[], bool], is_over: Callable[[], bool]) -> Swept | None:
+    def _sweep(
+        self, is_ending: Callable[[], bool], is_over: Callable[[], bool], dry_run: bool
+    ) -> Swept | None:
         self.swept = Swept()
         try:
             damage = self._index.upkeep.damage(is_ending)
@@ -188,7 +201,7 @@ class Care:
                     damage,
                 )
                 return None
-            return self._sweep_leftovers(is_over)
+            return self._sweep_leftovers(is_over, dry_run)
         except Ended:
             return None
         except (OSError, IndexFailed) as error:
@@ -196,7 +209,7 @@ class Care:
                 _LOG.error("the sweep for files without a row ended early: %s", reason(error))
             return None
 
-    def _sweep_leftovers(self, is_over: Callable[[], bool]) -> Swept:
+    def _sweep_leftovers(self, is_over: Callable[[], bool], dry_run: bool) -> Swept:
         swept = Leftovers(
             self._blobs,
             self._index,
@@ -204,6 +217,7 @@ class Care:
             self.swept,
             is_closing=is_over,
             router=self._router,
+            dry_run=dry_run,
         ).sweep()
         if swept.set_aside:
             self._happened["set_aside"] += swept.set_aside

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from asyncdicom.archive.blobs.folder import FolderBlobs
+from asyncdicom.archive.blobs.base import Blobs
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index.engines import kind_of, open_index
@@ -45,7 +45,7 @@ class Entrance:
     """The way into an archive, for one process. ``url``: of the database that has the index, if one has."""
 
     def __init__(
-        self, directory: str, url: str | None, blobs: FolderBlobs, calls: FileCalls, *, durability: str
+        self, directory: str, url: str | None, blobs: Blobs, calls: FileCalls, *, durability: str
     ) -> None:
         self._directory = directory
         self._url = url
@@ -66,7 +66,7 @@ class Entrance:
         try:
             if existing and self._calls.look(self._directory) is None:
                 raise no_archive(self._directory)
-            self._blobs.prepare_root()
+            self._blobs.root.prepare_root()
             if self._url is None:
                 self._lock = self._calls.lock_directory(self._directory)
             told = self._check_place(existing)
@@ -78,6 +78,7 @@ class Entrance:
                 yield self._as_first(index, told) if is_first else self._as_one_more(index)
         except BaseException:
             if index is not None:
+                self._blobs.close()
                 index.close()
             self.leave()
             raise
@@ -129,6 +130,12 @@ class Entrance:
                 f"{index.label} is not what the other processes of {self._directory} have: name the same "
                 "database for all of them; if it was put back from a copy, stop them all first"
             )
+        if self._blobs.is_spool:
+            raise ArchiveError(
+                f"{self._directory} is in use by another archive process: with ack = spool, only one serves it"
+            )
+        self._blobs.prepare()
+        self._blobs.claim(marker.archive_id, is_known=True)
         return Entered(index, marker.archive_id, is_first=False, is_new=False)
 
     # the first one
@@ -148,10 +155,12 @@ class Entrance:
         known = None if identity is None else Marker(*identity)
         kind = kind_of(self._url)
         new, more = next_marker(self._directory, marker, known, has_rows, kind=kind, label=index.label)
+        new = new._replace(blobs=self._blobs.kind)
         self._blobs.prepare()
+        self._blobs.claim(new.archive_id, is_known=(marker or known) is not None)
         index.set_identity(new.archive_id, new.generation)
         write_marker(self._directory, new, self._calls, sync=self._durability == "power")
-        self._blobs.sync_root()
+        self._blobs.root.sync_root()
         if told or more:
             _LOG.warning("%s", told or more)
         is_new = new.generation == 1 and not has_rows and not had_objects

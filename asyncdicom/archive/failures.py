@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from asyncdicom.archive.blobs.base import Unreachable
 from asyncdicom.archive.errors import ArchiveError, reason
 from asyncdicom.archive.index.base import IndexFailed
 
@@ -25,6 +26,8 @@ def opening(directory: str, *, in_database: bool = False) -> Iterator[None]:
         )
         how = ", which " if in_database else ": "
         raise ArchiveError(f"{directory} is in use by another archive process{how}{what}") from None
+    except Unreachable as error:
+        raise ArchiveError(f"the blobs of {directory} cannot be used: {error.strerror}") from error
     except OSError as error:
         raise ArchiveError(f"{directory} cannot be used: {error.strerror}") from error
     except IndexFailed as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from asyncdicom.archive.arrival import Answer, Arrival, deliver
-from asyncdicom.archive.blobs.base import Blobs, NewBlob
+from asyncdicom.archive.blobs.base import NewBlob
 from asyncdicom.archive.blobs.room import Room
 from asyncdicom.archive.workers import Workers
 
@@ -32,17 +32,19 @@ _Waiting: TypeAlias = tuple[Arrival, NewBlob, Callable[[], None]]
 class Finishing:
     """Finishes instances in threads of `workers`; `submit_all` gives those to the index that are durable.
 
+    `finish_all`: see `Blobs`.
+
     Files that the disk does not take hold up those of their group; others go on, one by one.
     """
 
     def __init__(
         self,
-        blobs: Blobs,
+        finish_all: Callable[[Sequence[NewBlob]], list[OSError | None]],
         room: Room,
         workers: Workers,
         submit_all: Callable[[Sequence[Arrival]], None],
     ) -> None:
-        self._blobs = blobs
+        self._finish_all = finish_all
         self._room = room
         self._workers = workers
         self._submit_all = submit_all
@@ -149,7 +151,7 @@ class Finishing:
     ) -> Iterable[tuple[Arrival, Answer]]:
         """Make files durable, and give them to the index; gives the others, each with what has failed."""
         try:
-            errors = self._blobs.finish_all(files)
+            errors = self._finish_all(files)
         except BaseException as error:
             return [(arrival, error) for arrival in written]
         ended = list(zip(written, errors, strict=True))

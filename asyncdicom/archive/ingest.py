@@ -13,6 +13,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from asyncdicom.archive.arrival import Answer, Arrival, Rules, deliver
@@ -22,12 +23,14 @@ from asyncdicom.archive.blobs.files import StoredFile
 from asyncdicom.archive.errors import reason
 from asyncdicom.archive.index.base import IndexFailed, Overtaken, RowFailed, Uncertain
 from asyncdicom.archive.index.writer import Writer
-from asyncdicom.archive.round import Bounds, LookFirst, Round
+from asyncdicom.archive.round import Bounds, LookFirst, MoveFirst, Round
 from asyncdicom.telemetry.log import Log
 
 __all__ = ["Change", "Ingest"]
 
 _T = TypeVar("_T")
+
+_Later = LookFirst | MoveFirst  # the arrival comes again
 
 _LOG = Log("asyncdicom.archive")
 
@@ -156,11 +159,11 @@ class Ingest:
         if not self._in_hand:
             return
         answers = self._settle(self._in_hand)
-        deliver([(arrival, answer) for arrival, answer in answers if not isinstance(answer, LookFirst)])
+        deliver([(arrival, answer) for arrival, answer in answers if not isinstance(answer, _Later)])
         self._in_hand = []
         for arrival, answer in answers:
-            if isinstance(answer, LookFirst):
-                self._have_looked(arrival, answer)
+            if isinstance(answer, _Later):
+                self._come_again(arrival, answer)
         self._tell_failures([answer for _, answer in answers if isinstance(answer, BaseException)])
 
     def _rescue(self, error: BaseException) -> None:
@@ -187,24 +190,37 @@ class Ingest:
         except queue.Empty:
             pass
 
-    def _have_looked(self, arrival: Arrival, wanted: LookFirst) -> None:
-        """Have the file of a row looked at, which may take long, by another thread."""
+    def _come_again(self, arrival: Arrival, wanted: LookFirst | MoveFirst) -> None:
+        """Have another thread look at the file of a row, or move that of the arrival, which takes long."""
+        if isinstance(wanted, LookFirst):
+            do, compares = partial(self._look, arrival, wanted), wanted.compares
+        else:
+            do, compares = partial(self._move, arrival, wanted), False
 
-        def look() -> None:
+        def then_again() -> None:
             try:
-                self._look(arrival, wanted)
+                do()
                 self.submit(arrival)
             except BaseException as error:
                 arrival.tell(error)
 
         try:
-            (self._one_by_one if wanted.compares else self._elsewhere)(look)
+            (self._one_by_one if compares else self._elsewhere)(then_again)
         except RuntimeError:  # closing: nobody else is waiting
             try:
-                self._look(arrival, wanted)
+                do()
                 self._waiting.append(arrival)
             except BaseException as error:
                 arrival.tell(error)
+
+    def _move(self, arrival: Arrival, wanted: MoveFirst) -> None:
+        blobs, file = self._blobs, arrival.file
+        if wanted.to_quarantine:
+            file.path = blobs.move_to_quarantine(file.path)
+        else:
+            place = blobs.path(file.name)
+            blobs.move(file.path, place)
+            file.path = place
 
     def _look(self, arrival: Arrival, wanted: LookFirst) -> None:
         blobs, existing = self._blobs, wanted.existing
@@ -233,7 +249,7 @@ class Ingest:
         return list(zip(batch, outcomes, strict=True))
 
     def _tell_failures(self, errors: Sequence[BaseException]) -> None:
-        errors = [error for error in errors if not isinstance(error, LookFirst)]
+        errors = [error for error in errors if not isinstance(error, _Later)]
         if errors:
             names = ", ".join(sorted({reason(error) for error in errors}))
             _LOG.error("%d instance(s) could not be indexed: %s", len(errors), names)

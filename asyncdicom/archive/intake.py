@@ -64,7 +64,12 @@ class Intake:
     def open(self, writers: Workers, ingest: Ingest, *, together: bool) -> None:
         """Begin: ``writers`` are the threads that write files; ``together``: small ones in groups."""
         self._writers = writers
-        self._finishing = Finishing(self._blobs, self._room, writers, ingest.submit_all) if together else None
+        finish_all = self._blobs.finish_all
+        self._finishing = (
+            Finishing(finish_all, self._room, writers, ingest.submit_all)
+            if together and finish_all is not None
+            else None
+        )
         self._ingest = ingest
         self._is_open = True
 
@@ -135,6 +140,7 @@ class Intake:
             if size >= PIECE:
                 await self._scan(reception, pending, size, peer)
                 await self._write(reception.take, pending)
+                await self._until_taken(reception.file)
                 total += size
                 pending, size = [], 0
         await self._scan(reception, pending, size, peer)
@@ -150,6 +156,14 @@ class Intake:
             return await in_thread(self._writers, call, *arguments)
         except OSError as error:
             raise _StorageFailed(error.strerror or type(error).__name__) from error
+
+    async def _until_taken(self, file: NewBlob) -> None:
+        """Wait for what takes the bytes, without a thread: others have their turn meanwhile."""
+        if (busy := file.busy) is not None:
+            try:
+                await asyncio.wrap_future(busy)
+            except OSError as error:
+                raise _StorageFailed(error.strerror or type(error).__name__) from error
 
     async def _settle(
         self, arrival: Arrival, reception: Reception, rest: list[memoryview], origin: Origin
@@ -168,8 +182,13 @@ class Intake:
             try:
                 self._room.check()
                 write()
-                reception.file.finish()
             except BaseException as error:
+                arrival.tell(error)
+            else:
+                reception.file.finish(finished)
+
+        def finished(error: BaseException | None) -> None:
+            if error is not None:
                 arrival.tell(error)
             else:
                 self._ingest.submit(arrival)

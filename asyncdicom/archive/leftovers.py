@@ -62,6 +62,9 @@ class Swept:
     missing: int = 0
     """Rows whose file is not there."""
 
+    found: int = 0
+    """Without a row, and left where they are: by a dry run."""
+
     foreign: int = 0
     """Things in the archive's folders that have no name of ours, links among them: left alone."""
 
@@ -81,6 +84,7 @@ _WORDS = {
     "deleted": "removed whose instances were deleted before",
     "unfinished": "removed that were never received to their end",
     "failed": "left because of errors",
+    "found": "files that are not in the index; nothing was done",
     "foreign": "foreign things left alone",
 }
 
@@ -89,6 +93,7 @@ class Leftovers:
     """One sweep of the archive's folders, for a thread of its own; it counts in ``swept``.
 
     ``is_closing`` ends it early. ``router`` gives who says what the instances lead to that are indexed again.
+    ``dry_run``: it only counts.
     """
 
     def __init__(
@@ -100,8 +105,10 @@ class Leftovers:
         *,
         is_closing: Callable[[], bool],
         router: Callable[[], Router | None],
+        dry_run: bool = False,
     ) -> None:
         self._blobs = blobs
+        self._dry_run = dry_run
         self._index = index
         self._ingest = ingest
         self._is_closing = is_closing
@@ -132,10 +139,12 @@ class Leftovers:
             self._swept.foreign += foreign
             if is_free:
                 # In this order: what is committed between the two looks is in the second.
-                ours = [name for name in names if not self._blobs.is_receiving(name)]
-                self._deal_with(
-                    folder, [name for some in _chunks(ours, _NAMES) for name in self._unknown(folder, some)]
-                )
+                whole = [name for name in names if not self._blobs.is_receiving(name)]
+                unknown = [name for some in _chunks(whole, _NAMES) for name in self._unknown(folder, some)]
+                if self._dry_run:
+                    self._swept.found += len(unknown)
+                else:
+                    self._deal_with(folder, unknown)
             else:
                 self._in_use += 1
         self._count_missing(folder, set(names))

@@ -12,7 +12,7 @@ from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index import sqlite
 from asyncdicom.archive.index.base import IndexFailed
-from asyncdicom.archive.marker import no_archive, read_marker
+from asyncdicom.archive.marker import check_in_folder, no_archive, read_marker
 from asyncdicom.archive.scrub import Pace
 from asyncdicom.archive.verifying import Verified, verified
 
@@ -56,6 +56,7 @@ def verify(directory: str, *, bytes_per_second: int | None = None) -> Iterator[V
     directory, calls = os.path.abspath(directory), FileCalls()
     blobs = FolderBlobs(directory, calls, sync=False)
     with _locked(directory, calls):
+        check_in_folder(directory, read_marker(directory, calls))
         if calls.look(os.path.join(directory, sqlite.FILE)) is None:
             raise no_archive(directory)
         try:

@@ -13,15 +13,17 @@ import uuid
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from asyncdicom.archive.blobs.folders import Folders
+from asyncdicom.archive.blobs.base import FOLDER, Blobs
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.file_calls import FileCalls
 
 __all__ = [
+    "BLOBS_VARIABLE",
     "INDEX_VARIABLE",
     "MARKER",
     "RESTORING",
     "Marker",
+    "check_in_folder",
     "check_place",
     "next_marker",
     "no_archive",
@@ -34,7 +36,9 @@ RESTORING = "restoring"
 """The folder that is there while a backup is put back."""
 
 INDEX_VARIABLE = "ASYNCDICOM_INDEX"
-"""The environment variable that has the URL of the index, for tools that take no option for it."""
+BLOBS_VARIABLE = "ASYNCDICOM_BLOBS"
+"""The environment variables with the URLs of index and blobs, for tools that take no option for them."""
+
 SQLITE = "sqlite"
 """The engine whose index is a file of the folder, and is not named in the marker."""
 
@@ -43,11 +47,12 @@ _LOOKED_AT = 200  # entries of a foreign folder that are looked at for DICOM fil
 
 
 class Marker(NamedTuple):
-    """The archive's ID (hexadecimal), how many times it was started, and which engine has its index."""
+    """The archive's ID (hexadecimal), how many times it was started, and what has its index and its blobs."""
 
     archive_id: str
     generation: int
     engine: str = SQLITE
+    blobs: str = FOLDER
 
 
 def read_marker(root: str, calls: FileCalls) -> Marker | None:
@@ -62,7 +67,12 @@ def read_marker(root: str, calls: FileCalls) -> Marker | None:
         calls.close(descriptor)
     try:
         values = json.loads(text)
-        marker = Marker(values["archive_id"], values["generation"], str(values.get("index", SQLITE)))
+        marker = Marker(
+            values["archive_id"],
+            values.get("generation", 0),  # that of a bucket has none
+            str(values.get("index", SQLITE)),
+            str(values.get("blobs", FOLDER)),
+        )
         if re.fullmatch(r"[0-9a-f]{32}", marker.archive_id) and type(marker.generation) is int:
             return marker
     except (ValueError, KeyError, TypeError):
@@ -78,6 +88,8 @@ def write_marker(root: str, marker: Marker, calls: FileCalls, *, sync: bool) -> 
     values: dict[str, object] = {"archive_id": marker.archive_id, "generation": marker.generation}
     if marker.engine != SQLITE:
         values["index"] = marker.engine
+    if marker.blobs != FOLDER:
+        values["blobs"] = marker.blobs
     text = json.dumps(values).encode() + b"\n"
     calls.replace(os.path.join(root, MARKER), text, sync=sync)
 
@@ -87,14 +99,24 @@ def no_archive(root: str) -> ArchiveError:
     return ArchiveError(f"there is no archive in {root}: is its disk mounted?")
 
 
+def check_in_folder(root: str, marker: Marker | None) -> None:
+    """Raise `ArchiveError` for an archive whose instances are not in its folder."""
+    if marker is not None and marker.blobs != FOLDER:
+        raise ArchiveError(
+            f"the instances of {root} are in {marker.blobs}: say where, with --blobs or {BLOBS_VARIABLE}"
+        )
+
+
 def check_place(
-    folders: Folders, calls: FileCalls, marker: Marker | None, *, existing: bool, kind: str = SQLITE
+    blobs: Blobs, calls: FileCalls, marker: Marker | None, *, existing: bool, kind: str = SQLITE
 ) -> str:
     """Look at the archive's folder before anything is made in it; gives what is worth telling, or nothing.
 
     ``kind``: the engine that has the index. Raises `ArchiveError` where a disk seems not to be mounted or
-    another engine has the index, and, if the archive has to be an ``existing`` one, where there is none.
+    another engine has the index, something else the blobs, and, if the archive has to be an ``existing``
+    one, where there is none.
     """
+    folders = blobs.root
     root = folders.below_root("").rstrip(os.sep) or os.sep
     for name in ("objects", "quarantine", "lost"):
         path = folders.below_root(name)
@@ -107,7 +129,8 @@ def check_place(
     names = set(calls.names(root))
     if RESTORING in names:
         raise ArchiveError(f"the restore of a backup into {root} has not come to its end: run it again")
-    has_index, has_objects = "index.sqlite" in names, folders.has_objects()
+    _check_blobs(root, blobs, marker)
+    has_index, has_objects = "index.sqlite" in names, blobs.has_objects()
     if marker is None and not has_index and not has_objects:
         if existing:
             raise no_archive(root)
@@ -125,6 +148,16 @@ def check_place(
             "if you have a copy of index.sqlite, stop and put it back first: it is faster"
         )
     return ""
+
+
+def _check_blobs(root: str, blobs: Blobs, marker: Marker | None) -> None:
+    if blobs.kind != FOLDER and not blobs.is_spool and blobs.root.has_files():
+        raise ArchiveError(
+            f"{root} has instances of its own: with ack = spool they are moved to {blobs.objects}; go on "
+            "without it when there are none left here"
+        )
+    if blobs.kind == FOLDER:
+        check_in_folder(root, marker)
 
 
 def _other_index(root: str, marker: Marker | None, has_file: bool) -> str:

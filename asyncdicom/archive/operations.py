@@ -39,7 +39,7 @@ async def _stat(archive: Archive, arguments: Mapping[str, Any]) -> AsyncGenerato
 
 
 async def _reindex(archive: Archive, arguments: Mapping[str, Any]) -> AsyncGenerator[Line, None]:
-    sweeping = asyncio.ensure_future(archive.reindex())
+    sweeping = asyncio.ensure_future(archive.reindex(dry_run=arguments.get("dry_run") is True))
     try:
         while not sweeping.done():
             await asyncio.wait((sweeping,), timeout=_TELLING)

@@ -22,10 +22,11 @@ from asyncdicom.archive.index.record import Identity
 from asyncdicom.archive.index.work import Work, urgency_of
 from asyncdicom.data.likeness import Likeness
 
-__all__ = ["Bounds", "LookFirst", "Round"]
+__all__ = ["Bounds", "LookFirst", "MoveFirst", "Round"]
 
 _INCOMPLETE = "it ends within an element, and a complete copy has come"
 
+_AMONG_OBJECTS = frozenset({Outcome.STORED, Outcome.REPLACED, Outcome.SUPERSEDED, Outcome.HEALED})
 
 _LEADS_TO_WORK = frozenset(
     {
@@ -57,6 +58,17 @@ class LookFirst(Exception):
         super().__init__(existing.file)
         self.existing = existing
         self.compares = compares
+
+
+class MoveFirst(Exception):
+    """The file of the arrival has to lie elsewhere: somebody moves it, and the arrival comes again.
+
+    Where that takes long, no transaction waits for it. `to_quarantine`: there, else back to its own place.
+    """
+
+    def __init__(self, *, to_quarantine: bool) -> None:
+        super().__init__()
+        self.to_quarantine = to_quarantine
 
 
 class _Plan(NamedTuple):
@@ -109,10 +121,19 @@ class Round:
         """Plan, and say which folder has to be synced for it, if any."""
         try:
             plan = self._plan(arrival)
-        except (OSError, LookFirst) as error:
+            self._check_place(arrival, plan)
+        except (OSError, LookFirst, MoveFirst) as error:
             return error, ""
         to_sync = plan.outcome.keeps and not arrival.file.is_durable
         return plan, os.path.dirname(arrival.file.path) if to_sync else ""
+
+    def _check_place(self, arrival: Arrival, plan: _Plan) -> None:
+        """Have a file moved back that is in quarantine by an earlier plan of its own."""
+        if self._blobs.moves_slowly and plan.outcome in _AMONG_OBJECTS and self._is_aside(arrival):
+            raise MoveFirst(to_quarantine=False)
+
+    def _is_aside(self, arrival: Arrival) -> bool:
+        return os.path.dirname(arrival.file.path) == self._blobs.quarantine
 
     def _sync(self, folders: set[str]) -> dict[str, OSError]:
         failed: dict[str, OSError] = {}
@@ -127,6 +148,7 @@ class Round:
 
     def _plan(self, arrival: Arrival) -> _Plan:
         arrival.is_conflict, arrival.mismatch, arrival.divides = False, "", ""  # it may come again
+        arrival.has_row = False
         if arrival.is_withdrawn:
             return _Plan(Outcome.WITHDRAWN)
         if not self._blobs.is_trusted(arrival.file.name):
@@ -202,7 +224,8 @@ class Round:
 
     def _again(self, arrival: Arrival, existing: Existing) -> _Plan:
         """The same bytes have a row: they are here if its file is, else this one takes its place."""
-        is_here = existing.file == arrival.file.name or self._look(arrival, existing) is State.SOUND
+        arrival.has_row = self._path(existing) == arrival.file.path
+        is_here = arrival.has_row or self._look(arrival, existing) is State.SOUND
         if existing.is_quarantined:
             if is_here:
                 return _Plan(Outcome.ALREADY_IN_QUARANTINE)
@@ -244,8 +267,10 @@ class Round:
 
     def _move(self, arrival: Arrival) -> None:
         path = arrival.file.path
-        if os.path.dirname(path) == self._blobs.quarantine:
+        if self._is_aside(arrival):
             return
+        if self._blobs.moves_slowly:
+            raise MoveFirst(to_quarantine=True)
         arrival.file.is_durable = False  # its new name is not; nor is the old one if it is moved back
         arrival.file.path = self._blobs.move_to_quarantine(path)
         self._moved.append((arrival, path))

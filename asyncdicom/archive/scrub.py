@@ -12,7 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from asyncdicom.archive.blobs.base import Blobs, Ended, State
+from asyncdicom.archive.blobs.base import Blobs, Ended, State, Unreachable
+from asyncdicom.archive.errors import reason
 from asyncdicom.archive.index.base import IndexFailed
 from asyncdicom.archive.index.leases import Lease
 from asyncdicom.archive.index.opened import OpenIndex
@@ -101,7 +102,7 @@ class Scrub:
             except Ended:
                 wait = _OTHERS
             except Exception as error:
-                _LOG.error("the scrub waits for %d s: %s", _RETRY, type(error).__name__)
+                _LOG.error("the scrub waits for %d s: %s", _RETRY, reason(error))
                 wait = _RETRY
             with suppress(IndexFailed):  # it ends by itself
                 self._lease.give_back()
@@ -146,6 +147,8 @@ class Scrub:
     def _look(self, name: str, path: str, row: FileRow) -> None:
         try:
             state = self._blobs.look_at(path, row, read_so_far=self._pace)
+        except Unreachable:
+            raise  # that says nothing about it
         except OSError:
             state = State.DAMAGED  # it cannot be read
         self._pace(0)

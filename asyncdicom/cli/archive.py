@@ -33,13 +33,15 @@ for _each_of_them in (*COMMANDS, delete, deleted, retention):
 
 
 @command.command()
+@click.option("--dry-run", is_flag=True, help="Only count the files that the index does not know.")
 @_JSON
 @click.pass_obj
-def reindex(directory: str, as_json: bool) -> int:
+def reindex(directory: str, dry_run: bool, as_json: bool) -> int:
     """Index every file that the index does not know; one that is damaged is moved aside and built anew."""
 
     async def work() -> int:
-        swept = dict(await result_of(directory, "reindex", before=_set_damaged_aside))
+        before = None if dry_run else _set_damaged_aside
+        swept = dict(await result_of(directory, "reindex", {"dry_run": dry_run}, before=before))
         told, counts = swept.pop("told"), swept["counts"]
         if as_json:
             json_line(**swept)

@@ -38,12 +38,13 @@ async def ask_archive(
 ) -> AsyncGenerator[Line, None]:
     """Ask the process that serves a folder, or else take the folder's lock: the lines are the same.
 
-    Where the index is in a database, $ASYNCDICOM_INDEX has its URL.
+    Where the index is in a database, $ASYNCDICOM_INDEX has its URL; where the instances are in a bucket,
+    $ASYNCDICOM_BLOBS that of the bucket.
     ``before`` is called when nothing serves it. Raises `ArchiveError` for what only a serving process can do.
     """
     from asyncdicom.archive import Archive, ArchiveError
     from asyncdicom.archive.control import NotServed, ask
-    from asyncdicom.archive.marker import INDEX_VARIABLE
+    from asyncdicom.archive.marker import BLOBS_VARIABLE, INDEX_VARIABLE
     from asyncdicom.archive.operations import METHODS
 
     try:
@@ -56,12 +57,13 @@ async def ask_archive(
     if method not in METHODS:
         raise ArchiveError(f"no process serves {directory}: start it first, {method} is for one that runs")
     index = os.environ.get(INDEX_VARIABLE) or None
+    blobs = os.environ.get(BLOBS_VARIABLE) or None
     if before is not None and index is None:
         import asyncio
 
         await asyncio.to_thread(before, directory)
     async with (
-        Archive(directory, existing=True, sweep=False, scrub=0, index=index) as archive,
+        Archive(directory, existing=True, sweep=False, scrub=0, index=index, blobs=blobs) as archive,
         aclosing(METHODS[method](archive, arguments or {})) as lines,
     ):
         async for line in lines:

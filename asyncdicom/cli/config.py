@@ -75,6 +75,8 @@ _KEYS: dict[str, type] = {
     "durability": str,
     "index": str,
     "processes": int,
+    "blobs": str,
+    "ack": str,
     "on_conflict": str,
     "on_mismatch": str,
     "incomplete": str,

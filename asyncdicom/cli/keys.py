@@ -46,7 +46,9 @@ def wanted(
     if level not in model.levels:
         raise click.UsageError(f"{model.name} has the levels {', '.join(model.levels)}, not {level}")
     if retrieve and not dataset.get(UNIQUE_KEYS[level]):
-        raise click.UsageError(f"say what to retrieve: -k {UNIQUE_KEYS[level]}=VALUE")
+        by_patient = model is not PATIENT_ROOT and dataset.get("PatientID")
+        hint = "; -P -L PATIENT retrieves by -k PatientID" if by_patient else ""
+        raise click.UsageError(f"say what to retrieve: -k {UNIQUE_KEYS[level]}=VALUE{hint}")
     if isinstance(dataset, dict):
         dataset["QueryRetrieveLevel"] = level
     else:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from asyncdicom.access import ANYBODY, AccessPolicy, Peer
 from asyncdicom.cli.config import ConfigError, parse_peer, read_config, secured
+from asyncdicom.cli.functions import function_of
 from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import PORT, server_options
 from asyncdicom.cli.peer import Tls
@@ -36,7 +36,7 @@ _KEYS = {
 }
 _LOOPBACK = ("localhost", "::1")
 _NO_OPTIONS = ("access", "limits", "timeouts", "peer_tls", "certificates_at", "webhook", "retention")
-_OF_ARCHIVE = ("durability", "on_conflict", "on_mismatch", "incomplete", "existing", "index")
+_OF_ARCHIVE = ("durability", "on_conflict", "on_mismatch", "incomplete", "existing", "index", "blobs", "ack")
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> dict[str, Any]:
@@ -117,23 +117,6 @@ def _place(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
-def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
-    """Import a function by its name."""
-    if text is None:
-        return None
-    module, _, name = text.partition(":")
-    try:
-        function = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        why = f"{error}" if isinstance(error, ImportError) else f"{module or 'it'} has no {name!r}"
-        raise click.BadParameter(
-            f"{text}: {why}; write it as module:function, and let $PYTHONPATH lead to the module"
-        ) from None
-    if not callable(function):
-        raise click.BadParameter(f"{text} is no function")
-    return function
-
-
 @click.command(cls=_Configured, epilog=EXIT_CODES)
 @click.option(
     "--config",
@@ -198,6 +181,22 @@ def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> A
     "connections, and hands each to the process that has the fewest.",
 )
 @click.option(
+    "--blobs",
+    metavar="URL",
+    envvar="ASYNCDICOM_BLOBS",
+    help="Have the instances in a bucket that speaks S3 instead of the folder: s3://bucket/prefix (needs "
+    "asyncdicom[s3]; credentials and endpoint are taken from AWS_* or the instance). $ASYNCDICOM_BLOBS is "
+    "for all tools.",
+)
+@click.option(
+    "--ack",
+    type=click.Choice(["object", "spool"]),
+    default="object",
+    show_default=True,
+    help="Where an instance is when Success is answered, with --blobs: in the bucket; or in the folder, from "
+    "where it is moved to the bucket afterwards.",
+)
+@click.option(
     "--on-conflict",
     type=click.Choice(["quarantine", "keep", "replace"]),
     default="quarantine",
@@ -256,7 +255,7 @@ def _function(ctx: click.Context, param: click.Parameter, text: str | None) -> A
 @click.option(
     "--worklist",
     metavar="MODULE:FUNCTION",
-    callback=_function,
+    callback=function_of,
     help="Answer Modality Worklist queries with what this Python function yields (see asyncdicom.Worklist).",
 )
 @click.option(

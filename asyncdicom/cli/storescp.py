@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from asyncdicom.cli.functions import named_of
 from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import EXIT_CODES, PORT, directory_options, server_options
 from asyncdicom.cli.peer import Tls
 from asyncdicom.cli.run import run, with_descriptors
 
 if TYPE_CHECKING:
-    from asyncdicom.cli.commands import Template
+    from asyncdicom.cli.commands import Template, Wanted
+    from asyncdicom.cli.functions import Named
     from asyncdicom.cli.receiver import Receiver
+    from asyncdicom.scu.folders import FolderTemplate
 
 _PREFIX = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,63})?").fullmatch
 
@@ -31,6 +34,14 @@ _PREFIX = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,63})?").fullmatch
     help='A folder for each study, named PREFIX_STUDY-INSTANCE-UID ("": without a prefix).',
 )
 @click.option(
+    "--folder-template",
+    "template",
+    metavar="TEMPLATE",
+    help="Folders by what instances say: '{PatientID}/{StudyInstanceUID}/{SeriesNumber:04}-{Modality}'; also "
+    "{calling} and {called}. What cannot be a name as it is gets a part of its digest at its end; what is "
+    "missing is no-KEYWORD.",
+)
+@click.option(
     "-xcr",
     "--exec-on-reception",
     "on_reception",
@@ -44,8 +55,21 @@ _PREFIX = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,63})?").fullmatch
     "--exec-on-eostudy",
     "on_study",
     metavar="COMMAND",
-    help="With -su: run a program for each study, when nothing more has come of it for a while (-tos); #f "
-    "has no meaning there.",
+    help="Run a program for each study, when nothing more has come of it for a while (-tos); #f has no "
+    "meaning there. A study needs a folder: -su, or {StudyInstanceUID} in the template.",
+)
+@click.option(
+    "--on-stored",
+    metavar="MODULE:FUNCTION",
+    callback=named_of,
+    help="Call a Python function with each asyncdicom.ReceivedInstance before that is answered: with the "
+    "status that it returns, Success for None, 0xC000 if it fails. A plain one runs in a thread.",
+)
+@click.option(
+    "--on-stable",
+    metavar="MODULE:FUNCTION",
+    callback=named_of,
+    help="As -xcs: call a Python function with each asyncdicom.ReceivedStudy.",
 )
 @click.option(
     "-tos",
@@ -63,7 +87,7 @@ _PREFIX = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,63})?").fullmatch
     default=4,
     show_default=True,
     metavar="N",
-    help="How many of these programs run at the same time; others wait.",
+    help="How many of these programs and functions run at the same time; others wait.",
 )
 @click.option("+xi", "--implicit", "implicit", is_flag=True, help="Accept Implicit VR Little Endian only.")
 @server_options("STORESCP")
@@ -74,8 +98,11 @@ def command(
     output_directory: str | None,
     tls: Tls,
     study_prefix: str | None,
+    template: str | None,
     on_reception: str | None,
     on_study: str | None,
+    on_stored: Named | None,
+    on_stable: Named | None,
     **options: Any,
 ) -> int:
     """Listen on PORT and save what is sent (C-STORE) as DICOM files, byte for byte as received.
@@ -84,15 +111,43 @@ def command(
     own. All storage SOP classes and transfer syntaxes are accepted. Ctrl-C ends it; SIGHUP reads the
     certificate files again.
     """
-    if study_prefix is not None and not _PREFIX(study_prefix):
-        raise click.UsageError(f"-su: {study_prefix!r} is no beginning of a name: letters, digits, . _ -")
-    if on_study is not None and study_prefix is None:
-        raise click.UsageError("-xcs: a study needs a folder of its own: add -su PREFIX")
-    if output_directory is None and (on_reception or on_study or study_prefix is not None):
-        raise click.UsageError("-xcr, -xcs and -su are about files, and --ignore saves none")
-    options["on_reception"] = _template("-xcr", on_reception, "#p #f #a #c #r #p/#f")
-    options["on_study"] = _template("-xcs", on_study, "#p #a #c #r")
-    return run(lambda: _serve(port, aet, host, output_directory, tls, study_prefix, **options))
+    folders = _folders(study_prefix, template)
+    if (on_study or on_stable) and not (folders and folders.depth_of_study):
+        option = "-xcs" if on_study else "--on-stable"
+        raise click.UsageError(
+            f"{option}: a study needs a folder of its own: add -su PREFIX, or {{StudyInstanceUID}} to the "
+            "template"
+        )
+    from asyncdicom.cli.commands import Wanted
+
+    wanted = Wanted(
+        _template("-xcr", on_reception, "#p #f #a #c #r #p/#f"),
+        _template("-xcs", on_study, "#p #a #c #r"),
+        on_stored,
+        on_stable,
+    )
+    if output_directory is None and (any(wanted) or folders):
+        raise click.UsageError(
+            "-xcr, -xcs, --on-stored, --on-stable, -su and --folder-template are about files, and --ignore "
+            "saves none"
+        )
+    return run(lambda: _serve(port, aet, host, output_directory, tls, folders, wanted, **options))
+
+
+def _folders(study_prefix: str | None, template: str | None) -> FolderTemplate | None:
+    """Where files are put."""
+    from asyncdicom.scu.folders import FolderTemplate
+
+    if study_prefix is not None and template is not None:
+        raise click.UsageError("-su is a template itself: write its prefix into --folder-template")
+    if study_prefix is not None:
+        if not _PREFIX(study_prefix):
+            raise click.UsageError(f"-su: {study_prefix!r} is no beginning of a name: letters, digits, . _ -")
+        return FolderTemplate.of_study(study_prefix)
+    try:
+        return None if template is None else FolderTemplate(template)
+    except ValueError as error:
+        raise click.UsageError(f"--folder-template: {error}") from None
 
 
 def _template(option: str, text: str | None, placeholders: str) -> Template | None:
@@ -124,10 +179,9 @@ async def _serve(
     host: str,
     directory: str | None,
     tls: Tls,
-    study_prefix: str | None,
+    folders: FolderTemplate | None,
+    wanted: Wanted,
     *,
-    on_reception: Template | None,
-    on_study: Template | None,
     patience: float,
     exec_limit: int,
     implicit: bool,
@@ -148,12 +202,13 @@ async def _serve(
 
     async with AsyncExitStack() as stack:
         printer = stack.enter_context(Printer(as_json=as_json))
-        executing = await stack.enter_async_context(Executing(on_reception, on_study, patience, exec_limit))
+        executing = await stack.enter_async_context(Executing(wanted, patience, exec_limit))
         receiver = receive_into(
             directory,
             printer=printer if as_json else None,
             keep_incomplete=keep_incomplete,
-            study_prefix=study_prefix,
+            folders=folders,
+            on_stored=executing.stored,
             on_kept=executing.kept,
         )
         server = await stack.enter_async_context(

@@ -18,6 +18,8 @@ MAXIMUM_INFLATED = 32 << 20
 """Bytes that one data set may inflate to."""
 MAXIMUM_RATIO = 200
 """Bytes that one byte may inflate to, on the average."""
+MAXIMUM_HEADERS = 1 << 16
+"""Element headers that a deflated data set may have at any rate; beyond that, one for each byte that came."""
 _NO_RATIO_YET = 65536  # the ratio counts from here on: a short run of zeros looks like a bomb, too
 _READ, _PIECE = 16384, 65536
 
@@ -37,6 +39,11 @@ class Inflater:
         self._ratio = ratio
         self._read = self._inflated = 0
         self._begin: bytes | None = b""  # while it is not known whether there is a header of zlib
+
+    @property
+    def read(self) -> int:
+        """How many bytes were taken in."""
+        return self._read
 
     @property
     def done(self) -> bool:

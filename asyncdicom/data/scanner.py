@@ -13,14 +13,16 @@ from struct import Struct
 from asyncdicom.data.elements import (
     UNDEFINED_LENGTH,
     Element,
+    Header,
     Nesting,
+    ReadHeader,
     check_start,
     check_stray,
     likely_syntax,
     read_header_of,
     show,
 )
-from asyncdicom.data.inflation import MAXIMUM_INFLATED, MAXIMUM_RATIO, Buffer, Inflater
+from asyncdicom.data.inflation import MAXIMUM_HEADERS, MAXIMUM_INFLATED, MAXIMUM_RATIO, Buffer, Inflater
 from asyncdicom.data.vr import IMPLICIT_VRS, VRS
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import TRANSFER_SYNTAXES, transfer_syntax
@@ -94,6 +96,34 @@ def _skim_implicit(
     return position, previous
 
 
+def _skim_nothing(
+    data: Buffer,
+    position: int,
+    end: int,
+    previous: int,
+    last: int,
+    wanted: frozenset[int],
+    found: dict[int, Element],
+    maximum: int,
+) -> tuple[int, int]:
+    return position, previous
+
+
+def _counting(read: ReadHeader, inflater: Inflater) -> ReadHeader:
+    """Read headers, and count them: a few deflated bytes may hold a million, and each costs the same time."""
+    count = 0
+
+    def counted(data: Buffer, position: int, available: int) -> Header | None:
+        nonlocal count
+        count += 1
+        if count > MAXIMUM_HEADERS and count > MAXIMUM_HEADERS + inflater.read:
+            what = f"{inflater.read} bytes gave {count} elements"
+            raise DataSetError(f"the deflated data set is a bomb: {what}")
+        return read(data, position, available)
+
+    return counted
+
+
 _ZEROS = bytes(8)
 _UNPACK_IMPLICIT = Struct("<HHL").unpack_from
 _SKIM_EXPLICIT = {True: _skim_explicit("<"), False: _skim_explicit(">")}
@@ -114,7 +144,8 @@ class Scanner:
     ``tags`` are of the top level; sequences are never kept. Of a value longer than ``maximum_value`` bytes
     its beginning is kept and the tag noted in ``truncated``. It is ``done`` at the first tag behind the last
     wanted one (when the tags ascended so far, as PS3.5 7.1 asks) or at Pixel Data. A deflated data set is
-    inflated up to ``maximum_inflated`` bytes and ``maximum_ratio`` to one.
+    inflated up to ``maximum_inflated`` bytes and ``maximum_ratio`` to one, and may have `MAXIMUM_HEADERS`
+    element headers and one more for each deflated byte.
 
     With ``whole`` it goes on to the end and is never ``done``: then ``finish`` also tells whether the last
     element ends where the data set does. Bytes of zero behind the last element are no element. What is
@@ -176,10 +207,13 @@ class Scanner:
         self._last_wanted = _last_of(tags)
         self._last = _LAST_TAG if whole else self._last_wanted
         self._maximum_value = maximum_value
-        self._nesting = Nesting(read_header_of(transfer_syntax_uid), maximum_depth)
         syntax = transfer_syntax(transfer_syntax_uid)
         self._inflater = Inflater(maximum_inflated, maximum_ratio) if syntax.deflated else None
+        read = read_header_of(transfer_syntax_uid)
         self._skim = _skim_implicit if syntax.implicit else _SKIM_EXPLICIT[syntax.little_endian]
+        if self._inflater is not None:  # each header is read, since each is counted
+            read, self._skim = _counting(read, self._inflater), _skim_nothing
+        self._nesting = Nesting(read, maximum_depth)
         self._is_unknown = transfer_syntax_uid not in TRANSFER_SYNTAXES
         self._error: DataSetError | None = None
         self._carry = (

@@ -339,11 +339,22 @@ class AssociationCore(Exchange):
         """
         return self._incoming is A_REQUEST and self._layer.continues(length, now)
 
-    def eof(self) -> bool:
+    def eof(self, now: float) -> bool:
         """The peer sends no more: whether the connection stays open, because what it asked is answered."""
         awaited = self._assembler.expecting_data or self._invoked.opened  # what can never come now
         self._half_closed = self.failure is None and self._performing > 0 and not awaited
+        self.closed_behind(now)
         return self._half_closed
+
+    def closed_behind(self, now: float) -> None:
+        """The peer has closed its half, perhaps behind what is still to be read: what it asked has to end."""
+        if self.failure is None:
+            self._end_in(self._timeouts.half_closed, now)
+
+    def _end_in(self, timeout: float | None, now: float) -> None:
+        """Abort in `timeout` seconds, if it is not to be sooner."""
+        if timeout is not None and (self._quiet_by is None or now + timeout < self._quiet_by):
+            self._quiet_by = now + timeout
 
     def connection_closed(self, now: float, why: str = "", cause: Exception | None = None) -> None:
         """The transport connection is gone; `why` completes "the peer closed ..." where it was too early."""
@@ -484,7 +495,7 @@ class AssociationCore(Exchange):
             self.abort(now)
             return
         self._wants_release = wants_release
-        self._quiet_by = None if timeout is None else now + timeout
+        self._end_in(timeout, now)
         self.reconsider(now)
 
 

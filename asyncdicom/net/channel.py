@@ -256,7 +256,9 @@ class Channel:
 
     def eof_received(self) -> bool:
         """See `net.transport.Receiver`: what was wholly asked before is still answered."""
-        return self.core.eof()
+        stays = self.core.eof(self.time())
+        self.arm_timer()
+        return stays
 
     def connection_lost(self, error: Exception | None) -> None:
         """See `net.transport.Receiver`."""
@@ -424,6 +426,10 @@ class Channel:
         self._timer_at = soonest
         self._timer = self._loop.call_at(soonest, self._time_passed)
 
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        """Have something called by the clock of this association (`asyncio.loop.call_later`)."""
+        return self._loop.call_later(delay, callback, *args)
+
     def _shorten_timeout(self, timeout: float) -> None:
         """An operation has a time-out of its own, perhaps shorter than all those of the association."""
         self._shortest_timeout = min(timeout, self._shortest_timeout)
@@ -433,6 +439,8 @@ class Channel:
         now = self.time()
         self._handle(self.core.handle_timer(now), now)
         self.inbox.check_patience(now)
+        if self.inbox.budget.paused and self.transport.is_closed_by_peer:  # nobody reads that it is
+            self.core.closed_behind(now)
         if self.outbox.is_stuck(now):
             error = AssociationTimeout(f"{self}: the peer does not take what is sent", which="write")
             self.core.fail(error)

@@ -6,11 +6,13 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable
+from typing import cast
 
 from asyncdicom.address import Address
+from asyncdicom.net.memory import MemoryListener, network_of
 from asyncdicom.telemetry.log import Log
 
-__all__ = ["Acceptor", "bind"]
+__all__ = ["Acceptor", "accept_from", "bind"]
 
 log = Log("asyncdicom.server")
 
@@ -21,6 +23,9 @@ _PAUSE = 0.2  # seconds until descriptors may be there again
 
 async def bind(address: Address, reuse_port: bool) -> list[socket.socket]:
     """Open a socket for each address that the host stands for, on one port; raises OSError."""
+    network = network_of(address.host)
+    if network is not None:
+        return cast("list[socket.socket]", [network.listen(address.port)])
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(
         address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -44,6 +49,16 @@ async def bind(address: Address, reuse_port: bool) -> list[socket.socket]:
             listener.close()
         raise OSError(error.errno, f"cannot listen on {address.place}: {error.strerror}") from None
     return sockets
+
+
+def accept_from(
+    listener: socket.socket, take: Callable[[socket.socket, str], None]
+) -> Acceptor | MemoryListener:
+    """Give each connection, and the host that it comes from, to `take`, until that is closed."""
+    if isinstance(listener, MemoryListener):
+        listener.take = take
+        return listener
+    return Acceptor(listener, take)
 
 
 class Acceptor:

@@ -158,6 +158,8 @@ class _Channel(Protocol):
     @property
     def performer(self) -> _Performer: ...
 
+    def call_later(self, delay: float, callback: Callable[..., object], /) -> asyncio.TimerHandle: ...
+
 
 _On = TypeVar("_On", bound=_Channel)
 
@@ -165,18 +167,17 @@ _On = TypeVar("_On", bound=_Channel)
 class _Timer:
     """Ends a handler that works for too long; while the peer still sends, it is not the handler's time."""
 
-    __slots__ = ("_deadline", "_handle", "_loop", "_request")
+    __slots__ = ("_deadline", "_handle", "_request")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, request: Performed[Any]) -> None:
-        self._loop = loop
+    def __init__(self, deadline: float, request: Performed[Any]) -> None:
         self._deadline = deadline
         self._request = request
-        self._handle = loop.call_later(deadline, self._passed)
+        self._handle = request.channel.call_later(deadline, self._passed)
 
     def _passed(self) -> None:
         request = self._request
         if request.data is not None and not request.data.is_complete:
-            self._handle = self._loop.call_later(self._deadline, self._passed)
+            self._handle = request.channel.call_later(self._deadline, self._passed)
         else:
             request.is_late = True
             request.channel.performer.give_up(request)
@@ -258,7 +259,7 @@ class Performed(Generic[_On]):
             raise Interrupted
         self._guarding = True
         deadline = self.channel.timeouts.handler_deadline
-        timer = None if deadline is None else _Timer(asyncio.get_running_loop(), deadline, self)
+        timer = None if deadline is None else _Timer(deadline, self)
         try:
             return await work
         except (asyncio.CancelledError, StopAsyncIteration):

@@ -198,7 +198,7 @@ class Performer:
 
     def _interrupt(self, request: Performed[Any], *, stalled: bool = False) -> None:
         request.interrupt(stalled=stalled)
-        asyncio.get_running_loop().call_later(self._cancel_timeout, self._give_up, request)
+        request.channel.call_later(self._cancel_timeout, self._give_up, request)
 
     def _give_up(self, request: Performed[Any]) -> None:
         if request.answered or self._core.failure is not None or request not in self.performing:

@@ -18,7 +18,7 @@ from asyncdicom.net.disk import READ, Batch, Buffer, Disk, LastBatch, read_at, r
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.uid import transfer_syntax
 
-__all__ = ["BytesSource", "FileSource", "Source", "is_repeatable"]
+__all__ = ["BytesSource", "FileSource", "Source", "is_repeatable", "padding_of"]
 
 _READ_AHEAD = 1 << 20  # the largest file that is read whole before its turn
 
@@ -33,7 +33,8 @@ class Source(Protocol):
     A source that wraps another one passes `at_hand` on: it is what makes many small instances quick. One that
     knows how many bytes it has may tell, as `length`; one that gives the same however often it is opened, as
     `is_repeatable`: if it has to be re-encoded for a peer, it is gone through before anything of it is sent,
-    and what is wrong with it costs no association.
+    and what is wrong with it costs no association. One with a `read_ahead` may begin to read what is sent
+    soon.
     """
 
     @property
@@ -96,6 +97,14 @@ class BytesSource:
         if self.__class__.open is not BytesSource.open:
             return None  # what is derived from it gives something else
         return self.data
+
+
+def padding_of(length: int, transfer_syntax_uid: str) -> list[bytes]:
+    """Give what is to be sent behind a stored data set of so many bytes.
+
+    PS3.5 A.5: a NULL makes the length of a deflated data set even; some files are without it.
+    """
+    return [b"\0"] if length % 2 and transfer_syntax(transfer_syntax_uid).deflated else []
 
 
 class FileSource:
@@ -182,7 +191,7 @@ class FileSource:
                 block = blocks.acquire()
                 position += len(view)
                 if position == end:
-                    yield LastBatch([view, *self._padding()])
+                    yield LastBatch([view, *padding_of(self.length, self.transfer_syntax_uid)])
                     break
                 if not self._disk.is_quick:
                     # The next block is read while this one is on the wire.
@@ -195,11 +204,6 @@ class FileSource:
             for descriptor in opened:
                 os.close(descriptor)
 
-    def _padding(self) -> list[bytes]:
-        # PS3.5 A.5: a NULL makes the length of a deflated data set even; some files are without it.
-        odd = self.length % 2 and transfer_syntax(self.transfer_syntax_uid).deflated
-        return [b"\0"] if odd else []
-
     def _read_whole(self) -> bytes:
         file = os.open(self.path, READ)
         try:
@@ -208,7 +212,8 @@ class FileSource:
             raise self._shorter() from None
         finally:
             os.close(file)
-        return b"".join([data, *self._padding()]) if self.length % 2 else data
+        padding = padding_of(self.length, self.transfer_syntax_uid)
+        return b"".join([data, *padding]) if padding else data
 
     def _read(self, file: int, block: bytearray, position: int, end: int) -> memoryview:
         view = memoryview(block)[: min(len(block), end - position)]

@@ -29,6 +29,8 @@ _KEEPALIVE = [
 # CVE-2024-12254: in these versions asyncio's writelines() never says that the peer takes no more.
 _UNPAUSED_WRITELINES = (3, 12) <= sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+_TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
+_GONE = (b"\x07", b"\x08")  # the states CLOSE and CLOSE-WAIT (linux/tcp_states.h)
 
 
 class Receiver(Protocol):
@@ -157,6 +159,16 @@ class Transport(asyncio.BufferedProtocol):
     def is_lost(self) -> bool:
         """Whether the connection is gone."""
         return self._lost
+
+    @property
+    def is_closed_by_peer(self) -> bool:
+        """Whether the peer has closed its half or all, perhaps behind what is not read yet (Linux only)."""
+        if self._acknowledging is None or _TCP_INFO is None:
+            return False
+        try:
+            return self._acknowledging.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1) in _GONE
+        except OSError:
+            return False
 
     @property
     def unsent(self) -> int:

@@ -79,7 +79,7 @@ def _read(paths: list[Path]) -> list[tuple[Path, FileSource | _Unreadable]]:
             why = str(error).removeprefix(f"{path}: ")
             found.append((path, _Unreadable(why, is_other=_is_something_else(path))))
         except OSError as error:
-            found.append((path, _Unreadable(error.strerror or str(error), is_other=False)))
+            found.append((path, _Unreadable(error.strerror or str(error), is_other=_is_no_file(path))))
     return found
 
 
@@ -96,8 +96,15 @@ def _is_no_instance(found: FileSource | _Unreadable) -> bool:
     return found.sop_class_uid == _MEDIA_STORAGE_DIRECTORY
 
 
+def _is_no_file(path: Path) -> bool:
+    """Whether it is a socket, a pipe or a device, as the folder of a running archive has them."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 def _is_something_else(path: Path) -> bool:
     """Whether a file that cannot be read as DICOM neither says that it is, nor looks like a bare data set."""
+    if _is_no_file(path):
+        return True
     if path.suffix.lower() in _ENDINGS or not path.is_file():
         return False
     try:

@@ -34,12 +34,13 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 class Placed(NamedTuple):
     """Where a received file is now; `what`: "new", "same" (the file was there) or "other" (its UID was).
 
-    `missing`: why it is known to be incomplete.
+    `missing`: why it is known to be incomplete; `study`: its Study Instance UID, if that was looked for.
     """
 
     path: Path
     what: str
     missing: str = ""
+    study: str = ""
 
 
 def place(received: Path, target: Path) -> Placed:
@@ -111,17 +112,18 @@ def _digest(path: Path) -> str:
 
 
 class Examined(NamedTuple):
-    """What a received file says of itself: UIDs by tag ("" for none that can be read).
+    """What a received file says of itself: values by tag ("" for none that can be read).
 
-    `missing`: why its data set is not whole, if its elements do not end where it does.
+    They are bytes read as Latin-1, so that what differs stays different. `missing`: why its data set is not
+    whole, if its elements do not end where it does.
     """
 
-    uids: Mapping[int, str]
+    values: Mapping[int, str]
     missing: str | None
 
 
 def examining(received: Path, tags: Collection[int]) -> Steps[Examined]:
-    """Look through a file for UIDs, and for the end of its data set.
+    """Look through a file for values (UIDs, text), and for the end of its data set.
 
     Of a large value only the header is read. What cannot be read is not judged, nor is what takes more than
     two seconds: nothing is refused for that. Raises OSError. What is deflated is looked through in one step.
@@ -130,9 +132,9 @@ def examining(received: Path, tags: Collection[int]) -> Steps[Examined]:
         head = file.read(HEAD_SIZE)
         meta = read_file_meta(head)
         if transfer_syntax(meta.transfer_syntax_uid).deflated:
-            uids = _uids_of(_pieces(file, head[meta.offset :]), meta.transfer_syntax_uid, tags)
+            values = _values_of(_pieces(file, head[meta.offset :]), meta.transfer_syntax_uid, tags)
             file.seek(meta.offset)
-            return Examined(uids, _missing_end_of_deflated(iter(lambda: file.read(_PIECE), b"")))
+            return Examined(values, _missing_end_of_deflated(iter(lambda: file.read(_PIECE), b"")))
         scanner = Scanner(meta.transfer_syntax_uid, frozenset(tags), whole=True)
         try:
             yield from _scanning(scanner, _unskipped(file, head[meta.offset :], scanner))
@@ -204,7 +206,7 @@ def differs(found: Mapping[int, str], asked: Mapping[int, frozenset[str]]) -> st
 
 def differs_in(data: bytes, transfer_syntax_uid: str, asked: Mapping[int, frozenset[str]]) -> str | None:
     """As `differs`, for a data set in memory."""
-    return differs(_uids_of([memoryview(data)[:_HEAD]], transfer_syntax_uid, asked), asked)
+    return differs(_values_of([memoryview(data)[:_HEAD]], transfer_syntax_uid, asked), asked)
 
 
 def _pieces(file: FileIO, first: bytes) -> Iterator[bytes]:
@@ -214,7 +216,7 @@ def _pieces(file: FileIO, first: bytes) -> Iterator[bytes]:
         piece = file.read(HEAD_SIZE)
 
 
-def _uids_of(pieces: Iterable[Buffer], transfer_syntax_uid: str, tags: Iterable[int]) -> dict[int, str]:
+def _values_of(pieces: Iterable[Buffer], transfer_syntax_uid: str, tags: Iterable[int]) -> dict[int, str]:
     scanner = Scanner(transfer_syntax_uid, frozenset(tags))
     try:
         for piece in pieces:
@@ -229,5 +231,6 @@ def _uids_of(pieces: Iterable[Buffer], transfer_syntax_uid: str, tags: Iterable[
 def _texts(scanner: Scanner, tags: Iterable[int]) -> dict[int, str]:
     found = dict.fromkeys(tags, "")
     for tag, element in scanner.found.items():
-        found[tag] = bytes(element.value).decode("ascii", "replace").rstrip("\0 ")
+        if tag not in scanner.truncated:
+            found[tag] = bytes(element.value).decode("latin-1").rstrip("\0 ")
     return found

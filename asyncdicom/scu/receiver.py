@@ -6,7 +6,7 @@ import errno
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,12 +16,14 @@ from asyncdicom.naming import safe_name
 from asyncdicom.net.disk import Disk
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.scu.placing import UIDS, Examined, Placed, differs, examining, place, place_new
+from asyncdicom.scu.results import ReceivedInstance
 from asyncdicom.services.responses import Response
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import NON_PATIENT_OBJECT_STORAGE, STORAGE, VERIFICATION, is_usable_uid, transfer_syntax
 
 if TYPE_CHECKING:
+    from asyncdicom.scu.folders import FolderTemplate
     from asyncdicom.scu.identifiers import Keys
 
 __all__ = ["TAKEN", "Kept", "Receiver", "asked_by"]
@@ -59,8 +61,9 @@ class Receiver:
     twentieth of it), are bytes: what exceeds them is refused with 0xA700 as soon as it does. A data set that
     ends before its last element does is refused with 0xC000, or, with `keep_incomplete`, kept with
     ".incomplete" at the end of its name and answered with the Warning 0xB007.
-    `study_prefix`: each study gets a folder of its own, whose name begins so. `on_kept`: is called with the
-    request and the file when a whole one was kept, and that is answered.
+    `folders`: the folders within `directory` that files are put into. `on_stored`: is awaited when a whole
+    one is in its file, and gives the answer. `on_kept`: is called when that is answered, unless with a
+    Failure.
     `asked`: takes only what a retrieval with this identifier asks for, by its UIDs.
     `move_originators`: takes nothing that says it was led to by a C-MOVE of another AE title.
     """
@@ -73,8 +76,9 @@ class Receiver:
         maximum_size: int = _MAXIMUM_SIZE,
         minimum_free: int | None = None,
         keep_incomplete: bool = False,
-        study_prefix: str | None = None,
-        on_kept: Callable[[Request, Path], None] | None = None,
+        folders: FolderTemplate | None = None,
+        on_stored: Callable[[ReceivedInstance], Awaitable[Response]] | None = None,
+        on_kept: Callable[[ReceivedInstance], None] | None = None,
         asked: Keys | None = None,
         move_originators: Collection[str] | None = None,
     ) -> None:
@@ -83,14 +87,17 @@ class Receiver:
         self.refused: dict[str, str] = {}
         """Why instances were refused, by their UIDs (the first of many)."""
         self._asked = asked_by(asked)
-        self._tags = {*self._asked} if study_prefix is None else {*self._asked, UIDS["StudyInstanceUID"]}
+        self._tags = {*self._asked} if folders is None else {*self._asked, *folders.tags}
+        if on_stored is not None or on_kept is not None:
+            self._tags.add(UIDS["StudyInstanceUID"])
         self._move_originators = move_originators
         self._directory = None if directory is None else _made(directory)
         self._on_answer = on_answer
         self._maximum_size = maximum_size
         self._minimum_free = minimum_free
         self._keep_incomplete = keep_incomplete
-        self._study_prefix = study_prefix
+        self._folders = folders
+        self._on_stored = on_stored
         self._on_kept = on_kept
         self._left = self._free = 0  # how much may be written, and is free, when it was last looked at
 
@@ -138,15 +145,36 @@ class Receiver:
             response = Response(
                 Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS_WARNING, error_comment=placed.missing
             )
+        elif placed is not None and (self._on_stored is not None or self._on_kept is not None):
+            response = await self._told(self._received(request, placed, size), request, response)
         self._tell(request, response, bytes=size, file=None if path is None else str(path))
-        if placed is not None and not placed.missing:
-            self._kept(request, placed.path)
         return response, Kept(path, size, "" if placed is None else placed.missing)
 
-    def _kept(self, request: Request, path: Path) -> None:
+    async def _told(self, received: ReceivedInstance, request: Request, response: Response) -> Response:
+        """Tell of a whole one before it is answered, and behind the answer."""
+        if self._on_stored is not None:
+            response = await self._on_stored(received)
         task, on_kept = request.incoming.task, self._on_kept
-        if task is not None and on_kept is not None:
-            task.add_done_callback(lambda _: on_kept(request, path))
+        if task is not None and on_kept is not None and not response.status.is_failure:
+            task.add_done_callback(lambda _: on_kept(received))
+        return response
+
+    def _received(self, request: Request, placed: Placed, size: int) -> ReceivedInstance:
+        folder, depth = self._directory, 0 if self._folders is None else self._folders.depth_of_study
+        if folder is not None:
+            folder = folder.joinpath(*placed.path.relative_to(folder).parts[:depth]) if depth else None
+        return ReceivedInstance(
+            placed.path,
+            folder,
+            placed.study,
+            request.affected_sop_class_uid,
+            request.affected_sop_instance_uid,
+            request.transfer_syntax_uid,
+            size,
+            request.calling_ae_title,
+            request.called_ae_title,
+            request.association.peer[0],
+        )
 
     def _tell(self, request: Request, response: Response, **more: object) -> None:
         if self._on_answer is not None:
@@ -175,21 +203,29 @@ class Receiver:
     async def _place(self, request: Request, part: Path, target: Path) -> Placed:
         try:
             seen = await self._examined(request, part)
-            why = differs(seen.uids, self._asked)
+            why = differs(seen.values, self._asked)
             if why is not None:
                 raise _RefusedError(Status.NOT_AUTHORIZED, why)
             if seen.missing is not None and not self._keep_incomplete:
                 raise _RefusedError(Status.CANNOT_UNDERSTAND, seen.missing)
             if seen.missing is not None:
                 target = target.with_name(f"{target.name}.incomplete")
-            study = seen.uids.get(UIDS["StudyInstanceUID"], "")
-            placed = await _disk.call(self._place_new, part, target, study)
+            names = self._names(request, seen)
+            placed = await _disk.call(self._place_new, part, target, names)
             if placed is None:
-                placed = await in_thread(file_threads(), self._place_other, part, target, study)
-            return placed._replace(missing=seen.missing or "")
+                placed = await in_thread(file_threads(), self._place_other, part, target, names)
+            study = seen.values.get(UIDS["StudyInstanceUID"], "")
+            return placed._replace(missing=seen.missing or "", study=study)
         except BaseException:
             _remove(part)
             raise
+
+    def _names(self, request: Request, seen: Examined) -> Sequence[str]:
+        """Give the folders that a file is put into."""
+        if self._folders is None:
+            return ()
+        titles = {"calling": request.calling_ae_title, "called": request.called_ae_title}
+        return self._folders.names(seen.values, titles)
 
     async def _examined(self, request: Request, part: Path) -> Examined:
         """What is soon seen is looked for at once: to ask a thread takes as long."""
@@ -203,19 +239,14 @@ class Receiver:
 
     # these block
 
-    def _place_new(self, part: Path, target: Path, study: str) -> Placed | None:
+    def _place_new(self, part: Path, target: Path, names: Sequence[str]) -> Placed | None:
         try:
-            return place_new(part, self._in_folder(target, study))
+            return place_new(part, _within(target, names))
         finally:
             self._look(target.parent)
 
-    def _place_other(self, part: Path, target: Path, study: str) -> Placed:
-        return place(part, self._in_folder(target, study))
-
-    def _in_folder(self, target: Path, study: str) -> Path:
-        if self._study_prefix is None:
-            return target
-        return _folder_of_study(study, target.parent, self._study_prefix) / target.name
+    def _place_other(self, part: Path, target: Path, names: Sequence[str]) -> Placed:
+        return place(part, _within(target, names))
 
     def _look(self, directory: Path) -> None:
         """Look how much more may be written."""
@@ -270,13 +301,15 @@ def _begun(steps: Steps[Examined]) -> Examined | None:
     return None
 
 
-def _folder_of_study(study: str, directory: Path, prefix: str) -> Path:
-    name = safe_name(study or "no-study")
-    folder = directory / (f"{prefix}_{name}" if prefix else name)
-    folder.mkdir(exist_ok=True)
-    if folder.is_symlink():
-        raise OSError(errno.ELOOP, f"{folder.name} is a link")
-    return folder
+def _within(target: Path, names: Sequence[str]) -> Path:
+    """Make the folders, and give the place of the file in them. No link is followed."""
+    folder = target.parent
+    for name in names:
+        folder = folder / name
+        folder.mkdir(exist_ok=True)
+        if folder.is_symlink():
+            raise OSError(errno.ELOOP, "a folder in it is a link")
+    return folder / target.name if names else target
 
 
 def asked_by(identifier: Keys | None) -> Mapping[int, frozenset[str]]:

@@ -15,7 +15,15 @@ from asyncdicom.telemetry.text import printable
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Instance", "Matches", "Retrieved", "StoreResult", "Stored"]
+__all__ = [
+    "Instance",
+    "Matches",
+    "ReceivedInstance",
+    "ReceivedStudy",
+    "Retrieved",
+    "StoreResult",
+    "Stored",
+]
 
 _SHOWN = 100  # matches in a notebook
 _LONGEST = 120  # characters of a value there
@@ -101,6 +109,40 @@ class Instance(NamedTuple):
     def __repr__(self) -> str:
         where = f"path={str(self.path)!r}" if self.path is not None else f"{self.size} bytes"
         return f"Instance({self.sop_instance_uid!r}, {where})"
+
+
+class ReceivedInstance(NamedTuple):
+    """An instance that was received into a file: `storescp --on-stored` calls a function with it."""
+
+    path: Path
+    """Its file, which is complete."""
+    folder: Path | None
+    """That of its study, if there is one."""
+    study_instance_uid: str
+    """Its Study Instance UID; empty where it has none."""
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    size: int
+    """Bytes of its data set."""
+    calling_ae_title: str
+    called_ae_title: str
+    address: str
+    """The host that it came from."""
+
+
+class ReceivedStudy(NamedTuple):
+    """A study for which nothing more has come: `storescp --on-stable` calls a function with it."""
+
+    folder: Path
+    """Where its files are; others that came before may be there, too."""
+    study_instance_uid: str
+    instances: int
+    """How many have come since it was told last: files may be fewer, as what comes again is kept once."""
+    calling_ae_title: str
+    """Who has sent the last one."""
+    called_ae_title: str
+    address: str
 
 
 def _failures(failed: Iterable[tuple[str, str]], number: int, what: str) -> str:

@@ -185,6 +185,7 @@ async def provide(request: Request, handler: FindHandler) -> Response:
     pending, is_complete = None, True  # the response is the same for all matches, mostly
     maximum = incoming.channel.limits.maximum_matches
     taking_turns = turns()
+    await taking_turns.take(incoming.channel)
     matches = cast("Any", handler(request))
     async with aclosing(_Closable(matches)):
         iterator: AsyncIterator[Identifier] = aiter(matches)

@@ -18,7 +18,8 @@ from asyncdicom.exceptions import AssociationError, DataSetError, DicomNetworkEr
 from asyncdicom.net.channel import Channel, IncomingRequest
 from asyncdicom.net.operation import Interrupted, Reply
 from asyncdicom.net.reasons import in_short
-from asyncdicom.net.sources import FileSource, Source
+from asyncdicom.net.sources import Source
+from asyncdicom.net.turns import turns
 from asyncdicom.services import storage
 from asyncdicom.services.arrivals import Arrivals, RetrieveResult, corrected
 from asyncdicom.services.classes import C_GET_CLASSES, C_MOVE_CLASSES
@@ -258,6 +259,7 @@ class MoveService(Service):
 
 async def provide_get(incoming: IncomingRequest, request: Request, handlers: GetService) -> Response:
     """Send what the handler wants sent on this association (PS3.4 C.4.3.3)."""
+    await turns().take(incoming.channel)
     retrieval = await incoming.guard(handlers.c_get(request))
     if not isinstance(retrieval, Retrieval):
         return response_of(retrieval)
@@ -284,6 +286,7 @@ async def provide_move(incoming: IncomingRequest, request: Request, handlers: Mo
     if destination is None:
         incoming.remark = "refused: an unknown destination"
         return Response(Status.MOVE_DESTINATION_UNKNOWN)
+    await turns().take(incoming.channel)
     retrieval = await incoming.guard(handlers.c_move(request))
     if not isinstance(retrieval, Retrieval):
         return response_of(retrieval)
@@ -386,8 +389,8 @@ async def _each(
         if source is not None:
             if kinds is not None and (source.sop_class_uid, source.transfer_syntax_uid) not in kinds:
                 continue
-            if isinstance(source, FileSource):
-                source.read_ahead()
+            if (read_ahead := getattr(source, "read_ahead", None)) is not None:
+                read_ahead()
         if previous:
             yield previous.pop()
         previous.append(source)

@@ -30,7 +30,7 @@ connections_refused = 0
 """Connections that were closed before they could ask: by their address, or because there were too many."""
 
 commands_failed = 0
-"""Commands for received instances or studies that could not be run, or failed."""
+"""Commands and functions for received instances or studies that could not be run, or failed."""
 
 log_errors = 0
 """Log lines that could not be made: a handler or a filter raised, or a line did not format."""

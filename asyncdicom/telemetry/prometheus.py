@@ -171,7 +171,11 @@ METRICS = (
     Metric("webhook_messages_total", "Messages to the webhook.", _each("webhook"), ("outcome",)),
     Metric("log_errors_total", "Log lines that could not be made.", _at("log", "errors")),
     Metric("log_lines_lost_total", "Log lines that were not written.", _at("log", "lines_lost")),
-    Metric("commands_failed_total", "Programs that could not be run, or failed.", _at("commands_failed")),
+    Metric(
+        "commands_failed_total",
+        "Programs or functions that could not be run, or failed.",
+        _at("commands_failed"),
+    ),
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.buckets import Bucket, bucket
 from helpers.index_asking import URLS
 from helpers.postgres import Server, server
 
@@ -206,16 +208,26 @@ ON_BOTH: dict[str, tuple[str, ...]] = {
     "test_archive_stability": ("test_a_study_that_is_gone_is_not_given",),
 }
 
+# The tests of these modules run with the instances in a folder and in a bucket, but those named, which are
+# about the files of a folder.
+IN_BUCKET: dict[str, tuple[str, ...]] = {
+    "test_archive_identity": (),
+    "test_archive_lenient": (),
+}
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    only_sqlite = ON_BOTH.get(metafunc.module.__name__.rpartition(".")[2])
+    module = metafunc.module.__name__.rpartition(".")[2]
+    only_sqlite = ON_BOTH.get(module)
     if only_sqlite is not None and metafunc.function.__name__ not in only_sqlite:
         metafunc.parametrize("engine", ["sqlite", "postgresql"], indirect=True)
+    if metafunc.function.__name__ not in IN_BUCKET.get(module, (metafunc.function.__name__,)):
+        metafunc.parametrize("blobs", ["folder", "s3"], indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With PostgreSQL one event loop is enough: it sees nothing of the index."""
-    left_out = [item for item in items if _is_on_postgres(item) and "asyncio" in _parameters(item)]
+    """With PostgreSQL or S3 one event loop is enough: it sees little of them."""
+    left_out = [item for item in items if _is_elsewhere(item) and "asyncio" in _parameters(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
@@ -224,14 +236,14 @@ def _parameters(item: pytest.Item) -> list[str]:
     return item.name.partition("[")[2].rstrip("]").split("-")
 
 
-_ON_POSTGRES = ("test_archive_postgres.py", "test_archive_processes.py", "test_archive_several.py")
+_ALONE = (
+    *("test_archive_postgres.py", "test_archive_processes.py", "test_archive_several.py"),
+    *("test_archive_s3.py", "test_archive_s3_kill.py"),
+)
 
 
-def _is_on_postgres(item: pytest.Item) -> bool:
-    return "postgresql" in _parameters(item) or item.path.name in (
-        "test_archive_postgres.py",
-        "test_archive_processes.py",
-    )
+def _is_elsewhere(item: pytest.Item) -> bool:
+    return not {"postgresql", "s3"}.isdisjoint(_parameters(item)) or item.path.name in _ALONE
 
 
 @pytest.fixture(autouse=True)
@@ -250,6 +262,26 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         monkeypatch.setattr(Archive, "__init__", on_postgres)
     yield engine
     URLS.clear()
+
+
+@pytest.fixture(autouse=True)
+def blobs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket | None]:
+    """What has the instances of a test's archives: their folders, or a bucket, each below its own prefix."""
+    if getattr(request, "param", "folder") == "folder":
+        yield None
+        return
+    init = Archive.__init__
+    with bucket(request.getfixturevalue("tmp_path_factory").mktemp("store")) as made:
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+
+        def in_bucket(archive: Archive, directory: str | Path, **options: Any) -> None:
+            below = hashlib.sha256(os.path.abspath(directory).encode()).hexdigest()[:16]
+            options.setdefault("blobs", f"{made.url}/{below}")
+            init(archive, directory, **options)
+
+        monkeypatch.setattr(Archive, "__init__", in_bucket)
+        yield made
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.finished import finished
 
 from asyncdicom.archive.blobs.base import Blobs, State
 from asyncdicom.archive.blobs.compare import compare_blobs
@@ -31,7 +32,7 @@ def kept(blobs: Blobs, data: bytes) -> str:
     """The name of a blob with a data set."""
     blob = blobs.new(HEADER)
     blob.write([memoryview(data)], last=True)
-    blob.finish()
+    finished(blob)
     blob.keep()
     assert (blob.offset, blob.length) == (len(HEADER), len(data))
     return blob.name
@@ -54,7 +55,7 @@ def test_a_blob_is_new_written_kept_and_listed(blobs: FolderBlobs) -> None:
     blob.write([memoryview(b"abc")])
     assert blobs.is_receiving(blob.name)
     blob.write([memoryview(b"def")], last=True)
-    blob.finish()
+    finished(blob)
     blob.keep()
     assert not blobs.is_receiving(blob.name)
     [folder, quarantine] = blobs.all_folders()

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.finished import finished
 
 from asyncdicom.archive.blobs import folders as folders_module
 from asyncdicom.archive.blobs.files import InstanceFile
@@ -30,7 +31,7 @@ def test_an_object_is_header_then_data_set(folders: Folders) -> None:
     file = InstanceFile(folders, FileCalls(), HEADER, sync=True)
     file.write([memoryview(b"abc"), memoryview(b""), memoryview(b"def")])
     file.write([memoryview(b"ghi")])
-    file.finish()
+    finished(file)
     assert (
         Path(file.path).read_bytes() == b"HEADER" + hashlib.sha256(b"abcdefghi").digest()[:16] + b"abcdefghi"
     )
@@ -42,7 +43,7 @@ def test_an_object_is_header_then_data_set(folders: Folders) -> None:
 def test_more_pieces_than_one_call_takes(folders: Folders) -> None:
     file = InstanceFile(folders, FileCalls(), bytes(16), sync=False)
     file.write([memoryview(bytes([n % 256])) for n in range(5000)])
-    file.finish()
+    finished(file)
     assert Path(file.path).read_bytes()[16:] == bytes(n % 256 for n in range(5000))
 
 
@@ -53,7 +54,7 @@ def test_short_writes_are_continued(folders: Folders, monkeypatch: pytest.Monkey
     assert writev is not os.writev
     file = InstanceFile(folders, FileCalls(), HEADER, sync=False)
     file.write([memoryview(b"abc"), memoryview(b""), memoryview(b"defghijkl")])
-    file.finish()
+    finished(file)
     content = Path(file.path).read_bytes()
     assert (content[:6], content[22:]) == (b"HEADER", b"abcdefghijkl")
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from asyncdicom.archive import Archive, FileCalls
-from asyncdicom.archive.blobs.folder import FolderBlobs
 from asyncdicom.archive.file_calls import TogetherCalls
 from asyncdicom.archive.finishing import GROUP, Finishing
 from asyncdicom.archive.workers import Workers
@@ -148,12 +147,13 @@ async def test_everybody_is_answered_whatever_happens(
         raise MemoryError
 
     async with Archive(tmp_path) as archive:
-        if archive._intake._finishing is None:
+        finishing = archive._intake._finishing
+        if finishing is None:
             pytest.skip("this system does not sync together")
-        proper = FolderBlobs.finish_all
-        monkeypatch.setattr(FolderBlobs, "finish_all", broken)
+        proper = finishing._finish_all
+        monkeypatch.setattr(finishing, "_finish_all", broken)
         assert set(map(int, await asyncio.gather(*several(archive, tools, 3)))) == {0xA700}
-        monkeypatch.setattr(FolderBlobs, "finish_all", proper)
+        monkeypatch.setattr(finishing, "_finish_all", proper)
         assert tools.files_below(tmp_path) == []
         assert set(await asyncio.gather(*several(archive, tools, 3))) == {0}
 

@@ -252,7 +252,7 @@ async def test_the_index_writer_answers_everybody_and_goes_on(
 ) -> None:
     async with Archive(tmp_path, durability="none") as archive:
         ingest: Any = archive._ingest
-        for place in ("_settle", "_have_looked", "_tell_failures", "_commit"):
+        for place in ("_settle", "_come_again", "_tell_failures", "_commit"):
             proper = getattr(ingest, place)
 
             def broken(*_: Any) -> Any:

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from cli.running import ENVIRONMENT, Result, Start, Tool
@@ -35,12 +36,15 @@ def start() -> Start:
     """Start a tool in a process of its own: ``async with start("storescp", 0) as process``."""
 
     @asynccontextmanager
-    async def process(*arguments: object) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def process(
+        *arguments: object, cwd: Path | None = None
+    ) -> AsyncIterator[asyncio.subprocess.Process]:
         started = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "asyncdicom"),
             *map(str, arguments),
             env=ENVIRONMENT,
+            cwd=cwd,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

@@ -15,9 +15,10 @@ from cli.running import Start
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncdicom import Request, associate, serve, storage_contexts
+from asyncdicom import ReceivedInstance, Response, Status, associate, serve, storage_contexts
 from asyncdicom.cli.commands import Commands, Template
 from asyncdicom.cli.receiver import Receiver
+from asyncdicom.scu.folders import FolderTemplate
 from asyncdicom.telemetry import counters
 
 VALUES = {
@@ -164,12 +165,15 @@ async def test_the_end_waits_for_no_command_for_ever(
     told = [record.getMessage() for record in caplog.records]
     assert told == [
         "1.2.3: the command was not run: the process ends",
-        "1 commands still run, and are left alone",
+        "1 of them still run, and are left alone",
     ]
 
 
 async def stored(
-    folder: Path, instances: Iterable[Instance], on_kept: Callable[[Request, Path], None], **options: Any
+    folder: Path,
+    instances: Iterable[Instance],
+    on_kept: Callable[[ReceivedInstance], None],
+    **options: Any,
 ) -> list[int]:
     sources = [instance.source() for instance in instances]
     receiver = Receiver(str(folder), on_kept=on_kept, **options)
@@ -180,15 +184,20 @@ async def stored(
 
 
 async def test_it_is_told_when_the_sender_has_its_answer(tmp_path: Path) -> None:
-    kept: list[tuple[bool, str]] = []
+    told: list[str] = []
 
-    def on_kept(request: Request, path: Path) -> None:
-        kept.append((request.incoming.answered, str(path.relative_to(tmp_path))))
+    async def on_stored(received: ReceivedInstance) -> Response:
+        told.append(f"stored {received.sop_instance_uid}")
+        return Response(Status.SUCCESS)
+
+    def on_kept(received: ReceivedInstance) -> None:
+        told.append(str(received.path.relative_to(tmp_path)))
 
     studies = [Instance("1", "1.1", "1.1.1"), Instance("2", "2.1", "2.1.1"), Instance("../x", "3.1", "3.1.1")]
-    assert await stored(tmp_path, studies, on_kept, study_prefix="S") == [0, 0, 0]
-    assert kept[:2] == [(True, "S_1/1.1.1.dcm"), (True, "S_2/2.1.1.dcm")]
-    assert kept[2][1].startswith("S__.._x_"), "a received value is never a path"
+    options = {"folders": FolderTemplate.of_study("S"), "on_stored": on_stored}
+    assert await stored(tmp_path, studies, on_kept, **options) == [0, 0, 0]
+    assert told[:4] == ["stored 1.1.1", "S_1/1.1.1.dcm", "stored 2.1.1", "S_2/2.1.1.dcm"]
+    assert told[5].startswith("S_.._x_"), "a received value is never a path"
     assert {path.parent for path in tmp_path.iterdir()} == {tmp_path}
 
 
@@ -198,7 +207,10 @@ async def test_a_folder_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (inside / "1").symlink_to(outside)
     kept: list[Path] = []
     assert await stored(
-        inside, [Instance("1", "1.1", "1.1.1")], lambda _, path: kept.append(path), study_prefix=""
+        inside,
+        [Instance("1", "1.1", "1.1.1")],
+        lambda received: kept.append(received.path),
+        folders=FolderTemplate.of_study(""),
     ) == [0xA700]
     assert (kept, list(outside.iterdir())) == ([], [])
 
@@ -206,7 +218,9 @@ async def test_a_folder_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 async def test_what_is_refused_or_cut_off_runs_nothing(tmp_path: Path) -> None:
     kept: list[Path] = []
     instance = Instance("1", "1.1", "1.1.1")
-    statuses = await stored(tmp_path, [instance], lambda _, path: kept.append(path), maximum_size=10)
+    statuses = await stored(
+        tmp_path, [instance], lambda received: kept.append(received.path), maximum_size=10
+    )
     assert (statuses, kept) == ([0xA700], [])
 
 

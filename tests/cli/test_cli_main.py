@@ -93,6 +93,22 @@ def test_what_to_install_when_a_package_is_missing(missing: str, tool: str, extr
     assert done.stderr == f"asyncdicom {tool}: this tool needs: pip install 'asyncdicom[{extra}]'\n"
 
 
+def test_what_to_install_is_told_to_a_program_too() -> None:
+    done = python("import sys; sys.modules['sqlalchemy'] = None; import asyncdicom.archive")
+    assert done.stderr.splitlines()[-1].endswith("needs SQLAlchemy: pip install 'asyncdicom[archive]'")
+
+
+def test_completion_without_its_package_is_silent() -> None:
+    done = python(
+        "import os, sys\n"
+        "os.environ['_ASYNCDICOM_COMPLETE'] = 'bash_complete'\n"
+        "sys.modules['click'] = None\n"
+        "from asyncdicom.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], ["echoscu", "--help"], ["archive", "--help"]]
 )

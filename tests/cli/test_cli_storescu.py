@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -93,10 +94,16 @@ async def test_a_cd(tool: Tool, tmp_path: Path, folder: dict[str, bytes]) -> Non
     (tmp_path / "in" / "AUTORUN.INF").write_text("[autorun]")
     (tmp_path / "in" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
     (tmp_path / "in" / "b" / "VIEWER.EXE").write_bytes(b"MZ" + bytes(500))
+    os.mkfifo(tmp_path / "in" / "pipe")
+    control = socket.socket(socket.AF_UNIX)
+    here = os.open(tmp_path / "in", os.O_RDONLY)
+    control.bind(f"/proc/self/fd/{here}/control")  # as an archive has it; its path may not be long
+    os.close(here)
     async with serve("SCP@127.0.0.1:0", c_store=received) as server:
         code, out, err = await tool("storescu", "127.0.0.1", server.port, tmp_path / "in")
+        control.close()
         assert (code, err) == (0, "")
-        assert out.startswith("sent 5, warned 0, failed 0, skipped 4 in ")
+        assert out.startswith("sent 5, warned 0, failed 0, skipped 6 in ")
         assert received == folder
 
         damaged = {
@@ -109,7 +116,7 @@ async def test_a_cd(tool: Tool, tmp_path: Path, folder: dict[str, bytes]) -> Non
             (tmp_path / "in" / name).write_bytes(data)
         code, out, err = await tool("storescu", "127.0.0.1", server.port, tmp_path / "in")
         assert code == 1
-        assert out.startswith("sent 5, warned 0, failed 4, skipped 4 in ")
+        assert out.startswith("sent 5, warned 0, failed 4, skipped 6 in ")
         assert {line.partition(": ")[0].rpartition("/")[2] for line in err.splitlines()} == set(damaged)
 
         code, out, _ = await tool("storescu", "127.0.0.1", server.port, tmp_path / "in" / "AUTORUN.INF")

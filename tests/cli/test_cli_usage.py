@@ -55,6 +55,7 @@ UID = "StudyInstanceUID=1.2"
         (f"findscu -L NOWHERE {PEER}", "'NOWHERE' is not one of"),
         (f"findscu -L PATIENT {PEER}", "Study Root has the levels STUDY, SERIES, IMAGE, not PATIENT"),
         (f"getscu {PEER}", "say what to retrieve: -k StudyInstanceUID="),
+        (f"getscu -k PatientID=1 {PEER}", "StudyInstanceUID=VALUE; -P -L PATIENT retrieves by -k PatientID"),
         (f"getscu -L SERIES -k {UID} {PEER}", "say what to retrieve: -k SeriesInstanceUID="),
         (f"getscu -od {__file__} -k {UID} {PEER}", "is a file"),
         (f"getscu -od {__file__}/in -k {UID} {PEER}", "cannot make the folder"),
@@ -72,7 +73,7 @@ UID = "StudyInstanceUID=1.2"
         ("storescp -su ../up 11112", "-su: '../up' is no beginning of a name"),
         (
             "storescp -ss study 11112",
-            "-ss: no folder is named after a time or a patient; -su PREFIX makes one",
+            "-ss: no folder is named after the time; -su PREFIX, or --folder-template",
         ),
         ("storescp -fe .dcm 11112", "-fe: files are named SOP-INSTANCE-UID.dcm"),
         ("storescp +ti 11112", "+ti: what is received is saved as it came"),

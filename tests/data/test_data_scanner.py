@@ -7,7 +7,9 @@ import zlib
 from functools import cache
 from itertools import pairwise, product
 from pathlib import Path
+from random import Random
 from struct import pack
+from typing import Any
 
 import pydicom
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataelem import RawDataElement
 
+from asyncdicom.data.inflation import MAXIMUM_HEADERS
 from asyncdicom.data.part10 import read_file_meta
 from asyncdicom.data.scanner import IncompleteDataSet, Scanner
 from asyncdicom.exceptions import DataSetError
@@ -178,6 +181,40 @@ def test_deflate_bombs() -> None:  # D-11
     assert outcome(bomb, DEFLATED) is DataSetError
     assert outcome(bomb, DEFLATED, maximum_ratio=1100) is DataSetError
     assert outcome(bomb, DEFLATED, maximum_ratio=1100, maximum_inflated=41 << 20) == FOUND
+
+
+def _empty(count: int) -> list[tuple[int, str, bytes]]:
+    return [(0x00091000 + number % 0xEF00, "LO", b"") for number in range(count)]
+
+
+MANY = 200_000
+BOMBS: dict[str, list[Any]] = {
+    "again and again the same": [(0x00091010, "LO", b"")] * MANY,
+    "in items": [(0x00081140, "SQ", ([(_empty(100), True)] * (MANY // 100), True))],
+    "empty items": [(0x00081140, "SQ", ([([], True)] * (MANY // 2), True))],
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_bomb_of_elements(kind: str, whole: bool) -> None:
+    """Each element takes time, and a thousand may be in a few bytes: they are counted."""
+    elements = BOMBS[kind] + KEYS
+    bomb = deflate(dataset(elements, "explicit"))
+    scanner = Scanner(DEFLATED, WANTED, whole=whole, maximum_ratio=2000)
+    steps = scanner.feeding(bomb)
+    with pytest.raises(DataSetError, match=r"is a bomb: \d+ bytes gave \d+ elements"):
+        for number, _ in enumerate(steps):
+            assert number < 3 * MAXIMUM_HEADERS // 1024
+    plain = dataset(elements, "explicit")
+    assert outcome(plain, EXPLICIT, whole=whole) == FOUND, "what was sent in full is looked at in full"
+
+
+def test_many_elements_that_are_worth_their_bytes() -> None:
+    random = Random(1)
+    values = (random.randbytes(8) for _ in range(MAXIMUM_HEADERS + 20_000))
+    many = [(0x00090000 + (n // 50_000 << 17) + n % 50_000, "OB", value) for n, value in enumerate(values)]
+    assert outcome(deflate(dataset([*many, *KEYS], "explicit")), DEFLATED, whole=True) == FOUND
 
 
 def test_a_bomb_behind_the_keys_is_not_looked_at() -> None:

@@ -688,12 +688,25 @@ def test_a_lost_connection() -> None:
 def test_who_has_asked_still_gets_its_answer_when_it_closes_its_half() -> None:
     core = acceptor()
     [started] = receive(core, message(ECHO_ID, echo_rq()))
-    assert core.eof()
+    assert core.eof(0.0)
     assert not core.wants_close
     with pytest.raises(AssociationClosed, match="closed its half"):
         core.invoke(CT_ID, store_rq(), 0.0)
     core.performed(started.command, 1.0)
     assert core.wants_close
+
+
+def test_who_has_closed_its_half_is_not_answered_for_ever() -> None:
+    core = acceptor()
+    receive(core, message(ECHO_ID, echo_rq()))
+    core.closed_behind(1.0)  # it is known before all is read
+    end = 1.0 + (TIMEOUTS.half_closed or 0)
+    assert core.eof(2.0)
+    assert core.next_deadline() == end
+    core.handle_timer(end - 0.1)
+    assert core.failure is None
+    core.handle_timer(end)
+    assert isinstance(core.failure, AssociationAborted)
 
 
 @pytest.mark.parametrize("case", ["nothing", "data is owed", "a response is owed", "it has ended"])
@@ -707,7 +720,7 @@ def test_half_a_connection_is_of_no_use_otherwise(case: str) -> None:
     elif case == "it has ended":
         receive(core, message(ECHO_ID, echo_rq()))
         core.abort(0.0)
-    assert not core.eof()
+    assert not core.eof(0.0)
 
 
 def test_behind_a_fault_nothing_is_taken() -> None:

@@ -39,8 +39,10 @@ RUN = {
         "docs/recipes/gateway.md",
         "recipe: gateway",
     ): "docs/test_recipe_programs.py::test_the_gateway_in_a_program",
+    ("docs/recipes/storescp.md", "recipe: handlers"): "docs/test_recipe_programs.py::test_the_functions",
     ("docs/recipes/receiver.md", "recipe: receiver"): "docs/test_recipe_programs.py::test_the_receiver",
     ("docs/recipes/testing.md", "recipe: testing"): "test_testing.py::test_the_recipe_tests_a_handler",
+    ("docs/recipes/testing.md", "recipe: silence"): "test_testing.py::test_the_recipe_tests_a_handler",
     (
         "docs/recipes/process-pool.md",
         "recipe: process_pool",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -86,6 +88,34 @@ async def test_the_receiver(tmp_path: Path, pydicom_files: Path, free_ports: tup
     uid = pydicom.dcmread(pydicom_files / "CT_small.dcm").SOPInstanceUID
     assert answer.endswith(f'["{uid}"]')
     assert [path.name for path in (tmp_path / "received").iterdir()] == [f"{uid}.dcm"]
+
+
+@once
+async def test_the_functions(tmp_path: Path, pydicom_files: Path) -> None:
+    """By the command line of the page; what waits is told when it is stopped."""
+    page = (ROOT / "docs" / "recipes" / "storescp.md").read_text()
+    (line,) = re.findall(r"```sh\nasyncdicom (storescp .*?)```", page, re.DOTALL)
+    (tmp_path / "handlers.py").write_text(PROGRAMS["handlers"])
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "asyncdicom", *shlex.split(line.replace(" 11112 ", " 0 ").replace("\\\n", " "))),
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        listens = (await process.stdout.readline()).decode()
+        port = int(listens.partition(",")[0].rpartition(":")[2])
+        async with Client(f"STORESCP@127.0.0.1:{port}", calling_ae_title="CT1") as client:
+            assert (await client.store(pydicom_files / "CT_small.dcm")).sent == 1
+    finally:
+        process.send_signal(signal.SIGTERM)
+        output, _ = await process.communicate()
+    image = pydicom.dcmread(pydicom_files / "CT_small.dcm")
+    study = f"in/1CT1/{image.StudyInstanceUID}"
+    assert output.decode().splitlines()[-1] == f"1 instances in {study}"
+    assert (tmp_path / study / "0001-CT" / f"{image.SOPInstanceUID}.dcm").is_file()
 
 
 @once

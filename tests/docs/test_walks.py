@@ -7,6 +7,8 @@ import configparser
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +101,24 @@ def test_the_unit_has_what_systemd_needs() -> None:
     assert set(unit) - {"DEFAULT"} == {"Unit", "Service", "Install"}
     assert unit["Service"]["ExecStartPre"] == f"{unit['Service']['ExecStart']} --check"
     assert int(unit["Service"]["TimeoutStopSec"]) > 30 + 10
+    log = block("deploying.md", "logrotate").partition(" ")[0]
+    assert log.startswith(f"/var/log/{unit['Service']['LogsDirectory']}/"), "else it may not be written"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    text = block("deploying.md", "unit").replace("/opt/asyncdicom/bin/asyncdicom", sys.executable)
+    (unit := tmp_path / "asyncdicom.service").write_text(text)
+    said = subprocess.run(
+        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=120
+    )
+    assert [line for line in said.stderr.splitlines() if unit.name in line] == []  # of others we know nothing
+
+
+def test_the_container_can_write_to_its_volume() -> None:
+    """A volume gets the owner that its folder has in the image; whoever runs there is not root."""
+    lines = block("deploying.md", "containerfile").splitlines()
+    (user,) = (line.split()[1] for line in lines if line.startswith("USER "))
+    (volume,) = (line.split()[1] for line in lines if line.startswith("VOLUME "))
+    made = next(number for number, line in enumerate(lines) if f"install -d -o {user} {volume}" in line)
+    assert made < lines.index(f"USER {user}") < lines.index(f"VOLUME {volume}")

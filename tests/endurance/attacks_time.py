@@ -17,7 +17,7 @@ from typing import Any
 from endurance.attack import Attack, Counts
 from endurance.attacks_kept import SIXTEEN, image, served, source
 from endurance.siege import Siege
-from helpers.archive_process import SERIES, data_set
+from helpers.archive_process import LONG, SERIES, data_set
 from helpers.peer import ABORT
 
 from asyncdicom import Association
@@ -26,6 +26,8 @@ SLICE = {"calls from beat to beat": 100_000}
 """About 10 ms of Python: work of more than 2 ms goes in slices, or elsewhere."""
 TURN = {"messages in a turn": 256}
 WEIGHT = {"objects": 60_000}
+EACH_WEIGHT = {"objects": 600 * (620 if LONG else 100)}
+"""Of an association with a query."""
 SERVED = {"neighbour not served": 0}
 
 Filled = dict[str, bytes]
@@ -133,10 +135,10 @@ ATTACKS = (
     Attack("worst patterns", "8 C-FINDs of 64 patterns of 243 characters over texts of 1,024",
            Siege("patterns", (8, 16), ("C-FIND",), LONG_TEXTS), SERVED),
     Attack("unread queries", "64 queries of 1,000 matches each that nobody reads",
-           Siege("unread_queries", (64, 620), ("C-FIND",), PAGE), SERVED | WEIGHT),
+           Siege("unread_queries", (64, 620), ("C-FIND",), PAGE), SERVED | EACH_WEIGHT),
     Attack("queries of many studies", "16 C-FINDs of 100,000 studies by a peer that reads nothing",
            Siege("unread_queries", (16, 256), ("C-FIND",), MANY_STUDIES), SERVED,
-           "readers are shared by who comes first", only_long=True),
+           only_long=True),
     Attack("deflated identifier", "an identifier of 131,072 empty elements in 10 KiB",
            Siege("deflated_identifier", (1 << 17, 30 << 17), prepare=SOME, counted=True),
            SERVED | SLICE | WEIGHT),
@@ -144,12 +146,12 @@ ATTACKS = (
            Siege("deflated_identifier", (1 << 15, 90 << 17), settings=READ, counted=True), SERVED | SLICE),
     Attack("deflated C-STOREs", "16 C-STOREs at once of 30 MiB of empty elements, deflated",
            Siege("deflated_stores", (1 << 20, 60 << 20), ("C-STORE",), SOME), SERVED,
-           "the scanner looks at every element, whoever waits", only_long=True),
+           only_long=True),
     Attack("C-GET without contexts", "4 C-GETs of 1,000 instances, for which no context was accepted",
            Siege("gets_without_contexts", (4, 16), prepare=PAGE, counted=True), SERVED | SLICE),
     Attack("C-GET of many", "16 C-GETs of 150,000 instances",
            Siege("gets_without_contexts", (16, 16), prepare=MANY), SERVED,
-           "the sources are a list in memory", only_long=True),
+           only_long=True),
     Attack("Maximum Length of 8", "a C-GET by a peer of Maximum Length 8 that reads nothing",
            Siege("maximum_length_of_8", (1, 16), prepare=LARGE, counted=True), SERVED | SLICE | WEIGHT),
     Attack("C-MOVE, nobody answers", "64 C-MOVEs to a destination that does not answer",

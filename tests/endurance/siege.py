@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -183,12 +184,15 @@ class Siege:
         async with target(**settings) as node:
             neighbour = Neighbour(node, *self.services)
             living = asyncio.ensure_future(neighbour.live())
+            gc.collect()
+            gc.freeze()  # or the neighbour waits for itself
             try:
                 await asyncio.sleep(0.2)
                 await node.ask("idle")
                 counts = await self._attack(node)
                 await asyncio.sleep(0.1)
             finally:
+                gc.unfreeze()
                 neighbour.leave()
                 await living
             counts |= neighbour.counts()

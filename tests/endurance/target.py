@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from asyncdicom import AccessPolicy, Limits, Request, Response, serve
+from asyncdicom import AccessPolicy, Limits, Request, Response, Timeouts, serve
 from asyncdicom.archive import Archive
 from asyncdicom.archive.dimse import serve_archive
 
@@ -40,8 +40,11 @@ ADDRESS = "ARCHIVE@127.0.0.1:0"
 
 
 def server_options(limits: dict[str, Any], trace: Callable[[str, object], None] | None) -> dict[str, Any]:
-    """The one place that knows how `serve` is given limits and time-outs."""
-    return {"limits": Limits(**limits), "trace": trace}
+    """The one place that knows how `serve` is given limits and time-outs.
+
+    A handler that is stuck is given up within a repetition or two: what it has kept has to come back.
+    """
+    return {"limits": Limits(**limits), "trace": trace, "timeouts": Timeouts(handler=5.0)}
 
 
 class Log(logging.Handler):
@@ -125,6 +128,7 @@ class Gauges:
 
     def idle(self) -> None:
         gc.collect()
+        gc.freeze()  # as `serve_until_stopped` does: `tell` would hold up everybody for 50 ms
         self._base = self._now()
         self.most = dict.fromkeys(COUNTED, 0)
         self._calls = 0

@@ -56,6 +56,7 @@ LASTS = {
     "artim": 10,
     "acse": 30,
     "release": 10,
+    "half_closed": 5,
     "close": 5,
     "receive": 60,
     "dimse": 120,
@@ -517,6 +518,29 @@ def test_a_handler_that_takes_nothing(loop: ManualLoop, swallows: bool) -> None:
                 await asyncio.sleep(LASTS["cancel"])
             assert bytes.fromhex("0009 0200 0000 00a7") in wire.sent, "status A700H"
             wire.abort()
+
+    run(loop, test())
+
+
+def test_who_has_closed_its_half_is_worked_for_no_longer(loop: ManualLoop) -> None:
+    """It may have gone, and what it has asked takes time and memory of others."""
+
+    async def stuck(request: Request) -> int:
+        await request.data.read()
+        await asyncio.Event().wait()
+        return 0
+
+    async def test() -> None:
+        async with served(c_store=stuck) as server:
+            wire = await associated(loop)
+            wire.feed(message(3, store_rq(), bytes(1000)))
+            wire.half_close()
+            await asyncio.sleep(LASTS["half_closed"] - 1)
+            assert wire.is_open
+            assert server.associations == 1
+            await asyncio.sleep(2)
+            assert server.associations == 0
+            assert wire.sent[0] == ABORT[0]
 
     run(loop, test())
 

@@ -5,10 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
-from asyncdicom import STUDY_ROOT, Request, associate, serve
+import pytest
+from helpers.peer import CT
+
+from asyncdicom import (
+    STUDY_ROOT,
+    AccessPolicy,
+    Association,
+    Request,
+    Retrieval,
+    associate,
+    retrieval_contexts,
+    serve,
+)
 from asyncdicom.net.turns import Turns, turns
+from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
 
 class Beats:
@@ -105,3 +119,42 @@ async def test_responses_to_many_queries_are_no_more_in_a_turn_than_to_one() -> 
         handle.cancel()
     assert [len(matches) for matches in found] == [100] * 32
     assert most <= 16 + 32  # a slice, and the first match of each query
+
+
+@pytest.mark.parametrize("command", ["find", "get", "move"])
+async def test_of_many_queries_and_retrievals_one_begins_in_a_turn(command: str) -> None:
+    """Some hundred microseconds each, on as many associations as anybody likes."""
+    begun, beats = Counter[int](), Beats()
+
+    async def on_find(request: Request) -> AsyncIterator[dict[str, str]]:
+        begun[beats.number] += 1
+        for _ in ():
+            yield {}
+
+    async def on_store(request: Request) -> int:
+        return 0
+
+    async def on_retrieve(request: Request) -> Retrieval:
+        begun[beats.number] += 1
+        return Retrieval([])
+
+    peers = AccessPolicy(peers={"DESTINATION": "127.0.0.1:104", "*": ""})
+    serving = serve("SCP@127.0.0.1:0", c_find=on_find, c_get=on_retrieve, c_move=on_retrieve, access=peers)
+    async with (
+        serving as server,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        address = f"SCP@127.0.0.1:{server.port}"
+        contexts: list[Any] = [STUDY_ROOT, *retrieval_contexts([(CT, EXPLICIT_VR_LITTLE_ENDIAN)])]
+        opening = [associate(address, contexts=contexts) for _ in range(4)]
+        callers = [await stack.enter_async_context(each) for each in opening]
+        wanted = {"StudyInstanceUID": "1.2"}
+        ask: dict[str, Callable[[Association], Awaitable[object]]] = {
+            "find": lambda caller: caller.c_find(wanted, raw=True),
+            "get": lambda caller: caller.c_get(wanted, c_store=on_store),
+            "move": lambda caller: caller.c_move(wanted, move_destination="DESTINATION"),
+        }
+        await asyncio.gather(*(ask[command](caller) for caller in callers for _ in range(8)))
+    beats.stop()
+    assert begun.total() == 32
+    assert max(begun.values()) <= 2  # the beat comes before or behind it

@@ -58,7 +58,7 @@ def test_what_has_the_name_is_left_alone(tmp_path: Path, what: str) -> None:
 
 def test_what_was_not_asked_for(tmp_path: Path) -> None:
     study, series = UIDS["StudyInstanceUID"], UIDS["SeriesInstanceUID"]
-    found = finish(examining(written(tmp_path / "part"), {study, series})).uids
+    found = finish(examining(written(tmp_path / "part"), {study, series})).values
     assert differs(found, {study: frozenset({"1.1", "1.2"})}) is None
     assert differs(found, {study: frozenset({"1.1"})}) == "not asked for: its StudyInstanceUID is 1.2"
     assert differs(found, {series: frozenset({"1.1"})}) == "not asked for: its SeriesInstanceUID is missing"

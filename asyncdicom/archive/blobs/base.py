@@ -1,19 +1,24 @@
 """What the archive needs of what keeps its files: a blob is one file, a place is where it lies.
 
-A place is text that is for the keeper alone to understand; the name of a blob is what the index has of it.
-Everything blocks, and raises ``OSError``.
+A place is text that is for the keeper alone to understand, but that its folder ends at the last slash; the
+name of a blob is what the index has of it. Everything blocks, and raises ``OSError``.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.net.sources import Source
 
-__all__ = ["Blobs", "Ended", "NewBlob", "Reading", "Row", "State"]
+__all__ = ["FOLDER", "Blobs", "Ended", "NewBlob", "Reading", "Row", "State", "Unreachable"]
+
+FOLDER = "folder"
+"""The kind of those that lie in the archive's own folder, which is not named in the marker."""
 
 
 class Row(Protocol):
@@ -41,10 +46,19 @@ class Ended(Exception):
     """The archive is closing: what takes long was not finished."""
 
 
+class Unreachable(OSError):
+    """What keeps the blobs does not answer, or refuses to: that says nothing about a blob."""
+
+    is_passing = False
+    """Whether it may be otherwise in a moment."""
+
+
 class NewBlob(Protocol):
     """One instance being received. One call at a time, and none after `keep` or `discard`."""
 
     name: str
+    """Final when it is finished, as is its place."""
+
     path: str
     """Its place."""
 
@@ -57,17 +71,15 @@ class NewBlob(Protocol):
     def digest(self) -> str:
         """The digest of the data set so far."""
 
+    @property
+    def busy(self) -> Future[None] | None:
+        """What is to be waited for before more is written, without a thread; None if nothing is."""
+
     def write(self, views: Sequence[memoryview], *, last: bool = False) -> None:
         """Write more of the data set."""
 
-    def finish(self) -> None:
-        """Make it durable, as far as promised."""
-
-    def mark(self) -> int:
-        """Put the digest into its file, and give the descriptor of that."""
-
-    def close(self) -> None:
-        """Let go of its file, which is whole."""
+    def finish(self, then: Callable[[BaseException | None], None]) -> None:
+        """Make it durable, as far as promised; `then` is called with what has failed, by any thread."""
 
     def keep(self) -> None:
         """Say that the index has it now."""
@@ -92,15 +104,51 @@ class Reading(Protocol):
 class Blobs(Protocol):
     """Keeps blobs: among the objects, aside in quarantine, or lost."""
 
+    kind: str
+    """What it is, in a word."""
+
     objects: str
     quarantine: str
     """Where they lie, for people."""
 
+    is_spool: bool
+    """Whether blobs are received into the archive's folder, and moved on afterwards."""
+
+    moves_slowly: bool
+    """Whether a move takes so long that no transaction is to wait for it."""
+
+    # opening and closing
+
+    @property
+    def root(self) -> Folders:
+        """The archive's folder."""
+
+    def has_objects(self) -> bool:
+        """Tell whether an object was ever kept."""
+
+    def prepare(self) -> None:
+        """Make what blobs are kept in, if it is not there."""
+
+    def claim(self, archive_id: str, *, is_known: bool) -> None:
+        """Note whose blobs these are; `is_known`: index or folder have said so. Raises `ArchiveError`."""
+
+    def serve(self, known: Callable[[str, Sequence[str]], set[str]]) -> None:
+        """Begin with what is done beside; `known` gives those of the names in a folder that have a row."""
+
+    def close(self) -> None:
+        """End what runs; what is being finished is finished before. What blocks can be called still."""
+
+    # blobs
+
     def new(self, header: bytes) -> NewBlob:
         """Give a blob to be written, with the head of its file."""
 
-    def finish_all(self, blobs: Sequence[NewBlob]) -> list[OSError | None]:
-        """Make blobs and their names durable, as far as promised; gives what has failed, for each."""
+    @property
+    def finish_all(self) -> Callable[[Sequence[NewBlob]], list[OSError | None]] | None:
+        """Make blobs and their names durable, as far as promised; gives what has failed, for each.
+
+        None: they are finished one by one, and nobody waits for another one.
+        """
 
     def path(self, name: str) -> str:
         """Give the place of an object."""
@@ -200,6 +248,9 @@ class Blobs(Protocol):
 
     def count_lost(self) -> int:
         """Count the lost ones."""
+
+    def count_waiting(self) -> int:
+        """Count those that are to be moved on."""
 
     def has_quarantined(self) -> bool:
         """Tell whether there is anything in quarantine."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.header import DIGEST_SIZE
@@ -31,6 +31,8 @@ class InstanceFile:
     write. Whoever cancels waits for a call in flight before `discard`: a thread that still writes to a closed
     descriptor could write into another object.
     """
+
+    busy = None
 
     def __init__(self, folders: Folders, calls: FileCalls, header: bytes, *, sync: bool) -> None:
         self.name = ""
@@ -73,14 +75,18 @@ class InstanceFile:
             self._folders.sets_modes = self._calls.set_mode(self._descriptor)
         return self._descriptor
 
-    def finish(self) -> None:
-        """Write the digest into the header, make the content durable and close the file."""
-        if self._descriptor is None:
-            return
-        self.mark()
-        if self._sync:
-            self._calls.sync_data(self._descriptor)
-        self.close()
+    def finish(self, then: Callable[[BaseException | None], None]) -> None:
+        """Write the digest into the header, make the content durable and close the file; then call `then`."""
+        try:
+            if self._descriptor is not None:
+                self.mark()
+                if self._sync:
+                    self._calls.sync_data(self._descriptor)
+                self.close()
+        except BaseException as error:
+            then(error)
+        else:
+            then(None)
 
     def mark(self) -> int:
         """Write the digest into the header, if it has none; gives the descriptor (-1: there is no file)."""

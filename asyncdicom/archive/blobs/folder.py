@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
-from asyncdicom.archive.blobs.base import NewBlob, Row, State
+from asyncdicom.archive.blobs.base import FOLDER, NewBlob, Row, State
 from asyncdicom.archive.blobs.files import InstanceFile
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.look import look_at
@@ -39,25 +40,44 @@ class _OpenFile:
 class FolderBlobs(Folders):
     """See `Blobs`. A place is a path; one file has two names while it is copied."""
 
+    kind = FOLDER
+    is_spool = False
+    moves_slowly = False
+
+    @property
+    def root(self) -> Folders:
+        """See `Blobs`."""
+        return self
+
+    def claim(self, archive_id: str, *, is_known: bool) -> None:
+        """See `Blobs`: the marker in the folder says it."""
+
+    def serve(self, known: Callable[[str, Sequence[str]], set[str]]) -> None:
+        """See `Blobs`: there is nothing to do."""
+
+    def close(self) -> None:
+        """See `Blobs`: nothing runs."""
+
     def new(self, header: bytes) -> InstanceFile:
         """See `Blobs`."""
         return InstanceFile(self, self._calls, header, sync=self._sync)
 
     def finish_all(self, blobs: Sequence[NewBlob]) -> list[OSError | None]:
         """See `Blobs`."""
-        descriptors = [blob.mark() for blob in blobs]
+        files = cast(Sequence[InstanceFile], blobs)
+        descriptors = [file.mark() for file in files]
         errors: list[OSError | None] = [None] * len(blobs)
         if self._sync:
-            errors = self._sync_all(blobs, descriptors)
-        for number, blob in enumerate(blobs):
-            blob.is_durable = errors[number] is None
+            errors = self._sync_all(files, descriptors)
+        for number, file in enumerate(files):
+            file.is_durable = errors[number] is None
             try:
-                blob.close()
+                file.close()
             except OSError as error:
                 errors[number] = error
         return errors
 
-    def _sync_all(self, blobs: Sequence[NewBlob], descriptors: Sequence[int]) -> list[OSError | None]:
+    def _sync_all(self, blobs: Sequence[InstanceFile], descriptors: Sequence[int]) -> list[OSError | None]:
         places = [os.path.dirname(blob.path) for blob in blobs]
         folders = list(dict.fromkeys(places))
         with self._syncing:
@@ -132,6 +152,22 @@ class FolderBlobs(Folders):
     def count_lost(self) -> int:
         """See `Blobs`."""
         return len(self._calls.names(self.lost))
+
+    def count_waiting(self) -> int:
+        """See `Blobs`."""
+        return 0
+
+    def write(self, path: str, pieces: Iterable[bytes]) -> None:
+        """Make a file of pieces, with its content durable if the archive is to survive a power cut."""
+        descriptor = self._calls.create(path)
+        try:
+            self._calls.set_mode(descriptor)
+            for piece in pieces:
+                self._calls.write(descriptor, [piece])
+            if self._sync:
+                self._calls.sync_data(descriptor)
+        finally:
+            self._calls.close(descriptor)
 
     def has_quarantined(self) -> bool:
         """See `Blobs`."""

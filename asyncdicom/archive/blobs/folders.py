@@ -5,6 +5,7 @@ No received value is ever part of a path: names are random, folders too.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -247,6 +248,24 @@ class Folders:
             _OUR_FOLDER.fullmatch(name) and self.is_folder(os.path.join(self.objects, name))
             for name in self._calls.names(self.objects)
         )
+
+    def count_files(self) -> int:
+        """Count our files below ``objects``."""
+        folders = (folder for folder in self.all_folders() if folder != "quarantine")
+        return sum(len(self.names_in(folder)[0]) for folder in folders)
+
+    def has_files(self) -> bool:
+        """Tell whether there is any file of ours below ``objects``."""
+        return any(self.names_in(folder)[0] for folder in self.all_folders() if folder != "quarantine")
+
+    def remove_if_empty(self, folder: str) -> None:
+        """Remove one of `all_folders` if nothing is in it, and nothing is about to be."""
+        name = folder.partition("/")[2]
+        with self._lock:
+            in_use = {self._folder, *(each.rpartition("/")[0] for each in list(self._receiving.values()))}
+            if name not in in_use:
+                with contextlib.suppress(OSError):
+                    self._calls.remove_directory(self.below_root(folder))
 
     def is_folder(self, path: str) -> bool:
         """Tell whether ``path`` is a folder, and no link to one."""

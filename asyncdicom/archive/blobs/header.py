@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncdicom.data.part10 import encode_file_meta
 
-__all__ = ["DIGEST_SIZE", "digest_in", "header_of"]
+__all__ = ["DIGEST_SIZE", "digest_in", "header_of", "without_digest"]
 
 DIGEST_SIZE = 16  # bytes of SHA-256
 
@@ -13,6 +13,9 @@ DIGEST_SIZE = 16  # bytes of SHA-256
 _DIGEST_UID = "2.25.141275758726166647317003264390563398667"
 _DIGEST_ELEMENTS = encode_file_meta("", "", "", private_information=(_DIGEST_UID, bytes(DIGEST_SIZE)))
 _DIGEST_PREFIX = _DIGEST_ELEMENTS[_DIGEST_ELEMENTS.index(b"\2\0\0\1UI") : -DIGEST_SIZE]
+
+# As long, and it says nothing: of what is sent before its digest is known, to where nothing unfinished lies.
+_NO_DIGEST_UID = "2.25.200913584226508013972450683419657128834"
 
 
 def header_of(
@@ -29,6 +32,11 @@ def header_of(
         source_ae_title=calling_ae_title,
         private_information=(_DIGEST_UID, bytes(DIGEST_SIZE)),
     )
+
+
+def without_digest(header: bytes) -> bytes:
+    """Give a head of `header_of` as one, of the same length, that tells no digest."""
+    return header.replace(_DIGEST_UID.encode(), _NO_DIGEST_UID.encode())
 
 
 def digest_in(head: bytes, offset: int) -> str | None:
