@@ -132,7 +132,7 @@ class Entrance:
             )
         if self._blobs.is_spool:
             raise ArchiveError(
-                f"{self._directory} is in use by another archive process: with ack = spool, only one serves it"
+                f"{self._directory} is in use by another archive process: with ack = spool only one may be"
             )
         self._blobs.prepare()
         self._blobs.claim(marker.archive_id, is_known=True)

@@ -31,6 +31,7 @@ WORKER_VARIABLE = "ASYNCDICOM_WORKER"
 """The environment variable that tells a process that it is one of several: descriptor, number, place."""
 
 _WAITING = 1024  # connections that wait for a process that takes them
+_HANGING = 2.0  # seconds that a process may take to take a connection
 _STEADY = 60.0  # seconds after which a process counts as one that runs
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds until one that has ended is started again
 
@@ -76,8 +77,14 @@ class Worker:
         """What it has said when it was ready."""
         self.open: set[int] = set()
         """The connections that it has."""
+        self.untaken: dict[int, float] = {}
+        """Those of them that it has not taken yet, and since when."""
         self.began = time.monotonic()
         self.is_leaving = False
+
+    def hangs(self, now: float) -> bool:
+        """Whether it has not taken a connection that it was handed a while ago."""
+        return now - next(iter(self.untaken.values()), now) > _HANGING
 
     @property
     def takes(self) -> bool:
@@ -166,6 +173,8 @@ class Supervisor:
             self._lost(worker)
         elif "ready" in packet:
             self._is_ready(worker, packet["ready"])
+        elif "taken" in packet:
+            worker.untaken.pop(packet["taken"], None)
         elif "closed" in packet:
             worker.open.discard(packet["closed"])
         elif "back" in packet:
@@ -260,9 +269,10 @@ class Supervisor:
             connection.close()
 
     def _hand(self, connection: socket.socket) -> None:
-        """Give a connection to the process that has the fewest."""
+        """Give a connection to the process that has the fewest; to one that hangs, only if all do."""
         self._connections += 1
-        for worker in sorted(self.workers.values(), key=lambda each: len(each.open)):
+        now = time.monotonic()
+        for worker in sorted(self.workers.values(), key=lambda each: (each.hangs(now), len(each.open))):
             if not worker.takes:
                 continue
             try:
@@ -270,6 +280,7 @@ class Supervisor:
             except OSError:
                 continue  # it is full, or has just gone
             worker.open.add(self._connections)
+            worker.untaken[self._connections] = now
             return
         log.warning("a connection is closed: no process takes it")
         connection.close()

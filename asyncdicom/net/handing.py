@@ -134,6 +134,7 @@ class HandedListener(socket.socket):
         os.set_inheritable(descriptor, False)
         connection = _Handed(fileno=descriptor)
         number = packet["connection"]
+        self.tell({"taken": number})
         connection._on_close = lambda: self.tell({"closed": number})
         try:
             return connection, connection.getpeername()
