@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import lru_cache, partial
 from types import TracebackType
@@ -71,6 +71,30 @@ class _Waiter:
         self.fits = fits
         self.turn: asyncio.Future[Association] = asyncio.get_running_loop().create_future()
         self.opening: asyncio.Task[None] | None = None  # of one more, begun for it
+
+
+class _Places(AbstractAsyncContextManager["Association"]):
+    """Some places on an association, within a block. (A generator would cost twice as much.)"""
+
+    __slots__ = ("_association", "_pool", "_wanted")
+
+    def __init__(
+        self,
+        pool: AssociationPool,
+        places: int,
+        needs: list[PresentationContext],
+        fits: Callable[[Association], bool],
+    ) -> None:
+        self._pool = pool
+        self._wanted = places, needs, fits
+        self._association: Association
+
+    async def __aenter__(self) -> Association:
+        self._association = await self._pool._take(_Waiter(*self._wanted))
+        return self._association
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pool._give_back(self._association, self._wanted[0])
 
 
 class AssociationPool:
@@ -196,16 +220,11 @@ class AssociationPool:
         proposed = self._proposed.get(association, ())
         return all(any(_covers(context, need) for context in proposed) for need in needs)
 
-    @asynccontextmanager
-    async def _borrow(
+    def _borrow(
         self, places: int, needs: list[PresentationContext], fits: Callable[[Association], bool]
-    ) -> AsyncGenerator[Association, None]:
+    ) -> _Places:
         """Take so many places on an association: `operations` of them are all that it has."""
-        association = await self._take(_Waiter(places, needs, fits))
-        try:
-            yield association
-        finally:
-            self._give_back(association, places)
+        return _Places(self, places, needs, fits)
 
     def _give_back(self, association: Association, places: int) -> None:
         self._users[association] -= places
@@ -240,6 +259,8 @@ class AssociationPool:
         """
         for association in [a for a, users in self._users.items() if not (a.is_established or users)]:
             self._forget(association)
+        if not self._waiting:
+            return
         established = [association for association in self._users if association.is_established]
         served = []
         for waiter in self._waiting:

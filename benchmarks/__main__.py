@@ -40,6 +40,7 @@ def main() -> int:
     with harness.open_bench(
         quick=options.quick, memory=options.memory, disk=options.disk, report=_Progress()
     ) as bench:
+        bench.backlog, bench.rounds = options.backlog, options.rounds
         scenarios = GROUPS[options.group]
         names = list(dict.fromkeys(options.only or scenarios))
         for number, name in enumerate(names, 1):
@@ -75,6 +76,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: under two minutes")
     parser.add_argument("--only", action="append", metavar="NAME", help="run this scenario (repeatable)")
     parser.add_argument("--rounds", type=int, help="so many rounds instead of those of the scenario")
+    parser.add_argument(
+        "--backlog", type=int, metavar="N", help="deliveries that wait (1000000; with --quick 20000)"
+    )
     parser.add_argument(
         "--output",
         type=Path,

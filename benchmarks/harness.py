@@ -110,6 +110,8 @@ class Bench:
 
     def __init__(self, *, quick: bool, memory: Path, disk: Path, report: Callable[[str], None]) -> None:
         self.quick = quick
+        self.backlog: int | None = None
+        self.rounds: int | None = None
         self.memory = memory
         self.disk = disk
         self.report = report

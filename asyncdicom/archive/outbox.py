@@ -235,7 +235,9 @@ class Outbox:
     async def retry(self, ids: Sequence[int] | None = None, destination: str | None = None) -> int:
         """Let failed and waiting work be ready now: by its ids, of a destination, or all; gives how much."""
         now = self.clock()
-        changed = await self._changed(lambda writer: deliveries.retry_waiting(writer, ids, destination))
+        changed = await self._repeat(
+            lambda writer: deliveries.retry_waiting(writer, ids, destination), deliveries.PAGE
+        )
         changed += await self._repeat(lambda writer: deliveries.retry_failed(writer, ids, destination, now))
         self.happened["retried"] += changed
         if changed:
@@ -251,12 +253,16 @@ class Outbox:
             _LOG.warning("%d deliveries%s were dropped by an operator", changed, whose)
         return changed
 
-    async def _repeat(self, change: Callable[[Writer], int]) -> int:
-        """Change page after page: no transaction takes long."""
+    async def _repeat(
+        self, change: Callable[[Writer], int], whole: int = 1, *, is_durable: bool = True
+    ) -> int:
+        """Change page after page, until one has less than a `whole` page: no transaction takes long."""
         total = 0
-        while changed := await self._changed(change):
+        while True:
+            changed = await self._changed(change, is_durable=is_durable)
             total += changed
-        return total
+            if changed < whole:
+                return total
 
     async def pause(self, destination: str, *, paused: bool) -> None:
         """Note that a destination is paused, or is no more, and tell the listeners."""
@@ -342,8 +348,10 @@ class Outbox:
         now = self.clock()
         due = self._next_due
         if due is not None and (due <= now or due > now + _LONGEST_WAIT):
-            await self._changed(
-                lambda writer: deliveries.promote(writer, now, _LONGEST_WAIT), is_durable=False
+            await self._repeat(
+                lambda writer: deliveries.promote(writer, now, _LONGEST_WAIT),
+                deliveries.PAGE,
+                is_durable=False,
             )
             self._next_due = None
             found = await in_thread(self._threads, self._reader.next_due)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from ssl import SSLContext
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from asyncdicom.dimse.messages import Priority
 from asyncdicom.exceptions import AssociationError, DicomNetworkError
 from asyncdicom.gateway.carrier import Begun, Carried
 from asyncdicom.gateway.config import GatewayDestination
-from asyncdicom.net.sources import Source
+from asyncdicom.net.sources import FileSource, Source, read_together
 from asyncdicom.outgoing import context_for
 from asyncdicom.pool import AssociationPool
 from asyncdicom.services.contexts import DEFAULT_TRANSFER_SYNTAXES, MAXIMUM_CONTEXTS, Kind, contexts_for
@@ -35,6 +34,7 @@ _LOG = Log("asyncdicom.gateway")
 _DIMSE_PRIORITY = {0: Priority.HIGH, 1: Priority.MEDIUM, 2: Priority.LOW}
 
 
+_AHEAD = 2 << 20  # bytes of data sets that are read ahead
 _ASKING = [PresentationContext(STUDY_ROOT.find, DEFAULT_TRANSFER_SYNTAXES)]
 
 
@@ -87,20 +87,43 @@ class Courier:
         self._kinds: dict[Kind, None] = dict.fromkeys(reversed(list(kinds)))  # the one seen last is the last
         self._pools: dict[str, _Pool] = {}  # by calling AE title
         self._lanes: dict[int, _Lane] = {}
+        self._expected: dict[int, FileSource] = {}  # by delivery: what is read ahead
         self._is_told = False  # that it cannot be asked what it has
         self._ending: set[asyncio.Task[None]] = set()
 
     async def send(self, claimed: Claimed, priority: int, begun: Begun, lane: int | None) -> Carried:
         """Send an instance: on whichever association is free, or on that of a lane."""
-        source = await self._archive.assigned(self._archive.source_of(claimed), peer=self._own.name)
+        expected = self._expected.pop(claimed.id, None) or self._archive.source_of(claimed)
+        source = await self._archive.assigned(expected, peer=self._own.name)
         calling = (claimed.calling_ae_title if self._own.pass_calling_ae_title else None) or ""
         if lane is not None:
             association = await self._association_of(lane, self._note(source), calling or self._calling)
             begun()
             return await self._store(association, claimed, source, priority)
-        async with self._borrowed(source, calling) as association:
-            begun()
-            return await self._store(association, claimed, source, priority)
+        pool = self._enter(source, calling)
+        try:
+            async with pool.pool.acquire() as association:
+                begun()
+                return await self._store(association, claimed, source, priority)
+        finally:
+            self._exit(pool, calling)
+
+    def expect(self, claimed: Iterable[Claimed]) -> None:
+        """Read ahead what is to be sent soon, as far as there is room for it in memory."""
+        room = _AHEAD - sum(source.length for source in self._expected.values())
+        sources: list[FileSource] = []
+        for each in claimed:
+            source = self._archive.source_of(each)
+            if not isinstance(source, FileSource) or (room := room - source.length) < 0:
+                break
+            self._expected[each.id] = source
+            sources.append(source)
+        if len(sources) > 1:  # one alone is read in its turn as soon
+            read_together(sources)
+
+    def forget(self, delivery: int) -> None:
+        """Say that a delivery is not sent now: what was read of it is not kept."""
+        self._expected.pop(delivery, None)
 
     async def forward(self, source: Source, calling: str, store: Forward) -> Response:
         """Have `store` send what is just being received, on an association that nobody else uses meanwhile.
@@ -109,23 +132,23 @@ class Courier:
         keep all behind him waiting. `calling`: the AE title of whoever sends it. Raises as `send`.
         """
         title = calling if self._own.pass_calling_ae_title else ""
-        async with self._borrowed(source, title, alone=True) as association:
-            return await store(association)
-
-    @asynccontextmanager
-    async def _borrowed(
-        self, source: Source, calling: str, *, alone: bool = False
-    ) -> AsyncGenerator[Association, None]:
-        calling = calling or self._calling
-        pool = self._pool_for(self._note(source), self._ssl(), calling)
-        pool.users += 1
+        pool = self._enter(source, title)
         try:
-            async with pool.pool.acquire(alone=alone) as association:
-                yield association
+            async with pool.pool.acquire(alone=True) as association:
+                return await store(association)
         finally:
-            pool.users -= 1
-            if not pool.users and pool is not self._pools.get(calling):
-                self._spawn(pool.pool.close())
+            self._exit(pool, title)
+
+    def _enter(self, source: Source, calling: str) -> _Pool:
+        """Give the pool for a source, to be used until `_exit`."""
+        pool = self._pool_for(self._note(source), self._ssl(), calling or self._calling)
+        pool.users += 1
+        return pool
+
+    def _exit(self, pool: _Pool, calling: str) -> None:
+        pool.users -= 1
+        if not pool.users and pool is not self._pools.get(calling or self._calling):
+            self._spawn(pool.pool.close())
 
     async def _store(
         self, association: Association, claimed: Claimed, source: Source, priority: int

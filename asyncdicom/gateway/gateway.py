@@ -128,9 +128,9 @@ class Gateway:
 
     async def _connect(self) -> None:
         """Have a link for each destination; those that are as they were go on."""
-        counts = await self._archive.read(self._archive.deliveries.counts)
+        waiting = await self._archive.read(self._archive.deliveries.lines, DELIVERY)
         config = self.config
-        waiting = {name for kind, name, _, _ in counts if kind == DELIVERY}
+        lost = await self._lost(waiting, config)
         lines = waiting.union(map(line_of, config.rules.groups))
         links: dict[str, Link] = {}
         for name, destination in config.destinations.items():
@@ -145,7 +145,7 @@ class Gateway:
         await asyncio.gather(*(link.stop(self._patience) for link in old))
         self._links = links
         self._tell_where(new)
-        self._tell_lost(counts)
+        _tell_lost(lost)
         for link in new:
             link.start()
 
@@ -171,16 +171,11 @@ class Gateway:
         if not self.config.destinations:
             _LOG.warning("the gateway has no destination: nothing is sent on")
 
-    def _tell_lost(self, counts: Iterable[tuple[str, str, int, int]]) -> None:
-        """Say what waits for destinations that the configuration does not have any more."""
-        for kind, line, _, number in counts:
-            if kind == DELIVERY and set(members_of(line)).isdisjoint(self._links):
-                _LOG.error(
-                    "%d deliveries wait for %s, which the configuration does not have: name it there again, "
-                    "or give them up with asyncdicom outbox drop",
-                    number,
-                    line,
-                )
+    async def _lost(self, waiting: Iterable[str], config: GatewayConfig) -> list[tuple[str, int]]:
+        """Give what waits for destinations that a configuration does not have, and how much that is."""
+        read, number = self._archive.read, self._archive.deliveries.number
+        lost = [line for line in sorted(waiting) if config.destinations.keys().isdisjoint(members_of(line))]
+        return [(line, await read(number, DELIVERY, line)) for line in lost]
 
     # who sends what
 
@@ -272,8 +267,17 @@ class Gateway:
 
     async def unrouted(self) -> int:
         """Count the instances that nobody knows where to send. Raises `ArchiveError`."""
-        counts = await self._archive.read(self._archive.deliveries.counts)
-        return sum(number for kind, _, _, number in counts if kind == UNROUTED)
+        return await self._archive.read(self._archive.deliveries.number, UNROUTED, "")
+
+
+def _tell_lost(lost: Iterable[tuple[str, int]]) -> None:
+    for line, number in lost:
+        _LOG.error(
+            "%d deliveries wait for %s, which the configuration does not have: name it there again, or give "
+            "them up with asyncdicom outbox drop",
+            number,
+            line,
+        )
 
 
 def _age(oldest: Mapping[tuple[str, str], float], lines: Collection[str], now: float) -> float:

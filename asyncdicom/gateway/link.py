@@ -197,6 +197,8 @@ class Link:
             claimed = await self._outbox.claim(DELIVERY, line, wanted, in_order=in_order)
             wanted -= len(claimed)
             jobs = await self._sendable(claimed)
+            if self.courier is not None:
+                self.courier.expect(self._claimed[job.id] for job in jobs)
             self.sender.offer(jobs)
             if claimed and not jobs:
                 self._wake.set()  # none of these ends: what is behind them is to be claimed, too
@@ -319,6 +321,8 @@ class Link:
         ]
         for each in settled:
             self._claimed.pop(each.id, None)
+            if self.courier is not None:
+                self.courier.forget(each.id)
         await self._outbox.settle(settlements)
         if self.destination.options.ordered:
             self.wake()  # what is behind it was held up until now

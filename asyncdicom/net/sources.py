@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from asyncdicom.net.disk import READ, Batch, Buffer, Disk, LastBatch, read_at, r
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.uid import transfer_syntax
 
-__all__ = ["BytesSource", "FileSource", "Source", "is_repeatable", "padding_of"]
+__all__ = ["BytesSource", "FileSource", "Source", "is_repeatable", "padding_of", "read_together"]
 
 _READ_AHEAD = 1 << 20  # the largest file that is read whole before its turn
 
@@ -152,15 +152,17 @@ class FileSource:
 
     def read_ahead(self) -> None:
         """Begin to read now what will be sent soon, if it is small and the disk is slow."""
-        if self._ahead is None and self.length <= _READ_AHEAD and not self._disk.is_quick:
-            self._ahead = file_threads().submit(self._read_whole)
+        read_together([self])
 
     def at_hand(self) -> Buffer | None:
-        """Give the data set if it is small, the disk is quick and it was not read ahead; blocks."""
-        if self._ahead is not None or self.length > FILE_BLOCK_SIZE:
-            return None
-        if self.__class__.open is not FileSource.open:
+        """Give the data set if it is small, and was read ahead by now or the disk is quick; may block."""
+        if self.length > FILE_BLOCK_SIZE or self.__class__.open is not FileSource.open:
             return None  # what is derived from it gives something else
+        if (ahead := self._ahead) is not None:
+            if not ahead.done() or ahead.exception() is not None:
+                return None
+            self._ahead = None
+            return ahead.result()
         start = self._disk.quick_now()
         return None if start is None else self._disk.at_once(start, self._read_whole)
 
@@ -225,6 +227,30 @@ class FileSource:
 
     def _shorter(self) -> DataSetError:
         return DataSetError(f"{self.path} became shorter while it was being sent")
+
+
+def read_together(sources: Iterable[FileSource]) -> None:
+    """Begin to read now what will be sent soon, as `FileSource.read_ahead` does, in one thread.
+
+    They are read one after the other: to hand each one over by itself costs more than to read it.
+    """
+    wanted: list[tuple[Future[bytes], Callable[[], bytes]]] = []
+    for source in sources:
+        if source._ahead is None and source.length <= _READ_AHEAD and not source._disk.is_quick:
+            ahead = source._ahead = Future()
+            wanted.append((ahead, source._read_whole))
+    if wanted:
+        file_threads().submit(_read_each, wanted)
+
+
+def _read_each(wanted: Iterable[tuple[Future[bytes], Callable[[], bytes]]]) -> None:
+    for ahead, read in wanted:
+        if not ahead.set_running_or_notify_cancel():
+            continue  # it is not sent now
+        try:
+            ahead.set_result(read())
+        except BaseException as error:  # whoever opens the source is told
+            ahead.set_exception(error)
 
 
 def _wait_for(reading: Future[memoryview]) -> None:

@@ -184,7 +184,7 @@ async def send_copies(
     base = time.time_ns()
     numbers = iter(range(base, base + count))
     address = f"{ae_title}@127.0.0.1:{port}"
-    opened = [await associate(address, contexts=_copy_contexts()) for _ in range(associations)]
+    opened = [await associate(address, contexts=copy_contexts()) for _ in range(associations)]
 
     async def work(association: Association) -> None:
         for number in numbers:
@@ -198,7 +198,7 @@ async def send_copies(
     return it.sample(count, count * size)
 
 
-def _copy_contexts() -> list[PresentationContext]:
+def copy_contexts() -> list[PresentationContext]:
     return [PresentationContext(instances.CT, (instances.EXPLICIT,))]
 
 
@@ -370,7 +370,7 @@ async def store_at_once(port: int, count: int, each: int, size: int, receiver_pi
     base = time.time_ns()
     opened: list[Association] = []
     for first in range(0, count, 50):
-        group = (associate(_peer(port), contexts=_copy_contexts()) for _ in range(min(50, count - first)))
+        group = (associate(_peer(port), contexts=copy_contexts()) for _ in range(min(50, count - first)))
         opened.extend(await asyncio.gather(*group))
 
     async def work(index: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.harness import Scenario
 from benchmarks.scenarios import (
     associations,
+    backlog,
     bulk,
     distance,
     echo,
@@ -49,4 +50,13 @@ WINDOWS: dict[str, Scenario] = {scenario.name: scenario for scenario in windows.
 GATEWAY: dict[str, Scenario] = {scenario.name: scenario for scenario in gateway.SCENARIOS}
 """What a gateway does; a run of its own, too."""
 
-GROUPS = {"speed": SCENARIOS, "distance": DISTANCE, "windows": WINDOWS, "gateway": GATEWAY}
+BACKLOG: dict[str, Scenario] = {scenario.name: scenario for scenario in backlog.SCENARIOS}
+"""What a gateway does while a destination is down, and when it is back; a run of its own."""
+
+GROUPS = {
+    "speed": SCENARIOS,
+    "distance": DISTANCE,
+    "windows": WINDOWS,
+    "gateway": GATEWAY,
+    "backlog": BACKLOG,
+}

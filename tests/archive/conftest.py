@@ -201,6 +201,13 @@ ON_BOTH: dict[str, tuple[str, ...]] = {
         "test_every_statement_goes_by_an_index",
         "test_what_waits_is_ready_when_it_is_due",
     ),
+    "test_archive_outbox_many": (
+        "test_what_is_done_reads_no_more_rows_because_many_wait",
+        "test_a_delivery_is_written_by_two_statements_and_read_by_its_number",
+        "test_all_is_counted_once_for_what_an_operator_looks_at",
+        "test_a_retry_of_very_many_is_made_page_by_page",
+        "test_what_is_due_all_at_once_is_made_ready_page_by_page",
+    ),
     "test_archive_reassign": (
         "test_it_outlives_the_index",
         "test_an_index_that_knows_one_that_was_undone_since",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, closing
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from helpers.index_asking import ask
+from helpers.outbox_counting import counting
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -347,21 +347,6 @@ async def test_who_asks_at_the_same_time_shares_a_transaction(archive: Archive) 
 
 
 # what it costs
-
-
-class counting:
-    """Count the statements that the driver gets, by their first word."""
-
-    def __init__(self, archive: Archive) -> None:
-        self._connection = archive._ingest._writer._fairy.driver_connection
-        self.counts: Counter[str] = Counter()
-
-    def __enter__(self) -> Counter[str]:
-        self._connection.set_trace_callback(lambda sql: self.counts.update([sql.split(None, 1)[0]]))
-        return self.counts
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.set_trace_callback(None)
 
 
 async def test_only_what_has_to_be_durable_is_synced(tmp_path: Path, tools: Any) -> None:

@@ -215,6 +215,28 @@ async def test_the_window_that_a_destination_names_is_proposed(tmp_path: Path, w
     assert granted == {window or 16}
 
 
+async def test_one_that_is_refused_each_time_delays_the_others_by_one_attempt(tmp_path: Path) -> None:
+    """One operation at a time: between two of its attempts, all the others go."""
+    async with pacs() as node:
+        node.answer = lambda uid: 0xC000 if uid == "1.0" else 0
+        more = "first_pause = 3600\nlongest_pause = 3600\nmaximum_associations = 1\noperations_invoked = 1\n"
+        setting = config(EVERYTHING.format('"A"'), more, A=node.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            await running.pause("A", paused=True)
+            uids = [f"1.{number}" for number in range(100)]
+            await send(where, *map(instance, uids))
+            for expected in (uids, uids[:1]):
+                asked = len(node.requests)
+                await running._archive.outbox.retry()
+                await running.pause("A", paused=False)
+                await node.asked(asked + len(expected))
+                await settled(running, waiting=1)
+                assert [each.affected_sop_instance_uid for each in node.requests[asked:]] == expected
+            deliveries = running._archive.deliveries
+            rows = [await running._archive.read(deliveries.of_instance, uid) for uid in uids]
+            assert {row.attempts for (row,) in rows} == {1}
+
+
 async def test_one_that_kills_its_associations_delays_the_others_by_one_attempt(tmp_path: Path) -> None:
     """The instances around it are lost with it once at most, and then arrive; it waits longer and longer."""
     async with pacs() as node:

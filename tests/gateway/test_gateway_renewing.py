@@ -54,10 +54,10 @@ async def test_what_cannot_be_looked_at_is_told_and_the_old_destinations_stay(
         setting = config(EVERYTHING.format('"A"'), A=node.server.port)
         async with gateway(tmp_path, setting) as (running, where):
 
-            def fail() -> None:
+            def fail(kind: str) -> None:
                 raise ArchiveError("the index cannot be read")
 
-            monkeypatch.setattr(running._archive.deliveries, "counts", fail)
+            monkeypatch.setattr(running._archive.deliveries, "lines", fail)
             running.renew(config(EVERYTHING.format('"A", "B"'), A=node.server.port, B=1))
             async with asyncio.timeout(60):
                 while "are not in force: the index cannot be read" not in caplog.text:
@@ -70,10 +70,10 @@ async def test_what_cannot_be_looked_at_is_told_and_the_old_destinations_stay(
 async def test_one_that_cannot_begin_routes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Archive(tmp_path, durability="none", scrub=0) as archive:
 
-        def fail() -> None:
+        def fail(kind: str) -> None:
             raise ArchiveError("the index cannot be read")
 
-        monkeypatch.setattr(archive.deliveries, "counts", fail)
+        monkeypatch.setattr(archive.deliveries, "lines", fail)
         with pytest.raises(ArchiveError):
             await Gateway(archive, config(EVERYTHING.format('"A"'), A=1)).__aenter__()
         assert not archive.is_routing

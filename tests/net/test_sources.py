@@ -27,6 +27,7 @@ from asyncdicom import (
 from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.net.blocks import FILE_BLOCK_SIZE
 from asyncdicom.net.disk import Batch, Buffer, Disk
+from asyncdicom.net.sources import read_together
 from asyncdicom.net.transport import Transport
 from asyncdicom.uid import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN
 
@@ -135,8 +136,62 @@ async def test_nothing_is_at_hand_on_a_slow_disk(tmp_path: Path, monkeypatch: py
     source = await open_file(part10(tmp_path / "one.dcm", b"abcd"))
     assert source.at_hand() is None
     source.read_ahead()
-    assert source.at_hand() is None
     assert [batch async for batch in source.open()] == [[b"abcd"]]
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The calls that a thread is to make; the test makes them."""
+    calls: list[Any] = []
+
+    class Threads:
+        def submit(self, call: Any, *arguments: Any) -> None:
+            calls.append(lambda: call(*arguments))
+
+    monkeypatch.setattr("asyncdicom.net.sources.file_threads", Threads)
+    return calls
+
+
+def in_threads(path: Path, length: int = 4) -> FileSource:
+    return FileSource(
+        path,
+        sop_class_uid=CT,
+        sop_instance_uid="1.2.3",
+        transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
+        offset=0,
+        length=length,
+        in_threads=True,
+    )
+
+
+async def test_what_was_read_ahead_is_at_hand_once(tmp_path: Path, threads: list[Any]) -> None:
+    """Several small files are one call of one thread, and nobody waits for it."""
+    (tmp_path / "one").write_bytes(b"abcd")
+    (tmp_path / "two").write_bytes(b"efgh")
+    sources = [in_threads(tmp_path / name) for name in ("one", "two", "none")]
+    large = in_threads(tmp_path / "one", 1 << 30)
+    read_together([*sources, large])
+    (call,) = threads
+    assert [source.at_hand() for source in sources] == [None] * 3
+    call()
+    assert [source.at_hand() for source in sources] == [b"abcd", b"efgh", None]
+    with pytest.raises(FileNotFoundError):  # a file that cannot be read is told to whoever opens it
+        await anext(sources[2].open())
+    threads.clear()
+    read_together([])
+    read_together([large])
+    assert threads == []
+    assert sources[0].at_hand() is None  # it is read again, by a thread
+
+
+async def test_what_nobody_wants_any_more_is_not_read(tmp_path: Path, threads: list[Any]) -> None:
+    source = in_threads(tmp_path / "none")
+    source.read_ahead()
+    assert source._ahead is not None
+    source._ahead.cancel()
+    (call,) = threads
+    call()
+    assert source._ahead.cancelled()
 
 
 async def sent(*sources: Any) -> list[bytes]:

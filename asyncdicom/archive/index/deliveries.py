@@ -8,14 +8,13 @@ end, and stays then: that it was done keeps it from being done again.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import (
     Engine,
     Select,
     Text,
-    and_,
     bindparam,
     delete,
     func,
@@ -27,6 +26,7 @@ from sqlalchemy import (
 )
 
 from asyncdicom.archive.index.failing import TRANSLATED
+from asyncdicom.archive.index.lines import PRIORITIES, lines_of
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.schema import delivery, destination, instance, series, study
 from asyncdicom.archive.index.sql import begin_snapshot, numbers_of, upserting
@@ -34,6 +34,7 @@ from asyncdicom.archive.index.work import State
 from asyncdicom.archive.index.writer import Writer
 
 __all__ = [
+    "PAGE",
     "Claimed",
     "DeliveryReader",
     "DeliveryRow",
@@ -51,6 +52,8 @@ __all__ = [
 ]
 
 PAGE = 1000
+"""So many rows are changed by one transaction, or shown by one look, where there may be a million."""
+
 _LOOKED_AT = 200  # rows of an ordered destination that one claim looks at
 _COMMENT = 200  # characters
 
@@ -186,10 +189,16 @@ _RECLAIM = Prepared(
     .where(_is(State.LEASED), delivery.c.leased_until <= bindparam("now"))
     .values(state=int(State.READY), leased_until=null())
 )
-_PROMOTE, _PROMOTE_FROM_A_WRONG_CLOCK = (
-    Prepared(update(delivery).where(_is(State.WAITING), when).values(state=int(State.READY)))
-    for when in (delivery.c.due <= bindparam("now"), delivery.c.due > bindparam("never"))
-)
+
+
+def _promoting(when: Any) -> Prepared:
+    some = select(delivery.c.id).where(_is(State.WAITING), when).limit(literal_column(str(PAGE)))
+    ready = update(delivery).where(delivery.c.id.in_(some.scalar_subquery())).values(state=int(State.READY))
+    return Prepared(ready)
+
+
+_PROMOTE = _promoting(delivery.c.due <= bindparam("now"))
+_PROMOTE_FROM_A_WRONG_CLOCK = _promoting(delivery.c.due > bindparam("never"))
 
 
 def renew(writer: Writer, ids: Sequence[int], until: float) -> None:
@@ -203,12 +212,13 @@ def reclaim(writer: Writer, now: float = float("inf")) -> int:
 
 
 def promote(writer: Writer, now: float, longest: float) -> int:
-    """Let what is due be ready; gives how much that was.
+    """Let what is due be ready, at most 1,000; gives how much that was: if it is less, there is no more.
 
     What is due later than in the `longest` of seconds is, too: the clock was put back.
     """
     promoted = writer.execute(_PROMOTE, {"now": now}).rowcount
-    promoted += writer.execute(_PROMOTE_FROM_A_WRONG_CLOCK, {"never": now + longest}).rowcount
+    if promoted < PAGE:
+        promoted += writer.execute(_PROMOTE_FROM_A_WRONG_CLOCK, {"never": now + longest}).rowcount
     return int(promoted)
 
 
@@ -272,33 +282,49 @@ def settle(writer: Writer, settlements: Sequence[Settlement]) -> None:
 
 # what an operator says
 
-_MEANT = and_(
-    or_(bindparam("ids", type_=Text).is_(None), delivery.c.id.in_(_IDS)),
-    or_(bindparam("destination", type_=Text).is_(None), delivery.c.destination == bindparam("destination")),
-)
 _PAGE: Any = literal_column(str(PAGE))
-_SOME_FAILED = select(delivery.c.id).where(_is(State.FAILED), _MEANT).limit(_PAGE)
-_SOME_WAITING = select(delivery.c.id).where(_is(State.WAITING), _MEANT).limit(_PAGE)
-_SOME_READY = select(delivery.c.id).where(_is(State.READY), _MEANT).limit(_PAGE)
+_Chosen: TypeAlias = Mapping[tuple[bool, bool], Prepared]
+"""The same for work that is meant by its ids or not, and by its destination or not.
+
+One statement for all of these would go by no index: it would read a million rows to find three.
+"""
 
 
-def _updating(some: Select[Any], **values: Any) -> Prepared:
-    return Prepared(update(delivery).where(delivery.c.id.in_(some.scalar_subquery())).values(**values))
+def _changing(state: State, /, *conditions: Any, **values: Any) -> _Chosen:
+    """Change some of what is meant and in a state, 1,000 rows at most."""
+
+    def change(*meant: Any) -> Prepared:
+        some = select(delivery.c.id).where(_is(state), *conditions, *meant).limit(_PAGE)
+        return Prepared(update(delivery).where(delivery.c.id.in_(some.scalar_subquery())).values(**values))
+
+    by_ids = delivery.c.id.in_(_IDS)
+    by_destination = delivery.c.destination == bindparam("destination")
+    # The ids go by the table's own key: an index by the destination would lead to all that wait for it.
+    also_for_it = func.coalesce(delivery.c.destination, null()) == bindparam("destination")
+    return {
+        (False, False): change(),
+        (True, False): change(by_ids),
+        (False, True): change(by_destination),
+        (True, True): change(by_ids, also_for_it),
+    }
 
 
 _AGAIN = {"state": int(State.READY), "attempts": 0, "first_error_at": null()}
-_RETRY_FAILED = _updating(_SOME_FAILED.where(delivery.c.due <= bindparam("before")), **_AGAIN)
-_RETRY_WAITING = Prepared(update(delivery).where(_is(State.WAITING), _MEANT).values(**_AGAIN))
-_DROP = [_updating(some, state=int(State.DROPPED)) for some in (_SOME_FAILED, _SOME_WAITING, _SOME_READY)]
+_RETRY_FAILED = _changing(State.FAILED, delivery.c.due <= bindparam("before"), **_AGAIN)
+_RETRY_WAITING = _changing(State.WAITING, **_AGAIN)
+_DROP = [_changing(state, state=int(State.DROPPED)) for state in (State.FAILED, State.WAITING, State.READY)]
 
 
 def retry_waiting(writer: Writer, ids: Sequence[int] | None, name: str | None) -> int:
-    """Let work that waits be ready, by its ids or destination (None: all); gives how much that was."""
+    """Let work that waits be ready, by its ids or destination (None: all), but at most 1,000.
+
+    Gives how much that was: if it is less, there is no more.
+    """
     return _said(writer, _RETRY_WAITING, ids, name)
 
 
 def retry_failed(writer: Writer, ids: Sequence[int] | None, name: str | None, before: float) -> int:
-    """Let work be ready that failed before a time, as `retry_waiting`, but at most 1,000.
+    """Let work be ready that failed before a time, as `retry_waiting`.
 
     With the time, who asks until there is no more comes to an end, also if it fails again at once.
     """
@@ -310,14 +336,12 @@ def drop(writer: Writer, ids: Sequence[int] | None, name: str | None) -> int:
 
     At most 1,000 of each state: ask until it is 0.
     """
-    return sum(_said(writer, statement, ids, name) for statement in _DROP)
+    return sum(_said(writer, chosen, ids, name) for chosen in _DROP)
 
 
-def _said(
-    writer: Writer, statement: Prepared, ids: Sequence[int] | None, name: str | None, **more: float
-) -> int:
+def _said(writer: Writer, chosen: _Chosen, ids: Sequence[int] | None, name: str | None, **more: float) -> int:
     row = {"ids": None if ids is None else json.dumps(list(ids)), "destination": name, **more}
-    return int(writer.execute(statement, row).rowcount)
+    return int(writer.execute(chosen[ids is not None, name is not None], row).rowcount)
 
 
 _PAUSE = Prepared(upserting(destination, name=bindparam("name"), paused=bindparam("paused")))
@@ -326,6 +350,14 @@ _PAUSE = Prepared(upserting(destination, name=bindparam("name"), paused=bindpara
 def pause(writer: Writer, name: str, paused: bool) -> None:
     """Note that a destination is paused, or is no more: so it is after a start, too."""
     writer.execute(_PAUSE, {"name": name, "paused": int(paused)})
+
+
+_NOT_DONE = (State.READY, State.WAITING, State.LEASED, State.FAILED)
+_READY_LINES, _FAILED_LINES = lines_of(State.READY), lines_of(State.FAILED)
+_FEW_LINES = [
+    select(delivery.c.destination).where(_is(state), delivery.c.kind == bindparam("kind")).distinct()
+    for state in (State.WAITING, State.LEASED)
+]
 
 
 class Look(NamedTuple):
@@ -370,20 +402,37 @@ class DeliveryReader:
             expired = connection.scalar(one.where(_is(State.LEASED), delivery.c.leased_until <= now))
         return Look(self.paused(), self.next_due(), ready is not None, expired is not None)
 
-    def ready_of(self, kind: str, destinations: Sequence[str]) -> list[str]:
+    def ready_of(self, kind: str, destinations: Iterable[str]) -> list[str]:
         """Give those of some destinations that ready work of a kind is for."""
-        wanted = select(delivery.c.destination).where(
-            _is(State.READY), delivery.c.kind == kind, delivery.c.destination.in_(destinations)
-        )
         with TRANSLATED, self._engine.connect() as connection:
-            return list(connection.scalars(wanted.distinct()))
+            found = set(connection.scalars(_READY_LINES, {"kind": kind}))
+        return [name for name in destinations if name in found]
+
+    def lines(self, kind: str) -> set[str]:
+        """Give the destinations that work of a kind is for which has not come to a good end."""
+        found: set[str] = set()
+        with TRANSLATED, self._engine.connect() as connection:
+            begin_snapshot(connection)  # nothing changes its state meanwhile and is missed
+            for statement in (_READY_LINES, *_FEW_LINES, _FAILED_LINES):
+                found.update(connection.scalars(statement, {"kind": kind}))
+        return found
+
+    def number(self, kind: str, name: str) -> int:
+        """Count the work of a kind for a destination that has not come to a good end; it alone is read."""
+        total = 0
+        with TRANSLATED, self._engine.connect() as connection:
+            begin_snapshot(connection)
+            for state in _NOT_DONE:
+                own = _is(state), delivery.c.destination == name, delivery.c.kind == kind
+                total += connection.scalar(select(func.count()).select_from(delivery).where(*own)) or 0
+        return total
 
     def counts(self) -> list[tuple[str, str, int, int]]:
         """Give kind, destination, state and number of all that have not come to a good end."""
         found: list[tuple[str, str, int, int]] = []
         with TRANSLATED, self._engine.connect() as connection:
             begin_snapshot(connection)  # nothing changes its state meanwhile and is missed
-            for state in (State.READY, State.WAITING, State.LEASED, State.FAILED):
+            for state in _NOT_DONE:
                 statement = (
                     select(delivery.c.kind, delivery.c.destination, func.count())
                     .where(_is(state))
@@ -404,10 +453,7 @@ class DeliveryReader:
             for state in (State.WAITING, State.LEASED):
                 lines = select(delivery.c.kind, delivery.c.destination, func.min(when)).where(_is(state))
                 rows += connection.execute(lines.group_by(delivery.c.destination, delivery.c.kind))
-            ready = select(delivery.c.kind, delivery.c.destination, delivery.c.priority).where(
-                _is(State.READY)
-            )
-            for kind, name, priority in connection.execute(ready.distinct()).all():
+            for kind, name, priority in connection.execute(PRIORITIES).all():
                 first = (
                     select(when)
                     .where(
@@ -428,7 +474,8 @@ class DeliveryReader:
         self, state: State, *, name: str | None = None, after: int = 0, limit: int = PAGE
     ) -> list[DeliveryRow]:
         """Give the next deliveries in a state, of a destination or all, after an id."""
-        statement = self._rows().where(_is(state), delivery.c.id > after).order_by(delivery.c.id).limit(limit)
+        by = delivery.c.id + literal_column("0")  # or the few that failed are looked for among all rows
+        statement = self._rows().where(_is(state), by > after).order_by(by).limit(limit)
         if name is not None:
             statement = statement.where(delivery.c.destination == name)
         return self._read(statement)
