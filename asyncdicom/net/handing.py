@@ -116,7 +116,12 @@ class HandedListener(socket.socket):
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Give the next connection, and where it comes from. Raises ``OSError`` if there is none now."""
-        text, rights, _, _ = self.recvmsg(_LONGEST, socket.CMSG_SPACE(array.array("i").itemsize))
+        try:
+            text, rights, _, _ = self.recvmsg(_LONGEST, socket.CMSG_SPACE(array.array("i").itemsize))
+        except BlockingIOError:
+            raise
+        except OSError:  # who has gone had not read all: an event loop may tell of that once, and no more
+            text, rights = b"", []
         if not text:
             self.on_end()
             raise ConnectionAbortedError("nobody accepts connections any more")
