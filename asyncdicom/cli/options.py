@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable
+from os.path import exists
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +13,6 @@ from click.core import ParameterSource
 
 from asyncdicom.address import ANY_SCP, DEFAULT_PORT, Address, check_ae_title
 from asyncdicom.cli.fields import FieldOption
-from asyncdicom.cli.habits import habits
 from asyncdicom.cli.logs import LOG_OPTIONS, set_up_logging
 from asyncdicom.cli.named import find_peer
 from asyncdicom.cli.number import Number
@@ -208,7 +208,6 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
         *_TLS,
         *TRACE_OPTIONS,
         click.option("--server-hostname", metavar="NAME", help="The host name in the peer's certificate."),
-        *habits(ae_title),
     ]
 
     def decorate(function: Function) -> Function:
@@ -236,7 +235,8 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
         ) -> int:
             address, rest = _split_peer(arguments, aec)
             if rest and not more:
-                raise click.UsageError(f"{rest[0]!r} is one argument too many")
+                hint = f"; keys are written -k {rest[0]}" if "=" in rest[0] else ""
+                raise click.UsageError(f"{rest[0]!r} is one argument too many{hint}")
             security = Tls(tls, identity, trusted, ignore_peer_cert, crl)
             is_safe = (any(security) and not security.ignore) or cleartext_password
             peer = Peer(
@@ -298,7 +298,6 @@ def server_options(ae_title: str) -> Option:
         *_TLS[1:],
         *LOG_OPTIONS,
         *TRACE_OPTIONS,
-        *habits(ae_title, server=True),
     ]
 
     def decorate(function: Function) -> Function:
@@ -419,6 +418,8 @@ def _split_peer(arguments: tuple[str, ...], aec: str | None) -> tuple[Address, t
     named = None if rest and rest[0].isdigit() else find_peer(text)
     if named is not None:
         return (named if aec is None else named._replace(ae_title=aec)), rest
+    if rest and "@" in rest[-1] and exists(text) and not exists(rest[-1]):
+        raise click.UsageError(f"PEER comes before what is sent: {rest[-1]} {text}")
     try:
         if "@" not in text and rest and rest[0].isdigit():
             if text.count(":") > 1 and "[" not in text:
