@@ -19,6 +19,7 @@ from asyncdicom.access import (
 )
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.counting import ConnectionRates, CountedSet, is_local, origin_of
+from asyncdicom.net.handing import HandedListener
 from asyncdicom.net.performer import Dispatch
 from asyncdicom.net.tls import certificate_of
 from asyncdicom.options import Limits
@@ -49,6 +50,7 @@ class Admission:
         dispatcher: Callable[[Channel, Grant], Dispatch],
         spawn: Callable[[Coroutine[object, object, None]], object],
         identity_timeout: float | None,
+        shares: HandedListener | None = None,
     ) -> None:
         self.waiting: CountedSet[Channel] = CountedSet()
         self.associated: CountedSet[Channel] = CountedSet()
@@ -65,6 +67,8 @@ class Admission:
         self._quiet_until = 0.0
         self._spawn = spawn
         self._identity_timeout = identity_timeout
+        self._shares = shares  # of what several processes may have together
+        self._shared: dict[Channel, int] = {}
 
     # connections
 
@@ -162,6 +166,8 @@ class Admission:
         """The connection is closed."""
         self.waiting.discard(channel)
         self.associated.discard(channel)
+        if self._shares is not None and channel in self._shared:
+            self._shares.give_share_back(self._shared.pop(channel))
 
     # associations
 
@@ -234,7 +240,55 @@ class Admission:
         exceeded = self._exceeded(host, keys)
         if exceeded is not None:
             self._refuse(channel, Refusal(LOCAL_LIMIT_EXCEEDED, exceeded))
+        elif self._shares is None:
+            self._accept(channel, request, grant, identity_response, keys)
+        else:
+            self._spawn(self._take_share(self._shares, channel, request, grant, identity_response, keys))
+
+    async def _take_share(
+        self,
+        shares: HandedListener,
+        channel: Channel,
+        request: AAssociateRQ,
+        grant: Grant,
+        identity_response: bytes | None,
+        keys: tuple[Hashable, ...],
+    ) -> None:
+        """Accept it if the limits hold for all processes together, with what the others have."""
+        limits = self._limits
+        wanted: list[tuple[str, int]] = [("associations", limits.maximum_associations)]
+        if not is_local(channel.transport.peer[0]):
+            numbers = (limits.maximum_associations_per_address, limits.maximum_associations_per_ae_title)
+            wheres = ("associations of this address", "associations of this AE title")
+            wanted += [
+                (f"{where} {key!r}", limit)
+                for where, limit, key in zip(wheres, numbers, keys, strict=False)
+                if limit is not None
+            ]
+        try:
+            number, exceeded = await shares.take_share(wanted)
+        except (OSError, TimeoutError) as error:
+            if channel.failure is None:
+                why = "it is unknown what the other processes have"
+                self._refuse(channel, Refusal(LOCAL_LIMIT_EXCEEDED, why), error)
             return
+        if exceeded is not None and channel.failure is None:
+            why = f"too many {exceeded.partition(' (')[0]} in all processes together"
+            self._refuse(channel, Refusal(LOCAL_LIMIT_EXCEEDED, why))
+        elif channel.failure is not None:
+            shares.give_share_back(number)
+        else:
+            self._shared[channel] = number
+            self._accept(channel, request, grant, identity_response, keys)
+
+    def _accept(
+        self,
+        channel: Channel,
+        request: AAssociateRQ,
+        grant: Grant,
+        identity_response: bytes | None,
+        keys: tuple[Hashable, ...],
+    ) -> None:
         policy, answered = self._offered(grant)
         verdict = answer(request, policy, user_identity_response=identity_response, answered=answered)
         if isinstance(verdict, AAssociateRJ):

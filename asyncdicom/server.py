@@ -20,6 +20,7 @@ from asyncdicom.destination import Destination, as_destination
 from asyncdicom.dimse.messages import CommandField
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.descriptors import missing_descriptors
+from asyncdicom.net.handing import HandedListener
 from asyncdicom.net.listener import Acceptor, accept_from, bind
 from asyncdicom.net.memory import MemoryListener, loop_for
 from asyncdicom.net.proxy import ProxyHeaderError, receive_caller
@@ -271,6 +272,7 @@ class Server:
             self._dispatcher,
             self._spawn,
             setup.timeouts.handler,
+            sockets[0] if isinstance(sockets[0], HandedListener) else None,
         )
         self._waiting, self._associated = self._admission.waiting, self._admission.associated
         self._handshakes = (

@@ -184,8 +184,8 @@ def test_a_second_place_that_knows_the_database_is_noticed() -> None:
 MAKES_FILE_CALLS = {
     f"archive/{name}.py"
     for name in (
-        *("__init__", "archive", "backup", "deleted_journal", "file_calls", "journal", "maintenance"),
-        "marker",
+        *("__init__", "archive", "backup", "deleted_journal", "entering", "file_calls", "journal"),
+        *("maintenance", "marker"),
     )
 }
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
@@ -20,13 +19,14 @@ from asyncdicom.archive.blobs.room import Room, Space
 from asyncdicom.archive.care import Care
 from asyncdicom.archive.deleted_journal import DeletedJournal
 from asyncdicom.archive.deleting import Deleted, Deleting, Scope, delete
+from asyncdicom.archive.entering import Entered, Entrance
 from asyncdicom.archive.errors import ArchiveError
-from asyncdicom.archive.failures import opening, reading_index, using
+from asyncdicom.archive.failures import opening, reading_index
 from asyncdicom.archive.file_calls import FileCalls, TogetherCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
 from asyncdicom.archive.index.chosen import ChosenInstance
 from asyncdicom.archive.index.deliveries import Claimed
-from asyncdicom.archive.index.engines import DURABILITIES, kind_of, open_index
+from asyncdicom.archive.index.engines import DURABILITIES
 from asyncdicom.archive.index.finding import Finding
 from asyncdicom.archive.index.query import Query
 from asyncdicom.archive.index.reader import Row
@@ -35,7 +35,6 @@ from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.intake import Intake
 from asyncdicom.archive.journal import Journal
 from asyncdicom.archive.leftovers import Swept
-from asyncdicom.archive.marker import Marker, check_place, next_marker, no_archive, read_marker, write_marker
 from asyncdicom.archive.origin import Origin, Passing, Router
 from asyncdicom.archive.outbox import Outbox
 from asyncdicom.archive.peers import PeerMemory
@@ -46,7 +45,7 @@ from asyncdicom.archive.search import Match, match_of, query_of
 from asyncdicom.archive.sources import batches_of, source_of
 from asyncdicom.archive.stability import StableStudies, StableStudy
 from asyncdicom.archive.stored import Stored
-from asyncdicom.archive.workers import Workers
+from asyncdicom.archive.threads import READERS, ArchiveThreads, call_in
 from asyncdicom.net.sources import Source
 from asyncdicom.net.threads import Threads, in_thread
 from asyncdicom.telemetry.log import Log
@@ -58,8 +57,6 @@ __all__ = ["Archive", "Stored"]
 
 _LOG = Log("asyncdicom.archive")
 
-_WRITERS = 8  # as many files are synced at the same time
-_READERS = 2  # for the archive itself: they look after the index, and count
 _QUERIES = 4  # for peers, who share them
 
 _T = TypeVar("_T")
@@ -84,11 +81,11 @@ class Archive:
     them a conflict is refused (0xA700). ``scrub``: stored files are compared with their digests, slowly, all
     the time, at so many bytes a second; 0: never. ``sweep``: at start, deal with files without a row and
     tell what is amiss; without it, `reindex` deals with them. ``index``: the URL of the PostgreSQL database
-    that has the index, as ``postgresql://user@host/database`` (needs the extra ``postgres``); None: it is a
-    file of the folder. ``blobs``: the URL of a bucket that has the instances, as ``s3://bucket/prefix``
-    (needs the extra ``s3``; the environment has credentials and endpoint); None: they are in the folder.
-    ``ack``: where they are at a Success: in the bucket ("object"), or in the folder, and moved on afterwards
-    ("spool").
+    that has the index, as ``postgresql://user@host/database`` (needs the extra ``postgres``): then several
+    processes of one machine may have the archive open; None: it is a file of the folder, and one may.
+    ``blobs``: the URL of a bucket that has the instances, as ``s3://bucket/prefix`` (needs the extra ``s3``;
+    the environment has credentials and endpoint); None: they are in the folder. ``ack``: where they are at a
+    Success: in the bucket ("object"), or in the folder, and moved on afterwards ("spool").
     """
 
     def __init__(
@@ -125,7 +122,6 @@ class Archive:
         self._sweeps = sweep
         self._sync = durability == "power"
         self._calls = files if files is not None else TogetherCalls()
-        self._lock = -1
         self._is_open = False
         self._is_closing = False
         self._sweep: asyncio.Future[Swept | None] | None = None
@@ -138,8 +134,9 @@ class Archive:
             sync=self._sync,
             ack=ack,
             is_shared=index is not None,
-            on_failure=self._note_store_failure,
+            on_failure=lambda: self.happened.update(store_failures=1),
         )
+        self._entrance = Entrance(self.directory, index, self._blobs, self._calls, durability=durability)
         self.is_new = False
         self.is_served_by_tls = False
         """Whether a server takes instances for it by TLS: then they are not sent on in the clear unasked."""
@@ -170,135 +167,82 @@ class Archive:
         Raises `ArchiveError` if another process has it, a later version made it, its disk seems not to be
         mounted, or its index is damaged.
         """
-        self._writers = Workers(_WRITERS, "asyncdicom-files")
-        self._upkeep = Workers(1, "asyncdicom-upkeep")
-        self._outgoing = Workers(1, "asyncdicom-outbox")
-        self._comparing = Workers(1, "asyncdicom-compare")  # who sends conflicts waits behind himself
-        self._readers = ThreadPoolExecutor(_READERS, "asyncdicom-reader")
+        self._threads = ArchiveThreads()
         try:
-            await in_thread(self._readers, self._open)
+            await in_thread(self._threads.readers, self._open)
         except BaseException:
-            self._writers.shutdown()
-            self._upkeep.shutdown()
-            self._comparing.shutdown()
-            self._outgoing.shutdown()
-            self._readers.shutdown()
+            self._threads.end()
             raise
         self._is_open = True
-        self._intake.open(self._writers, self._ingest, together=self._together)
+        self._intake.open(self._threads.writers, self._ingest, together=self._together)
         self.outbox.start()
         self._peers.start()
         if self._sweeps:
-            self._sweep = asyncio.ensure_future(in_thread(self._upkeep, self.care.sweep))
+            self._sweep = asyncio.ensure_future(in_thread(self._threads.upkeep, self.care.sweep))
 
     def _open(self) -> None:
-        try:
-            with opening(self.directory, in_database=self._url is not None):
-                if self._existing and self._calls.look(self.directory) is None:
-                    raise no_archive(self.directory)
-                self._blobs.root.prepare_root()
-                self._lock = self._calls.lock_directory(self.directory)
-                self._together = not self._sync or self._calls.can_sync_together(self.directory)
-                self._open_index()
-        except BaseException:
-            self._unlock()
-            raise
+        with (
+            opening(self.directory, in_database=self._url is not None),
+            self._entrance.entering(existing=self._existing, readers=READERS + _QUERIES) as entered,
+        ):
+            self._together = not self._sync or self._calls.can_sync_together(self.directory)
+            self._index, self.is_new = entered.opened, entered.is_new
+            self._open_index(entered)
 
-    def _open_index(self) -> None:
-        marker = read_marker(self.directory, self._calls)
-        kind = kind_of(self._url)
-        told = check_place(self._blobs, self._calls, marker, existing=self._existing, kind=kind)
-        had_objects = self._blobs.has_objects()
-        self._index = open_index(
+    def _open_index(self, entered: Entered) -> None:
+        index, is_shared = self._index, self._index.is_shared
+        if is_shared:
+            self._blobs.share()
+        self._queries = index.queries(_QUERIES)
+        self._finder = Finder(Finding(self._queries), self._blobs)
+        self._ingest = Ingest(
+            index.writer(),
+            self._blobs,
+            rules=self._rules,
+            bounds=self._bounds,
+            elsewhere=self._threads.writers.submit,
+            one_by_one=self._threads.comparing.submit,
+            on_work=self._tell_of_work,
+        )
+        change, outgoing = self._ingest.change, self._threads.outgoing
+        self.deliveries, self.chosen = index.deliveries, index.chosen
+        self.expiry, self.leases = index.expiry, index.leases
+        self.outbox = Outbox(change, self.deliveries, outgoing, is_shared=is_shared)
+        self.reports = Reports(self.outbox, self.deliveries, self.read)
+        self._peers = PeerMemory(index.learned(time.time()), change, outgoing.submit)
+        self.stability = StableStudies(index.stability, change, self.read, self.leases)
+        self._ingest.start()
+        journal = Journal(self.directory, self._calls, sync=self._sync)
+        reassigning = Reassigning(journal, self._ingest, is_shared=is_shared)
+        deleted = DeletedJournal(self.directory, entered.archive_id, self._calls, sync=self._sync)
+        self.deleting = Deleting(deleted, self._blobs, index.deletions, self._ingest, self.happened)
+        self.care = Care(
             self.directory,
-            self._url,
-            durability=self.durability,
-            readers=_READERS + _QUERIES,
-            calls=self._calls,
+            self._blobs,
+            index,
+            self._ingest,
+            reassigning,
+            scrub_rate=self._scrub_rate,
+            is_closing=lambda: self._is_closing,
+            happened=self.happened,
+            router=lambda: self._intake.router,
+            on_work=self._tell_of_work,
         )
         try:
-            identity, has_rows = self._index.identity()
-            if has_rows and not had_objects:
-                raise ArchiveError(
-                    f"the index in {self.directory} has instances, and {self._blobs.objects} is empty: is "
-                    "its disk mounted? If the files are lost for good, move index.sqlite away to start anew"
-                    if self._url is None
-                    else f"{self._index.label} has instances, and {self._blobs.objects} is empty: is its "
-                    "disk mounted? If the files are lost for good, name an empty database to start anew"
-                )
-            known = None if identity is None else Marker(*identity)
-            new, more = next_marker(
-                self.directory, marker, known, has_rows, kind=kind, label=self._index.label
-            )
-            new = new._replace(blobs=self._blobs.kind)
-            self._blobs.prepare()
-            self._blobs.claim(new.archive_id, is_known=(marker or known) is not None)
-            self._index.set_identity(new.archive_id, new.generation)
-            write_marker(self.directory, new, self._calls, sync=self._sync)
-            self._blobs.root.sync_root()
-            self.is_new = new.generation == 1 and not has_rows and not had_objects
-            if told or more:
-                _LOG.warning("%s", told or more)
-            self._queries = self._index.queries(_QUERIES)
-            self._finder = Finder(Finding(self._queries), self._blobs)
-            self._ingest = Ingest(
-                self._index.writer(),
-                self._blobs,
-                rules=self._rules,
-                bounds=self._bounds,
-                elsewhere=self._writers.submit,
-                one_by_one=self._comparing.submit,
-                on_work=lambda urgency: self.outbox.tell_from_thread(urgency),
-            )
-            self.deliveries, self.chosen = self._index.deliveries, self._index.chosen
-            self.expiry = self._index.expiry
-            self.outbox = Outbox(self._ingest.change, self.deliveries, self._outgoing)
-            self.reports = Reports(self.outbox, self.deliveries, self.read)
-            self._peers = PeerMemory(
-                self._index.learned(time.time()), self._ingest.change, self._outgoing.submit
-            )
-            self.stability = StableStudies(self._index.stability, self._ingest.change, self.read)
-            self._ingest.start()
-            journal = Journal(self.directory, self._calls, sync=self._sync)
-            reassigning = Reassigning(journal, self._ingest)
-            deleted = DeletedJournal(self.directory, new.archive_id, self._calls, sync=self._sync)
-            self.deleting = Deleting(deleted, self._blobs, self._index.deletions, self._ingest, self.happened)
-            self._reconcile(reassigning)
-            self.outbox.open()
-            self.care = Care(
-                self.directory,
-                self._blobs,
-                self._index,
-                self._ingest,
-                reassigning,
-                scrub_rate=self._scrub_rate,
-                is_closing=lambda: self._is_closing,
-                happened=self.happened,
-                router=lambda: self._intake.router,
-                on_work=lambda urgency: self.outbox.tell_from_thread(urgency),
-            )
-            self.care.start(tell=self._sweeps)
-            self._blobs.serve(self._index.upkeep.known)
-        except BaseException:
-            self._blobs.close()
-            self._index.close()
-            raise
-
-    def _reconcile(self, reassigning: Reassigning) -> None:
-        try:
-            reassigning.reconcile()
-            self.deleting.reconcile()
+            if entered.is_first:
+                reassigning.reconcile()
+                self.deleting.reconcile()
+            if is_shared:
+                self.deleting.join()
+            self.outbox.open(is_alone=entered.is_first)
         except BaseException:
             self._ingest.close()
             raise
+        self.care.start(tell=self._sweeps)
+        self._blobs.serve(index.upkeep.known)
 
-    def _note_store_failure(self) -> None:
-        self.happened["store_failures"] += 1
-
-    def _unlock(self) -> None:
-        if self._lock >= 0:
-            self._calls.close(self._lock)
-            self._lock = -1
+    def _tell_of_work(self, urgency: Mapping[str, int]) -> None:
+        self.outbox.tell_from_thread(urgency)
 
     async def close(self) -> None:
         """Commit what is queued and close everything; a store that is not so far yet fails."""
@@ -314,17 +258,15 @@ class Archive:
 
     def _close(self) -> None:
         self._queries.close()
-        self._upkeep.shutdown()
-        self._writers.shutdown()
+        self._threads.end_writing()
         self._blobs.close()
-        self._comparing.shutdown()
-        self._outgoing.shutdown()
         self.care.close()
         self._ingest.close()
-        self._readers.shutdown()
+        self._threads.readers.shutdown()
         self._index.close()
+        self._blobs.leave()
         self._calls.end()
-        self._unlock()
+        self._entrance.leave()
 
     # storing
 
@@ -510,11 +452,11 @@ class Archive:
         Raises what it raises, and `ArchiveError` when the archive is closed, or disk or index fail. A
         cancellation is raised when the call has ended.
         """
-        return await self.called(self._upkeep, call, *arguments)
+        return await self.called(self._threads.upkeep, call, *arguments)
 
     async def read(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
         """Make a call of `care` that only reads, in another thread; as `upkeep`."""
-        return await self.called(self._readers, call, *arguments)
+        return await self.called(self._threads.readers, call, *arguments)
 
     async def called(
         self,
@@ -526,16 +468,12 @@ class Archive:
         """Make a call in one of some threads; a cancellation sets ``ending``, then as `upkeep`."""
         if not self._is_open:
             raise ArchiveError("the archive is closed")
-        calling = asyncio.ensure_future(in_thread(threads, call, *arguments))
-        try:
-            with using(self.directory):
-                return await asyncio.shield(calling)
-        except asyncio.CancelledError:
-            if ending is not None:
-                ending.set()
-            await asyncio.wait((calling,))
-            calling.exception()
-            raise
+        return await call_in(threads, self.directory, call, *arguments, ending=ending)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may have it open, too: its index is in a database."""
+        return self._index.is_shared
 
     @property
     def is_writing(self) -> bool:
@@ -552,7 +490,7 @@ class Archive:
         Raises `ArchiveError` when the index cannot be read.
         """
         with reading_index(self.directory, in_database=self._url is not None):
-            return await in_thread(self._readers, self._index.upkeep.counts)
+            return await in_thread(self._threads.readers, self._index.upkeep.counts)
 
     async def stable_studies(
         self, *, quiet: float = 60.0, name: str = "default"
@@ -582,7 +520,7 @@ class Archive:
         its end. A cancellation ends the sweep, and is raised then; a sweep that is under way goes on.
         """
         ending = threading.Event()
-        swept = await self.called(self._upkeep, self.care.sweep, ending, dry_run, ending=ending)
+        swept = await self.called(self._threads.upkeep, self.care.sweep, ending, dry_run, ending=ending)
         if swept is None:
             raise ArchiveError("the sweep has ended early: the log says why")
         return swept

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from asyncdicom.archive.arrival import Outcome
 from asyncdicom.archive.aside import Aside
 from asyncdicom.archive.blobs.base import Blobs, Ended
 from asyncdicom.archive.errors import reason
 from asyncdicom.archive.index.base import IndexFailed
+from asyncdicom.archive.index.leases import Lease
 from asyncdicom.archive.index.opened import OpenIndex
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.leftovers import Leftovers, Swept
@@ -24,6 +27,7 @@ __all__ = ["Care"]
 
 _LOG = Log("asyncdicom.archive")
 
+_TURN = 0.5  # seconds between two looks whether another process has ended its sweep
 _CONFLICTS = (Outcome.QUARANTINED, Outcome.ALREADY_IN_QUARANTINE, Outcome.REFUSED, Outcome.REPLACED)
 _TOLD = {
     "conflicts": tuple(outcome.name.lower() for outcome in _CONFLICTS),
@@ -164,6 +168,28 @@ class Care:
         def is_ending() -> bool:
             return self._is_closing() or (ending is not None and ending.is_set())
 
+        lease = Lease(self._index.leases, "sweep")
+
+        def is_over() -> bool:
+            return is_ending() or not lease.keep()
+
+        try:
+            while not lease.keep():
+                if is_ending():
+                    return None
+                time.sleep(_TURN)
+        except IndexFailed as error:
+            _LOG.error("files without a row are not looked for: %s", reason(error))
+            return None
+        try:
+            return self._sweep(is_ending, is_over, dry_run)
+        finally:
+            with suppress(IndexFailed):  # it ends by itself
+                lease.give_back()
+
+    def _sweep(
+        self, is_ending: Callable[[], bool], is_over: Callable[[], bool], dry_run: bool
+    ) -> Swept | None:
         self.swept = Swept()
         try:
             damage = self._index.upkeep.damage(is_ending)
@@ -175,7 +201,7 @@ class Care:
                     damage,
                 )
                 return None
-            return self._sweep_leftovers(is_ending, dry_run)
+            return self._sweep_leftovers(is_over, dry_run)
         except Ended:
             return None
         except (OSError, IndexFailed) as error:
@@ -183,13 +209,13 @@ class Care:
                 _LOG.error("the sweep for files without a row ended early: %s", reason(error))
             return None
 
-    def _sweep_leftovers(self, is_ending: Callable[[], bool], dry_run: bool) -> Swept:
+    def _sweep_leftovers(self, is_over: Callable[[], bool], dry_run: bool) -> Swept:
         swept = Leftovers(
             self._blobs,
             self._index,
             self._ingest,
             self.swept,
-            is_closing=is_ending,
+            is_closing=is_over,
             router=self._router,
             dry_run=dry_run,
         ).sweep()

@@ -11,9 +11,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import socket
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -23,7 +26,7 @@ from asyncdicom.exceptions import DicomNetworkError
 from asyncdicom.net.local import connect_local, is_own_user, listen_local
 from asyncdicom.telemetry.log import Log
 
-__all__ = ["Control", "NotServed", "ask"]
+__all__ = ["Control", "NotServed", "ask", "ask_at"]
 
 _LOG = Log("asyncdicom.archive")
 
@@ -52,6 +55,9 @@ class ControlError(DicomNetworkError):
 class Control:
     """The channel of an open archive, as a context manager. It does not keep the archive from serving.
 
+    Where another process serves the archive, too, and has the socket, this one's is ``control-PID``.
+    ``is_one_of_several``: so it is for each of those that one has started who has the socket himself.
+    ``forward`` gives what is called instead of any method, by its name.
     ``on_reload``: what the method ``reload`` awaits; without any there is no such method. ``methods``: more
     of them, of what runs beside the archive. On Windows, and where the socket cannot be made (that is
     logged), there is no channel.
@@ -63,9 +69,13 @@ class Control:
         *,
         on_reload: Callable[[], Awaitable[object]] | None = None,
         methods: Mapping[str, Method] | None = None,
+        is_one_of_several: bool = False,
+        forward: Callable[[str], Method] | None = None,
     ) -> None:
         self._archive = archive
+        self._is_one_of_several = is_one_of_several
         self._path = os.path.join(archive.directory, NAME)
+        self._forward = forward
         self._methods: dict[str, Method] = {**METHODS, **(methods or {})}
         if on_reload is not None:
             self._methods["reload"] = _reloading(on_reload)
@@ -74,6 +84,8 @@ class Control:
 
     async def __aenter__(self) -> Control:
         if sys.platform != "win32":
+            if self._archive.is_shared:
+                self._path = await asyncio.to_thread(_free_path, self._path, self._is_one_of_several)
             try:
                 listener = listen_local(self._path)
             except OSError as error:
@@ -157,12 +169,52 @@ class Control:
             method, arguments = request["method"], request.get("arguments", {})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise ControlError("a request is a line of JSON with method and arguments") from None
+        if self._forward is not None and isinstance(arguments, dict) and isinstance(method, str):
+            return self._forward(method), arguments
         if not isinstance(arguments, dict) or not isinstance(method, str) or method not in self._methods:
             group = method.partition(" ")[0] if isinstance(method, str) else ""
             if group in _RUN_BY and not any(each.startswith(f"{group} ") for each in self._methods):
                 raise ControlError(_RUN_BY[group])
             raise ControlError(f"the methods are {', '.join(self._methods)}")
         return self._methods[method], arguments
+
+
+def _free_path(path: str, is_one_of_several: bool) -> str:
+    """Give the path, or if somebody listens there, one of this process; sockets of the dead are removed.
+
+    ``is_one_of_several``: the path is for who has started them.
+    """
+    for other in _others(path):
+        if not _is_served(other):
+            with suppress(OSError):
+                os.unlink(other)
+    return f"{path}-{os.getpid()}" if is_one_of_several or _is_served(path) else path
+
+
+def _others(path: str) -> list[str]:
+    """Give the sockets of processes that serve the same archive beside the first one."""
+    folder, name = os.path.split(path)
+    found = re.compile(rf"{name}-[0-9]+")
+    try:
+        return sorted(os.path.join(folder, each) for each in os.listdir(folder) if found.fullmatch(each))
+    except OSError:
+        return []
+
+
+def _is_served(path: str) -> bool:
+    try:
+        connect_local(path, _CONNECTING).close()
+    except OSError:
+        return False
+    return True
+
+
+def _connect(path: str) -> socket.socket:
+    """Connect to the first process that serves the archive, or to another one. Raises `OSError`."""
+    for each in (path, *_others(path)):
+        with suppress(OSError):
+            return connect_local(each, _CONNECTING)
+    return connect_local(path, _CONNECTING)
 
 
 def _reloading(on_reload: Callable[[], Awaitable[object]]) -> Method:
@@ -184,11 +236,22 @@ async def ask(directory: str, method: str, arguments: Mapping[str, Any]) -> Asyn
     Closed early, or cancelled: the request ends there, too. Raises `NotServed` before anything was asked, and
     `DicomNetworkError` with what the process has answered, or when it went away.
     """
+    path = os.path.join(os.path.abspath(directory), NAME)  # noqa: ASYNC240 - it asks for the current folder
+    async with aclosing(ask_at(path, method, arguments, or_others=True)) as lines:
+        async for line in lines:
+            yield line
+
+
+async def ask_at(
+    path: str, method: str, arguments: Mapping[str, Any], *, or_others: bool = False
+) -> AsyncGenerator[Line, None]:
+    """As `ask`, by the path of a socket; ``or_others``: if nobody listens, those beside it."""
     if sys.platform == "win32":
         raise NotServed
-    path = os.path.join(os.path.abspath(directory), NAME)  # noqa: ASYNC240 - it asks for the current folder
     try:
-        connection = await asyncio.to_thread(connect_local, path, _CONNECTING)
+        connection = await asyncio.to_thread(
+            _connect if or_others else partial(connect_local, timeout=_CONNECTING), path
+        )
     except OSError as error:
         raise NotServed from error
     connection.setblocking(False)

@@ -175,9 +175,14 @@ class Deleting:
         refused: list[Refused] = []
         seen = after
 
-        def change(writer: Writer) -> None:
+        def change(writer: Writer) -> None:  # again, if another process came first
             nonlocal seen
+            going.clear()
+            refused.clear()
+            writer.keep_others_out()
             found = choose(writer)
+            if writer.is_shared:  # what others have promised meanwhile is owed by now
+                promised.update(self._promised(even_failed=even_failed))
             kept = _kept(writer, found, promised, even_failed=even_failed)
             seen = max((each.id for each in found), default=after)
             refused.extend(kept.values())
@@ -191,7 +196,7 @@ class Deleting:
                 self._ingest.change(change)
             except BaseException:
                 with suppress(BaseException):  # then the next start finds it there, and does it
-                    self._ingest.change(lambda writer: self._journal.cut(deleting.read_log(writer)))
+                    self._ingest.change(self._cut)
                 raise
         for each in going:
             self._remove(each.tombstone.file)
@@ -199,7 +204,13 @@ class Deleting:
         size = sum(each.tombstone.data_set_length for each in going)
         return Step(len(going), size, seen, tuple(refused[:_NAMED]))
 
+    def _cut(self, writer: Writer) -> None:
+        """Remove from the file what was written for a transaction that has failed."""
+        writer.keep_file()
+        self._journal.cut(deleting.read_log(writer))
+
     def _bury(self, writer: Writer, going: Sequence[Doomed], why: str) -> None:
+        writer.keep_file()
         log = deleting.read_log(writer)
         highest = max(log.highest, *(each.id for each in going))
         entry = Entry(writer.now, why, [each.tombstone for each in going])
@@ -240,6 +251,7 @@ class Deleting:
         again = deleting.in_force(writer, uids)
         if not again:
             return
+        writer.keep_file()
         deleting.lift(writer, again, writer.now)
         self._happened["returned"] += len(again)
         for uid in again:
@@ -252,6 +264,11 @@ class Deleting:
             deleting.write_log(writer, log)
 
     # what is known
+
+    def join(self) -> None:
+        """Take part where other processes delete, too."""
+        log = self._ingest.change(deleting.read_log)
+        self._ingest.change(partial(self._begin, highest=log.highest))
 
     def reconcile(self) -> None:
         """Let index and file know the same, before anything is stored.

@@ -18,9 +18,14 @@ def opening(directory: str, *, in_database: bool = False) -> Iterator[None]:
     try:
         yield
     except BlockingIOError:
-        raise ArchiveError(
-            f"{directory} is in use by another archive process: stop it, or name another folder"
-        ) from None
+        what = (
+            "has it for itself: stop that one"  # a tool, or an archive with its index in a file
+            if in_database
+            else "stop it, or name another folder; for several processes at once the index has to be in "
+            "PostgreSQL (--index URL)"
+        )
+        how = ", which " if in_database else ": "
+        raise ArchiveError(f"{directory} is in use by another archive process{how}{what}") from None
     except Unreachable as error:
         raise ArchiveError(f"the blobs of {directory} cannot be used: {error.strerror}") from error
     except OSError as error:
@@ -58,7 +63,4 @@ def using(directory: str) -> Iterator[None]:
 
 
 def _of_database(directory: str, error: IndexFailed) -> ArchiveError:
-    return ArchiveError(
-        f"the database of {directory} cannot be used ({reason(error)}): see that it runs, and that no other "
-        "process has this archive"
-    )
+    return ArchiveError(f"the database of {directory} cannot be used ({reason(error)}): see that it runs")

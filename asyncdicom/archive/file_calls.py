@@ -174,10 +174,11 @@ class FileCalls:
         """Remove an empty folder."""
         os.rmdir(path)
 
-    def lock_directory(self, path: str) -> int:
+    def lock_directory(self, path: str, *, is_shared: bool = False) -> int:
         """Take a folder for this process alone until the descriptor is closed (-1 where that is unknown).
 
-        Raises ``BlockingIOError`` if another process has it.
+        ``is_shared``: together with others that share it. Raises ``BlockingIOError`` if another process has
+        it.
         """
         if sys.platform == "win32":
             return -1
@@ -185,11 +186,18 @@ class FileCalls:
 
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
             os.close(descriptor)
             raise
         return descriptor
+
+    def share_directory(self, descriptor: int) -> None:
+        """Let others share a folder that was taken. Raises ``BlockingIOError`` if one has taken it since."""
+        if descriptor >= 0:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def move(self, source: str, target: str) -> None:
         """Give a file another name on the same file system."""

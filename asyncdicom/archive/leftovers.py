@@ -28,6 +28,7 @@ _LOG = Log("asyncdicom.archive")
 _GROUP = 64  # files that are on their way into the index at a time
 _NAMES = 1000  # asked for in one query
 _NAMED = 10  # files that are named one by one
+_MOVING = 3600.0  # seconds that another process may take from a file's move to quarantine to its row
 
 
 @dataclass
@@ -114,10 +115,10 @@ class Leftovers:
         self._router = router
         self._swept = swept
         self._has_deletions = False
+        self._in_use = 0
 
     def sweep(self) -> Swept:
         """Deal with every file that has no row. Raises `Ended`, `OSError` or `IndexFailed` on the way."""
-        self._has_deletions = self._index.deletions.has_any()
         seen: set[str] = set()
         for folder in self._blobs.all_folders():
             seen.add(folder)
@@ -126,33 +127,50 @@ class Leftovers:
             if folder not in seen and not self._blobs.is_folder(self._blobs.below_root(folder)):
                 self._count_missing(folder, set())
         self._swept.foreign += self._blobs.foreign_folders()
+        if self._in_use:
+            _LOG.info("%d folders that others receive into now are left for the next sweep", self._in_use)
         return self._swept
 
     def _sweep_folder(self, folder: str) -> None:
         if self._is_closing():
             raise Ended
-        listed, foreign = self._blobs.names_in(folder)
-        self._swept.foreign += foreign
-        # In this order: what is committed between the two looks is in the second.
-        names = [name for name in listed if not self._blobs.is_receiving(name)]
-        unknown = [name for some in _chunks(names, _NAMES) for name in self._unknown(folder, some)]
-        if self._dry_run:
-            self._swept.found += len(unknown)
-        else:
-            self._deal_with(folder, unknown)
-        self._count_missing(folder, set(listed))
+        with self._blobs.sweeping(folder) as is_free:
+            names, foreign = self._blobs.names_in(folder)
+            self._swept.foreign += foreign
+            if is_free:
+                # In this order: what is committed between the two looks is in the second.
+                whole = [name for name in names if not self._blobs.is_receiving(name)]
+                unknown = [name for some in _chunks(whole, _NAMES) for name in self._unknown(folder, some)]
+                if self._dry_run:
+                    self._swept.found += len(unknown)
+                else:
+                    self._deal_with(folder, unknown)
+            else:
+                self._in_use += 1
+        self._count_missing(folder, set(names))
 
-    def _deal_with(self, folder: str, unknown: Sequence[str]) -> None:
-        if unknown and folder != "quarantine":
+    def _deal_with(self, folder: str, unknown: list[str]) -> None:
+        if not unknown:
+            return
+        if folder == "quarantine":
+            unknown = self._without_buried(self._without_moving(unknown))
+        else:
             # Whoever made these folders may have died before their entries were durable.
             for path in (self._blobs.objects, os.path.dirname(self._blobs.below_root(folder))):
                 self._blobs.sync(path)
-        if folder == "quarantine":
-            unknown = self._without_buried(unknown)
-        elif unknown and self._has_deletions:
-            unknown = self._without_deleted(folder, unknown)
+            self._has_deletions = self._has_deletions or self._index.deletions.has_any()
+            if self._has_deletions:
+                unknown = self._without_deleted(folder, unknown)
         for group in _chunks(unknown, _GROUP):
             self._index_again(folder, group)
+
+    def _without_moving(self, names: list[str]) -> list[str]:
+        """Leave to other processes what they may be about to give a row."""
+        if not self._index.others():
+            return names
+        return [
+            name for name in names if not self._blobs.is_recent(self._blobs.quarantine_path(name), _MOVING)
+        ]
 
     def _unknown(self, folder: str, names: Sequence[str]) -> list[str]:
         known = self._index.upkeep.known(folder, names)
@@ -200,7 +218,9 @@ class Leftovers:
         after = ""
         while rows := self._index.upkeep.files_in(folder, after):
             for name in rows:
-                if name not in names and not self._blobs.is_there(self._blobs.below_root(f"{folder}/{name}")):
+                if name in names or self._blobs.is_there(self._blobs.below_root(f"{folder}/{name}")):
+                    continue
+                if not self._index.is_shared or not self._unknown(folder, [name]):  # deleted meanwhile
                     self._swept.missing += 1
             after = rows[-1]
 

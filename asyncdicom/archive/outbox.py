@@ -33,11 +33,12 @@ __all__ = ["LEASE", "Outbox"]
 _LOG = Log("asyncdicom.archive")
 _T = TypeVar("_T")
 
-LEASE = 300.0
-"""Seconds that claimed work is kept for who has claimed it."""
+LEASE = 60.0
+"""Seconds that claimed work is kept for who has claimed it; who works longer renews it."""
 
 _LONGEST_WAIT = 7 * 86400.0  # what is due later than that was written by a clock that was wrong
 _LOOK = 30.0  # seconds between two looks at leases, and at what is due
+_LOOK_AT_OTHERS = 3.0  # seconds between two looks at what other processes have done to it
 _MOMENT = 0.02  # seconds that settlements wait for others: each transaction costs two hops between threads
 _MANY = 64  # settlements that do not wait any more
 
@@ -76,11 +77,14 @@ class Outbox:
         reader: DeliveryReader,
         threads: Threads,
         *,
+        is_shared: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._change = change
         self._reader = reader
         self._threads = threads
+        self.is_shared = is_shared
+        """Whether other processes may work on it, too."""
         self.clock = clock
         self.paused: set[str] = set()
         """The destinations that an operator has paused; they are it after a start, too."""
@@ -95,9 +99,13 @@ class Outbox:
         self._timing: asyncio.Task[None] | None = None
         self._timer = asyncio.Event()
 
-    def open(self) -> None:
-        """Take back what a process that is gone has claimed. Blocks, and is called before all else."""
-        taken_back: int = self._apply([deliveries.reclaim], is_durable=True)[0]
+    def open(self, *, is_alone: bool = True) -> None:
+        """Take back what a process that is gone has claimed. Blocks, and is called before all else.
+
+        Not `is_alone`: others have it open now. What they have claimed stays theirs until their leases end.
+        """
+        until = float("inf") if is_alone else self.clock()
+        taken_back: int = self._apply([lambda writer: deliveries.reclaim(writer, until)], is_durable=True)[0]
         if taken_back:
             _LOG.warning("%d deliveries were under way when the archive was last stopped", taken_back)
         self.paused = self._reader.paused()
@@ -136,13 +144,23 @@ class Outbox:
 
     # the work
 
-    async def enqueue(self, work: Sequence[Work]) -> None:
+    async def enqueue(self, work: Sequence[Work], *, promised: Sequence[str] = ()) -> None:
         """Enqueue work that is about no instance; it is durable, as the archive promises, when this returns.
 
-        Raises what the disk or the index raise; then nothing was enqueued. Cancelled: it may have been.
+        `promised`: SOP Instance UIDs of instances that it says are here; where several processes delete, they
+        have to be. Raises what the disk or the index raise; then nothing was enqueued. Cancelled: it may have
+        been.
         """
         now = self.clock()
-        await self._changed(lambda writer: enqueue(writer.execute_all, work, now))
+
+        def apply(writer: Writer) -> None:
+            if writer.is_shared and promised:
+                writer.keep_others_out(is_shared=True)
+                if len(writer.find_all(promised)) < len(set(promised)):
+                    raise RowFailed("an instance that it is about was deleted meanwhile")
+            enqueue(writer.execute_all, work, now)
+
+        await self._changed(apply)
         self.tell(urgency_of(work))
 
     async def enqueue_for_instance(self, sop_instance_uid: str, digest: str, work: Sequence[Work]) -> None:
@@ -311,13 +329,17 @@ class Outbox:
     async def _time(self) -> None:
         """Make ready what is due, and free what was claimed and forgotten."""
         while True:
-            wait = _LOOK if self._next_due is None else min(max(self._next_due - self.clock(), 0.0), _LOOK)
+            wait = _LOOK_AT_OTHERS if self.is_shared else _LOOK
+            if self._next_due is not None:
+                wait = min(max(self._next_due - self.clock(), 0.0), wait)
             self._timer.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._timer.wait()
             try:
                 await self._look()
+                if self.is_shared:
+                    await self._look_at_others()
             except Exception as error:
                 _LOG.error("the outbox could not be looked at: %s", type(error).__name__)
                 await asyncio.sleep(1.0)
@@ -341,6 +363,21 @@ class Outbox:
             await self._changed(lambda writer: deliveries.reclaim(writer, now), is_durable=False)
             for each in forgotten:
                 del self._claimed[each]
+            self.tell(None)
+
+    async def _look_at_others(self) -> None:
+        """See what other processes have enqueued, paused or left behind."""
+        now = self.clock()
+        found = await in_thread(self._threads, self._reader.look, now)
+        if found.has_expired:
+            taken_back = await self._changed(lambda writer: deliveries.reclaim(writer, now), is_durable=False)
+            if taken_back:
+                _LOG.warning("%d deliveries are taken over from a process that is gone or hangs", taken_back)
+        if found.next_due is not None:
+            self._expect(found.next_due)
+        if found.paused != self.paused or found.has_ready or found.has_expired:
+            self.paused.clear()
+            self.paused.update(found.paused)
             self.tell(None)
 
 

@@ -60,11 +60,11 @@ class Moved(NamedTuple):
 class Reassigning:
     """The reassignments of an open archive. Every method blocks; all are for the thread of the sweep."""
 
-    def __init__(self, journal: Journal, ingest: Ingest) -> None:
+    def __init__(self, journal: Journal, ingest: Ingest, *, is_shared: bool = False) -> None:
         self._journal = journal
         self._ingest = ingest
-        self.is_used = False
-        """Whether any was ever made."""
+        self.is_used = is_shared
+        """Whether any was ever made, or may be made by another process (`is_shared`)."""
 
     # what is known
 
@@ -200,6 +200,8 @@ class Reassigning:
         before = self._journal.read()
 
         def changed(writer: Writer) -> _T:
+            writer.keep_others_out()
+            writer.keep_file()
             result = change(writer)
             self._journal.write(all_of_them(writer.execute))
             return result
@@ -207,9 +209,22 @@ class Reassigning:
         try:
             return self._ingest.change(changed)
         except BaseException:
+            self._restore(before)
+            raise
+
+    def _restore(self, before: Sequence[Reassignment] | None) -> None:
+        """Let the file be what it was: another process may have written it since, so the index says what."""
+
+        def restored(writer: Writer) -> None:
+            writer.keep_file()
+            known = all_of_them(writer.execute)
+            self._journal.write(known if known or before is not None else None)
+
+        try:
+            self._ingest.change(restored)
+        except BaseException:
             with suppress(OSError):  # then the next start finds it there, and does it
                 self._journal.write(before)
-            raise
 
 
 def _plain(reassignment: Reassignment) -> tuple[str, str]:

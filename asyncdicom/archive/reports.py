@@ -108,11 +108,15 @@ class Reports:
         await self._check_room(delivery.destination)
         token = secrets.token_hex(8)
         payload = await off_the_loop(delivery.size, lambda: _encode(ae_title, token, delivery))
+        promised: list[str] = []
+        if self._outbox.is_shared:  # another process may delete what this one has just looked at
+            promised = await off_the_loop(delivery.size, lambda: promised_by(payload))
         self._requests[token] = delivery.request
         try:
-            await self._outbox.enqueue([Work(REPORT, delivery.destination, payload=payload)])
+            work = [Work(REPORT, delivery.destination, payload=payload)]
+            await self._outbox.enqueue(work, promised=promised)
         except (OSError, IndexFailed) as error:
-            del self._requests[token]
+            self._requests.pop(token, None)
             _LOG.error("a report to %s cannot be kept: %s", delivery.destination, reason(error))
             raise ArchiveError("the report cannot be kept: try again later") from error
         self._owed[delivery.destination] += 1
@@ -143,7 +147,7 @@ class Reports:
 
     def _wake(self, destinations: Mapping[str, int] | None) -> None:
         """Something is due, or an operator has said so; what is new is begun by who has brought it."""
-        if destinations is None and self._owed:
+        if destinations is None and (self._owed or self._outbox.is_shared):
             self._asked.set()
 
     async def _look(self) -> None:
@@ -156,12 +160,20 @@ class Reports:
                     is_counted = True
                 await self._asked.wait()
                 self._asked.clear()
+                if self._outbox.is_shared:  # what a process owes that is gone, others send
+                    await self._count()
+                    self._forget_requests()
                 for name in await self._read(self._reader.ready_of, REPORT, list(self._owed)):
                     self._begin(name)
             except (ArchiveError, IndexFailed) as error:
                 _LOG.error("the reports that are owed cannot be looked at: %s", error)
                 await asyncio.sleep(_FIRST_PAUSE)
                 self._asked.set()
+
+    def _forget_requests(self) -> None:
+        """Forget the oldest requests: another process may have sent their reports."""
+        while len(self._requests) > _MOST_OF_ONE:
+            del self._requests[next(iter(self._requests))]
 
     def _begin(self, name: str) -> None:
         self._again.add(name)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.errors import reason
 from asyncdicom.archive.index.expired import Candidate, Criteria, Total
+from asyncdicom.archive.index.leases import Lease
 from asyncdicom.archive.index.work import COMMITTED
 from asyncdicom.telemetry.log import Log
 
@@ -191,7 +192,7 @@ async def _of_rule(
     archive: Archive, rule: RetentionRule, size: _Size, now: float
 ) -> AsyncGenerator[Expired, None]:
     """Give what a rule means, some at a time; who deletes it has `size` know it before he goes on."""
-    told = tuple(sorted(archive.stability.asked))
+    told = tuple(sorted(await archive.read(archive.stability.asked_for)))
     criteria = rule.criteria(now)._replace(told=told)
     after, is_last = 0, False
     while not is_last:
@@ -257,22 +258,26 @@ class Retention:
 
     async def _run(self) -> None:
         await asyncio.sleep(self._first)
+        lease = Lease(self._archive.leases, "retention")
         while True:
             began = time.monotonic()
             try:
                 for rule in self.rules:
-                    await self._apply(rule)
+                    await self._apply(rule, lease)
                 self.rounds += 1
             except Exception as error:
                 _LOG.error("what should go by the rules of retention stays for now: %s", reason(error))
             await asyncio.sleep(max(self._round, time.monotonic() - began) if self._round else 0)
 
-    async def _apply(self, rule: RetentionRule) -> None:
+    async def _apply(self, rule: RetentionRule, lease: Lease) -> None:
+        """Apply a rule, if no other process does; as long as none has taken over."""
         gone = held = 0
         size = _Size(self._archive)
         try:
             async with aclosing(_of_rule(self._archive, rule, size, self._clock())) as pages:
                 async for page in pages:
+                    if not await self._archive.read(lease.keep):
+                        return
                     held += page.held
                     if not page.going:
                         await asyncio.sleep(self._turn / 10)

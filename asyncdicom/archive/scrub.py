@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 
 from asyncdicom.archive.blobs.base import Blobs, Ended, State, Unreachable
 from asyncdicom.archive.errors import reason
+from asyncdicom.archive.index.base import IndexFailed
+from asyncdicom.archive.index.leases import Lease
 from asyncdicom.archive.index.opened import OpenIndex
 from asyncdicom.archive.index.place import Place, write_place
 from asyncdicom.archive.index.upkeep import FileRow
@@ -27,6 +29,7 @@ _LOG = Log("asyncdicom.archive")
 _FIRST = 60.0  # seconds after the start: the sweep, and those who call first, have the disk for themselves
 _AGAIN = timedelta(days=1)  # after one time round: a small archive is not read all day
 _SAVED = 64  # rows after which the place is noted
+_OTHERS = 30.0  # seconds between two looks whether another process does it still
 _RETRY = 600.0  # seconds after an error: of the index, mostly
 _NAMED = 10  # files a time round that are named one by one
 _TABLES = ("instance", "quarantine")
@@ -70,7 +73,8 @@ class Scrub:
         self._ingest = ingest
         self._first = first
         self._ending = threading.Event()
-        self._pace = Pace(rate, self._ending)
+        self._wait = Pace(rate, self._ending)
+        self._lease = Lease(index.leases, "scrub")
         self._place = Place()
         self._thread = threading.Thread(target=self._run, name="asyncdicom-scrub", daemon=True)
         self.rounds = 0
@@ -94,12 +98,20 @@ class Scrub:
         wait = self._first
         while not self._ending.wait(wait):
             try:
-                wait = self._go_round()
+                wait = self._go_round() if self._lease.keep() else _OTHERS
             except Ended:
-                return
+                wait = _OTHERS
             except Exception as error:
                 _LOG.error("the scrub waits for %d s: %s", _RETRY, reason(error))
                 wait = _RETRY
+            with suppress(IndexFailed):  # it ends by itself
+                self._lease.give_back()
+
+    def _pace(self, size: int) -> None:
+        """Wait for what was read; raises `Ended` when it ends, or another process has taken over."""
+        self._wait(size)
+        if not self._lease.keep():
+            raise Ended
 
     def _go_round(self) -> float:
         """Look at what is left of this time round; gives the seconds until the next one."""
@@ -169,4 +181,6 @@ class Scrub:
 
     def _save(self) -> None:
         place = self._place
+        if not self._lease.keep():
+            raise Ended  # who has taken over knows better
         self._ingest.change(lambda writer: write_place(writer, place))

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple
 
+from asyncdicom.archive.index.leases import Lease, Leases
 from asyncdicom.archive.index.stability import (
     Arrived,
     Mark,
@@ -25,6 +26,7 @@ from asyncdicom.archive.index.writer import Writer
 __all__ = ["Quiet", "StableStudies", "StableStudy", "stable_studies"]
 
 _LONGEST = 5.0  # seconds between two looks
+_LEASED = "stable "  # what the leases of names begin with
 _PART = 8  # looks in the time that a study has to be quiet
 
 _T = TypeVar("_T")
@@ -121,11 +123,17 @@ class StableStudies:
         reader: StabilityReader,
         change: Callable[[Callable[[Writer], None]], None],
         in_thread: _InThread,
+        leases: Leases,
     ) -> None:
         self._parts = reader, change, in_thread
+        self._leases = leases
         self._names: set[str] = set()  # of those who are given studies now
         self.asked: set[str] = set()
         """The names that were ever asked under: nothing goes by itself that they were not told of."""
+
+    def asked_for(self) -> set[str]:
+        """Give the names that anybody asks under, in any process. Blocks. Raises `IndexFailed`."""
+        return self.asked | {name.removeprefix(_LEASED) for name in self._leases.held(_LEASED)}
 
     async def studies(self, name: str, quiet: float) -> AsyncGenerator[StableStudy, None]:
         """See `Archive.stable_studies`."""
@@ -136,9 +144,15 @@ class StableStudies:
         self._names.add(name)
         self.asked.add(name)
         try:
-            async with aclosing(stable_studies(*self._parts, name=name, quiet=quiet)) as studies:
-                async for study in studies:
-                    yield study
+            lease = Lease(self._leases, f"{_LEASED}{name}")
+            while True:
+                if not await self._parts[2](lease.keep):  # another process is given them
+                    await asyncio.sleep(min(_LONGEST, quiet / _PART))
+                    continue
+                studies = stable_studies(*self._parts, name=name, quiet=quiet, is_ours=lease.keep)
+                async with aclosing(studies):
+                    async for study in studies:
+                        yield study
         finally:
             self._names.discard(name)
 
@@ -151,8 +165,12 @@ async def stable_studies(
     name: str,
     quiet: float,
     clock: Callable[[], float] = time.time,
+    is_ours: Callable[[], bool] = lambda: True,
 ) -> AsyncGenerator[StableStudy, None]:
-    """See `Archive.stable_studies`. `change` blocks, as the reader does: `in_thread` calls them."""
+    """See `Archive.stable_studies`. `change` blocks, as the reader does: `in_thread` calls them.
+
+    Ends when the name is not ours any more: another process goes on with it.
+    """
 
     async def note(*told: tuple[int, Mark]) -> None:
         through = waiting.through
@@ -160,7 +178,7 @@ async def stable_studies(
 
     waiting = Quiet(quiet, await in_thread(reader.start, name))
     await note()
-    while True:
+    while await in_thread(is_ours):
         while page := await in_thread(reader.arrived, waiting.after):
             told = await in_thread(reader.told, name, sorted({each.study for each in page}))
             waiting.arrived(page, told, clock())
@@ -170,6 +188,8 @@ async def stable_studies(
                 if not waiting.is_still(study, state.received, clock()):
                     continue
                 yield _told_of(state)
+                if not await in_thread(is_ours):  # it took long: perhaps it is told again
+                    return
                 waiting.told(study)
                 await note((study, Mark(state.last, state.received)))
             else:

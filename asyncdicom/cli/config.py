@@ -74,6 +74,7 @@ _KEYS: dict[str, type] = {
     "relational": list,
     "durability": str,
     "index": str,
+    "processes": int,
     "blobs": str,
     "ack": str,
     "on_conflict": str,

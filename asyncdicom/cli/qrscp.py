@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from asyncdicom.cli.functions import function_of
 from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import PORT, server_options
 from asyncdicom.cli.peer import Tls
-from asyncdicom.cli.reloading import Rereadable
+from asyncdicom.cli.reloading import Rereadable, arguments_of
 from asyncdicom.cli.run import EXIT_CODES, OK, run, with_descriptors
 from asyncdicom.cli.serving import Known, Setup, serve_all
 from asyncdicom.options import Limits, Timeouts
@@ -171,6 +172,15 @@ def _place(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     "postgresql://user@host/database (needs asyncdicom[postgres]). $ASYNCDICOM_INDEX is for all tools.",
 )
 @click.option(
+    "--processes",
+    type=Number(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Serve in so many processes, on as many cores: for an index in PostgreSQL. One more accepts the "
+    "connections, and hands each to the process that has the fewest.",
+)
+@click.option(
     "--blobs",
     metavar="URL",
     envvar="ASYNCDICOM_BLOBS",
@@ -311,7 +321,34 @@ def command(
         webhook=configured["webhook"],
         retention=configured["retention"],
     )
-    return OK if context.meta.get(ONLY_CHECK) else run(lambda: serve_all(setup))
+    if options["processes"] > 1 and options["index"] is None:
+        raise click.UsageError(
+            f"{options['processes']} processes need the index in PostgreSQL: name the database with --index "
+            "(docs/postgresql.md); with SQLite it is one process"
+        )
+    if context.meta.get(ONLY_CHECK):
+        return OK
+    if options["processes"] == 1:
+        return run(lambda: serve_all(setup))
+    return _run_several(setup, options["processes"])
+
+
+def _run_several(setup: Setup, number: int) -> int:
+    """Be one of several processes, or the one that starts them."""
+    from asyncdicom.address import Address
+    from asyncdicom.cli.several import supervise
+    from asyncdicom.cli.supervisor import Place
+
+    setup.place = Place.found()
+    if setup.place is None:
+        arguments = arguments_of(setup.context)
+        address = Address(setup.ae_title, setup.host, setup.port)
+        directory = os.path.abspath(setup.archive["directory"])
+        return run(lambda: supervise(["qrscp", *arguments], number, address, directory, setup.http))
+    setup.archive["sweep"], setup.http = setup.place.sweeps, None
+    if setup.place.number:
+        setup.webhook = None  # one of them tells
+    return run(lambda: serve_all(setup))
 
 
 def _of_archive(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import click
 from asyncdicom.cli.tool import Tool
 from asyncdicom.telemetry.log import Log
 
-__all__ = ["Rereadable", "parameters_again", "reload_with"]
+__all__ = ["Rereadable", "arguments_of", "parameters_again", "reload_with"]
 
 log = Log("asyncdicom.cli")
 
@@ -31,9 +31,14 @@ class Rereadable(Tool):
         return context
 
 
+def arguments_of(context: click.Context) -> list[str]:
+    """Give the arguments of a `Rereadable`, as they were given."""
+    return list(context.meta[_ARGUMENTS])
+
+
 def parameters_again(context: click.Context) -> dict[str, Any]:
     """Read the command line of a `Rereadable` again, and the files it names. Raises `click.UsageError`."""
-    again = context.command.make_context(context.info_name, list(context.meta[_ARGUMENTS]))
+    again = context.command.make_context(context.info_name, arguments_of(context))
     return again.params
 
 

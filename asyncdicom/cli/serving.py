@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from asyncdicom.archive.retention import RetentionRule
     from asyncdicom.cli.alarms import WebhookOptions
     from asyncdicom.cli.state import Observer
+    from asyncdicom.cli.supervisor import Place
     from asyncdicom.gateway.config import GatewayConfig
     from asyncdicom.gateway.gateway import Gateway
     from asyncdicom.server import Server
@@ -84,6 +85,8 @@ class Setup:
     relational: tuple[str, ...] = ()
     webhook: WebhookOptions | None = None
     retention: tuple[RetentionRule, ...] = ()
+    place: Place | None = None
+    """Its place among several processes, if it has one."""
 
 
 class _Reload:
@@ -216,6 +219,7 @@ async def _serve(stack: AsyncExitStack, archive: Archive, gateway: Gateway | Non
             timeouts=setup.timeouts,
             limits=setup.limits,
             trace=trace_of(setup.debug),
+            sock=None if setup.place is None else setup.place.listener,
         )
     )
     observer = Observer(archive, server, gateway)
@@ -235,9 +239,13 @@ async def _serve(stack: AsyncExitStack, archive: Archive, gateway: Gateway | Non
         await on_reload()
 
     methods = observing_methods(observer) | ({} if gateway is None else methods_of(gateway))
-    await stack.enter_async_context(Control(archive, on_reload=again, methods=methods))
+    is_one = setup.place is not None
+    await stack.enter_async_context(
+        Control(archive, on_reload=again, methods=methods, is_one_of_several=is_one)
+    )
+    tell = printer.line if setup.place is None else setup.place.tell_ready
     return await serve_until_stopped(
-        server, on_reload=[on_reload], on_ready=lambda: printer.line(_ready(told, setup))
+        server, on_reload=[on_reload], on_ready=lambda: tell(_ready(told, setup))
     )
 
 

@@ -110,6 +110,10 @@ class Link:
             if not urgency:
                 return
             self._is_urgent |= min(urgency) == 0
+        else:  # another process may have paused it
+            is_paused = self.destination.name in self._outbox.paused
+            if is_paused != self.sender.is_paused:
+                (self.sender.pause if is_paused else self.sender.resume)()
         self._is_dry = False
         self._news += 1
         self._wake.set()

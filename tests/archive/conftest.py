@@ -259,9 +259,14 @@ def _parameters(item: pytest.Item) -> list[str]:
     return item.name.partition("[")[2].rstrip("]").split("-")
 
 
+_ALONE = (
+    *("test_archive_postgres.py", "test_archive_processes.py", "test_archive_several.py"),
+    *("test_archive_s3.py", "test_archive_s3_kill.py"),
+)
+
+
 def _is_elsewhere(item: pytest.Item) -> bool:
-    alone = ("test_archive_postgres.py", "test_archive_s3.py", "test_archive_s3_kill.py")
-    return not {"postgresql", "s3"}.isdisjoint(_parameters(item)) or item.path.name in alone
+    return not {"postgresql", "s3"}.isdisjoint(_parameters(item)) or item.path.name in _ALONE
 
 
 @pytest.fixture(autouse=True)

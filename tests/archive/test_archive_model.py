@@ -216,7 +216,7 @@ class Disk(FileCalls):
             self._now[path] = FOLDER
         return made
 
-    def lock_directory(self, path: str) -> int:
+    def lock_directory(self, path: str, *, is_shared: bool = False) -> int:
         return -1
 
     def move(self, source: str, target: str) -> None:

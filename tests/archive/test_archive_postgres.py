@@ -92,14 +92,20 @@ def test_four_processes_share_studies(postgres: Server) -> None:
     assert postgres.run(deadlocks) == before
 
 
-def test_a_second_archive_process_is_refused(index: PostgresIndex, writer: Writer) -> None:
-    with pytest.raises(IndexFailed, match="lock timeout"):
-        index.writer()
-    assert commit(writer, insertion("1.2.9")) == ["new"]
+def test_where_an_earlier_version_is_alone_it_stays_alone(
+    index: PostgresIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_writer, "_ONE_OF_US", postgres_writer._ONE_OF_US.replace("5s", "10ms"))
+    with index._engine.connect() as earlier:
+        earlier.exec_driver_sql("SELECT pg_advisory_lock(1145652045, hashtext(current_schema()))")
+        with pytest.raises(IndexFailed, match="lock timeout"):
+            index.writer()
+        earlier.exec_driver_sql("SELECT pg_advisory_unlock(1145652045, hashtext(current_schema()))")
+    index.writer().close()
 
 
 def test_the_same_instance_of_two_writers_is_there_once(index: PostgresIndex) -> None:
-    one, other = index.writer(is_alone=False), index.writer(is_alone=False)
+    one, other = index.writer(), index.writer()
     taken = insertion("1.2.7")
 
     def between(group: Any) -> tuple[list[str], Changes]:
@@ -115,7 +121,7 @@ def test_the_same_instance_of_two_writers_is_there_once(index: PostgresIndex) ->
 
 
 def test_a_series_that_another_writer_has_removed_is_made_anew(index: PostgresIndex) -> None:
-    one, other = index.writer(is_alone=False), index.writer(is_alone=False)
+    one, other = index.writer(), index.writer()
     commit(one, insertion("1.2.7"))
     existing = other.find("1.2.7")
     replaced = insertion("1.2.7", series="1.2.9", study="1.9", instead_of=existing)

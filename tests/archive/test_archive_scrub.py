@@ -88,7 +88,7 @@ async def test_the_end_of_the_archive_does_not_wait_for_it(tmp_path: Path, tools
         assert len(running) == rate
         if rate:
             one = scrub(archive)
-            one._pace._rate = 1
+            one._wait._rate = 1
             one.start()
             while one._place.name != "instance":
                 await asyncio.sleep(0)

@@ -39,7 +39,7 @@ def commit(writer: Writer, *changes: Insertion) -> list[str]:
 def main(url: str, number: int, count: int, studies: int) -> None:
     """Put instances of shared studies in, in an order of our own; an eighth of them others put in, too."""
     index = PostgresIndex(url, durability="power", readers=1)
-    writer = index.writer(is_alone=False)
+    writer = index.writer()
     chance = random.Random(number)
     new = overtaken = 0
     waiting = [(number if n % 8 else 0, n) for n in range(count)]

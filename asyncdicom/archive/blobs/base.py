@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from asyncdicom.archive.blobs.folders import Folders
@@ -213,6 +214,20 @@ class Blobs(Protocol):
 
     def is_receiving(self, name: str) -> bool:
         """Tell whether a blob is being received now, or is on its way to quarantine."""
+
+    # several processes
+
+    def share(self) -> None:
+        """Let other processes store, too."""
+
+    def leave(self) -> None:
+        """Let others have what was kept from them: nothing is being received any more."""
+
+    def sweeping(self, folder: str) -> AbstractContextManager[bool]:
+        """Let no other process begin to receive in one of `all_folders`; gives False if one does it now."""
+
+    def is_recent(self, path: str, seconds: float) -> bool:
+        """Tell whether a blob was made or moved not so long ago, or is gone."""
 
     # listing
 

@@ -13,7 +13,9 @@ import secrets
 import stat
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from asyncdicom.archive.file_calls import FileCalls
 
@@ -23,6 +25,14 @@ _OUR_FOLDER = re.compile(r"[0-9a-f]{2}")
 _OUR_FILE = re.compile(r"[0-9a-f]{32}\.dcm")
 _NAMES = 64  # made at once: to ask the system costs as much as a name
 _TRIES = 256  # to find a folder among 256 of which no sync has failed
+
+
+class _Kept:
+    """A folder that this process alone receives in."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.files = 0
 
 
 class Folders:
@@ -54,6 +64,9 @@ class Folders:
         self._folder = ""
         self._room = 0
         self._names: list[str] = []  # for the next files
+        # Where several processes store: the locks on the folders that files are being received in, and how
+        # many files. Each process has its own: what is in a folder that nobody has is being received by none.
+        self._kept: dict[str, _Kept] | None = None
 
     def prepare(self) -> None:
         """Make the root and its two folders."""
@@ -116,20 +129,84 @@ class Folders:
             file = f"{self._names.pop()}.dcm"
             name = f"{self._folder}/{file}"
             self._receiving[file] = name
+            if self._kept is not None:
+                self._kept[self._folder].files += 1
             return name
 
+    def share(self) -> None:
+        """Let other processes store into the same folders: see `sweeping`. Before anything is stored."""
+        self._kept = {}
+
+    def leave(self) -> None:
+        """Give back what other processes were kept out of: nothing is being received any more."""
+        with self._lock:
+            for each in (self._kept or {}).values():
+                self._unlock(each.descriptor)
+            self._kept = None
+
+    @contextmanager
+    def sweeping(self, folder: str) -> Iterator[bool]:
+        """Let no other process begin to receive in one of `all_folders`; False: one does it now."""
+        below = folder.partition("/")[2]
+        if self._kept is None or not below or below in self._kept:
+            yield True  # `is_receiving` tells of our own; in quarantine nothing is received
+            return
+        try:
+            descriptor = self._calls.lock_directory(self.below_root(folder))
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self._unlock(descriptor)
+
+    def _unlock(self, descriptor: int) -> None:
+        if descriptor >= 0:
+            self._calls.close(descriptor)
+
+    def is_recent(self, path: str, seconds: float) -> bool:
+        """Tell whether something got its name, or lost one, not so long ago; or is gone."""
+        found = self._calls.look(path)
+        return found is None or time.time() - found.st_ctime < seconds
+
     def _open_folder(self) -> None:
+        folder = self._make_folder()
+        while self._kept is not None and not self._keep(folder):
+            folder = self._make_folder()
+        self._folder = folder
+        self.sets_modes = sys.platform != "win32"  # the first file shows whether that is needed
+        self._room = self.FILES_PER_FOLDER
+
+    def _make_folder(self) -> str:
         outer = self._new_folder("")
-        self._folder = self._new_folder(f"{outer}/")
-        for name in (outer, self._folder):
+        folder = self._new_folder(f"{outer}/")
+        for name in (outer, folder):
             self._calls.make_directory(self.path(name))
             try:  # also if it was there: whoever made it may have died before this
                 self.sync(os.path.dirname(self.path(name)))
             except BaseException:
                 self._untrusted.add(name)
                 raise
-        self.sets_modes = sys.platform != "win32"  # the first file shows whether that is needed
-        self._room = self.FILES_PER_FOLDER
+        return folder
+
+    def _keep(self, folder: str) -> bool:
+        """Keep other processes out of the folder of the next files; False: one has it."""
+        kept = self._kept = self._kept or {}
+        if folder not in kept:
+            try:
+                kept[folder] = _Kept(self._calls.lock_directory(self.path(folder)))
+            except BlockingIOError:
+                return False
+        before, self._folder = self._folder, folder
+        self._let_go(before)
+        return True
+
+    def _let_go(self, folder: str) -> None:
+        """Let others have a folder that nothing is being received in, and nothing will be."""
+        kept = self._kept or {}
+        if folder in kept and folder != self._folder and not kept[folder].files:
+            self._unlock(kept.pop(folder).descriptor)
 
     def _new_folder(self, above: str) -> str:
         for _ in range(_TRIES):
@@ -140,10 +217,18 @@ class Folders:
 
     def give_back(self, name: str, *, failed: bool) -> None:
         """Say that ``name`` is not being received any more; after a failure the next file goes elsewhere."""
-        self._receiving.pop(name.rpartition("/")[2], None)
+        was_receiving = self._receiving.pop(name.rpartition("/")[2], None)
         self._untrusted.discard(name)
         if failed:
             self._room = 0
+        if self._kept is not None and was_receiving is not None:
+            self._give_folder_back(was_receiving.rpartition("/")[0])
+
+    def _give_folder_back(self, folder: str) -> None:
+        with self._lock:
+            if self._kept is not None and folder in self._kept:
+                self._kept[folder].files -= 1
+                self._let_go(folder)
 
     def all_folders(self) -> Iterator[str]:
         """Give the folders that files are in: every ``objects/ab/cd``, then ``quarantine``; never a link."""

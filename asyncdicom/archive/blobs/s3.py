@@ -13,6 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from asyncdicom.archive.blobs.base import Row, State
 from asyncdicom.archive.blobs.folders import Folders
@@ -236,6 +237,22 @@ class S3Blobs:
     def is_trusted(self, name: str) -> bool:
         """See `Blobs`."""
         return True
+
+    # several processes
+
+    def share(self) -> None:
+        """See `Blobs`: they have told when it was made; what is young is nobody's to judge."""
+
+    def leave(self) -> None:
+        """See `Blobs`: nothing is kept from others."""
+
+    def sweeping(self, folder: str) -> AbstractContextManager[bool]:
+        """See `Blobs`: others go on, and what is young counts as being received."""
+        return nullcontext(True)
+
+    def is_recent(self, path: str, seconds: float) -> bool:
+        """See `Blobs`: `is_receiving` has told."""
+        return False
 
     # listing
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 
 from asyncdicom.archive.blobs.base import NewBlob, Reading, Row, State
 from asyncdicom.archive.blobs.files import InstanceFile
@@ -222,6 +222,24 @@ class SpoolBlobs:
     def is_receiving(self, name: str) -> bool:
         """See `Blobs`."""
         return self.local.is_receiving(name) or self.remote.is_receiving(name)
+
+    # several processes: only one serves it, because one moves
+
+    def share(self) -> None:
+        """See `Blobs`."""
+        self.local.share()
+
+    def leave(self) -> None:
+        """See `Blobs`."""
+        self.local.leave()
+
+    def sweeping(self, folder: str) -> AbstractContextManager[bool]:
+        """See `Blobs`."""
+        return self.local.sweeping(folder)
+
+    def is_recent(self, path: str, seconds: float) -> bool:
+        """See `Blobs`."""
+        return self.local.is_recent(path, seconds)
 
     # listing
 

@@ -39,6 +39,7 @@ __all__ = [
     "Claimed",
     "DeliveryReader",
     "DeliveryRow",
+    "Look",
     "Settlement",
     "claim",
     "drop",
@@ -171,6 +172,7 @@ def claim(
     """
     row = {"kind": kind, "destination": name, "limit": limit}
     if in_order:
+        writer.keep_line(f"{kind} {name}")  # what another process claims now would hold nothing up
         row |= {"limit": max(limit, _LOOKED_AT), "most": limit}
     cursor = writer.execute(_CLAIM_IN_ORDER if in_order else _CLAIM, row)
     claimed = [Claimed(*found) for found in cursor.fetchall()]
@@ -369,6 +371,18 @@ _NUMBERS = [
 ]
 
 
+class Look(NamedTuple):
+    """What other processes may have changed."""
+
+    paused: set[str]
+    next_due: float | None
+    has_ready: bool
+    """Whether any work is ready."""
+
+    has_expired: bool
+    """Whether work was claimed and is not kept any more."""
+
+
 class DeliveryReader:
     """Looks at deliveries. Every method is one short transaction, for a thread."""
 
@@ -390,6 +404,14 @@ class DeliveryReader:
                 select(func.min(delivery.c.due)).where(_is(State.WAITING))
             )
             return found
+
+    def look(self, now: float) -> Look:
+        """Give what other processes may have changed."""
+        one = select(delivery.c.id).limit(literal_column("1"))
+        with TRANSLATED, self._engine.connect() as connection:
+            ready = connection.scalar(one.where(_is(State.READY)))
+            expired = connection.scalar(one.where(_is(State.LEASED), delivery.c.leased_until <= now))
+        return Look(self.paused(), self.next_due(), ready is not None, expired is not None)
 
     def ready_of(self, kind: str, destinations: Iterable[str]) -> list[str]:
         """Give those of some destinations that ready work of a kind is for."""

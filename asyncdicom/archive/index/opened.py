@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from sqlalchemy import Engine, select, text
 
@@ -11,6 +13,7 @@ from asyncdicom.archive.index.deleting import DeletionReader
 from asyncdicom.archive.index.deliveries import DeliveryReader
 from asyncdicom.archive.index.expired import ExpiryReader
 from asyncdicom.archive.index.failing import TRANSLATED
+from asyncdicom.archive.index.leases import Leases
 from asyncdicom.archive.index.peers import Learned, read_learned
 from asyncdicom.archive.index.place import Place, read_place
 from asyncdicom.archive.index.quarantined import QuarantineReader
@@ -49,6 +52,8 @@ class OpenIndex(ABC):
         """Looks for what is old enough to go."""
         self.stability = StabilityReader(engine)
         """Looks at the studies that something has come for."""
+        self.leases = Leases()
+        """What this process alone may do at a time."""
 
     def identity(self) -> tuple[tuple[str, int] | None, bool]:
         """Give the archive's ID and generation, if they are known, and whether there is any instance."""
@@ -62,9 +67,24 @@ class OpenIndex(ABC):
         with TRANSLATED, self._engine.connect() as connection:
             connection.execute(upserting(archive, id=1, archive_id=archive_id, generation=generation))
 
+    is_shared = False
+    """Whether several processes may have it open."""
+
+    @contextmanager
+    def joining(self) -> Iterator[Callable[[], bool]]:
+        """Let nobody else open it meanwhile; gives what tells whether nobody else has it open.
+
+        Raises `IndexFailed`, as what it gives does.
+        """
+        yield lambda: True
+
+    def others(self) -> int:
+        """Count the other processes that have it open."""
+        return 0
+
     @abstractmethod
     def writer(self) -> Writer:
-        """Give what writes. There is one at a time; who has it closes it."""
+        """Give what writes. There is one at a time in each process; who has it closes it."""
 
     @abstractmethod
     def queries(self, threads: int) -> Queries:

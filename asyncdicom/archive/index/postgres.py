@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, make_url
@@ -10,12 +11,15 @@ from sqlalchemy.exc import ArgumentError
 
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.index.failing import TRANSLATED
+from asyncdicom.archive.index.leases import SharedLeases
 from asyncdicom.archive.index.opened import OpenIndex
-from asyncdicom.archive.index.postgres_driver import PostgresReading
+from asyncdicom.archive.index.postgres_driver import Cursor, PostgresReading
+from asyncdicom.archive.index.postgres_locks import Lock, counting_members, giving_back, locking, trying
 from asyncdicom.archive.index.postgres_schema import bring
 from asyncdicom.archive.index.postgres_writer import PostgresWriter
 from asyncdicom.archive.index.queries import Queries
 from asyncdicom.archive.index.schema import SCHEMA_VERSION
+from asyncdicom.archive.index.stability import SharedStabilityReader
 from asyncdicom.archive.index.upkeep import Reader
 from asyncdicom.telemetry.log import Log
 
@@ -25,6 +29,8 @@ _LOG = Log("asyncdicom.archive")
 
 _SYNCHRONOUS = {"power": "on", "process": "off", "none": "off"}
 """PostgreSQL's synchronous_commit by durability: what it has acknowledged survives our process at least."""
+
+_OPENING = 60  # seconds for others that open the archive
 
 # Of a connection: seconds, and what finds a peer that is gone.
 _CONNECTING = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
@@ -47,16 +53,44 @@ class PostgresIndex(OpenIndex):
     """
 
     kind = "postgresql"
+    is_shared = True
 
     def __init__(self, url: str, *, durability: str, readers: int) -> None:
         with TRANSLATED:
             engine = open_engine(url, durability=durability, readers=readers)
         super().__init__(engine, _Upkeep(engine))
+        self.leases = SharedLeases(engine)
+        self.stability = SharedStabilityReader(engine)
         self.label = f"the database {make_url(url).set(query={}).render_as_string(hide_password=True)}"
 
-    def writer(self, *, is_alone: bool = True) -> PostgresWriter:
-        """Give what writes; ``is_alone``: no other process may, which raises `IndexFailed` if one does."""
-        return PostgresWriter(self._engine, is_alone=is_alone)
+    @contextmanager
+    def joining(self) -> Iterator[Callable[[], bool]]:
+        """See `OpenIndex`. Waits for who opens it now, at most a minute."""
+
+        def is_alone() -> bool:
+            (is_alone,) = cursor.execute(f"SELECT {trying(Lock.MEMBERS)}").fetchone()
+            if is_alone:
+                cursor.execute(f"SELECT {giving_back(Lock.MEMBERS)}")
+            return bool(is_alone)
+
+        with TRANSLATED:
+            connection = self._engine.raw_connection()
+        try:
+            cursor = Cursor(connection.driver_connection)
+            opening = locking(Lock.OPENING, for_transaction=False)
+            cursor.execute(f"SET lock_timeout = '{_OPENING}s'; SELECT {opening}")
+            yield is_alone
+        finally:
+            connection.invalidate()  # and with it what it has locked
+
+    def others(self) -> int:
+        """See `OpenIndex`."""
+        with TRANSLATED, self._engine.connect() as connection:
+            return max(int(connection.exec_driver_sql(counting_members()).scalar_one()) - 1, 0)
+
+    def writer(self) -> PostgresWriter:
+        """Give what writes. Raises `IndexFailed` if an earlier version, which is alone, has the database."""
+        return PostgresWriter(self._engine)
 
     def queries(self, threads: int) -> Queries:
         """Give what reads for peers, in so many threads."""

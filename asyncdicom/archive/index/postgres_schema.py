@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
+    Float,
     ForeignKeyConstraint,
     Index,
     MetaData,
@@ -89,6 +90,15 @@ Index(
     func.left(_KEY[2], 64),
     *(func.hashtextextended(column, 0) for column in _KEY),
     unique=True,
+)
+
+# What one process does at a time: see `leases`. One process alone, as SQLite has it, needs no such table.
+Table(
+    "lease",
+    TABLES,
+    Column("name", Text(collation="C"), primary_key=True),
+    Column("holder", Text(collation="C"), nullable=False),
+    Column("until", Float, nullable=False),  # seconds since 1970, by the server's clock
 )
 
 STEPS: dict[int, Callable[[Connection], None]] = {}

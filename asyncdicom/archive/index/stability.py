@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, bindparam, delete, func, literal_column, select
+from sqlalchemy import Connection, Engine, Select, bindparam, delete, func, literal_column, select
 
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.prepared import Prepared
@@ -13,7 +15,7 @@ from asyncdicom.archive.index.schema import instance, patient, series, stability
 from asyncdicom.archive.index.sql import upserting
 from asyncdicom.archive.index.writer import Writer
 
-__all__ = ["Arrived", "Mark", "StabilityReader", "StudyState", "write_told"]
+__all__ = ["Arrived", "Mark", "SharedStabilityReader", "StabilityReader", "StudyState", "write_told"]
 
 PAGE = 1000
 _EVERYTHING = 0  # the "study" that stands for how far all was looked through
@@ -101,7 +103,10 @@ class StabilityReader:
             ):
                 older = select(func.max(number)).where(instance.c.received < after.received)
                 last = min(last, connection.scalar(older) or 0)
-            return [Arrived(*row) for row in connection.execute(_ARRIVED.where(number > last))]
+            return [Arrived(*row) for row in connection.execute(self._arrived(connection, last))]
+
+    def _arrived(self, connection: Connection, last: int) -> Select[Any]:
+        return _ARRIVED.where(instance.c.id > last)
 
     def state(self, number: int) -> StudyState | None:
         """Give what a study is now, by its row; None if it is gone."""
@@ -126,6 +131,45 @@ class StabilityReader:
         )
         with TRANSLATED, self._engine.connect() as connection:
             return {row[0]: Mark(*row[1:]) for row in connection.execute(statement)}
+
+
+_WRITTEN = (
+    "SELECT coalesce(max(id), 0), CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT), "
+    "CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT) FROM instance"
+)
+
+
+class SharedStabilityReader(StabilityReader):
+    """The same where several processes write: numbers are given in an order, and committed in another one.
+
+    A row that is there is given when all transactions have ended that were under way when it was seen first:
+    none of them can bring a smaller number any more.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._settled = 0
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[int, int]] = deque()  # the newest row then, the first transaction after
+
+    def state(self, number: int) -> StudyState | None:
+        """See `StabilityReader`; it is told up to where nothing more can come."""
+        with TRANSLATED, self._engine.connect() as connection:
+            settled = self._look(connection)
+        found = super().state(number)
+        return None if found is None else found._replace(last=min(found.last, settled))
+
+    def _arrived(self, connection: Connection, last: int) -> Select[Any]:
+        return super()._arrived(connection, last).where(instance.c.id <= self._look(connection))
+
+    def _look(self, connection: Connection) -> int:
+        newest, oldest_open, next_one = connection.exec_driver_sql(_WRITTEN).one()
+        with self._lock:
+            if newest > (self._waiting[-1][0] if self._waiting else self._settled):
+                self._waiting.append((newest, next_one))
+            while self._waiting and self._waiting[0][1] <= oldest_open:
+                self._settled = max(self._settled, self._waiting.popleft()[0])
+            return self._settled
 
 
 def write_told(writer: Writer, name: str, through: Mark, told: Iterable[tuple[int, Mark]] = ()) -> None:

@@ -118,6 +118,9 @@ class Writer:
     The other methods are for what is called within one.
     """
 
+    is_shared = False
+    """Whether other processes may write, too."""
+
     _REMEMBERED = 20_000
     _syncs = _promises_sync = False
 
@@ -158,7 +161,7 @@ class Writer:
         answers: list[_Answer]
         with TRANSLATED:
             try:
-                self._begin()
+                self._begin(is_group=True)
                 answers, changes = decide(group)
                 self.apply(changes)
             except BaseException:
@@ -200,7 +203,7 @@ class Writer:
                 raise Uncertain from error
             raise
 
-    def _begin(self, *, is_durable: bool = True) -> None:
+    def _begin(self, *, is_durable: bool = True, is_group: bool = False) -> None:
         if self._cursor is None:
             self._reopen()
         self._set_sync(is_durable and self._promises_sync)
@@ -273,6 +276,19 @@ class Writer:
             del bound[:whole]
         if bound:
             self._cursor.executemany(statement.sql, bound)
+
+    def keep_others_out(self, *, is_shared: bool = False) -> None:
+        """Let no other process commit instances until this transaction ends.
+
+        For what moves or deletes what is there, as the first thing of its transaction. ``is_shared``: only
+        let nobody move or delete.
+        """
+
+    def keep_file(self) -> None:
+        """Let no other process write a file beside the objects until this transaction ends."""
+
+    def keep_line(self, name: str) -> None:
+        """Let no other process claim work for a destination until this transaction ends."""
 
     def find(self, sop_instance_uid: str) -> Existing | None:
         """Look an instance up."""

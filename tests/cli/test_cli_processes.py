@@ -1,0 +1,51 @@
+"""What several processes of a server have together: shares of limits, and sums of what each counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asyncdicom.cli.several import summed
+from asyncdicom.cli.supervisor import Shares
+
+
+def test_shares_are_of_all_together() -> None:
+    shares = Shares()
+    one, other = object(), object()
+    assert shares.take(one, 1, [("all", 3), ("address a", 2)]) is None
+    assert shares.take(other, 1, [("all", 3), ("address a", 2)]) is None
+    assert shares.take(other, 2, [("all", 3), ("address a", 2)]) == "address a"
+    assert shares.take(other, 3, [("all", 3), ("address b", 2)]) is None
+    assert shares.take(one, 2, [("all", 3)]) == "all"
+    shares.give_back(other, 2)  # it was none
+    shares.give_back(other, 3)
+    assert shares.take(one, 2, [("all", 3), ("address b", 1)]) is None
+    shares.forget(one)
+    assert shares.take(other, 4, [("all", 2), ("address a", 2)]) is None
+    shares.forget(other)
+    assert shares._used == {}
+
+
+def _state(number: int, *, ready: bool = True) -> dict[str, Any]:
+    return {
+        "associations": {"open": number, "limit": 8},
+        "operations": [{"operation": "C-STORE", "outcome": "success", "number": number}],
+        "events": {"stored": number},
+        "delivery_events": {},
+        "log": {"errors": 0},
+        "commands_failed": number,
+        "archive": {"instance": 5, "conflicts": number},
+        "destinations": [{"destination": "PACS", "under_way": number, "delivered_since_start": 1}],
+        "ready": ready,
+        "why_not": [] if ready else ["because"],
+    }
+
+
+def test_what_each_counts_is_added() -> None:
+    both = summed([_state(1, ready=False), _state(2)])
+    assert both["associations"] == {"open": 3, "limit": 8}
+    assert both["operations"] == [{"operation": "C-STORE", "outcome": "success", "number": 3}]
+    assert (both["events"], both["commands_failed"], both["processes"]) == ({"stored": 3}, 3, 2)
+    assert both["archive"] == {"instance": 5, "conflicts": 3}
+    assert both["destinations"] == [{"destination": "PACS", "under_way": 3, "delivered_since_start": 2}]
+    assert (both["ready"], both["why_not"]) == (True, [])
+    assert summed([_state(1, ready=False)])["why_not"] == ["because"]

@@ -1,0 +1,85 @@
+"""Connections that are handed to another process, both ends in this one."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from asyncdicom.net.handing import HandedListener, Handing, can_hand, handing_pair
+
+pytestmark = pytest.mark.skipif(not can_hand(), reason="the system cannot hand connections over")
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Handing, HandedListener]]:
+    ours, theirs = handing_pair()
+    handing, listener = Handing(ours), HandedListener(theirs.detach(), ("127.0.0.1", 104))
+    yield handing, listener
+    handing.close()
+    listener.close()
+    listener._telling.close()
+
+
+def test_a_connection_is_handed_over(ends: tuple[Handing, HandedListener]) -> None:
+    handing, listener = ends
+    listener.listen(5)
+    assert listener.getsockname() == ("127.0.0.1", 104)
+    near, far = socket.socketpair()
+    handing.hand(far, 7)
+    assert far.fileno() < 0
+    connection, _ = listener.accept()
+    assert handing.hear() == {"taken": 7}
+    near.sendall(b"hello")
+    assert connection.recv(5) == b"hello"
+    connection.close()
+    connection.close()
+    assert handing.hear() == {"closed": 7}
+    near.close()
+    with pytest.raises(BlockingIOError):
+        handing.hear()
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+    listener.close()
+    assert handing.hear() == {"leaving": True}
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_the_end_of_who_accepts_is_told(ends: tuple[Handing, HandedListener], is_read: bool) -> None:
+    """Also where it had not read all."""
+    handing, listener = ends
+    ended: list[bool] = []
+    listener.on_end = lambda: ended.append(True)
+    listener.tell({"closed": 1})
+    if is_read:
+        handing.hear()
+    handing.close()
+    with pytest.raises(ConnectionAbortedError):
+        listener.accept()
+    assert ended == [True]
+    listener.tell({"closed": 2})
+
+
+async def test_a_share_is_asked_for(ends: tuple[Handing, HandedListener]) -> None:
+    handing, listener = ends
+    for exceeded in (None, "associations"):
+        asking = asyncio.ensure_future(listener.take_share([("associations", 1)]))
+        await asyncio.sleep(0)
+        asked = handing.hear()
+        assert asked is not None
+        assert asked["keys"] == [["associations", 1]]
+        handing.tell({"share": asked["share"], "exceeded": exceeded})
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        assert await asking == (asked["share"], exceeded)
+    asking = asyncio.ensure_future(listener.take_share([]))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait((asking,))
+    assert handing.hear() == {"share": 3, "keys": []}
+    assert handing.hear() == {"back": 3}
+    handing.tell({"share": 3, "exceeded": None})
+    with pytest.raises(BlockingIOError):
+        listener.accept()
