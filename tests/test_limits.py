@@ -165,6 +165,7 @@ ELSEWHERE = {
     "`maximum_tls_handshakes`",  # in net/test_tls_handshakes.py
     "`handler_deadline`",  # in services/test_answers.py
     "`services.responses.MAXIMUM_UNWANTED`",  # in services/test_query.py
+    "`data.inflation.MAXIMUM_HEADERS`",  # in data/test_data_scanner.py
     "`services.query.MAXIMUM_UNREADABLE`",  # there, too
     "`services.arrivals.MAXIMUM_REFUSED`",  # in services/test_arrivals.py
     # to the second, in net/test_deadlines.py
