@@ -12,7 +12,7 @@ from asyncdicom._version import __version__
 if TYPE_CHECKING:
     from asyncdicom.access import AccessPolicy, Peer, Peers, UserIdentityCheck
     from asyncdicom.address import Address
-    from asyncdicom.association import Association, Node, Request
+    from asyncdicom.association import Association, Request
     from asyncdicom.client import associate
     from asyncdicom.data.elements import Skipped
     from asyncdicom.destination import Destination
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     )
     from asyncdicom.scu.retrieving import Retrieving
     from asyncdicom.scu.storing import Storable, Storing
-    from asyncdicom.server import AssociationHook, Server, serve
+    from asyncdicom.server import AssociationHook, Node, Server, serve
     from asyncdicom.services.commitment import (
         CommitmentCheck,
         CommitmentResult,
@@ -214,7 +214,7 @@ __all__ = [
 _MODULES = {
     "access": "AccessPolicy Peer Peers UserIdentityCheck",
     "address": "Address",
-    "association": "Association Node Request",
+    "association": "Association Request",
     "client": "associate",
     "data.elements": "Skipped",
     "destination": "Destination",
@@ -238,7 +238,7 @@ _MODULES = {
     "scu.results": "Instance Matches ReceivedInstance ReceivedStudy Retrieved Stored StoreResult",
     "scu.retrieving": "Retrieving",
     "scu.storing": "Storable Storing",
-    "server": "AssociationHook Server serve",
+    "server": "AssociationHook Node Server serve",
     "services.commitment": (
         "CommitmentCheck CommitmentResult Reference StorageCommitment StorageCommitmentUser"
     ),

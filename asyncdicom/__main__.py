@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -50,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     if tool not in TOOLS:
         print(f"asyncdicom: there is no tool {tool!r}; {_meant(tool)} (asyncdicom --help)", file=sys.stderr)
         return 2
+    # What a start loads stays: going through it again and again would be a twelfth of what it costs.
+    # `cli.run.run` has the collector begin.
+    gc.disable()
     try:
         from asyncdicom.cli.run import run_tool
 
@@ -60,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"asyncdicom {tool}: this tool needs: pip install 'asyncdicom[{extra}]'", file=sys.stderr)
         return 2
+    finally:
+        gc.enable()
 
 
 def _complete(instruction: str) -> int:

@@ -8,10 +8,9 @@ the services, context by context and request by request; the destination of a C-
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from asyncdicom.address import Address, check_ae_title
-from asyncdicom.destination import Destination, as_destination
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.status import Status
 from asyncdicom.ul.items import UserIdentity
@@ -20,6 +19,8 @@ from asyncdicom.ul.pdu import AAssociateRJ, AAssociateRQ
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
+
+    from asyncdicom.destination import Destination
 
     Networks = tuple[IPv4Network | IPv6Network, ...]
 
@@ -116,7 +117,11 @@ class Peer:
         services: Iterable[str] | None = None,
         move_destinations: Iterable[str] | None = None,
     ) -> None:
-        self.destination = None if address is None else as_destination(address)
+        self.destination: Destination | None = None
+        if address is not None:
+            from asyncdicom.destination import as_destination  # 3 ms that who only calls does not need
+
+            self.destination = as_destination(address)
         self.host = _ip(self.destination.where.host) if self.destination is not None else None
         self.networks = _networks(networks)
         self.certificates = _each(_certificate, certificates)
@@ -128,7 +133,7 @@ class Peer:
         return None if self.destination is None else self.destination.where
 
 
-Peers = Mapping[str, Peer | Destination | Address | str | None] | Collection[str]
+Peers: TypeAlias = "Mapping[str, Peer | Destination | Address | str | None] | Collection[str]"
 
 
 class AccessPolicy:

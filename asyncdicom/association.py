@@ -7,19 +7,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
-from asyncdicom.dataset import as_tags
 from asyncdicom.dimse.messages import CommandField
 from asyncdicom.exceptions import LocalProtocolError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.sources import Source
-from asyncdicom.services import query, retrieve, storage, verification
+from asyncdicom.services import storage, verification
 from asyncdicom.services.builtin import check_handlers
 from asyncdicom.services.contexts import check_storage_contexts, find_normalized_context
-from asyncdicom.services.node import Node as ServerNode
 from asyncdicom.services.normalized import invoke
 from asyncdicom.services.request import ReceivedRequest, StoreHandler
 from asyncdicom.services.responses import Identifier, Response
-from asyncdicom.services.retrieve import RetrieveOperation
 from asyncdicom.services.service import Services
 from asyncdicom.services.storage import Storage
 from asyncdicom.uid import STUDY_ROOT, InformationModel
@@ -28,7 +25,10 @@ from asyncdicom.ul.negotiation import AcceptedContext
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Association", "Node", "Request"]
+    from asyncdicom.services.query import Query
+    from asyncdicom.services.retrieve import RetrieveOperation
+
+__all__ = ["Association", "Request"]
 
 _ABORT_LINGER = 1.0
 
@@ -144,7 +144,7 @@ class Association:
         maximum_matches: int = ...,
         maximum_bytes: int = ...,
         timeout: float | None = ...,
-    ) -> query.Query[Dataset]: ...
+    ) -> Query[Dataset]: ...
 
     @overload
     def c_find(
@@ -157,7 +157,7 @@ class Association:
         maximum_matches: int = ...,
         maximum_bytes: int = ...,
         timeout: float | None = ...,
-    ) -> query.Query[bytes]: ...
+    ) -> Query[bytes]: ...
 
     def c_find(
         self,
@@ -169,7 +169,7 @@ class Association:
         maximum_matches: int = 100_000,
         maximum_bytes: int = 32 << 20,
         timeout: float | None = None,
-    ) -> query.Query[Any]:
+    ) -> Query[Any]:
         """Query (PS3.7 9.1.2): `await` gives a list, `async with` something to iterate over.
 
         `identifier`: a pydicom Dataset, a mapping of keywords, or encoded bytes. `raw`: give matches
@@ -179,7 +179,9 @@ class Association:
         `ResponseStream`.
         """
         sop_class = information_model if isinstance(information_model, str) else information_model.find
-        return query.find(
+        from asyncdicom.services.query import find  # loaded by those who query
+
+        return find(
             self._channel,
             sop_class,
             identifier,
@@ -204,8 +206,10 @@ class Association:
         `await` gives a `RetrieveResult`, `async with` something to iterate over for `Progress`.
         Leaving the block early sends C-CANCEL. `timeout`: seconds to wait for each response.
         """
+        from asyncdicom.services.retrieve import retrieve  # loaded by those who retrieve
+
         sop_class = information_model if isinstance(information_model, str) else information_model.move
-        return retrieve.retrieve(
+        return retrieve(
             self._channel,
             CommandField.C_MOVE_RQ,
             sop_class,
@@ -229,6 +233,8 @@ class Association:
         `c_store`: the handler that receives them (by default the one given to `associate`); the storage
         contexts must have been proposed with the SCP role (`retrieval_contexts`). One C-GET at a time.
         """
+        from asyncdicom.services.retrieve import retrieve  # loaded by those who retrieve
+
         sop_class = information_model if isinstance(information_model, str) else information_model.get
         if c_store is None and not any(
             isinstance(service, Storage) and service.handler is not None for service in self._services
@@ -237,7 +243,7 @@ class Association:
         if c_store is not None:
             check_handlers({"c_store": c_store})
         check_storage_contexts(self._channel)
-        return retrieve.retrieve(
+        return retrieve(
             self._channel,
             CommandField.C_GET_RQ,
             sop_class,
@@ -321,6 +327,8 @@ class Association:
         `attributes`: tags or keywords, by default all. For `context`, `timeout` and what is raised see
         `n_set`; also ValueError for what is no attribute.
         """
+        from asyncdicom.dataset import as_tags  # loaded by those who decode or encode
+
         return await invoke(
             self._channel,
             CommandField.N_GET_RQ,
@@ -425,6 +433,3 @@ class Association:
 
 Request: TypeAlias = ReceivedRequest[Association]
 """What handlers and services get."""
-
-Node: TypeAlias = ServerNode[Association]
-"""What `Service.start` gets."""

@@ -21,7 +21,6 @@ from asyncdicom.exceptions import (
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.memory import loop_for
 from asyncdicom.net.tls import check_context, explain
-from asyncdicom.net.tls_sessions import SESSIONS, resuming
 from asyncdicom.opening import Opening, is_answer
 from asyncdicom.options import Limits, Timeouts, explains_options, of_role
 from asyncdicom.services.builtin import services_for
@@ -120,8 +119,7 @@ def associate(
             await _connect(loop, channel, address, ssl, name, timeouts.connect)
             await asyncio.shield(channel.established)
             if ssl is not None:
-                connection = association.get_extra_info("ssl_object")
-                SESSIONS.keep(ssl, (address.host, address.port), name, connection, loop.time())
+                _keep_session(loop, channel, address, ssl, name)
         except asyncio.CancelledError:
             channel.abort()
             channel.transport.close()
@@ -198,18 +196,14 @@ async def _connect(
     name: str,
     timeout: float | None,
 ) -> None:
-    """Open the connection; by TLS with the session of the last one, and without if the peer minds that."""
+    """Open the connection."""
     where = address.host, address.port
-    session = None if ssl is None else SESSIONS.get(ssl, where, name, loop.time())
     try:
         async with asyncio.timeout(timeout):
-            try:
-                await _open(loop, channel, where, ssl, session, name)
-            except (ssl_module.SSLError, ConnectionResetError, ConnectionAbortedError):
-                if ssl is None or session is None:
-                    raise
-                SESSIONS.forget(ssl, where, name)
-                await _open(loop, channel, where, ssl, None, name)
+            if ssl is None:
+                await loop.create_connection(lambda: channel.transport, *where)
+            else:
+                await _connect_by_tls(loop, channel, where, ssl, name)
     except asyncio.CancelledError:
         channel.transport.connection_lost(None)  # the event loop has closed it; uvloop does not say so
         raise
@@ -220,19 +214,44 @@ async def _connect(
         raise AssociationClosed(f"{address}: {explain(error)}") from error
 
 
-async def _open(
+# Those who do not use TLS do not load what keeps its sessions.
+
+
+async def _connect_by_tls(
     loop: asyncio.AbstractEventLoop,
     channel: Channel,
     where: tuple[str, int],
-    ssl: ssl_module.SSLContext | None,
-    session: ssl_module.SSLSession | None,
+    ssl: ssl_module.SSLContext,
     name: str,
 ) -> None:
-    if ssl is None:
-        await loop.create_connection(lambda: channel.transport, *where)
-    else:
+    """Open the connection with the session of the last one, and without if the peer minds that."""
+    from asyncdicom.net.tls_sessions import SESSIONS, resuming
+
+    async def open_with(session: ssl_module.SSLSession | None) -> None:
         context = resuming(ssl, session)
         await loop.create_connection(lambda: channel.transport, *where, ssl=context, server_hostname=name)
+
+    session = SESSIONS.get(ssl, where, name, loop.time())
+    try:
+        await open_with(session)
+    except (ssl_module.SSLError, ConnectionResetError, ConnectionAbortedError):
+        if session is None:
+            raise
+        SESSIONS.forget(ssl, where, name)
+        await open_with(None)
+
+
+def _keep_session(
+    loop: asyncio.AbstractEventLoop,
+    channel: Channel,
+    address: Address,
+    ssl: ssl_module.SSLContext,
+    name: str,
+) -> None:
+    from asyncdicom.net.tls_sessions import SESSIONS
+
+    connection = channel.transport.get_extra_info("ssl_object")
+    SESSIONS.keep(ssl, (address.host, address.port), name, connection, loop.time())
 
 
 async def _leave(association: Association, error: BaseException | None) -> None:

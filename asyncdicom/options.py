@@ -23,11 +23,13 @@ __all__ = [
     "ByRole",
     "Limits",
     "Timeouts",
+    "changed",
     "explains_options",
     "of_role",
 ]
 
 _T = TypeVar("_T")
+_O = TypeVar("_O", bound="_Options")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 OPERATIONS = 16
@@ -117,6 +119,11 @@ class _Options:
             f"{name}={value!r}" for name, value in self.__dict__.items() if value != getattr(type(self), name)
         )
         return f"{type(self).__name__}({', '.join(own)})"
+
+
+def changed(options: _O, **values: Any) -> _O:
+    """As `dataclasses.replace`, which takes 4 ms the first time, for what every tool does at its start."""
+    return type(options)(**(vars(options) | values))
 
 
 @final

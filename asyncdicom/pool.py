@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from functools import lru_cache, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack, cast
@@ -27,7 +26,7 @@ from asyncdicom.exceptions import (
 from asyncdicom.net.channel import Trace
 from asyncdicom.net.sources import Source
 from asyncdicom.opening import is_answer
-from asyncdicom.options import Limits, Timeouts, explains_options
+from asyncdicom.options import Limits, Timeouts, changed, explains_options
 from asyncdicom.services.builtin import check_handlers
 from asyncdicom.services.contexts import MAXIMUM_CONTEXTS, Kind, Proposable, can_send, contexts_for, expand
 from asyncdicom.services.request import NormalizedHandlers, StoreHandler
@@ -151,7 +150,7 @@ class AssociationPool:
             c_store=c_store,
             services=tuple(services),
             timeouts=timeouts,
-            limits=replace(limits, operations_invoked=operations),
+            limits=changed(limits, operations_invoked=operations),
             trace=trace,
             **normalized,
         )

@@ -30,7 +30,8 @@ from asyncdicom.outgoing import OutgoingAssociations
 from asyncdicom.services.builtin import services_for
 from asyncdicom.services.contexts import Proposable, expand
 from asyncdicom.services.dispatch import Dispatcher
-from asyncdicom.services.node import Node, ReportQueue
+from asyncdicom.services.node import Node as ServerNode
+from asyncdicom.services.node import ReportQueue
 from asyncdicom.services.request import (
     EchoHandler,
     FindHandler,
@@ -43,7 +44,7 @@ from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import SOP_CLASSES, STORAGE
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, Policy, PresentationContext
 
-__all__ = ["AssociationHook", "Server", "serve"]
+__all__ = ["AssociationHook", "Node", "Server", "serve"]
 
 log = Log("asyncdicom.server")
 
@@ -51,10 +52,13 @@ log = Log("asyncdicom.server")
 Destinations = Mapping[str, str | Address | Destination] | Callable[[Request], Address | Destination | None]
 _T = TypeVar("_T")
 
-Access = AccessPolicy | Peers
+Access: TypeAlias = "AccessPolicy | Peers"
 
 AssociationHook: TypeAlias = Callable[[Association], object]
 """A plain function that is told of an association."""
+
+Node: TypeAlias = ServerNode[Association]
+"""What `Service.start` gets."""
 
 
 class _Setup(NamedTuple):
@@ -285,7 +289,7 @@ class Server:
     async def _start(self) -> None:
         """Start the services, then accept. What keeps one from serving is raised, and nothing stays open."""
         loop = asyncio.get_running_loop()
-        node = Node(self.ae_title, self._open_to, self._reports, loop.time)
+        node = ServerNode(self.ae_title, self._open_to, self._reports, loop.time)
         try:
             for service in self._setup.services:
                 await service.start(node)

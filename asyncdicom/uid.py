@@ -154,6 +154,15 @@ TRANSFER_SYNTAXES: dict[str, TransferSyntax] = {
     )
 }
 
+BECOMES: dict[str, tuple[str, ...]] = {
+    IMPLICIT_VR_LITTLE_ENDIAN: (EXPLICIT_VR_LITTLE_ENDIAN,),
+    EXPLICIT_VR_LITTLE_ENDIAN: (IMPLICIT_VR_LITTLE_ENDIAN,),
+    EXPLICIT_VR_BIG_ENDIAN: (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN),
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN: (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN),
+    GE_PRIVATE_BIG_ENDIAN_PIXEL_DATA: (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN),
+}
+"""What can become what: transfer syntax -> those that its data sets can be re-encoded to, best first."""
+
 #: Every SOP class whose instances the Storage service class (PS3.4 Annex B) stores, retired ones too.
 STORAGE: tuple[str, ...] = tuple(uid for uid, entry in SOP_CLASSES.items() if entry[1] == "storage")
 

@@ -13,7 +13,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
@@ -23,9 +22,8 @@ from asyncdicom.archive.answers import Answers
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.arrival import Outcome
 from asyncdicom.archive.errors import ArchiveError
-from asyncdicom.archive.find import MatchingInstances
+from asyncdicom.archive.find import MatchingInstances, SourcesOf
 from asyncdicom.archive.index.base import IndexFailed
-from asyncdicom.archive.index.kinds import NEWEST
 from asyncdicom.archive.index.matching import IdentifierError, Problem
 from asyncdicom.archive.index.queries import QueriesClosed
 from asyncdicom.archive.index.query import (
@@ -43,20 +41,20 @@ from asyncdicom.archive.intake import PIECE
 from asyncdicom.archive.origin import Origin
 from asyncdicom.archive.relational import Relational
 from asyncdicom.archive.stored import Stored
+from asyncdicom.archive.stored_kinds import StoredKinds
 from asyncdicom.association import Request
 from asyncdicom.data.elements import Element
 from asyncdicom.data.steps import Steps, finish
 from asyncdicom.exceptions import DataSetError, StatusError
 from asyncdicom.net.channel import Trace
 from asyncdicom.net.lane import lane
-from asyncdicom.net.sources import Source
 from asyncdicom.net.tls import certificate_of
 from asyncdicom.opening import Opening
 from asyncdicom.options import Limits, Timeouts, explains_options
 from asyncdicom.server import AssociationHook, Server, serve
 from asyncdicom.services.account import note_asked
 from asyncdicom.services.commitment import StorageCommitment
-from asyncdicom.services.contexts import Proposable, in_order
+from asyncdicom.services.contexts import Proposable
 from asyncdicom.services.node import Delivery, Node
 from asyncdicom.services.references import Reference
 from asyncdicom.services.request import EchoHandler, NormalizedHandlers, Retrieval
@@ -66,7 +64,6 @@ from asyncdicom.services.service import Service
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
 from asyncdicom.uid import (
-    EXPLICIT_VR_LITTLE_ENDIAN,
     PATIENT_ROOT,
     PATIENT_STUDY_ONLY,
     STUDY_ROOT,
@@ -93,9 +90,6 @@ _LOG = Log("asyncdicom.archive")
 
 _INSTANCE_AVAILABILITY = 0x00080056
 _AT_ONCE = 8192  # bytes of an identifier that are decoded in the event loop
-
-# How many SOP classes, and transfer syntaxes of each, are counted: peers may invent any number.
-_CLASSES_COUNTED, _SYNTAXES_COUNTED = 1000, 32
 
 _MODELS: dict[str, InformationModel] = {
     uid: model
@@ -287,24 +281,14 @@ class _Retrieval(GetService):
     def __init__(self, provider: ArchiveProvider) -> None:
         super().__init__(provider.retrieve)
         self._provider = provider
-        self._unseen = 0  # instances that may be there and were not counted
 
     async def start(self, node: Node[Any]) -> None:
         """See `Service`."""
-        try:
-            counted = await self._provider.archive.recent_kinds()
-        except Exception as error:  # nothing is lost by it: then the order is that of the requestor
-            _LOG.warning("what is stored cannot be counted by transfer syntax: %s", error)
-            return
-        self._unseen = int(counted.total() >= NEWEST)
-        for kind, count in counted.items():
-            self._provider.note(*kind, count)
+        await self._provider.stored.count(self._provider.archive)
 
     def prefer(self, sop_class_uid: str, transfer_syntaxes: tuple[str, ...]) -> Sequence[str]:
         """See `Service`."""
-        stored = Counter(self._provider.stored.get(sop_class_uid))
-        stored[EXPLICIT_VR_LITTLE_ENDIAN] += self._unseen
-        return in_order(transfer_syntaxes, stored)
+        return self._provider.stored.in_order(sop_class_uid, transfer_syntaxes)
 
 
 class _KeptReports(Service):
@@ -351,18 +335,7 @@ class ArchiveProvider:
         self._relational = relational or Relational()
         self._maximum = maximum_retrievals
         self._retrievals: Counter[Hashable] = Counter()  # under way, by who asked
-        self.stored: dict[str, Counter[str]] = {}
-        """SOP class -> about how many instances there are in each transfer syntax."""
-
-    def note(self, sop_class_uid: str, transfer_syntax_uid: str, count: int = 1) -> None:
-        """Count instances that are stored; what comes again, and what is removed, makes no difference."""
-        syntaxes = self.stored.get(sop_class_uid)
-        if syntaxes is None:
-            if len(self.stored) >= _CLASSES_COUNTED:
-                return
-            syntaxes = self.stored[sop_class_uid] = Counter()
-        if transfer_syntax_uid in syntaxes or len(syntaxes) < _SYNTAXES_COUNTED:
-            syntaxes[transfer_syntax_uid] += count
+        self.stored = StoredKinds()
 
     async def store(self, request: Request) -> Response:
         """C-STORE: the answer is a Success when the instance is as durable as the archive promises.
@@ -383,7 +356,7 @@ class ArchiveProvider:
             origin=origin,
         )
         if stored.is_here:
-            self.note(request.affected_sop_class_uid, request.transfer_syntax_uid)
+            self.stored.note(request.affected_sop_class_uid, request.transfer_syntax_uid)
         return Response(status_of(stored), error_comment=stored.comment or None)
 
     async def find(self, request: Request) -> AsyncIterator[bytes]:
@@ -431,7 +404,7 @@ class ArchiveProvider:
                 raise _refusal(error) from None
             raise
         comment = "another patient has this Study Instance UID: name the Patient ID"
-        return Retrieval(_Files(found), partial(self._ended, peer), comment if found.leaves_out else None)
+        return Retrieval(SourcesOf(found), partial(self._ended, peer), comment if found.leaves_out else None)
 
     def _ended(self, peer: Hashable) -> None:
         self._retrievals[peer] -= 1
@@ -482,25 +455,6 @@ def _model_of(request: Request) -> InformationModel:
     if model is None:  # it was asked for by `contexts`, and no service was given for it
         raise StatusError(Response(Status.SOP_CLASS_NOT_SUPPORTED))
     return model
-
-
-class _Files:
-    """The files of a retrieval, as they are looked up."""
-
-    def __init__(self, found: MatchingInstances) -> None:
-        self._found = found
-
-    @property
-    def kinds(self) -> frozenset[tuple[str, str]]:
-        return self._found.kinds
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    async def __aiter__(self) -> AsyncIterator[Source | None]:
-        async with aclosing(self._found.each()) as found:
-            async for instance in found:
-                yield None if instance is None else self._found.source(instance)
 
 
 def _origin(request: Request) -> Origin:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Hashable
+from contextlib import aclosing
 from typing import NamedTuple
 
 from asyncdicom.archive.blobs.base import Blobs
@@ -15,7 +16,7 @@ from asyncdicom.data.amend import Amendment
 from asyncdicom.net.reencoding import AmendedSource
 from asyncdicom.net.sources import Source
 
-__all__ = ["Finder", "MatchingInstances", "StoredInstance"]
+__all__ = ["Finder", "MatchingInstances", "SourcesOf", "StoredInstance"]
 
 PAGES = (16, 64)
 """Rows of the first page, and of all others: the first match comes soon, and little waits to be read."""
@@ -174,3 +175,23 @@ class MatchingInstances:
                         row.reassignment.amendment if row.reassignment is not None else None,
                     )
                 )
+
+
+class SourcesOf:
+    """The sources of instances, as they are looked up: what a retrieval sends (`LazySources`)."""
+
+    def __init__(self, found: MatchingInstances) -> None:
+        self._found = found
+
+    @property
+    def kinds(self) -> frozenset[tuple[str, str]]:
+        """See `MatchingInstances`."""
+        return self._found.kinds
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    async def __aiter__(self) -> AsyncIterator[Source | None]:
+        async with aclosing(self._found.each()) as found:
+            async for instance in found:
+                yield None if instance is None else self._found.source(instance)

@@ -15,6 +15,7 @@ from asyncdicom.cli.options import EPILOG, peer_options
 from asyncdicom.cli.output import json_line
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import FAILED, OK, run
+from asyncdicom.cli.tool import Tool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +49,7 @@ class Measured:
         return len(self.times) / self.seconds if self.seconds else 0.0
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Tool, habits_of="BENCH", epilog=EPILOG)
 @click.option("--seconds", type=Number(1, 60), default=5, show_default=True, help="For each kind.")
 @click.option(
     "--associations",

@@ -13,6 +13,7 @@ from asyncdicom.cli.options import EPILOG, peer_options
 from asyncdicom.cli.output import json_line
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import FAILED, OK, run
+from asyncdicom.cli.tool import Tool
 
 if TYPE_CHECKING:
     from asyncdicom.conformance.case import Case, Verdict
@@ -23,7 +24,7 @@ _SHOWN, _SHOWN_IN_JSON = 48, 4096  # bytes of evidence, from the beginning of wh
 _RESULTS = ("passed", "tolerated", "failed", "skipped")
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Tool, habits_of="CONFORMANCE", epilog=EPILOG)
 @click.option(
     "--case",
     "wanted",

@@ -10,6 +10,7 @@ from asyncdicom.cli.options import EPILOG, PORT, peer_options, receiving_host
 from asyncdicom.cli.output import json_text
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import FAILED, NO_ASSOCIATION, OK, run
+from asyncdicom.cli.tool import Tool
 
 if TYPE_CHECKING:
     from asyncdicom.doctor.causes import Finding
@@ -19,7 +20,7 @@ _SERVICES = ("echo", "store", "find", "get", "move")
 _SIDES = {"here": "here", "peer": "at the peer", "network": "in the network"}
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Tool, habits_of="DOCTOR", epilog=EPILOG)
 @click.option(
     "--service",
     "services",

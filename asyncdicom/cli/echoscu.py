@@ -11,9 +11,10 @@ from asyncdicom.cli.options import EPILOG, peer_options
 from asyncdicom.cli.output import json_text, response_fields, said
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import FAILED, OK, run
+from asyncdicom.cli.tool import Tool
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Tool, habits_of="ECHOSCU", epilog=EPILOG)
 @click.option("--repeat", type=Number(1), default=1, metavar="N", help="Send N requests.")
 @click.option("--abort", is_flag=True, help="End with an abort instead of a release.")
 @peer_options("ECHOSCU")

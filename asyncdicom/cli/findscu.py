@@ -14,6 +14,7 @@ from asyncdicom.cli.options import EPILOG, key_options, peer_options
 from asyncdicom.cli.output import json_line, response_fields, said
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import FAILED, OK, run
+from asyncdicom.cli.tool import Tool
 from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _AT_ONCE = 5000  # matches that are sorted before they are printed
 _NOT_SHOWN = {"QueryRetrieveLevel", "SpecificCharacterSet", "RetrieveAETitle", "InstanceAvailability"}
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Tool, habits_of="FINDSCU", epilog=EPILOG)
 @key_options(worklist=True)
 @click.option("--cancel", type=Number(1), metavar="N", help="Cancel after N matches (C-CANCEL).")
 @click.option(

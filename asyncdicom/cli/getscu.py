@@ -9,6 +9,7 @@ import click
 from asyncdicom.cli.options import EPILOG, directory_options, key_options, peer_options
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import run
+from asyncdicom.cli.tool import Tool
 from asyncdicom.exceptions import AssociationAborted
 from asyncdicom.telemetry.log import Log
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 log = Log("asyncdicom.cli")
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Tool, habits_of="GETSCU", epilog=EPILOG)
 @key_options()
 @directory_options
 @peer_options("GETSCU")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import click
@@ -250,13 +249,13 @@ _OF_SERVERS = [
 ]
 
 
-def habits(ae_title: str, *, server: bool = False) -> list[Callable[[Any], Any]]:
-    """Give the options of the tool that has this AE title by default; ``--help`` does not show them."""
+def habits(ae_title: str, *, server: bool = False) -> list[click.Option]:
+    """Make the options of the tool that has this AE title by default; ``--help`` does not show them."""
     known = [*_ALL, *(_OF_SERVERS if server else ()), *_OF_TOOL.get(ae_title, ())]
     return [_option(number, habit) for number, habit in enumerate(known)]
 
 
-def _option(number: int, habit: _Habit) -> Callable[[Any], Any]:
+def _option(number: int, habit: _Habit) -> click.Option:
     name, *_ = names = habit.names.split()
 
     def explain(ctx: click.Context, param: click.Parameter, value: object) -> None:
@@ -264,4 +263,5 @@ def _option(number: int, habit: _Habit) -> Callable[[Any], Any]:
             raise click.UsageError(f"{name}: {habit.why}")
 
     kind: dict[str, Any] = {"nargs": 1} if habit.values else {"is_flag": True}
-    return click.option(*names, f"habit_{number}", hidden=True, expose_value=False, callback=explain, **kind)
+    declared = [*names, f"habit_{number}"]
+    return click.Option(declared, hidden=True, expose_value=False, callback=explain, **kind)

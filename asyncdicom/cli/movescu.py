@@ -18,6 +18,7 @@ from asyncdicom.cli.options import (
 )
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import run
+from asyncdicom.cli.tool import Tool
 from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 log = Log("asyncdicom.cli")
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Tool, habits_of="MOVESCU", epilog=EPILOG)
 @key_options()
 @click.option(
     "-aem",
@@ -63,32 +64,38 @@ def command(
     PEER has to know the address of the destination: with --port, that -aem is this host and port.
     """
     from asyncdicom.cli.keys import wanted
-    from asyncdicom.cli.receiver import receive_into
-    from asyncdicom.scu.listening import is_loopback
 
     if aem is None and port is None:
         raise click.UsageError("say where to send: -aem AET, or --port to receive here")
-    destination = aem or peer.calling_ae_title
-    if port is not None and is_loopback(host) and not is_loopback(peer.address.host):
-        log.warning("listening on %s, where %s cannot connect to: see --host", host, peer.address)
     query = wanted(model, level, keys, retrieve=True)
-    if port is not None and any(peer.tls) and peer.tls.identity is None:
+    receiver = None
+    if port is not None:
+        receiver = _receiver(peer, host, query, output_directory, keep_incomplete=keep_incomplete)
+    destination = aem or peer.calling_ae_title
+    return run(lambda: _move(peer, query, destination, host, port, receiver, as_json))
+
+
+def _receiver(
+    peer: Peer, host: str, query: Wanted, output_directory: str | None, *, keep_incomplete: bool
+) -> Receiver:
+    """Make what receives here. Who has it sent elsewhere loads nothing of it."""
+    from asyncdicom.cli.receiver import receive_into
+    from asyncdicom.scu.listening import is_loopback
+
+    if is_loopback(host) and not is_loopback(peer.address.host):
+        log.warning("listening on %s, where %s cannot connect to: see --host", host, peer.address)
+    if any(peer.tls) and peer.tls.identity is None:
         raise click.UsageError(
             "PEER is asked by TLS, so what it sends is received by TLS, too: add +tls KEY CERT"
         )
     # It should be our AE title (PS3.7 9.1.1.1.8); pynetdicom, for one, names that of the C-MOVE SCP.
     originators = (peer.calling_ae_title, peer.address.ae_title)
-    receiver = (
-        None
-        if port is None
-        else receive_into(
-            output_directory,
-            keep_incomplete=keep_incomplete,
-            asked=query.identifier,
-            move_originators=originators,
-        )
+    return receive_into(
+        output_directory,
+        keep_incomplete=keep_incomplete,
+        asked=query.identifier,
+        move_originators=originators,
     )
-    return run(lambda: _move(peer, query, destination, host, port, receiver, as_json))
 
 
 async def _move(
@@ -100,15 +107,16 @@ async def _move(
     receiver: Receiver | None,
     as_json: bool,
 ) -> int:
-    from asyncdicom.address import Address
-    from asyncdicom.cli.receiver import TAKEN
     from asyncdicom.cli.retrieval import report, retrieve
-    from asyncdicom.scu.listening import only
-    from asyncdicom.server import serve
     from asyncdicom.status import Status
 
     async with AsyncExitStack() as stack:
         if port is not None:
+            from asyncdicom.address import Address
+            from asyncdicom.cli.receiver import TAKEN
+            from asyncdicom.scu.listening import only
+            from asyncdicom.server import serve  # who sends it elsewhere serves nothing
+
             ours = Address(destination, host, port)
             options = peer.options()
             receiving = serve(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import click
 
@@ -12,20 +11,21 @@ from asyncdicom.address import Address
 __all__ = ["find_peer", "peers_file", "read_peers"]
 
 
-def peers_file() -> Path:
+def peers_file() -> str:
     """Where the names stand: `$ASYNCDICOM_PEERS`, or asyncdicom/peers.toml in the user's configuration."""
     named = os.environ.get("ASYNCDICOM_PEERS")
     if named:
-        return Path(named)
+        return named
     folder = os.environ.get("XDG_CONFIG_HOME") or os.environ.get("APPDATA")
-    return (Path(folder) if folder else Path.home() / ".config") / "asyncdicom" / "peers.toml"
+    return os.path.join(folder or os.path.expanduser("~/.config"), "asyncdicom", "peers.toml")
 
 
 def read_peers() -> dict[str, Address]:
     """Give the peers by their names; none if there is no such file. Raises ``click.UsageError``."""
     path = peers_file()
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:

@@ -13,7 +13,6 @@ from click.core import ParameterSource
 
 from asyncdicom.address import ANY_SCP, DEFAULT_PORT, Address, check_ae_title
 from asyncdicom.cli.fields import FieldOption
-from asyncdicom.cli.habits import habits
 from asyncdicom.cli.logs import LOG_OPTIONS, set_up_logging
 from asyncdicom.cli.named import find_peer
 from asyncdicom.cli.number import Number
@@ -209,7 +208,6 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
         *_TLS,
         *TRACE_OPTIONS,
         click.option("--server-hostname", metavar="NAME", help="The host name in the peer's certificate."),
-        *habits(ae_title),
     ]
 
     def decorate(function: Function) -> Function:
@@ -300,7 +298,6 @@ def server_options(ae_title: str) -> Option:
         *_TLS[1:],
         *LOG_OPTIONS,
         *TRACE_OPTIONS,
-        *habits(ae_title, server=True),
     ]
 
     def decorate(function: Function) -> Function:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,6 +55,8 @@ class Tls(NamedTuple):
         """Give the context by which a server calls others: their certificates are always looked at."""
         if self.identity is None:
             return None
+        from dataclasses import replace  # which most tools never need
+
         return self._made(replace(self.files(), verify=True).client)
 
     def files(self) -> TlsFiles:

@@ -116,7 +116,7 @@ def _place(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
-@click.command(cls=_Configured, epilog=EXIT_CODES)
+@click.command(cls=_Configured, habits_of="ASYNCDICOM", server=True, epilog=EXIT_CODES)
 @click.option(
     "--config",
     "configured",

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from asyncdicom.cli.tool import Tool
 from asyncdicom.telemetry.log import Log
 
 __all__ = ["Rereadable", "parameters_again", "reload_with"]
@@ -17,7 +18,7 @@ _T = TypeVar("_T")
 _ARGUMENTS = "asyncdicom.arguments"
 
 
-class Rereadable(click.Command):
+class Rereadable(Tool):
     """A command that keeps its arguments: what they and the configuration file say can be found out again."""
 
     def make_context(

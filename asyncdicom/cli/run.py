@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -116,9 +117,16 @@ def _advice(error: AssociationError) -> str | None:
 
 def run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Run the asynchronous part of a tool."""
-    from asyncdicom.running import run_coroutine  # with asyncio, which --help does not need
+    import asyncio  # which --help does not need
 
-    return run_coroutine(work)
+    from asyncdicom.running import run_coroutine
+
+    async def begin() -> int:
+        # By the time that it waits for something it has loaded what it needs.
+        asyncio.get_running_loop().call_soon(gc.enable)
+        return await work()
+
+    return run_coroutine(begin)
 
 
 def with_descriptors(limits: Limits) -> Limits:

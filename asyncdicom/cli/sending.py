@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from asyncdicom.cli.printing import show, tell
 from asyncdicom.exceptions import AssociationError, DicomNetworkError
 from asyncdicom.net.disk import Batch, Buffer
 from asyncdicom.net.sources import Source, is_repeatable
-from asyncdicom.options import OPERATIONS
+from asyncdicom.options import OPERATIONS, changed
 from asyncdicom.pool import AssociationPool
 from asyncdicom.services.contexts import storage_contexts
 from asyncdicom.services.responses import Response
@@ -70,7 +69,7 @@ class Sending:
                     raise self._given_up
 
     async def _send_group(self, group: Sequence[Source], advance: Advance | None) -> None:
-        limits = replace(self._peer.limits, operations_performed=1)  # nobody asks us for anything
+        limits = changed(self._peer.limits, operations_performed=1)  # nobody asks us for anything
         options = self._peer.options() | {"contexts": storage_contexts(group), "limits": limits}
         size = min(self._associations, len(group))
         log.info("%s: sending %d files over %d associations", self._peer.address, len(group), size)

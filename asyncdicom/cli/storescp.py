@@ -14,6 +14,7 @@ from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import EXIT_CODES, PORT, directory_options, server_options
 from asyncdicom.cli.peer import Tls
 from asyncdicom.cli.run import run, with_descriptors
+from asyncdicom.cli.tool import Tool
 
 if TYPE_CHECKING:
     from asyncdicom.cli.commands import Template, Wanted
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _PREFIX = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,63})?").fullmatch
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=Tool, habits_of="STORESCP", server=True, epilog=EXIT_CODES)
 @click.argument("argument", type=PORT, required=False, metavar="PORT")
 @click.option("--port", type=PORT, hidden=True)  # as the other tools have it
 @directory_options

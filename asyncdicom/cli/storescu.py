@@ -10,10 +10,11 @@ from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import EPILOG, peer_options
 from asyncdicom.cli.peer import Peer
 from asyncdicom.cli.run import FAILED, OK, complain, run
+from asyncdicom.cli.tool import Tool
 from asyncdicom.options import OPERATIONS
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Tool, habits_of="STORESCU", epilog=EPILOG)
 @click.option(
     "--associations",
     type=Number(1),

@@ -50,11 +50,13 @@ def trace_of(debug: bool) -> Trace | None:
 
     It is made once in a run of a tool, and ends with it.
     """
-    from asyncdicom.cli.dump import trace
-
     context = click.get_current_context(silent=True)
     meta = {} if context is None else context.meta
-    chosen = trace if debug else None
+    chosen: Trace | None = None
+    if debug:
+        from asyncdicom.cli.dump import trace
+
+        chosen = trace
     if context is None or not (meta.get(f"{_META}trace") or meta.get(f"{_META}trace_pcap")):
         return chosen
     if f"{_META}tap" not in meta:

@@ -25,25 +25,15 @@ from asyncdicom.data.swap import UNITS, swapped
 from asyncdicom.data.vr import PADDED_WITH_SPACE, VRS
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.uid import (
-    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    BECOMES,
     EXPLICIT_VR_BIG_ENDIAN,
-    EXPLICIT_VR_LITTLE_ENDIAN,
     GE_PRIVATE_BIG_ENDIAN_PIXEL_DATA,
     IMPLICIT_VR_LITTLE_ENDIAN,
     name_of,
     transfer_syntax,
 )
 
-__all__ = ["BECOMES", "MAXIMUM_HELD", "Reencoder", "reencode"]
-
-BECOMES: dict[str, tuple[str, ...]] = {
-    IMPLICIT_VR_LITTLE_ENDIAN: (EXPLICIT_VR_LITTLE_ENDIAN,),
-    EXPLICIT_VR_LITTLE_ENDIAN: (IMPLICIT_VR_LITTLE_ENDIAN,),
-    EXPLICIT_VR_BIG_ENDIAN: (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN),
-    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN: (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN),
-    GE_PRIVATE_BIG_ENDIAN_PIXEL_DATA: (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN),
-}
-"""What can become what: transfer syntax -> those that its data sets can be re-encoded to, best first."""
+__all__ = ["MAXIMUM_HELD", "Reencoder", "reencode"]
 
 # VR -> code, whether its length takes 32 bits, padding, bytes that change places (Big Endian).
 _FORMS: dict[str, tuple[bytes, bool, bytes, int]] = {

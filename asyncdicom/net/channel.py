@@ -30,9 +30,7 @@ from asyncdicom.dimse.events import (
     ResponseReceived,
 )
 from asyncdicom.exceptions import (
-    AssociationClosed,
     AssociationError,
-    AssociationRejected,
     AssociationReleased,
     AssociationTimeout,
 )
@@ -41,6 +39,7 @@ from asyncdicom.net.operation import Performed
 from asyncdicom.net.outbox import Outbox
 from asyncdicom.net.performer import Dispatch, Performer
 from asyncdicom.net.reading import Reading
+from asyncdicom.net.telling import tell_end
 from asyncdicom.net.tls import explain_loss
 from asyncdicom.net.transport import Transport, WatchedTransport
 from asyncdicom.options import Limits, Timeouts
@@ -361,7 +360,8 @@ class Channel:
 
     def _on_ended(self, event: Ended, now: float) -> None:
         error = event.error
-        self._tell_end(error, now)
+        seconds = now - self._since if self.established.done() else None
+        tell_end(self.core, error, seconds, self.log_fields())
         if not self.established.done():
             self.established.set_exception(error)
             self.established.exception()  # raised to whoever waits for it, if anybody does
@@ -373,30 +373,6 @@ class Channel:
             self._over.set_result(None)
         if self._on_end is not None:
             self._on_end(self)
-
-    def _tell_end(self, error: AssociationError, now: float) -> None:
-        level = logging.INFO if self._is_news(error) else logging.DEBUG
-        if not self.established.done():
-            log.log(level, "%s", error, fields=self.log_fields())
-            return
-        seconds = now - self._since
-        fields = {**self.log_fields(), "seconds": round(seconds, 6)}
-        log.log(level, "%s (%.3f s)", error, seconds, fields=fields)
-
-    def _is_news(self, error: AssociationError) -> bool:
-        """Whether an end is worth a log line that is seen.
-
-        Not an orderly one of a requestor, who knows; not that of a connection that was only opened and closed
-        (a health check), and not a rejection, which whoever rejects has logged. A stranger who speaks
-        something else is.
-        """
-        if isinstance(error, AssociationReleased):
-            return not self.core.is_requestor
-        if isinstance(error, AssociationRejected) and not self.core.is_requestor:
-            return False
-        if self.core.request is None:
-            return error.__cause__ is not None and not isinstance(error, AssociationClosed)
-        return True
 
     # time: one timer for all deadlines
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from asyncdicom.options import Limits
+from asyncdicom.options import Limits, changed
 
 __all__ = ["fitting", "missing_descriptors", "raise_limit"]
 
@@ -56,7 +54,7 @@ def fitting(limits: Limits) -> Limits:
     spare = min(_SPARE, soft // 4)
     outgoing = min(limits.maximum_outgoing, max(soft // 10, 1))
     waiting = min(limits.maximum_not_associated, max(soft // 5, 1))
-    return replace(
+    return changed(
         limits,
         maximum_outgoing=outgoing,
         maximum_not_associated=waiting,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import socket
 import ssl
@@ -157,6 +156,8 @@ def certificate_of(connection: object) -> Certificate | None:
         return None
     names = (connection.getpeercert() or {}).get("subjectAltName", ())
     known = (certificate_name(_KINDS[str(n[0])], str(n[1])) for n in names if n[0] in _KINDS)
+    import hashlib  # which only a server needs, for each certificate that it is shown
+
     return Certificate(hashlib.sha256(encoded).hexdigest(), frozenset(known))
 
 

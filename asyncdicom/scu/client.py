@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
 
@@ -12,7 +11,7 @@ from asyncdicom.address import ANY_SCP, Address, check_ae_title
 from asyncdicom.client import DEFAULT_CALLING_AE_TITLE
 from asyncdicom.exceptions import AssociationError, StatusError
 from asyncdicom.net.channel import Trace
-from asyncdicom.options import OPERATIONS, ByRole, Limits, Timeouts, explains_options, of_role
+from asyncdicom.options import OPERATIONS, ByRole, Limits, Timeouts, changed, explains_options, of_role
 from asyncdicom.pool import AssociationPool
 from asyncdicom.scu.finding import Finding
 from asyncdicom.scu.identifiers import Keys, Wanted, query, retrieval, worklist_query
@@ -84,7 +83,7 @@ class Client:
             raise ValueError("the peer is asked by TLS, so what it sends comes by TLS, too: give listen_ssl=")
         calling_ae_title = check_ae_title(calling_ae_title)
         if of_role(timeouts.idle, requestor=True) is None:
-            timeouts = replace(timeouts, idle=ByRole(_IDLE, of_role(timeouts.idle, requestor=False)))
+            timeouts = changed(timeouts, idle=ByRole(_IDLE, of_role(timeouts.idle, requestor=False)))
         self._timeouts = timeouts
         self._limits = limits
         self._operations = min(limits.operations_invoked or OPERATIONS, OPERATIONS)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncdicom.services.normalized import NORMALIZED_HANDLERS, NormalizedService
-from asyncdicom.services.query import QueryService
-from asyncdicom.services.request import OpenAssociation
-from asyncdicom.services.retrieve import FindDestination, GetService, MoveService
+from asyncdicom.services.request import FindHandler, OpenAssociation, RetrieveHandler
 from asyncdicom.services.service import Service
 from asyncdicom.services.storage import Storage
 from asyncdicom.services.verification import Verification
-from asyncdicom.services.worklist import Worklist
 from asyncdicom.uid import MODALITY_WORKLIST_FIND
+
+if TYPE_CHECKING:
+    from asyncdicom.services.retrieve import FindDestination
 
 _NAMES = frozenset({"c_echo", "c_store", "c_find", "c_get", "c_move", *NORMALIZED_HANDLERS})
 
@@ -44,16 +44,37 @@ def services_for(
     if Storage not in kinds or "c_store" in given:
         services.append(Storage(given.get("c_store")))
     if "c_find" in given:
-        if MODALITY_WORKLIST_FIND in abstract_syntaxes and Worklist not in kinds:
-            services.append(Worklist(given["c_find"]))
-        services.append(QueryService(given["c_find"]))
-    if "c_get" in given:
-        services.append(GetService(given["c_get"]))
-    if "c_move" in given and open_association is not None:
-        services.append(MoveService(given["c_move"], destination or _unknown, open_association))
+        services += _querying(given["c_find"], kinds, MODALITY_WORKLIST_FIND in abstract_syntaxes)
+    services += _retrieving(given, destination, open_association)
     normalized = {name: given[name] for name in NORMALIZED_HANDLERS if name in given}
     if normalized:
         services.append(NormalizedService(**normalized))
+    return services
+
+
+# A requestor, and a server that only stores, does not load what queries and retrievals are performed with.
+
+
+def _querying(handler: FindHandler, beside: Collection[type[Service]], worklist: bool) -> list[Service]:
+    from asyncdicom.services.query import QueryService
+    from asyncdicom.services.worklist import Worklist
+
+    own = [Worklist(handler)] if worklist and Worklist not in beside else []
+    return [*own, QueryService(handler)]
+
+
+def _retrieving(
+    given: Mapping[str, RetrieveHandler],
+    destination: FindDestination | None,
+    open_association: OpenAssociation | None,
+) -> list[Service]:
+    if not given.keys() & {"c_get", "c_move"}:
+        return []
+    from asyncdicom.services.retrieve import GetService, MoveService
+
+    services: list[Service] = [GetService(given["c_get"])] if "c_get" in given else []
+    if "c_move" in given and open_association is not None:
+        services.append(MoveService(given["c_move"], destination or _unknown, open_association))
     return services
 
 

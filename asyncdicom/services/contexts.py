@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from asyncdicom.data.reencode import BECOMES
-from asyncdicom.dataset import transfer_syntax_of
 from asyncdicom.dimse.messages import CommandField
 from asyncdicom.exceptions import PresentationContextError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.sources import Source
 from asyncdicom.services.classes import SPEAKS_FOR, has_operation, may_name
 from asyncdicom.uid import (
+    BECOMES,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     MODALITY_WORKLIST,
@@ -95,6 +94,8 @@ def _contexts_of(item: Any) -> list[PresentationContext]:
     if isinstance(item, str):
         return [PresentationContext(_abstract_syntax(item), DEFAULT_TRANSFER_SYNTAXES)]
     if hasattr(item, "SOPClassUID"):  # a pydicom Dataset
+        from asyncdicom.dataset import transfer_syntax_of  # who proposes no Dataset does not load it
+
         sop_class, own = str(item.SOPClassUID), transfer_syntax_of(item)
         if own is None:
             return [PresentationContext(sop_class, DEFAULT_TRANSFER_SYNTAXES)]

@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, overload
 
 from asyncdicom.data.scanner import Scanner
-from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Command, CommandField
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.channel import IncomingRequest
@@ -20,6 +19,8 @@ from asyncdicom.ul.negotiation import AcceptedContext, PresentationContext
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+    from asyncdicom.destination import Destination
 
 __all__ = [
     "EchoHandler",
@@ -364,7 +365,7 @@ FindHandler: TypeAlias = Callable[[Request], AsyncIterator["Identifier"]]
 RetrieveHandler: TypeAlias = Callable[[Request], Awaitable["Retrieval | Answer"]]
 NormalizedHandler: TypeAlias = Callable[[Request], Awaitable["Answer | Identifier"]]
 OpenAssociation: TypeAlias = Callable[
-    [Destination, Sequence[PresentationContext]], AbstractAsyncContextManager[Storer]
+    ["Destination", Sequence[PresentationContext]], AbstractAsyncContextManager[Storer]
 ]
 
 

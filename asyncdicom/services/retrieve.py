@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from asyncdicom.data.elements import decode as decode_elements
-from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Command, CommandField, Priority
 from asyncdicom.exceptions import AssociationError, DataSetError, DicomNetworkError
 from asyncdicom.net.channel import Channel, IncomingRequest
@@ -61,6 +60,9 @@ from asyncdicom.uid import (
     STUDY_ROOT,
 )
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX
+
+if TYPE_CHECKING:
+    from asyncdicom.destination import Destination
 
 __all__ = ["GetService", "MoveService", "Progress", "RetrieveOperation", "RetrieveResult", "retrieve"]
 
@@ -195,7 +197,7 @@ def retrieve(
 
 # As SCP.
 
-FindDestination = Callable[[Request], Destination | None]
+FindDestination: TypeAlias = Callable[[Request], "Destination | None"]
 
 _SENT = dict.fromkeys((*STORAGE, *NON_PATIENT_OBJECT_STORAGE), ANY_TRANSFER_SYNTAX)
 _MODELS = (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from asyncdicom.dimse.messages import CommandField
 from asyncdicom.services.classes import may_name
-from asyncdicom.services.node import Node
 from asyncdicom.services.request import Request
 from asyncdicom.services.responses import Answer
 from asyncdicom.status import Status
@@ -19,6 +18,9 @@ from asyncdicom.uid import (
     IMPLICIT_VR_LITTLE_ENDIAN,
 )
 from asyncdicom.ul.negotiation import ANY_TRANSFER_SYNTAX, PresentationContext
+
+if TYPE_CHECKING:
+    from asyncdicom.services.node import Node
 
 __all__ = ["UNCOMPRESSED", "Contexts", "Service", "Services"]
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from io import BytesIO, FileIO
 from typing import TYPE_CHECKING
 
-from asyncdicom.data.bare import examine
 from asyncdicom.data.elements import passed_over
 from asyncdicom.data.part10 import FileMeta, read_file_meta
 from asyncdicom.data.scanner import Scanner
@@ -16,7 +15,6 @@ from asyncdicom.dimse.messages import Command, CommandField, Priority
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.channel import Channel
 from asyncdicom.net.disk import AT_ONCE
-from asyncdicom.net.reencoding import ReencodedSource
 from asyncdicom.net.sources import BytesSource, FileSource, Source
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.services import account
@@ -60,6 +58,8 @@ async def store(
     """Send one instance: as it is encoded, or re-encoded if the peer takes it only so."""
     context = find_storage_context(channel, (source.sop_class_uid, source.transfer_syntax_uid))
     if context.transfer_syntax != source.transfer_syntax_uid:
+        from asyncdicom.net.reencoding import ReencodedSource  # most instances are sent as they are
+
         source = ReencodedSource(source, context.transfer_syntax)
     command = Command(
         CommandField.C_STORE_RQ,
@@ -160,6 +160,8 @@ def look_into(head: bytes, file: FileIO | BytesIO) -> FileMeta:
     meta = _begin_of_data_set(head)
     uids = _uids_of_data_set(head, meta) if meta.transfer_syntax_uid else None
     if uids is None:
+        from asyncdicom.data.bare import examine  # most files tell what they are
+
         try:
             return examine(_pieces(file, meta.offset), meta.offset)
         except DataSetError as doubt:

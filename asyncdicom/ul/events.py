@@ -3,7 +3,7 @@
 Received data is reported as `PDataFragment`, just as the decoder made it.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: each field that is text costs a NamedTuple a compilation.
 
 from typing import NamedTuple
 

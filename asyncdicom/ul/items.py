@@ -5,7 +5,7 @@ Every item is a type, a reserved byte, a 2-byte length and a value. What cannot 
 syntax) is returned as it is, for `negotiation` to answer.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: each field that is text costs a NamedTuple a compilation.
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -87,7 +87,7 @@ class Cursor:
         """All bytes that are left."""
         return self.take(self.remaining)
 
-    def sub(self, length: int) -> Cursor:
+    def sub(self, length: int) -> "Cursor":
         """A cursor over the next `length` bytes, which are skipped here."""
         start = self._advance(length)
         return Cursor(self._data, start, start + length)
@@ -105,7 +105,7 @@ class Cursor:
         if any(data[position:end]):
             raise RemoteProtocolError("stray bytes after the last item")
 
-    def items(self) -> Iterator[tuple[int, Cursor]]:
+    def items(self) -> Iterator[tuple[int, "Cursor"]]:
         """The (type, value) of all items that are left. Up to three zero bytes of padding may follow them."""
         while self.remaining:
             if self.remaining < _HEADER.size:

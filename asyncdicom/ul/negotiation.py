@@ -4,7 +4,7 @@
 makes of that reply. Both sides end up with a `Negotiated`, each from its own point of view.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: each field that is text costs a NamedTuple a compilation.
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import NamedTuple

@@ -1,6 +1,6 @@
 """The seven PDUs (PS3.8 9.3): what they hold, how they are written and read."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: each field that is text costs a NamedTuple a compilation.
 
 from collections.abc import Callable, Iterable
 from struct import Struct
@@ -53,7 +53,7 @@ def _ae_field(title: str) -> bytes:
     return field.ljust(16)
 
 
-def _associate(pdu: AAssociateRQ | AAssociateAC, pdu_type: int) -> bytes:
+def _associate(pdu: "AAssociateRQ | AAssociateAC", pdu_type: int) -> bytes:
     titles = pdu.ae_title_fields or _ae_field(pdu.called_ae_title) + _ae_field(pdu.calling_ae_title)
     contexts: Iterable[ProposedContext | ContextResult] = pdu.presentation_contexts
     try:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, MetaData, Table, Text, create_engine, insert, select
 
+from asyncdicom.archive.index.keys import TABLES, condition_of, parameters_of
 from asyncdicom.archive.index.matching import (
     Alternatives,
     IdentifierError,
@@ -25,7 +26,6 @@ from asyncdicom.archive.index.matching import (
     match_name,
 )
 from asyncdicom.archive.index.query import Form, Key
-from asyncdicom.archive.index.reader import TABLES, condition_of, parameters_of
 from asyncdicom.archive.index.text import fold_name
 
 TABLE = Table(

@@ -63,6 +63,6 @@ def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("ASYNCDICOM_PEERS", "XDG_CONFIG_HOME", "APPDATA"):
         monkeypatch.delenv(name, raising=False)
-    assert peers_file() == Path.home() / ".config" / "asyncdicom" / "peers.toml"
+    assert Path(peers_file()) == Path.home() / ".config" / "asyncdicom" / "peers.toml"
     monkeypatch.setenv("XDG_CONFIG_HOME", "/etc/xdg")
-    assert peers_file() == Path("/etc/xdg/asyncdicom/peers.toml")
+    assert Path(peers_file()) == Path("/etc/xdg/asyncdicom/peers.toml")

@@ -16,8 +16,9 @@ from pydicom.filereader import read_dataset
 from asyncdicom.data.dictionary import vr_of
 from asyncdicom.data.elements import decode
 from asyncdicom.data.part10 import read_file_meta
-from asyncdicom.data.reencode import BECOMES, Reencoder, reencode
+from asyncdicom.data.reencode import Reencoder, reencode
 from asyncdicom.exceptions import DataSetError
+from asyncdicom.uid import BECOMES
 
 ENCODED = runpy.run_path(str(Path(__file__).with_name("encoded.py")))
 dataset, header, sequence = ENCODED["dataset"], ENCODED["header"], ENCODED["sequence"]

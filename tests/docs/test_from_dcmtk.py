@@ -10,6 +10,8 @@ from typing import NamedTuple
 import click
 import pytest
 
+from asyncdicom.cli.tool import Tool
+
 TEXT = (Path(__file__).parents[2] / "docs" / "from-dcmtk.md").read_text()
 CALLING = ("echoscu", "storescu", "findscu", "getscu", "movescu")
 TOOLS = (*CALLING, "storescp")
@@ -45,8 +47,9 @@ def rows() -> list[Row]:
 ROWS = rows()
 
 
-def command(tool: str) -> click.Command:
-    found: click.Command = importlib.import_module(f"asyncdicom.cli.{tool}").command
+def command(tool: str) -> Tool:
+    found: Tool = importlib.import_module(f"asyncdicom.cli.{tool}").command
+    found.learn_habits()
     return found
 
 

@@ -16,9 +16,14 @@ from asyncdicom import STUDY_ROOT, Status, associate
 from asyncdicom.archive import Archive
 from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.data.part10 import encode_file_meta, read_file_meta
-from asyncdicom.data.reencode import BECOMES, reencode
+from asyncdicom.data.reencode import reencode
 from asyncdicom.exceptions import DataSetError
-from asyncdicom.uid import EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from asyncdicom.uid import (
+    BECOMES,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+)
 
 pytestmark = [pytest.mark.interop, pytest.mark.filterwarnings("ignore")]
 

@@ -33,10 +33,11 @@ from asyncdicom.data.amend import Amendment
 from asyncdicom.data.elements import encode
 from asyncdicom.data.inflation import deflate
 from asyncdicom.data.part10 import encode_file_meta
-from asyncdicom.data.reencode import BECOMES, reencode
+from asyncdicom.data.reencode import reencode
 from asyncdicom.net.reencoding import AmendedSource, ReencodedSource
 from asyncdicom.services.storage import Storage
 from asyncdicom.uid import (
+    BECOMES,
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,

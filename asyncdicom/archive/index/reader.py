@@ -9,61 +9,26 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    ColumnElement,
-    FromClause,
-    Select,
-    Text,
-    and_,
-    bindparam,
-    func,
-    literal_column,
-    or_,
-    select,
-    true,
-)
+from sqlalchemy import ColumnElement, Select, bindparam, func, literal_column, select
 
-from asyncdicom.archive.index.matching import (
-    Alternatives,
-    Comparison,
-    IdentifierError,
-    Kind,
-    Problem,
-    cost_of,
+from asyncdicom.archive.index.keys import (
+    TABLES,
+    condition_of,
+    joined,
+    named,
+    parameters_of,
+    prefix_of,
+    value_of,
 )
+from asyncdicom.archive.index.matching import Comparison, IdentifierError, Kind, Problem, cost_of
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.query import Condition, Form, Key, Query
 from asyncdicom.archive.index.reassigned import Reassignment, of_ids
 from asyncdicom.archive.index.record import Identity
-from asyncdicom.archive.index.schema import (
-    LEVELS,
-    NAME_GROUPS,
-    SPARSE_INDEXES,
-    instance,
-    patient,
-    series,
-    study,
-)
-from asyncdicom.archive.index.sql import (
-    PATTERN,
-    PATTERNS,
-    at_least,
-    at_most,
-    before,
-    collected,
-    equal,
-    has_backslash,
-    like,
-    like_components,
-    member,
-    numbers_of,
-    parts_of,
-    values_of,
-)
+from asyncdicom.archive.index.schema import SPARSE_INDEXES, instance, patient, series, study
+from asyncdicom.archive.index.sql import equal, has_backslash, numbers_of, values_of
 
 __all__ = [
     "Execute",
@@ -78,9 +43,6 @@ __all__ = [
     "of_other_patients",
     "told_apart_by",
 ]
-
-TABLES = {"PATIENT": patient, "STUDY": study, "SERIES": series, "IMAGE": instance}
-_LEVEL_NAMES = tuple(LEVELS)
 
 FREE_COST = 64
 """What patterns may cost whatever text is stored: that of one as long as an SH, an LO or a name."""
@@ -108,170 +70,6 @@ class InstanceRow(NamedTuple):
 
     reassignment: Reassignment | None = None
     """That one."""
-
-
-# what a key is in SQL
-
-
-def _below(level: str, lower: str) -> tuple[FromClause, ColumnElement[bool]]:
-    """Join the tables under ``level`` down to ``lower``, with the condition that ties them to ``level``."""
-    chain = _LEVEL_NAMES[_LEVEL_NAMES.index(level) + 1 : _LEVEL_NAMES.index(lower) + 1]
-    joined: FromClause = TABLES[chain[0]]
-    for above, name in pairwise(chain):
-        joined = joined.join(TABLES[name], TABLES[name].c.parent == TABLES[above].c.id)
-    return joined, TABLES[chain[0]].c.parent == TABLES[level].c.id
-
-
-def _joined(level: str) -> FromClause:
-    levels = list(TABLES)
-    joined: FromClause = TABLES[level]
-    for name in reversed(levels[: levels.index(level)]):
-        below = TABLES[levels[levels.index(name) + 1]]
-        joined = joined.join(TABLES[name], TABLES[name].c.id == below.c.parent)
-    return joined
-
-
-def value_of(key: Key) -> ColumnElement[Any]:
-    """Give the expression for what is answered for a key."""
-    if key.form not in (Form.COUNT, Form.COLLECTED):
-        return TABLES[key.level].c[key.column]
-    joined, tie = _below(key.level, key.lower)
-    what: ColumnElement[Any] = func.count()
-    if key.form is Form.COLLECTED:
-        what = collected(TABLES[key.lower].c[key.column])
-    return select(what).select_from(joined).where(tie).correlate(TABLES[key.level]).scalar_subquery()
-
-
-def condition_of(
-    key: Key, alternatives: Alternatives, name: str, *, several: bool = True
-) -> ColumnElement[bool]:
-    """Give the SQL condition that ``key`` matches; its parameters are those of `parameters_of`.
-
-    ``several``: whether a stored text may have several values where there should be one.
-    """
-    columns = TABLES[key.level].c
-    if key.form is Form.NAME:
-        groups = [columns[f"{key.column}_{group}"] for group in NAME_GROUPS]
-        of_group = _of_text if several else _compare
-        return _any(alternatives, name, lambda test, name: of_group(groups[test.group], test, name))
-    if key.form in (Form.TEXTS, Form.NAMES):
-        values = columns[f"{key.column}_values"]
-        return _any(alternatives, name, lambda test, name: _of_one(values_of(values), test, name))
-    compare = _of_text if several and _may_be_several(key) else _compare
-    if key.form is Form.COLLECTED:
-        joined, tie = _below(key.level, key.lower)
-        column = TABLES[key.lower].c[key.column]
-        some = select(1).select_from(joined).where(tie).correlate(TABLES[key.level])
-        return some.where(_any(alternatives, name, partial(compare, column))).exists()
-    return _any(alternatives, name, partial(compare, value_of(key)))
-
-
-def _may_be_several(key: Key) -> bool:
-    # A backslash is a character like any other in LT, ST and UT (PS3.5 6.2), and in no UID.
-    return key.form in (Form.TEXT, Form.COLLECTED) and key.vr not in ("LT", "ST", "UT", "UI")
-
-
-def _any(
-    alternatives: Alternatives, name: str, condition: Callable[[Comparison, str], ColumnElement[bool]]
-) -> ColumnElement[bool]:
-    return or_(
-        *(
-            and_(true(), *(condition(test, each) for each, test in named))
-            for named in _named(alternatives, name)
-        )
-    )
-
-
-def _named(alternatives: Alternatives, name: str) -> list[list[tuple[str, Comparison]]]:
-    """Give each test a name, which its parameters begin with."""
-    return [
-        [(f"{name}_{i}_{j}", test) for j, test in enumerate(tests)] for i, tests in enumerate(alternatives)
-    ]
-
-
-def _of_text(column: ColumnElement[Any], test: Comparison, name: str) -> ColumnElement[bool]:
-    """Compare a text, and where it holds several values with backslashes between them, each of these."""
-    one = _of_one(parts_of(column), test, name)
-    return or_(_compare(column, test, name), and_(has_backslash(column), one))
-
-
-def _of_one(value: ColumnElement[Any], test: Comparison, name: str) -> ColumnElement[bool]:
-    """Compare each of some values, alone."""
-    return select(1).where(_compare(func.trim(value), test, name)).exists()
-
-
-_LAST = "\U0010ffff"
-
-
-def _compare(value: ColumnElement[Any], test: Comparison, name: str) -> ColumnElement[bool]:
-    several = len(test.values) > 1
-    first: Any
-    last: Any
-    first, last = (bindparam(f"{name}_{part}") for part in ("first", "last"))
-    if test.kind is Kind.EQUAL:
-        wanted: Any = bindparam(f"{name}_wanted")
-        if not several:
-            return equal(value, wanted)  # type: ignore[no-any-return]
-        of = numbers_of if type(test.values[0]) is int else values_of
-        return value.in_(select(of(wanted)))
-    if test.kind is Kind.RANGE:
-        if not several:
-            return and_(value > _constant(""), at_least(value, first), at_most(value, last))
-        each = values_of(bindparam(f"{name}_wanted"))
-        return (
-            select(1).where(value > _constant(""), value.between(member(each, 0), member(each, 1))).exists()
-        )
-    return _matches_pattern(value, test, name, first, last)
-
-
-def _matches_pattern(
-    value: ColumnElement[Any], test: Comparison, name: str, first: Any, last: Any
-) -> ColumnElement[bool]:
-    in_components = test.kind is Kind.LIKE_COMPONENTS
-    padded = value + _constant("^^^^") if in_components else value
-    matches = like_components if in_components else like
-    if len(test.values) > 1:
-        patterns = values_of(bindparam(f"{name}_wanted", type_=PATTERNS[in_components]))
-        return select(1).where(matches(padded, patterns)).exists()
-    matched: ColumnElement[bool] = matches(padded, bindparam(f"{name}_wanted", type_=PATTERN[in_components]))
-    if not _prefix(test):
-        return matched
-    return and_(at_least(value, first), before(value, last), matched)  # an index can serve this
-
-
-def _constant(text: str) -> ColumnElement[Any]:
-    return literal_column(f"'{text}'", Text)  # no parameter: it belongs to the shape
-
-
-def _prefix(test: Comparison) -> str:
-    """Give what every text begins with that matches the one pattern; carets at its end may be missing."""
-    [pattern] = test.values
-    prefix: str = pattern[: min(pattern.find(c) for c in "*?" if c in pattern)]
-    return prefix.rstrip("^") if test.kind is Kind.LIKE_COMPONENTS else prefix
-
-
-def parameters_of(test: Comparison, name: str) -> Iterator[tuple[str, Any]]:
-    """Give the parameters of one comparison, by the names that `condition_of` gives them."""
-    values: Sequence[Any] = test.values
-    if test.kind in (Kind.LIKE, Kind.LIKE_COMPONENTS):
-        values = [_pattern(value, test.kind) for value in values]
-    if len(values) > 1:
-        yield f"{name}_wanted", json.dumps(values, ensure_ascii=False)
-    elif test.kind is Kind.RANGE:
-        yield f"{name}_first", values[0][0]
-        yield f"{name}_last", values[0][1]
-    else:
-        yield f"{name}_wanted", values[0]
-        if test.kind is not Kind.EQUAL:
-            prefix = _prefix(test)
-            yield f"{name}_first", prefix
-            yield f"{name}_last", prefix + _LAST
-
-
-def _pattern(value: str, kind: Kind) -> str:
-    value = value.replace("[", "[[]")  # the only other special character of GLOB
-    # A component that is not there has no characters: ? is none of the carets that were put behind the name.
-    return value.replace("?", "[^^]") if kind is Kind.LIKE_COMPONENTS else value
 
 
 _SPARSE: dict[tuple[str, str], list[ColumnElement[Any]]] = {}
@@ -315,7 +113,7 @@ def _values(conditions: Iterable[Condition]) -> dict[str, Any]:
     return {
         parameter: value
         for number, (_, alternatives) in enumerate(conditions)
-        for tests in _named(alternatives, f"c{number}")
+        for tests in named(alternatives, f"c{number}")
         for name, test in tests
         for parameter, value in parameters_of(test, name)
     }
@@ -331,7 +129,7 @@ def _shape(conditions: Iterable[Condition]) -> tuple[object, ...]:
 def _shape_of_test(test: Comparison) -> tuple[object, ...]:
     several = len(test.values) > 1
     is_pattern = test.kind in (Kind.LIKE, Kind.LIKE_COMPONENTS)
-    return test.kind, test.group, several, is_pattern and not several and bool(_prefix(test))
+    return test.kind, test.group, several, is_pattern and not several and bool(prefix_of(test))
 
 
 # pages
@@ -384,7 +182,7 @@ class Statement:
         return self._run(execute, "distinct", lambda: self._matching(*columns).distinct())
 
     def _matching(self, *columns: ColumnElement[Any]) -> Select[Any]:
-        return select(*columns).select_from(_joined(self._level)).where(*self._where())
+        return select(*columns).select_from(joined(self._level)).where(*self._where())
 
     def _run(
         self, execute: Execute, what: str, build: Callable[[], Select[Any]], **values: Any
