@@ -70,6 +70,8 @@ class Link:
         self._on_trouble = on_trouble
         self._claimed: dict[int, Claimed] = {}
         self._busy: dict[int, asyncio.Task[None]] = {}  # by delivery
+        self._ends: list[Settlement] = []  # of what has been sent, to be settled
+        self._settling: asyncio.Task[None] | None = None
         self._lanes: set[int] = set()  # those that send now, with `group_by`
         self._wake = asyncio.Event()
         self._is_dry = False  # there was less than we asked for, and nothing came since
@@ -101,6 +103,8 @@ class Link:
             await asyncio.wait(self._busy.values())
         with suppress(Exception):  # what is not given back is taken back at the next start
             await self._give_back(_times(), all_of_it=True)
+        if self._settling is not None:
+            await asyncio.wait((self._settling,))
         await self._courier.close()
 
     def wake(self, destinations: Mapping[str, int] | None = None) -> None:
@@ -256,10 +260,9 @@ class Link:
             del self._busy[job.id]
             self._tell(job, verdict, settled, comment if status is None else f"status {status}")
             self._wake.set()
-            with suppress(
-                Exception
-            ):  # it stays leased, and is sent again: the archive's log tells of the disk
-                await self._settle([settled], verdict, status, comment)
+            self._ends += self._settlements([settled], verdict, status, comment)
+            if self._settling is None:
+                self._settling = asyncio.get_running_loop().create_task(self._settle_ends())
 
     async def _attempt(self, claimed: Claimed, lane: int | None) -> tuple[Verdict, Status | None, str]:
         is_begun = False
@@ -298,16 +301,37 @@ class Link:
         )
         self._on_trouble(self)
 
-    async def _settle(
+    async def _settle(self, settled: Sequence[Settled]) -> None:
+        await self._outbox.settle(self._settlements(settled))
+        if self.destination.options.ordered:
+            self.wake()  # what is behind it was held up until now
+
+    async def _settle_ends(self) -> None:
+        """Settle what has been sent; what ends meanwhile is settled together, afterwards."""
+        try:
+            while self._ends:
+                ends, self._ends = self._ends, []
+                with suppress(Exception):  # they stay leased, and are sent again: the archive's log tells why
+                    await self._outbox.settle(ends)
+                if self.destination.options.ordered:
+                    self.wake()
+        finally:
+            self._settling = None
+
+    def _settlements(
         self,
         settled: Sequence[Settled],
         verdict: Verdict = Verdict.RETURNED,
         status: Status | None = None,
         comment: str = "",
-    ) -> None:
+    ) -> list[Settlement]:
         now = self._outbox.clock()
         tried = verdict is not Verdict.RETURNED
-        settlements = [
+        for each in settled:
+            self._claimed.pop(each.id, None)
+            if self.courier is not None:
+                self.courier.forget(each.id)
+        return [
             Settlement(
                 each.id,
                 _STATES.get(each.state) or (State.WAITING if each.delay else State.READY),
@@ -319,13 +343,6 @@ class Link:
             )
             for each in settled
         ]
-        for each in settled:
-            self._claimed.pop(each.id, None)
-            if self.courier is not None:
-                self.courier.forget(each.id)
-        await self._outbox.settle(settlements)
-        if self.destination.options.ordered:
-            self.wake()  # what is behind it was held up until now
 
 
 def _carrier(
