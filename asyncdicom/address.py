@@ -58,6 +58,9 @@ def place_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+_OF_IPV6 = frozenset("0123456789abcdefABCDEF:")
+
+
 def _split_port(text: str, place: str) -> tuple[str, int | None]:
     bracketed = place.startswith("[")
     if bracketed:
@@ -67,8 +70,12 @@ def _split_port(text: str, place: str) -> tuple[str, int | None]:
         colon, port = rest[:1], rest[1:]
     else:
         host, colon, port = place.partition(":")
-        if ":" in port:
+        if port.startswith("//"):
+            raise ValueError(f"address {text!r} is a URL: a peer is written AET@host:port")
+        if ":" in port and all(character in _OF_IPV6 for character in place.partition("%")[0]):
             raise ValueError(f"address {text!r}: an IPv6 address is written in brackets, [{place}]")
+        if ":" in port:
+            raise ValueError(f"address {text!r} has a colon too many; write AET@host:port")
     if not host or not all(character > " " and character not in "[]/\\\x7f" for character in host):
         raise ValueError(f"address {text!r} has no valid host; write AET@host:port")
     if not colon:

@@ -137,11 +137,7 @@ class Reports:
 
     async def _count(self) -> None:
         self._counted_at = asyncio.get_running_loop().time()
-        owed: Counter[str] = Counter()
-        for kind, destination, _, number in await self._read(self._reader.counts):
-            if kind == REPORT:
-                owed[destination] += number
-        self._owed = owed
+        self._owed = await self._read(self._reader.numbers, REPORT)
 
     # who is reported to
 

@@ -9,15 +9,21 @@ from typing import Any
 
 from asyncdicom.cli.functions import Named
 from asyncdicom.net.threads import Told
+from asyncdicom.telemetry.log import Log
 
 __all__ = ["Function"]
+
+log = Log("asyncdicom.cli")
+
+_LONG = 60  # seconds
 
 
 class Function:
     """A function of somebody else: never blocks the event loop, never raises what it raised.
 
     A coroutine function runs in the event loop, any other one in a thread of its own; at most `maximum` at
-    the same time, others wait. Who is cancelled while it runs in a thread leaves it to end by itself.
+    the same time, others wait. Who is cancelled while it runs in a thread leaves it to end by itself. One
+    that runs for more than a minute is told: whoever waits for room does not know why.
     """
 
     def __init__(self, named: Named, maximum: int) -> None:
@@ -30,6 +36,8 @@ class Function:
     async def __call__(self, argument: object) -> tuple[Any, BaseException | None]:
         """Call it; gives what it returned, and what it raised."""
         await self._room.acquire()
+        loop = asyncio.get_running_loop()
+        late = loop.call_later(_LONG, log.warning, "%s runs for more than %d s", self.name, _LONG)
         try:
             result = self._function(argument) if self._is_coroutine else await self._in_thread(argument)
             return (await result if inspect.isawaitable(result) else result), None
@@ -40,6 +48,7 @@ class Function:
         except BaseException as error:  # also SystemExit: a function does not decide over all others
             return None, error
         finally:
+            late.cancel()
             if self._is_coroutine:
                 self._room.release()
 

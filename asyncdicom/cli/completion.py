@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from asyncdicom.cli.named import read_peers
-from asyncdicom.cli.output import warn
-from asyncdicom.cli.run import EXIT_CODES, FAILED, OK
+from asyncdicom.cli.run import EXIT_CODES, OK
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -36,12 +35,9 @@ def command(shell: str) -> int:
     zsh:  echo 'eval "$(asyncdicom completion zsh)"' >> ~/.zshrc   (after compinit)
     fish: asyncdicom completion fish > ~/.config/fish/completions/asyncdicom.fish
     """
-    from click.shell_completion import get_completion_class
+    from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
-    kind = get_completion_class(shell)
-    if kind is None:
-        warn(f"asyncdicom completion: nothing is known of {shell}")
-        return FAILED
+    kind = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}[shell]
     click.echo(kind(click.Group(_NAME), {}, _NAME, VARIABLE).source(), nl=False)
     return OK
 

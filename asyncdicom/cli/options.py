@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable
+from os.path import exists
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -234,7 +235,8 @@ def peer_options(ae_title: str, *, more: str = "") -> Option:
         ) -> int:
             address, rest = _split_peer(arguments, aec)
             if rest and not more:
-                raise click.UsageError(f"{rest[0]!r} is one argument too many")
+                hint = f"; keys are written -k {rest[0]}" if "=" in rest[0] else ""
+                raise click.UsageError(f"{rest[0]!r} is one argument too many{hint}")
             security = Tls(tls, identity, trusted, ignore_peer_cert, crl)
             is_safe = (any(security) and not security.ignore) or cleartext_password
             peer = Peer(
@@ -416,6 +418,8 @@ def _split_peer(arguments: tuple[str, ...], aec: str | None) -> tuple[Address, t
     named = None if rest and rest[0].isdigit() else find_peer(text)
     if named is not None:
         return (named if aec is None else named._replace(ae_title=aec)), rest
+    if rest and "@" in rest[-1] and exists(text) and not exists(rest[-1]):
+        raise click.UsageError(f"PEER comes before what is sent: {rest[-1]} {text}")
     try:
         if "@" not in text and rest and rest[0].isdigit():
             if text.count(":") > 1 and "[" not in text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,7 +26,8 @@ _PREFIX = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,63})?").fullmatch
 
 
 @click.command(cls=Tool, habits_of="STORESCP", server=True, epilog=EXIT_CODES)
-@click.argument("port", type=PORT)
+@click.argument("argument", type=PORT, required=False, metavar="PORT")
+@click.option("--port", type=PORT, hidden=True)  # as the other tools have it
 @directory_options
 @click.option(
     "-su",
@@ -38,9 +40,9 @@ _PREFIX = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,63})?").fullmatch
     "--folder-template",
     "template",
     metavar="TEMPLATE",
-    help="Folders by what instances say: '{PatientID}/{StudyInstanceUID}/{SeriesNumber:04}-{Modality}'; also "
-    "{calling} and {called}. What cannot be a name as it is gets a part of its digest at its end; what is "
-    "missing is no-KEYWORD.",
+    help="Folders by what instances say: {PatientID}/{StudyInstanceUID}/{SeriesNumber:04}; also {calling} "
+    "and {called}. What cannot be a name as it is gets a part of its digest at its end; what is missing is "
+    "no-KEYWORD.",
 )
 @click.option(
     "-xcr",
@@ -93,7 +95,8 @@ _PREFIX = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,63})?").fullmatch
 @click.option("+xi", "--implicit", "implicit", is_flag=True, help="Accept Implicit VR Little Endian only.")
 @server_options("STORESCP")
 def command(
-    port: int,
+    argument: int | None,
+    port: int | None,
     aet: str,
     host: str,
     output_directory: str | None,
@@ -112,6 +115,9 @@ def command(
     own. All storage SOP classes and transfer syntaxes are accepted. Ctrl-C ends it; SIGHUP reads the
     certificate files again.
     """
+    port = argument if port is None else port
+    if port is None:
+        raise click.UsageError("Missing argument 'PORT'")
     folders = _folders(study_prefix, template)
     if (on_study or on_stable) and not (folders and folders.depth_of_study):
         option = "-xcs" if on_study else "--on-stable"
@@ -132,7 +138,7 @@ def command(
             "-xcr, -xcs, --on-stored, --on-stable, -su and --folder-template are about files, and --ignore "
             "saves none"
         )
-    return run(lambda: _serve(port, aet, host, output_directory, tls, folders, wanted, **options))
+    return run(partial(_serve, port, aet, host, output_directory, tls, folders, wanted, **options))
 
 
 def _folders(study_prefix: str | None, template: str | None) -> FolderTemplate | None:

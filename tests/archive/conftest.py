@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.buckets import Bucket, bucket
+from helpers.buckets import PLACES, Bucket, below, bucket
 from helpers.index_asking import URLS
 from helpers.postgres import Server, server
 
@@ -144,7 +144,7 @@ class Tools:
 
     @staticmethod
     def files_below(folder: Path) -> list[Path]:
-        return sorted(path for path in folder.rglob("*.dcm") if path.is_file())
+        return sorted(path for path in below(folder).rglob("*.dcm") if path.is_file())
 
 
 @pytest.fixture
@@ -218,8 +218,24 @@ ON_BOTH: dict[str, tuple[str, ...]] = {
 # The tests of these modules run with the instances in a folder and in a bucket, but those named, which are
 # about the files of a folder.
 IN_BUCKET: dict[str, tuple[str, ...]] = {
-    "test_archive_identity": (),
-    "test_archive_lenient": (),
+    "test_archive_dimse": (
+        "test_two_hundred_associations_store_at_the_same_time_in_few_threads",
+        "test_who_may_leave_out_the_keys_of_upper_levels",
+    ),
+    "test_archive_store": (
+        "test_a_restart_keeps_everything",
+        "test_an_unreadable_data_set_is_refused",
+        "test_another_transfer_syntax_is_the_same_instance",
+        "test_any_pieces_give_the_same_file",
+        "test_every_encoding",
+        "test_every_instance_of_pydicom",
+        "test_leftovers_of_a_crash_are_swept",
+        "test_on_conflict_keep",
+        "test_one_uid_at_the_same_time",
+        "test_other_bytes_go_to_quarantine",
+        "test_the_same_bytes_twice_are_kept_once",
+        "test_what_cannot_be_indexed_is_refused_and_not_kept",
+    ),
 }
 
 
@@ -278,12 +294,15 @@ def blobs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
             monkeypatch.setenv(name, value)
 
         def in_bucket(archive: Archive, directory: str | Path, **options: Any) -> None:
-            below = hashlib.sha256(os.path.abspath(directory).encode()).hexdigest()[:16]
-            options.setdefault("blobs", f"{made.url}/{below}")
+            folder = os.path.abspath(directory)
+            prefix = hashlib.sha256(folder.encode()).hexdigest()[:16]
+            if options.setdefault("blobs", f"{made.url}/{prefix}"):
+                PLACES[folder] = made.file(prefix)
             init(archive, directory, **options)
 
         monkeypatch.setattr(Archive, "__init__", in_bucket)
         yield made
+        PLACES.clear()
 
 
 @pytest.fixture

@@ -4,28 +4,61 @@ from __future__ import annotations
 
 import errno
 import os
+import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.buckets import bucket
 from helpers.finished import finished
 
 from asyncdicom.archive.blobs.base import Blobs, State
 from asyncdicom.archive.blobs.compare import compare_blobs
 from asyncdicom.archive.blobs.folder import FolderBlobs
+from asyncdicom.archive.blobs.header import header_of
+from asyncdicom.archive.blobs.kinds import open_blobs
+from asyncdicom.archive.blobs.spool import SpoolBlobs
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.data.likeness import Likeness
+from asyncdicom.net.sources import is_repeatable
 
-HEADER = bytes(20) + bytes(16)  # it ends with the place of the digest
+HEADER = header_of("1.2", "1.3", "1.2.840.10008.1.2", None)  # it ends with the place of the digest
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> FolderBlobs:
+def folder(tmp_path: Path) -> FolderBlobs:
     made = FolderBlobs(str(tmp_path), FileCalls(), sync=True)
     made.prepare()
     return made
+
+
+@pytest.fixture(params=["folder", "bucket", "spool", "moved"])
+def keeper(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Blobs]:
+    """Each kind of what keeps blobs; "moved": spooled ones, in the bucket as soon as they are kept."""
+    if request.param == "folder":
+        made: Blobs = FolderBlobs(str(tmp_path), FileCalls(), sync=True)
+        made.prepare()
+        yield made
+        return
+    with bucket(tmp_path / "store") as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        made = open_blobs(
+            str(tmp_path / "archive"), store.url, FileCalls(), sync=True,
+            ack="object" if request.param == "bucket" else "spool",
+            is_shared=False, on_failure=lambda: None,
+        )  # fmt: skip
+        made.root.prepare_root()
+        made.prepare()
+        if request.param == "moved":
+            made.serve(lambda folder, names: set(names))
+        yield made
+        made.close()
 
 
 def kept(blobs: Blobs, data: bytes) -> str:
@@ -35,6 +68,9 @@ def kept(blobs: Blobs, data: bytes) -> str:
     finished(blob)
     blob.keep()
     assert (blob.offset, blob.length) == (len(HEADER), len(data))
+    if isinstance(blobs, SpoolBlobs) and blobs.mover.is_running:
+        while blobs.local.is_there(blob.path):
+            time.sleep(0.01)
     return blob.name
 
 
@@ -49,7 +85,9 @@ def content(blobs: Blobs, path: str) -> bytes:
     return b"".join(pieces)
 
 
-def test_a_blob_is_new_written_kept_and_listed(blobs: FolderBlobs) -> None:
+def test_a_blob_is_new_written_kept_and_listed(keeper: Blobs) -> None:
+    blobs = keeper
+    assert not blobs.has_objects()
     blob = blobs.new(HEADER)
     assert blob.name == ""
     blob.write([memoryview(b"abc")])
@@ -58,37 +96,69 @@ def test_a_blob_is_new_written_kept_and_listed(blobs: FolderBlobs) -> None:
     finished(blob)
     blob.keep()
     assert not blobs.is_receiving(blob.name)
+    assert blobs.has_objects()
     [folder, quarantine] = blobs.all_folders()
     assert blobs.names_in(folder) == ([os.path.basename(blob.name)], 0)
     assert (blobs.names_in(quarantine), blobs.has_quarantined()) == (([], 0), False)
+    assert blobs.is_folder(blobs.below_root(folder))
+    assert not blobs.is_folder(blobs.below_root("objects/zz/zz"))
+    assert (blobs.foreign_folders(), blobs.is_trusted(blob.name)) == (0, True)
     path = blobs.path(blob.name)
-    assert content(blobs, path) == bytes(20) + bytes.fromhex(blob.digest) + b"abcdef"
-    assert (blobs.size(path), blobs.is_there(path)) == (42, True)
+    blobs.sync(os.path.dirname(path))
+    assert content(blobs, path) == HEADER[:-16] + bytes.fromhex(blob.digest) + b"abcdef"
+    assert (blobs.size(path), blobs.is_there(path)) == (len(HEADER) + 6, True)
     assert blobs.look_at(path, row(b"abcdef", blob.digest)) is State.SOUND
     assert blobs.look_at(path, row(b"abcdef", "another")) is State.DAMAGED
+    assert blobs.look_at(path, row(b"abc", blob.digest)) is State.DAMAGED
 
 
-def test_what_is_discarded_is_gone(blobs: FolderBlobs) -> None:
+def test_what_is_discarded_is_gone(keeper: Blobs) -> None:
+    blobs = keeper
+    blobs.new(HEADER).discard()  # before anything came
     blob = blobs.new(HEADER)
     blob.write([memoryview(b"abc")])
+    finished(blob)
     blob.discard()
-    assert not blobs.is_there(blob.path)
+    while blobs.is_there(blob.path):
+        time.sleep(0.01)
     assert blobs.size(blob.path) is None
     assert blobs.look_at(blob.path, row(b"abc", "")) is State.MISSING
     blobs.remove(blob.path)  # once more is no error
 
 
-async def test_a_range_is_opened_to_be_sent(blobs: FolderBlobs) -> None:
+async def test_a_range_is_opened_to_be_sent(keeper: Blobs) -> None:
+    blobs = keeper
     path = blobs.path(kept(blobs, b"the data set"))
     source = blobs.source(
         path, sop_class_uid="1.2", sop_instance_uid="1.3", transfer_syntax_uid="1.2.840.10008.1.2",
         offset=len(HEADER) + 4, length=4,
     )  # fmt: skip
-    sent = [bytes(buffer) async for batch in source.open() for buffer in batch]
-    assert b"".join(sent)[:4] == b"data"
+    assert source.at_hand() is None
+    if hasattr(source, "read_ahead"):
+        source.read_ahead()
+    for _ in range(2):
+        sent = [bytes(buffer) async for batch in source.open() for buffer in batch]
+        assert b"".join(sent) == b"data"
+    assert (getattr(source, "length", 0), is_repeatable(source)) == (4, True)
+    blobs.remove(path)
+    for place in (path, blobs.quarantine_path("0.dcm")):
+        gone = blobs.source(
+            place, sop_class_uid="1.2", sop_instance_uid="1.3", transfer_syntax_uid="1.2", offset=0, length=4
+        )
+        with pytest.raises(FileNotFoundError):
+            await anext(gone.open())
 
 
-def test_places_change_and_nothing_is_replaced(blobs: FolderBlobs) -> None:
+async def test_an_odd_deflated_data_set_is_made_even(keeper: Blobs) -> None:
+    source = keeper.source(
+        keeper.path(kept(keeper, b"abc")), sop_class_uid="1.2", sop_instance_uid="1.3",
+        transfer_syntax_uid="1.2.840.10008.1.2.1.99", offset=len(HEADER), length=3,
+    )  # fmt: skip
+    assert b"".join([bytes(each) async for batch in source.open() for each in batch]) == b"abc\0"
+
+
+def test_places_change_and_nothing_is_replaced(keeper: Blobs) -> None:
+    blobs = keeper
     path = blobs.path(kept(blobs, b"abc"))
     aside = blobs.move_to_quarantine(path)
     assert (blobs.is_there(path), blobs.has_quarantined()) == (False, True)
@@ -103,10 +173,20 @@ def test_places_change_and_nothing_is_replaced(blobs: FolderBlobs) -> None:
     assert blobs.is_other_name(blobs.path(kept(blobs, b"abc")), [aside]) is False
     lost = blobs.set_aside(path)
     assert (blobs.count_lost(), os.path.basename(os.path.dirname(lost))) == (1, "lost")
+    with pytest.raises(FileNotFoundError):
+        blobs.set_aside(blobs.quarantine_path("none.dcm"))
     assert blobs.can_move_to_quarantine()
+    blobs.remove(aside)
+    with pytest.raises(FileNotFoundError):
+        blobs.read(aside)
+    with pytest.raises(FileNotFoundError):
+        blobs.move(blobs.path("ab/cd/none.dcm"), blobs.quarantine_path("none.dcm"))
+    with pytest.raises(FileNotFoundError):
+        blobs.move(blobs.quarantine_path("none.dcm"), blobs.path("ab/cd/none.dcm"))
 
 
-def test_a_place_that_is_seen_twice(blobs: FolderBlobs, tmp_path: Path) -> None:
+def test_a_place_that_is_seen_twice(folder: FolderBlobs, tmp_path: Path) -> None:
+    blobs = folder
     path = blobs.path(kept(blobs, b"abc"))
     (tmp_path / "again").symlink_to(os.path.dirname(path))
     assert blobs.is_other_name(path, ["/none", str(tmp_path / "again" / os.path.basename(path))])

@@ -100,6 +100,7 @@ STEPS = {
     "what is ready": look("ready_of", "store", ["UP", "DOWN", "NOBODY"]),
     "which lines there are": look("lines", "store"),
     "how much of one line there is": look("number", "unrouted", ""),
+    "how much of a kind there is": look("numbers", "report"),
     "since when": look("oldest"),
 }
 FOR_READY = {
@@ -176,6 +177,8 @@ async def test_what_waits_is_found_by_its_lines(archive: Archive) -> None:
     assert read.lines("unrouted") == set()
     assert read.ready_of("store", ["D", "B|C", "A", "X"]) == ["B|C", "A"]
     assert read.ready_of("report", ["A", ""]) == [""]
+    assert read.numbers("store") == {"A": 6, "B|C": 3, "D": 3, "E": 3}
+    assert read.numbers("report") == {"": 3, "B": 3}
     assert [read.number("store", name) for name in "ADEFX"] == [6, 3, 3, 0, 0]
     assert read.oldest().keys() == {("store", "A"), ("store", "B|C"), ("store", "E"), ("report", "")}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +19,13 @@ from helpers.postgres import Server
 
 from asyncdicom.archive import Archive, ArchiveError
 from asyncdicom.archive.arrival import Outcome
-from asyncdicom.archive.blobs import new_object, object_store
-from asyncdicom.archive.blobs.object_store import PART, place_of
+from asyncdicom.archive.backup import Backup
+from asyncdicom.archive.blobs import mover, new_object, object_store
+from asyncdicom.archive.blobs.object_store import PART, ObjectStore, place_of
+from asyncdicom.archive.blobs.read_object import ReadObject
+from asyncdicom.archive.maintenance import verify
+from asyncdicom.archive.scrub import Scrub
+from asyncdicom.exceptions import DataSetError
 
 BUSY = 0xA700
 CONFLICT = 0xB007
@@ -515,3 +521,108 @@ async def test_what_was_moved_and_not_freed_is_freed(store: Bucket, tmp_path: Pa
         while same.exists():
             await asyncio.sleep(0.01)
     assert files(folder) == [other]
+
+
+# what is rare
+
+
+@pytest.fixture
+def objects(store: Bucket) -> Iterator[ObjectStore]:
+    made = ObjectStore(place_of(store.url))
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_what_is_too_large_for_a_copy_of_the_store_is_copied_in_pieces(
+    objects: ObjectStore, store: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = os.urandom(PART + 100)
+    objects.create("a/1", data)
+    monkeypatch.setattr(object_store, "_COPIED_BY_STORE", 1000)
+    objects.copy("a/1", "b/1")
+    assert store.file("b/1").read_bytes() == data
+    with pytest.raises(FileNotFoundError):
+        objects.copy("a/2", "b/2")
+
+
+def test_an_object_that_becomes_shorter(objects: ObjectStore, store: Bucket) -> None:
+    data = os.urandom(200_000)
+    objects.create("a/1", data)
+    reading = ReadObject(objects, "a/1")
+    store.file("a/1").write_bytes(data[:100_000])
+    pieces = [reading.read(1 << 16)]
+    with pytest.raises(OSError, match="became shorter"):
+        while piece := reading.read(1 << 16):
+            pieces.append(piece)
+    assert b"".join(pieces) == data[:100_000]
+    reading.close()
+    store.file("a/1").write_bytes(b"")
+    assert ReadObject(objects, "a/1").read(10) == b""
+
+
+async def test_an_object_that_is_shorter_than_its_row(archive: Archive, store: Bucket, tools: Any) -> None:
+    assert await tools.store(archive, tools.data_set()) == 0x0000
+    one = store.file(store.keys()[0])
+    one.write_bytes(one.read_bytes()[:-2])
+    with pytest.raises(DataSetError, match="is shorter than the index says"):
+        await content(archive, "1.2.3.1.1.1")
+    assert await states(archive) == ["damaged"]
+
+
+async def test_the_scrub_takes_no_object_for_damaged_when_the_store_fails(
+    store: Bucket,
+    tmp_path: Path,
+    tools: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(Scrub.__init__, "__kwdefaults__", {"first": 0.3})
+    async with opened(store, tmp_path / "archive", scrub=1 << 20) as archive:
+        assert await tools.store(archive, tools.data_set()) == 0x0000
+        store.fault = lambda method, key: "503"
+        while "the scrub waits for 600 s: the object store answered 503" not in caplog.text:
+            await asyncio.sleep(0.01)
+        store.fault = lambda method, key: ""
+        told = await archive.read(archive.care.stat)
+    assert (told["missing"], told["damaged"]) == (0, 0)
+
+
+async def test_who_moves_to_the_bucket_tells_when_it_fails_and_when_it_does_not(
+    store: Bucket,
+    tmp_path: Path,
+    tools: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(mover, "_LOOK", 0.01)
+    store.fault = lambda method, key: "403" if method == "PUT" and key.startswith("objects/") else ""
+    async with opened(store, tmp_path / "archive", ack="spool") as archive:
+        assert await tools.store(archive, tools.data_set()) == 0x0000
+        while "they stay here: the object store answered 403" not in caplog.text:
+            await asyncio.sleep(0.01)
+        store.fault = lambda method, key: ""
+        await moved(store, tmp_path / "archive", 1)
+        while "are moved to the bucket again" not in caplog.text:
+            await asyncio.sleep(0.01)
+
+
+def test_what_obstore_is_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="ack must be one of object, spool"):
+        Archive(tmp_path, blobs="s3://bucket", ack="soon")
+    monkeypatch.setenv("AWS_CHECKSUM_ALGORITHM", "nonsense")
+    with pytest.raises(ArchiveError, match="obstore does not take what the environment says"):
+        Archive(tmp_path, blobs="s3://bucket")
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(ArchiveError, match=r"pip install asyncdicom\[s3\]"):
+        Archive(tmp_path, blobs="s3://bucket")
+
+
+def test_a_backup_and_a_verification_of_files_are_for_folders(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    marker = {"archive_id": "0" * 32, "generation": 1, "blobs": "s3"}
+    (tmp_path / "archive" / "archive.json").write_text(json.dumps(marker))
+    with pytest.raises(ArchiveError, match="are in s3: they are copied with what the store has"):
+        Backup(str(tmp_path / "archive"), str(tmp_path / "copy"))
+    with pytest.raises(ArchiveError, match="are in s3: say where"):
+        next(verify(str(tmp_path / "archive")))

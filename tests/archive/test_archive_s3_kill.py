@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -22,7 +23,7 @@ from helpers.index_asking import ask
 
 from asyncdicom.archive import Archive
 
-LIVES = 1000 if LONG else 10
+LIVES = int(os.environ.get("ASYNCDICOM_LONG_LIVES", "1000")) if LONG else 8
 PLACES = ("put", "before the commit", "after the commit", "any time")
 
 
@@ -96,9 +97,11 @@ class Lives:
 
     def compare(self) -> None:
         rows = dict(ask(self.folder, "SELECT sop_instance_uid, file FROM instance"))
-        assert {f"objects/{file}" for file in rows.values()} <= set(self.store.keys()), (
-            "no row without object"
-        )
+        here = self.folder / "objects"
+        there = {path.relative_to(here).as_posix() for path in here.rglob("*.dcm")}  # with ack = spool
+        keys = self.store.keys()
+        there |= {key.removeprefix("objects/") for key in keys}
+        assert set(rows.values()) <= there, "no row without an object"
         assert self.acknowledged <= set(rows), "nothing acknowledged is lost"
 
     def close(self) -> None:
@@ -110,24 +113,31 @@ class Lives:
 
 
 @long_test
-async def test_no_row_without_an_object(store: Bucket, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ack", ["object", "spool"])
+async def test_no_row_without_an_object(store: Bucket, tmp_path: Path, ack: str) -> None:
     chance = random.Random(14)
     folder = tmp_path / "archive"
-    all_of_them = Lives(store, folder, {"sweep": False})
+    all_of_them = Lives(store, folder, {"sweep": False, "ack": ack})
     try:
         for life in range(LIVES):
             sizes = [chance.choice((300, 3000, 300_000)) for _ in range(6)]
             if life % 5 == 4:
                 sizes.append(6 << 20)  # in parts
             instances = [(f"1.2.3.1.1.{life}.{number}", size) for number, size in enumerate(sizes)]
-            all_of_them.live(PLACES[life % len(PLACES)], chance.randint(1, 3), instances)
+            # The first time for sure: a group of them may be one commit.
+            number = 1 if life < len(PLACES) else chance.randint(1, 3)
+            all_of_them.live(PLACES[life % len(PLACES)], number, instances)
     finally:
         all_of_them.close()
     assert {place for place, end in all_of_them.ends if end == -signal.SIGKILL} == set(PLACES)
-    async with Archive(folder, blobs=store.url, durability="none", sweep=False, scrub=0) as archive:
+    async with Archive(folder, blobs=store.url, ack=ack, durability="none", sweep=False, scrub=0) as archive:
         swept = await archive.reindex()
-        assert (swept.failed, swept.set_aside, swept.missing) == (0, 0, 0)
+        assert (swept.failed, swept.missing) == (0, 0)
+        # A file may be whole but for the digest in its head when its process dies; an object never is.
+        assert swept.set_aside == 0 or ack == "spool"
         found = await archive.read(lambda: list(archive.care.verify(lambda size: None)))
+        while any((folder / "objects").rglob("*.dcm")):
+            await asyncio.sleep(0.01)  # until it is moved
     assert {each.state for each in found} == {"as its row says"}
     assert all_of_them.acknowledged <= {each.sop_instance_uid for each in found}
     assert len(store.keys()) == len(found), "each object has its row now"

@@ -160,6 +160,19 @@ async def test_what_it_raises_is_told_counted_and_answered(
     assert counters.commands_failed - before == 2
 
 
+async def test_one_that_takes_long_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("asyncdicom.cli.calling._LONG", 0)
+    go_on = threading.Event()
+    call = asyncio.create_task(Function(named(go_on.wait), 1)(60))
+    while not caplog.records:
+        await asyncio.sleep(0.001)
+    go_on.set()
+    assert await call == (True, None)
+    assert caplog.records[0].getMessage() == "app:function runs for more than 0 s"
+
+
 async def test_one_that_blocks_holds_up_nobody_and_only_so_many_run() -> None:
     go_on, running, most = threading.Event(), 0, 0
     lock = threading.Lock()

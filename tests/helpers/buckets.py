@@ -19,6 +19,18 @@ Fault = Callable[[str, str], str]
 """By method and key: "" (none), a status as "503", "lose" (done without an answer), "drop" or "hang"."""
 
 
+PLACES: dict[str, Path] = {}
+"""Where the objects of the archives of the test that runs lie, by their folders."""
+
+
+def below(folder: Path) -> Path:
+    """Where the files of an archive's folder, or of a folder in it, lie in truth."""
+    for root, place in PLACES.items():
+        if folder.is_relative_to(root):
+            return place / folder.relative_to(root)
+    return folder
+
+
 class Bucket:
     """A server and its one bucket; `objects` are its files, `fault` says what a request meets."""
 

@@ -57,7 +57,9 @@ async def pieces(data: bytes) -> AsyncIterator[list[memoryview]]:
         yield [memoryview(data)[start : start + _PIECE]]
 
 
-async def live(folder: str, blobs: str, options: dict[str, Any], instances: list[tuple[str, int]]) -> None:
+async def live(
+    folder: str, blobs: str, options: dict[str, Any], instances: list[tuple[str, int]], *, dies_moving: bool
+) -> None:
     async with Archive(folder, blobs=blobs, durability="process", scrub=0, **options) as archive:
 
         async def store(uid: str, size: int) -> None:
@@ -70,6 +72,8 @@ async def live(folder: str, blobs: str, options: dict[str, Any], instances: list
             tell("kept" if stored.outcome in (Outcome.STORED, Outcome.ALREADY_HERE) else "refused", uid)
 
         await asyncio.gather(*(store(uid, size) for uid, size in instances))
+        if options["ack"] == "spool" and dies_moving:
+            await asyncio.Event().wait()
 
 
 def main() -> None:
@@ -79,7 +83,8 @@ def main() -> None:
             dying(wanted["place"], wanted["number"])
             tell("process", os.getpid())
             try:
-                asyncio.run(live(wanted["folder"], wanted["blobs"], wanted["options"], wanted["instances"]))
+                archive = (wanted["folder"], wanted["blobs"], wanted["options"], wanted["instances"])
+                asyncio.run(live(*archive, dies_moving="commit" not in wanted["place"]))
             finally:
                 os._exit(0)
         _, status = os.waitpid(process, 0)

@@ -18,6 +18,7 @@ from asyncdicom.archive.blobs.object_store import PART
 from asyncdicom.archive.blobs.s3 import S3Blobs
 from asyncdicom.archive.errors import reason
 from asyncdicom.data.part10 import HEAD_SIZE, read_file_meta
+from asyncdicom.exceptions import DataSetError
 from asyncdicom.telemetry.log import Log
 
 __all__ = ["Mover"]
@@ -54,6 +55,11 @@ class Mover:
         self._ending.clear()
         self._thread = threading.Thread(target=self._run, args=(known,), name="asyncdicom-mover", daemon=True)
         self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is at work."""
+        return self._thread is not None
 
     def close(self) -> None:
         """End it, when what is on its way has come to its end. Blocks."""
@@ -151,16 +157,9 @@ class Mover:
         """Tell whether a file is what was received: nothing else takes its place in the bucket."""
         if path in self._bad:
             return False
-        digest = hashlib.sha256()
         with closing(self._local.read(path)) as reading:
-            head = reading.read(HEAD_SIZE)
-            offset = read_file_meta(head).offset
-            told = digest_in(head, offset)
-            digest.update(head[offset:])
-            for piece in _pieces(reading):
-                digest.update(piece)
-        if told is None or told == digest.hexdigest()[: len(told)]:
-            return True
+            if _is_whole(reading):
+                return True
         self._bad.add(path)
         _LOG.error("%s is damaged: it stays here, put it back from a copy or have it sent again", path)
         return False
@@ -181,6 +180,20 @@ class Mover:
             folder, _, file = name.rpartition("/")
             if not known(folder, [file]):
                 self._remote.store.remove(name)
+
+
+def _is_whole(reading: Reading) -> bool:
+    """Compare a file with the digest that it tells; one of an earlier version tells none."""
+    head = reading.read(HEAD_SIZE)
+    try:
+        offset = read_file_meta(head).offset
+    except DataSetError:
+        return False
+    told = digest_in(head, offset)
+    digest = hashlib.sha256(head[offset:])
+    for piece in _pieces(reading):
+        digest.update(piece)
+    return told is None or told == digest.hexdigest()[: len(told)]
 
 
 def _pieces(reading: Reading) -> Iterator[bytes]:

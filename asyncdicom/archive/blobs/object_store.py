@@ -232,7 +232,7 @@ class ObjectStore:
             self._obstore.put(self._once, key, data, mode="create", use_multipart=False)
 
     def create_of(self, key: str, pieces: Iterator[bytes]) -> None:
-        """Make an object of pieces, in place of what is there."""
+        """Make an object of pieces, in place of what is there. They do not come from a store."""
         with self._telling(key):
             self._obstore.put(
                 self._again, key, pieces, use_multipart=True, chunk_size=PART, max_concurrency=_PARTS_AT_ONCE
@@ -252,32 +252,31 @@ class ObjectStore:
         if size is None:
             raise FileNotFoundError(errno.ENOENT, "no such object", key)
         if size > _COPIED_BY_STORE:
-            self.create_of(target, self._pieces(key, size))
+            self.spawn(self.upload(target, self._pieces(key, size))).result()
         else:
             with self._telling(key):
                 self._obstore.copy(self._again, key, target)
         if self.size(target) != size:
             raise Unreachable(errno.ENODATA, "the object store has not made the copy")
 
-    def _pieces(self, key: str, size: int) -> Iterator[bytes]:
+    async def _pieces(self, key: str, size: int) -> AsyncGenerator[bytes, None]:
         for start in range(0, size, PART):
-            yield bytes(self.read(key, start, PART)[0])
+            yield bytes(await self.read_async(key, start, PART))
 
     async def put(self, key: str, data: bytes) -> None:
         """Make an object, in the loop of `spawn`. Raises ``FileExistsError`` if there is one."""
-        async with self._places:
-            with self._telling(key):
-                async with asyncio.timeout(self._timeout):
-                    await self._obstore.put_async(self._once, key, data, mode="create", use_multipart=False)
+        with self._telling(key):
+            async with asyncio.timeout(self._timeout), self._places:  # a long queue is no answer, either
+                await self._obstore.put_async(self._once, key, data, mode="create", use_multipart=False)
 
     async def remove_async(self, key: str) -> None:
         """As `remove`, in the loop of `spawn`; asked once."""
-        async with self._places:
-            try:
-                with self._telling(key):
+        try:
+            with self._telling(key):
+                async with asyncio.timeout(self._timeout), self._places:
                     await self._obstore.delete_async(self._once, key)
-            except FileNotFoundError:
-                pass
+        except FileNotFoundError:
+            pass
 
     async def upload(self, key: str, pieces: AsyncGenerator[bytes, None]) -> None:
         """Make an object of pieces that come, in the loop of `spawn`; if they break off, there is none."""

@@ -8,6 +8,7 @@ end, and stays then: that it was done keeps it from being done again.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -26,7 +27,7 @@ from sqlalchemy import (
 )
 
 from asyncdicom.archive.index.failing import TRANSLATED
-from asyncdicom.archive.index.lines import PRIORITIES, lines_of
+from asyncdicom.archive.index.lines import PRIORITIES, lines_of, numbers_of_lines
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.schema import delivery, destination, instance, series, study
 from asyncdicom.archive.index.sql import begin_snapshot, numbers_of, upserting
@@ -356,6 +357,16 @@ _FEW_LINES = [
     select(delivery.c.destination).where(_is(state), delivery.c.kind == bindparam("kind")).distinct()
     for state in (State.WAITING, State.LEASED)
 ]
+_NUMBERS = [
+    numbers_of_lines(State.READY),
+    numbers_of_lines(State.FAILED),
+    *(
+        select(delivery.c.destination, func.count())
+        .where(_is(state), delivery.c.kind == bindparam("kind"))
+        .group_by(delivery.c.destination)
+        for state in (State.WAITING, State.LEASED)
+    ),
+]
 
 
 class DeliveryReader:
@@ -394,6 +405,16 @@ class DeliveryReader:
             for statement in (_READY_LINES, *_FEW_LINES, _FAILED_LINES):
                 found.update(connection.scalars(statement, {"kind": kind}))
         return found
+
+    def numbers(self, kind: str) -> Counter[str]:
+        """Count the work of a kind that has not come to a good end, by destination; it alone is read."""
+        found: Counter[str] = Counter()
+        with TRANSLATED, self._engine.connect() as connection:
+            begin_snapshot(connection)
+            for statement in _NUMBERS:
+                for name, number in connection.execute(statement, {"kind": kind}):
+                    found[name] += number
+        return +found
 
     def number(self, kind: str, name: str) -> int:
         """Count the work of a kind for a destination that has not come to a good end; it alone is read."""

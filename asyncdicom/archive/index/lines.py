@@ -13,7 +13,7 @@ from sqlalchemy import CTE, Select, bindparam, func, literal_column, select
 from asyncdicom.archive.index.schema import delivery
 from asyncdicom.archive.index.work import State
 
-__all__ = ["PRIORITIES", "lines_of"]
+__all__ = ["PRIORITIES", "lines_of", "numbers_of_lines"]
 
 
 def _is(state: State) -> Any:
@@ -39,10 +39,23 @@ def _next(state: State, name: str, before: CTE | None = None) -> CTE:
 def lines_of(state: State) -> Select[Any]:
     """Give the destinations that work of the kind `kind` is for, in a state that has an index by them."""
     found = _next(state, "destination")
-    some: Select[Any] = select(literal_column("1")).where(
-        _is(state), delivery.c.destination == found.c.destination, delivery.c.kind == bindparam("kind")
+    return select(found.c.destination).where(_own(state, found, literal_column("1")).exists())
+
+
+def numbers_of_lines(state: State) -> Select[Any]:
+    """Give the same with the number of each: what is of other kinds is not read."""
+    found = _next(state, "destination")
+    number = _own(state, found, func.count()).scalar_subquery()
+    return select(found.c.destination, number).where(found.c.destination.isnot(None))
+
+
+def _own(state: State, line: CTE, what: Any) -> Select[Any]:
+    return (
+        select(what)
+        .select_from(delivery)
+        .where(_is(state), delivery.c.destination == line.c.destination, delivery.c.kind == bindparam("kind"))
+        .correlate(line)
     )
-    return select(found.c.destination).where(some.exists())
 
 
 def _priorities() -> Select[Any]:
