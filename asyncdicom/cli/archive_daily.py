@@ -198,13 +198,13 @@ async def _instances(paths: Sequence[str], as_json: bool) -> tuple[list[str], in
 
     refused = 0
 
-    async def unreadable(path: Path, why: str) -> None:
+    async def unreadable(path: str, why: str) -> None:
         nonlocal refused
         refused += 1
-        show({"path": str(path), "is_here": False, "told": why}, as_json, "{path}: {told}")
+        show({"path": path, "is_here": False, "told": why}, as_json, "{path}: {told}")
 
-    absolute = list(map(Path.absolute, map(Path, paths)))
-    read = await read_heads(find_files(map(str, absolute)), unreadable, named=absolute)
+    absolute = list(map(str, map(Path.absolute, map(Path, paths))))
+    read = await read_heads(find_files(absolute), unreadable, named=absolute)
     files = [str(each.path) for each in read.sources if isinstance(each, FileSource)]
     return files, refused, read.skipped
 

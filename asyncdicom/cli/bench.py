@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,6 @@ from asyncdicom.cli.run import FAILED, OK, run
 from asyncdicom.cli.tool import Tool
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from asyncdicom.scu.client import Client
 
 _MOST = 10_000  # requests of a kind
@@ -201,14 +200,14 @@ async def _store(pacs: Client, files: Sequence[str], at_once: int) -> Measured:
     from asyncdicom.net.threads import file_threads, in_thread
     from asyncdicom.scu.files import find_files
 
-    def sized() -> list[tuple[Path, int]]:
-        return [(path, path.stat().st_size) for path in find_files(files)]
+    def sized() -> list[tuple[str, int]]:
+        return [(path, os.stat(path).st_size) for path in find_files(files)]
 
     paths = iter(await in_thread(file_threads(), sized))
     result = Measured("store")
     start = time.perf_counter()
 
-    async def send(path: Path, size: int) -> int:
+    async def send(path: str, size: int) -> int:
         stored = (await pacs.store(path)).raise_for_failures()
         return size if stored.sent else 0
 

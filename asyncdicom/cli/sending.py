@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 from asyncdicom.association import Association
@@ -48,7 +47,7 @@ class Sending:
         self._as_json = as_json
         self._start = time.perf_counter()
 
-    async def unreadable(self, path: Path, why: str) -> None:
+    async def unreadable(self, path: str, why: str) -> None:
         """Count and name a file that cannot be sent at all."""
         await self._failed(path, why)
 
@@ -123,15 +122,15 @@ class Sending:
             await tell(f"{_path(source)}: status {said(response)}")
         log.info("%s: %s, status %s", _path(source), name_of(source.sop_class_uid), status)
         if self._as_json:
-            fields = {"file": str(_path(source)), "sop_instance_uid": source.sop_instance_uid}
+            fields = {"file": _path(source), "sop_instance_uid": source.sop_instance_uid}
             await show(json_text(fields | response_fields(response)))
 
-    async def _failed(self, path: Path, why: str, response: Response | None = None) -> None:
+    async def _failed(self, path: str, why: str, response: Response | None = None) -> None:
         self.failed += 1
         why = " ".join(why.removeprefix(f"{path}: ").split())
         if self._as_json:
             fields: dict[str, Any] = {} if response is None else response_fields(response)
-            await show(json_text({"file": str(path), "error": why} | fields))
+            await show(json_text({"file": path, "error": why} | fields))
         else:
             await tell(f"{path}: {why}")
 
@@ -156,8 +155,8 @@ class Sending:
         print(f"sent {self.sent}, warned {self.warned}, failed {self.failed}{not_sent} in {speed}")
 
 
-def _path(source: Source) -> Path:
-    return Path(getattr(source, "path", source.sop_instance_uid))
+def _path(source: Source) -> str:
+    return str(getattr(source, "path", source.sop_instance_uid))
 
 
 class Watched:

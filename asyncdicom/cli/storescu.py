@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from asyncdicom.cli.number import Number
@@ -71,8 +69,7 @@ async def _store(
     from asyncdicom.services.contexts import groups_for_contexts
 
     sending = Sending(peer, associations, operations, as_json=as_json)
-    named = [Path(argument) for argument in arguments]
-    found = await read_heads(find_files(arguments), sending.unreadable, named=named, strict=strict)
+    found = await read_heads(find_files(arguments), sending.unreadable, named=arguments, strict=strict)
     sending.skipped = found.skipped
     try:
         await sending.send(groups_for_contexts(found.sources))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from asyncdicom.exceptions import DataSetError
@@ -19,7 +18,7 @@ log = Log("asyncdicom.scu")
 
 _AT_ONCE = 64
 _MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"  # of a DICOMDIR
-_ENDINGS = {".dcm", ".dicom", ".ima"}
+_ENDINGS = (".dcm", ".dicom", ".ima")
 # How data sets begin that have no preamble: with group 0002 or 0008, of either byte order.
 _GROUPS = (b"\x02\0", b"\0\x02", b"\x08\0", b"\0\x08")
 
@@ -31,22 +30,22 @@ class Read(NamedTuple):
     skipped: int
 
 
-def find_files(arguments: Iterable[str]) -> Iterator[Path]:
+def find_files(arguments: Iterable[str]) -> Iterator[str]:
     """Give the files among `arguments`, and all files in the folders among them, sorted."""
     for argument in arguments:
         if os.path.isdir(argument):
             for folder, folders, names in os.walk(argument):
                 folders.sort()
-                yield from (Path(folder, name) for name in sorted(names))
+                yield from (os.path.join(folder, name) for name in sorted(names))
         else:
-            yield Path(argument)
+            yield argument
 
 
 async def read_heads(
-    paths: Iterable[Path],
-    unreadable: Callable[[Path, str], Awaitable[None]],
+    paths: Iterable[str],
+    unreadable: Callable[[str, str], Awaitable[None]],
     *,
-    named: Iterable[Path] = (),
+    named: Iterable[str] = (),
     strict: bool = False,
 ) -> Read:
     """Read the head of each file (in a thread); calls `unreadable` for what is not a DICOM file.
@@ -70,8 +69,8 @@ async def read_heads(
     return Read(sources, skipped)
 
 
-def _read(paths: list[Path]) -> list[tuple[Path, FileSource | _Unreadable]]:
-    found: list[tuple[Path, FileSource | _Unreadable]] = []
+def _read(paths: list[str]) -> list[tuple[str, FileSource | _Unreadable]]:
+    found: list[tuple[str, FileSource | _Unreadable]] = []
     for path in paths:
         try:
             found.append((path, file_source(path)))
@@ -96,19 +95,19 @@ def _is_no_instance(found: FileSource | _Unreadable) -> bool:
     return found.sop_class_uid == _MEDIA_STORAGE_DIRECTORY
 
 
-def _is_no_file(path: Path) -> bool:
+def _is_no_file(path: str) -> bool:
     """Whether it is a socket, a pipe or a device, as the folder of a running archive has them."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
-def _is_something_else(path: Path) -> bool:
+def _is_something_else(path: str) -> bool:
     """Whether a file that cannot be read as DICOM neither says that it is, nor looks like a bare data set."""
     if _is_no_file(path):
         return True
-    if path.suffix.lower() in _ENDINGS or not path.is_file():
+    if path.lower().endswith(_ENDINGS) or not os.path.isfile(path):
         return False
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             head = file.read(132)
     except OSError:
         return False

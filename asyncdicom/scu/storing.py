@@ -111,15 +111,14 @@ class Storing:
             some = await in_thread(file_threads(), lambda: list(islice(paths, _AT_ONCE)))
             if not some:
                 return
-            named = [Path(path)]
-            read = await read_heads(some, self._unreadable, named=named, strict=self._strict)
+            read = await read_heads(some, self._unreadable, named=[path], strict=self._strict)
             self.result.skipped += read.skipped
             self._peering.pool.expect(storage_contexts(read.sources))
             for source in read.sources:
                 await self._waiting.put(source)
 
-    async def _unreadable(self, path: Path, why: str) -> None:
-        await self._tell(Stored(path, "", None, printable(why)))
+    async def _unreadable(self, path: str, why: str) -> None:
+        await self._tell(Stored(Path(path), "", None, printable(why)))
 
     # sending
 

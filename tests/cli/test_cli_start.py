@@ -45,6 +45,9 @@ NEVER = {
 }
 # Nor one that does not retrieve.
 TO_RETRIEVE = {
+    "ipaddress",
+    "pathlib",
+    "urllib",
     "dataclasses",
     "hashlib",
     "asyncdicom.data.dictionary",
@@ -56,7 +59,7 @@ TO_RETRIEVE = {
 # Tool -> its command line behind the peer, how many modules of the package it loads at most, and which it
 # does not load. The numbers are lowered when less is needed, and not raised.
 STARTS: dict[str, tuple[tuple[str, ...], int, set[str]]] = {
-    "echoscu": ((), 94, NEVER | TO_RETRIEVE | {"pathlib", "urllib", "ipaddress"}),
+    "echoscu": ((), 94, NEVER | TO_RETRIEVE),
     "storescu": (("{file}",), 98, NEVER | TO_RETRIEVE),
     "getscu": ((*QUERY, "--ignore"), 113, NEVER),
     "movescu": ((*QUERY, "-aem", "D"), 106, NEVER),
