@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from asyncdicom.archive.errors import ArchiveError, reason
 from asyncdicom.archive.index.base import IndexFailed
-from asyncdicom.archive.index.deliveries import Claimed, DeliveryReader, Settlement
+from asyncdicom.archive.index.deliveries import Claimed, Settlement
+from asyncdicom.archive.index.delivery_reader import DeliveryReader
 from asyncdicom.archive.index.work import State, Work
 from asyncdicom.archive.outbox import LEASE, Outbox
 from asyncdicom.breaker import pause_after
