@@ -34,6 +34,8 @@ __all__ = ["Admission"]
 log = Log("asyncdicom.server")
 
 _QUIET = 10.0  # seconds between two log lines about connections that are too many
+_CLOSING = "the server is being closed"
+_OF_STRANGERS = "strangers; the rest is for peers known by address or certificate"
 _STRANGER = "stranger"  # what those are counted by that the access policy knows nothing about
 _STRANGERS_SHARE = 0.8  # of the associations and connections, where the access policy knows anybody
 
@@ -212,20 +214,27 @@ class Admission:
         """Which limit one more association with these keys would exceed, or None."""
         limits, associated = self._limits, self.associated
         if self.is_closed:
-            return "the server is being closed"
+            return _CLOSING
         if len(associated) >= limits.maximum_associations:
             return "too many associations"
-        strangers = associated.count(_STRANGER) if _STRANGER in keys and self._access.knows_anybody else -1
-        if strangers >= _share(limits.maximum_associations):
-            return "too many associations of strangers; the rest is for peers known by address or certificate"
-        if is_local(host):
-            return None
-        wheres = ("address", "AE title")
-        numbers = (limits.maximum_associations_per_address, limits.maximum_associations_per_ae_title)
-        for where, limit, key in zip(wheres, numbers, keys, strict=False):
-            if limit is not None and associated.count(key) >= limit:
-                return f"too many associations of this {where}"
+        for what, key, limit in self._bounds(host, keys):
+            if associated.count(key) >= limit:
+                return f"too many associations of {what}"
         return None
+
+    def _bounds(self, host: str, keys: tuple[Hashable, ...]) -> list[tuple[str, Hashable, int]]:
+        """Give what else bounds associations with these keys: whose, what they are counted by, how many."""
+        limits = self._limits
+        bounds: list[tuple[str, Hashable, int]] = []
+        if _STRANGER in keys and self._access.knows_anybody:
+            bounds.append((_OF_STRANGERS, _STRANGER, _share(limits.maximum_associations)))
+        if not is_local(host):
+            whose = ("this address", "this AE title")
+            numbers = (limits.maximum_associations_per_address, limits.maximum_associations_per_ae_title)
+            for what, key, limit in zip(whose, keys, numbers, strict=False):
+                if limit is not None:
+                    bounds.append((what, key, limit))
+        return bounds
 
     def _answer(
         self,
@@ -255,16 +264,9 @@ class Admission:
         keys: tuple[Hashable, ...],
     ) -> None:
         """Accept it if the limits hold for all processes together, with what the others have."""
-        limits = self._limits
-        wanted: list[tuple[str, int]] = [("associations", limits.maximum_associations)]
-        if not is_local(channel.transport.peer[0]):
-            numbers = (limits.maximum_associations_per_address, limits.maximum_associations_per_ae_title)
-            wheres = ("associations of this address", "associations of this AE title")
-            wanted += [
-                (f"{where} {key!r}", limit)
-                for where, limit, key in zip(wheres, numbers, keys, strict=False)
-                if limit is not None
-            ]
+        bounds = self._bounds(channel.transport.peer[0], keys)
+        wanted = [("associations", self._limits.maximum_associations)]
+        wanted += [(f"associations of {what} ({key!r})", limit) for what, key, limit in bounds]
         try:
             number, exceeded = await shares.take_share(wanted)
         except (OSError, TimeoutError) as error:
@@ -273,8 +275,11 @@ class Admission:
                 self._refuse(channel, Refusal(LOCAL_LIMIT_EXCEEDED, why), error)
             return
         if exceeded is not None and channel.failure is None:
-            why = f"too many {exceeded.partition(' (')[0]} in all processes together"
+            why = f"in all processes together, there are too many {exceeded.partition(' (')[0]}"
             self._refuse(channel, Refusal(LOCAL_LIMIT_EXCEEDED, why))
+        elif self.is_closed and channel.failure is None:
+            shares.give_share_back(number)
+            self._refuse(channel, Refusal(LOCAL_LIMIT_EXCEEDED, _CLOSING))
         elif channel.failure is not None:
             shares.give_share_back(number)
         else:

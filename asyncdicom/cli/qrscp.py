@@ -344,7 +344,8 @@ def _run_several(setup: Setup, number: int) -> int:
         arguments = arguments_of(setup.context)
         address = Address(setup.ae_title, setup.host, setup.port)
         directory = os.path.abspath(setup.archive["directory"])
-        return run(lambda: supervise(["qrscp", *arguments], number, address, directory, setup.http))
+        words = ["qrscp", *arguments]
+        return run(lambda: supervise(words, number, address, directory, setup.http, as_json=setup.as_json))
     setup.archive["sweep"], setup.http = setup.place.sweeps, None
     if setup.place.number:
         setup.webhook = None  # one of them tells

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections import Counter
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from asyncdicom.address import Address
 from asyncdicom.archive.control import Control, NotServed, ask_at
 from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.cli.output import json_text
 from asyncdicom.cli.supervisor import Supervisor
 from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
     from asyncdicom.archive.operations import Line, Method
+    from asyncdicom.net.http_get import Pages
 
 __all__ = ["Several", "summed", "supervise"]
 
@@ -30,6 +33,10 @@ _OF_STAT = (
     *("strange", "mismatch", "divided", "returned"),
 )
 _OF_DESTINATION = ("under_way", "delivered_since_start")
+
+
+# Seconds that the others have to answer when one has: who hangs does not keep the rest from being looked at.
+_LATE = 3.0
 
 
 class _Folder(NamedTuple):
@@ -65,10 +72,20 @@ class Several:
     # as a control channel
 
     async def _all(self, method: str, arguments: Mapping[str, Any]) -> list[Line]:
-        """Ask all, and give their last lines; who is just dying is left out."""
-        asking = [_last(path, method, arguments) for path in self._paths()]
-        answers = await asyncio.gather(*asking, return_exceptions=True)
-        lines = [each for each in answers if not isinstance(each, BaseException)]
+        """Ask all, and give their last lines; who is just dying, or hangs, is left out."""
+        asking = {asyncio.ensure_future(_last(path, method, arguments)): path for path in self._paths()}
+        try:
+            if asking:
+                await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(asking, timeout=_LATE)
+            lines = [each.result() for each in asking if each.done() and each.exception() is None]
+            late = [path.rpartition("-")[2] for each, path in asking.items() if not each.done()]
+        finally:
+            for each in asking:
+                each.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        if late:
+            log.warning("what is told of all processes lacks some: pid %s has not answered", ", ".join(late))
         if not lines:
             raise ArchiveError("none of its processes answers")
         return lines
@@ -162,10 +179,13 @@ async def supervise(
     address: Address,
     directory: str,
     http: tuple[str, int] | None,
+    *,
+    as_json: bool = False,
 ) -> int:
     """Run so many processes of a tool, by its name and arguments, and answer for them; gives the exit code.
 
-    `directory`: the folder of their archive; `http`: where the pages for machines are. SIGTERM, SIGINT and
+    `directory`: the folder of their archive; `http`: where the pages for machines are; `as_json`: how
+    they tell that they are ready. SIGTERM, SIGINT and
     SIGHUP: see `Supervisor.run`. Raises ``OSError`` if it cannot listen.
     """
     supervisor = Supervisor([sys.executable, "-m", "asyncdicom", *words], number, address)
@@ -175,20 +195,25 @@ async def supervise(
         await asyncio.wait((running, coming_up), return_when=asyncio.FIRST_COMPLETED)
         coming_up.cancel()
         if not running.done():
-            await _answer_for(stack, Several(directory, supervisor), directory, http)
+            pages = await _answer_for(stack, Several(directory, supervisor), directory, http)
+            line = supervisor.first["line"]
+            if as_json and pages is not None:
+                line = json_text({**json.loads(line), "http": pages.port})
             with suppress(OSError):
-                print(supervisor.first["line"], flush=True)
+                print(line, flush=True)
             log.info("%d processes serve %s", number, address.place)
         return await running
 
 
 async def _answer_for(
     stack: AsyncExitStack, several: Any, directory: str, http: tuple[str, int] | None
-) -> None:
+) -> Pages | None:
     from asyncdicom.cli.observing import pages_of
 
     folder: Any = _Folder(directory)
     await stack.enter_async_context(Control(folder, forward=several.method))
-    if http is not None:
-        pages = await stack.enter_async_context(pages_of(several, *http))
-        log.info("/healthz, /readyz and /metrics are at http://%s", Address("", pages.host, pages.port).place)
+    if http is None:
+        return None
+    pages = await stack.enter_async_context(pages_of(several, *http))
+    log.info("/healthz, /readyz and /metrics are at http://%s", Address("", pages.host, pages.port).place)
+    return pages

@@ -81,6 +81,8 @@ class Worker:
         """Those of them that it has not taken yet, and since when."""
         self.began = time.monotonic()
         self.is_leaving = False
+        self.is_to_reload = False
+        """SIGHUP came before it was ready: by itself the signal would end it."""
 
     def hangs(self, now: float) -> bool:
         """Whether it has not taken a connection that it was handed a while ago."""
@@ -188,6 +190,8 @@ class Supervisor:
 
     def _is_ready(self, worker: Worker, ready: Packet) -> None:
         worker.ready = ready
+        if worker.is_to_reload:
+            _tell(worker, signal.SIGHUP)
         if not self.up.is_set():
             self.first = self.first or ready
             for number in range(len(self.workers), self._number):
@@ -210,7 +214,7 @@ class Supervisor:
 
     def _has_ended(self, worker: Worker, code: int) -> None:
         if self.is_stopping or not self.up.is_set():
-            self._code = max(self._code or 0, code if code >= 0 else 128 - code)
+            self._code = max(self._code or 0, _exit_code(code, worker))
             if not self.is_stopping:
                 log.error("process %d has ended with %d before it was ready", worker.number, code)
                 self._code = self._code or 1
@@ -243,19 +247,19 @@ class Supervisor:
             self._acceptors = []
             while self._waiting:
                 self._waiting.popleft().close()
-        self._tell_all(number)
+        for worker in self.workers.values():
+            _tell(worker, number)
         if not self.workers and not self._ended.done():
             self._ended.set_result(self._code or 0)
 
     def reload(self) -> None:
         """Have each process read its files again, and open its log files anew."""
         reopen_logs()
-        self._tell_all(signal.SIGHUP)
-
-    def _tell_all(self, number: int) -> None:
         for worker in self.workers.values():
-            with suppress(ProcessLookupError):
-                worker.process.send_signal(number)
+            if worker.ready is None:
+                worker.is_to_reload = True
+            else:
+                _tell(worker, signal.SIGHUP)
 
     # connections
 
@@ -284,6 +288,18 @@ class Supervisor:
             return
         log.warning("a connection is closed: no process takes it")
         connection.close()
+
+
+def _tell(worker: Worker, number: int) -> None:
+    with suppress(ProcessLookupError):
+        worker.process.send_signal(number)
+
+
+def _exit_code(code: int, worker: Worker) -> int:
+    """Give the exit code for that of a process: SIGTERM may have ended one that did not serve yet."""
+    if code == -signal.SIGTERM and worker.ready is None:
+        return 0
+    return code if code >= 0 else 128 - code
 
 
 class Place(NamedTuple):

@@ -60,6 +60,7 @@ _NOT_FOR_FOLDERS = (
     *_PASSES,
 )  # fmt: skip
 _TABLES = ("destinations", "routes")
+_NEAR = 0.75  # so like one of them is a slip of the pen, and not a table of somebody else such as retention
 _NUMBER = (int, float)
 _SENT: dict[str, Any] = {
     "rate": _NUMBER,
@@ -193,7 +194,7 @@ def parse_gateway(
 def _check_names(tables: Mapping[str, Any]) -> None:
     """Refuse what looks like a slip of the pen: tables of other names are for others."""
     for name in tables:
-        near = difflib.get_close_matches(name, _TABLES, 1)
+        near = difflib.get_close_matches(name, _TABLES, 1, _NEAR)
         if near and name not in _TABLES:
             raise _WrongError(f"unknown table {name!r}; did you mean {near[0]}?", (name,))
 
