@@ -318,7 +318,8 @@ async def test_a_cancelled_store_waits_for_its_write_and_leaves_nothing(
     tmp_path: Path, tools: Any, size: int, cancellations: int
 ) -> None:
     calls = Gated()
-    async with Archive(tmp_path, durability="none", files=calls) as archive:
+    async with Archive(tmp_path, durability="none", files=calls, sweep=False) as archive:
+        calls.log.clear()
         task = asyncio.ensure_future(tools.store(archive, tools.data_set(PixelData=bytes(size)), 300_000))
         assert await asyncio.to_thread(calls.writing.wait, 30)
         for _ in range(cancellations):

@@ -17,6 +17,8 @@ from cli.running import ENVIRONMENT, write_instance
 
 from asyncdicom.cli.run import run
 
+# Coverage loads modules of its own into a process that it measures.
+UNMEASURED = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("COVERAGE_")}
 PROGRAM = """
 import sys
 from asyncdicom.__main__ import main
@@ -82,7 +84,7 @@ async def loaded(tool: str, *arguments: str) -> set[str]:
         done = await asyncio.to_thread(
             subprocess.run,
             [sys.executable, "-c", PROGRAM, tool, f"SCP@127.0.0.1:{port}", *arguments],
-            env=ENVIRONMENT,
+            env=UNMEASURED,
             capture_output=True,
             text=True,
             check=False,
