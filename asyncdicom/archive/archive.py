@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
@@ -24,6 +24,7 @@ from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.failures import opening, reading_index
 from asyncdicom.archive.file_calls import FileCalls, TogetherCalls
 from asyncdicom.archive.find import Finder, MatchingInstances
+from asyncdicom.archive.index.base import IndexFailed
 from asyncdicom.archive.index.chosen import ChosenInstance
 from asyncdicom.archive.index.deliveries import Claimed
 from asyncdicom.archive.index.engines import DURABILITIES
@@ -230,6 +231,7 @@ class Archive:
         )
         try:
             if entered.is_first:
+                self.leases.free_all()
                 reassigning.reconcile()
                 self.deleting.reconcile()
             if is_shared:
@@ -263,6 +265,8 @@ class Archive:
         self.care.close()
         self._ingest.close()
         self._threads.readers.shutdown()
+        with suppress(IndexFailed):  # they end by themselves
+            self.leases.give_all_back()
         self._index.close()
         self._blobs.leave()
         self._calls.end()

@@ -18,14 +18,13 @@ def opening(directory: str, *, in_database: bool = False) -> Iterator[None]:
     try:
         yield
     except BlockingIOError:
-        what = (
-            "has it for itself: stop that one"  # a tool, or an archive with its index in a file
+        # in_database: a tool has it, or an archive with its index in a file
+        raise ArchiveError(
+            f"{directory} is in use by another archive process, which has it for itself: stop that one"
             if in_database
-            else "stop it, or name another folder; for several processes at once the index has to be in "
-            "PostgreSQL (--index URL)"
-        )
-        how = ", which " if in_database else ": "
-        raise ArchiveError(f"{directory} is in use by another archive process{how}{what}") from None
+            else f"{directory} is in use by another archive process: stop it, or name another folder; for "
+            "several processes at once the index has to be in PostgreSQL (--index URL)"
+        ) from None
     except Unreachable as error:
         raise ArchiveError(f"the blobs of {directory} cannot be used: {error.strerror}") from error
     except OSError as error:

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from asyncdicom.archive.errors import reason
 from asyncdicom.archive.index import deliveries
 from asyncdicom.archive.index.base import RowFailed
-from asyncdicom.archive.index.deliveries import Claimed, DeliveryReader, Settlement
+from asyncdicom.archive.index.deliveries import Claimed, Settlement
+from asyncdicom.archive.index.delivery_reader import DeliveryReader
 from asyncdicom.archive.index.enqueue import enqueue, enqueue_for_instances
 from asyncdicom.archive.index.work import State, Work, urgency_of
 from asyncdicom.archive.index.writer import Writer

@@ -7,7 +7,7 @@ from typing import Any
 
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.errors import ArchiveError
-from asyncdicom.archive.index.deliveries import DeliveryRow
+from asyncdicom.archive.index.delivery_reader import DeliveryRow
 from asyncdicom.archive.index.work import State
 
 __all__ = ["OUTBOX_METHODS", "shown"]

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from asyncdicom.archive.errors import ArchiveError, reason
 from asyncdicom.archive.index.base import IndexFailed
-from asyncdicom.archive.index.deliveries import Claimed, DeliveryReader, Settlement
+from asyncdicom.archive.index.deliveries import Claimed, Settlement
+from asyncdicom.archive.index.delivery_reader import DeliveryReader
 from asyncdicom.archive.index.work import State, Work
 from asyncdicom.archive.outbox import LEASE, Outbox
 from asyncdicom.breaker import pause_after
@@ -71,6 +72,7 @@ class Reports:
         self._open: dict[str, OpenTo[NormalizedUser]] = {}  # by our own AE title
         self._requests: dict[str, Request | None] = {}  # by the token of a report
         self._owed: Counter[str] = Counter()  # by AE title; those given up are in it
+        self._added = Counter[str]()  # since it was last counted
         self._counted_at = 0.0
         self._asked = asyncio.Event()
         self._working: dict[str, asyncio.Task[None]] = {}
@@ -120,6 +122,7 @@ class Reports:
             _LOG.error("a report to %s cannot be kept: %s", delivery.destination, reason(error))
             raise ArchiveError("the report cannot be kept: try again later") from error
         self._owed[delivery.destination] += 1
+        self._added[delivery.destination] += 1
         self._begin(delivery.destination)
 
     async def _check_room(self, destination: str) -> None:
@@ -141,7 +144,9 @@ class Reports:
 
     async def _count(self) -> None:
         self._counted_at = asyncio.get_running_loop().time()
-        self._owed = await self._read(self._reader.numbers, REPORT)
+        self._added = added = Counter[str]()
+        counted = await self._read(self._reader.numbers, REPORT)
+        self._owed = counted + added  # which may be among those: better one too many than one forgotten
 
     # who is reported to
 

@@ -509,7 +509,7 @@ def test_a_sync_left_out_is_found_out(tools: Any) -> None:
     places.discard(ELSEWHERE)  # the model begins below it
     # Each life of the model has synced a folder before it made a file there. Folders that others have copied,
     # or that an archive without durability has made, are in test_archive_kept.py.
-    places -= {place for place in places if place.endswith("_sweep_folder()")}
+    places -= {place for place in places if place.endswith("_deal_with()")}
     assert len(places) >= 8
     for place in sorted(places):
         for case in itertools.islice(corpus(), 300):

@@ -383,6 +383,12 @@ def test_a_lease_ends_and_is_taken_over(postgres: Server, monkeypatch: pytest.Mo
     assert mine.keep()
     mine.give_back()
     assert first.held("") == set()
+    assert (first.take("one"), second.take("other")) == (True, True)
+    first.give_all_back()
+    assert first.held("") == {"other"}
+    first.free_all()  # as who finds itself alone does
+    assert first.take("other")
+    first.give_all_back()
     index.close()
 
 

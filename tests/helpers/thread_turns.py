@@ -19,7 +19,8 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest import mock
 
-from asyncdicom.archive import archive, arrival, ingest
+from asyncdicom.archive import arrival, ingest
+from asyncdicom.archive import threads as threads_of_archive
 from asyncdicom.archive.blobs import folders
 
 T = TypeVar("T")
@@ -91,8 +92,8 @@ class Turns:
 
         threads = SimpleNamespace(Thread=self._thread, Lock=lambda: _Lock(self))
         with (
-            mock.patch.object(archive, "ThreadPoolExecutor", return_value=_Pool(self)),
-            mock.patch.object(archive, "Workers", return_value=_Pool(self)),
+            mock.patch.object(threads_of_archive, "ThreadPoolExecutor", return_value=_Pool(self)),
+            mock.patch.object(threads_of_archive, "Workers", return_value=_Pool(self)),
             mock.patch.object(ingest, "threading", threads),
             mock.patch.object(
                 ingest, "queue", SimpleNamespace(SimpleQueue=lambda: _Queue(self), Empty=queue.Empty)

@@ -1,6 +1,6 @@
 """The statements of the outbox: work that is owed, claimed in batches, settled.
 
-Every function is given the one `Writer` and runs within its transaction; `DeliveryReader` only reads. Times
+Every function is given the one `Writer` and runs within its transaction. Times
 are seconds since 1970. A row is ready, waits until it is due, is leased by who claimed it, or has come to an
 end, and stays then: that it was done keeps it from being done again.
 """
@@ -8,12 +8,10 @@ end, and stays then: that it was done keeps it from being done again.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import (
-    Engine,
     Select,
     Text,
     bindparam,
@@ -26,20 +24,16 @@ from sqlalchemy import (
     update,
 )
 
-from asyncdicom.archive.index.failing import TRANSLATED
-from asyncdicom.archive.index.lines import PRIORITIES, lines_of, numbers_of_lines
+from asyncdicom.archive.index.lines import is_in
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.schema import delivery, destination, instance, series, study
-from asyncdicom.archive.index.sql import begin_snapshot, numbers_of, upserting
+from asyncdicom.archive.index.sql import numbers_of, upserting
 from asyncdicom.archive.index.work import State
 from asyncdicom.archive.index.writer import Writer
 
 __all__ = [
     "PAGE",
     "Claimed",
-    "DeliveryReader",
-    "DeliveryRow",
-    "Look",
     "Settlement",
     "claim",
     "drop",
@@ -81,30 +75,10 @@ class Claimed(NamedTuple):
     series_instance_uid: str | None
 
 
-class DeliveryRow(NamedTuple):
-    """A delivery as an operator sees it."""
-
-    id: int
-    kind: str
-    destination: str
-    state: int
-    priority: int
-    attempts: int
-    due: float
-    status: int | None
-    comment: str
-    first_error_at: float | None
-    sop_instance_uid: str | None
-
-
 # claiming
 
 _IDS = select(numbers_of(bindparam("ids", type_=Text)))
 _before = delivery.alias("before")
-
-
-def _is(state: State, table: Any = delivery) -> Any:
-    return table.c.state == literal_column(str(int(state)))  # a parameter would hide it from partial indexes
 
 
 def _claimable() -> Select[Any]:
@@ -112,7 +86,7 @@ def _claimable() -> Select[Any]:
     return (
         select(delivery.c.id)
         .where(
-            _is(State.READY),
+            is_in(State.READY),
             delivery.c.kind == bindparam("kind"),
             delivery.c.destination == bindparam("destination"),
         )
@@ -131,7 +105,7 @@ _HELD_UP = (
         _before.c.order_key == delivery.c.order_key,
         _before.c.order_key.isnot(None),
         _before.c.id < delivery.c.id,
-        or_(_is(State.WAITING, _before), _is(State.LEASED, _before)),
+        or_(is_in(State.WAITING, _before), is_in(State.LEASED, _before)),
     )
     .exists()
 )
@@ -183,17 +157,19 @@ def claim(
 
 
 _RENEW = Prepared(
-    update(delivery).where(delivery.c.id.in_(_IDS), _is(State.LEASED)).values(leased_until=bindparam("until"))
+    update(delivery)
+    .where(delivery.c.id.in_(_IDS), is_in(State.LEASED))
+    .values(leased_until=bindparam("until"))
 )
 _RECLAIM = Prepared(
     update(delivery)
-    .where(_is(State.LEASED), delivery.c.leased_until <= bindparam("now"))
+    .where(is_in(State.LEASED), delivery.c.leased_until <= bindparam("now"))
     .values(state=int(State.READY), leased_until=null())
 )
 
 
 def _promoting(when: Any) -> Prepared:
-    some = select(delivery.c.id).where(_is(State.WAITING), when).limit(literal_column(str(PAGE)))
+    some = select(delivery.c.id).where(is_in(State.WAITING), when).limit(literal_column(str(PAGE)))
     ready = update(delivery).where(delivery.c.id.in_(some.scalar_subquery())).values(state=int(State.READY))
     return Prepared(ready)
 
@@ -227,7 +203,7 @@ def promote(writer: Writer, now: float, longest: float) -> int:
 
 _SETTLE = Prepared(
     update(delivery)
-    .where(delivery.c.id == bindparam("row"), _is(State.LEASED))
+    .where(delivery.c.id == bindparam("row"), is_in(State.LEASED))
     .values(
         state=bindparam("state"),
         due=bindparam("due"),
@@ -240,7 +216,7 @@ _SETTLE = Prepared(
 )
 
 
-_FORGET = Prepared(delete(delivery).where(delivery.c.id == bindparam("row"), _is(State.DONE)))
+_FORGET = Prepared(delete(delivery).where(delivery.c.id == bindparam("row"), is_in(State.DONE)))
 
 
 class Settlement(NamedTuple):
@@ -295,7 +271,7 @@ def _changing(state: State, /, *conditions: Any, **values: Any) -> _Chosen:
     """Change some of what is meant and in a state, 1,000 rows at most."""
 
     def change(*meant: Any) -> Prepared:
-        some = select(delivery.c.id).where(_is(state), *conditions, *meant).limit(_PAGE)
+        some = select(delivery.c.id).where(is_in(state), *conditions, *meant).limit(_PAGE)
         return Prepared(update(delivery).where(delivery.c.id.in_(some.scalar_subquery())).values(**values))
 
     by_ids = delivery.c.id.in_(_IDS)
@@ -351,166 +327,3 @@ _PAUSE = Prepared(upserting(destination, name=bindparam("name"), paused=bindpara
 def pause(writer: Writer, name: str, paused: bool) -> None:
     """Note that a destination is paused, or is no more: so it is after a start, too."""
     writer.execute(_PAUSE, {"name": name, "paused": int(paused)})
-
-
-_NOT_DONE = (State.READY, State.WAITING, State.LEASED, State.FAILED)
-_READY_LINES, _FAILED_LINES = lines_of(State.READY), lines_of(State.FAILED)
-_FEW_LINES = [
-    select(delivery.c.destination).where(_is(state), delivery.c.kind == bindparam("kind")).distinct()
-    for state in (State.WAITING, State.LEASED)
-]
-_NUMBERS = [
-    numbers_of_lines(State.READY),
-    numbers_of_lines(State.FAILED),
-    *(
-        select(delivery.c.destination, func.count())
-        .where(_is(state), delivery.c.kind == bindparam("kind"))
-        .group_by(delivery.c.destination)
-        for state in (State.WAITING, State.LEASED)
-    ),
-]
-
-
-class Look(NamedTuple):
-    """What other processes may have changed."""
-
-    paused: set[str]
-    next_due: float | None
-    has_ready: bool
-    """Whether any work is ready."""
-
-    has_expired: bool
-    """Whether work was claimed and is not kept any more."""
-
-
-class DeliveryReader:
-    """Looks at deliveries. Every method is one short transaction, for a thread."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def paused(self) -> set[str]:
-        """Give the destinations that are paused."""
-        with TRANSLATED, self._engine.connect() as connection:
-            found = connection.scalars(
-                select(destination.c.name).where(destination.c.paused != literal_column("0"))
-            )
-            return set(found)
-
-    def next_due(self) -> float | None:
-        """Give when the next of those that wait is due."""
-        with TRANSLATED, self._engine.connect() as connection:
-            found: float | None = connection.scalar(
-                select(func.min(delivery.c.due)).where(_is(State.WAITING))
-            )
-            return found
-
-    def look(self, now: float) -> Look:
-        """Give what other processes may have changed."""
-        one = select(delivery.c.id).limit(literal_column("1"))
-        with TRANSLATED, self._engine.connect() as connection:
-            ready = connection.scalar(one.where(_is(State.READY)))
-            expired = connection.scalar(one.where(_is(State.LEASED), delivery.c.leased_until <= now))
-        return Look(self.paused(), self.next_due(), ready is not None, expired is not None)
-
-    def ready_of(self, kind: str, destinations: Iterable[str]) -> list[str]:
-        """Give those of some destinations that ready work of a kind is for."""
-        with TRANSLATED, self._engine.connect() as connection:
-            found = set(connection.scalars(_READY_LINES, {"kind": kind}))
-        return [name for name in destinations if name in found]
-
-    def lines(self, kind: str) -> set[str]:
-        """Give the destinations that work of a kind is for which has not come to a good end."""
-        found: set[str] = set()
-        with TRANSLATED, self._engine.connect() as connection:
-            begin_snapshot(connection)  # nothing changes its state meanwhile and is missed
-            for statement in (_READY_LINES, *_FEW_LINES, _FAILED_LINES):
-                found.update(connection.scalars(statement, {"kind": kind}))
-        return found
-
-    def numbers(self, kind: str) -> Counter[str]:
-        """Count the work of a kind that has not come to a good end, by destination; it alone is read."""
-        found: Counter[str] = Counter()
-        with TRANSLATED, self._engine.connect() as connection:
-            begin_snapshot(connection)
-            for statement in _NUMBERS:
-                for name, number in connection.execute(statement, {"kind": kind}):
-                    found[name] += number
-        return +found
-
-    def number(self, kind: str, name: str) -> int:
-        """Count the work of a kind for a destination that has not come to a good end; it alone is read."""
-        total = 0
-        with TRANSLATED, self._engine.connect() as connection:
-            begin_snapshot(connection)
-            for state in _NOT_DONE:
-                own = _is(state), delivery.c.destination == name, delivery.c.kind == kind
-                total += connection.scalar(select(func.count()).select_from(delivery).where(*own)) or 0
-        return total
-
-    def counts(self) -> list[tuple[str, str, int, int]]:
-        """Give kind, destination, state and number of all that have not come to a good end."""
-        found: list[tuple[str, str, int, int]] = []
-        with TRANSLATED, self._engine.connect() as connection:
-            begin_snapshot(connection)  # nothing changes its state meanwhile and is missed
-            for state in _NOT_DONE:
-                statement = (
-                    select(delivery.c.kind, delivery.c.destination, func.count())
-                    .where(_is(state))
-                    .group_by(delivery.c.destination, delivery.c.kind)
-                )
-                found += [(kind, name, int(state), n) for kind, name, n in connection.execute(statement)]
-        return found
-
-    def oldest(self) -> dict[tuple[str, str], float]:
-        """Give, by kind and destination, since when the oldest is owed that is not done and has not failed.
-
-        That is when it first failed, or else when it was enqueued. Of what is ready, one row each is read.
-        """
-        since: dict[tuple[str, str], float] = {}
-        when = func.coalesce(delivery.c.first_error_at, delivery.c.due)
-        with TRANSLATED, self._engine.connect() as connection:
-            rows: list[Any] = []
-            for state in (State.WAITING, State.LEASED):
-                lines = select(delivery.c.kind, delivery.c.destination, func.min(when)).where(_is(state))
-                rows += connection.execute(lines.group_by(delivery.c.destination, delivery.c.kind))
-            for kind, name, priority in connection.execute(PRIORITIES).all():
-                first = (
-                    select(when)
-                    .where(
-                        _is(State.READY),
-                        delivery.c.kind == kind,
-                        delivery.c.destination == name,
-                        delivery.c.priority == priority,
-                    )
-                    .order_by(delivery.c.id)
-                    .limit(1)
-                )
-                rows += [(kind, name, at) for at in connection.scalars(first)]
-        for kind, name, at in rows:
-            since[kind, name] = min(at, since.get((kind, name), at))
-        return since
-
-    def page(
-        self, state: State, *, name: str | None = None, after: int = 0, limit: int = PAGE
-    ) -> list[DeliveryRow]:
-        """Give the next deliveries in a state, of a destination or all, after an id."""
-        by = delivery.c.id + literal_column("0")  # or the few that failed are looked for among all rows
-        statement = self._rows().where(_is(state), by > after).order_by(by).limit(limit)
-        if name is not None:
-            statement = statement.where(delivery.c.destination == name)
-        return self._read(statement)
-
-    def of_instance(self, sop_instance_uid: str) -> list[DeliveryRow]:
-        """Give all deliveries of an instance."""
-        return self._read(self._rows().where(instance.c.sop_instance_uid == sop_instance_uid).limit(PAGE))
-
-    @staticmethod
-    def _rows() -> Select[Any]:
-        own = [delivery.c[name] for name in DeliveryRow._fields[:-1]]
-        tables = delivery.outerjoin(instance, instance.c.id == delivery.c.instance)
-        return select(*own, instance.c.sop_instance_uid).select_from(tables)
-
-    def _read(self, statement: Select[Any]) -> list[DeliveryRow]:
-        with TRANSLATED, self._engine.connect() as connection:
-            return [DeliveryRow(*row) for row in connection.execute(statement)]

@@ -28,6 +28,8 @@ _TAKE = text("""
     WHERE lease.holder = excluded.holder OR lease.until <= extract(epoch FROM clock_timestamp())
 """)
 _GIVE_BACK = text("DELETE FROM lease WHERE name = :name AND holder = :holder")
+_GIVE_ALL_BACK = text("DELETE FROM lease WHERE holder = :holder")
+_FREE_ALL = text("DELETE FROM lease")
 _HELD = text(
     "SELECT name FROM lease WHERE until > extract(epoch FROM clock_timestamp()) AND name LIKE :beginning"
 )
@@ -42,6 +44,12 @@ class Leases:
 
     def give_back(self, name: str) -> None:
         """Let others have it at once. Blocks. Raises `IndexFailed`."""
+
+    def give_all_back(self) -> None:
+        """Let others have all that are ours. Blocks. Raises `IndexFailed`."""
+
+    def free_all(self) -> None:
+        """Nobody else is there: what a process has left behind is free. Blocks. Raises `IndexFailed`."""
 
     def held(self, beginning: str) -> set[str]:
         """Give the names of those with a beginning that anybody has. Blocks. Raises `IndexFailed`."""
@@ -65,6 +73,16 @@ class SharedLeases(Leases):
         """See `Leases`."""
         with TRANSLATED, self._engine.connect() as connection:
             connection.execute(_GIVE_BACK, {"name": name, "holder": self._holder})
+
+    def give_all_back(self) -> None:
+        """See `Leases`."""
+        with TRANSLATED, self._engine.connect() as connection:
+            connection.execute(_GIVE_ALL_BACK, {"holder": self._holder})
+
+    def free_all(self) -> None:
+        """See `Leases`."""
+        with TRANSLATED, self._engine.connect() as connection:
+            connection.execute(_FREE_ALL)
 
     def held(self, beginning: str) -> set[str]:
         """See `Leases`."""

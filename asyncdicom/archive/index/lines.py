@@ -13,11 +13,12 @@ from sqlalchemy import CTE, Select, bindparam, func, literal_column, select
 from asyncdicom.archive.index.schema import delivery
 from asyncdicom.archive.index.work import State
 
-__all__ = ["PRIORITIES", "lines_of", "numbers_of_lines"]
+__all__ = ["PRIORITIES", "is_in", "lines_of", "numbers_of_lines"]
 
 
-def _is(state: State) -> Any:
-    return delivery.c.state == literal_column(str(int(state)))
+def is_in(state: State, table: Any = delivery) -> Any:
+    """Say that a delivery is in a state."""
+    return table.c.state == literal_column(str(int(state)))  # a parameter would hide it from partial indexes
 
 
 def _next(state: State, name: str, before: CTE | None = None) -> CTE:
@@ -26,7 +27,7 @@ def _next(state: State, name: str, before: CTE | None = None) -> CTE:
 
     def least(known: list[Any], *beyond: Any) -> Any:
         alike = [delivery.c[each.name] == each for each in known]
-        return select(func.min(column)).where(_is(state), *alike, *beyond).scalar_subquery()
+        return select(func.min(column)).where(is_in(state), *alike, *beyond).scalar_subquery()
 
     known: list[Any] = [] if before is None else list(before.c)
     first = select(*known, least(known).label(name)).where(*(each.isnot(None) for each in known))
@@ -53,7 +54,9 @@ def _own(state: State, line: CTE, what: Any) -> Select[Any]:
     return (
         select(what)
         .select_from(delivery)
-        .where(_is(state), delivery.c.destination == line.c.destination, delivery.c.kind == bindparam("kind"))
+        .where(
+            is_in(state), delivery.c.destination == line.c.destination, delivery.c.kind == bindparam("kind")
+        )
         .correlate(line)
     )
 

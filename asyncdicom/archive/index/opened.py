@@ -10,7 +10,7 @@ from sqlalchemy import Engine, select, text
 
 from asyncdicom.archive.index.chosen import ChosenReader
 from asyncdicom.archive.index.deleting import DeletionReader
-from asyncdicom.archive.index.deliveries import DeliveryReader
+from asyncdicom.archive.index.delivery_reader import DeliveryReader
 from asyncdicom.archive.index.expired import ExpiryReader
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.leases import Leases
