@@ -10,6 +10,7 @@ import pytest
 import trustme
 
 from asyncdicom import Destination, TlsFiles
+from asyncdicom.cli.config import _KEYS as KEYS_OF_A_SERVED_FILE
 from asyncdicom.gateway.config import GatewayConfigError, parse_gateway, read_gateway
 
 WHOLE = """
@@ -98,6 +99,13 @@ def test_what_is_wrong_is_told_with_file_and_line(lines: str, message: str) -> N
         text = lines
     with pytest.raises(GatewayConfigError, match=r"^g\.toml.*" + re.escape(message)):
         parse_gateway(text, "g.toml")
+
+
+@pytest.mark.parametrize("key", sorted(KEYS_OF_A_SERVED_FILE))
+def test_what_the_file_of_serve_has_beside_is_no_slip_of_the_pen(key: str) -> None:
+    text = f"[destinations.PACS]\naddress = 'PACS@h:1'\n[[{key}]]\n"
+    if key not in ("destinations", "routes"):
+        assert list(parse_gateway(text, "g.toml").destinations) == ["PACS"]
 
 
 def test_what_we_are_called_by_destinations_are_called_by_too(tmp_path: Path) -> None:

@@ -6,33 +6,16 @@ import asyncio
 import contextlib
 import socket
 import ssl
-import struct
-from collections.abc import AsyncIterator
-from itertools import chain, repeat
 from typing import Any
 
 import pytest
 import trustme
+from helpers.proxying import LOCAL, NOT_SAID, PROXY, SIGNATURE, TCP4, TCP6, UDP4, UNIX, header, made, proxy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncdicom import AccessPolicy, Association, AssociationError, Limits, Server, Timeouts, associate, serve
+from asyncdicom import AccessPolicy, Association, AssociationError, Limits, Timeouts, associate, serve
 from asyncdicom.net.proxy import FIXED_LENGTH, ProxyHeaderError, caller, length_of
-
-SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
-LOCAL, PROXY = 0x20, 0x21
-TCP4, TCP6, UNIX, UDP4, NOT_SAID = 0x11, 0x21, 0x31, 0x12, 0x00
-
-
-def header(host: str, port: int = 50104, *, extra: bytes = b"") -> bytes:
-    """What a proxy sends before what this caller sends."""
-    family, code = (socket.AF_INET6, TCP6) if ":" in host else (socket.AF_INET, TCP4)
-    packed = socket.inet_pton(family, host)
-    return made(PROXY, code, packed + bytes(len(packed)) + struct.pack(">HH", port, 104) + extra)
-
-
-def made(command: int, family: int, rest: bytes) -> bytes:
-    return SIGNATURE + bytes([command, family]) + struct.pack(">H", len(rest)) + rest
 
 
 def read(data: bytes) -> tuple[str, int] | None:
@@ -82,44 +65,6 @@ def test_any_bytes_are_a_header_or_refused(fixed: bytes) -> None:
             caller(data, bytes(length_of(data)))
 
 
-@contextlib.asynccontextmanager
-async def proxy(server: Server, *headers: bytes) -> AsyncIterator[int]:
-    """A proxy of a few lines; each connection begins with the next header, or the last. Gives its port."""
-    before = chain(headers, repeat(headers[-1]))
-    tasks: set[asyncio.Task[None]] = set()
-    writers: list[asyncio.StreamWriter] = []
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        theirs, ours = await asyncio.open_connection("127.0.0.1", server.port)
-        for byte in next(before):  # as slowly as it can come
-            ours.write(bytes([byte]))
-        writers.extend((ours, writer))
-        pair = [asyncio.ensure_future(copy(reader, ours)), asyncio.ensure_future(copy(theirs, writer))]
-        tasks.update(pair)
-        await asyncio.wait(pair)
-
-    listening = await asyncio.start_server(pass_on, "127.0.0.1", 0)
-    try:
-        yield listening.sockets[0].getsockname()[1]
-    finally:
-        listening.close()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        for writer in writers:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-
-
 BEHIND = AccessPolicy(proxies=["127.0.0.0/8"])
 
 
@@ -130,7 +75,7 @@ async def test_the_caller_is_seen_by_hooks_logs_and_networks(caplog: pytest.LogC
     callers = ("10.1.2.3", "2001:db8::7", "10.2.0.1")
     async with (
         serve("SCP@127.0.0.1:0", access=policy, association_opened=seen.append) as server,
-        proxy(server, *map(header, callers)) as port,
+        proxy(server.port, *map(header, callers)) as port,
     ):
         for _ in callers[:2]:
             async with associate(f"SCP@127.0.0.1:{port}") as association:
@@ -147,7 +92,7 @@ async def test_limits_of_an_address_are_the_callers() -> None:
     callers = ("10.0.0.1", "10.0.0.2", "10.0.0.1")
     async with (
         serve("SCP@127.0.0.1:0", access=BEHIND, limits=limits) as server,
-        proxy(server, *map(header, callers)) as port,
+        proxy(server.port, *map(header, callers)) as port,
         associate(f"SCP@127.0.0.1:{port}") as first,
         associate(f"SCP@127.0.0.1:{port}") as second,
     ):
@@ -176,7 +121,7 @@ async def test_a_check_of_the_proxy_itself_is_its_own() -> None:
     seen: list[Association] = []
     async with (
         serve("SCP@127.0.0.1:0", access=BEHIND, association_opened=seen.append) as server,
-        proxy(server, made(LOCAL, NOT_SAID, b"")) as port,
+        proxy(server.port, made(LOCAL, NOT_SAID, b"")) as port,
         associate(f"SCP@127.0.0.1:{port}") as association,
     ):
         await association.c_echo()
@@ -187,7 +132,7 @@ async def test_who_is_no_proxy_is_not_believed(caplog: pytest.LogCaptureFixture)
     caplog.set_level("INFO", "asyncdicom")
     async with (
         serve("SCP@127.0.0.1:0", access=AccessPolicy(proxies=["10.9.9.9"])) as server,
-        proxy(server, header("10.1.2.3")) as port,
+        proxy(server.port, header("10.1.2.3")) as port,
     ):
         with pytest.raises(AssociationError):
             async with associate(f"SCP@127.0.0.1:{port}"):
@@ -208,7 +153,7 @@ async def test_a_proxy_that_says_nothing_right_is_closed_and_told(
 ) -> None:
     async with (
         serve("SCP@127.0.0.1:0", access=BEHIND) as server,
-        proxy(server, data) as port,
+        proxy(server.port, data) as port,
     ):
         with pytest.raises(AssociationError):
             async with associate(f"SCP@127.0.0.1:{port}"):
@@ -246,7 +191,7 @@ async def test_the_oldest_connection_makes_room_for_a_proxys() -> None:
     async with serve("SCP@127.0.0.1:0", access=BEHIND, limits=limits) as server:
         silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
         async with (
-            proxy(server, header("10.0.0.1")) as port,
+            proxy(server.port, header("10.0.0.1")) as port,
             associate(f"SCP@127.0.0.1:{port}") as association,
         ):
             await association.c_echo()
@@ -269,7 +214,7 @@ async def test_a_proxys_connection_that_has_no_room_is_closed_and_told(
     limits = Limits(maximum_not_associated=1)
     async with (
         serve("SCP@127.0.0.1:0", access=policy, limits=limits) as server,
-        proxy(server, header("10.0.0.1")) as port,
+        proxy(server.port, header("10.0.0.1")) as port,
     ):
         opening = asyncio.ensure_future(associate(f"SCP@127.0.0.1:{port}").__aenter__())
         await is_asked.wait()  # the one that is there waits for us
@@ -290,7 +235,7 @@ async def test_tls_begins_behind_the_header() -> None:
     seen: list[Association] = []
     async with (
         serve("SCP@127.0.0.1:0", access=BEHIND, ssl=server_context, association_opened=seen.append) as server,
-        proxy(server, header("10.1.2.3")) as port,
+        proxy(server.port, header("10.1.2.3")) as port,
         associate(f"SCP@127.0.0.1:{port}", ssl=client_context) as association,
     ):
         await association.c_echo()
