@@ -28,9 +28,8 @@ class SubOperations:
         self.number_of_completed = 0
         self.number_of_failed = 0
         self.number_of_warning = 0
-        self.failed_uids: list[str] = []
-        """For Failed SOP Instance UID List (0008,0058); what does not fit into one is only counted."""
-        self._room = _MAXIMUM_LIST + 1
+        self.failed_uids = bytearray()
+        """Failed SOP Instance UID List (0008,0058); what does not fit into it is only counted."""
 
     def completed(self) -> None:
         """Count one that ended in Success."""
@@ -39,9 +38,10 @@ class SubOperations:
     def failed(self, uid: str) -> None:
         """Count one that failed, by its SOP Instance UID (empty: nobody knows it)."""
         self.number_of_failed += 1
-        self._room -= len(uid) + 1
-        if uid and self._room >= 0:
-            self.failed_uids.append(uid)
+        if uid and len(self.failed_uids) + 1 + len(uid) <= _MAXIMUM_LIST:
+            if self.failed_uids:
+                self.failed_uids += b"\\"
+            self.failed_uids += uid.encode("ascii", "replace")
 
     def warned(self) -> None:
         """Count one that ended in a Warning."""

@@ -117,8 +117,7 @@ class SubOperationSender:
         status = Status(operations.final_status(incoming.is_cancelled))
         data = None
         if operations.failed_uids and not status.is_success:
-            value = "\\".join(operations.failed_uids).encode("ascii", "replace")
-            element = (FAILED_SOP_INSTANCE_UID_LIST, "UI", value)
+            element = (FAILED_SOP_INSTANCE_UID_LIST, "UI", bytes(operations.failed_uids))
             data = encode_elements([element], incoming.context.transfer_syntax)
         return Response(
             status,

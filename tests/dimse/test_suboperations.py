@@ -52,7 +52,8 @@ def test_counters_go_into_a_response(completed: int, failed: int, warned: int, r
     assert decoded.number_of_failed_sub_operations == failed
     assert decoded.number_of_warning_sub_operations == warned
     assert decoded.number_of_remaining_sub_operations == remaining
-    assert len(sub_operations.failed_uids) == failed
+    assert len(sub_operations.failed_uids.split()) == min(failed, 1)
+    assert sub_operations.failed_uids.count(b"\\") == max(failed - 1, 0)
 
 
 def test_a_failure_without_a_uid_is_counted() -> None:
@@ -60,7 +61,7 @@ def test_a_failure_without_a_uid_is_counted() -> None:
     sub_operations.failed("")
     sub_operations.failed("1.2")
     assert sub_operations.number_of_failed == 2
-    assert sub_operations.failed_uids == ["1.2"]
+    assert sub_operations.failed_uids == b"1.2"
 
 
 def test_a_final_response_has_no_number_of_remaining() -> None:
