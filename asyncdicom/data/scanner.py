@@ -96,16 +96,7 @@ def _skim_implicit(
     return position, previous
 
 
-def _skim_nothing(
-    data: Buffer,
-    position: int,
-    end: int,
-    previous: int,
-    last: int,
-    wanted: frozenset[int],
-    found: dict[int, Element],
-    maximum: int,
-) -> tuple[int, int]:
+def _skim_nothing(data: Buffer, position: int, end: int, previous: int, *_: object) -> tuple[int, int]:
     return position, previous
 
 
