@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Hashable
+from functools import partial
 
 from asyncdicom.access import (
     LOCAL_LIMIT_EXCEEDED,
@@ -247,21 +248,20 @@ class Admission:
         host = channel.transport.peer[0]
         keys = self._keys(host, request.calling_ae_title, certificate)
         exceeded = self._exceeded(host, keys)
+        accept = partial(self._accept, channel, request, grant, identity_response, keys)
         if exceeded is not None:
             self._refuse(channel, Refusal(LOCAL_LIMIT_EXCEEDED, exceeded))
         elif self._shares is None:
-            self._accept(channel, request, grant, identity_response, keys)
+            accept()
         else:
-            self._spawn(self._take_share(self._shares, channel, request, grant, identity_response, keys))
+            self._spawn(self._take_share(self._shares, channel, keys, accept))
 
     async def _take_share(
         self,
         shares: HandedListener,
         channel: Channel,
-        request: AAssociateRQ,
-        grant: Grant,
-        identity_response: bytes | None,
         keys: tuple[Hashable, ...],
+        accept: Callable[[], None],
     ) -> None:
         """Accept it if the limits hold for all processes together, with what the others have."""
         bounds = self._bounds(channel.transport.peer[0], keys)
@@ -284,7 +284,7 @@ class Admission:
             shares.give_share_back(number)
         else:
             self._shared[channel] = number
-            self._accept(channel, request, grant, identity_response, keys)
+            accept()
 
     def _accept(
         self,

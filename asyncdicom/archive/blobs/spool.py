@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing
+from functools import partial
 
 from asyncdicom.archive.blobs.base import NewBlob, Reading, Row, State
 from asyncdicom.archive.blobs.files import InstanceFile
@@ -106,12 +107,20 @@ class SpoolBlobs:
         length: int,
     ) -> Source:
         """See `Blobs`."""
-        values = (sop_class_uid, sop_instance_uid, transfer_syntax_uid, offset, length)
+
+        def of(blobs: FolderBlobs | S3Blobs, path: str) -> Source:
+            return blobs.source(
+                path,
+                sop_class_uid=sop_class_uid,
+                sop_instance_uid=sop_instance_uid,
+                transfer_syntax_uid=transfer_syntax_uid,
+                offset=offset,
+                length=length,
+            )
+
         elsewhere = self._elsewhere(path)
-        return _EitherSource(
-            _source(self.local, path, *values),
-            None if elsewhere is None else lambda: _source(self.remote, elsewhere, *values),
-        )
+        other = None if elsewhere is None else partial(of, self.remote, elsewhere)
+        return _EitherSource(of(self.local, path), other)
 
     def read(self, path: str) -> Reading:
         """See `Blobs`."""
@@ -287,25 +296,6 @@ class SpoolBlobs:
     def can_move_to_quarantine(self) -> bool:
         """See `Blobs`."""
         return self.local.can_move_to_quarantine()
-
-
-def _source(
-    blobs: FolderBlobs | S3Blobs,
-    path: str,
-    sop_class_uid: str,
-    sop_instance_uid: str,
-    transfer_syntax_uid: str,
-    offset: int,
-    length: int,
-) -> Source:
-    return blobs.source(
-        path,
-        sop_class_uid=sop_class_uid,
-        sop_instance_uid=sop_instance_uid,
-        transfer_syntax_uid=transfer_syntax_uid,
-        offset=offset,
-        length=length,
-    )
 
 
 class _EitherSource:
