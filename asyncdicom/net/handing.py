@@ -12,8 +12,8 @@ import itertools
 import json
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from asyncdicom.telemetry.log import Log
@@ -99,6 +99,7 @@ class HandedListener(socket.socket):
         self._where = where
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[str | None]] = {}
+        self._untold: deque[bytes] = deque()  # two for each connection that has ended meanwhile, at most
         self.on_end: Callable[[], None] = lambda: None
 
     def close(self) -> None:
@@ -169,6 +170,17 @@ class HandedListener(socket.socket):
         self.tell({"back": number})
 
     def tell(self, packet: Packet) -> None:
-        """Send a packet; if nobody hears it any more, nothing depends on it."""
-        with suppress(OSError):
-            self._telling.send(json.dumps(packet).encode())
+        """Send a packet; if nobody hears it any more, nothing depends on it.
+
+        While who accepts is too busy to read, it waits for the next one: a share that was given back and not
+        told would be used up for ever.
+        """
+        self._untold.append(json.dumps(packet).encode())
+        try:
+            while self._untold:
+                self._telling.send(self._untold[0])
+                self._untold.popleft()
+        except BlockingIOError:
+            return
+        except OSError:
+            self._untold.clear()

@@ -83,3 +83,20 @@ async def test_a_share_is_asked_for(ends: tuple[Handing, HandedListener]) -> Non
     handing.tell({"share": 3, "exceeded": None})
     with pytest.raises(BlockingIOError):
         listener.accept()
+
+
+def test_what_cannot_be_told_now_is_told_with_the_next(ends: tuple[Handing, HandedListener]) -> None:
+    """Shares that are given back while who accepts does not read are not lost, nor out of order."""
+    handing, listener = ends
+    listener._telling.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    number = 0
+    while len(listener._untold) < 3:
+        listener.give_share_back(number)
+        number += 1
+    heard = []
+    while len(heard) < number - 3:
+        heard.append(handing.hear())
+    listener.give_share_back(number)
+    assert not listener._untold
+    heard += [handing.hear() for _ in range(4)]
+    assert heard == [{"back": each} for each in range(number + 1)]
