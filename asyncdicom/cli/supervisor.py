@@ -32,6 +32,7 @@ WORKER_VARIABLE = "ASYNCDICOM_WORKER"
 
 _WAITING = 1024  # connections that wait for a process that takes them
 _HANGING = 2.0  # seconds that a process may take to take a connection
+_AT_ONCE = 3  # signals to stop: the last one ends the processes at once
 _STEADY = 60.0  # seconds after which a process counts as one that runs
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds until one that has ended is started again
 
@@ -106,6 +107,7 @@ class Supervisor:
         self.first: Packet = {}
         """What the first one has said then."""
         self.workers: dict[int, Worker] = {}
+        self._dying: set[Worker] = set()  # what they say is heard no more, and their exit code not known yet
         self.shares = Shares()
         self._connections = 0
         self._waiting: deque[socket.socket] = deque()
@@ -114,6 +116,7 @@ class Supervisor:
         self._pauses: dict[int, float] = {}
         self._code: int | None = None
         self.is_stopping = False
+        self._signals = 0  # to stop
         self._ended: asyncio.Future[int]
 
     async def run(self) -> int:
@@ -136,7 +139,7 @@ class Supervisor:
         finally:
             for acceptor in self._acceptors:
                 acceptor.close()
-            for worker in self.workers.values():
+            for worker in self._all():
                 worker.process.kill()
                 worker.process.wait()
 
@@ -208,19 +211,20 @@ class Supervisor:
         self.shares.forget(worker)
         if self.workers.get(worker.number) is worker:
             del self.workers[worker.number]
+        self._dying.add(worker)
         asyncio.get_running_loop().run_in_executor(None, worker.process.wait).add_done_callback(
             lambda code: self._has_ended(worker, code.result())
         )
 
     def _has_ended(self, worker: Worker, code: int) -> None:
+        self._dying.discard(worker)
         if self.is_stopping or not self.up.is_set():
             self._code = max(self._code or 0, _exit_code(code, worker))
             if not self.is_stopping:
                 log.error("process %d has ended with %d before it was ready", worker.number, code)
                 self._code = self._code or 1
                 self._stop(signal.SIGTERM)
-            if not self.workers and not self._ended.done():
-                self._ended.set_result(self._code)
+            self._end_if_all_have(self._code)
             return
         if time.monotonic() - worker.began >= _STEADY:
             self._pauses.pop(worker.number, None)
@@ -239,7 +243,11 @@ class Supervisor:
         asyncio.get_running_loop().call_later(pause, start)
 
     def _stop(self, number: int) -> None:
-        """Accept no more, and let the processes finish; a second signal is passed on, too."""
+        """Accept no more, and let the processes finish; a second signal is passed on, a third one ends them.
+
+        Each process ends itself in time (`serve_until_stopped`), unless it is stopped, or nothing in it runs.
+        """
+        self._signals += 1
         if not self.is_stopping:
             self.is_stopping = True
             for acceptor in self._acceptors:
@@ -247,10 +255,17 @@ class Supervisor:
             self._acceptors = []
             while self._waiting:
                 self._waiting.popleft().close()
-        for worker in self.workers.values():
-            _tell(worker, number)
-        if not self.workers and not self._ended.done():
-            self._ended.set_result(self._code or 0)
+        for worker in self._all():
+            _tell(worker, number if self._signals < _AT_ONCE else signal.SIGKILL)
+        self._end_if_all_have(self._code or 0)
+
+    def _all(self) -> list[Worker]:
+        """Give the processes that are there, also those that are about to end."""
+        return [*self.workers.values(), *self._dying]
+
+    def _end_if_all_have(self, code: int) -> None:
+        if not self._all() and not self._ended.done():
+            self._ended.set_result(code)
 
     def reload(self) -> None:
         """Have each process read its files again, and open its log files anew."""

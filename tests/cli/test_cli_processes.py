@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+import sys
 from typing import Any
 
+from asyncdicom.address import Address
 from asyncdicom.cli.several import summed
-from asyncdicom.cli.supervisor import Shares
+from asyncdicom.cli.supervisor import Shares, Supervisor
+
+_STUBBORN = """
+import signal, time
+from asyncdicom.cli.supervisor import Place
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+place = Place.found()
+place.tell_ready("{}")
+time.sleep(600)
+"""
 
 
 def test_shares_are_of_all_together() -> None:
@@ -49,3 +62,18 @@ def test_what_each_counts_is_added() -> None:
     assert both["destinations"] == [{"destination": "PACS", "under_way": 3, "delivered_since_start": 2}]
     assert (both["ready"], both["why_not"]) == (True, [])
     assert summed([_state(1, ready=False)])["why_not"] == ["because"]
+
+
+async def test_a_third_signal_ends_processes_that_do_not_end() -> None:
+    """As one that was stopped (SIGSTOP), or in which nothing runs: the others end by themselves."""
+    supervisor = Supervisor([sys.executable, "-c", _STUBBORN], 2, Address("", "127.0.0.1", 0))
+    running = asyncio.ensure_future(supervisor.run())
+    await supervisor.up.wait()
+    processes = [worker.process for worker in supervisor.workers.values()]
+    for _ in range(2):
+        supervisor._stop(signal.SIGTERM)
+        await asyncio.sleep(0)
+        assert not running.done()
+    supervisor._stop(signal.SIGTERM)
+    assert await running == 128 + signal.SIGKILL
+    assert [process.returncode for process in processes] == [-signal.SIGKILL] * 2

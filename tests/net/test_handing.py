@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from asyncdicom.net.handing import HandedListener, Handing, can_hand, handing_pair
+from asyncdicom.net.handing import HandedListener, Handing, Packet, can_hand, handing_pair
 
 pytestmark = pytest.mark.skipif(not can_hand(), reason="the system cannot hand connections over")
 
@@ -93,7 +93,7 @@ def test_what_cannot_be_told_now_is_told_with_the_next(ends: tuple[Handing, Hand
     while len(listener._untold) < 3:
         listener.give_share_back(number)
         number += 1
-    heard = []
+    heard: list[Packet | None] = []
     while len(heard) < number - 3:
         heard.append(handing.hear())
     listener.give_share_back(number)
