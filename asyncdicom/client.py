@@ -19,7 +19,7 @@ from asyncdicom.exceptions import (
     AssociationTimeout,
 )
 from asyncdicom.net.channel import Channel, Trace
-from asyncdicom.net.memory import loop_for
+from asyncdicom.net.networks import loop_for
 from asyncdicom.net.tls import check_context, explain
 from asyncdicom.opening import Opening, is_answer
 from asyncdicom.options import Limits, Timeouts, explains_options, of_role

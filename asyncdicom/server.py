@@ -22,7 +22,7 @@ from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.descriptors import missing_descriptors
 from asyncdicom.net.handing import HandedListener
 from asyncdicom.net.listener import Acceptor, accept_from, bind
-from asyncdicom.net.memory import MemoryListener, loop_for
+from asyncdicom.net.networks import Listener, loop_for
 from asyncdicom.net.proxy import ProxyHeaderError, receive_caller
 from asyncdicom.net.tls import Handshakes, check_context, explain, severity
 from asyncdicom.opening import Opening
@@ -285,7 +285,7 @@ class Server:
             log.warning("%s", too_few)
         self._address = address
         self._sockets = sockets
-        self._acceptors: list[Acceptor | MemoryListener] = []
+        self._acceptors: list[Acceptor | Listener] = []
         self._started: list[Service] = []
 
     async def _start(self) -> None:

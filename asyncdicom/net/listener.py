@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import cast
 
 from asyncdicom.address import Address
-from asyncdicom.net.memory import MemoryListener, network_of
+from asyncdicom.net.networks import Listener, networks
 from asyncdicom.telemetry.log import Log
 
 __all__ = ["Acceptor", "accept_from", "bind"]
@@ -23,7 +23,7 @@ _PAUSE = 0.2  # seconds until descriptors may be there again
 
 async def bind(address: Address, reuse_port: bool) -> list[socket.socket]:
     """Open a socket for each address that the host stands for, on one port; raises OSError."""
-    network = network_of(address.host)
+    network = networks.get(address.host)
     if network is not None:
         return cast("list[socket.socket]", [network.listen(address.port)])
     loop = asyncio.get_running_loop()
@@ -52,13 +52,13 @@ async def bind(address: Address, reuse_port: bool) -> list[socket.socket]:
 
 
 def accept_from(
-    listener: socket.socket, take: Callable[[socket.socket, str], None]
-) -> Acceptor | MemoryListener:
+    listener: socket.socket | Listener, take: Callable[[socket.socket, str], None]
+) -> Acceptor | Listener:
     """Give each connection, and the host that it comes from, to `take`, until that is closed."""
-    if isinstance(listener, MemoryListener):
-        listener.take = take
-        return listener
-    return Acceptor(listener, take)
+    if isinstance(listener, socket.socket):
+        return Acceptor(listener, take)
+    listener.begin(take)
+    return listener
 
 
 class Acceptor:

@@ -14,29 +14,19 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from asyncdicom.net.networks import networks
+
 if TYPE_CHECKING:
     from asyncdicom.net.disk import Buffer
 
-__all__ = ["MemoryListener", "MemoryNetwork", "loop_for", "network_of"]
+__all__ = ["MemoryListener", "MemoryNetwork"]
 
 _ADDRESS = "127.0.0.1"  # what both sides see, so that networks of an access policy can be tested
 _FIRST_PORT = 11112
 _FIRST_CALLER = 49152
 _KERNEL = 1 << 18  # bytes on the way: who writes more waits, as with a socket
 
-_networks: dict[str, MemoryNetwork] = {}
 _numbers = itertools.count(1)
-
-
-def network_of(host: str) -> MemoryNetwork | None:
-    """Give the network that has this host."""
-    return _networks.get(host)
-
-
-def loop_for(host: str) -> asyncio.AbstractEventLoop:
-    """Give the event loop that runs; for a host in memory, one with its connections and its clock."""
-    network = _networks.get(host)
-    return asyncio.get_running_loop() if network is None else network.loop()
 
 
 class MemoryNetwork:
@@ -57,11 +47,11 @@ class MemoryNetwork:
         self._loop: _Loop | None = None
 
     def __enter__(self) -> Self:
-        _networks[self.host] = self
+        networks[self.host] = self
         return self
 
     def __exit__(self, *error: object) -> None:
-        del _networks[self.host]
+        del networks[self.host]
 
     # what a test plays
 
@@ -135,6 +125,10 @@ class MemoryListener:
         self._port = port
         self.take: Callable[[Any, str], None] | None = None
         """What gets each connection, and the host that it comes from."""
+
+    def begin(self, take: Callable[[Any, str], None]) -> None:
+        """See `net.networks.Listener`."""
+        self.take = take
 
     def getsockname(self) -> tuple[str, int]:
         """See `socket.socket`."""

@@ -24,7 +24,8 @@ from asyncdicom import (
     serve,
 )
 from asyncdicom.net.disk import Batch
-from asyncdicom.net.memory import MemoryNetwork, network_of
+from asyncdicom.net.memory import MemoryNetwork
+from asyncdicom.net.networks import networks
 
 CT, EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 LARGE = BytesSource(CT, "1.2.3", EXPLICIT, bytes(8) + b"\x08\x00\x05\x00" * 500_000)
@@ -96,9 +97,9 @@ async def test_ports_are_taken_and_free(network: MemoryNetwork) -> None:
 
 async def test_the_name_ends_with_the_network() -> None:
     with MemoryNetwork() as network:
-        assert network_of(network.host) is network
+        assert networks.get(network.host) is network
         network.advance(1)  # nobody has used it
-    assert network_of(network.host) is None
+    assert networks.get(network.host) is None
 
 
 async def test_there_is_no_tls(network: MemoryNetwork) -> None:
