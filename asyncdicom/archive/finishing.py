@@ -112,9 +112,8 @@ class Finishing:
                     self._finish(group)
             finally:
                 self._free.append(None)
-            if not (
-                self._waiting and self._reserve(self._free)
-            ):  # it may have come while nobody was to be asked
+            # It may have come while nobody was to be asked.
+            if not (self._waiting and self._reserve(self._free)):
                 return
 
     def _take(self, most: int = GROUP) -> list[_Waiting]:

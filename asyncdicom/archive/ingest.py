@@ -194,11 +194,8 @@ class Ingest:
         """Have another thread look at the file of a row, or move that of the arrival, which takes long."""
         if isinstance(wanted, LookFirst):
             do, takes_turns = partial(self._look, arrival, wanted), wanted.compares
-        else:
-            do, takes_turns = (
-                partial(self._move, arrival, wanted),
-                True,
-            )  # who sends conflicts waits for himself
+        else:  # who sends conflicts waits behind himself
+            do, takes_turns = partial(self._move, arrival, wanted), True
 
         def then_again() -> None:
             try:
