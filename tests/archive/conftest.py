@@ -173,6 +173,13 @@ def postgres(found_postgres: Server | None) -> Server:
     return found_postgres
 
 
+@pytest.fixture
+def own_server(postgres: Server) -> Iterator[Server]:
+    """Another one, to be stopped and killed."""
+    with server() as started:
+        yield started
+
+
 # The tests of these modules run with both engines, but those named, which are about SQLite or its file.
 ON_BOTH: dict[str, tuple[str, ...]] = {
     "test_archive_delete": (

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from helpers import index_writing
 from helpers.index_writing import commit, insertion
-from helpers.postgres import Server, server
+from helpers.postgres import Server
 from sqlalchemy import Column, text
 
 from asyncdicom.__main__ import main
@@ -408,15 +408,6 @@ async def test_a_server_that_is_away_costs_what_comes_meanwhile(
         found = await tools.find(archive, level="IMAGE", SOPInstanceUID="", **upper)
         assert {each["SOPInstanceUID"] for each in found} == stored
         assert len(tools.files_below(tmp_path)) == len(stored)
-
-
-@pytest.fixture
-def own_server() -> Iterator[Server]:
-    try:
-        with server() as started:
-            yield started
-    except RuntimeError as error:
-        pytest.skip(str(error))
 
 
 # which archive it is

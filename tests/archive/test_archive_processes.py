@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from helpers import archive_worker
 from helpers.archive_worker import instances
-from helpers.postgres import Server, server
+from helpers.postgres import Server
 
 from asyncdicom import BytesSource
 from asyncdicom.archive import Archive, ArchiveError, entering
@@ -181,15 +181,6 @@ def test_a_process_that_dies_costs_nothing_that_was_acknowledged(
 async def _swept(folder: Path, url: str) -> None:
     async with Archive(folder, durability="none", index=url, scrub=0, sweep=False) as archive:
         await archive.reindex()
-
-
-@pytest.fixture
-def own_server() -> Iterator[Server]:
-    try:
-        with server() as started:
-            yield started
-    except RuntimeError as error:
-        pytest.skip(str(error))
 
 
 def test_a_server_that_goes_away_under_several_processes(
