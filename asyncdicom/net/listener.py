@@ -55,10 +55,10 @@ def accept_from(
     listener: socket.socket | Listener, take: Callable[[socket.socket, str], None]
 ) -> Acceptor | Listener:
     """Give each connection, and the host that it comes from, to `take`, until that is closed."""
-    if isinstance(listener, socket.socket):
-        return Acceptor(listener, take)
-    listener.begin(take)
-    return listener
+    if isinstance(listener, Listener):
+        listener.begin(take)
+        return listener
+    return Acceptor(listener, take)
 
 
 class Acceptor:

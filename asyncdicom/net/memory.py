@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from asyncdicom.net.networks import networks
+from asyncdicom.net.networks import Listener, networks
 
 if TYPE_CHECKING:
     from asyncdicom.net.disk import Buffer
@@ -117,8 +117,8 @@ class MemoryNetwork:
             self._ends.remove(end)
 
 
-class MemoryListener:
-    """A port that is listened on: what a listening socket is otherwise."""
+class MemoryListener(Listener):
+    """A port of a network in memory."""
 
     def __init__(self, network: MemoryNetwork, port: int) -> None:
         self._network = network
@@ -127,7 +127,7 @@ class MemoryListener:
         """What gets each connection, and the host that it comes from."""
 
     def begin(self, take: Callable[[Any, str], None]) -> None:
-        """See `net.networks.Listener`."""
+        """See `Listener`."""
         self.take = take
 
     def getsockname(self) -> tuple[str, int]:

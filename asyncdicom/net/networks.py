@@ -6,18 +6,21 @@ A server or a requestor asks here by the host of its address; for all others it 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
 __all__ = ["Listener", "Network", "loop_for", "networks"]
 
 
-class Listener(Protocol):
-    """A port that is listened on."""
+class Listener(ABC):
+    """A port that is listened on: what a listening socket is otherwise."""
 
+    @abstractmethod
     def begin(self, take: Callable[[Any, str], None]) -> None:
         """Give each connection, and the host that it comes from, to `take` from now on."""
 
+    @abstractmethod
     def close(self) -> None:
         """Listen no more."""
 
