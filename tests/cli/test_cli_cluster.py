@@ -27,7 +27,7 @@ from asyncdicom import STUDY_ROOT, associate
 from asyncdicom.cli.own_postgres import OwnPostgres, find_programs, user_of_server
 from asyncdicom.cli.parts import Part, PartFailed, run_once
 
-PATIENCE = 120  # seconds, of which a busy machine takes some
+PATIENCE = 60  # seconds, of which a busy machine takes some
 
 
 @pytest.fixture
@@ -125,6 +125,7 @@ async def _used(folder: Path) -> None:
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.timeout(4 * PATIENCE)
 def test_a_cluster_is_used_killed_ended_and_begun_again_on_its_folder(folder: Path) -> None:
     _used(folder)
 
