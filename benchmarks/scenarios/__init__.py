@@ -13,6 +13,7 @@ from benchmarks.scenarios import (
     gateway,
     handshakes,
     idle,
+    in_to_out,
     index,
     ingest,
     memory,
@@ -48,7 +49,9 @@ DISTANCE: dict[str, Scenario] = {scenario.name: scenario for scenario in (*dista
 WINDOWS: dict[str, Scenario] = {scenario.name: scenario for scenario in windows.SCENARIOS}
 """Why the operations window is as large as it is."""
 
-GATEWAY: dict[str, Scenario] = {scenario.name: scenario for scenario in gateway.SCENARIOS}
+GATEWAY: dict[str, Scenario] = {
+    scenario.name: scenario for scenario in (*gateway.SCENARIOS, in_to_out.SCENARIO)
+}
 """What a gateway does; a run of its own, too."""
 
 BACKLOG: dict[str, Scenario] = {scenario.name: scenario for scenario in backlog.SCENARIOS}
