@@ -6,6 +6,7 @@ from benchmarks.harness import Scenario
 from benchmarks.scenarios import (
     associations,
     backlog,
+    balance,
     bulk,
     distance,
     echo,
@@ -54,7 +55,7 @@ GATEWAY: dict[str, Scenario] = {scenario.name: scenario for scenario in gateway.
 BACKLOG: dict[str, Scenario] = {scenario.name: scenario for scenario in backlog.SCENARIOS}
 """What a gateway does while a destination is down, and when it is back; a run of its own."""
 
-SCALE: dict[str, Scenario] = {scenario.name: scenario for scenario in scale.SCENARIOS}
+SCALE: dict[str, Scenario] = {scenario.name: scenario for scenario in (*scale.SCENARIOS, balance.SCENARIO)}
 """Past one process: a run of its own."""
 
 GROUPS = {
