@@ -18,6 +18,7 @@ from benchmarks.scenarios import (
     ingest,
     memory,
     nagle,
+    retrieve,
     scale,
     senders,
     startup,
@@ -55,7 +56,9 @@ GATEWAY: dict[str, Scenario] = {scenario.name: scenario for scenario in gateway.
 BACKLOG: dict[str, Scenario] = {scenario.name: scenario for scenario in backlog.SCENARIOS}
 """What a gateway does while a destination is down, and when it is back; a run of its own."""
 
-SCALE: dict[str, Scenario] = {scenario.name: scenario for scenario in (*scale.SCENARIOS, balance.SCENARIO)}
+SCALE: dict[str, Scenario] = {
+    scenario.name: scenario for scenario in (*scale.SCENARIOS, balance.SCENARIO, *retrieve.SCENARIOS)
+}
 """Past one process: a run of its own."""
 
 GROUPS = {
