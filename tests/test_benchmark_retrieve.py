@@ -42,7 +42,9 @@ def _archives() -> Iterator[object]:
 
 
 @pytest.mark.parametrize("archive_of", list(_archives()))
-def test_an_archive_gives_all_that_was_stored_by_each_service(bench: Bench, archive_of) -> None:
+def test_an_archive_gives_all_that_was_stored_by_each_service(
+    bench: Bench, archive_of, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive: Archive = archive_of(bench)
     with ExitStack() as stack:
         running = retrieve._running(bench, archive, stack)
@@ -50,11 +52,6 @@ def test_an_archive_gives_all_that_was_stored_by_each_service(bench: Bench, arch
             sample = retrieve._asking(bench, job, running, stack)()
             assert sample["operations"] == 3 * 4
             assert ("mb_per_s" in sample) == (job != "find")
-
-
-def test_an_archive_that_lacks_an_instance_is_told_of(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    with ExitStack() as stack:
-        running = retrieve._running(bench, partial(retrieve._ours, bench, None), stack)
         monkeypatch.setattr(retrieve, "_corpus", lambda _: retrieve._Corpus(1, 5))
         with pytest.raises(BenchmarkError, match="there were 4 instances of a study, not 5"):
             retrieve._asking(bench, "find", running, stack)()
