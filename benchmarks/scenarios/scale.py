@@ -110,7 +110,7 @@ def _count(bench: Bench) -> int:
 
 def _few(bench: Bench) -> int:
     """Tell how many the slower ones get; the rates do not depend on it."""
-    return min(512, _count(bench))
+    return min(384, _count(bench))
 
 
 def _contender(
