@@ -26,6 +26,8 @@ _CORES = len(os.sched_getaffinity(0))
 _SENDERS = max(1, _CORES // 2)
 """Processes that send: with more cores one of them would be what is measured."""
 _APART = 1 << 40
+_PATIENCE = 100.0
+"""Seconds until a round has ended, or the one that is measured hangs."""
 
 _ONE, _TWO, _FOUR = "asyncdicom, 1 process", "asyncdicom, 2 processes", "asyncdicom, 4 processes"
 _SQLITE = "asyncdicom, 1 process, SQLite"
@@ -55,7 +57,7 @@ def _send(
             first=first + number * _APART,
             own_studies=True,
         )
-    results = [sender.end() for sender in senders]
+    results = [sender.end(_PATIENCE) for sender in senders]
     cpu = several.cpu_seconds_of(pids) - cpu
     cpu_database = several.cpu_seconds_of([database.pid]) - cpu_database
     sent = count // parts * parts
