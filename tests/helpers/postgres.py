@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import itertools
 import os
-import pwd
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-_PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+from asyncdicom.cli.own_postgres import find_programs, user_of_server
+
 _NUMBERS = itertools.count(1)
 _SETTINGS = {
     "listen_addresses": "",
@@ -35,34 +35,30 @@ _SETTINGS = {
 
 def programs() -> Path | None:
     """The folder of the server's programs, if they are here and can be run."""
-    for place in _PLACES:
-        if (place / "initdb").exists() and _user() is not None:
-            return place
-    found = shutil.which("initdb")
-    return Path(os.path.realpath(found)).parent if found and _user() is not None else None
-
-
-def _user() -> str | None:
-    """The user that the server runs as: empty for our own."""
-    if os.getuid():
-        return ""
-    for name in ("postgres", "nobody"):
-        try:
-            pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return name
-    return None
+    try:
+        user_of_server()
+    except LookupError:
+        return None
+    return find_programs()
 
 
 class Server:
     """A server that runs, until `stop`."""
 
-    def __init__(self, programs: Path, folder: Path, user: str) -> None:
+    def __init__(
+        self, programs: Path, folder: Path, user: Any, settings: Mapping[str, str] = _SETTINGS
+    ) -> None:
         self._programs = programs
         self._folder = folder
         self._user = user
+        self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process whose children are all others of the server."""
+        assert self._process is not None
+        return self._process.pid
 
     def initialise(self) -> None:
         options = ["--encoding=UTF8", "--locale=C", "--no-sync", "--auth=trust", "--username=asyncdicom"]
@@ -70,10 +66,10 @@ class Server:
         subprocess.run(command, **self._as_user(), check=True, timeout=100, stdout=subprocess.DEVNULL)
 
     def _as_user(self) -> dict[str, Any]:
-        if not self._user:
+        if self._user is None:
             return {"cwd": self._folder}
-        entry = pwd.getpwnam(self._user)
-        return {"cwd": self._folder, "user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+        ids = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+        return {"cwd": self._folder, **ids}
 
     def start(self) -> None:
         command = [
@@ -83,7 +79,7 @@ class Server:
             "-k",
             str(self._folder),
         ]
-        for name, value in _SETTINGS.items():
+        for name, value in self._settings.items():
             command += ["-c", f"{name}={value}"]
         if shutil.which("setpriv"):  # it is gone with the tests, however these end
             command = ["setpriv", "--pdeathsig", "INT", "--", *command]
@@ -120,6 +116,12 @@ class Server:
         options = quote(f"-c search_path={schema}")
         return f"postgresql://asyncdicom@/postgres?host={quote(str(self._folder), safe='')}&options={options}"
 
+    def database(self) -> str:
+        """A new database, as libpq takes it, for a program that asks for one of its own."""
+        name = f"database_{os.getpid()}_{next(_NUMBERS)}"
+        self.run(f"CREATE DATABASE {name}")
+        return f"host={self._folder} user=asyncdicom dbname={name}"
+
     def run(self, sql: str) -> str:
         """Run SQL by the server's own tool, and give what it says."""
         command = [str(self._programs / "psql"), "-qAtX", "-v", "ON_ERROR_STOP=1", "-h", str(self._folder)]
@@ -129,17 +131,17 @@ class Server:
 
 
 @contextmanager
-def server() -> Iterator[Server]:
-    """A server for as long as the block lasts. Raises `RuntimeError` if it cannot be."""
-    found, user = programs(), _user()
-    if found is None or user is None:
+def server(settings: Mapping[str, str] = _SETTINGS, where: str | Path = "/tmp") -> Iterator[Server]:
+    """A server for as long as the block lasts, in a folder `where`. Raises `RuntimeError` if it cannot be."""
+    found = programs()
+    if found is None:
         raise RuntimeError("PostgreSQL's server is not here")
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # the path of a socket has to be short
+    user = user_of_server()
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=where))  # the path of a socket has to be short
     try:
-        if user:
-            entry = pwd.getpwnam(user)
-            os.chown(folder, entry.pw_uid, entry.pw_gid)
-        made = Server(found, folder, user)
+        if user is not None:
+            os.chown(folder, user.pw_uid, user.pw_gid)
+        made = Server(found, folder, user, settings)
         made.initialise()
         made.start()
         try:
