@@ -27,7 +27,7 @@ __all__ = ["PostgresIndex", "open_engine"]
 
 _LOG = Log("asyncdicom.archive")
 
-_SYNCHRONOUS = {"power": "on", "process": "off", "none": "off"}
+_SYNCHRONOUS = {"power": "on", "process": "local", "none": "off"}
 """PostgreSQL's synchronous_commit by durability: what it has acknowledged survives our process at least."""
 
 _OPENING = 60  # seconds for others that open the archive
