@@ -154,15 +154,22 @@ def rows(url: str) -> dict[str, str]:
     return dict(map(tuple, found))
 
 
+def children_of(running: Running) -> list[str]:
+    pid = running.process.pid
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
 async def check(folder: Path, url: str, *faults: tuple[str, Callable[[], None], Callable[[], None]]) -> None:
     """Serve from a folder while things break, and look for all that was acknowledged."""
     config = folder / "node.toml"
     values = ("port = 0", "processes = 2", 'durability = "process"', "minimum_free = 0")
     config.write_text("\n".join([*values, f'data = "{folder}/data"', f'index = "{url}"', ""]))
     async with serving(config) as running:
+        workers = children_of(running)
         async with Load(running.address).running() as load:
             for what, fault, end in faults:
                 await breaks(what, running, load, fault, end)
+        assert children_of(running) == workers
         running.process.terminate()
         assert await running.ended() == 0
     assert set(load.refused) == {OUT_OF_RESOURCES}
@@ -183,6 +190,7 @@ async def _killed(folder: Path, database: Server) -> None:
     )
 
 
+@pytest.mark.timeout(6 * PATIENCE)
 def test_the_database_is_killed(own_server: Server, tmp_path: Path) -> None:
     _killed(tmp_path, own_server)
 
@@ -201,6 +209,7 @@ async def _full(disk: Path, database: Server, disk_of_database: Path) -> None:
     )
 
 
+@pytest.mark.timeout(6 * PATIENCE)
 def test_a_disk_is_full(postgres: Server) -> None:
     with ExitStack() as stack:
         disk = stack.enter_context(small_disk(32))

@@ -28,7 +28,9 @@ __all__ = ["PostgresIndex", "open_engine"]
 _LOG = Log("asyncdicom.archive")
 
 _SYNCHRONOUS = {"power": "on", "process": "local", "none": "off"}
-"""PostgreSQL's synchronous_commit by durability: what it has acknowledged survives our process at least."""
+"""PostgreSQL's synchronous_commit by durability. "process" is the death of the server's processes, too, whose
+memory has what is not written yet; what is left out with it is a standby's answer, and the files' syncs.
+"""
 
 _OPENING = 60  # seconds for others that open the archive
 
