@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -28,7 +28,7 @@ from asyncdicom.archive.index.enqueue import enqueue, enqueue_for_instances
 from asyncdicom.archive.index.hints import Hints
 from asyncdicom.archive.index.work import State, Work, urgency_of
 from asyncdicom.archive.index.writer import Writer
-from asyncdicom.net.threads import Threads, in_thread
+from asyncdicom.net.threads import Threads, Told, in_thread
 from asyncdicom.telemetry.log import Log
 
 __all__ = ["LEASE", "Outbox"]
@@ -42,7 +42,7 @@ LEASE = 60.0
 _LONGEST_WAIT = 7 * 86400.0  # what is due later than that was written by a clock that was wrong
 _LOOK = 30.0  # seconds between two looks at leases, and at what is due
 _LOOK_AT_OTHERS = 3.0  # seconds between two looks at what other processes have done to it
-_MOMENT = 0.02  # seconds that settlements wait for others: each transaction costs two hops between threads
+_MOMENT = 0.02  # seconds that settlements wait for others: each transaction costs hops between threads
 _MANY = 64  # settlements that do not wait any more
 
 Listener = Callable[[Mapping[str, int] | None], None]
@@ -58,25 +58,32 @@ class _Pending(NamedTuple):
     is_patient: bool
 
 
-class _Change(Protocol):
-    """Has the index's writer make a change; see `Ingest.change`."""
+class _Index(Protocol):
+    """Has the index's writer make changes; see `Ingest`."""
 
-    def __call__(
-        self, apply: Callable[[Writer], list[Any]], *, is_durable: bool
-    ) -> list[Any]:  # pragma: no cover
+    def change(self, apply: Callable[[Writer], _T], *, is_durable: bool = True) -> _T:  # pragma: no cover
+        ...
+
+    def begin_change(
+        self,
+        apply: Callable[[Writer], _T],
+        tell: Callable[[_T | None, BaseException | None], None],
+        *,
+        is_durable: bool = True,
+    ) -> None:  # pragma: no cover
         ...
 
 
 class Outbox:
     """The outbox of an open archive; `archive.outbox` gives it.
 
-    `change` has the index's writer make a change, and `threads` are where that is waited for; `hints` go to
-    other processes, and come from them; `clock` gives the seconds since 1970.
+    `index` has the index's writer make changes, and `threads` are where it is looked at; `hints` go to other
+    processes, and come from them; `clock` gives the seconds since 1970.
     """
 
     def __init__(
         self,
-        change: _Change,
+        index: _Index,
         reader: DeliveryReader,
         threads: Threads,
         hints: Hints,
@@ -84,7 +91,7 @@ class Outbox:
         is_shared: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._change = change
+        self._index = index
         self._reader = reader
         self._threads = threads
         self._hints = hints
@@ -110,7 +117,7 @@ class Outbox:
         Not `is_alone`: others have it open now. What they have claimed stays theirs until their leases end.
         """
         until = float("inf") if is_alone else self.clock()
-        taken_back: int = self._apply([lambda writer: deliveries.reclaim(writer, until)], is_durable=True)[0]
+        taken_back = self._index.change(lambda writer: deliveries.reclaim(writer, until))
         if taken_back:
             _LOG.warning("%d deliveries were under way when the archive was last stopped", taken_back)
         self.paused = self._reader.paused()
@@ -317,8 +324,12 @@ class Outbox:
         """Make changes in one transaction, and tell who asked for them; a bad one fails alone."""
         changes = [each.apply for each in batch]
         is_durable = any(each.is_durable for each in batch)
+        told = Told()
         try:
-            results = await in_thread(self._threads, self._apply, changes, is_durable=is_durable)
+            self._index.begin_change(
+                lambda writer: [change(writer) for change in changes], told.tell, is_durable=is_durable
+            )
+            results = await told.ending
         except Exception as error:
             if isinstance(error, RowFailed) and len(batch) > 1:
                 for each in batch:
@@ -332,9 +343,6 @@ class Outbox:
             for each, result in zip(batch, results, strict=True):
                 if not each.future.done():
                     each.future.set_result(result)
-
-    def _apply(self, changes: Iterable[Callable[[Writer], Any]], *, is_durable: bool) -> list[Any]:
-        return self._change(lambda writer: [change(writer) for change in changes], is_durable=is_durable)
 
     # time
 

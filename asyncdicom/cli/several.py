@@ -131,6 +131,7 @@ def summed(states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     first["operations"] = [
         {"operation": name, "outcome": what, "number": n} for (name, what), n in sorted(operations.items())
     ]
+    first["senders"] = _senders([each.get("senders", ()) for each in states])
     first["processes"] = len(states)
     first["ready"] = any(each["ready"] for each in states)
     first["why_not"] = [] if first["ready"] else states[0]["why_not"]
@@ -159,6 +160,15 @@ def _destinations(lists: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str
         known = by_name.setdefault(each["destination"], {**each, **dict.fromkeys(_OF_DESTINATION, 0)})
         for key in _OF_DESTINATION:
             known[key] += each[key]
+    return list(by_name.values())
+
+
+def _senders(lists: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    by_name: dict[str, dict[str, Any]] = {}
+    for each in (sender for some in lists for sender in some):
+        known = by_name.setdefault(each["calling"], {**each, "instances": 0})
+        known["instances"] += each["instances"]
+        known["last"] = max((last for last in (known["last"], each["last"]) if last), default=None)
     return list(by_name.values())
 
 

@@ -82,6 +82,7 @@ class Observer:
             "operations": _operations(),
             "events": dict(self.archive.happened),
             "delivery_events": dict(self.archive.outbox.happened),
+            "senders": self.archive.senders.state(),
             "log": {"errors": counters.log_errors, "lines_lost": counters.log_lines_lost},
             "commands_failed": counters.commands_failed,
             **self.extra,

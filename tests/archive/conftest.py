@@ -203,7 +203,7 @@ ON_BOTH: dict[str, tuple[str, ...]] = {
         "test_who_asks_at_the_same_time_shares_a_transaction",
         "test_only_what_has_to_be_durable_is_synced",
         "test_settlements_wait_for_others_and_for_nothing_else",
-        "test_20_000_deliveries_cost_two_statements_each_and_no_scan",
+        "test_20_000_deliveries_cost_three_statements_a_batch_and_no_scan",
         "test_a_backlog_costs_others_no_row",
         "test_every_statement_goes_by_an_index",
         "test_what_waits_is_ready_when_it_is_due",

@@ -44,6 +44,7 @@ def _state(number: int, *, ready: bool = True) -> dict[str, Any]:
         "operations": [{"operation": "C-STORE", "outcome": "success", "number": number}],
         "events": {"stored": number},
         "delivery_events": {},
+        "senders": [{"calling": "CT1", "instances": number, "last": 5.0 if number == 1 else None}],
         "log": {"errors": 0},
         "commands_failed": number,
         "archive": {"instance": 5, "conflicts": number},
@@ -60,6 +61,7 @@ def test_what_each_counts_is_added() -> None:
     assert (both["events"], both["commands_failed"], both["processes"]) == ({"stored": 3}, 3, 2)
     assert both["archive"] == {"instance": 5, "conflicts": 3}
     assert both["destinations"] == [{"destination": "PACS", "under_way": 3, "delivered_since_start": 2}]
+    assert both["senders"] == [{"calling": "CT1", "instances": 3, "last": 5.0}]
     assert (both["ready"], both["why_not"]) == (True, [])
     assert summed([_state(1, ready=False)])["why_not"] == ["because"]
 
