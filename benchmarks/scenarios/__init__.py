@@ -6,6 +6,7 @@ from benchmarks.harness import Scenario
 from benchmarks.scenarios import (
     associations,
     backlog,
+    balance,
     bulk,
     distance,
     echo,
@@ -18,6 +19,7 @@ from benchmarks.scenarios import (
     ingest,
     memory,
     nagle,
+    retrieve,
     scale,
     senders,
     startup,
@@ -57,7 +59,9 @@ GATEWAY: dict[str, Scenario] = {
 BACKLOG: dict[str, Scenario] = {scenario.name: scenario for scenario in backlog.SCENARIOS}
 """What a gateway does while a destination is down, and when it is back; a run of its own."""
 
-SCALE: dict[str, Scenario] = {scenario.name: scenario for scenario in scale.SCENARIOS}
+SCALE: dict[str, Scenario] = {
+    scenario.name: scenario for scenario in (*scale.SCENARIOS, balance.SCENARIO, *retrieve.SCENARIOS)
+}
 """Past one process: a run of its own."""
 
 GROUPS = {
