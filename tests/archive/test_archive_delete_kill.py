@@ -8,7 +8,6 @@ whole.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.archive_process import LONG
+from helpers.forked import ENVIRONMENT
 
 from asyncdicom.archive import Archive
 from asyncdicom.archive.maintenance import verify
@@ -27,6 +27,7 @@ SCRIPT = """
 import asyncio, os, shutil, signal, sys
 from pathlib import Path
 from asyncdicom.archive import Archive, FileCalls
+from helpers.forked import life
 
 stored, root, step = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 left = 0
@@ -51,23 +52,11 @@ async def live(folder, kill_at):
         (folder / "answered").touch()
         left = 0
 
-def life(folder, kill_at):
-    pid = os.fork()
-    if not pid:
-        try:
-            asyncio.run(live(folder, kill_at))
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
 kill_at, ended = 1, -9
 while ended == -9:
     folder = root / str(kill_at)
     shutil.copytree(stored, folder)
-    ended = life(folder, kill_at)
+    ended = life(lambda: live(folder, kill_at))
     assert ended in (-9, 0), ended
     kill_at += step
 """
@@ -115,7 +104,7 @@ def test_killed_at_every_call(tmp_path: Path, tools: Any) -> None:
     stored, lives = tmp_path / "stored", tmp_path / "lives"
     asyncio.run(store(stored, tools))
     arguments = [str(stored), str(lives), "1" if LONG else "4"]
-    subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=True, env=os.environ, timeout=300)
+    subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=True, env=ENVIRONMENT, timeout=300)
     outcomes = asyncio.run(outcomes_of(lives, tools))
     print(f"{len(outcomes)} lives")
     assert outcomes == sorted(outcomes, reverse=True)

@@ -7,12 +7,12 @@ with what it has left. What was acknowledged and what was delivered is written d
 from __future__ import annotations
 
 import collections
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from helpers.archive_process import LONG
+from helpers.forked import ENVIRONMENT, lines
 
 INSTANCES, DESTINATIONS = 3, ("A", "B")
 
@@ -27,6 +27,7 @@ from asyncdicom.archive.index.work import State, Work
 from asyncdicom.data.elements import encode
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 import sqlite3
+from helpers.forked import lives, note
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 root, destinations, instances = Path(sys.argv[1]), sys.argv[2].split(","), int(sys.argv[3])
@@ -38,10 +39,6 @@ class Router:
 
 async def batches(data):
     yield [memoryview(data)]
-
-def note(file, line):
-    with open(file, "a") as out:
-        out.write(line + "\\n")
 
 async def store(archive, folder, uid):
     data = encode(
@@ -76,38 +73,14 @@ async def live(folder, kill_at):
                 await store(archive, folder, f"1.2.3.{number}")
         await send(archive, folder)
 
-def life(folder, kill_at):
-    pid = os.fork()
-    if not pid:
-        try:
-            asyncio.run(live(folder, kill_at))
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-step = int(sys.argv[4])
-kill_at, ended = 1, -9
-while ended == -9:
-    folder = root / str(kill_at)
-    folder.mkdir()
-    ended = life(folder, kill_at)
-    assert ended in (-9, 0), ended
-    assert life(folder, 0) == 0
-    kill_at += step
+lives(root, int(sys.argv[4]), live)
 '''
-
-
-def lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def test_kill_at_every_statement(tmp_path: Path) -> None:
     step = 1 if LONG else 2
     arguments = [str(tmp_path), ",".join(DESTINATIONS), str(INSTANCES), str(step)]
-    subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=True, env=os.environ, timeout=110)
+    subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=True, env=ENVIRONMENT, timeout=110)
     folders = list(tmp_path.iterdir())
     assert len(folders) > 30 / step  # so many statements there are
     partly = twice = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from helpers.archive_process import LONG
+from helpers.forked import ENVIRONMENT, lines
 from helpers.index_asking import ask as ask_index
 from helpers.index_asking import refuse, refuse_no_more
 from helpers.peer import eventually
@@ -381,14 +381,11 @@ from asyncdicom.services.commitment import COMMITMENT_INSTANCE, StorageCommitmen
 from asyncdicom.services.node import Delivery
 from asyncdicom.uid import STORAGE_COMMITMENT_PUSH_MODEL as MODEL
 from asyncdicom.dataset import encode
+from helpers.forked import lives, note
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
 encode({"TransactionUID": "1.2"}, EXPLICIT_VR_LITTLE_ENDIAN)  # so that its imports are paid once
 root, step = Path(sys.argv[1]), int(sys.argv[2])
-
-def note(file, line):
-    with open(file, "a") as out:
-        out.write(line + "\\n")
 
 async def live(folder, kill_at):
     left = kill_at
@@ -419,37 +416,14 @@ async def live(folder, kill_at):
                 while archive.deliveries.counts():
                     await asyncio.sleep(0.005)
 
-def life(folder, kill_at):
-    pid = os.fork()
-    if not pid:
-        try:
-            asyncio.run(live(folder, kill_at))
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-kill_at, ended = 1, -9
-while ended == -9:
-    folder = root / str(kill_at)
-    folder.mkdir()
-    ended = life(folder, kill_at)
-    assert ended in (-9, 0), ended
-    assert life(folder, 0) == 0
-    kill_at += step
+lives(root, step, live)
 """
-
-
-def lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def test_kill_at_every_statement(tmp_path: Path) -> None:
     step = 1 if LONG else 4
     subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path), str(step)], check=True, env=os.environ, timeout=110
+        [sys.executable, "-c", SCRIPT, str(tmp_path), str(step)], check=True, env=ENVIRONMENT, timeout=110
     )
     folders = list(tmp_path.iterdir())
     assert len(folders) > 12 / step

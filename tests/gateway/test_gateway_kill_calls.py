@@ -8,12 +8,12 @@ was acknowledged, delivered and promised is written down outside of the archive.
 from __future__ import annotations
 
 import collections
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from helpers.archive_process import LONG
+from helpers.forked import ENVIRONMENT, lines
 
 UIDS = ("1.1", "1.2", "1.3")
 
@@ -21,10 +21,13 @@ UIDS = ("1.1", "1.2", "1.3")
 SCRIPT = '''
 import asyncio, os, signal, sys, threading
 from pathlib import Path
+from helpers import forked
+from helpers.forked import lines, note
 from helpers.gateway import CT, instance
 from asyncdicom import associate, serve
 from asyncdicom.archive import Archive
-from asyncdicom.archive.dimse import serve_archive
+from asyncdicom.archive.dimse import commitment_of, serve_archive
+from asyncdicom.archive.retention import Retention, RetentionRule
 from asyncdicom.dataset import encode
 from asyncdicom.gateway.config import parse_gateway
 from asyncdicom.gateway.gateway import Gateway
@@ -54,9 +57,14 @@ first_pause = 0.02
 longest_pause = 0.05
 group_by = "study"
 
+[destinations.C]
+folder = "{}/out"
+first_pause = 0.02
+longest_pause = 0.05
+
 [[routes]]
 when = {{}}
-to = ["A"]
+to = ["A", "C"]
 
 [[routes]]
 when = {{ stable = 0.05 }}
@@ -78,10 +86,6 @@ class Calls:
             if not self.left:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-def note(file, line):
-    with open(file, "a") as out:
-        out.write(line + "\\n")
-
 async def settled(archive, calls):
     """Wait until nothing is owed; to look is not counted."""
     async with asyncio.timeout(60):
@@ -93,8 +97,16 @@ async def settled(archive, calls):
                 return
             await asyncio.sleep(0.005)
 
+async def retained(archive):
+    """Keep nothing that is delivered to all, as a rule of retention says."""
+    rule = RetentionRule(only="delivered", to=("A", "B", "C"))
+    async with Retention(archive, [rule], first=0, turn=0, round=0) as retention, asyncio.timeout(60):
+        while not retention.rounds:
+            await asyncio.sleep(0.005)
+
 async def live(folder, kill_at):
     calls = Calls(kill_at)
+    (folder / "out").mkdir(exist_ok=True)
     def storing(name):
         async def on_store(request):
             await request.data.read()
@@ -120,9 +132,10 @@ async def live(folder, kill_at):
             sys.setprofile(calls)
         async with (
             Archive(folder / "archive", scrub=0, minimum_free=0) as archive,
-            Gateway(archive, parse_gateway(ROUTES.format(a.port, b.port)), patience=1.0) as gateway,
+            Gateway(archive, parse_gateway(ROUTES.format(a.port, b.port, folder)), patience=1.0) as gateway,
             serve_archive(
-                archive, "GATE@127.0.0.1:0", access={"WS1": f"127.0.0.1:{ws1.port}", "CT1": ""}
+                archive, "GATE@127.0.0.1:0", services=[commitment_of(archive)],
+                access={"WS1": f"127.0.0.1:{ws1.port}", "CT1": ""},
             ) as server,
         ):
             if kill_at is not None:
@@ -132,6 +145,14 @@ async def live(folder, kill_at):
                     for uid in uids:
                         if (await association.c_store(instance(uid))).status == 0:
                             note(folder / "acknowledged", uid)
+                async with associate(
+                    f"GATE@127.0.0.1:{server.port}", contexts=[MODEL], services=[user], calling_ae_title="WS1"
+                ) as association:
+                    asked = {"TransactionUID": "1.2.8", "ReferencedSOPSequence": [
+                        {"ReferencedSOPClassUID": CT, "ReferencedSOPInstanceUID": uid} for uid in uids]}
+                    answer = await association.n_action(MODEL, COMMITMENT_INSTANCE, 1, asked)
+                    if answer.status == 0:
+                        note(folder / "promised", "1.2.8")
                 report = Delivery("WS1", MODEL, COMMITMENT_INSTANCE, 1, {"TransactionUID": "1.2.9"})
                 await archive.reports.add("GATE", report)
                 note(folder / "promised", "1.2.9")
@@ -144,30 +165,23 @@ async def live(folder, kill_at):
             wanted = set(acknowledged.read_text().split()) if acknowledged.exists() else set()
             async with asyncio.timeout(60):  # what is stable is not a row before it is
                 while not wanted <= {
-                    line.split()[1] for line in delivered(folder) if line.startswith("B ")
+                    line.split()[1] for line in lines(folder / "delivered") if line.startswith("B ")
                 }:
                     await asyncio.sleep(0.005)
             await settled(archive, calls)
+            await retained(archive)
+            if kill_at is None or calls.left < 0:
+                files = list((folder / "archive" / "objects").rglob("*.dcm"))
+                note(folder / "left", f"{(await archive.counts())['instance']} {len(files)}")
         sys.setprofile(None)
         threading.setprofile(None)
     return calls.made
 
-def delivered(folder):
-    path = folder / "delivered"
-    return path.read_text().splitlines() if path.exists() else []
-
 def life(folder, kill_at):
-    pid = os.fork()
-    if not pid:
-        try:
-            made = asyncio.run(live(folder, kill_at))
-            note(folder / "made", str(made))
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    async def whole():
+        made = await live(folder, kill_at)
+        note(folder / "made", str(made))
+    return forked.life(whole)
 
 whole = root / "0"
 whole.mkdir()
@@ -182,18 +196,13 @@ for kill_at in range(1, total + 1, max(total // lives, 1)):
 '''
 
 
-def lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
-
-
 def test_kill_at_every_call(tmp_path: Path) -> None:
     lives = 100_000 if LONG else 12
     arguments = [str(tmp_path), str(lives), ",".join(UIDS)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     subprocess.run(
         [sys.executable, "-c", SCRIPT, *arguments],
         check=True,
-        env=environment,
+        env=ENVIRONMENT,
         timeout=3600 if LONG else 110,
     )
     folders = list(tmp_path.iterdir())
@@ -212,5 +221,8 @@ def test_kill_at_every_call(tmp_path: Path) -> None:
             most = 2 + (line == f"A {UIDS[1]}")  # once more for the death, and once because it was asked for
             assert times <= most, (folder, line)
             twice += times == most
-        assert len(lines(folder / "told")) >= len(lines(folder / "promised")), folder
+        kept = {path.stem for path in (folder / "out").rglob("*.dcm")}
+        assert set(acknowledged) <= kept, folder
+        assert lines(folder / "left")[-1] == "0 0", folder  # all was delivered: nothing is kept, or forgotten
+        assert set(lines(folder / "promised")) <= set(lines(folder / "told")), folder
     assert partly  # some died in the middle
