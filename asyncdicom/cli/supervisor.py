@@ -78,8 +78,8 @@ class Worker:
         """What it has said when it was ready."""
         self.open: set[int] = set()
         """The connections that it has."""
-        self.untaken: dict[int, float] = {}
-        """Those of them that it has not taken yet, and since when."""
+        self.untaken: dict[int, tuple[float, socket.socket]] = {}
+        """Those of them that it has not taken yet: since when, and what is left of them here."""
         self.began = time.monotonic()
         self.is_leaving = False
         self.is_to_reload = False
@@ -87,7 +87,8 @@ class Worker:
 
     def hangs(self, now: float) -> bool:
         """Whether it has not taken a connection that it was handed a while ago."""
-        return now - next(iter(self.untaken.values()), now) > _HANGING
+        oldest = next(iter(self.untaken.values()), None)
+        return oldest is not None and now - oldest[0] > _HANGING
 
     @property
     def takes(self) -> bool:
@@ -137,8 +138,10 @@ class Supervisor:
             self._start(0)
             return await self._ended
         finally:
-            for acceptor in self._acceptors:
-                acceptor.close()
+            self.is_stopping = True
+            self._accept_no_more()
+            for worker in self.workers.values():
+                self._hear_no_more(worker)
             for worker in self._all():
                 worker.process.kill()
                 worker.process.wait()
@@ -179,7 +182,8 @@ class Supervisor:
         elif "ready" in packet:
             self._is_ready(worker, packet["ready"])
         elif "taken" in packet:
-            worker.untaken.pop(packet["taken"], None)
+            worker.untaken.pop(packet["taken"])[1].close()
+            self._hand_waiting()
         elif "closed" in packet:
             worker.open.discard(packet["closed"])
         elif "back" in packet:
@@ -189,7 +193,7 @@ class Supervisor:
             with suppress(OSError):
                 worker.handing.tell({"share": packet["share"], "exceeded": exceeded})
         else:
-            worker.is_leaving = True
+            self._leaves(worker)
 
     def _is_ready(self, worker: Worker, ready: Packet) -> None:
         worker.ready = ready
@@ -201,20 +205,33 @@ class Supervisor:
                 self._start(number)
             if all(each.ready is not None for each in self.workers.values()):
                 self.up.set()
-        while self._waiting and not self.is_stopping:
-            self._hand(self._waiting.popleft())
+        self._hand_waiting()
+
+    def _leaves(self, worker: Worker) -> None:
+        """It takes no more connections: others are handed what it has not taken."""
+        worker.is_leaving = True
+        untaken, worker.untaken = worker.untaken, {}
+        for number, (_, connection) in untaken.items():
+            worker.open.discard(number)
+            self._take(connection, "a connection that a process has not taken")
+        if self.is_stopping and not any(each.takes for each in self.workers.values()):
+            self._accept_no_more()
 
     def _lost(self, worker: Worker) -> None:
         """A process has ended, or has closed its end, which it does when it ends."""
-        asyncio.get_running_loop().remove_reader(worker.handing.end)
-        worker.handing.close()
+        self._hear_no_more(worker)
         self.shares.forget(worker)
+        self._leaves(worker)
         if self.workers.get(worker.number) is worker:
             del self.workers[worker.number]
         self._dying.add(worker)
         asyncio.get_running_loop().run_in_executor(None, worker.process.wait).add_done_callback(
             lambda code: self._has_ended(worker, code.result())
         )
+
+    def _hear_no_more(self, worker: Worker) -> None:
+        asyncio.get_running_loop().remove_reader(worker.handing.end)
+        worker.handing.close()
 
     def _has_ended(self, worker: Worker, code: int) -> None:
         self._dying.discard(worker)
@@ -243,21 +260,26 @@ class Supervisor:
         asyncio.get_running_loop().call_later(pause, start)
 
     def _stop(self, number: int) -> None:
-        """Accept no more, and let the processes finish; a second signal is passed on, a third one ends them.
+        """Let the processes finish; a second signal is passed on, a third one ends them.
 
-        Each process ends itself in time (`serve_until_stopped`), unless it is stopped, or nothing in it runs.
+        At SIGTERM they may go on taking connections for a while (`Server.drain`), and as long as one does,
+        connections are accepted. Each process ends itself in time (`serve_until_stopped`), unless it is
+        stopped, or nothing in it runs.
         """
         self._signals += 1
-        if not self.is_stopping:
-            self.is_stopping = True
-            for acceptor in self._acceptors:
-                acceptor.close()
-            self._acceptors = []
-            while self._waiting:
-                self._waiting.popleft().close()
+        self.is_stopping = True
+        if number != signal.SIGTERM or not any(each.takes for each in self.workers.values()):
+            self._accept_no_more()
         for worker in self._all():
             _tell(worker, number if self._signals < _AT_ONCE else signal.SIGKILL)
         self._end_if_all_have(self._code or 0)
+
+    def _accept_no_more(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors = []
+        while self._waiting:
+            self._waiting.popleft().close()
 
     def _all(self) -> list[Worker]:
         """Give the processes that are there, also those that are about to end."""
@@ -279,30 +301,34 @@ class Supervisor:
     # connections
 
     def _take(self, connection: socket.socket, host: str) -> None:
-        if any(each.takes for each in self.workers.values()):
-            self._hand(connection)
-        elif len(self._waiting) < _WAITING:
+        """Hand a connection to a process, or keep it until there is one."""
+        if self._hand(connection):
+            return
+        if len(self._waiting) < _WAITING and not self.is_stopping:
             self._waiting.append(connection)
-        else:
-            log.warning("%s: a connection is closed: no process takes it", host, fields={"address": host})
-            connection.close()
+            return
+        log.warning("%s: a connection is closed: no process takes it", host, fields={"address": host})
+        connection.close()
 
-    def _hand(self, connection: socket.socket) -> None:
-        """Give a connection to the process that has the fewest; to one that hangs, only if all do."""
+    def _hand_waiting(self) -> None:
+        while self._waiting and self._hand(self._waiting[0]):
+            self._waiting.popleft()
+
+    def _hand(self, connection: socket.socket) -> bool:
+        """Hand a connection to the process that has the fewest; to one that hangs, only if all do."""
         self._connections += 1
         now = time.monotonic()
         for worker in sorted(self.workers.values(), key=lambda each: (each.hangs(now), len(each.open))):
-            if not worker.takes:
+            if not worker.takes or (self.is_stopping and worker.hangs(now)):
                 continue
             try:
                 worker.handing.hand(connection, self._connections)
             except OSError:
                 continue  # it is full, or has just gone
             worker.open.add(self._connections)
-            worker.untaken[self._connections] = now
-            return
-        log.warning("a connection is closed: no process takes it")
-        connection.close()
+            worker.untaken[self._connections] = (now, connection)
+            return True
+        return False
 
 
 def _tell(worker: Worker, number: int) -> None:
