@@ -24,6 +24,7 @@ __all__ = [
     "INTERRUPTED",
     "STOPPED",
     "Stoppable",
+    "collected_seldom",
     "hold_reloads",
     "loop_factory",
     "run",
@@ -39,6 +40,7 @@ _GRACE = 15.0  # seconds for what comes after `drain_timeout`: handlers that wer
 _AT_ONCE = 5.0  # seconds after a second signal
 _PATIENCE = 1.0  # seconds that a server may take to stop without telling why
 _TELLING = 2.0  # seconds for the last words
+_SELDOM = 5000  # objects that were made and are still there, before the collector looks at them
 
 # Where a thread is when it has nothing to do, or waits for another one.
 _IDLE = frozenset({"_worker", "_run", "_take", "_watch", "_wait_for_tstate_lock", "join", "wait"})
@@ -172,7 +174,7 @@ async def serve_until_stopped(
     try:
         if on_ready is not None:
             on_ready()
-        with _left_alone():
+        with collected_seldom():
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if not stopped.done():
             watch.end()
@@ -191,16 +193,22 @@ async def serve_until_stopped(
 
 
 @contextmanager
-def _left_alone() -> Iterator[None]:
-    """Have the garbage collector leave alone what is there now, which stays for as long as the program runs.
+def collected_seldom() -> Iterator[None]:
+    """Have the garbage collector leave alone what is there now, and look seldom at what comes.
 
-    Otherwise it goes through all of it again and again, and holds up everybody for 50 ms each time.
+    What is there now stays for as long as the program runs: otherwise it goes through all of it again and
+    again, and holds up everybody for 50 ms each time. And what an operation makes has no cycles: it goes
+    without the collector, which would look at all that is under way every few operations.
     """
     gc.collect()
     gc.freeze()
+    often, *others = gc.get_threshold()
+    if often:  # otherwise somebody has switched it off
+        gc.set_threshold(max(often, _SELDOM), *others)
     try:
         yield
     finally:
+        gc.set_threshold(often, *others)
         gc.unfreeze()
 
 

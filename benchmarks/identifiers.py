@@ -33,7 +33,7 @@ def _before(sop_class_uid: str) -> bytes:
     return element(0x00080016, b"UI", sop_class_uid)
 
 
-def _after() -> bytes:
+def _after(study: str = STUDY, series: str = SERIES) -> bytes:
     short = functools.partial(struct.pack, "<H")
     return b"".join(
         (
@@ -42,8 +42,8 @@ def _after() -> bytes:
             element(0x00080060, b"CS", "CT"),
             element(0x00100010, b"PN", "Benchmark^Patient"),
             element(0x00100020, b"LO", "BENCHMARK"),
-            element(0x0020000D, b"UI", STUDY),
-            element(0x0020000E, b"UI", SERIES),
+            element(0x0020000D, b"UI", study),
+            element(0x0020000E, b"UI", series),
             element(0x00200013, b"IS", "1"),
             element(0x00280002, b"US", short(1)),
             element(0x00280004, b"CS", "MONOCHROME2"),
@@ -57,10 +57,10 @@ def _after() -> bytes:
     )
 
 
-def template(sop_class_uid: str, size: int) -> tuple[bytes, bytes]:
+def template(sop_class_uid: str, size: int, study: str = STUDY, series: str = SERIES) -> tuple[bytes, bytes]:
     """Give what is before and after the SOP Instance UID (35 characters) of an instance of `size` bytes."""
     before = _before(sop_class_uid) + struct.pack("<HH2sH", 0x0008, 0x0018, b"UI", 36)
-    after = b"\0" + _after()
+    after = b"\0" + _after(study, series)
     pixels = max(2, size - len(before) - 35 - len(after) - 12) & ~1
     noise = (bytes(range(256)) * (pixels // 256 + 1))[:pixels]
     return before, after + element(0x7FE00010, b"OW", noise)

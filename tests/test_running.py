@@ -297,11 +297,18 @@ async def nothing(request: Request) -> int:
     return 0
 
 
-async def test_what_is_there_at_the_start_is_left_alone_by_the_garbage_collector() -> None:
-    frozen = gc.get_freeze_count()
-    async with serve("SCP@127.0.0.1:0", c_store=nothing) as server:
-        serving = asyncio.ensure_future(serve_until_stopped(server))
-        await eventually(lambda: gc.get_freeze_count() > frozen)
-        await server.close()
-        await serving
-    assert gc.get_freeze_count() == 0, "it is the program's again"
+@pytest.mark.parametrize("often", [700, 0, 100_000], ids=["default", "off", "seldom already"])
+async def test_the_garbage_collector_leaves_alone_what_is_there_at_the_start(often: int) -> None:
+    frozen, before = gc.get_freeze_count(), gc.get_threshold()
+    gc.set_threshold(often)
+    try:
+        async with serve("SCP@127.0.0.1:0", c_store=nothing) as server:
+            serving = asyncio.ensure_future(serve_until_stopped(server))
+            await eventually(lambda: gc.get_freeze_count() > frozen)
+            assert gc.get_threshold()[0] == {700: 5000}.get(often, often)
+            await server.close()
+            await serving
+        assert gc.get_freeze_count() == 0, "it is the program's again"
+        assert gc.get_threshold()[0] == often
+    finally:
+        gc.set_threshold(*before)

@@ -53,25 +53,32 @@ class Finishing:
         self._spare = deque([None] * _BESIDE)  # one for each that may be at work beside them
         self._groups = 0  # that were taken
         self._looking: asyncio.TimerHandle | None = None
+        self._is_called = False  # whether `_begin` is about to be
 
     def submit(self, arrival: Arrival, file: NewBlob, write: Callable[[], None]) -> None:
         """Have `write` called, its file made durable and the arrival given to the index.
 
-        What fails is the answer to the arrival. Raises as `Workers.submit`: then nothing has happened. Called
-        in the event loop.
+        What fails is the answer to the arrival. Called in the event loop: what comes within one turn of it is
+        taken together, since waking a thread costs as much as handing it ten more.
         """
-        waiting = arrival, file, write
-        self._waiting.append(waiting)
+        self._waiting.append((arrival, file, write))
+        if not self._is_called:
+            self._is_called = True
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        """Have a thread take what waits, or leave it to those that are at work: they look again."""
+        self._is_called = False
+        if not self._waiting:
+            return
         if not self._reserve(self._free):
-            self._watch()  # whoever is at work looks again when it has ended
+            self._watch()
             return
         try:
             self._workers.submit(self._run)
-        except RuntimeError:
+        except RuntimeError as error:
             self._free.append(None)
-            if waiting in self._waiting:
-                self._waiting.remove(waiting)
-                raise
+            deliver([(arrival, error) for arrival, _, _ in self._take(len(self._waiting))])
 
     def _watch(self) -> None:
         if self._looking is None:

@@ -16,6 +16,7 @@ from asyncdicom.archive.index.record import Record
 from asyncdicom.archive.index.sqlite import Index
 from asyncdicom.archive.index.writer import Writer
 from asyncdicom.data.elements import Element
+from asyncdicom.running import collected_seldom
 from benchmarks import identifiers, instances
 from benchmarks.measure import Sample, sample
 
@@ -25,11 +26,13 @@ _BATCH = 1000
 
 
 async def serve(directory: str, durability: str) -> int:
-    """Open an archive and serve it; gives the port."""
+    """Open an archive and serve it, as `asyncdicom qrscp` does; gives the port."""
     archive = Archive(directory, durability=durability)
     await archive.open()
     server = await serve_archive(archive, "RECEIVER@127.0.0.1:0", timeouts=Timeouts(idle=None))
-    _kept.extend((archive, server))
+    seldom = collected_seldom()
+    seldom.__enter__()
+    _kept.extend((archive, server, seldom))
     return server.port
 
 

@@ -166,8 +166,9 @@ async def forward(port: int) -> int:
 class Template:
     """A small instance in memory of which copies with other UIDs are sent."""
 
-    def __init__(self, size: int) -> None:
-        self._head, self._tail = identifiers.template(instances.CT, size)
+    def __init__(self, size: int, study: int | None = None) -> None:
+        own = () if study is None else (f"2.25.3{study:029}", f"2.25.4{study:029}")
+        self._head, self._tail = identifiers.template(instances.CT, size, *own)
 
     def source(self, number: int) -> BytesSource:
         """Give a copy with its own SOP Instance UID."""
@@ -177,22 +178,34 @@ class Template:
 
 
 async def send_copies(
-    port: int, count: int, size: int, associations: int, receiver_pid: int, ae_title: str = "RECEIVER"
+    port: int | list[int],
+    count: int,
+    size: int,
+    associations: int,
+    receiver_pid: int,
+    ae_title: str = "RECEIVER",
+    first: int | None = None,
+    own_studies: bool = False,
 ) -> Sample:
-    """Send new small instances over several associations, on each one operation at a time."""
-    template = Template(size)
-    base = time.time_ns()
-    numbers = iter(range(base, base + count))
-    address = f"{ae_title}@127.0.0.1:{port}"
-    opened = [await associate(address, contexts=copy_contexts()) for _ in range(associations)]
+    """Send new small instances over several associations, on each one operation at a time.
 
-    async def work(association: Association) -> None:
+    With several ports, one association after another goes to each in turn. Several senders need numbers that
+    are far apart (`first`); with `own_studies` each association has a study of its own, else all have one.
+    """
+    first = time.time_ns() if first is None else first
+    templates = [Template(size, first + number if own_studies else None) for number in range(associations)]
+    numbers = iter(range(first, first + count))
+    ports = itertools.cycle(port if isinstance(port, list) else [port])
+    addresses = [f"{ae_title}@127.0.0.1:{next(ports)}" for _ in range(associations)]
+    opened = [await associate(address, contexts=copy_contexts()) for address in addresses]
+
+    async def work(association: Association, template: Template) -> None:
         for number in numbers:
             _checked((await association.c_store(template.source(number))).status)
 
     try:
         with Measurement(receiver_pid) as it:
-            await asyncio.gather(*map(work, opened))
+            await asyncio.gather(*map(work, opened, templates))
     finally:
         await asyncio.gather(*(association.release() for association in opened))
     return it.sample(count, count * size)

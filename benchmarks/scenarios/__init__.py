@@ -17,6 +17,7 @@ from benchmarks.scenarios import (
     ingest,
     memory,
     nagle,
+    scale,
     senders,
     startup,
     store,
@@ -53,10 +54,14 @@ GATEWAY: dict[str, Scenario] = {scenario.name: scenario for scenario in gateway.
 BACKLOG: dict[str, Scenario] = {scenario.name: scenario for scenario in backlog.SCENARIOS}
 """What a gateway does while a destination is down, and when it is back; a run of its own."""
 
+SCALE: dict[str, Scenario] = {scenario.name: scenario for scenario in scale.SCENARIOS}
+"""Past one process: a run of its own."""
+
 GROUPS = {
     "speed": SCENARIOS,
     "distance": DISTANCE,
     "windows": WINDOWS,
     "gateway": GATEWAY,
     "backlog": BACKLOG,
+    "scale": SCALE,
 }

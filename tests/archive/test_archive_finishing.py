@@ -203,6 +203,22 @@ def test_what_the_system_has_lent_is_given_back(tmp_path: Path) -> None:
     assert not calls._free
 
 
+async def test_what_comes_within_one_turn_of_the_loop_wakes_one_thread() -> None:
+    class Counting(Workers):
+        calls = 0
+
+        def submit(self, call: object) -> None:
+            self.calls += 1
+
+    workers = Counting(1, "counting")
+    finishing = Finishing(Any, Any, workers, lambda arrivals: None)  # type: ignore[arg-type]
+    for _ in range(40):
+        finishing.submit(None, None, lambda: None)  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    assert workers.calls == 1
+    assert len(finishing._take(100)) == 40
+
+
 async def test_those_who_go_on_beside_stuck_ones_are_no_more_than_there_may_be() -> None:
     class Stuck(Workers):
         calls = 0
@@ -214,6 +230,7 @@ async def test_those_who_go_on_beside_stuck_ones_are_no_more_than_there_may_be()
     finishing = Finishing(Any, Any, workers, lambda arrivals: None)  # type: ignore[arg-type]
     for _ in range(40):
         finishing.submit(None, None, lambda: None)  # type: ignore[arg-type]
+        await asyncio.sleep(0)
         finishing._look(0)
     assert finishing._looking is not None
     finishing._looking.cancel()

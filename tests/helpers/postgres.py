@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,20 @@ def _user() -> str | None:
 class Server:
     """A server that runs, until `stop`."""
 
-    def __init__(self, programs: Path, folder: Path, user: str) -> None:
+    def __init__(
+        self, programs: Path, folder: Path, user: str, settings: Mapping[str, str] = _SETTINGS
+    ) -> None:
         self._programs = programs
         self._folder = folder
         self._user = user
+        self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process whose children are all others of the server."""
+        assert self._process is not None
+        return self._process.pid
 
     def initialise(self) -> None:
         options = ["--encoding=UTF8", "--locale=C", "--no-sync", "--auth=trust", "--username=asyncdicom"]
@@ -83,7 +92,7 @@ class Server:
             "-k",
             str(self._folder),
         ]
-        for name, value in _SETTINGS.items():
+        for name, value in self._settings.items():
             command += ["-c", f"{name}={value}"]
         if shutil.which("setpriv"):  # it is gone with the tests, however these end
             command = ["setpriv", "--pdeathsig", "INT", "--", *command]
@@ -120,6 +129,12 @@ class Server:
         options = quote(f"-c search_path={schema}")
         return f"postgresql://asyncdicom@/postgres?host={quote(str(self._folder), safe='')}&options={options}"
 
+    def database(self) -> str:
+        """A new database, as libpq takes it, for a program that asks for one of its own."""
+        name = f"database_{os.getpid()}_{next(_NUMBERS)}"
+        self.run(f"CREATE DATABASE {name}")
+        return f"host={self._folder} user=asyncdicom dbname={name}"
+
     def run(self, sql: str) -> str:
         """Run SQL by the server's own tool, and give what it says."""
         command = [str(self._programs / "psql"), "-qAtX", "-v", "ON_ERROR_STOP=1", "-h", str(self._folder)]
@@ -129,17 +144,17 @@ class Server:
 
 
 @contextmanager
-def server() -> Iterator[Server]:
-    """A server for as long as the block lasts. Raises `RuntimeError` if it cannot be."""
+def server(settings: Mapping[str, str] = _SETTINGS, where: str | Path = "/tmp") -> Iterator[Server]:
+    """A server for as long as the block lasts, in a folder `where`. Raises `RuntimeError` if it cannot be."""
     found, user = programs(), _user()
     if found is None or user is None:
         raise RuntimeError("PostgreSQL's server is not here")
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # the path of a socket has to be short
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=where))  # the path of a socket has to be short
     try:
         if user:
             entry = pwd.getpwnam(user)
             os.chown(folder, entry.pw_uid, entry.pw_gid)
-        made = Server(found, folder, user)
+        made = Server(found, folder, user, settings)
         made.initialise()
         made.start()
         try:

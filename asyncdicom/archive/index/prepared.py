@@ -13,7 +13,7 @@ from sqlalchemy.sql import ClauseElement
 
 __all__ = ["TOGETHER", "Named", "Prepared", "Sql"]
 
-TOGETHER = 16
+TOGETHER = (16, 4)
 """So many rows are inserted by one statement: for each the driver lets go of the lock of the interpreter."""
 
 
@@ -41,10 +41,10 @@ class Prepared:
         self._pick = operator.itemgetter(*self._names) if self._names else lambda row: ()
 
     @cached_property
-    def together(self) -> str:
-        """The same for `TOGETHER` rows, whose values follow one another; empty if it inserts no values."""
+    def together(self) -> dict[int, str]:
+        """The same for so many rows, whose values follow one another; nothing if it inserts no values."""
         head, found, values = self.sql.partition(" VALUES ")
-        return f"{head}{found}{', '.join([values] * TOGETHER)}" if found else ""
+        return {rows: f"{head}{found}{', '.join([values] * rows)}" for rows in TOGETHER if found}
 
     def bind(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         """Give the values of the parameters in their order."""

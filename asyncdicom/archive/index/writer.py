@@ -268,14 +268,14 @@ class Writer:
     def execute_all(self, statement: Prepared, rows: Iterable[Mapping[str, Any]]) -> None:
         """Execute another statement of this transaction once for each row."""
         bound = list(map(statement.bind, rows))
-        if len(bound) >= TOGETHER and isinstance(self._cursor, sqlite3.Cursor) and statement.together:
-            whole = len(bound) - len(bound) % TOGETHER
-            for first in range(0, whole, TOGETHER):
-                values = tuple(chain.from_iterable(bound[first : first + TOGETHER]))
-                self._cursor.execute(statement.together, values)
-            del bound[:whole]
-        if bound:
-            self._cursor.executemany(statement.sql, bound)
+        first = 0
+        if len(bound) >= min(TOGETHER) and isinstance(self._cursor, sqlite3.Cursor):
+            for count, sql in statement.together.items():
+                while len(bound) - first >= count:
+                    self._cursor.execute(sql, tuple(chain.from_iterable(bound[first : first + count])))
+                    first += count
+        if first < len(bound):
+            self._cursor.executemany(statement.sql, bound[first:])
 
     def keep_others_out(self, *, is_shared: bool = False) -> None:
         """Let no other process commit instances until this transaction ends.
