@@ -24,6 +24,7 @@ TOOLS = {
     "bench": "measure a peer: echo, query, retrieve, store",
     "doctor": "say what is wrong between here and a peer, and what to change",
     "trace": "pass on a conversation of two others, and show it decoded",
+    "cluster": "start PostgreSQL, several processes and a balancer here, for trying out",
     "haproxy": "write the configuration of a balancer for the nodes of an archive",
     "conformance": "send a peer what others get wrong, and judge its reactions",
     "samples": "write synthetic images to try things with",

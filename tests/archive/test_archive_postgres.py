@@ -21,12 +21,14 @@ from asyncdicom.__main__ import main
 from asyncdicom.archive import Archive, ArchiveError
 from asyncdicom.archive.index import postgres_writer
 from asyncdicom.archive.index.base import Changes, IndexFailed, Overtaken, Uncertain
+from asyncdicom.archive.index.enqueue import enqueue
 from asyncdicom.archive.index.postgres import PostgresIndex
 from asyncdicom.archive.index.postgres_schema import TABLES
 from asyncdicom.archive.index.queries import Queries
 from asyncdicom.archive.index.reader import Execute
 from asyncdicom.archive.index.schema import SCHEMA_VERSION
 from asyncdicom.archive.index.sql import Integer
+from asyncdicom.archive.index.work import Work
 from asyncdicom.archive.index.writer import Writer
 from asyncdicom.cli.asking import result_of
 from asyncdicom.uid import PATIENT_ROOT
@@ -46,6 +48,48 @@ def writer(index: PostgresIndex) -> Iterator[Writer]:
     opened = index.writer()
     yield opened
     opened.close()
+
+
+# what is written
+
+
+def _executed(writer: Any) -> list[str]:
+    """The statements that it executes from now on."""
+    executed: list[str] = []
+    run = writer._cursor._run
+
+    def counting(call: Any, *arguments: Any) -> None:
+        executed.append(str(arguments[0]))
+        run(call, *arguments)
+
+    writer._cursor._run = counting
+    return executed
+
+
+def test_a_group_is_inserted_by_one_statement_whatever_its_texts(writer: Writer) -> None:
+    """As they are, but for a NUL, which PostgreSQL has not got."""
+    texts = [
+        "plain",
+        'a "quoted" \\ one',
+        r"no NUL: \u0000",
+        "a\0b",
+        "Yamada^\N{CJK UNIFIED IDEOGRAPH-592A}",
+        "%s %(rows)s",
+    ]
+    executed = _executed(writer)
+    work = [Work("test", "PACS", comment=text) for text in texts]
+    writer.change(lambda writer: enqueue(writer.execute_all, work, 0.0))
+    assert sum(sql.startswith("INSERT INTO delivery") for sql in executed) == 1
+    found = writer._cursor.execute("SELECT comment FROM delivery ORDER BY id").fetchall()
+    assert [text for (text,) in found] == [each.replace("\0", "\N{SYMBOL FOR NULL}") for each in texts]
+
+
+def test_a_group_of_instances_is_inserted_by_one_statement(writer: Writer) -> None:
+    executed = _executed(writer)
+    commit(writer, insertion("1.2.3.0"))  # makes patient, study and series
+    executed.clear()
+    writer.change(lambda writer: writer.apply(Changes([insertion(f"1.2.3.{n}") for n in range(1, 65)])))
+    assert len(executed) == 3, "it begins, inserts and commits"
 
 
 # several at once

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-_PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+from asyncdicom.cli.own_postgres import find_programs, user_of_server
+
 _NUMBERS = itertools.count(1)
 _SETTINGS = {
     "listen_addresses": "",
@@ -35,31 +35,18 @@ _SETTINGS = {
 
 def programs() -> Path | None:
     """The folder of the server's programs, if they are here and can be run."""
-    for place in _PLACES:
-        if (place / "initdb").exists() and _user() is not None:
-            return place
-    found = shutil.which("initdb")
-    return Path(os.path.realpath(found)).parent if found and _user() is not None else None
-
-
-def _user() -> str | None:
-    """The user that the server runs as: empty for our own."""
-    if os.getuid():
-        return ""
-    for name in ("postgres", "nobody"):
-        try:
-            pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return name
-    return None
+    try:
+        user_of_server()
+    except LookupError:
+        return None
+    return find_programs()
 
 
 class Server:
     """A server that runs, until `stop`."""
 
     def __init__(
-        self, programs: Path, folder: Path, user: str, settings: Mapping[str, str] = _SETTINGS
+        self, programs: Path, folder: Path, user: Any, settings: Mapping[str, str] = _SETTINGS
     ) -> None:
         self._programs = programs
         self._folder = folder
@@ -79,10 +66,10 @@ class Server:
         subprocess.run(command, **self._as_user(), check=True, timeout=100, stdout=subprocess.DEVNULL)
 
     def _as_user(self) -> dict[str, Any]:
-        if not self._user:
+        if self._user is None:
             return {"cwd": self._folder}
-        entry = pwd.getpwnam(self._user)
-        return {"cwd": self._folder, "user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+        ids = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+        return {"cwd": self._folder, **ids}
 
     def start(self) -> None:
         command = [
@@ -146,14 +133,14 @@ class Server:
 @contextmanager
 def server(settings: Mapping[str, str] = _SETTINGS, where: str | Path = "/tmp") -> Iterator[Server]:
     """A server for as long as the block lasts, in a folder `where`. Raises `RuntimeError` if it cannot be."""
-    found, user = programs(), _user()
-    if found is None or user is None:
+    found = programs()
+    if found is None:
         raise RuntimeError("PostgreSQL's server is not here")
+    user = user_of_server()
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir=where))  # the path of a socket has to be short
     try:
-        if user:
-            entry = pwd.getpwnam(user)
-            os.chown(folder, entry.pw_uid, entry.pw_gid)
+        if user is not None:
+            os.chown(folder, user.pw_uid, user.pw_gid)
         made = Server(found, folder, user, settings)
         made.initialise()
         made.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 from sqlalchemy import Engine
@@ -52,10 +52,13 @@ class Cursor:
             self.lastrowid = None if row is None else row[0]
         return self
 
-    def executemany(self, sql: Sql, rows: Iterable[Sequence[Any]]) -> None:
+    def executemany(self, sql: Sql, rows: Sequence[Sequence[Any]]) -> None:
         """Execute a statement once for each row."""
         named: Named = sql.prepared.named
-        self._run(self._cursor.executemany, named.sql, list(map(named.bind, rows)))
+        if named.together:
+            self._run(self._cursor.execute, named.together, named.bind_all(rows))
+        else:
+            self._run(self._cursor.executemany, named.sql, list(map(named.bind, rows)))
 
     def _run(self, call: Callable[..., Any], *arguments: Any) -> None:
         try:

@@ -49,6 +49,7 @@ _ONE_OF_US = (
 )
 _IDENTITY = "SELECT archive_id, generation FROM archive"
 _WAITED = "SET LOCAL lock_timeout = '30s'"  # for others, by who changes what is there
+_BEGUN = "SELECT CAST(pg_current_xact_id() AS TEXT), EXISTS (SELECT 1 FROM reassignment)"
 _BESIDE = f"SELECT {locking(Lock.ROWS, is_shared=True)}"
 _KEEP_STUDIES = Prepared(
     text(
@@ -204,11 +205,11 @@ class PostgresWriter(Writer):
         words = ["BEGIN ISOLATION LEVEL READ COMMITTED"]
         words += [] if is_durable else ["SET LOCAL synchronous_commit = off"]
         words += [_BESIDE] if is_group else []
-        self._cursor.execute("; ".join([*words, "SELECT CAST(pg_current_xact_id() AS TEXT)"]))
+        self._cursor.execute("; ".join([*words, _BEGUN]))
         for _ in words:
             self._cursor.next_result()
-        (self._transaction,) = self._cursor.fetchone()
-        self._reassigned = None  # another process may have changed them
+        self._transaction, has_reassigned = self._cursor.fetchone()
+        self._reassigned = None if has_reassigned else {}  # another process may have changed them
         self._seen.clear()
         self._asked_for.clear()
         self._began = datetime.now(UTC)

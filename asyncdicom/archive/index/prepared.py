@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Insert
+from sqlalchemy import Insert, TableClause
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql import ClauseElement
 
@@ -63,28 +64,63 @@ class Named:
     def __init__(self, statement: ClauseElement, order: Sequence[str]) -> None:
         from sqlalchemy.dialects.postgresql import psycopg  # who has no PostgreSQL does not load it
 
+        self._dialect: Any = psycopg.dialect()  # type: ignore[no-untyped-call]
+        self._plain = _plain_table(statement, order)
         table = statement.table if isinstance(statement, Insert) else None
         self.gives_id = table is not None and "id" in table.c
         """Whether it gives the id of the row that it inserts."""
         if self.gives_id and isinstance(statement, Insert):
             statement = statement.returning(statement.table.c.id)
-        dialect: Any = psycopg.dialect()  # type: ignore[no-untyped-call]
-        compiled: Any = statement.compile(dialect=dialect)
+        compiled: Any = statement.compile(dialect=self._dialect)
         self.sql = str(compiled)
         self._order = tuple(order)
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
         self._converted: dict[str, Callable[[Any], Any]] = {
             name: convert
             for name, parameter in compiled.binds.items()
-            if (convert := parameter.type.dialect_impl(dialect).bind_processor(dialect)) is not None
+            if (convert := parameter.type.dialect_impl(self._dialect).bind_processor(self._dialect))
+            is not None
         }
 
     def bind(self, values: Sequence[Any]) -> dict[str, Any]:
         """Give the values of the parameters by their names. PostgreSQL has no text with a NUL in it."""
+        return {
+            name: value.replace("\0", "\N{SYMBOL FOR NULL}") if type(value) is str else value
+            for name, value in self._named(values).items()
+        }
+
+    def _named(self, values: Sequence[Any]) -> dict[str, Any]:
         named = self._constants | dict(zip(self._order, values, strict=True))
         for name, convert in self._converted.items():
             named[name] = convert(named[name])
-        return {
-            name: value.replace("\0", "\N{SYMBOL FOR NULL}") if type(value) is str else value
-            for name, value in named.items()
-        }
+        return named
+
+    @cached_property
+    def together(self) -> str:
+        """The same for rows that are one parameter, see `bind_all`; empty if it inserts other than values."""
+        table = self._plain
+        if table is None:
+            return ""
+        name = self._dialect.identifier_preparer.quote
+        of = self._dialect.type_compiler_instance.process
+        columns = ", ".join(map(name, self._order))
+        typed = ", ".join(f"{name(each)} {of(table.c[each].type)}" for each in self._order)
+        return (
+            f"INSERT INTO {name(table.name)} ({columns}) SELECT {columns} "
+            f"FROM json_to_recordset(CAST(%(rows)s AS JSON)) AS given ({typed})"
+        )
+
+    def bind_all(self, rows: Sequence[Sequence[Any]]) -> dict[str, str]:
+        """Give the one parameter of `together`: the driver looks at each one that there is for long."""
+        whole = json.dumps(list(map(self._named, rows)), ensure_ascii=False)
+        if r"\u0000" in whole:  # which is seldom, and costs each text a look
+            whole = json.dumps(list(map(self.bind, rows)), ensure_ascii=False)
+        return {"rows": whole}
+
+
+def _plain_table(statement: ClauseElement, names: Sequence[str]) -> TableClause | None:
+    """Give the table that a statement inserts one row into, all of whose values are parameters."""
+    if not isinstance(statement, Insert) or not {*names} <= {*statement.table.c.keys()}:
+        return None
+    words = " ".join(str(statement.compile(dialect=sqlite.dialect())).split())
+    return statement.table if words.endswith(f"VALUES ({', '.join('?' * len(names))})") else None
