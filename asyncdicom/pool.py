@@ -195,6 +195,11 @@ class AssociationPool:
         if self._users:
             await asyncio.gather(*(a.release() if is_healthy else a.abort() for a in self._users))
 
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for a place: who keeps one for long may let them have it in between."""
+        return len(self._waiting)
+
     def expect(self, contexts: Proposable | Iterable[Proposable]) -> None:
         """Propose these too from now on, as far as there is room for them: instances are to come."""
         for context in expand(contexts):

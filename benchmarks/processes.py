@@ -132,8 +132,13 @@ class Worker:
 
 
 @contextmanager
-def server(command: Sequence[str], port: int, *, env: Mapping[str, str], cwd: Path) -> Iterator[int]:
-    """Run a server until the end of the block, which begins when it listens; gives its process ID."""
+def server(
+    command: Sequence[str], port: int, *, env: Mapping[str, str], cwd: Path, patience: float = 3.0
+) -> Iterator[int]:
+    """Run a server until the end of the block, which begins when it listens; gives its process ID.
+
+    After SIGTERM it has `patience` seconds to end.
+    """
     log = cwd / f"{Path(command[0]).name}-{port}.log"
     with log.open("wb") as output:
         process = spawn(
@@ -149,7 +154,7 @@ def server(command: Sequence[str], port: int, *, env: Mapping[str, str], cwd: Pa
             time.sleep(0.01)
         yield process.pid
     finally:
-        end(process)
+        end(process, patience)
 
 
 class Running(NamedTuple):

@@ -73,7 +73,7 @@ def test_without_its_plug_in_orthanc_is_left_out(tmp_path: Path, monkeypatch: py
 
 @needs_postgres
 def test_what_two_processes_take_is_in_the_database_and_their_time_is_counted(bench: Bench) -> None:
-    database = scale._database_of(bench)
+    database = scale.database_of(bench)
     with ExitStack() as stack:
         archives = scale._ours(bench, database, 2, 1, True, stack)
         sender = bench.worker(stack, "ours")

@@ -43,6 +43,7 @@ from asyncdicom.archive.reassign import Reassigning
 from asyncdicom.archive.reports import Reports
 from asyncdicom.archive.round import Bounds
 from asyncdicom.archive.search import Match, match_of, query_of
+from asyncdicom.archive.senders import Senders
 from asyncdicom.archive.sources import batches_of, source_of
 from asyncdicom.archive.stability import StableStudies, StableStudy
 from asyncdicom.archive.stored import Stored
@@ -128,6 +129,8 @@ class Archive:
         self._sweep: asyncio.Future[Swept | None] | None = None
         self.happened: Counter[str] = Counter()
         """What happened to instances since the start, beside being stored: by its name, how many times."""
+        self.senders = Senders()
+        """How many instances came from whom since the start, and when the last one did."""
         self._blobs = open_blobs(
             self.directory,
             blobs,
@@ -150,6 +153,7 @@ class Archive:
             keeps_incomplete=incomplete == "store",
             maximum_size=maximum_size,
             happened=self.happened,
+            senders=self.senders,
             directory=self.directory,
         )
 
@@ -208,7 +212,7 @@ class Archive:
         change, outgoing = self._ingest.change, self._threads.outgoing
         self.deliveries, self.chosen = index.deliveries, index.chosen
         self.expiry, self.leases = index.expiry, index.leases
-        self.outbox = Outbox(change, self.deliveries, outgoing, is_shared=is_shared)
+        self.outbox = Outbox(self._ingest, self.deliveries, outgoing, index.hints, is_shared=is_shared)
         self.reports = Reports(self.outbox, self.deliveries, self.read)
         self._peers = PeerMemory(index.learned(time.time()), change, outgoing.submit)
         self.stability = StableStudies(index.stability, change, self.read, self.leases)

@@ -138,6 +138,7 @@ def serve_archive(
         address = Address.parse(address)
     archive.is_served_by_tls |= ssl is not None
     policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
+    archive.senders.names = lambda: policy.peers
     agreed = Relational(relational)
     provider = ArchiveProvider(archive, address.ae_title, maximum_retrievals, agreed)
     destinations = {title: where for title, where in policy.destinations.items() if title != address.ae_title}

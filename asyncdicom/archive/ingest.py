@@ -43,26 +43,22 @@ _RENEW = 10  # failures in a row after which another connection is tried
 
 
 class Change(Generic[_T]):
-    """Something else that is written into the index: alone in its transaction. A thread waits for it.
+    """Something else that is written into the index: alone in its transaction.
 
-    ``is_durable``: see `Writer.change`.
+    ``tell`` is called with what `apply` gave when it is committed, or with what failed. ``is_durable``: see
+    `Writer.change`.
     """
 
-    def __init__(self, apply: Callable[[Writer], _T], *, is_durable: bool = True) -> None:
+    def __init__(
+        self,
+        apply: Callable[[Writer], _T],
+        tell: Callable[[_T | None, BaseException | None], None],
+        *,
+        is_durable: bool = True,
+    ) -> None:
         self.apply = apply
         self.is_durable = is_durable
-        self._answers: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
-
-    def tell(self, result: _T | None, error: BaseException | None = None) -> None:
-        """Say what came of it."""
-        self._answers.put((result, error))
-
-    def wait(self) -> _T:
-        """Give what `apply` gave when it is committed, else raise what failed. Blocks."""
-        result, error = self._answers.get(True)
-        if error is not None:
-            raise error
-        return result  # type: ignore[return-value]
+        self.tell = tell
 
 
 class Ingest:
@@ -130,9 +126,22 @@ class Ingest:
         ``is_durable``: see `Writer.change`. Raises what `apply` or the commit raises: then nothing has
         changed. For threads that end before `close` is called.
         """
-        change = Change(apply, is_durable=is_durable)
-        self._queue.put(change)
-        return change.wait()
+        answers: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
+        self.begin_change(apply, lambda *answer: answers.put(answer), is_durable=is_durable)
+        result, error = answers.get(True)
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    def begin_change(
+        self,
+        apply: Callable[[Writer], _T],
+        tell: Callable[[_T | None, BaseException | None], None],
+        *,
+        is_durable: bool = True,
+    ) -> None:
+        """As `change`, but does not block: the writer's thread tells the result, or the error."""
+        self._queue.put(Change(apply, tell, is_durable=is_durable))
 
     def _run(self) -> None:
         while self._waiting or self._changes or not self._ended:
@@ -151,7 +160,7 @@ class Ingest:
             except BaseException as error:
                 change.tell(None, error)
             else:
-                change.tell(result)
+                change.tell(result, None)
 
     def _round(self) -> None:
         self._take(block=not self._waiting)

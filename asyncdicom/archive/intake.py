@@ -18,6 +18,7 @@ from asyncdicom.archive.index.record import WANTED_TAGS
 from asyncdicom.archive.ingest import Ingest
 from asyncdicom.archive.origin import Origin, Received, Router
 from asyncdicom.archive.receive import Reception, Refused
+from asyncdicom.archive.senders import Senders
 from asyncdicom.archive.stored import MAXIMUM_COMMENT, Stored, answer_to, count_and_tell
 from asyncdicom.archive.workers import Workers
 from asyncdicom.net.lane import lane
@@ -38,7 +39,7 @@ _Ts = TypeVarTuple("_Ts")
 class Intake:
     """Takes instances in, from `open` to `close`; after that, and before, all are refused.
 
-    ``maximum_size``: bytes of one data set. ``happened``: what is counted. ``directory`` is named in the log.
+    ``maximum_size``: bytes of one data set. ``happened`` and ``senders`` count. ``directory`` is for the log.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Intake:
         keeps_incomplete: bool,
         maximum_size: int,
         happened: Counter[str],
+        senders: Senders,
         directory: str,
     ) -> None:
         self._blobs = blobs
@@ -56,6 +58,7 @@ class Intake:
         self._keeps_incomplete = keeps_incomplete
         self._maximum_size = maximum_size
         self._happened = happened
+        self._senders = senders
         self._directory = directory
         self._is_open = False
         self._tags = WANTED_TAGS
@@ -124,7 +127,10 @@ class Intake:
             else:
                 await self._tidy_up(reception.file, arrival, storage_failed)
         count_and_tell(sop_instance_uid, arrival, outcome, self._happened, self._directory)
-        return answer_to(arrival, outcome)
+        stored = answer_to(arrival, outcome)
+        if stored.is_here:
+            self._senders.note(calling_ae_title)
+        return stored
 
     async def _receive(
         self, reception: Reception, batches: AsyncIterator[list[memoryview]], peer: Hashable

@@ -290,10 +290,10 @@ class Leftovers:
 
     def _remove_copy(self, found: Found) -> None:
         """Remove a file whose bytes are in another one, which has a row and was compared with it just now."""
+        if found.has_row:
+            return  # it is the one that the row means, by now: what else was looked at says nothing of it
         file = found.file
         sound = [name for name, state in found.looked.items() if state is State.SOUND]
-        if not sound:
-            return  # the row is its own, by now
         kept = [path(name) for name in sound for path in (self._blobs.path, self._blobs.quarantine_path)]
         if self._blobs.is_other_name(file.path, kept):
             self._swept.foreign += 1  # seen twice, by a mount: there is only one

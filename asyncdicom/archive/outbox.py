@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from asyncdicom.archive.errors import reason
@@ -24,9 +25,10 @@ from asyncdicom.archive.index.base import RowFailed
 from asyncdicom.archive.index.deliveries import Claimed, Settlement
 from asyncdicom.archive.index.delivery_reader import DeliveryReader
 from asyncdicom.archive.index.enqueue import enqueue, enqueue_for_instances
+from asyncdicom.archive.index.hints import Hints
 from asyncdicom.archive.index.work import State, Work, urgency_of
 from asyncdicom.archive.index.writer import Writer
-from asyncdicom.net.threads import Threads, in_thread
+from asyncdicom.net.threads import Threads, Told, in_thread
 from asyncdicom.telemetry.log import Log
 
 __all__ = ["LEASE", "Outbox"]
@@ -40,7 +42,7 @@ LEASE = 60.0
 _LONGEST_WAIT = 7 * 86400.0  # what is due later than that was written by a clock that was wrong
 _LOOK = 30.0  # seconds between two looks at leases, and at what is due
 _LOOK_AT_OTHERS = 3.0  # seconds between two looks at what other processes have done to it
-_MOMENT = 0.02  # seconds that settlements wait for others: each transaction costs two hops between threads
+_MOMENT = 0.02  # seconds that settlements wait for others: each transaction costs hops between threads
 _MANY = 64  # settlements that do not wait any more
 
 Listener = Callable[[Mapping[str, int] | None], None]
@@ -56,34 +58,43 @@ class _Pending(NamedTuple):
     is_patient: bool
 
 
-class _Change(Protocol):
-    """Has the index's writer make a change; see `Ingest.change`."""
+class _Index(Protocol):
+    """Has the index's writer make changes; see `Ingest`."""
 
-    def __call__(
-        self, apply: Callable[[Writer], list[Any]], *, is_durable: bool
-    ) -> list[Any]:  # pragma: no cover
+    def change(self, apply: Callable[[Writer], _T], *, is_durable: bool = True) -> _T:  # pragma: no cover
+        ...
+
+    def begin_change(
+        self,
+        apply: Callable[[Writer], _T],
+        tell: Callable[[_T | None, BaseException | None], None],
+        *,
+        is_durable: bool = True,
+    ) -> None:  # pragma: no cover
         ...
 
 
 class Outbox:
     """The outbox of an open archive; `archive.outbox` gives it.
 
-    `change` has the index's writer make a change, and `threads` are where that is waited for; `clock` gives
-    the seconds since 1970.
+    `index` has the index's writer make changes, and `threads` are where it is looked at; `hints` go to other
+    processes, and come from them; `clock` gives the seconds since 1970.
     """
 
     def __init__(
         self,
-        change: _Change,
+        index: _Index,
         reader: DeliveryReader,
         threads: Threads,
+        hints: Hints,
         *,
         is_shared: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._change = change
+        self._index = index
         self._reader = reader
         self._threads = threads
+        self._hints = hints
         self.is_shared = is_shared
         """Whether other processes may work on it, too."""
         self.clock = clock
@@ -106,7 +117,7 @@ class Outbox:
         Not `is_alone`: others have it open now. What they have claimed stays theirs until their leases end.
         """
         until = float("inf") if is_alone else self.clock()
-        taken_back: int = self._apply([lambda writer: deliveries.reclaim(writer, until)], is_durable=True)[0]
+        taken_back = self._index.change(lambda writer: deliveries.reclaim(writer, until))
         if taken_back:
             _LOG.warning("%d deliveries were under way when the archive was last stopped", taken_back)
         self.paused = self._reader.paused()
@@ -116,6 +127,7 @@ class Outbox:
         """Look after what is due, from now on, in the event loop that runs."""
         self._loop = asyncio.get_running_loop()
         self._timing = self._loop.create_task(self._time())
+        self._hints.start(self._hear)
 
     async def close(self) -> None:
         """Make the changes that were asked for, and end."""
@@ -138,10 +150,21 @@ class Outbox:
         for listener in list(self._listeners):
             listener(destinations)
 
+    def _tell_all(self, destinations: Mapping[str, int] | None) -> None:
+        """Tell the listeners, and other processes, of work that has just been committed here."""
+        self._hints.send(destinations)
+        self.tell(destinations)
+
     def tell_from_thread(self, destinations: Mapping[str, int]) -> None:
-        """Tell the listeners, from the thread that has enqueued the work."""
+        """Tell the listeners and other processes, from the thread that has enqueued the work."""
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self.tell, destinations)
+            self._loop.call_soon_threadsafe(self._tell_all, destinations)
+
+    def _hear(self, destinations: Mapping[str, int] | None) -> None:
+        """Another process has told of work; in a thread of its own."""
+        act = self._timer.set if destinations is None else partial(self.tell, destinations)
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(act)
 
     # the work
 
@@ -162,7 +185,7 @@ class Outbox:
             enqueue(writer.execute_all, work, now)
 
         await self._changed(apply)
-        self.tell(urgency_of(work))
+        self._tell_all(urgency_of(work))
 
     async def enqueue_for_instance(self, sop_instance_uid: str, digest: str, work: Sequence[Work]) -> None:
         """Enqueue work about an instance that is stored, and its digest; as `enqueue`.
@@ -175,7 +198,7 @@ class Outbox:
         """Enqueue work about instances: their UIDs and digests; as `enqueue_for_instance`."""
         now = self.clock()
         await self._changed(lambda writer: enqueue_for_instances(writer.execute_all, work, now))
-        self.tell(urgency_of(each for _, _, each in work))
+        self._tell_all(urgency_of(each for _, _, each in work))
 
     async def claim(
         self, kind: str, destination: str, limit: int, *, in_order: bool = False
@@ -242,7 +265,7 @@ class Outbox:
         changed += await self._repeat(lambda writer: deliveries.retry_failed(writer, ids, destination, now))
         self.happened["retried"] += changed
         if changed:
-            self.tell()
+            self._tell_all(None)
         return changed
 
     async def drop(self, ids: Sequence[int] | None = None, destination: str | None = None) -> int:
@@ -269,7 +292,7 @@ class Outbox:
         """Note that a destination is paused, or is no more, and tell the listeners."""
         await self._changed(lambda writer: deliveries.pause(writer, destination, paused))
         (self.paused.add if paused else self.paused.discard)(destination)
-        self.tell(None)
+        self._tell_all(None)
 
     # changes, many in a transaction
 
@@ -301,8 +324,12 @@ class Outbox:
         """Make changes in one transaction, and tell who asked for them; a bad one fails alone."""
         changes = [each.apply for each in batch]
         is_durable = any(each.is_durable for each in batch)
+        told = Told()
         try:
-            results = await in_thread(self._threads, self._apply, changes, is_durable=is_durable)
+            self._index.begin_change(
+                lambda writer: [change(writer) for change in changes], told.tell, is_durable=is_durable
+            )
+            results = await told.ending
         except Exception as error:
             if isinstance(error, RowFailed) and len(batch) > 1:
                 for each in batch:
@@ -317,9 +344,6 @@ class Outbox:
                 if not each.future.done():
                     each.future.set_result(result)
 
-    def _apply(self, changes: Iterable[Callable[[Writer], Any]], *, is_durable: bool) -> list[Any]:
-        return self._change(lambda writer: [change(writer) for change in changes], is_durable=is_durable)
-
     # time
 
     def _expect(self, due: float) -> None:
@@ -333,10 +357,10 @@ class Outbox:
             wait = _LOOK_AT_OTHERS if self.is_shared else _LOOK
             if self._next_due is not None:
                 wait = min(max(self._next_due - self.clock(), 0.0), wait)
-            self._timer.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._timer.wait()
+            self._timer.clear()
             try:
                 await self._look()
                 if self.is_shared:

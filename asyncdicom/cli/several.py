@@ -48,6 +48,7 @@ class Several:
         self._path = os.path.join(directory, "control")
         self._supervisor = supervisor
         self._started = time.time()
+        self._last: dict[str, float] = {}  # when the last instance of a sender came, to whichever process
 
     def _paths(self) -> dict[Worker, str]:
         """Give where those are asked that serve, also those that take no more connections."""
@@ -76,7 +77,12 @@ class Several:
             each.counted |= counted(state)
         total = sum((each.counted for each in workers), self._supervisor.counted.copy())
         uptime = {"started": self._started, "uptime": round(time.time() - self._started, 3)}
-        return {**summed(list((there or answers).values()), total), **uptime}
+        together = summed(list((there or answers).values()), total)
+        for sender in together["senders"]:
+            last = max((sender["last"] or 0.0, self._last.get(sender["calling"], 0.0)))
+            if last:
+                sender["last"] = self._last[sender["calling"]] = last
+        return {**together, **uptime}
 
     # as a control channel
 
@@ -153,6 +159,7 @@ def summed(
         for key, number in sorted(total.items())
         if key[0] == "operations"
     ]
+    first["senders"] = _senders([each.get("senders", ()) for each in states], total)
     first["processes"] = len(states)
     first["ready"] = any(each["ready"] for each in states)
     first["why_not"] = [] if first["ready"] else states[0]["why_not"]
@@ -184,6 +191,17 @@ def _destinations(
 def _summed_stat(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     total = sum((counted({"archive": each}) for each in lines), Counter[tuple[str, ...]]())
     return _of_table("archive", lines[0], total)
+
+
+def _senders(
+    lists: Sequence[Sequence[Mapping[str, Any]]], total: Counter[tuple[str, ...]]
+) -> list[dict[str, Any]]:
+    by_name: dict[str, dict[str, Any]] = {}
+    for each in (sender for some in lists for sender in some):
+        known = by_name.setdefault(each["calling"], {**each})
+        known["instances"] = total["senders", each["calling"]]
+        known["last"] = max((last for last in (known["last"], each["last"]) if last), default=None)
+    return list(by_name.values())
 
 
 def _first(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -94,6 +94,7 @@ class Observer:
             "operations": _operations(),
             "events": dict(self.archive.happened),
             "delivery_events": dict(self.archive.outbox.happened),
+            "senders": self.archive.senders.state(),
             "log": {"errors": counters.log_errors, "lines_lost": counters.log_lines_lost},
             "commands_failed": counters.commands_failed,
             **self.extra,
@@ -141,6 +142,8 @@ def counted(state: State) -> Counter[tuple[str, ...]]:
     found["commands_failed",] = state.get("commands_failed", 0)
     for each in state.get("operations", ()):
         found["operations", each["operation"], each["outcome"]] += each["number"]
+    for each in state.get("senders", ()):
+        found["senders", each["calling"]] += each["instances"]
     for each in state.get("destinations", ()):
         found["destinations", each["destination"]] += each["delivered_since_start"]
     return found

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from asyncdicom.archive.index.deliveries import Claimed
 from asyncdicom.status import Status
 
-__all__ = ["Begun", "Carried", "Carrier"]
+__all__ = ["Begun", "Carried", "Carrier", "Trip"]
 
 Begun = Callable[[], None]
 """Told when the destination can be reached, and an instance is on its way."""
@@ -21,14 +21,21 @@ class Carried(NamedTuple):
     error_comment: str = ""
 
 
+class Trip(Protocol):
+    """Brings instance after instance, one at a time."""
+
+    async def send(self, claimed: Claimed, begun: Begun) -> Carried:
+        """Send an instance. Cancelled while it sends, it ends what it does."""
+
+    async def end(self) -> None:
+        """Let others have what it sends on."""
+
+
 class Carrier(Protocol):
-    """Brings instances to one destination. Nothing here is tried again.
+    """Brings instances to one destination. Nothing here is tried again."""
 
-    Cancelled while it sends, it ends what it does.
-    """
-
-    async def send(self, claimed: Claimed, priority: int, begun: Begun, lane: int | None) -> Carried:
-        """Send an instance: of those of one lane (None: there are no lanes) none is sent beside another."""
+    def trip(self, lane: int | None) -> Trip:
+        """Begin to send: of those of one lane (None: there are no lanes) none is sent beside another."""
 
     def leave(self, lane: int) -> None:
         """End what a lane has open; that is not waited for."""

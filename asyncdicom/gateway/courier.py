@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import AsyncExitStack
 from ssl import SSLContext
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from asyncdicom.client import associate
 from asyncdicom.destination import Destination
 from asyncdicom.dimse.messages import Priority
 from asyncdicom.exceptions import AssociationError, DicomNetworkError
-from asyncdicom.gateway.carrier import Begun, Carried
+from asyncdicom.gateway.carrier import Begun, Carried, Trip
 from asyncdicom.gateway.config import GatewayDestination
 from asyncdicom.net.sources import FileSource, Source, read_together
 from asyncdicom.outgoing import context_for
@@ -63,8 +64,8 @@ class Courier:
     """Sends instances to a destination (`destination` is how it is called): on any association, or a study on
     one of its own.
 
-    Nothing here is tried again. `send` raises what `associate` and `c_store` raise; cancelled while it sends,
-    it aborts the association. `uses_tls` tells whether we are called by TLS: then nothing
+    Nothing here is tried again. A trip's `send` raises what `associate` and `c_store` raise; cancelled while
+    it sends, it aborts the association. `uses_tls` tells whether we are called by TLS: then nothing
     is sent in the clear, unless the destination says so (`NotAttempted`). `kinds`: what may come, the most
     likely first: it is proposed from the start, so that the associations last.
     """
@@ -87,43 +88,62 @@ class Courier:
         self._kinds: dict[Kind, None] = dict.fromkeys(reversed(list(kinds)))  # the one seen last is the last
         self._pools: dict[str, _Pool] = {}  # by calling AE title
         self._lanes: dict[int, _Lane] = {}
-        self._expected: dict[int, FileSource] = {}  # by delivery: what is read ahead
+        self._coming: dict[int, Claimed] = {}  # by delivery: what is to be read ahead
+        self._expected: dict[int, FileSource] = {}  # and what is
+        self._room = _AHEAD  # bytes
         self._is_told = False  # that it cannot be asked what it has
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def send(self, claimed: Claimed, priority: int, begun: Begun, lane: int | None) -> Carried:
-        """Send an instance: on whichever association is free, or on that of a lane."""
-        expected = self._expected.pop(claimed.id, None) or self._archive.source_of(claimed)
-        source = await self._archive.assigned(expected, peer=self._own.name)
-        calling = (claimed.calling_ae_title if self._own.pass_calling_ae_title else None) or ""
-        if lane is not None:
-            association = await self._association_of(lane, self._note(source), calling or self._calling)
-            begun()
-            return await self._store(association, claimed, source, priority)
-        pool = self._enter(source, calling)
-        try:
-            async with pool.pool.acquire() as association:
-                begun()
-                return await self._store(association, claimed, source, priority)
-        finally:
-            self._exit(pool, calling)
+    def trip(self, lane: int | None) -> Trip:
+        """See `Carrier`: on whichever association is free, or on that of a lane."""
+        return _Trip(self) if lane is None else _LaneTrip(self, lane)
 
     def expect(self, claimed: Iterable[Claimed]) -> None:
-        """Read ahead what is to be sent soon, as far as there is room for it in memory."""
-        room = _AHEAD - sum(source.length for source in self._expected.values())
+        """Read ahead what is to be sent, as far as there is room for it in memory, and the rest by and by."""
+        self._coming.update((each.id, each) for each in claimed)
+        self._read_ahead()
+
+    def _read_ahead(self) -> None:
         sources: list[FileSource] = []
-        for each in claimed:
-            source = self._archive.source_of(each)
-            if not isinstance(source, FileSource) or (room := room - source.length) < 0:
+        while self._coming:
+            delivery, claimed = next(iter(self._coming.items()))
+            source = self._archive.source_of(claimed)
+            if not isinstance(source, FileSource):
+                self._coming.clear()
                 break
-            self._expected[each.id] = source
+            if source.length > self._room:
+                if source.length > _AHEAD:
+                    del self._coming[delivery]
+                    continue
+                break
+            del self._coming[delivery]
+            self._room -= source.length
+            self._expected[delivery] = source
             sources.append(source)
         if len(sources) > 1:  # one alone is read in its turn as soon
             read_together(sources)
 
     def forget(self, delivery: int) -> None:
         """Say that a delivery is not sent now: what was read of it is not kept."""
-        self._expected.pop(delivery, None)
+        self._take_expected(delivery)
+
+    def _take_expected(self, delivery: int) -> FileSource | None:
+        self._coming.pop(delivery, None)
+        expected = self._expected.pop(delivery, None)
+        if expected is not None:
+            self._room += expected.length
+        if self._coming and self._room >= _AHEAD // 2:
+            self._read_ahead()
+        return expected
+
+    async def source_of(self, claimed: Claimed) -> Source:
+        """Give what is to be sent."""
+        source = self._take_expected(claimed.id) or self._archive.source_of(claimed)
+        return await self._archive.assigned(source, peer=self._own.name)
+
+    def calling_of(self, claimed: Claimed) -> str:
+        """Give the AE title that the sender of an instance is passed on by; empty: our own."""
+        return (claimed.calling_ae_title if self._own.pass_calling_ae_title else None) or ""
 
     async def forward(self, source: Source, calling: str, store: Forward) -> Response:
         """Have `store` send what is just being received, on an association that nobody else uses meanwhile.
@@ -132,32 +152,36 @@ class Courier:
         keep all behind him waiting. `calling`: the AE title of whoever sends it. Raises as `send`.
         """
         title = calling if self._own.pass_calling_ae_title else ""
-        pool = self._enter(source, title)
+        pool = self.enter(source, title)
         try:
             async with pool.pool.acquire(alone=True) as association:
                 return await store(association)
         finally:
-            self._exit(pool, title)
+            self.exit(pool, title)
 
-    def _enter(self, source: Source, calling: str) -> _Pool:
-        """Give the pool for a source, to be used until `_exit`."""
-        pool = self._pool_for(self._note(source), self._ssl(), calling or self._calling)
+    def pool_of(self, source: Source, calling: str) -> _Pool:
+        """Give the pool for a source."""
+        return self._pool_for(self._note(source), self._ssl(), calling or self._calling)
+
+    def enter(self, source: Source, calling: str) -> _Pool:
+        """Give the pool for a source, to be used until `exit`."""
+        pool = self.pool_of(source, calling)
         pool.users += 1
         return pool
 
-    def _exit(self, pool: _Pool, calling: str) -> None:
+    def exit(self, pool: _Pool, calling: str) -> None:
+        """Say that a pool is not used any more; the last one ends one that is out of date."""
         pool.users -= 1
         if not pool.users and pool is not self._pools.get(calling or self._calling):
             self._spawn(pool.pool.close())
 
-    async def _store(
-        self, association: Association, claimed: Claimed, source: Source, priority: int
-    ) -> Carried:
+    async def store(self, association: Association, claimed: Claimed, source: Source) -> Carried:
+        """Send an instance on an association, unless the destination has it."""
         if self._own.check_before and await self._has(association, claimed):
             return Carried(Status.SUCCESS, "it has it already, and was not sent it")
         response = await association.c_store(
             source,
-            priority=_DIMSE_PRIORITY.get(priority, Priority.MEDIUM),
+            priority=_DIMSE_PRIORITY.get(claimed.priority, Priority.MEDIUM),
             move_originator=_originator(claimed) if self._own.pass_move_originator else None,
         )
         return Carried(response.status, response.error_comment or "")
@@ -184,8 +208,10 @@ class Courier:
             match.get("SOPInstanceUID") == uid for match in matches
         )  # some give what was not asked for
 
-    async def _association_of(self, lane: int, kind: Kind, calling: str) -> Association:
-        ssl, now = self._ssl(), self._lanes.get(lane)
+    async def association_of(self, lane: int, source: Source, calling: str) -> Association:
+        """Give the association of a lane; one is opened if it has none that will do."""
+        ssl, now, kind = self._ssl(), self._lanes.get(lane), self._note(source)
+        calling = calling or self._calling
         if (
             now is None
             or not now.association.is_established
@@ -276,6 +302,65 @@ class Courier:
         task = asyncio.get_running_loop().create_task(_quietly(ending))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+
+class _Trip:
+    """Instance after instance on one place of an association, as long as nobody waits for one."""
+
+    def __init__(self, courier: Courier) -> None:
+        self._courier = courier
+        self._pool: _Pool | None = None
+        self._association: Association
+        self._place = AsyncExitStack()
+
+    async def send(self, claimed: Claimed, begun: Begun) -> Carried:
+        """See `Trip`."""
+        courier = self._courier
+        source, calling = await courier.source_of(claimed), courier.calling_of(claimed)
+        pool = courier.pool_of(source, calling)
+        if pool is not self._pool or pool.pool.waiting or not self._association.is_established:
+            await self.end()
+            await self._take_place(source, calling)
+        begun()
+        try:
+            return await courier.store(self._association, claimed, source)
+        except BaseException:
+            await self.end()
+            raise
+
+    async def _take_place(self, source: Source, calling: str) -> None:
+        pool = self._courier.enter(source, calling)
+        self._place.callback(self._courier.exit, pool, calling)
+        try:
+            self._association = await self._place.enter_async_context(pool.pool.acquire())
+        except BaseException:
+            await self.end()
+            raise
+        self._pool = pool
+
+    async def end(self) -> None:
+        """See `Trip`."""
+        self._pool = None
+        await self._place.aclose()
+
+
+class _LaneTrip:
+    """Instance after instance on the association of a lane."""
+
+    def __init__(self, courier: Courier, lane: int) -> None:
+        self._courier = courier
+        self._lane = lane
+
+    async def send(self, claimed: Claimed, begun: Begun) -> Carried:
+        """See `Trip`."""
+        courier = self._courier
+        source = await courier.source_of(claimed)
+        association = await courier.association_of(self._lane, source, courier.calling_of(claimed))
+        begun()
+        return await courier.store(association, claimed, source)
+
+    async def end(self) -> None:
+        """See `Trip`: the association stays the lane's."""
 
 
 def _originator(claimed: Claimed) -> tuple[str, int] | None:

@@ -100,8 +100,15 @@ class FolderCourier:
         self._name = name
         self._template = template
 
-    async def send(self, claimed: Claimed, priority: int, begun: Begun, lane: int | None) -> Carried:
-        """See `Carrier`. Nothing tells that it has begun: what goes wrong is the destination's."""
+    def trip(self, lane: int | None) -> FolderCourier:
+        """See `Carrier`."""
+        return self
+
+    async def end(self) -> None:
+        """See `Trip`."""
+
+    async def send(self, claimed: Claimed, begun: Begun) -> Carried:
+        """See `Trip`. Nothing tells that it has begun: what goes wrong is the destination's."""
         source = await self._archive.assigned(self._archive.source_of(claimed), peer=self._name)
         head = encode_file_meta(
             source.sop_class_uid,

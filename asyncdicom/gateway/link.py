@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from random import random
 from typing import Any
 
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.index.deliveries import Claimed, Settlement
 from asyncdicom.archive.index.work import State, is_revision_of
-from asyncdicom.gateway.carrier import Carrier
+from asyncdicom.gateway.carrier import Carrier, Trip
 from asyncdicom.gateway.config import GatewayDestination
 from asyncdicom.gateway.courier import Courier
 from asyncdicom.gateway.folder import FolderCourier, FolderTemplate
@@ -69,7 +70,7 @@ class Link:
         self._choose = choose
         self._on_trouble = on_trouble
         self._claimed: dict[int, Claimed] = {}
-        self._busy: dict[int, asyncio.Task[None]] = {}  # by delivery
+        self._busy: set[asyncio.Task[None]] = set()
         self._ends: list[Settlement] = []  # of what has been sent, to be settled
         self._settling: asyncio.Task[None] | None = None
         self._lanes: set[int] = set()  # those that send now, with `group_by`
@@ -96,11 +97,11 @@ class Link:
         self._wake.set()
         await asyncio.wait((self._task,))
         if self._busy:
-            await asyncio.wait(self._busy.values(), timeout=patience)
-        for task in list(self._busy.values()):
+            await asyncio.wait(self._busy, timeout=patience)
+        for task in self._busy:
             task.cancel()
         if self._busy:
-            await asyncio.wait(self._busy.values())
+            await asyncio.wait(self._busy)
         with suppress(Exception):  # what is not given back is taken back at the next start
             await self._give_back(_times(), all_of_it=True)
         if self._settling is not None:
@@ -245,26 +246,49 @@ class Link:
                 self._spawn(job, lane)
 
     def _spawn(self, job: Job, lane: int | None) -> None:
-        self._busy[job.id] = asyncio.get_running_loop().create_task(self._send(job, lane))
+        task = asyncio.get_running_loop().create_task(self._send_all(job, lane))
+        self._busy.add(task)
+        task.add_done_callback(partial(self._sent, lane))
+
+    def _sent(self, lane: int | None, task: asyncio.Task[None]) -> None:
+        self._busy.discard(task)
+        self._lanes.discard(-1 if lane is None else lane)
+        self._wake.set()
+
+    async def _send_all(self, job: Job | None, lane: int | None) -> None:
+        """Send one instance, and those that may follow it at once."""
+        trip = self._courier.trip(lane)
+        try:
+            while job is not None:
+                job = await self._send(job, trip, lane)
+        finally:
+            await trip.end()
 
     # one instance
 
-    async def _send(self, job: Job, lane: int | None) -> None:
+    async def _send(self, job: Job, trip: Trip, lane: int | None) -> Job | None:
+        """Send one, and give the next one, if there is one and nobody has to look after anything else."""
         verdict, status, comment = Verdict.RETURNED, None, ""
         try:
-            verdict, status, comment = await self._attempt(self._claimed[job.id], lane)
+            verdict, status, comment = await self._attempt(self._claimed[job.id], trip)
         finally:  # also when it was cancelled
-            now, _ = _times()
-            settled = self.sender.ended(job.id, verdict, now, comment)
-            self._lanes.discard(-1 if lane is None else lane)
-            del self._busy[job.id]
-            self._tell(job, verdict, settled, comment if status is None else f"status {status}")
-            self._wake.set()
-            self._ends += self._settlements([settled], verdict, status, comment)
+            times = _times()
+            settled = self.sender.ended(job.id, verdict, times[0], comment)
+            if verdict is Verdict.DELIVERED:
+                self.sent += 1
+            else:
+                self._tell(job, verdict, settled, comment if status is None else f"status {status}")
+            del self._claimed[job.id]
+            self._ends.append(self._settlement(settled, verdict, status, comment))
             if self._settling is None:
                 self._settling = asyncio.get_running_loop().create_task(self._settle_ends())
+        if verdict is not Verdict.DELIVERED or self._is_stopping:
+            return None
+        if self.sender.is_low and not self._is_dry:
+            self._wake.set()
+        return self.sender.begin(*times, lane or 0)
 
-    async def _attempt(self, claimed: Claimed, lane: int | None) -> tuple[Verdict, Status | None, str]:
+    async def _attempt(self, claimed: Claimed, trip: Trip) -> tuple[Verdict, Status | None, str]:
         is_begun = False
 
         def begun() -> None:
@@ -272,7 +296,7 @@ class Link:
             is_begun = True
 
         try:
-            response = await self._courier.send(claimed, claimed.priority, begun, lane)
+            response = await trip.send(claimed, begun)
         except Exception as error:
             verdict = verdict_of_error(error, was_sending=is_begun)
             return verdict, None, str(error) or type(error).__name__
@@ -285,9 +309,6 @@ class Link:
         return verdict, response.status, comment
 
     def _tell(self, job: Job, verdict: Verdict, settled: Settled, why: str) -> None:
-        if verdict is Verdict.DELIVERED:
-            self.sent += 1
-            return
         claimed = self._claimed[job.id]
         _LOG.warning(
             "%s to %s: %s (%s); %s",
@@ -302,7 +323,11 @@ class Link:
         self._on_trouble(self)
 
     async def _settle(self, settled: Sequence[Settled]) -> None:
-        await self._outbox.settle(self._settlements(settled))
+        for each in settled:
+            del self._claimed[each.id]
+            if self.courier is not None:
+                self.courier.forget(each.id)
+        await self._outbox.settle([self._settlement(each) for each in settled])
         if self.destination.options.ordered:
             self.wake()  # what is behind it was held up until now
 
@@ -318,31 +343,24 @@ class Link:
         finally:
             self._settling = None
 
-    def _settlements(
+    def _settlement(
         self,
-        settled: Sequence[Settled],
+        settled: Settled,
         verdict: Verdict = Verdict.RETURNED,
         status: Status | None = None,
         comment: str = "",
-    ) -> list[Settlement]:
+    ) -> Settlement:
         now = self._outbox.clock()
-        tried = verdict is not Verdict.RETURNED
-        for each in settled:
-            self._claimed.pop(each.id, None)
-            if self.courier is not None:
-                self.courier.forget(each.id)
-        return [
-            Settlement(
-                each.id,
-                _STATES.get(each.state) or (State.WAITING if each.delay else State.READY),
-                now + each.delay,
-                each.attempts,
-                None if status is None else int(status),
-                comment,
-                now if tried and verdict is not Verdict.DELIVERED else None,
-            )
-            for each in settled
-        ]
+        has_failed = verdict not in (Verdict.RETURNED, Verdict.DELIVERED)
+        return Settlement(
+            settled.id,
+            _STATES.get(settled.state) or (State.WAITING if settled.delay else State.READY),
+            now + settled.delay,
+            settled.attempts,
+            None if status is None else int(status),
+            comment,
+            now if has_failed else None,
+        )
 
 
 def _carrier(

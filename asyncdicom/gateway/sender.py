@@ -15,6 +15,7 @@ from asyncdicom.gateway.verdicts import Verdict
 __all__ = ["Job", "Sender", "SenderOptions", "Settled", "first_available"]
 
 _HELD = 64  # deliveries that are claimed together: one at a time costs twenty times as much
+_HELD_FOR_EACH = 4  # of those that are under way at the same time: more are claimed before they run out
 _ROOM_FOR_URGENT = 16
 _SUSPICIOUS = 20  # instances in a row that were not taken: then it is not the instances
 
@@ -140,6 +141,7 @@ class Sender:
         self._breaker = Breaker(
             options.failures, options.first_pause, options.longest_pause, jitter=self._jittered
         )
+        self._most = max(_HELD, _HELD_FOR_EACH * options.concurrency)
         self._held: list[tuple[int, int, Job]] = []  # a heap
         self._underway: dict[int, _Underway] = {}
         self._rate = _Bucket(options.rate)
@@ -155,6 +157,11 @@ class Sender:
     def held(self) -> int:
         """How many deliveries are claimed and not under way."""
         return len(self._held)
+
+    @property
+    def is_low(self) -> bool:
+        """Whether so little is held that more is to be claimed."""
+        return len(self._held) <= self._most // 2
 
     @property
     def underway(self) -> int:
@@ -202,8 +209,8 @@ class Sender:
         if self.options.ordered:
             return 0 if self._held or self._underway else _HELD
         if urgent:
-            return max(_HELD + _ROOM_FOR_URGENT - self.held, 0)
-        return _HELD - self.held if self.held <= _HELD // 2 else 0
+            return max(self._most + _ROOM_FOR_URGENT - self.held, 0)
+        return self._most - self.held if self.is_low else 0
 
     def offer(self, jobs: Iterable[Job]) -> None:
         """Take deliveries that were claimed."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Protocol
 
 from asyncdicom.exceptions import DataSetError
@@ -117,6 +118,7 @@ class FileSource:
     __slots__ = (
         "_ahead",
         "_disk",
+        "_whole",
         "length",
         "offset",
         "path",
@@ -142,7 +144,8 @@ class FileSource:
         self.transfer_syntax_uid = transfer_syntax_uid
         self.offset = offset
         self.length = length
-        self._ahead: Future[bytes] | None = None
+        self._ahead: Future[None] | None = None  # of all that a thread reads together
+        self._whole: bytes | None = None  # what it has read
         self._disk = _in_threads if in_threads else _read
 
     @property
@@ -158,23 +161,16 @@ class FileSource:
         """Give the data set if it is small, and was read ahead by now or the disk is quick; may block."""
         if self.length > FILE_BLOCK_SIZE or self.__class__.open is not FileSource.open:
             return None  # what is derived from it gives something else
-        if (ahead := self._ahead) is not None:
-            if not ahead.done() or ahead.exception() is not None:
-                return None
-            self._ahead = None
-            return ahead.result()
+        if self._ahead is not None:
+            return self._take_whole()
         start = self._disk.quick_now()
         return None if start is None else self._disk.at_once(start, self._read_whole)
 
     async def open(self) -> AsyncGenerator[Batch, None]:
         """See `Source`. A file that changed its length meanwhile raises `DataSetError`."""
-        ahead_of_time, self._ahead = self._ahead, None
-        if ahead_of_time is not None or self.length <= FILE_BLOCK_SIZE:
-            if ahead_of_time is None:
-                yield LastBatch([await self._disk.call(self._read_whole)])
-            else:
-                whole = await asyncio.wrap_future(ahead_of_time)
-                yield LastBatch([whole])
+        if self._ahead is not None or self.length <= FILE_BLOCK_SIZE:
+            whole = None if self._ahead is None else await self._read_by_now(self._ahead)
+            yield LastBatch([await self._disk.call(self._read_whole) if whole is None else whole])
             return
         blocks = file_blocks(asyncio.get_running_loop())
         block = blocks.acquire()
@@ -206,6 +202,20 @@ class FileSource:
             for descriptor in opened:
                 os.close(descriptor)
 
+    async def _read_by_now(self, ahead: Future[None]) -> bytes | None:
+        """Wait for what is read ahead; None if that failed: who reads it once more is told why."""
+        try:
+            await asyncio.shield(asyncio.wrap_future(ahead))
+            return self._take_whole()
+        finally:
+            self._ahead = None
+
+    def _take_whole(self) -> bytes | None:
+        whole, self._whole = self._whole, None
+        if whole is not None:
+            self._ahead = None
+        return whole
+
     def _read_whole(self) -> bytes:
         file = os.open(self.path, READ)
         try:
@@ -234,23 +244,24 @@ def read_together(sources: Iterable[FileSource]) -> None:
 
     They are read one after the other: to hand each one over by itself costs more than to read it.
     """
-    wanted: list[tuple[Future[bytes], Callable[[], bytes]]] = []
-    for source in sources:
-        if source._ahead is None and source.length <= _READ_AHEAD and not source._disk.is_quick:
-            ahead = source._ahead = Future()
-            wanted.append((ahead, source._read_whole))
+    wanted = [
+        source
+        for source in sources
+        if source._ahead is None and source.length <= _READ_AHEAD and not source._disk.is_quick
+    ]
     if wanted:
-        file_threads().submit(_read_each, wanted)
+        ahead: Future[None] = Future()
+        for source in wanted:
+            source._ahead = ahead
+        file_threads().submit(_read_each, wanted, ahead)
 
 
-def _read_each(wanted: Iterable[tuple[Future[bytes], Callable[[], bytes]]]) -> None:
-    for ahead, read in wanted:
-        if not ahead.set_running_or_notify_cancel():
-            continue  # it is not sent now
-        try:
-            ahead.set_result(read())
-        except BaseException as error:  # whoever opens the source is told
-            ahead.set_exception(error)
+def _read_each(wanted: Iterable[FileSource], ahead: Future[None]) -> None:
+    for source in wanted:
+        if source._ahead is ahead:  # else it is not sent now
+            with suppress(Exception):  # it is read again then, and who opens it is told
+                source._whole = source._read_whole()
+    ahead.set_result(None)
 
 
 def _wait_for(reading: Future[memoryview]) -> None:

@@ -1,7 +1,7 @@
 """The metrics of a process in the format of Prometheus, made of its state when they are asked for.
 
 What is counted is counted once, as plain integers where it happens. A label never has a UID, a name or
-another peer's word: destinations are those of the configuration, and the rest are words of ours.
+another peer's word: destinations and senders are those of the configuration, and the rest are words of ours.
 """
 
 from __future__ import annotations
@@ -74,6 +74,15 @@ def _of_destinations(key: str) -> Callable[[State], Iterable[Sample]]:
     return samples
 
 
+def _of_senders(key: str) -> Callable[[State], Iterable[Sample]]:
+    def samples(state: State) -> Iterator[Sample]:
+        for each in state.get("senders", ()):
+            if each[key] is not None:
+                yield (each["calling"],), float(each[key])
+
+    return samples
+
+
 def _owed(state: State) -> Iterator[Sample]:
     for each in state.get("destinations", ()):
         for name in _OWED:
@@ -125,6 +134,18 @@ METRICS = (
         "Requests of peers that were answered, by the category of their final status.",
         _operations,
         ("operation", "outcome"),
+    ),
+    Metric(
+        "received_instances_total",
+        "Instances that a peer has sent and that are stored; who is not named in the configuration is other.",
+        _of_senders("instances"),
+        ("calling",),
+    ),
+    Metric(
+        "last_received_timestamp_seconds",
+        "When the last of them came, in seconds since 1970.",
+        _of_senders("last"),
+        ("calling",),
     ),
     Metric("instances", "Instances in the archive.", _at("archive", "instance")),
     Metric("quarantined_instances", "Instances that were kept aside.", _at("archive", "quarantine")),

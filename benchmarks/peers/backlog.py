@@ -155,6 +155,23 @@ async def latencies(
     }
 
 
+async def stores(port: int, count: int, size: int, receiver_pid: int) -> Sample:
+    """Send new instances, one after the other, and time each until it is answered."""
+    template, seconds = Template(size), list[float]()
+    base = time.time_ns()
+    async with associate(f"GATE@127.0.0.1:{port}", contexts=copy_contexts()) as association:
+        with Measurement(receiver_pid) as it:
+            for number in range(count):
+                start = time.perf_counter()
+                (await association.c_store(template.source(base + number))).raise_for_status()
+                seconds.append(time.perf_counter() - start)
+    seconds.sort()
+    return it.sample(count, count * size) | {
+        "p50_ms": seconds[count // 2] * 1e3,
+        "p99_ms": seconds[count * 99 // 100] * 1e3,
+    }
+
+
 async def _scrape(port: int) -> list[float]:
     """Ask for the metrics, as Prometheus does; gives how long each took, when it is cancelled."""
     took: list[float] = []

@@ -178,8 +178,8 @@ def echo(port: int, count: int, receiver_pid: int, work: Path) -> Sample:
 
 
 @contextmanager
-def qrscp(folder: Path, matches: int = 0) -> Iterator[Server]:
-    """Run dcmqrscp with one series of `matches` instances in its index.
+def qrscp(folder: Path, matches: int = 0, destinations: Mapping[str, int] | None = None) -> Iterator[Server]:
+    """Run dcmqrscp with one series of `matches` instances in its index; destinations are those of C-MOVE.
 
     It reads the whole index for each that is stored, so one is stored and its index record is
     repeated, each time with another SOP Instance UID of the same length.
@@ -189,7 +189,7 @@ def qrscp(folder: Path, matches: int = 0) -> Iterator[Server]:
     database.mkdir(parents=True)
     port = free_port()
     config = folder / "dcmqrscp.cfg"
-    config.write_text(configuration(port, database))
+    config.write_text(configuration(port, database, destinations))
     command = ["dcmqrscp", "-ll", "fatal", "-c", str(config)]
     with server(command, port, env=environment(True), cwd=folder) as pid:
         if matches:

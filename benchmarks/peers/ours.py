@@ -80,12 +80,16 @@ async def receive(directory: str | None, maximum_length: int = 131072, **limits:
     return await _serve(c_store=handler, limits=given, unknown_storage=True)
 
 
-async def send(port: int, folders: list[str], receiver_pid: int, operations: int = 1) -> Sample:
+async def send(
+    port: int, folders: list[str], receiver_pid: int, operations: int = 1, ae_title: str = "RECEIVER"
+) -> Sample:
     """Send all files of some folders on one association, `operations` of them outstanding at a time."""
     sources = _mixed([[file_source(path) for path in instances.files(folder)] for folder in folders])
     size = sum(source.length for source in sources)
     async with associate(
-        _peer(port), contexts=storage_contexts(sources), limits=Limits(operations_invoked=operations)
+        f"{ae_title}@127.0.0.1:{port}",
+        contexts=storage_contexts(sources),
+        limits=Limits(operations_invoked=operations),
     ) as association:
         if association.operations_invoked != operations:
             raise RuntimeError(

@@ -65,7 +65,8 @@ def qrscp(folder: Path, index: str, processes: int = 1, **destinations: int) -> 
     port = free_port()
     command = tools.Ours().archive(port, folder / "archive", destinations)
     command += ["--processes", str(processes), "--scrub", "0", *(["--index", index] if index else [])]
-    with server(command, port, env=tools.environment(), cwd=folder) as pid:
+    # Whoever accepts ends the others: killed before it has, it would leave them behind.
+    with server(command, port, env=tools.environment(), cwd=folder, patience=_PATIENCE) as pid:
         _wait_until_ready(folder / f"{Path(command[0]).name}-{port}.log", port)
         yield Running(pid, port)
 

@@ -6,6 +6,7 @@ from benchmarks.harness import Scenario
 from benchmarks.scenarios import (
     associations,
     backlog,
+    balance,
     bulk,
     distance,
     echo,
@@ -13,10 +14,12 @@ from benchmarks.scenarios import (
     gateway,
     handshakes,
     idle,
+    in_to_out,
     index,
     ingest,
     memory,
     nagle,
+    retrieve,
     scale,
     senders,
     startup,
@@ -48,13 +51,17 @@ DISTANCE: dict[str, Scenario] = {scenario.name: scenario for scenario in (*dista
 WINDOWS: dict[str, Scenario] = {scenario.name: scenario for scenario in windows.SCENARIOS}
 """Why the operations window is as large as it is."""
 
-GATEWAY: dict[str, Scenario] = {scenario.name: scenario for scenario in gateway.SCENARIOS}
+GATEWAY: dict[str, Scenario] = {
+    scenario.name: scenario for scenario in (*gateway.SCENARIOS, in_to_out.SCENARIO)
+}
 """What a gateway does; a run of its own, too."""
 
 BACKLOG: dict[str, Scenario] = {scenario.name: scenario for scenario in backlog.SCENARIOS}
 """What a gateway does while a destination is down, and when it is back; a run of its own."""
 
-SCALE: dict[str, Scenario] = {scenario.name: scenario for scenario in scale.SCENARIOS}
+SCALE: dict[str, Scenario] = {
+    scenario.name: scenario for scenario in (*scale.SCENARIOS, balance.SCENARIO, *retrieve.SCENARIOS)
+}
 """Past one process: a run of its own."""
 
 GROUPS = {

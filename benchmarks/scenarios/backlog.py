@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
@@ -49,7 +50,7 @@ address = "DOWN@127.0.0.1:{down}"
 
 [[routes]]
 when = {{}}
-to = ["UP", "DOWN"]
+to = {to}
 """
 
 
@@ -82,16 +83,34 @@ def _filled(bench: Bench) -> Path:
     return folder
 
 
-class _Gateway:
-    """`asyncdicom serve` as a process of its own, which can be killed and started again."""
+class Gateway:
+    """`asyncdicom serve` as a process of its own, which can be killed and started again.
 
-    def __init__(self, bench: Bench, stack: ExitStack, *, with_backlog: bool, up: int) -> None:
+    `to`: where everything is sent; UP takes it, and listens on the port `up`. Nobody listens for DOWN.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        stack: ExitStack,
+        *,
+        with_backlog: bool,
+        up: int,
+        to: Sequence[str] = (_UP, _DOWN),
+    ) -> None:
         self.folder = bench.folder(stack, disk=True)
         self.archive = self.folder / "archive"
         if with_backlog:
             shutil.copytree(_filled(bench), self.archive)
         self.port, self.http, self.down = free_port(), free_port(), free_port()
-        text = _TOML.format(directory=self.archive, port=self.port, http=self.http, up=up, down=self.down)
+        text = _TOML.format(
+            directory=self.archive,
+            port=self.port,
+            http=self.http,
+            up=up,
+            down=self.down,
+            to=json.dumps(list(to)),
+        )
         (self.folder / "gate.toml").write_text(text)
         stack.callback(self.kill)
         self.start()
@@ -137,7 +156,7 @@ class _Gateway:
 
 def _start_latency(bench: Bench, with_backlog: bool, count: int, stack: ExitStack) -> Measure:
     around = bench.worker(stack, "backlog")
-    gateway = _Gateway(bench, stack, with_backlog=with_backlog, up=around.call("receive", name=_UP))
+    gateway = Gateway(bench, stack, with_backlog=with_backlog, up=around.call("receive", name=_UP))
 
     def measure(count: int = count) -> Sample:
         found: Sample = around.call(
@@ -210,7 +229,7 @@ _LATENCY = Scenario(
 
 def _start_restart(bench: Bench, with_backlog: bool, stack: ExitStack) -> Measure:
     around = bench.worker(stack, "backlog")
-    gateway = _Gateway(bench, stack, with_backlog=with_backlog, up=around.call("receive", name=_UP))
+    gateway = Gateway(bench, stack, with_backlog=with_backlog, up=around.call("receive", name=_UP))
 
     def measure() -> Sample:
         gateway.kill()
@@ -266,7 +285,7 @@ class _CatchUp:
         self._peer = bench.worker(stack, "backlog")
         self._pool = bench.worker(stack, "backlog")
         up = bench.worker(stack, "backlog")
-        self._gateway = _Gateway(bench, stack, with_backlog=True, up=up.call("receive", name=_UP))
+        self._gateway = Gateway(bench, stack, with_backlog=True, up=up.call("receive", name=_UP))
         self._gateway.say("pause")
         self._port = self._peer.call("receive", name=_DOWN, port=self._gateway.down)
 

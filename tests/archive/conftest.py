@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.buckets import PLACES, Bucket, below, bucket
-from helpers.index_asking import URLS
+from helpers.buckets import BUCKETS, PLACES, Bucket, below, bucket, bucket_of, file_at
+from helpers.index_asking import NEW, URLS, database_of
+from helpers.places import PLACE, in_every_run, is_left_out
 from helpers.postgres import Server, server
 
 from asyncdicom.archive import Archive, Stored
+from asyncdicom.archive.blobs.s3 import S3Blobs
 from asyncdicom.archive.dimse import find as find_encoded
 from asyncdicom.archive.dimse import status_of
 from asyncdicom.archive.index.schema import BY_TAG
+from asyncdicom.archive.verifying import Verified
 from asyncdicom.data.elements import decode, encode
 from asyncdicom.status import Status
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT, InformationModel, transfer_syntax
@@ -136,15 +139,30 @@ class Tools:
 
     @staticmethod
     def read(path: str) -> bytes:
-        return Path(path).read_bytes()
+        return file_at(path).read_bytes()
+
+    @staticmethod
+    async def unsound(folder: Path) -> list[Verified]:
+        """What in an archive that nobody serves is not as its row says."""
+        async with Archive(folder, durability="none", existing=True, sweep=False, scrub=0) as archive:
+            found = await archive.read(lambda: list(archive.care.verify(lambda size: None)))
+        return [each for each in found if not each.is_sound]
 
     @staticmethod
     def names_in(folder: Path) -> list[str]:
-        return sorted(path.name for path in folder.iterdir())
+        return sorted(path.name for path in below(folder).iterdir())
 
     @staticmethod
     def files_below(folder: Path) -> list[Path]:
         return sorted(path for path in below(folder).rglob("*.dcm") if path.is_file())
+
+    @staticmethod
+    async def left_below(folder: Path, number: int) -> list[Path]:
+        """The files, which are so many: who refuses an object does not wait until it is gone."""
+        while len(found := Tools.files_below(folder)) != number and PLACES:
+            await asyncio.sleep(0.01)
+        assert len(found) == number
+        return found
 
 
 @pytest.fixture
@@ -180,86 +198,26 @@ def own_server(postgres: Server) -> Iterator[Server]:
         yield started
 
 
-# The tests of these modules run with both engines, but those named, which are about SQLite or its file.
-ON_BOTH: dict[str, tuple[str, ...]] = {
-    "test_archive_delete": (
-        "test_sent_again_it_is_stored_again",
-        "test_it_outlives_the_index_and_the_folder",
-        "test_the_file_of_others_deletes_nothing",
-        "test_a_file_that_is_read_piece_by_piece",
-    ),
-    "test_archive_durability": (),
-    "test_archive_faults": (
-        "test_what_was_uncertain_goes_with_the_next_commit",
-        "test_a_damaged_index_is_told_and_sweeps_nothing",
-        *("test_a_full_disk", "test_a_disk_that_is_nearly_full", "test_a_fault_at_a_system_call"),
-        *("test_many_leftovers_are_swept_while_serving", "test_an_archive_with_unreadable_ancestors_opens"),
-    ),
-    "test_archive_find": (),
-    "test_archive_outbox": (
-        "test_what_is_indexed_again_leads_to_its_work",
-        "test_a_transaction_that_fails_leaves_neither",
-        "test_what_cannot_be_written_fails_alone_and_is_told",
-        "test_who_asks_at_the_same_time_shares_a_transaction",
-        "test_only_what_has_to_be_durable_is_synced",
-        "test_settlements_wait_for_others_and_for_nothing_else",
-        "test_20_000_deliveries_cost_two_statements_each_and_no_scan",
-        "test_a_backlog_costs_others_no_row",
-        "test_every_statement_goes_by_an_index",
-        "test_what_waits_is_ready_when_it_is_due",
-    ),
-    "test_archive_outbox_many": (
-        "test_what_is_done_reads_no_more_rows_because_many_wait",
-        "test_a_delivery_is_written_by_two_statements_and_read_by_its_number",
-        "test_all_is_counted_once_for_what_an_operator_looks_at",
-        "test_a_retry_of_very_many_is_made_page_by_page",
-        "test_what_is_due_all_at_once_is_made_ready_page_by_page",
-    ),
-    "test_archive_reassign": (
-        "test_it_outlives_the_index",
-        "test_an_index_that_knows_one_that_was_undone_since",
-    ),
-    "test_archive_stability": ("test_a_study_that_is_gone_is_not_given",),
-}
-
-# The tests of these modules run with the instances in a folder and in a bucket, but those named, which are
-# about the files of a folder.
-IN_BUCKET: dict[str, tuple[str, ...]] = {
-    "test_archive_dimse": (
-        "test_two_hundred_associations_store_at_the_same_time_in_few_threads",
-        "test_who_may_leave_out_the_keys_of_upper_levels",
-    ),
-    "test_archive_store": (
-        "test_a_restart_keeps_everything",
-        "test_an_unreadable_data_set_is_refused",
-        "test_another_transfer_syntax_is_the_same_instance",
-        "test_any_pieces_give_the_same_file",
-        "test_every_encoding",
-        "test_every_instance_of_pydicom",
-        "test_leftovers_of_a_crash_are_swept",
-        "test_on_conflict_keep",
-        "test_one_uid_at_the_same_time",
-        "test_other_bytes_go_to_quarantine",
-        "test_the_same_bytes_twice_are_kept_once",
-        "test_what_cannot_be_indexed_is_refused_and_not_kept",
-    ),
-}
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     module = metafunc.module.__name__.rpartition(".")[2]
-    only_sqlite = ON_BOTH.get(module)
-    if only_sqlite is not None and metafunc.function.__name__ not in only_sqlite:
-        metafunc.parametrize("engine", ["sqlite", "postgresql"], indirect=True)
-    if metafunc.function.__name__ not in IN_BUCKET.get(module, (metafunc.function.__name__,)):
-        metafunc.parametrize("blobs", ["folder", "s3"], indirect=True)
+    test = metafunc.function.__name__
+    for what, kinds in in_every_run(module, test).items():
+        metafunc.parametrize(what, kinds, indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With PostgreSQL or S3 one event loop is enough: it sees little of them."""
-    left_out = [item for item in items if _is_elsewhere(item) and "asyncio" in _parameters(item)]
+    left_out = [item for item in items if _is_left_out(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    if item.path.parent != Path(__file__).parent:
+        return False
+    test = getattr(item, "originalname", item.name)
+    is_elsewhere = bool(PLACE) or _is_elsewhere(item)
+    return (is_elsewhere and "asyncio" in _parameters(item)) or is_left_out(item.path.stem, test)
 
 
 def _parameters(item: pytest.Item) -> list[str]:
@@ -279,25 +237,26 @@ def _is_elsewhere(item: pytest.Item) -> bool:
 @pytest.fixture(autouse=True)
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """What has the indexes of a test's archives: where nothing is said of it, each folder has its own."""
-    engine: str = getattr(request, "param", "sqlite")
+    engine: str = getattr(request, "param", PLACE.partition("+")[0] or "sqlite")
     if engine == "postgresql":
         started: Server = request.getfixturevalue("postgres")
         init = Archive.__init__
 
+        NEW.append(started.url)
+
         def on_postgres(archive: Archive, directory: str | Path, **options: Any) -> None:
-            folder = os.path.abspath(directory)
-            options.setdefault("index", URLS.get(folder) or URLS.setdefault(folder, started.url()))
-            init(archive, directory, **options)
+            init(archive, directory, **{"index": database_of(directory)} | options)
 
         monkeypatch.setattr(Archive, "__init__", on_postgres)
     yield engine
+    NEW.clear()
     URLS.clear()
 
 
 @pytest.fixture(autouse=True)
 def blobs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket | None]:
     """What has the instances of a test's archives: their folders, or a bucket, each below its own prefix."""
-    if getattr(request, "param", "folder") == "folder":
+    if getattr(request, "param", PLACE.partition("+")[2] or "folder") == "folder":
         yield None
         return
     init = Archive.__init__
@@ -305,15 +264,18 @@ def blobs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         for name, value in made.environment.items():
             monkeypatch.setenv(name, value)
 
+        monkeypatch.setattr(S3Blobs, "YOUNG", 0.0)  # no other process of a test stores
+
+        BUCKETS.append(made)
+
         def in_bucket(archive: Archive, directory: str | Path, **options: Any) -> None:
-            folder = os.path.abspath(directory)
-            prefix = hashlib.sha256(folder.encode()).hexdigest()[:16]
-            if options.setdefault("blobs", f"{made.url}/{prefix}"):
-                PLACES[folder] = made.file(prefix)
+            if "blobs" not in options:
+                options["blobs"] = bucket_of(directory)
             init(archive, directory, **options)
 
         monkeypatch.setattr(Archive, "__init__", in_bucket)
         yield made
+        BUCKETS.clear()
         PLACES.clear()
 
 

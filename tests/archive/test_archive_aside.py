@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.buckets import below
 
 from asyncdicom.archive import Archive, ArchiveError, FileCalls, Stored
 from asyncdicom.archive.arrival import Arrival, Outcome
 from asyncdicom.archive.dimse import status_of
-from asyncdicom.archive.maintenance import verify
 from asyncdicom.archive.operations import METHODS
 from asyncdicom.archive.stored import answer_to
 
@@ -34,7 +34,7 @@ def contents(root: Path, tools: Any) -> dict[str, list[bytes]]:
     """The ends of the files of each folder, whole as they have come."""
     found: dict[str, list[bytes]] = {"objects": [], "quarantine": []}
     for path in tools.files_below(root):
-        found[path.relative_to(root).parts[0]].append(path.read_bytes())
+        found[path.relative_to(below(root)).parts[0]].append(path.read_bytes())
     return found
 
 
@@ -68,12 +68,12 @@ async def test_accept_and_accept_back(tmp_path: Path, tools: Any) -> None:
         (line, _) = await lines(archive, "quarantine list")
         assert line["calling_ae_title"] == "MODALITY"
         assert "accepted" in line["reason"]
-    assert [each for each in verify(str(tmp_path)) if not each.is_sound] == []
+    assert await tools.unsound(tmp_path) == []
 
 
 async def test_a_damaged_one_is_not_accepted(tmp_path: Path, tools: Any) -> None:
     await conflict(tmp_path, tools)
-    (path,) = (tmp_path / "quarantine").iterdir()
+    (path,) = tools.files_below(tmp_path / "quarantine")
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     async with Archive(tmp_path) as archive:
         (aside,) = await names(archive)
@@ -134,7 +134,7 @@ async def test_killed_at_every_file_call(tmp_path: Path, tools: Any, method: str
         async with Archive(root) as archive:
             await archive.reindex()
             files, now = contents(root, tools), await patient_names(archive, tools)
-        assert [each for each in verify(str(root)) if not each.is_sound] == []
+        assert await tools.unsound(root) == []
         if method == "quarantine purge":
             assert holds(files["objects"], first)
         else:
@@ -239,7 +239,7 @@ async def test_a_full_quarantine_refuses_another_patient(
         (counts,) = await lines(archive, "stat")
         assert (counts["mismatch"], counts["refused_conflicts"], counts["conflicts"]) == (1, 2, 0)
         assert f"1.2.9.2 refused, {why} and the quarantine is full" in caplog.text
-        assert len(tools.files_below(tmp_path)) == 2
+        await tools.left_below(tmp_path, 2)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ async def test_an_empty_quarantine_is_told_at_start(
     tmp_path: Path, tools: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     await conflict(tmp_path, tools)
-    for path in (tmp_path / "quarantine").iterdir():
+    for path in tools.files_below(tmp_path / "quarantine"):
         path.unlink()
     async with Archive(tmp_path):
         assert "is its disk mounted" in caplog.text

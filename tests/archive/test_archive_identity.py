@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.index_asking import lose_index
 
 from asyncdicom.archive import Archive
 from asyncdicom.archive.dimse import matching_instances, status_of
@@ -167,7 +168,7 @@ async def test_a_sweep_tells_the_patients_that_do_not_agree(
             values = {"StudyInstanceUID": "1.2.7.1", "SeriesInstanceUID": "1.2.7.2"}
             await keep(archive, tools, number, PatientID="P1" if number == 1 else "P2", **values)
         await keep(archive, tools, 20, PatientID="P3")
-    (tmp_path / "index.sqlite").unlink()
+    lose_index(tmp_path)
     caplog.clear()
     async with Archive(tmp_path, on_mismatch=on_mismatch, sweep=False) as archive:
         swept = await archive.reindex()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import zlib
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.buckets import below
+from helpers.index_asking import ask, lose_index
 
 from asyncdicom.archive import Archive
 from asyncdicom.archive.arrival import Arrival, Outcome, Rules
@@ -34,9 +34,8 @@ ENCAPSULATED = (
 
 
 def rows(root: Path, table: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(root / "index.sqlite")) as connection:
-        columns = "sop_instance_uid, incomplete" + (", reason" if table == "quarantine" else "")
-        return connection.execute(f"SELECT {columns} FROM {table}").fetchall()
+    columns = "sop_instance_uid, incomplete" + (", reason" if table == "quarantine" else "")
+    return ask(root, f"SELECT {columns} FROM {table}")
 
 
 async def kept(archive: Archive, tools: Any) -> bytes:
@@ -57,7 +56,7 @@ async def refused(archive: Archive, tools: Any, data: bytes, size: int, syntax: 
     )
     assert status_of(stored) == 0xC000, options
     assert (await archive.counts())["instance"] == 0
-    assert tools.files_below(Path(archive.directory)) == []
+    await tools.left_below(Path(archive.directory), 0)
     assert 0 < len(stored.comment) <= 64
     return stored.comment
 
@@ -127,7 +126,8 @@ async def test_an_incomplete_one_is_kept_marked_and_superseded(tmp_path: Path, t
         assert (uid, incomplete) == (UID, 1)
         assert "complete copy" in reason
         assert await kept(archive, tools) == data
-        assert [path.read_bytes()[-100:] for path in (tmp_path / "quarantine").iterdir()] == [data[-109:-9]]
+        [aside] = tools.files_below(tmp_path / "quarantine")
+        assert aside.read_bytes()[-100:] == data[-109:-9]
         assert archive.happened == {"incomplete": 1, "superseded": 1}
         assert await tools.store(archive, data[:-9], sop_instance_uid=UID) == 0xB007  # never the other way
         assert await kept(archive, tools) == data
@@ -155,8 +155,7 @@ async def test_the_mark_goes_with_the_file_that_is_accepted(tmp_path: Path, tool
             assert await kept(archive, tools) == (data[:-9] if incomplete else data)
         [name] = tools.names_in(tmp_path / "quarantine")
         assert [line async for line in METHODS["quarantine purge"](archive, {"names": [name[:8]]})]
-    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as connection:
-        assert connection.execute("SELECT incomplete FROM tombstone").fetchall() == [(1,)]
+    assert ask(tmp_path, "SELECT incomplete FROM tombstone") == [(1,)]
 
 
 @pytest.mark.parametrize("bounds", [{"maximum_quarantined": 2}, {"maximum_quarantined_bytes": 2_100_000}])
@@ -204,8 +203,7 @@ async def test_the_mark_and_the_file_survive_a_lost_index(tmp_path: Path, tools:
     data = tools.data_set(PixelData=PIXELS)
     async with Archive(tmp_path, durability="none", incomplete="store") as archive:
         assert await tools.store(archive, data[:-9], sop_instance_uid=UID) == 0x0000
-    for path in tmp_path.glob("index.sqlite*"):
-        path.unlink()
+    lose_index(tmp_path)
     async with Archive(tmp_path, durability="none") as archive:
         await archive.reindex()
         assert rows(tmp_path, "instance") == [(UID, 1)]
@@ -219,7 +217,7 @@ async def test_a_crash_before_the_move_is_made_up_for(tmp_path: Path, tools: Any
         assert await tools.store(archive, data[:-9], sop_instance_uid=UID) == 0x0000
         [old] = tools.files_below(tmp_path / "objects")
         assert await tools.store(archive, data) == 0x0000
-    (tmp_path / "quarantine" / old.name).rename(old)
+    (below(tmp_path / "quarantine") / old.name).rename(old)
     async with Archive(tmp_path, durability="none") as archive:
         await archive.reindex()
         assert await kept(archive, tools) == data

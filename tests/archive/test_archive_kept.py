@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.buckets import below
+from helpers.index_asking import copy_index, lose_index, put_index_back
 
 from asyncdicom.archive import Archive, ArchiveError, FileCalls
-from asyncdicom.archive.maintenance import set_damaged_index_aside, verify
+from asyncdicom.archive.maintenance import set_damaged_index_aside
 
 Damage = Callable[[Path, Path], None]
 
@@ -35,31 +37,40 @@ async def found(archive: Archive, tools: Any) -> set[str]:
     return {match["SOPInstanceUID"] for match in await tools.find(archive, level="IMAGE", **keys)}
 
 
+def copied(root: Path, copy: Path) -> None:
+    """Keep index and instances as they are now."""
+    shutil.copytree(below(root / "objects"), copy / "objects")
+    copy_index(root, copy)
+
+
 def an_old_index_is_put_back(root: Path, copy: Path) -> None:
-    shutil.copy(copy / "index.sqlite", root)
+    put_index_back(root, copy)
 
 
 def the_index_is_lost(root: Path, copy: Path) -> None:
-    (root / "index.sqlite").unlink()
+    lose_index(root)
 
 
 def index_and_marker_are_lost(root: Path, copy: Path) -> None:
-    for name in ("index.sqlite", "archive.json"):
-        (root / name).unlink()
+    lose_index(root)
+    for marker in {root / "archive.json", below(root) / "archive.json"}:
+        marker.unlink()
 
 
 def the_index_is_empty(root: Path, copy: Path) -> None:
+    lose_index(root)
     (root / "index.sqlite").write_bytes(b"")
 
 
 def a_folder_has_another_name(root: Path, copy: Path) -> None:
     (name,) = (path.name for path in (copy / "objects").iterdir())  # of the first 10
-    free = next(each for each in ("00", "01", "02") if not (root / "objects" / each).exists())
-    (root / "objects" / name).rename(root / "objects" / free)
+    objects = below(root / "objects")
+    free = next(each for each in ("00", "01", "02") if not (objects / each).exists())
+    (objects / name).rename(objects / free)
 
 
 def folders_are_copied(root: Path, copy: Path) -> None:
-    for outer in list((root / "objects").iterdir()):
+    for outer in list(below(root / "objects").iterdir()):
         names = (outer.with_name(f"{number:02x}") for number in range(256))
         shutil.copytree(outer, next(path for path in names if not path.exists()))
 
@@ -78,14 +89,14 @@ def folders_are_copied(root: Path, copy: Path) -> None:
 async def test_everything_is_found_again(tmp_path: Path, tools: Any, damage: Damage) -> None:
     root, copy = tmp_path / "archive", tmp_path / "copy"
     await keep(root, tools, range(10))
-    shutil.copytree(root, copy)
+    copied(root, copy)
     await keep(root, tools, range(10, 40))
     damage(root, copy)
     async with Archive(root, durability="none") as archive:
         assert (await swept(archive)).failed == 0
         assert await found(archive, tools) == {f"1.2.3.{number}" for number in range(40)}
         assert (await archive.reindex()).told() == ""
-    assert [each for each in verify(str(root)) if not each.is_sound] == []
+    assert await tools.unsound(root) == []
 
 
 async def test_an_index_without_its_wal(tmp_path: Path, tools: Any) -> None:
@@ -103,7 +114,7 @@ async def test_an_index_without_its_wal(tmp_path: Path, tools: Any) -> None:
 async def test_an_older_index_is_told(tmp_path: Path, tools: Any, caplog: pytest.LogCaptureFixture) -> None:
     root, copy = tmp_path / "archive", tmp_path / "copy"
     await keep(root, tools, range(2))
-    shutil.copytree(root, copy)
+    copied(root, copy)
     await keep(root, tools, range(2, 4))
     an_old_index_is_put_back(root, copy)
     async with Archive(root) as archive:
@@ -171,7 +182,7 @@ async def test_what_a_file_without_a_row_comes_to(tmp_path: Path, tools: Any) ->
     async with Archive(root) as archive:
         came_to = await swept(archive)
     assert (came_to.unfinished, came_to.set_aside, came_to.copies) == (2, 4, 1)
-    assert len(list((root / "lost").iterdir())) == 4
+    assert len(tools.names_in(root / "lost")) == 4
 
 
 async def test_a_file_whose_end_cannot_be_told_is_never_removed(tmp_path: Path, tools: Any) -> None:
@@ -184,8 +195,7 @@ async def test_a_file_whose_end_cannot_be_told_is_never_removed(tmp_path: Path, 
     whole = kept.read_bytes()
     offset = whole.index(tools.data_set())
     kept.with_name(f"{1:032x}.dcm").write_bytes(whole[: offset - 16] + bytes(16) + whole[offset:])
-    for name in root.glob("index.sqlite*"):
-        name.unlink()
+    lose_index(root)
     async with Archive(root) as archive:
         came_to = await swept(archive)
         assert (came_to.indexed, came_to.set_aside, came_to.unfinished) == (1, 1, 0)
@@ -217,7 +227,7 @@ async def test_a_good_copy_heals(tmp_path: Path, tools: Any, damage: str) -> Non
             "instance": 2,
             "quarantine": 0,
         }
-    assert [each for each in verify(str(tmp_path)) if not each.is_sound] == []
+    assert await tools.unsound(tmp_path) == []
 
 
 async def test_a_conflict_that_is_gone_is_kept_again(tmp_path: Path, tools: Any) -> None:
@@ -225,9 +235,9 @@ async def test_a_conflict_that_is_gone_is_kept_again(tmp_path: Path, tools: Any)
         assert await tools.store(archive, tools.data_set()) == 0x0000
         for _ in range(3):
             assert await tools.store(archive, tools.data_set(PatientName="OTHER")) == 0xB007
-            shutil.rmtree(tmp_path / "quarantine")
+            shutil.rmtree(below(tmp_path / "quarantine"))
         assert await tools.store(archive, tools.data_set(PatientName="OTHER")) == 0xB007
-    assert [each for each in verify(str(tmp_path)) if not each.is_sound] == []
+    assert await tools.unsound(tmp_path) == []
 
 
 # one bad row, and a writer that goes on
@@ -263,7 +273,7 @@ async def test_the_index_writer_answers_everybody_and_goes_on(
                 await tools.store(archive, tools.data_set(SOPInstanceUID=f"1.2.3.{number}"))
             setattr(ingest, place, proper)
             assert await tools.store(archive, tools.data_set(SOPInstanceUID="1.2.3.9")) == 0x0000
-    assert [each for each in verify(str(tmp_path)) if not each.is_sound] == []
+    assert await tools.unsound(tmp_path) == []
 
 
 async def test_a_log_that_fails_costs_nobody_an_answer(tmp_path: Path, tools: Any) -> None:
@@ -323,7 +333,7 @@ async def test_folders_that_nobody_has_synced_are_synced_before_their_files_coun
 ) -> None:
     """An archive without durability has made them, or somebody has copied them there."""
     await keep(tmp_path, tools, range(3))
-    (tmp_path / "index.sqlite").unlink()
+    lose_index(tmp_path)
     inner = {str(path.parent) for path in (tmp_path / "objects").rglob("*.dcm")}
     calls = Synced()
     async with Archive(tmp_path, files=calls) as archive:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.index_asking import ask
 
 from asyncdicom import Address
 from asyncdicom.archive import Archive
@@ -27,8 +26,7 @@ def now() -> float:
 
 
 def rows(root: Path) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(root / "index.sqlite")) as connection:
-        return connection.execute("SELECT what, ae_title, host, port FROM peer ORDER BY host").fetchall()
+    return ask(root, "SELECT what, ae_title, host, port FROM peer ORDER BY host")
 
 
 async def test_a_peer_that_minds_the_window_is_known_after_a_restart(tmp_path: Path) -> None:
@@ -56,9 +54,7 @@ async def test_what_an_archive_does_not_hear_it_does_not_keep(tmp_path: Path) ->
 async def test_what_has_expired_is_not_known_and_goes_with_the_next_that_is_kept(tmp_path: Path) -> None:
     async with Archive(tmp_path):
         WINDOWS.minds(OLD, now())
-    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as connection:
-        connection.execute("UPDATE peer SET until = 1000")
-        connection.commit()
+    ask(tmp_path, "UPDATE peer SET until = 1000")
     WINDOWS.clear()
     async with Archive(tmp_path):
         assert WINDOWS.may_propose(OLD, now())
@@ -70,8 +66,7 @@ async def test_an_index_without_the_table_gets_it(tmp_path: Path) -> None:
     """No step of the migrations is needed: an earlier version leaves the table alone."""
     async with Archive(tmp_path):
         pass
-    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as connection:
-        connection.execute("DROP TABLE peer")
+    ask(tmp_path, "DROP TABLE peer")
     async with Archive(tmp_path):
         WINDOWS.minds(OLD, now())
     assert rows(tmp_path) == [(MINDS_WINDOW, *OLD)]

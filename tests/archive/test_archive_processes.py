@@ -560,7 +560,9 @@ async def test_work_is_claimed_in_its_order_by_two_processes(two: tuple[Archive,
 
 
 async def test_others_hear_of_work_and_of_what_is_paused(two: tuple[Archive, Archive]) -> None:
+    """Also where no hint comes through."""
     one, other = two
+    await asyncio.to_thread(other._index.hints.close)
     heard: list[Any] = []
     other.outbox.subscribe(heard.append)
     await other.outbox._look_at_others()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.index_asking import copy_index, lose_index, put_index_back
 
 from asyncdicom.archive import Archive, ArchiveError, FileCalls
 from asyncdicom.archive.dimse import matching_instances
-from asyncdicom.archive.maintenance import verify
 from asyncdicom.archive.operations import METHODS
 from asyncdicom.archive.sources import source_of
 from asyncdicom.data.elements import decode
@@ -176,25 +175,25 @@ async def test_a_study_of_a_patient_without_an_id(tmp_path: Path, tools: Any) ->
 
 @pytest.mark.parametrize("damage", ["lost", "older", "before it", "no file"])
 async def test_it_outlives_the_index(tmp_path: Path, tools: Any, damage: str) -> None:
-    root, index, copy = tmp_path / "archive", tmp_path / "archive" / "index.sqlite", tmp_path / "copy"
+    root, copy = tmp_path / "archive", tmp_path / "copy"
     async with Archive(root, scrub=0) as archive:
         await keep(archive, tools, 0)
-    shutil.copy(index, copy)
+    copy_index(root, copy)
     async with Archive(root, scrub=0) as archive:
         [first] = (await reassign(archive, becomes={"patient_id": "P7", "patient_name": "WRONG"}))["names"]
         if damage == "older":
             await undo(archive, first)
     if damage == "older":  # it knows one that was undone since
-        shutil.copy(index, copy)
+        copy_index(root, copy)
     async with Archive(root, scrub=0) as archive:
         await reassign(archive)
         await keep(archive, tools, 1)
     if damage == "no file":
         (root / "reassigned.json").unlink()
     else:
-        index.unlink()
+        lose_index(root)
         if damage != "lost":
-            shutil.copy(copy, index)
+            put_index_back(root, copy)
     for _ in range(2):
         async with Archive(root, scrub=0) as archive:
             await archive.reindex()
@@ -202,7 +201,7 @@ async def test_it_outlives_the_index(tmp_path: Path, tools: Any, damage: str) ->
             assert all(values(data)[0x00100020] == b"P2" for data in await sent(archive, tools))
             *listed, total = await lines(archive, "reassign list")
             assert (len(listed), total["in_force"]) == (2, 1)
-    assert [each for each in verify(str(root)) if not each.is_sound] == []
+    assert await tools.unsound(root) == []
     assert len(json.loads((root / "reassigned.json").read_text())["reassignments"]) == 2
     async with Archive(root, scrub=0) as archive:  # and it can be undone still
         *_, last, _ = await lines(archive, "reassign list")
@@ -214,10 +213,10 @@ async def test_an_index_that_knows_one_that_was_undone_since(tmp_path: Path, too
     async with Archive(tmp_path, scrub=0) as archive:
         await keep(archive, tools, 0)
         [name] = (await reassign(archive))["names"]
-    copy = (tmp_path / "index.sqlite").read_bytes()
+    copy_index(tmp_path, tmp_path / "copy")
     async with Archive(tmp_path, scrub=0) as archive:
         await undo(archive, name)
-    (tmp_path / "index.sqlite").write_bytes(copy)
+    put_index_back(tmp_path, tmp_path / "copy")
     async with Archive(tmp_path, scrub=0) as archive:
         assert await whose(archive, tools) == {"P1": ("DOE^JOHN", "1")}
 

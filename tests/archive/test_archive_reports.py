@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.archive_process import LONG
+from helpers.index_asking import ask as ask_index
+from helpers.index_asking import refuse, refuse_no_more
 from helpers.peer import eventually
 
 from asyncdicom import PresentationContext, Request, Response, StatusError, associate, serve
@@ -252,8 +253,8 @@ async def test_what_takes_long_stays_claimed(tmp_path: Path, monkeypatch: pytest
         leased_until = "SELECT leased_until FROM delivery WHERE state = 2"
 
         def lease() -> float:
-            with closing(sqlite3.connect(tmp_path / "index.sqlite")) as connection:
-                return float((connection.execute(leased_until).fetchone() or [0.0])[0])
+            found = ask_index(tmp_path, leased_until)
+            return float(found[0][0]) if found else 0.0
 
         await eventually(lease)
         first = lease()
@@ -305,8 +306,7 @@ async def test_too_many_are_refused(
 
 async def test_what_cannot_be_kept_is_not_promised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with opened(tmp_path) as archive, listening() as (told, port), serving(archive, port) as address:
-        forbid = "CREATE TRIGGER no BEFORE INSERT ON delivery BEGIN SELECT RAISE(ABORT, 'no'); END"
-        archive._ingest.change(lambda writer: writer._cursor.execute(forbid))
+        refuse(tmp_path, "INSERT", "delivery")
         response = await ask(address)
         assert (response.status, response.error_comment) == (
             0x0213,
@@ -359,13 +359,12 @@ async def test_an_index_that_fails_is_asked_again(
 ) -> None:
     """A claim that fails leaves the report where it is."""
     async with opened(tmp_path) as archive, listening() as (told, port):
-        forbid = "CREATE TRIGGER no BEFORE UPDATE ON delivery BEGIN SELECT RAISE(ABORT, 'no'); END"
-        archive._ingest.change(lambda writer: writer._cursor.execute(forbid))
+        refuse(tmp_path, "UPDATE", "delivery")
         async with serving(archive, port) as address:
             assert (await ask(address)).status == 0
             await eventually(lambda: "the reports to WS1 have to wait" in caplog.text)
             assert not told.results
-            archive._ingest.change(lambda writer: writer._cursor.execute("DROP TRIGGER no"))
+            refuse_no_more(tmp_path, "delivery")
             archive.outbox.tell()
             await eventually(lambda: told.results)
 

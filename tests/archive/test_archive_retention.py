@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.index_asking import ask
 
 from asyncdicom.archive import Archive, ArchiveError, Retention, RetentionRule
 from asyncdicom.archive.index.work import State, Work
@@ -93,8 +92,7 @@ async def test_by_age_and_ae_title(three: Archive, tools: Any) -> None:
     assert (await three.counts())["patient"] == 0
     assert (three.happened["expired"], three.happened["deleted"]) == (3, 3)
     assert (await three.reindex()).told() == ""
-    with closing(sqlite3.connect(Path(three.directory) / "index.sqlite")) as connection:
-        whys = {row[0] for row in connection.execute("SELECT why FROM deletion")}
+    whys = {why for (why,) in ask(three.directory, "SELECT why FROM deletion")}
     assert whys == {"by the retention rule old CT", "by the retention rule days=30"}
 
 
@@ -156,8 +154,7 @@ async def test_what_is_promised_right_now_stays(three: Archive) -> None:
 
 def names_told(root: Path) -> list[str]:
     """The names that it is noted of up to where they were told everything."""
-    with closing(sqlite3.connect(root / "index.sqlite")) as connection:
-        return [row[0] for row in connection.execute("SELECT name FROM stability WHERE study = 0")]
+    return [name for (name,) in ask(root, "SELECT name FROM stability WHERE study = 0")]
 
 
 async def test_who_waits_for_stable_studies_is_told_first(tmp_path: Path, tools: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from helpers.buckets import Bucket, bucket
 from helpers.postgres import Server
+from localbucket import UPLOAD_META, UPLOADS_DIR  # type: ignore[import-untyped] # it has no types
 
 from asyncdicom.archive import Archive, ArchiveError
 from asyncdicom.archive.arrival import Outcome
@@ -118,7 +119,8 @@ async def broken_off(archive: Archive, tools: Any, data: bytes, then: Callable[[
 
 
 def uploads(store: Bucket) -> list[Path]:
-    return list((store.folder.parent / ".localbucket-uploads").iterdir())
+    """Those that the store knows: a part that is on its way while they are given up may leave its folder."""
+    return list((store.folder.parent / UPLOADS_DIR).glob(f"*/{UPLOAD_META}"))
 
 
 async def test_what_breaks_off_leaves_nothing(store: Bucket, tmp_path: Path, tools: Any) -> None:

@@ -41,8 +41,8 @@ async def test_it_tells_and_counts_what_is_bad(
         assert await tools.store(archive, tools.data_set(SOPInstanceUID="1.2.3.0", Rows="x")) == 0xB007
         place = await once_round(archive)
         assert (place.last_missing, place.last_damaged) == (0, 0)
-        first, second, *_ = sorted((tmp_path / "objects").rglob("*.dcm"))
-        (aside,) = (tmp_path / "quarantine").iterdir()
+        first, second, *_ = tools.files_below(tmp_path / "objects")
+        (aside,) = tools.files_below(tmp_path / "quarantine")
         first.unlink()
         for path in (second, aside):
             path.write_bytes(path.read_bytes()[:-1] + b"\xff")

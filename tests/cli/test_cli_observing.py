@@ -84,6 +84,8 @@ async def test_metrics_tell_what_happens(tmp_path: Path) -> None:
             == 1
         )
         assert after['asyncdicom_oldest_delivery_age_seconds{destination="PACS"}'] >= 0
+        assert after['asyncdicom_received_instances_total{calling="other"}'] == 2
+        assert after['asyncdicom_last_received_timestamp_seconds{calling="other"}'] > 1.7e9
         assert after["asyncdicom_ready"] == 1
         assert after["process_open_fds"] > 0
         assert not any("1.1" in name or "CT1" in name for name in after)
@@ -154,6 +156,7 @@ def state_of_all() -> dict[str, Any]:
         "version": '1"0\n', "started": 0.0, "ready": True, "unrouted": 0, "commands_failed": 0,
         "associations": dict.fromkeys(("open", "limit", "accepted", "rejected", "connections_refused"), 1),
         "operations": [{"operation": "C-STORE", "outcome": "Success", "number": 1}],
+        "senders": [{"calling": "CT1", "instances": 1, "last": 1.0}],
         "archive": dict.fromkeys(OF_ARCHIVE, 1),
         "events": {"same": 1}, "delivery_events": {"done": 1}, "webhook": {"sent": 1},
         "disk": {"total": 1, "free": 1, "reserve": 1, "is_short": False},
@@ -169,7 +172,9 @@ def test_every_metric_is_exposed_and_well_named() -> None:
         assert metric.help.endswith(".")
         assert f"# TYPE {name} {'counter' if metric.is_counter else 'gauge'}\n" in text
         assert re.search(rf"^{name}[{{ ]", text, re.MULTILINE), name
-        assert set(metric.labels) <= {"destination", "state", "event", "operation", "outcome", "version"}
+        assert set(metric.labels) <= {
+            *("destination", "state", "event", "operation", "outcome", "version", "calling")
+        }
     if (promtool := shutil.which("promtool")) is not None:
         done = subprocess.run([promtool, "check", "metrics"], input=text, text=True, capture_output=True)
         assert (done.returncode, done.stdout + done.stderr) == (0, "")

@@ -130,6 +130,7 @@ def _state(number: int, *, ready: bool = True) -> dict[str, Any]:
         "operations": [{"operation": "C-STORE", "outcome": "success", "number": number}],
         "events": {"stored": number},
         "delivery_events": {},
+        "senders": [{"calling": "CT1", "instances": number, "last": 5.0 if number == 1 else None}],
         "log": {"errors": 0},
         "commands_failed": number,
         "archive": {"instance": 5, "conflicts": number},
@@ -146,6 +147,7 @@ def test_what_each_counts_is_added() -> None:
     assert (both["events"], both["commands_failed"], both["processes"]) == ({"stored": 3}, 3, 2)
     assert both["archive"] == {"instance": 5, "conflicts": 3}
     assert both["destinations"] == [{"destination": "PACS", "under_way": 3, "delivered_since_start": 2}]
+    assert both["senders"] == [{"calling": "CT1", "instances": 3, "last": 5.0}]
     assert (both["ready"], both["why_not"]) == (True, [])
     assert summed([_state(1, ready=False)])["why_not"] == ["because"]
 
@@ -244,4 +246,5 @@ def test_what_is_counted_is_kept_of_those_that_have_ended() -> None:
     assert (both["events"], both["commands_failed"], both["processes"]) == ({"stored": 7}, 7, 2)
     assert both["archive"] == {"instance": 5, "conflicts": 7}
     assert both["destinations"] == [{"destination": "PACS", "under_way": 3, "delivered_since_start": 3}]
+    assert both["senders"] == [{"calling": "CT1", "instances": 7, "last": 5.0}]
     assert summed([_state(1)], Counter({("webhook", "sent"): 3}))["webhook"] == {"sent": 3}

@@ -129,3 +129,66 @@ def test_the_collector_begins_when_a_tool_waits() -> None:
     finally:
         gc.enable()
     assert seen == [False, True]
+
+
+SERVED = """
+import gc, sys
+from asyncdicom.__main__ import main
+code = main(sys.argv[1:])
+from asyncdicom.archive.index.prepared import Prepared
+statements = [each for each in gc.get_objects() if type(each) is Prepared]
+compiled = sum("_compiled" in vars(each) for each in statements)
+print("loaded", len(statements), compiled, *sorted(sys.modules))
+sys.exit(code)
+"""
+CONFIG = """
+host = "127.0.0.1"
+port = 0
+data = "archive"
+strict = false
+http = "127.0.0.1:0"
+
+[destinations.A]
+address = "A@127.0.0.1:1"
+
+[[routes]]
+when = {}
+to = ["A"]
+"""
+# What a server that has just been started needs none of.
+NEVER_SERVED = {
+    "pydicom",
+    "rich",
+    "psycopg",
+    "obstore",
+    "prometheus_client",
+    "opentelemetry",
+    "sqlalchemy.orm",
+}
+
+
+def test_a_server_loads_what_it_needs_and_compiles_what_it_uses(tmp_path: Path) -> None:
+    (tmp_path / "gate.toml").write_text(CONFIG)
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVED, "serve", "gate.toml"],
+        env=UNMEASURED,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            while "listens on" not in process.stdout.readline():
+                assert process.poll() is None
+            process.terminate()
+            last = process.stdout.read().splitlines()[-1].split()
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    statements, compiled, modules = int(last[1]), int(last[2]), set(last[3:])
+    own = sorted(name for name in modules if name.partition(".")[0] == "asyncdicom")
+    print(f"{len(own)} modules of the package, {len(modules)} in all; {compiled} of {statements} statements")
+    assert not modules & NEVER_SERVED
+    assert len(own) <= 262, own
+    assert statements > 80
+    assert compiled < statements / 4

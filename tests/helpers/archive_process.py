@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from helpers.buckets import below, bucket_of
+from helpers.index_asking import ask, database_of
 
 from asyncdicom import VERIFICATION, Association, BytesSource, PresentationContext, Request, associate
 from asyncdicom.data.elements import encode
@@ -78,22 +80,30 @@ class Row(NamedTuple):
         return len(content) == self.offset + self.length and digest_of(content[self.offset :]) == self.digest
 
 
+_WHERE = {"instance": "objects", "quarantine": "quarantine"}
+
+
 def rows(folder: Path) -> Iterator[Row]:
     """The rows of the index of an idle archive: of a copy, so that nothing we do helps it."""
     columns = "sop_instance_uid, digest, file, data_set_offset, data_set_length"
+    if database_of(folder) is not None:
+        for table, where in _WHERE.items():
+            for uid, digest, file, *place in ask(folder, f"SELECT {columns} FROM {table}"):
+                yield Row(uid, digest, below(folder) / where / file, *place)
+        return
     with tempfile.TemporaryDirectory() as copy:
         for name in ("index.sqlite", "index.sqlite-wal"):
             with suppress(FileNotFoundError):
                 shutil.copy(folder / name, copy)
         with closing(sqlite3.connect(Path(copy, "index.sqlite"))) as connection:
-            for table, below in (("instance", "objects"), ("quarantine", "quarantine")):
-                for uid, digest, file, *where in connection.execute(f"SELECT {columns} FROM {table}"):
-                    yield Row(uid, digest, folder / below / file, *where)
+            for table, where in _WHERE.items():
+                for uid, digest, file, *place in connection.execute(f"SELECT {columns} FROM {table}"):
+                    yield Row(uid, digest, below(folder) / where / file, *place)
 
 
 def files_below(folder: Path) -> int:
     """How many files there are, apart from those that were set aside."""
-    return sum(path.parent.name != "lost" for path in folder.rglob("*.dcm"))
+    return sum(path.parent.name != "lost" for path in below(folder).rglob("*.dcm"))
 
 
 class Journal:
@@ -230,6 +240,8 @@ async def qrscp(
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = log or folder.parent / f"{folder.name}.log"
     command = [sys.executable, "-m", "asyncdicom", "qrscp", "--port", "0", "--json", "--data", str(folder)]
+    for option, place in (("--index", database_of(folder)), ("--blobs", bucket_of(folder))):
+        command += [option, place] if place else []
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
             *prefix, *command, *options, stdout=subprocess.PIPE, stderr=errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import socket
 import threading
@@ -22,6 +23,19 @@ Fault = Callable[[str, str], str]
 PLACES: dict[str, Path] = {}
 """Where the objects of the archives of the test that runs lie, by their folders."""
 
+BUCKETS: list[Bucket] = []
+"""What has the instances of the test that runs, unless its folders have them."""
+
+
+def bucket_of(folder: str | os.PathLike[str]) -> str | None:
+    """Give the URL of where the instances of an archive are; None: in its folder."""
+    if not BUCKETS:
+        return None
+    folder = os.path.abspath(folder)
+    prefix = hashlib.sha256(folder.encode()).hexdigest()[:16]
+    PLACES[folder] = BUCKETS[-1].file(prefix)
+    return f"{BUCKETS[-1].url}/{prefix}"
+
 
 def below(folder: Path) -> Path:
     """Where the files of an archive's folder, or of a folder in it, lie in truth."""
@@ -29,6 +43,13 @@ def below(folder: Path) -> Path:
         if folder.is_relative_to(root):
             return place / folder.relative_to(root)
     return folder
+
+
+def file_at(place: str) -> Path:
+    """Give the file that lies at a place of the archive: a path, or the URL of an object."""
+    if not place.startswith("s3://"):
+        return Path(place)
+    return BUCKETS[-1].folder.parent / place.removeprefix("s3://")
 
 
 class Bucket:

@@ -185,13 +185,29 @@ async def test_what_was_read_ahead_is_at_hand_once(tmp_path: Path, threads: list
 
 
 async def test_what_nobody_wants_any_more_is_not_read(tmp_path: Path, threads: list[Any]) -> None:
-    source = in_threads(tmp_path / "none")
-    source.read_ahead()
-    assert source._ahead is not None
-    source._ahead.cancel()
+    path = tmp_path / "one"
+    path.write_bytes(b"abcd")
+    source, other = in_threads(path), in_threads(path)
+    read_together([source, other])
+    opened = asyncio.ensure_future(anext(source.open()))
+    await asyncio.sleep(0)
+    opened.cancel()
+    await asyncio.wait([opened])
     (call,) = threads
     call()
-    assert source._ahead.cancelled()
+    assert (source._whole, other.at_hand()) == (None, b"abcd")
+
+
+async def test_who_opens_what_is_being_read_waits_for_it(tmp_path: Path, threads: list[Any]) -> None:
+    path = tmp_path / "one"
+    path.write_bytes(b"abcd")
+    source = in_threads(path)
+    source.read_ahead()
+    opened = asyncio.ensure_future(anext(source.open()))
+    await asyncio.sleep(0)
+    (call,) = threads
+    call()
+    assert await opened == [b"abcd"]
 
 
 async def sent(*sources: Any) -> list[bytes]:

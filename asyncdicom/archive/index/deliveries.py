@@ -203,7 +203,7 @@ def promote(writer: Writer, now: float, longest: float) -> int:
 
 _SETTLE = Prepared(
     update(delivery)
-    .where(delivery.c.id == bindparam("row"), is_in(State.LEASED))
+    .where(delivery.c.id.in_(_IDS), is_in(State.LEASED))
     .values(
         state=bindparam("state"),
         due=bindparam("due"),
@@ -216,7 +216,7 @@ _SETTLE = Prepared(
 )
 
 
-_FORGET = Prepared(delete(delivery).where(delivery.c.id == bindparam("row"), is_in(State.DONE)))
+_FORGET = Prepared(delete(delivery).where(delivery.c.id.in_(_IDS), is_in(State.DONE)))
 
 
 class Settlement(NamedTuple):
@@ -236,25 +236,22 @@ class Settlement(NamedTuple):
 
 
 def settle(writer: Writer, settlements: Sequence[Settlement]) -> None:
-    """Note what became of claimed work; of what is not leased any more nothing is noted."""
-    writer.execute_all(
-        _SETTLE,
-        [
-            {
-                "row": each.id,
-                "state": int(each.state),
-                "due": each.due,
-                "attempts": each.attempts,
-                "status": each.status,
-                "comment": each.comment[:_COMMENT],
-                "failed_at": each.failed_at,
-            }
-            for each in settlements
-        ],
-    )
-    forgotten = [{"row": each.id} for each in settlements if each.is_forgotten]
-    if forgotten:
-        writer.execute_all(_FORGET, forgotten)
+    """Note what became of claimed work; of what is not leased any more nothing is noted.
+
+    Those that came to the same end are noted by one statement. When what is done was done matters to nobody
+    to the moment: so that is the same.
+    """
+    alike: dict[Settlement, list[int]] = {}
+    done = max((each.due for each in settlements if each.state is State.DONE), default=0.0)
+    for each in settlements:
+        end = each._replace(id=0, due=done if each.state is State.DONE else each.due)
+        alike.setdefault(end, []).append(each.id)
+    for end, numbers in alike.items():
+        ids = json.dumps(numbers)
+        row = end._asdict() | {"ids": ids, "state": int(end.state), "comment": end.comment[:_COMMENT]}
+        writer.execute(_SETTLE, row)
+        if end.is_forgotten:
+            writer.execute(_FORGET, {"ids": ids})
 
 
 # what an operator says

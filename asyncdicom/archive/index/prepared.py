@@ -6,7 +6,7 @@ import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Insert, TableClause
 from sqlalchemy.dialects import sqlite
@@ -29,17 +29,35 @@ class Sql(str):
     prepared: Prepared
 
 
+class _Compiled(NamedTuple):
+    sql: Sql
+    constants: dict[str, Any]
+    names: tuple[str, ...]
+    pick: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+
+
 class Prepared:
-    """A statement compiled once, with the order of its parameters."""
+    """A statement compiled once, with the order of its parameters.
+
+    It is compiled when it is first used: a server that starts has a hundred of them, and uses few.
+    """
 
     def __init__(self, statement: ClauseElement) -> None:
-        compiled: Any = statement.compile(dialect=sqlite.dialect())
         self._statement = statement
-        self.sql = Sql(compiled)
-        self.sql.prepared = self
-        self._constants = {name: value for name, value in compiled.params.items() if value is not None}
-        self._names = compiled.positiontup
-        self._pick = operator.itemgetter(*self._names) if self._names else lambda row: ()
+
+    @cached_property
+    def _compiled(self) -> _Compiled:
+        compiled: Any = self._statement.compile(dialect=sqlite.dialect())
+        sql = Sql(compiled)
+        sql.prepared = self
+        constants = {name: value for name, value in compiled.params.items() if value is not None}
+        names = tuple(compiled.positiontup)
+        return _Compiled(sql, constants, names, operator.itemgetter(*names) if names else lambda row: ())
+
+    @cached_property
+    def sql(self) -> Sql:
+        """Its text."""
+        return self._compiled.sql
 
     @cached_property
     def together(self) -> dict[int, str]:
@@ -49,13 +67,14 @@ class Prepared:
 
     def bind(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         """Give the values of the parameters in their order."""
-        values = self._pick({**self._constants, **row} if self._constants else row)
-        return (values,) if len(self._names) == 1 else values
+        _, constants, names, pick = self._compiled
+        values = pick({**constants, **row} if constants else row)
+        return (values,) if len(names) == 1 else values
 
     @cached_property
     def named(self) -> Named:
         """The same in the words of PostgreSQL."""
-        return Named(self._statement, self._names)
+        return Named(self._statement, self._compiled.names)
 
 
 class Named:
