@@ -31,7 +31,7 @@ from asyncdicom.archive.index.postgres_locks import Lock, locking
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.record import Identity, Record
 from asyncdicom.archive.index.schema import patient, series, study
-from asyncdicom.archive.index.sql import values_of
+from asyncdicom.archive.index.sql import going_by_indexes, values_of
 from asyncdicom.archive.index.writer import FIND, Writer
 
 __all__ = ["PostgresWriter"]
@@ -184,6 +184,7 @@ class PostgresWriter(Writer):
         self._fairy = self._engine.raw_connection()
         cursor = Cursor(self._fairy.driver_connection)
         try:
+            cursor.execute(going_by_indexes(is_local=False))
             cursor.execute(_ONE_OF_US)
             found = cursor.execute(_IDENTITY).fetchone()
             identity = None if found is None else (str(found[0]), int(found[1]))
