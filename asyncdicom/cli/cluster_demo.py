@@ -241,7 +241,8 @@ class _Node:
         self.http = 0
         self._config = config
         self._processes = processes
-        self.part = Part(name, self._command)
+        # All of it ends: nobody has to go on elsewhere.
+        self.part = Part(name, self._command, ends_by=signal.SIGINT)
 
     def _command(self) -> Sequence[str]:
         options = ("--port", str(self.port), "--http", f"{_HOST}:{self.http}", "--json")
