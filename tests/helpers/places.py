@@ -118,7 +118,6 @@ LEFT_OUT = (
                 "test_a_backlog_costs_others_no_row",
                 "test_every_statement_goes_by_an_index",
             ),
-            "test_archive_outbox_kill": WHOLE,
             "test_archive_outbox_many": (
                 "test_what_is_done_reads_no_more_rows_because_many_wait",
                 "test_a_delivery_is_written_by_two_statements_and_read_by_its_number",
