@@ -212,7 +212,7 @@ class Archive:
         change, outgoing = self._ingest.change, self._threads.outgoing
         self.deliveries, self.chosen = index.deliveries, index.chosen
         self.expiry, self.leases = index.expiry, index.leases
-        self.outbox = Outbox(self._ingest, self.deliveries, outgoing, is_shared=is_shared)
+        self.outbox = Outbox(self._ingest, self.deliveries, outgoing, index.hints, is_shared=is_shared)
         self.reports = Reports(self.outbox, self.deliveries, self.read)
         self._peers = PeerMemory(index.learned(time.time()), change, outgoing.submit)
         self.stability = StableStudies(index.stability, change, self.read, self.leases)

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from asyncdicom.archive.errors import reason
@@ -24,6 +25,7 @@ from asyncdicom.archive.index.base import RowFailed
 from asyncdicom.archive.index.deliveries import Claimed, Settlement
 from asyncdicom.archive.index.delivery_reader import DeliveryReader
 from asyncdicom.archive.index.enqueue import enqueue, enqueue_for_instances
+from asyncdicom.archive.index.hints import Hints
 from asyncdicom.archive.index.work import State, Work, urgency_of
 from asyncdicom.archive.index.writer import Writer
 from asyncdicom.net.threads import Threads, Told, in_thread
@@ -75,8 +77,8 @@ class _Index(Protocol):
 class Outbox:
     """The outbox of an open archive; `archive.outbox` gives it.
 
-    `index` has the index's writer make changes, and `threads` are where it is looked at; `clock` gives the
-    seconds since 1970.
+    `index` has the index's writer make changes, and `threads` are where it is looked at; `hints` go to other
+    processes, and come from them; `clock` gives the seconds since 1970.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Outbox:
         index: _Index,
         reader: DeliveryReader,
         threads: Threads,
+        hints: Hints,
         *,
         is_shared: bool = False,
         clock: Callable[[], float] = time.time,
@@ -91,6 +94,7 @@ class Outbox:
         self._index = index
         self._reader = reader
         self._threads = threads
+        self._hints = hints
         self.is_shared = is_shared
         """Whether other processes may work on it, too."""
         self.clock = clock
@@ -123,6 +127,7 @@ class Outbox:
         """Look after what is due, from now on, in the event loop that runs."""
         self._loop = asyncio.get_running_loop()
         self._timing = self._loop.create_task(self._time())
+        self._hints.start(self._hear)
 
     async def close(self) -> None:
         """Make the changes that were asked for, and end."""
@@ -145,10 +150,21 @@ class Outbox:
         for listener in list(self._listeners):
             listener(destinations)
 
+    def _tell_all(self, destinations: Mapping[str, int] | None) -> None:
+        """Tell the listeners, and other processes, of work that has just been committed here."""
+        self._hints.send(destinations)
+        self.tell(destinations)
+
     def tell_from_thread(self, destinations: Mapping[str, int]) -> None:
-        """Tell the listeners, from the thread that has enqueued the work."""
+        """Tell the listeners and other processes, from the thread that has enqueued the work."""
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self.tell, destinations)
+            self._loop.call_soon_threadsafe(self._tell_all, destinations)
+
+    def _hear(self, destinations: Mapping[str, int] | None) -> None:
+        """Another process has told of work; in a thread of its own."""
+        act = self._timer.set if destinations is None else partial(self.tell, destinations)
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(act)
 
     # the work
 
@@ -169,7 +185,7 @@ class Outbox:
             enqueue(writer.execute_all, work, now)
 
         await self._changed(apply)
-        self.tell(urgency_of(work))
+        self._tell_all(urgency_of(work))
 
     async def enqueue_for_instance(self, sop_instance_uid: str, digest: str, work: Sequence[Work]) -> None:
         """Enqueue work about an instance that is stored, and its digest; as `enqueue`.
@@ -182,7 +198,7 @@ class Outbox:
         """Enqueue work about instances: their UIDs and digests; as `enqueue_for_instance`."""
         now = self.clock()
         await self._changed(lambda writer: enqueue_for_instances(writer.execute_all, work, now))
-        self.tell(urgency_of(each for _, _, each in work))
+        self._tell_all(urgency_of(each for _, _, each in work))
 
     async def claim(
         self, kind: str, destination: str, limit: int, *, in_order: bool = False
@@ -249,7 +265,7 @@ class Outbox:
         changed += await self._repeat(lambda writer: deliveries.retry_failed(writer, ids, destination, now))
         self.happened["retried"] += changed
         if changed:
-            self.tell()
+            self._tell_all(None)
         return changed
 
     async def drop(self, ids: Sequence[int] | None = None, destination: str | None = None) -> int:
@@ -276,7 +292,7 @@ class Outbox:
         """Note that a destination is paused, or is no more, and tell the listeners."""
         await self._changed(lambda writer: deliveries.pause(writer, destination, paused))
         (self.paused.add if paused else self.paused.discard)(destination)
-        self.tell(None)
+        self._tell_all(None)
 
     # changes, many in a transaction
 
@@ -341,10 +357,10 @@ class Outbox:
             wait = _LOOK_AT_OTHERS if self.is_shared else _LOOK
             if self._next_due is not None:
                 wait = min(max(self._next_due - self.clock(), 0.0), wait)
-            self._timer.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._timer.wait()
+            self._timer.clear()
             try:
                 await self._look()
                 if self.is_shared:

@@ -454,6 +454,21 @@ async def test_a_server_that_is_away_costs_what_comes_meanwhile(
         assert len(tools.files_below(tmp_path)) == len(stored)
 
 
+async def test_a_crash_of_the_server_takes_nothing_that_a_process_has_promised(
+    tmp_path: Path, tools: Any, own_server: Server
+) -> None:
+    """What the server has acknowledged is not in its memory alone: its processes die as others do."""
+    own_server.run("ALTER SYSTEM SET wal_writer_delay = '10s'")
+    own_server.run("SELECT pg_reload_conf()")
+    async with Archive(tmp_path, index=own_server.url(), durability="process") as archive:
+        for n in range(5):
+            assert int(await tools.store(archive, tools.data_set(SOPInstanceUID=f"1.2.{n}"))) == 0
+        await asyncio.to_thread(own_server.kill)
+        await asyncio.to_thread(own_server.start)
+        upper = {"StudyInstanceUID": "1.2.3.1", "SeriesInstanceUID": "1.2.3.1.1"}
+        assert len(await tools.find(archive, level="IMAGE", SOPInstanceUID="", **upper)) == 5
+
+
 # which archive it is
 
 

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -109,6 +109,22 @@ class Server:
         """End it as a crash does, with all its processes."""
         self.stop(signal.SIGQUIT)
 
+    def kill_9(self) -> None:
+        """End all its processes as the kernel does that has no memory left: nothing more is written."""
+        pid = self.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in (pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+        self.stop(signal.SIGKILL)
+        while any(_runs(each) for each in children):  # a new one waits for the memory of the old one
+            time.sleep(0.01)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is not there any more, though nobody has stopped it."""
+        return self._process is not None and self._process.poll() is not None
+
     def url(self, schema: str = "") -> str:
         """The URL of an index that is empty still; `schema`: of an earlier one."""
         schema = schema or f"index_{os.getpid()}_{next(_NUMBERS)}"
@@ -128,6 +144,13 @@ class Server:
         command += ["-U", "asyncdicom", "-d", "postgres", "-c", sql]
         done = subprocess.run(command, check=True, timeout=100, capture_output=True, text=True)
         return done.stdout.strip()
+
+
+def _runs(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @contextmanager

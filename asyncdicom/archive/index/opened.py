@@ -13,6 +13,7 @@ from asyncdicom.archive.index.deleting import DeletionReader
 from asyncdicom.archive.index.delivery_reader import DeliveryReader
 from asyncdicom.archive.index.expired import ExpiryReader
 from asyncdicom.archive.index.failing import TRANSLATED
+from asyncdicom.archive.index.hints import Hints
 from asyncdicom.archive.index.leases import Leases
 from asyncdicom.archive.index.peers import Learned, read_learned
 from asyncdicom.archive.index.place import Place, read_place
@@ -54,6 +55,8 @@ class OpenIndex(ABC):
         """Looks at the studies that something has come for."""
         self.leases = Leases()
         """What this process alone may do at a time."""
+        self.hints = Hints()
+        """What processes let one another know of new work."""
 
     def identity(self) -> tuple[tuple[str, int] | None, bool]:
         """Give the archive's ID and generation, if they are known, and whether there is any instance."""

@@ -11,6 +11,7 @@ from sqlalchemy.exc import ArgumentError
 
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.index.failing import TRANSLATED
+from asyncdicom.archive.index.hints import SharedHints
 from asyncdicom.archive.index.leases import SharedLeases
 from asyncdicom.archive.index.opened import OpenIndex
 from asyncdicom.archive.index.postgres_driver import Cursor, PostgresReading
@@ -27,8 +28,10 @@ __all__ = ["PostgresIndex", "open_engine"]
 
 _LOG = Log("asyncdicom.archive")
 
-_SYNCHRONOUS = {"power": "on", "process": "off", "none": "off"}
-"""PostgreSQL's synchronous_commit by durability: what it has acknowledged survives our process at least."""
+_SYNCHRONOUS = {"power": "on", "process": "local", "none": "off"}
+"""PostgreSQL's synchronous_commit by durability. "process" is the death of the server's processes, too, whose
+memory has what is not written yet; what is left out with it is a standby's answer, and the files' syncs.
+"""
 
 _OPENING = 60  # seconds for others that open the archive
 
@@ -60,8 +63,14 @@ class PostgresIndex(OpenIndex):
             engine = open_engine(url, durability=durability, readers=readers)
         super().__init__(engine, _Upkeep(engine))
         self.leases = SharedLeases(engine)
+        self.hints = SharedHints(engine)
         self.stability = SharedStabilityReader(engine)
         self.label = f"the database {make_url(url).set(query={}).render_as_string(hide_password=True)}"
+
+    def close(self) -> None:
+        """See `OpenIndex`."""
+        self.hints.close()
+        super().close()
 
     @contextmanager
     def joining(self) -> Iterator[Callable[[], bool]]:
