@@ -171,17 +171,22 @@ def tools() -> type[Tools]:
 
 
 @pytest.fixture(scope="session")
-def found_postgres() -> Iterator[Server | None]:
-    """A PostgreSQL server for all tests of a run, which ends with them; None where there is none."""
-    with ExitStack() as stack:
-        try:
-            started = stack.enter_context(server())
-        except RuntimeError:
-            if os.environ.get("ASYNCDICOM_REQUIRE_PEERS"):
-                raise
-            yield None
-        else:
-            yield started
+def found_postgres() -> Server | None:
+    """A PostgreSQL server for all tests of a run, which ends behind them; None where there is none."""
+    try:
+        return _ENDING.enter_context(server())
+    except RuntimeError:
+        if os.environ.get("ASYNCDICOM_REQUIRE_PEERS"):
+            raise
+        return None
+
+
+_ENDING = ExitStack()
+
+
+def pytest_sessionfinish() -> None:
+    """What the server leaves are very many files: no test is to take so long."""
+    _ENDING.close()
 
 
 @pytest.fixture(scope="session")

@@ -397,6 +397,8 @@ async def test_paging_beyond_a_thousand(archive: Archive, tools: Any) -> None:
     ]
     statuses = await asyncio.gather(*(tools.store(archive, each) for each in data))
     assert set(statuses) == {0}
+    assert archive._sweep is not None
+    await archive._sweep  # which has a connection of its own
     pages: list[int] = []
     run = archive._queries.run
 
@@ -411,7 +413,9 @@ async def test_paging_beyond_a_thousand(archive: Archive, tools: Any) -> None:
     async for answer in find(archive, identifier, EXPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT):
         # Only the writer holds a connection while an answer is being used: nothing pins the WAL.
         pool: Any = archive._index._engine.pool
-        assert pool.checkedout() == 1
+        async with asyncio.timeout(60):
+            while pool.checkedout() != 1:  # who has answered gives his back at once
+                await asyncio.sleep(0)
         seen.append(answer)
     assert len(seen) == len(set(seen)) == 2001
     assert pages == [16, *[64] * 31, 2001 - 16 - 31 * 64]

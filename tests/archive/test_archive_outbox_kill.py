@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 
 from helpers.archive_process import LONG
-from helpers.forked import ENVIRONMENT, lines
+from helpers.forked import lines
+from helpers.places import PLACE
+from helpers.script_places import environment
 
 INSTANCES, DESTINATIONS = 3, ("A", "B")
 
@@ -26,8 +28,8 @@ from asyncdicom.archive.index.deliveries import Settlement
 from asyncdicom.archive.index.work import State, Work
 from asyncdicom.data.elements import encode
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
-import sqlite3
 from helpers.forked import lives, note
+from helpers.script_places import before_each_statement, places_of
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 root, destinations, instances = Path(sys.argv[1]), sys.argv[2].split(","), int(sys.argv[3])
@@ -65,10 +67,11 @@ async def live(folder, kill_at):
         left -= 1
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)
-    async with Archive(folder / "archive", durability="process", scrub=0, sweep=False) as archive:
+    options = {"durability": "process", "scrub": 0, "sweep": False, **places_of(folder)}
+    async with Archive(folder / "archive", **options) as archive:
         archive.route(Router())
         if kill_at:
-            archive._ingest._writer._fairy.driver_connection.set_trace_callback(count)
+            before_each_statement(archive, count)
             for number in range(instances):
                 await store(archive, folder, f"1.2.3.{number}")
         await send(archive, folder)
@@ -78,9 +81,9 @@ lives(root, int(sys.argv[4]), live)
 
 
 def test_kill_at_every_statement(tmp_path: Path) -> None:
-    step = 1 if LONG else 2
+    step = 1 if LONG else 6 if PLACE else 2  # a life with PostgreSQL takes longer
     arguments = [str(tmp_path), ",".join(DESTINATIONS), str(INSTANCES), str(step)]
-    subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=True, env=ENVIRONMENT, timeout=110)
+    subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=True, env=environment(), timeout=110)
     folders = list(tmp_path.iterdir())
     assert len(folders) > 30 / step  # so many statements there are
     partly = twice = 0

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 from helpers.archive_process import LONG
-from helpers.forked import ENVIRONMENT, lines
+from helpers.forked import lines
 from helpers.index_asking import ask as ask_index
 from helpers.index_asking import refuse, refuse_no_more
 from helpers.peer import eventually
+from helpers.script_places import environment
 
 from asyncdicom import PresentationContext, Request, Response, StatusError, associate, serve
 from asyncdicom.archive import Archive, reports
@@ -383,6 +384,7 @@ from asyncdicom.uid import STORAGE_COMMITMENT_PUSH_MODEL as MODEL
 from asyncdicom.dataset import encode
 from helpers.forked import lives, note
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
+from helpers.script_places import before_each_statement, places_of
 
 encode({"TransactionUID": "1.2"}, EXPLICIT_VR_LITTLE_ENDIAN)  # so that its imports are paid once
 root, step = Path(sys.argv[1]), int(sys.argv[2])
@@ -399,12 +401,13 @@ async def live(folder, kill_at):
         note(folder / "delivered", result.transaction_uid)
 
     user = StorageCommitmentUser(on_result)
+    options = {"durability": "process", "scrub": 0, "sweep": False, **places_of(folder)}
     async with (
         serve("WS1@127.0.0.1:0", services=[user]) as peer,
-        Archive(folder / "archive", durability="process", scrub=0, sweep=False) as archive,
+        Archive(folder / "archive", **options) as archive,
     ):
         if kill_at:
-            archive._ingest._writer._fairy.driver_connection.set_trace_callback(count)
+            before_each_statement(archive, count)
         access = {"WS1": f"127.0.0.1:{peer.port}"}
         async with serve_archive(archive, "ARCHIVE@127.0.0.1:0", access=access):
             if kill_at:
@@ -423,7 +426,7 @@ lives(root, step, live)
 def test_kill_at_every_statement(tmp_path: Path) -> None:
     step = 1 if LONG else 4
     subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path), str(step)], check=True, env=ENVIRONMENT, timeout=110
+        [sys.executable, "-c", SCRIPT, str(tmp_path), str(step)], check=True, env=environment(), timeout=110
     )
     folders = list(tmp_path.iterdir())
     assert len(folders) > 12 / step

@@ -44,12 +44,14 @@ LEFT_OUT = (
         "they name index and place themselves, so they run once",
         {
             "test_archive_blobs": WHOLE,
+            "test_archive_hints": WHOLE,
             "test_archive_postgres": WHOLE,
             "test_archive_processes": WHOLE,
             "test_archive_s3": WHOLE,
             "test_archive_s3_kill": WHOLE,
             "test_archive_s3_moto": WHOLE,
             "test_archive_several": WHOLE,
+            "test_archive_several_faults": WHOLE,
             "test_archive_several_served": WHOLE,
         },
     ),
@@ -118,7 +120,6 @@ LEFT_OUT = (
                 "test_a_backlog_costs_others_no_row",
                 "test_every_statement_goes_by_an_index",
             ),
-            "test_archive_outbox_kill": WHOLE,
             "test_archive_outbox_many": (
                 "test_what_is_done_reads_no_more_rows_because_many_wait",
                 "test_a_delivery_is_written_by_two_statements_and_read_by_its_number",
