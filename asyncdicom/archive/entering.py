@@ -113,13 +113,23 @@ class Entrance:
         return has_folder
 
     def _share_folder(self) -> bool:
-        """Take the folder together with others; tells whether nobody else has it."""
+        """Take the folder together with others; tells whether nobody else has it.
+
+        What is spooled in it nobody else knows of: who spools has it for himself.
+        """
+        is_spool = self._blobs.is_spool
         try:
             self._lock = self._calls.lock_directory(self._directory)
         except BlockingIOError:
+            if is_spool:
+                raise ArchiveError(
+                    f"{self._directory} is in use by another archive process: with ack = spool only one "
+                    "may be"
+                ) from None
             self._lock = self._calls.lock_directory(self._directory, is_shared=True)
             return False
-        self._calls.share_directory(self._lock)
+        if not is_spool:
+            self._calls.share_directory(self._lock)
         return True
 
     def _as_one_more(self, index: OpenIndex) -> Entered:
@@ -129,10 +139,6 @@ class Entrance:
             raise ArchiveError(
                 f"{index.label} is not what the other processes of {self._directory} have: name the same "
                 "database for all of them; if it was put back from a copy, stop them all first"
-            )
-        if self._blobs.is_spool:
-            raise ArchiveError(
-                f"{self._directory} is in use by another archive process: with ack = spool only one may be"
             )
         self._blobs.prepare()
         self._blobs.claim(marker.archive_id, is_known=True)

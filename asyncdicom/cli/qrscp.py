@@ -326,6 +326,11 @@ def command(
             f"{options['processes']} processes need the index in PostgreSQL: name the database with --index "
             "(docs/postgresql.md); with SQLite it is one process"
         )
+    if options["processes"] > 1 and options["ack"] == "spool":
+        raise click.UsageError(
+            f"{options['processes']} processes need each instance where all find it: with --ack spool it is "
+            "one process (docs/s3.md)"
+        )
     if context.meta.get(ONLY_CHECK):
         return OK
     if options["processes"] == 1:

@@ -21,7 +21,7 @@ from helpers.archive_worker import instances
 from helpers.postgres import Server
 
 from asyncdicom import BytesSource
-from asyncdicom.archive import Archive, ArchiveError, entering
+from asyncdicom.archive import Archive, ArchiveError, entering, scrub
 from asyncdicom.archive.deleting import Deleted
 from asyncdicom.archive.dimse import status_of
 from asyncdicom.archive.file_calls import FileCalls
@@ -36,6 +36,7 @@ from asyncdicom.archive.maintenance import verify
 from asyncdicom.archive.outbox import LEASE
 from asyncdicom.archive.reassign import Wanted
 from asyncdicom.archive.reports import REPORT
+from asyncdicom.archive.scrub import Scrub
 from asyncdicom.net.reencoding import AmendedSource
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
 
@@ -381,6 +382,56 @@ def test_a_lease_ends_and_is_taken_over(postgres: Server, monkeypatch: pytest.Mo
     assert first.take("other")
     first.give_all_back()
     index.close()
+
+
+_HOLDER = """
+import asyncio, sys, time
+from asyncdicom.archive import Archive
+from asyncdicom.archive.index.leases import Lease
+
+async def main():
+    async with Archive(sys.argv[1], index=sys.argv[2], durability="none", scrub=0, sweep=False) as archive:
+        held = [Lease(archive.leases, name).keep() for name in ("sweep", "scrub")]
+        print(all(held), flush=True)
+        time.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def _hold_and_die(folder: Path, url: str) -> None:
+    command = [sys.executable, "-c", _HOLDER, str(folder), url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "True\n"
+        finally:
+            holder.kill()  # kill -9
+
+
+async def test_the_sweep_and_the_scrub_of_who_is_killed_are_taken_over(
+    postgres: Server, tmp_path: Path, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it has both leases: when they are over, another process goes on with both."""
+    monkeypatch.setattr(scrub, "_OTHERS", 0.05)
+    url = postgres.url()
+    async with Archive(tmp_path, durability="none", index=url, scrub=0, sweep=False) as archive:
+        assert await tools.store(archive, tools.data_set(SOPInstanceUID="1.2.1")) == 0
+        await asyncio.to_thread(_hold_and_die, tmp_path, url)
+        scrubbing = Scrub(archive._blobs, archive._index, archive._ingest, rate=1 << 30, first=0.0)
+        scrubbing.start()
+        try:
+            sweeping = asyncio.ensure_future(archive.reindex())
+            await asyncio.wait((sweeping,), timeout=0.5)
+            assert (sweeping.done(), scrubbing.rounds) == (False, 0)
+            with archive._index._engine.connect() as connection:  # so much time passes
+                connection.exec_driver_sql(f"UPDATE lease SET until = until - {leases.SECONDS}")
+            async with asyncio.timeout(100):
+                assert (await sweeping).told() == ""
+                while not scrubbing.rounds:
+                    await asyncio.sleep(0.02)
+        finally:
+            await asyncio.to_thread(scrubbing.close)
 
 
 # what one changes, the others know

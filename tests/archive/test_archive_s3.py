@@ -18,7 +18,7 @@ from helpers.buckets import Bucket, bucket
 from helpers.postgres import Server
 from localbucket import UPLOAD_META, UPLOADS_DIR  # type: ignore[import-untyped] # it has no types
 
-from asyncdicom.archive import Archive, ArchiveError
+from asyncdicom.archive import Archive, ArchiveError, entering
 from asyncdicom.archive.arrival import Outcome
 from asyncdicom.archive.backup import Backup
 from asyncdicom.archive.blobs import mover, new_object, object_store
@@ -444,6 +444,22 @@ async def moved(store: Bucket, folder: Path, number: int) -> None:
     """Wait until so many objects are in the bucket, and no file is left."""
     while len(store.keys()) != number or files(folder):
         await asyncio.sleep(0.01)
+
+
+async def test_who_spools_has_the_folder_for_himself(
+    store: Bucket, tmp_path: Path, postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is spooled, no other process would find: neither one that spools nor one that does not."""
+    monkeypatch.setattr(entering, "_PATIENCE", 0.3)
+    url = postgres.url()
+    async with opened(store, tmp_path, index=url, ack="spool"):
+        with pytest.raises(ArchiveError, match="with ack = spool only one may be"):
+            await opened(store, tmp_path, index=url, ack="spool").open()
+        with pytest.raises(ArchiveError, match="which has it for itself"):
+            await opened(store, tmp_path, index=url).open()
+    async with opened(store, tmp_path, index=url), opened(store, tmp_path, index=url):
+        with pytest.raises(ArchiveError, match="with ack = spool only one may be"):
+            await opened(store, tmp_path, index=url, ack="spool").open()
 
 
 async def test_what_is_spooled_is_moved_and_found_wherever_it_is(

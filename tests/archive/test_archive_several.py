@@ -117,8 +117,21 @@ async def test_who_starts_them_dies_and_they_end(postgres: Server, tmp_path: Pat
                 await asyncio.sleep(0.05)
 
 
-def test_with_sqlite_nothing_is_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--data", str(tmp_path / "archive"), "--port", "0", "--processes", "2"]
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ((), "2 processes need the index in PostgreSQL"),
+        (
+            ("--index", "postgresql:///x", "--blobs", "s3://b", "--ack", "spool"),
+            "with --ack spool it is one process",
+        ),
+    ],
+    ids=["sqlite", "spool"],
+)
+def test_where_only_one_may_be_nothing_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], told: str
+) -> None:
+    arguments = ["--data", str(tmp_path / "archive"), "--port", "0", "--processes", "2", *more]
     assert main(["qrscp", *arguments]) == 2
-    assert "2 processes need the index in PostgreSQL" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
     assert not (tmp_path / "archive").exists()
