@@ -58,6 +58,9 @@ class Admission:
         self.waiting: CountedSet[Channel] = CountedSet()
         self.associated: CountedSet[Channel] = CountedSet()
         self.is_closed = False
+        self._drain_idle: float | None = None
+        self.emptied: Callable[[], object] | None = None
+        """Is called when nobody is there any more."""
         self._access = access
         self._offer = offer
         self._contexts = contexts
@@ -171,6 +174,24 @@ class Admission:
         self.associated.discard(channel)
         if self._shares is not None and channel in self._shared:
             self._shares.give_share_back(self._shared.pop(channel))
+        if self.emptied is not None and self.is_empty:
+            self.emptied()
+
+    @property
+    def is_behind_proxies(self) -> bool:
+        """Whether there may be a balancer before us."""
+        return bool(self._access.proxies)
+
+    def drain(self, idle: float) -> None:
+        """Release associations that are idle for so many seconds, also those that are yet to be accepted."""
+        self._drain_idle = idle
+        for channel in self.associated:
+            channel.drain(idle)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no connection."""
+        return not len(self.waiting) and not len(self.associated)
 
     # associations
 
@@ -303,6 +324,8 @@ class Admission:
         self.associated.add(channel, *keys)
         counters.associations_accepted += 1
         channel.accept(*verdict, self._dispatcher(channel, grant))
+        if self._drain_idle is not None:
+            channel.drain(self._drain_idle)
         log.info("%s: association established", channel)
         if grant.services is not None:
             _note_denied(channel, request, verdict[0], self._contexts)

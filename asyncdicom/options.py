@@ -50,7 +50,7 @@ _RANGES: Mapping[str, tuple[int, float]] = {
     "maximum_matches": (0, math.inf),
     "maximum_discarded": (0, math.inf),
 }
-_MAY_BE_ZERO = {"drain"}  # of the times
+_MAY_BE_ZERO = {"drain", "drain_idle", "drain_notice"}  # of the times
 
 
 class ByRole(NamedTuple, Generic[_T]):
@@ -227,7 +227,19 @@ class Timeouts(_Options):
     drain: float = 30.0
     """Seconds to wait for what is under way when the server is closed (`Server.close`).
 
-    `serve` only; 0 does not wait. Beyond it: A-ABORT.
+    `serve` only; 0 does not wait. Beyond it: A-ABORT. It is also the time of `Server.drain`, in all.
+    """
+
+    drain_idle: float = 5.0
+    """Seconds that an association may have nothing under way while the server drains (`Server.drain`).
+
+    `serve` only; 0 ends those that are between two operations. Beyond it: A-RELEASE (PS3.8 7.2).
+    """
+
+    drain_notice: float = 5.0
+    """Seconds that a server which drains still accepts, and says to balancers that it is not ready.
+
+    `serve` only, and where the access policy names `proxies`. Beyond it: nobody new comes in.
     """
 
     def shortest(self, *, requestor: bool) -> float:

@@ -58,13 +58,16 @@ class Stoppable(Protocol):
 
     @property
     def drain_timeout(self) -> float:
-        """How long `close` waits for operations, in seconds."""
+        """How long `drain` and `close` wait, in seconds."""
 
     async def serve_forever(self) -> None:
         """Wait until it is closed."""
 
+    async def drain(self) -> None:
+        """Let those who are there go on until they are done, and close."""
+
     async def close(self) -> None:
-        """Let what is under way end, and close."""
+        """Let what is under way end, and close; breaks off `drain`."""
 
 
 def run(
@@ -139,11 +142,12 @@ async def serve_until_stopped(
 ) -> int:
     """Serve until SIGTERM or SIGINT (Ctrl-C), close the server, and give the exit code: 0 or 130.
 
-    The first signal closes it: what is under way may end (`Server.close`). A second one cancels all tasks,
-    which aborts the associations. From the first signal on the *process* has `server.drain_timeout` and
-    `grace` seconds to end, from the second one 5 seconds; a third one ends it at once. A process that does
-    not end (a thread waits for a disk that hangs, say) is ended with exit code 4, and its log says where
-    which thread was.
+    The first signal closes it. At SIGTERM, which is what service managers send, associations may end by
+    themselves (`Server.drain`); at Ctrl-C only what is under way may end (`Server.close`). A second one
+    cancels all tasks, which aborts the associations. From the first signal on the *process* has
+    `server.drain_timeout` and `grace` seconds to end, from the second one 5 seconds; a third one ends it at
+    once. A process that does not end (a thread waits for a disk that hangs, say) is ended with exit code 4,
+    and its log says where which thread was.
 
     SIGHUP calls each function of `on_reload`, in the event loop, and awaits the coroutine functions among
     them, one after another; log files that `log_to` opened are opened anew before. One that raises is logged,
@@ -180,7 +184,8 @@ async def serve_until_stopped(
         serving.cancel()
         await asyncio.wait([serving])
         raise
-    closing = asyncio.ensure_future(server.close())
+    is_patient = stopped.result() == STOPPED
+    closing = asyncio.ensure_future(server.drain() if is_patient else server.close())
     if not (await asyncio.wait([closing], timeout=_PATIENCE))[0]:
         log.warning("waiting for %d associations to end; a second signal aborts them", server.associations)
     await closing

@@ -18,6 +18,7 @@ from asyncdicom.admission import Admission
 from asyncdicom.association import Association, Request
 from asyncdicom.destination import Destination, as_destination
 from asyncdicom.dimse.messages import CommandField
+from asyncdicom.draining import drained
 from asyncdicom.net.channel import Channel, Trace
 from asyncdicom.net.descriptors import missing_descriptors
 from asyncdicom.net.handing import HandedListener
@@ -262,6 +263,7 @@ class Server:
         self._setup = setup
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reports = ReportQueue(self._open_to)
         self._admission = Admission(
@@ -333,8 +335,8 @@ class Server:
 
     @property
     def is_closing(self) -> bool:
-        """Whether nobody new comes in any more."""
-        return self._admission.is_closed
+        """Whether it is about to end: nobody new is to come."""
+        return self._admission.is_closed or self._draining is not None
 
     def renew(
         self,
@@ -363,7 +365,7 @@ class Server:
 
     @property
     def drain_timeout(self) -> float:
-        """How long `close` waits for operations, in seconds."""
+        """How long `drain` waits for associations, and `close` for operations, in seconds."""
         return self._setup.timeouts.drain
 
     async def serve_forever(self) -> None:
@@ -374,11 +376,37 @@ class Server:
             await self.close()
             raise
 
+    async def drain(self) -> None:
+        """Let associations end by themselves within `Timeouts.drain`, then close (idempotent).
+
+        The server `is_closing` from now on. Where the access policy names `proxies`, it goes on accepting
+        for `Timeouts.drain_notice`, and closes the connections that a proxy makes for itself, which are its
+        checks (PROXY protocol, LOCAL): so a balancer sends nobody any more before nobody is let in.
+        Associations that are there go on. One that had nothing under way for `Timeouts.drain_idle` is
+        released (PS3.8 7.2); what is left in the end is aborted. `close` breaks it off. Cancelled: it goes
+        on.
+        """
+        if self._draining is None and self._closing is None:
+            draining = drained(self.host, self._admission, self._acceptors, self._setup.timeouts)
+            self._draining = asyncio.get_running_loop().create_task(draining)
+        if self._draining is not None:
+            await asyncio.wait([self._draining])
+        await self._end(0.0)
+
     async def close(self) -> None:
-        """Stop accepting, let operations end within `Timeouts.drain`, abort what is left (idempotent)."""
+        """Stop accepting, let operations end within `Timeouts.drain`, abort what is left (idempotent).
+
+        An association that is between two operations is aborted: `drain` lets it go on.
+        """
+        self._admission.is_closed = True
+        if self._draining is not None:
+            self._draining.cancel()
+        await self._end(self.drain_timeout)
+
+    async def _end(self, patience: float) -> None:
         self._admission.is_closed = True
         if self._closing is None:
-            self._closing = asyncio.get_running_loop().create_task(self._close())
+            self._closing = asyncio.get_running_loop().create_task(self._close(patience))
         await asyncio.shield(self._closing)
 
     # accepting
@@ -433,6 +461,9 @@ class Server:
             return self._closes(host, ProxyHeaderError("the proxy did not say in time who calls"))
         except OSError as error:
             return self._closes(host, error)
+        if who is None and self._draining is not None:
+            log.debug("%s: the check of a proxy is closed: the server drains", host)
+            return False
         if who is not None:
             channel.transport.speaks_for(who)
             if not self._admission.speaks_for(channel, who[0], asyncio.get_running_loop().time()):
@@ -458,7 +489,7 @@ class Server:
 
     # the end
 
-    async def _close(self) -> None:
+    async def _close(self, patience: float) -> None:
         for acceptor in self._acceptors:
             acceptor.close()
         connecting, self._tasks = self._tasks, set()
@@ -470,9 +501,7 @@ class Server:
             channel.transport.abort()
         channels = list(self._associated)
         if channels:
-            await asyncio.wait(
-                [asyncio.ensure_future(channel.stop(self._setup.timeouts.drain)) for channel in channels]
-            )
+            await asyncio.wait([asyncio.ensure_future(channel.stop(patience)) for channel in channels])
         everybody = channels + list(self._waiting)
         if everybody:
             await asyncio.wait([asyncio.ensure_future(channel.wait_closed(1.0)) for channel in everybody])

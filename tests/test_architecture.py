@@ -26,7 +26,7 @@ LEVELS: list[set[str]] = [
     {"net"},
     {"services"},
     {"association", "opening", "admission"},
-    {"client", "endings"},
+    {"client", "endings", "draining"},
     {"outgoing", "pool"},
     {"server", "running"},
     {"scu"},

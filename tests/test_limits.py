@@ -186,6 +186,8 @@ ELSEWHERE = {
     *("`maximum_outgoing`", "`destination.Destination(maximum_associations)`"),
     # net/test_flow.py, net/test_blocks.py
     *("`net.flow.MAXIMUM_UNDELIVERED`", "`net.blocks.MAXIMUM_HELD`"),
+    # test_draining.py
+    *("`drain_idle`", "`drain_notice`"),
     # below
     *("`connect`", "`tls_handshake`", "`drain`"),
     "`dimse.fragmenter.MAXIMUM_PDU`",

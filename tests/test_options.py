@@ -66,8 +66,8 @@ def test_numbers_and_sizes_are_whole(name: str) -> None:
 
 
 MAY_BE_ZERO = {
-    *("drain", "maximum_associations", "maximum_length", "operations_invoked", "operations_performed"),
-    *("maximum_matches", "maximum_discarded"),
+    *("drain", "drain_idle", "drain_notice", "maximum_associations", "maximum_length"),
+    *("operations_invoked", "operations_performed", "maximum_matches", "maximum_discarded"),
 }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from helpers.archive_process import CT, data_set
-from helpers.peer import ABORTED_BY_USER, EOF, Peer, eventually, fragments, message, store_rq
+from helpers.peer import ABORTED_BY_USER, EOF, RELEASED, Peer, eventually, fragments, message, store_rq
 
 from asyncdicom import PresentationContext, Request, associate, serve, serve_until_stopped
 from asyncdicom.running import hold_reloads
@@ -53,7 +53,7 @@ async def on_store(request):
 
 @asynccontextmanager
 async def serving():
-    timeouts = asyncdicom.Timeouts(drain={drain})
+    timeouts = asyncdicom.Timeouts(drain={drain}, drain_idle=0)
     async with asyncdicom.serve("SCP@127.0.0.1:0", c_store=on_store, timeouts=timeouts) as server:
         # When the signals are taken: nothing waits between here and there.
         asyncio.get_running_loop().call_soon(lambda: print(server.port, flush=True))
@@ -120,13 +120,15 @@ async def begin_a_store(running: Program) -> Peer:
     return peer
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-async def test_a_signal_closes_it(number: signal.Signals, code: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "end", "code"), [(signal.SIGTERM, RELEASED, 0), (signal.SIGINT, ABORTED_BY_USER, 130)]
+)
+async def test_a_signal_closes_it(number: signal.Signals, end: tuple[int, bytes], code: int) -> None:
     async with program("stores", drain=30, grace=30) as running:
         async with await Peer.connect(running.port) as idle:
             await idle.associate([CONTEXT])
             running.signal(number)
-            assert await idle.pdu() == ABORTED_BY_USER
+            assert await idle.pdu() == end
         assert await running.line() == "closed"
         assert await running.end() == (code, "")
 

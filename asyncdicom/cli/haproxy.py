@@ -20,6 +20,8 @@ __all__ = ["CHECKER", "command", "configuration"]
 CHECKER = "HAPROXY"  # the calling AE title of the checks
 _VERIFICATION = "1.2.840.10008.1.1"
 _IMPLICIT = "1.2.840.10008.1.2"
+_TIMES = "inter 2s fastinter 500ms downinter 1s fall 2 rise 1"
+_NOTICED = 3  # seconds until a node that fails the checks gets nobody any more, by these times
 _LONGER = 30  # seconds that HAProxy waits longer than the nodes: they know what a connection waits for
 _A_DAY = 86_400
 _A_ASSOCIATE_AC = b"\x02"  # the type of the PDU (PS3.8 9.3.3)
@@ -46,8 +48,9 @@ def command(config: str, nodes: tuple[str, ...], listen: str, admin: str) -> int
     haproxy -c -f haproxy.cfg
 
     A new association goes to the node with the fewest. Each node is asked for an association with
-    Verification every two seconds, and is told who calls (PROXY protocol, version 2). To take a node out, let
-    its associations end: echo "set server dicom/node1 state drain" | socat stdio /run/haproxy/admin.sock
+    Verification every two seconds, and is told who calls (PROXY protocol, version 2). A node that gets
+    SIGTERM fails that before it takes nobody any more, and lets its associations end. To take one out that
+    goes on: echo "set server dicom/node1 state drain" | socat stdio /run/haproxy/admin.sock
     """
     try:
         read = read_config(config)
@@ -105,7 +108,7 @@ def configuration(
         "backend dicom",
         "    balance leastconn",
         *_check(config),
-        f"    default-server inter 2s fall 2 rise 1 send-proxy-v2 check-send-proxy{_of_tls(config)}",
+        f"    default-server {_TIMES} send-proxy-v2 check-send-proxy{_of_tls(config)}",
         *(f"    server node{number} {place} check" for number, place in enumerate(places, 1)),
     ]
     return "".join(f"{line}\n" for line in lines)
@@ -154,3 +157,9 @@ def _missing(config: dict[str, Any]) -> Iterable[str]:
     policy = AccessPolicy(peers=access["peers"] or None)
     if not config.get("tls", {}).get("trusted") and not {CHECKER, ANYBODY} & policy.peers.keys():
         yield f'the checks call as {CHECKER}, who is no peer: add {CHECKER} = "" to [peers]'
+    times = config["timeouts"]
+    if min(times.drain, times.drain_notice) < _NOTICED:
+        yield (
+            f"the balancer notices after {_NOTICED} s that a node is about to end: "
+            f"drain_notice and drain of [timeouts] are {times.drain_notice:g} and {times.drain:g} s"
+        )

@@ -244,9 +244,12 @@ async def _serve(stack: AsyncExitStack, archive: Archive, gateway: Gateway | Non
         Control(archive, on_reload=again, methods=methods, is_one_of_several=is_one)
     )
     tell = printer.line if setup.place is None else setup.place.tell_ready
-    return await serve_until_stopped(
+    code = await serve_until_stopped(
         server, on_reload=[on_reload], on_ready=lambda: tell(_ready(told, setup))
     )
+    if setup.place is not None:
+        setup.place.tell_counted(observer.counts())
+    return code
 
 
 async def _told(archive: Archive, server: Server, setup: Setup) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
@@ -15,7 +16,8 @@ from asyncdicom.address import Address
 from asyncdicom.archive.control import Control, NotServed, ask_at
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.cli.output import json_text
-from asyncdicom.cli.supervisor import Supervisor
+from asyncdicom.cli.state import counted
+from asyncdicom.cli.supervisor import Supervisor, Worker
 from asyncdicom.telemetry.log import Log
 
 if TYPE_CHECKING:
@@ -26,14 +28,7 @@ __all__ = ["Several", "summed", "supervise"]
 
 log = Log("asyncdicom.cli")
 
-# What each process counts by itself: of the state, of `stat`, and of a destination.
-_SUMMED = ("associations", "events", "delivery_events", "log")
-_OF_STAT = (
-    *("conflicts", "refused_conflicts", "healed", "set_aside", "superseded", "same", "incomplete"),
-    *("strange", "mismatch", "divided", "returned"),
-)
-_OF_DESTINATION = ("under_way", "delivered_since_start")
-
+_TABLES = ("associations", "events", "delivery_events", "log")  # of the state, which each process counts
 
 # Seconds that the others have to answer when one has: who hangs does not keep the rest from being looked at.
 _LATE = 3.0
@@ -52,10 +47,14 @@ class Several:
     def __init__(self, directory: str, supervisor: Supervisor) -> None:
         self._path = os.path.join(directory, "control")
         self._supervisor = supervisor
+        self._started = time.time()
+        self._last: dict[str, float] = {}  # when the last instance of a sender came, to whichever process
 
-    def _paths(self) -> list[str]:
-        ready = [each for each in self._supervisor.workers.values() if each.takes]
-        return [f"{self._path}-{each.process.pid}" for each in ready]
+    def _paths(self) -> dict[Worker, str]:
+        """Give where those are asked that serve, also those that take no more connections."""
+        ready = [each for each in self._supervisor.workers if each.ready is not None]
+        ready.sort(key=lambda each: not each.takes)
+        return {each: f"{self._path}-{each.process.pid}" for each in ready}
 
     # as an observer
 
@@ -63,23 +62,44 @@ class Several:
         """Say what keeps all of them from taking instances, as far as that is known."""
         if self._supervisor.is_stopping:
             return ["it is being stopped"]
-        return [] if self._paths() else ["none of its processes is ready"]
+        takes = any(each.takes for each in self._supervisor.workers)
+        return [] if takes else ["none of its processes is ready"]
 
     async def state(self) -> Mapping[str, Any]:
-        """Give the state of all of them together. Raises `ArchiveError` if none says it."""
-        return summed(await self._all("top", {}))
+        """Give the state of all of them together. Raises `ArchiveError` if none says it.
+
+        What is counted never falls: also of those that have ended, or do not answer, there is what they told.
+        """
+        answers = await self._all("top", {})
+        workers = self._supervisor.workers
+        there = {each: state for each, state in answers.items() if each in workers}
+        for each, state in there.items():
+            each.counted |= counted(state)
+        total = sum((each.counted for each in workers), self._supervisor.counted.copy())
+        uptime = {"started": self._started, "uptime": round(time.time() - self._started, 3)}
+        together = summed(list((there or answers).values()), total)
+        for sender in together["senders"]:
+            last = max((sender["last"] or 0.0, self._last.get(sender["calling"], 0.0)))
+            if last:
+                sender["last"] = self._last[sender["calling"]] = last
+        return {**together, **uptime}
 
     # as a control channel
 
-    async def _all(self, method: str, arguments: Mapping[str, Any]) -> list[Line]:
+    async def _all(self, method: str, arguments: Mapping[str, Any]) -> dict[Worker, Line]:
         """Ask all, and give their last lines; who is just dying, or hangs, is left out."""
-        asking = {asyncio.ensure_future(_last(path, method, arguments)): path for path in self._paths()}
+        asking = {
+            asyncio.ensure_future(_last(path, method, arguments)): worker
+            for worker, path in self._paths().items()
+        }
         try:
             if asking:
                 await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
                 await asyncio.wait(asking, timeout=_LATE)
-            lines = [each.result() for each in asking if each.done() and each.exception() is None]
-            late = [path.rpartition("-")[2] for each, path in asking.items() if not each.done()]
+            lines = {
+                who: each.result() for each, who in asking.items() if each.done() and each.exception() is None
+            }
+            late = [str(who.process.pid) for each, who in asking.items() if not each.done()]
         finally:
             for each in asking:
                 each.cancel()
@@ -95,10 +115,13 @@ class Several:
         together = _TOGETHER.get(name)
 
         async def asked(archive: object, arguments: Mapping[str, Any]) -> AsyncGenerator[Line, None]:
-            if together is not None:
-                yield together(await self._all(name, arguments))
+            if name == "top":
+                yield await self.state()
                 return
-            for path in self._paths():
+            if together is not None:
+                yield together(list((await self._all(name, arguments)).values()))
+                return
+            for path in self._paths().values():
                 try:
                     async with aclosing(ask_at(path, name, arguments)) as lines:
                         async for line in lines:
@@ -117,57 +140,66 @@ async def _last(path: str, method: str, arguments: Mapping[str, Any]) -> Line:
     return last
 
 
-def summed(states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Give the state of several processes: what each counts by itself together, the rest of the first."""
+def summed(
+    states: Sequence[Mapping[str, Any]], total: Counter[tuple[str, ...]] | None = None
+) -> Mapping[str, Any]:
+    """Give the state of several processes: what each counts by itself together, the rest of the first.
+
+    ``total``: what all have counted, if that is more than these.
+    """
+    if total is None:
+        total = sum(map(counted, states), Counter[tuple[str, ...]]())
     first = dict(states[0])
-    for key in _SUMMED:
-        first[key] = _added([each[key] for each in states])
-    first["associations"]["limit"] = states[0]["associations"]["limit"]  # it is one for all of them
-    first["commands_failed"] = sum(each["commands_failed"] for each in states)
-    operations: Counter[tuple[str, str]] = Counter()
-    for state in states:
-        for each in state["operations"]:
-            operations[each["operation"], each["outcome"]] += each["number"]
+    for table in _TABLES:
+        first[table] = _of_table(table, first.get(table, {}), total)
+    first["associations"]["open"] = sum(each["associations"]["open"] for each in states)
+    first["commands_failed"] = total["commands_failed",]
     first["operations"] = [
-        {"operation": name, "outcome": what, "number": n} for (name, what), n in sorted(operations.items())
+        {"operation": key[1], "outcome": key[2], "number": number}
+        for key, number in sorted(total.items())
+        if key[0] == "operations"
     ]
-    first["senders"] = _senders([each.get("senders", ()) for each in states])
+    first["senders"] = _senders([each.get("senders", ()) for each in states], total)
     first["processes"] = len(states)
     first["ready"] = any(each["ready"] for each in states)
     first["why_not"] = [] if first["ready"] else states[0]["why_not"]
     if "archive" in first:
-        first["archive"] = _summed_stat([each["archive"] for each in states if "archive" in each])
+        first["archive"] = _of_table("archive", first["archive"], total)
+    if "webhook" in first or any(key[0] == "webhook" for key in total):
+        first["webhook"] = _of_table("webhook", first.get("webhook", {}), total)
     if "destinations" in first:
-        first["destinations"] = _destinations([each.get("destinations", ()) for each in states])
+        first["destinations"] = _destinations([each.get("destinations", ()) for each in states], total)
     return first
 
 
-def _added(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    total: Counter[str] = Counter()
-    for each in mappings:
-        total.update(each)
-    return dict(total)
+def _of_table(table: str, values: Mapping[str, Any], total: Counter[tuple[str, ...]]) -> dict[str, Any]:
+    return {**values, **{key[1]: number for key, number in total.items() if key[0] == table}}
 
 
-def _summed_stat(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    own = _added([{key: each[key] for key in _OF_STAT if key in each} for each in lines])
-    return {**lines[0], **own}
-
-
-def _destinations(lists: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def _destinations(
+    lists: Sequence[Sequence[Mapping[str, Any]]], total: Counter[tuple[str, ...]]
+) -> list[dict[str, Any]]:
     by_name: dict[str, dict[str, Any]] = {}
     for each in (destination for some in lists for destination in some):
-        known = by_name.setdefault(each["destination"], {**each, **dict.fromkeys(_OF_DESTINATION, 0)})
-        for key in _OF_DESTINATION:
-            known[key] += each[key]
+        name = each["destination"]
+        known = by_name.setdefault(name, {**each, "under_way": 0})
+        known["under_way"] += each["under_way"]
+        known["delivered_since_start"] = total["destinations", name]
     return list(by_name.values())
 
 
-def _senders(lists: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def _summed_stat(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    total = sum((counted({"archive": each}) for each in lines), Counter[tuple[str, ...]]())
+    return _of_table("archive", lines[0], total)
+
+
+def _senders(
+    lists: Sequence[Sequence[Mapping[str, Any]]], total: Counter[tuple[str, ...]]
+) -> list[dict[str, Any]]:
     by_name: dict[str, dict[str, Any]] = {}
     for each in (sender for some in lists for sender in some):
-        known = by_name.setdefault(each["calling"], {**each, "instances": 0})
-        known["instances"] += each["instances"]
+        known = by_name.setdefault(each["calling"], {**each})
+        known["instances"] = total["senders", each["calling"]]
         known["last"] = max((last for last in (known["last"], each["last"]) if last), default=None)
     return list(by_name.values())
 
@@ -177,7 +209,6 @@ def _first(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 _TOGETHER: dict[str, Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]] = {
-    "top": summed,
     "stat": _summed_stat,
     "reload": _first,
 }

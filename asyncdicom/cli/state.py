@@ -20,10 +20,23 @@ if TYPE_CHECKING:
     from asyncdicom.gateway.gateway import Gateway
     from asyncdicom.server import Server
 
-__all__ = ["Observer", "State"]
+__all__ = ["Observer", "State", "counted"]
 
 State = Mapping[str, Any]
 """Plain JSON. Peers' own words are in `last_trouble` of destinations alone."""
+
+# What is counted, by the table of the state that has it: these, or all.
+_TABLES: Mapping[str, tuple[str, ...] | None] = {
+    "associations": ("accepted", "rejected", "connections_refused"),
+    "events": None,
+    "delivery_events": None,
+    "log": None,
+    "webhook": None,
+    "archive": (
+        *("conflicts", "refused_conflicts", "healed", "set_aside", "superseded", "same", "incomplete"),
+        *("strange", "mismatch", "divided", "returned"),
+    ),
+}
 
 _SHARED = 1.0  # seconds that what was found out is given to others, too
 _SHARE = 10  # and at least so many times what it took: who asks without end takes a tenth of the index
@@ -65,10 +78,9 @@ class Observer:
             reasons.append("the index's writer has ended")
         return reasons
 
-    async def _find(self) -> State:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        state: dict[str, Any] = {
+    def counts(self) -> dict[str, Any]:
+        """Give what is counted in this process: the part of the state that takes no look at anything."""
+        return {
             "version": __version__,
             "started": self.started,
             "uptime": round(time.time() - self.started, 3),
@@ -87,6 +99,11 @@ class Observer:
             "commands_failed": counters.commands_failed,
             **self.extra,
         }
+
+    async def _find(self) -> State:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        state = self.counts()
         reasons = self.why_not_ready()
         try:
             await self._look(state)
@@ -114,3 +131,19 @@ def _operations() -> list[dict[str, Any]]:
         name = CommandField(field_).name.removesuffix("_RQ").replace("_", "-")
         found[name, Status(status).category] += number
     return [{"operation": name, "outcome": what, "number": n} for (name, what), n in sorted(found.items())]
+
+
+def counted(state: State) -> Counter[tuple[str, ...]]:
+    """Give what only grows in a state, or a part of one, by where it stands."""
+    found: Counter[tuple[str, ...]] = Counter()
+    for table, names in _TABLES.items():
+        values = state.get(table, {})
+        found.update({(table, name): values[name] for name in names or values if name in values})
+    found["commands_failed",] = state.get("commands_failed", 0)
+    for each in state.get("operations", ()):
+        found["operations", each["operation"], each["outcome"]] += each["number"]
+    for each in state.get("senders", ()):
+        found["senders", each["calling"]] += each["instances"]
+    for each in state.get("destinations", ()):
+        found["destinations", each["destination"]] += each["delivered_since_start"]
+    return found

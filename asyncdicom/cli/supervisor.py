@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from asyncdicom.address import Address
+from asyncdicom.cli.state import counted
 from asyncdicom.net.handing import HandedListener, Handing, Packet, handing_pair
 from asyncdicom.net.listener import Acceptor, bind
 from asyncdicom.telemetry.log import Log
@@ -70,16 +71,27 @@ class Shares:
 class Worker:
     """One of the processes."""
 
-    def __init__(self, number: int, process: subprocess.Popen[bytes], handing: Handing) -> None:
+    def __init__(
+        self,
+        number: int,
+        process: subprocess.Popen[bytes],
+        handing: Handing,
+        replaces: Worker | None = None,
+    ) -> None:
         self.number = number
+        self.replaces = replaces
+        """The one that is to end when this one is ready."""
+        self.is_replaced = False
+        self.counted: Counter[tuple[str, ...]] = Counter()
+        """What it has counted, as far as it has told."""
         self.process = process
         self.handing = handing
         self.ready: Packet | None = None
         """What it has said when it was ready."""
         self.open: set[int] = set()
         """The connections that it has."""
-        self.untaken: dict[int, float] = {}
-        """Those of them that it has not taken yet, and since when."""
+        self.untaken: dict[int, tuple[float, socket.socket]] = {}
+        """Those of them that it has not taken yet: since when, and what is left of them here."""
         self.began = time.monotonic()
         self.is_leaving = False
         self.is_to_reload = False
@@ -87,12 +99,13 @@ class Worker:
 
     def hangs(self, now: float) -> bool:
         """Whether it has not taken a connection that it was handed a while ago."""
-        return now - next(iter(self.untaken.values()), now) > _HANGING
+        oldest = next(iter(self.untaken.values()), None)
+        return oldest is not None and now - oldest[0] > _HANGING
 
     @property
     def takes(self) -> bool:
         """Whether it takes connections."""
-        return self.ready is not None and not self.is_leaving
+        return self.ready is not None and not self.is_leaving and not self.is_replaced
 
 
 class Supervisor:
@@ -106,7 +119,10 @@ class Supervisor:
         """All processes have been ready."""
         self.first: Packet = {}
         """What the first one has said then."""
-        self.workers: dict[int, Worker] = {}
+        self.workers: list[Worker] = []
+        self.counted: Counter[tuple[str, ...]] = Counter()
+        """What those have counted that have ended."""
+        self._to_renew: deque[Worker] = deque()
         self._dying: set[Worker] = set()  # what they say is heard no more, and their exit code not known yet
         self.shares = Shares()
         self._connections = 0
@@ -122,8 +138,9 @@ class Supervisor:
     async def run(self) -> int:
         """Run until a signal ends it, and give the exit code: that of the processes.
 
-        SIGTERM and SIGINT let each process finish what is under way, SIGHUP has each read its files again.
-        One that ends before all were ready ends it all. Raises ``OSError`` if it cannot listen.
+        SIGTERM and SIGINT let each process finish what is under way, SIGHUP has each read its files again,
+        and SIGUSR2 starts them anew, one after another. One that ends before all were ready ends it all.
+        Raises ``OSError`` if it cannot listen.
         """
         loop = asyncio.get_running_loop()
         self._ended = loop.create_future()
@@ -133,23 +150,26 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_signal_handler(signal.SIGUSR2, self.renew)
         try:
             self._start(0)
             return await self._ended
         finally:
-            for acceptor in self._acceptors:
-                acceptor.close()
+            self.is_stopping = True
+            self._accept_no_more()
+            for worker in self.workers:
+                self._hear_no_more(worker)
             for worker in self._all():
                 worker.process.kill()
                 worker.process.wait()
 
     # processes
 
-    def _start(self, number: int, *, is_again: bool = False) -> None:
+    def _start(self, number: int, *, is_again: bool = False, replaces: Worker | None = None) -> None:
         ours, theirs = handing_pair()
         place = "|".join(map(str, self._where[:2]))
         # The first one, and each that comes again, looks for what one that died has left.
-        sweeps = int(number == 0 or is_again)
+        sweeps = int((number == 0 and replaces is None) or is_again)
         try:
             process = subprocess.Popen(
                 self._command,
@@ -160,11 +180,13 @@ class Supervisor:
         except OSError as error:
             ours.close()
             log.error("process %d cannot be started: %s", number, error.strerror)
-            self._start_later(number)
+            if replaces is None:
+                self._start_later(number)
             return
         finally:
             theirs.close()
-        worker = self.workers[number] = Worker(number, process, Handing(ours))
+        worker = Worker(number, process, Handing(ours), replaces)
+        self.workers.append(worker)
         asyncio.get_running_loop().add_reader(ours, self._hear, worker)
 
     def _hear(self, worker: Worker) -> None:
@@ -179,17 +201,20 @@ class Supervisor:
         elif "ready" in packet:
             self._is_ready(worker, packet["ready"])
         elif "taken" in packet:
-            worker.untaken.pop(packet["taken"], None)
+            worker.untaken.pop(packet["taken"])[1].close()
+            self._hand_waiting()
         elif "closed" in packet:
             worker.open.discard(packet["closed"])
         elif "back" in packet:
             self.shares.give_back(worker, packet["back"])
+        elif "counted" in packet:
+            worker.counted |= counted(packet["counted"])
         elif "share" in packet:
             exceeded = self.shares.take(worker, packet["share"], packet["keys"])
             with suppress(OSError):
                 worker.handing.tell({"share": packet["share"], "exceeded": exceeded})
         else:
-            worker.is_leaving = True
+            self._leaves(worker)
 
     def _is_ready(self, worker: Worker, ready: Packet) -> None:
         worker.ready = ready
@@ -199,22 +224,38 @@ class Supervisor:
             self.first = self.first or ready
             for number in range(len(self.workers), self._number):
                 self._start(number)
-            if all(each.ready is not None for each in self.workers.values()):
+            if all(each.ready is not None for each in self.workers):
                 self.up.set()
-        while self._waiting and not self.is_stopping:
-            self._hand(self._waiting.popleft())
+        if worker.replaces in self.workers:
+            worker.replaces.is_replaced = True
+            _tell(worker.replaces, signal.SIGTERM)
+        self._hand_waiting()
+
+    def _leaves(self, worker: Worker) -> None:
+        """It takes no more connections: others are handed what it has not taken."""
+        worker.is_leaving = True
+        untaken, worker.untaken = worker.untaken, {}
+        for number, (_, connection) in untaken.items():
+            worker.open.discard(number)
+            self._take(connection, "a connection that a process has not taken")
+        if self.is_stopping and not any(each.takes for each in self.workers):
+            self._accept_no_more()
 
     def _lost(self, worker: Worker) -> None:
         """A process has ended, or has closed its end, which it does when it ends."""
-        asyncio.get_running_loop().remove_reader(worker.handing.end)
-        worker.handing.close()
+        self._hear_no_more(worker)
         self.shares.forget(worker)
-        if self.workers.get(worker.number) is worker:
-            del self.workers[worker.number]
+        self._leaves(worker)
+        self.counted += worker.counted
+        self.workers.remove(worker)
         self._dying.add(worker)
         asyncio.get_running_loop().run_in_executor(None, worker.process.wait).add_done_callback(
             lambda code: self._has_ended(worker, code.result())
         )
+
+    def _hear_no_more(self, worker: Worker) -> None:
+        asyncio.get_running_loop().remove_reader(worker.handing.end)
+        worker.handing.close()
 
     def _has_ended(self, worker: Worker, code: int) -> None:
         self._dying.discard(worker)
@@ -226,11 +267,41 @@ class Supervisor:
                 self._stop(signal.SIGTERM)
             self._end_if_all_have(self._code)
             return
+        if self._is_made_up_for(worker, code):
+            self._renew_next()
+            return
         if time.monotonic() - worker.began >= _STEADY:
             self._pauses.pop(worker.number, None)
         what = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"has ended with {code}"
         log.error("process %d (pid %d) %s: it is started again", worker.number, worker.process.pid, what)
         self._start_later(worker.number)
+
+    def _is_made_up_for(self, worker: Worker, code: int) -> bool:
+        """Whether a process that has ended is, or was, replaced by another one."""
+        if worker.replaces in self.workers and worker.ready is None:
+            self._to_renew.clear()
+            log.error("process %d, started anew, has ended with %d: the former goes on", worker.number, code)
+            return True
+        if any(each.replaces is worker for each in self.workers):
+            return True
+        return worker.is_replaced
+
+    def renew(self) -> None:
+        """Start each process anew, one after another: a new one is ready before an old one drains."""
+        if not self.up.is_set():
+            return
+        is_under_way = any(each.replaces in self.workers for each in self.workers)
+        self._to_renew = deque(each for each in self.workers if each.takes)
+        log.info("SIGUSR2: %d processes are started anew", len(self._to_renew))
+        if not is_under_way:
+            self._renew_next()
+
+    def _renew_next(self) -> None:
+        while self._to_renew and not self.is_stopping:
+            worker = self._to_renew.popleft()
+            if worker.takes and worker in self.workers:
+                self._start(worker.number, replaces=worker)
+                return
 
     def _start_later(self, number: int) -> None:
         pause = self._pauses.get(number, 0.0)
@@ -243,25 +314,30 @@ class Supervisor:
         asyncio.get_running_loop().call_later(pause, start)
 
     def _stop(self, number: int) -> None:
-        """Accept no more, and let the processes finish; a second signal is passed on, a third one ends them.
+        """Let the processes finish; a second signal is passed on, a third one ends them.
 
-        Each process ends itself in time (`serve_until_stopped`), unless it is stopped, or nothing in it runs.
+        At SIGTERM they may go on taking connections for a while (`Server.drain`), and as long as one does,
+        connections are accepted. Each process ends itself in time (`serve_until_stopped`), unless it is
+        stopped, or nothing in it runs.
         """
         self._signals += 1
-        if not self.is_stopping:
-            self.is_stopping = True
-            for acceptor in self._acceptors:
-                acceptor.close()
-            self._acceptors = []
-            while self._waiting:
-                self._waiting.popleft().close()
+        self.is_stopping = True
+        if number != signal.SIGTERM or not any(each.takes for each in self.workers):
+            self._accept_no_more()
         for worker in self._all():
             _tell(worker, number if self._signals < _AT_ONCE else signal.SIGKILL)
         self._end_if_all_have(self._code or 0)
 
+    def _accept_no_more(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors = []
+        while self._waiting:
+            self._waiting.popleft().close()
+
     def _all(self) -> list[Worker]:
         """Give the processes that are there, also those that are about to end."""
-        return [*self.workers.values(), *self._dying]
+        return [*self.workers, *self._dying]
 
     def _end_if_all_have(self, code: int) -> None:
         if not self._all() and not self._ended.done():
@@ -270,7 +346,7 @@ class Supervisor:
     def reload(self) -> None:
         """Have each process read its files again, and open its log files anew."""
         reopen_logs()
-        for worker in self.workers.values():
+        for worker in self.workers:
             if worker.ready is None:
                 worker.is_to_reload = True
             else:
@@ -279,30 +355,34 @@ class Supervisor:
     # connections
 
     def _take(self, connection: socket.socket, host: str) -> None:
-        if any(each.takes for each in self.workers.values()):
-            self._hand(connection)
-        elif len(self._waiting) < _WAITING:
+        """Hand a connection to a process, or keep it until there is one."""
+        if self._hand(connection):
+            return
+        if len(self._waiting) < _WAITING and not self.is_stopping:
             self._waiting.append(connection)
-        else:
-            log.warning("%s: a connection is closed: no process takes it", host, fields={"address": host})
-            connection.close()
+            return
+        log.warning("%s: a connection is closed: no process takes it", host, fields={"address": host})
+        connection.close()
 
-    def _hand(self, connection: socket.socket) -> None:
-        """Give a connection to the process that has the fewest; to one that hangs, only if all do."""
+    def _hand_waiting(self) -> None:
+        while self._waiting and self._hand(self._waiting[0]):
+            self._waiting.popleft()
+
+    def _hand(self, connection: socket.socket) -> bool:
+        """Hand a connection to the process that has the fewest; to one that hangs, only if all do."""
         self._connections += 1
         now = time.monotonic()
-        for worker in sorted(self.workers.values(), key=lambda each: (each.hangs(now), len(each.open))):
-            if not worker.takes:
+        for worker in sorted(self.workers, key=lambda each: (each.hangs(now), len(each.open))):
+            if not worker.takes or (self.is_stopping and worker.hangs(now)):
                 continue
             try:
                 worker.handing.hand(connection, self._connections)
             except OSError:
                 continue  # it is full, or has just gone
             worker.open.add(self._connections)
-            worker.untaken[self._connections] = now
-            return
-        log.warning("a connection is closed: no process takes it")
-        connection.close()
+            worker.untaken[self._connections] = (now, connection)
+            return True
+        return False
 
 
 def _tell(worker: Worker, number: int) -> None:
@@ -335,6 +415,10 @@ class Place(NamedTuple):
         listener = HandedListener(int(descriptor), (host, int(port)))
         listener.on_end = lambda: os.kill(os.getpid(), signal.SIGTERM)
         return cls(listener, int(number), sweeps == "1")
+
+    def tell_counted(self, counts: Packet) -> None:
+        """Say at the end what this process has counted (`Observer.counts`)."""
+        self.listener.tell({"counted": counts})
 
     def tell_ready(self, line: str) -> None:
         """Say that it serves, and what it would print."""

@@ -81,6 +81,7 @@ class AssociationCore(Exchange):
 
     __slots__ = (
         "_answer_by",
+        "_drains",
         "_half_closed",
         "_left",
         "_quiet_by",
@@ -114,6 +115,7 @@ class AssociationCore(Exchange):
         )
         self._left: list[Any] = []  # what the last call of `receive_data` has understood and not handled
         self._half_closed = False
+        self._drains = False  # as an acceptor, too, we release it when it is idle
         self._wants_release: bool | None = None  # once quiet: True to release, False to abort
         self._quiet_by: float | None = None  # until when that has to be
         self._answer_by: float | None = None  # until when we may put off the A-RELEASE-RP
@@ -223,6 +225,11 @@ class AssociationCore(Exchange):
         self._end_when_quiet(False, timeout, now)
         if timeout is not None and timeout <= 0:
             self.abort(now)
+
+    def drain(self, idle: float) -> None:
+        """Release it once nothing was under way for `idle` seconds, also as its acceptor (PS3.8 7.2)."""
+        self._drains = True
+        self._layer.shorten_idle(idle)
 
     def reconsider(self, now: float) -> None:
         """An operation has ended, or nobody waits in `queued` any more: what waited for quiet may be due."""
@@ -450,7 +457,7 @@ class AssociationCore(Exchange):
         if event.which != "idle":
             what = _EXPIRED.get(event.which, event.which)
             self.fail(AssociationTimeout(f"{self._name()}: {what}", which=event.which))
-        elif self._layer.requestor:
+        elif self._layer.requestor or self._drains:
             self.release(now)
         else:
             self.abort(now, "it was idle for too long")

@@ -55,6 +55,7 @@ log = Log("asyncdicom.association")
 
 Trace = Callable[[str, object], None]
 
+_OFTEN = 0.1  # seconds between two looks at the deadlines of a busy association, at least
 _CLOSE_LINGER = 1.0  # seconds for the last bytes to leave once the connection is to be closed
 
 
@@ -235,6 +236,12 @@ class Channel:
             if self._over is None:
                 self._over = self._loop.create_future()
             await asyncio.wait([self._over])
+
+    def drain(self, idle: float) -> None:
+        """Release the association once nothing was under way for `idle` seconds (PS3.8 7.2)."""
+        self.core.drain(idle)
+        self._shorten_timeout(max(idle, _OFTEN))
+        self.arm_timer(anew=True)
 
     async def wait_closed(self, timeout: float | None = None) -> None:
         """Wait until the transport connection is gone; after `timeout` seconds cut it."""

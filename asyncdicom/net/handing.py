@@ -1,7 +1,8 @@
 """Connections that one process accepts and another one serves, and what the two tell each other.
 
 They have the ends of a socket pair: a packet is JSON, and one with a connection has its descriptor. Whoever
-serves says when a connection is closed, so that who accepts knows how many each has.
+serves says when a connection is taken, so that one that was not can be handed to another one, and when it is
+closed, so that who accepts knows how many each has.
 """
 
 from __future__ import annotations
@@ -50,9 +51,8 @@ class Handing:
         self.end = end
 
     def hand(self, connection: socket.socket, number: int) -> None:
-        """Hand a connection over, and close it here. Raises ``OSError``: the other one does not take it."""
+        """Hand a connection over; it stays open here until that is closed. Raises ``OSError``."""
         self.tell({"connection": number}, connection)
-        connection.close()
 
     def tell(self, packet: Packet, connection: socket.socket | None = None) -> None:
         """Send a packet. Raises ``OSError``."""
@@ -88,8 +88,8 @@ class _Handed(socket.socket):
 class HandedListener(socket.socket):
     """The end of who serves, as a listening socket; ``where``: what the real one is bound to.
 
-    `on_end` is called when nobody accepts any more. When it is closed, no more connections come; what is told
-    is told until the process ends.
+    `on_end` is called when nobody accepts any more. When it is closed, or leaves, no more connections come,
+    and those that are on their way are handed to another one; what is told is told until the process ends.
     """
 
     def __init__(self, descriptor: int, where: tuple[Any, ...]) -> None:
@@ -97,15 +97,24 @@ class HandedListener(socket.socket):
         self.setblocking(False)
         self._telling = socket.socket(self.family, self.type, self.proto, fileno=os.dup(self.fileno()))
         self._where = where
+        self._is_leaving = False
+        self.is_over = False
+        """Nobody accepts any more."""
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[str | None]] = {}
         self._untold: deque[bytes] = deque()  # two for each connection that has ended meanwhile, at most
         self.on_end: Callable[[], None] = lambda: None
 
-    def close(self) -> None:
-        """Take no more connections."""
-        if self.fileno() >= 0:
+    def leave(self) -> None:
+        """Take no more connections, and still hear of shares."""
+        if not self._is_leaving:
+            self._is_leaving = True
             self.tell({"leaving": True})
+
+    def close(self) -> None:
+        """Take no more connections, and hear no more."""
+        if self.fileno() >= 0:
+            self.leave()
         super().close()
 
     def listen(self, backlog: int = 0, /) -> None:
@@ -124,7 +133,9 @@ class HandedListener(socket.socket):
         except OSError:  # who has gone had not read all: an event loop may tell of that once, and no more
             text, rights = b"", []
         if not text:
-            self.on_end()
+            if not self.is_over and not self._is_leaving:
+                self.on_end()
+            self.is_over = True
             raise ConnectionAbortedError("nobody accepts connections any more")
         packet = json.loads(text)
         for level, kind, data in rights:
@@ -138,6 +149,9 @@ class HandedListener(socket.socket):
 
     def _handed(self, descriptor: int, packet: Packet) -> tuple[socket.socket, Any]:
         os.set_inheritable(descriptor, False)
+        if self._is_leaving:  # it was on its way: who accepts has it still
+            os.close(descriptor)
+            raise BlockingIOError("another process is handed it")
         connection = _Handed(fileno=descriptor)
         number = packet["connection"]
         self.tell({"taken": number})

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import cast
 
 from asyncdicom.address import Address
+from asyncdicom.net.handing import HandedListener
 from asyncdicom.net.networks import Listener, networks
 from asyncdicom.telemetry.log import Log
 
@@ -67,11 +68,12 @@ class Acceptor:
     Not with `sock_accept`: who is cancelled while that has just accepted a connection loses it.
     """
 
-    __slots__ = ("_listener", "_loop", "_pause", "_take")
+    __slots__ = ("_is_closed", "_listener", "_loop", "_pause", "_take")
 
     def __init__(self, listener: socket.socket, take: Callable[[socket.socket, str], None]) -> None:
         listener.setblocking(False)
         listener.listen(_BACKLOG)
+        self._is_closed = False
         self._listener = listener
         self._take = take
         self._loop = asyncio.get_running_loop()
@@ -81,23 +83,44 @@ class Acceptor:
     def _begin(self) -> None:
         self._loop.add_reader(self._listener, self._accept)
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
         # One at a time: a flood of them must not hold up the others.
         try:
             connection, address = self._listener.accept()
         except OSError as error:
-            if error.errno in _NO_DESCRIPTORS:
+            if isinstance(self._listener, HandedListener) and self._listener.is_over:
+                self._loop.remove_reader(self._listener)  # it would tell of that for ever
+            elif error.errno in _NO_DESCRIPTORS:
                 log.error("cannot accept connections now: %s", error.strerror)
                 self._loop.remove_reader(self._listener)
                 self._pause = self._loop.call_later(_PAUSE, self._begin)
             else:
                 log.debug("accept: %s", error)  # the peer was gone before it was accepted
-            return
+            return not isinstance(error, BlockingIOError) and error.errno not in _NO_DESCRIPTORS
         connection.setblocking(False)
         self._take(connection, str(address[0]) if isinstance(address, tuple) else "?")
+        return True
+
+    def finish(self) -> None:
+        """Take those that have been connected by now, and then no more.
+
+        Nobody is turned away whom the system has let in already; what was handed to us, others are handed.
+        """
+        if isinstance(self._listener, HandedListener):
+            self._listener.leave()
+            return
+        if self._is_closed:
+            return
+        for _ in range(_BACKLOG):
+            if not self._accept():
+                break
+        self.close()
 
     def close(self) -> None:
-        """Accept no more, and close the socket."""
+        """Accept no more, and close the socket (idempotent)."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._listener)

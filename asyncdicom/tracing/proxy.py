@@ -67,6 +67,10 @@ class Proxy:
         """Wait until it is closed, or has had its number of connections."""
         await asyncio.wait([self._done])
 
+    async def drain(self) -> None:
+        """Break off, as `close` does: what is asked of the other side may never end."""
+        await self.close()
+
     async def close(self) -> None:
         """Stop listening and break off what there is (idempotent)."""
         self._stop_listening()

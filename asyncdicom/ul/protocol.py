@@ -294,6 +294,10 @@ class UpperLayer:
         self._busy = busy
         self._idle_since = now
 
+    def shorten_idle(self, idle: float) -> None:
+        """From now on the association may have nothing under way for no longer than this."""
+        self._idle = idle if self._idle is None else min(idle, self._idle)
+
     def pause(self, now: float) -> None:
         """We stop reading: the receive timer stands still."""
         if self._paused_at is None:

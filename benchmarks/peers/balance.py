@@ -42,7 +42,7 @@ async def hand_out(processes: int) -> tuple[int, list[int]]:
     _kept.append(running)
     async with asyncio.timeout(_PATIENCE):
         await supervisor.up.wait()
-    return port, [each.process.pid for each in supervisor.workers.values()]
+    return port, [each.process.pid for each in supervisor.workers]
 
 
 async def share_port(processes: int) -> tuple[int, list[int]]:

@@ -67,9 +67,37 @@ async def test_several_processes_are_one_archive(postgres: Server, tmp_path: Pat
         assert second in workers_of(archive)
         assert (await result_of(str(folder), "stat"))["instance"] == 8
         assert len(await archive.fetch("1.2.3")) == 1
+        assert _stored(await state(archive)) == 8, "what the one had counted that was killed is kept"
+        await _renewed(archive, tmp_path / "journal")
         archive.process.terminate()
         assert await archive.process.wait() == 0
     assert "was killed by SIGKILL" in archive.log.read_text()
+
+
+def _stored(state: dict[str, Any]) -> int:
+    return sum(each["number"] for each in state["operations"] if each["operation"] == "C-STORE")
+
+
+async def _renewed(archive: Qrscp, path: Path) -> None:
+    """Start the processes anew: associations go on, whoever calls gets in, and no count falls."""
+    former = set(workers_of(archive))
+    before, stored = _stored(await state(archive)), 0
+    with opened(path) as journal:
+        async with asyncio.timeout(200), archive.associate() as association:
+            archive.process.send_signal(signal.SIGUSR2)
+            while len(former & set(workers_of(archive))) == 2 or stored < 5:
+                uid = f"1.3.{stored}"
+                assert await journal.store(association, uid, data_set(uid)) == 0
+                stored += 1
+                assert await archive.echo()
+                await asyncio.sleep(0.05)
+        async with asyncio.timeout(200):
+            while former & set(workers_of(archive)):
+                assert await archive.echo()
+                assert _stored(await state(archive)) >= before + stored
+                await asyncio.sleep(0.05)
+    assert len(workers_of(archive)) == 2
+    assert _stored(await state(archive)) == before + stored
 
 
 def _connections(pid: int, port: int) -> int:

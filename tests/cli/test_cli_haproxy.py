@@ -65,6 +65,25 @@ async def test_the_nodes_know_better_how_long_to_wait(
     assert f"timeout client {seconds}s\n    timeout server {seconds}s\n" in made.out
 
 
+@pytest.mark.parametrize(
+    ("timeouts", "is_told"),
+    [
+        ("", False),
+        ("drain_notice = 3", False),
+        ("drain_notice = 2.5", True),
+        ("drain = 1", True),
+    ],
+)
+async def test_a_node_that_gives_the_balancer_no_time_is_told(
+    timeouts: str, is_told: bool, tool: Tool, config: Path
+) -> None:
+    """By the times of its own checks: two, and what is between them."""
+    config.write_text(f"{RIGHT}\n[timeouts]\n{timeouts}\n")
+    made = await tool("haproxy", config)
+    assert "inter 2s fastinter 500ms downinter 1s fall 2 rise 1 " in made.out
+    assert ("the balancer notices after 3 s" in made.err) == is_told
+
+
 async def test_tls_passes_through_and_the_checks_speak_it(tool: Tool, config: Path) -> None:
     config.write_text(RIGHT + '[tls]\ncertificate = "c.pem"\nkey = "k.pem"\n')
     assert "check-send-proxy check-ssl verify none\n" in (await tool("haproxy", config)).out

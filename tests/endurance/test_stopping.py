@@ -1,4 +1,4 @@
-"""SIGTERM: what is under way ends, the rest is aborted, nothing is lost, and the exit code is 0."""
+"""SIGTERM and SIGINT: what is under way ends, nothing is lost, and the exit code is 0 or 130."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from typing import NamedTuple
 
 import pytest
 from helpers.archive_process import CT, LONG, Journal, data_set, long_test, opened, qrscp
-from helpers.peer import ABORTED_BY_USER, EOF, Peer, fragments, message, store_rq
+from helpers.peer import ABORTED_BY_USER, EOF, RELEASE_RQ, Peer, fragments, message, store_rq
 
 from asyncdicom import PresentationContext, associate
 from asyncdicom.exceptions import AssociationError
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
+from asyncdicom.ul.pdu import A_RELEASE_RP
 
 CONTEXT = PresentationContext(CT, (EXPLICIT_VR_LITTLE_ENDIAN,))
 RESTARTS = 100 if LONG else 3
 SENDERS = 8
+SOME = 10  # instances of an association
 
 
 class Server(NamedTuple):
@@ -86,13 +88,15 @@ def rest_of(data: bytes) -> bytes:
 
 @both
 def test_what_is_under_way_ends(serve: Serve, tmp_path: Path) -> None:
+    """SIGINT: whoever is between two operations is aborted."""
+
     async def work() -> None:
         async with serve(tmp_path / "data") as server:
             data = {uid: data_set(uid, 100_000) for uid in ("1.2.3.1.1.1", "1.2.3.1.1.2")}
             senders = [await half_stored(server.port, *each) for each in data.items()]
             async with await Peer.connect(server.port) as silent, await Peer.connect(server.port) as idle:
                 await idle.associate([CONTEXT])
-                server.stop()
+                server.stop(signal.SIGINT)
                 assert await idle.pdu() == ABORTED_BY_USER
                 assert await silent.pdu() == EOF
                 assert await server.refuses()
@@ -101,8 +105,31 @@ def test_what_is_under_way_ends(serve: Serve, tmp_path: Path) -> None:
                 assert (await sender.message()).command.status == 0
                 assert await sender.pdu() == ABORTED_BY_USER
                 await sender.close()
-            assert await asyncio.wait_for(server.process.wait(), 30) == 0
+            assert await asyncio.wait_for(server.process.wait(), 30) == 130
         assert len(list((tmp_path / "data").rglob("*.dcm"))) == 2
+
+    asyncio.run(work())
+
+
+@both
+def test_associations_go_on_until_they_are_done(serve: Serve, tmp_path: Path) -> None:
+    """SIGTERM: nobody new comes in, and whoever is there may store one instance after the other."""
+
+    async def work() -> None:
+        async with serve(tmp_path / "data") as server:
+            data = {uid: data_set(uid) for uid in ("1.2.3.1.1.1", "1.2.3.1.1.2", "1.2.3.1.1.3")}
+            async with await Peer.connect(server.port) as sender:
+                await sender.associate([CONTEXT])
+                server.stop()
+                while not await server.refuses():
+                    await asyncio.sleep(0.01)
+                for uid, each in data.items():
+                    sender.send(1, store_rq(uid=uid), each)
+                    assert (await sender.message()).command.status == 0
+                sender.write(RELEASE_RQ)
+                assert (await sender.pdu())[0] == A_RELEASE_RP
+            assert await asyncio.wait_for(server.process.wait(), 30) == 0
+        assert len(list((tmp_path / "data").rglob("*.dcm"))) == 3
 
     asyncio.run(work())
 
@@ -142,7 +169,7 @@ def test_who_does_not_end_is_aborted(serve: Serve, tmp_path: Path) -> None:
 
 
 class Sender:
-    """Sends one instance after another, each until it is taken: as a modality's queue does."""
+    """Sends one instance after another, some by one association, each until it is taken: as a queue does."""
 
     def __init__(self, port: int, journal: Journal, number: int) -> None:
         self.retries = 0
@@ -155,7 +182,7 @@ class Sender:
         while not enough.is_set():
             try:
                 async with associate(self._address, contexts=[CONTEXT]) as association:
-                    while not enough.is_set():
+                    for _ in range(SOME):
                         data = data_set(self._uid, len(self._uid) % 3 * 100_000 + 1000)
                         if await self._journal.store(association, self._uid, data) == 0:
                             self._uid = next(self._uids)

@@ -34,6 +34,7 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
 EOF = (0, b"")
 ABORTED_BY_USER = (A_ABORT, bytes.fromhex("00000000"))
+RELEASED = (5, bytes(4))  # an A-RELEASE-RQ, as `Peer.pdu` gives it
 RELEASE_RQ = bytes.fromhex("0500 00000004 00000000")
 RELEASE_RP = bytes.fromhex("0600 00000004 00000000")
 ABORT = bytes.fromhex("0700 00000004 00000000")

@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 import pytest
 import trustme
+from helpers.peer import Peer
+from helpers.proxying import header
 from interop import field
 from interop.peers import PATIENCE, free_port, running
 
-from asyncdicom import AccessPolicy, Association, Peer, Server, associate, serve
+from asyncdicom import AccessPolicy, Association, Server, Timeouts, access, associate, serve
 from asyncdicom.cli.config import read_config
 from asyncdicom.cli.haproxy import configuration
 
@@ -78,7 +80,9 @@ async def two_nodes(
 ) -> AsyncIterator[Balanced]:
     field.need("haproxy")
     seen: list[tuple[int, str]] = []
-    policy = AccessPolicy(proxies=["127.0.0.1"], peers={"HAPROXY": Peer(), "CALLER": Peer()})
+    peers = dict.fromkeys(("HAPROXY", "CALLER", "PEER"), access.Peer())
+    policy = AccessPolicy(proxies=["127.0.0.1"], peers=peers)
+    timeouts = Timeouts(drain=300, drain_notice=300)
 
     def of(number: int) -> Callable[[Association], None]:
         def opened(association: Association) -> None:
@@ -92,8 +96,10 @@ async def two_nodes(
     config.write_text(configured)
     written = tmp_path / "haproxy.cfg"
     async with (
-        serve("NODE@127.0.0.1:0", access=policy, ssl=ssl, association_opened=of(1)) as one,
-        serve("NODE@127.0.0.1:0", access=policy, ssl=ssl, association_opened=of(2)) as other,
+        serve("NODE@127.0.0.1:0", access=policy, ssl=ssl, timeouts=timeouts, association_opened=of(1)) as one,
+        serve(
+            "NODE@127.0.0.1:0", access=policy, ssl=ssl, timeouts=timeouts, association_opened=of(2)
+        ) as other,
     ):
         places = [f"127.0.0.1:{node.port}" for node in (one, other)]
         text = configuration(
@@ -142,6 +148,23 @@ async def test_nobody_is_turned_away_when_a_node_ends(balanced: Balanced) -> Non
     await balanced.becomes(1, "DOWN")
     async with callers(balanced, 1) as [association]:
         await association.c_echo()
+
+
+async def test_a_node_that_drains_is_left_before_it_refuses_anybody(balanced: Balanced) -> None:
+    node = balanced.nodes[0]
+    await balanced.asked(1)
+    async with callers(balanced, 2) as before:
+        draining = asyncio.ensure_future(node.drain())
+        await balanced.becomes(1, "DOWN")
+        async with await Peer.connect(node.port) as late:  # it was on its way
+            late.write(header("10.0.0.1"))
+            await late.associate()
+        async with callers(balanced, 3) as after:
+            for association in (*before, *after):
+                await association.c_echo()
+    await node.close()
+    await draining
+    assert Counter(node for node, _ in balanced.seen if node == 2) == {2: 4}
 
 
 async def test_tls_passes_through_and_nodes_are_asked_by_it(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from helpers.peer import MR, eventually, instance
 from pydicom import Dataset
 
 from asyncdicom import (
+    Address,
     AssociationClosed,
     AssociationError,
     Client,
@@ -255,8 +256,6 @@ async def test_keys_without_a_uid_are_looked_up_first(tmp_path: Path) -> None:
 
 def moving(node: Node, port: Callable[[], int], **more: Any) -> Any:
     def destination(request: Request) -> Any:
-        from asyncdicom import Address
-
         return Address("WS1", "127.0.0.1", port()) if request.move_destination == "WS1" else None
 
     return serve("SCP@127.0.0.1:0", c_find=node.find, c_move=node.retrieve, destinations=destination, **more)
@@ -277,6 +276,31 @@ async def test_retrieve_by_c_move_where_there_is_no_c_get(tmp_path: Path) -> Non
                 await pacs.retrieve("1.1", to=tmp_path)
     assert (len(retrieved.instances), retrieved.number_failed) == (4, 0)
     assert data_sets(tmp_path) == expected([*STUDY, *OTHER])
+
+
+async def test_each_node_of_several_is_sent_what_it_has_asked_for(tmp_path: Path) -> None:
+    """Behind a balancer, too: a C-MOVE to itself names an AE title of the node, and comes to its own port."""
+    ports: dict[str, int] = {}
+
+    def destination(request: Request) -> Address:
+        return Address(request.move_destination, "127.0.0.1", ports[request.move_destination])
+
+    node = Node([*STUDY, *OTHER])
+    async with (
+        serve("SCP@127.0.0.1:0", c_find=node.find, c_move=node.retrieve, destinations=destination) as server,
+        Client(address(server), listen="NODE1@127.0.0.1:0") as one,
+        Client(address(server), listen="NODE2@127.0.0.1:0") as other,
+    ):
+        for client in (one, other):
+            assert client.listens_on is not None
+            ports[client.listens_on.ae_title] = client.listens_on.port
+        assert len(ports) == 2
+        told = await asyncio.gather(
+            one.retrieve("1.1", to=tmp_path / "1"), other.retrieve("2.1", to=tmp_path / "2")
+        )
+    assert [(len(each.instances), each.methods) for each in told] == [(2, {"move"})] * 2
+    assert data_sets(tmp_path / "1") == expected(STUDY)
+    assert data_sets(tmp_path / "2") == expected(OTHER)
 
 
 async def test_a_peer_that_offers_c_get_and_does_not_have_it(tmp_path: Path) -> None:
