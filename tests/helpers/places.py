@@ -43,8 +43,10 @@ LEFT_OUT = (
         "nothing",
         "they name index and place themselves, so they run once",
         {
+            "test_archive_balanced": WHOLE,
             "test_archive_blobs": WHOLE,
             "test_archive_hints": WHOLE,
+            "test_archive_outbox_postgres": WHOLE,
             "test_archive_postgres": WHOLE,
             "test_archive_processes": WHOLE,
             "test_archive_s3": WHOLE,
