@@ -264,6 +264,7 @@ class Outbox:
         )
         changed += await self._repeat(lambda writer: deliveries.retry_failed(writer, ids, destination, now))
         self.happened["retried"] += changed
+        self._reader.count_again()
         if changed:
             self._tell_all(None)
         return changed
@@ -272,6 +273,7 @@ class Outbox:
         """Give up work that nobody is doing; as `retry`. It is logged, and its rows stay."""
         changed = await self._repeat(lambda writer: deliveries.drop(writer, ids, destination))
         self.happened["dropped"] += changed
+        self._reader.count_again()
         if changed:
             whose = f" for {destination}" if destination else ""
             _LOG.warning("%d deliveries%s were dropped by an operator", changed, whose)

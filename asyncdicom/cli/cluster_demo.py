@@ -107,7 +107,8 @@ class _Cluster:
         if own.user is not None:  # who has to get to its folders
             wanted.temporary.chmod(_TO_BIN)
         if own.is_new:
-            await run_once("initdb", own.initdb(), own.as_user)
+            by = "" if own.user is None else f" (as {own.user.pw_name}, for PostgreSQL does not run as root)"
+            await run_once(f"initdb{by}", own.initdb(), own.as_user)
         part = Part(
             "PostgreSQL",
             own.postgres,

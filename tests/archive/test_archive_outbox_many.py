@@ -15,6 +15,7 @@ from sqlalchemy import event
 from asyncdicom.archive import Archive, FileCalls
 from asyncdicom.archive.index import deliveries
 from asyncdicom.archive.index.deliveries import PAGE, Settlement
+from asyncdicom.archive.index.delivery_reader import DeliveryReader
 from asyncdicom.archive.index.enqueue import enqueue
 from asyncdicom.archive.index.sqlite import Index
 from asyncdicom.archive.index.work import State, Work
@@ -107,6 +108,8 @@ FOR_READY = {
     "claim for the one that waits": change(claim_and_settle, "DOWN"),
     "the first that failed": look("page", State.FAILED),
     "those that failed": look("page", State.FAILED, name="DOWN"),
+    "the first that are ready": look("page", State.READY, limit=100),
+    "those that are ready": look("page", State.READY, name="DOWN", limit=100, after=50),
 }
 
 
@@ -156,6 +159,30 @@ def test_all_is_counted_once_for_what_an_operator_looks_at(tmp_path: Path) -> No
         assert index.steps <= alone + 2000
 
 
+async def test_what_takes_long_to_count_is_given_again_for_a_while(archive: Archive) -> None:
+    owe(archive, 3, Work("store", "A"))
+    now, step = 0.0, 0.001
+
+    def clock() -> float:
+        nonlocal now
+        now += step
+        return now
+
+    read = DeliveryReader(archive.deliveries._engine, clock=clock)
+    assert read.counts() == [("store", "A", State.READY, 3)]
+    owe(archive, 1, Work("store", "A"))
+    assert read.counts() == [("store", "A", State.READY, 4)]  # it was quick
+    step = 1.0
+    read.counts()
+    owe(archive, 1, Work("store", "A"))
+    assert [read.counts()[0][3] for _ in range(4)] == [4] * 4
+    read.count_again()
+    assert read.counts()[0][3] == 5
+    owe(archive, 1, Work("store", "A"))
+    now += 20.0
+    assert read.counts()[0][3] == 6
+
+
 # what is found, with either engine
 
 
@@ -181,6 +208,20 @@ async def test_what_waits_is_found_by_its_lines(archive: Archive) -> None:
     assert read.numbers("report") == {"": 3, "B": 3}
     assert [read.number("store", name) for name in "ADEFX"] == [6, 3, 3, 0, 0]
     assert read.oldest().keys() == {("store", "A"), ("store", "B|C"), ("store", "E"), ("report", "")}
+
+
+@pytest.mark.parametrize("state", [State.READY, State.FAILED, State.WAITING])
+async def test_pages_of_several_lines_are_in_the_order_of_their_numbers(
+    archive: Archive, state: State
+) -> None:
+    for number in range(12):
+        owe(archive, 1, Work("store" if number % 4 else "report", "AB"[number % 2], number % 3, state=state))
+    found: list[int] = []
+    while page := archive.deliveries.page(state, after=found[-1] if found else 0, limit=5):
+        found += [row.id for row in page]
+    assert found == list(range(1, 13))
+    of_one = archive.deliveries.page(state, name="B", after=4, limit=3)
+    assert [(row.id, row.destination) for row in of_one] == [(6, "B"), (8, "B"), (10, "B")]
 
 
 async def test_no_lines_are_found_where_nothing_waits(archive: Archive) -> None:

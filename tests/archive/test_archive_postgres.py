@@ -347,6 +347,41 @@ def test_a_commit_whose_answer_was_lost_is_asked_for(index: PostgresIndex, write
     assert commit(writer, insertion("1.2.7"), insertion("1.2.8")) == ["here", "new"]
 
 
+def test_the_number_of_a_transaction_that_a_crash_took_is_given_to_another_one(own_server: Server) -> None:
+    """That one has committed, and says nothing of the one that was lost."""
+    own_server.run("ALTER SYSTEM SET wal_writer_delay = '10s'")
+    own_server.run("SELECT pg_reload_conf()")
+    index = PostgresIndex(own_server.url(), durability="power", readers=2)
+    own_server.run("CREATE TABLE other (number xid8)")
+    own_server.run("CHECKPOINT")
+    writer: Any = index.writer()
+    writer.change(lambda writer: None)
+    cursor = writer._cursor
+
+    class Crash:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(cursor, name)
+
+        def execute(self, sql: str, *arguments: Any) -> Any:
+            if sql == "COMMIT":
+                own_server.kill_9()
+                own_server.start()
+                lost = int(writer._transaction)
+                own = "INSERT INTO other VALUES (pg_current_xact_id()) RETURNING number"
+                while int(own_server.run(own)) < lost:
+                    pass
+            return cursor.execute(sql, *arguments)
+
+    writer._cursor = Crash()
+    with pytest.raises(Uncertain):
+        commit(writer, insertion("1.2.7"))
+    assert own_server.run(f"SELECT pg_xact_status(CAST('{writer._transaction}' AS xid8))") == "committed"
+    assert writer.find("1.2.7") is None
+    assert commit(writer, insertion("1.2.7")) == ["new"]
+    writer.close()
+    index.close()
+
+
 def test_a_commit_that_nobody_can_be_asked_of_is_uncertain(index: PostgresIndex, writer: Writer) -> None:
     inside: Any = writer
     inside.change(lambda writer: None)
@@ -406,7 +441,7 @@ def test_a_change_that_others_always_come_before_is_given_up(writer: Writer) -> 
 
 def test_a_server_that_has_never_seen_a_transaction_has_not_committed_it(writer: Writer) -> None:
     inside: Any = writer
-    assert inside._has_committed(str(1 << 50)) is False
+    assert inside._ended_committed(str(1 << 50)) is False
 
 
 async def test_connections_that_are_lost_while_nothing_happens_cost_nothing(

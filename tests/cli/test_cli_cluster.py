@@ -148,7 +148,7 @@ async def test_what_a_folder_lacks_is_one_line(start: Start, folder: Path) -> No
         out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert (process.returncode, out) == (1, b"")
     (line,) = err.decode().splitlines()
-    assert line.startswith("asyncdicom cluster demo: initdb: ")
+    assert line.startswith("asyncdicom cluster demo: initdb")
     assert "exists but is not empty" in line
 
 

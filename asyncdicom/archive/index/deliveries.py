@@ -169,7 +169,8 @@ _RECLAIM = Prepared(
 
 
 def _promoting(when: Any) -> Prepared:
-    some = select(delivery.c.id).where(is_in(State.WAITING), when).limit(literal_column(str(PAGE)))
+    some = select(delivery.c.id).where(is_in(State.WAITING), when).order_by(delivery.c.due)
+    some = some.limit(literal_column(str(PAGE)))
     ready = update(delivery).where(delivery.c.id.in_(some.scalar_subquery())).values(state=int(State.READY))
     return Prepared(ready)
 
@@ -264,22 +265,29 @@ One statement for all of these would go by no index: it would read a million row
 """
 
 
+_BY_LINE = (delivery.c.destination, delivery.c.kind)
+_ORDER = {State.READY: _BY_LINE, State.FAILED: _BY_LINE, State.WAITING: (delivery.c.due,)}
+"""The order of the index of a state: without one, PostgreSQL may look for a page among all rows there are."""
+
+
 def _changing(state: State, /, *conditions: Any, **values: Any) -> _Chosen:
-    """Change some of what is meant and in a state, 1,000 rows at most."""
+    """Change some of what is meant and in a state: of what is not meant by its ids, 1,000 rows at most."""
 
-    def change(*meant: Any) -> Prepared:
-        some = select(delivery.c.id).where(is_in(state), *conditions, *meant).limit(_PAGE)
-        return Prepared(update(delivery).where(delivery.c.id.in_(some.scalar_subquery())).values(**values))
+    def page(*meant: Any) -> Prepared:
+        some = select(delivery.c.id).where(is_in(state), *conditions, *meant).order_by(*_ORDER[state])
+        return change(some.limit(_PAGE).scalar_subquery())
 
-    by_ids = delivery.c.id.in_(_IDS)
-    by_destination = delivery.c.destination == bindparam("destination")
-    # The ids go by the table's own key: an index by the destination would lead to all that wait for it.
-    also_for_it = func.coalesce(delivery.c.destination, null()) == bindparam("destination")
+    def change(ids: Any, *conditions: Any) -> Prepared:
+        return Prepared(update(delivery).where(delivery.c.id.in_(ids), *conditions).values(**values))
+
+    # Ids go by the table's own key: an index by the state or the destination would lead to all that wait.
+    being_so = delivery.c.state + literal_column("0") == literal_column(str(int(state)))
+    for_it = func.coalesce(delivery.c.destination, null()) == bindparam("destination")
     return {
-        (False, False): change(),
-        (True, False): change(by_ids),
-        (False, True): change(by_destination),
-        (True, True): change(by_ids, also_for_it),
+        (False, False): page(),
+        (True, False): change(_IDS, being_so, *conditions),
+        (False, True): page(delivery.c.destination == bindparam("destination")),
+        (True, True): change(_IDS, being_so, for_it, *conditions),
     }
 
 

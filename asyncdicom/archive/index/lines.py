@@ -13,7 +13,7 @@ from sqlalchemy import CTE, Select, bindparam, func, literal_column, select
 from asyncdicom.archive.index.schema import delivery
 from asyncdicom.archive.index.work import State
 
-__all__ = ["PRIORITIES", "is_in", "lines_of", "numbers_of_lines"]
+__all__ = ["KINDS", "PRIORITIES", "is_in", "lines_of", "numbers_of_lines"]
 
 
 def is_in(state: State, table: Any = delivery) -> Any:
@@ -40,7 +40,9 @@ def _next(state: State, name: str, before: CTE | None = None) -> CTE:
 def lines_of(state: State) -> Select[Any]:
     """Give the destinations that work of the kind `kind` is for, in a state that has an index by them."""
     found = _next(state, "destination")
-    return select(found.c.destination).where(_own(state, found, literal_column("1")).exists())
+    # Not EXISTS: PostgreSQL may make a join of that, with all rows there are.
+    one = _own(state, found, literal_column("1")).limit(literal_column("1")).scalar_subquery()
+    return select(found.c.destination).where(one.isnot(None))
 
 
 def numbers_of_lines(state: State) -> Select[Any]:
@@ -68,3 +70,12 @@ def _priorities() -> Select[Any]:
 
 PRIORITIES = _priorities()
 """Kind, destination and priority of what is ready, each once."""
+
+
+def _kinds() -> Select[Any]:
+    found = _next(State.FAILED, "kind", _next(State.FAILED, "destination"))
+    return select(found.c.kind, found.c.destination).where(found.c.kind.isnot(None))
+
+
+KINDS = _kinds()
+"""Kind and destination of what has failed, each once."""

@@ -138,7 +138,8 @@ def open_engine(url: str, *, durability: str, readers: int) -> Engine:
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
         connection.autocommit = True
-        connection.execute(f"SET synchronous_commit = {_SYNCHRONOUS[durability]}")
+        # To compile a statement takes a second, and none of ours runs for long: the planner thinks otherwise.
+        connection.execute(f"SET synchronous_commit = {_SYNCHRONOUS[durability]}; SET jit = off")
 
     try:
         _check(engine, durability)

@@ -39,6 +39,15 @@ TABLES = MetaData()
 """All tables, in PostgreSQL's types."""
 
 
+# An entry of SQLite's indexes ends with the number of its row, one of PostgreSQL's does not. Those by which
+# rows are given in the order of their numbers have it as a column, and another name: so they are made anew
+# where an earlier version has made them without it.
+_IN_ORDER = {
+    "delivery_ready_index": "delivery_ready_in_order_index",
+    "delivery_failed_index": "delivery_failed_in_order_index",
+}
+
+
 def _indexed(column: Column[Any]) -> Any:
     return func.left(column, HEAD) if is_long(column) else column
 
@@ -60,8 +69,10 @@ def _copy(table: Table) -> Table:
     )
     for index in table.indexes:
         columns = [_indexed(copy.c[column.name]) for column in index.columns]
+        if index.name in _IN_ORDER:
+            columns.append(copy.c.id)
         Index(
-            index.name,
+            _IN_ORDER.get(str(index.name), index.name),
             *columns,
             unique=index.unique,
             postgresql_where=index.dialect_kwargs.get("sqlite_where"),
@@ -123,7 +134,8 @@ def _in_order(table: Table) -> list[Index]:
 def bring(connection: Connection) -> int:
     """Make what is missing, in one transaction, one process at a time; gives the schema that was there, or 0.
 
-    Changes only add: processes of the version before go on meanwhile. Raises `ArchiveError` for the schema of
+    Changes only add, but for indexes that others take the place of: processes of the version before go on
+    meanwhile. Raises `ArchiveError` for the schema of
     a later version.
     """
     statements = _statements()
@@ -147,6 +159,8 @@ def bring(connection: Connection) -> int:
             TABLES.create_all(connection)
             for table in TABLES.sorted_tables:
                 _add_what_is_missing(connection, table)
+            for name in _IN_ORDER:
+                connection.execute(text(f"DROP INDEX IF EXISTS {name}"))
             for number in range(version, SCHEMA_VERSION):
                 STEPS.get(number, _nothing)(connection)
         if known != shape:

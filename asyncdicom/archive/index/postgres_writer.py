@@ -2,7 +2,8 @@
 
 What differs from `Writer`: keys are sorted, so that no two writers wait for each other in a circle; rows that
 another writer made first are taken; what was decided of rows that another one has changed since is decided
-again; a commit whose answer was lost is asked for by the number of its transaction.
+again; a commit whose answer was lost is asked for, by the number of its transaction and a row of it: a server
+that crashed before it had written the transaction gives the number to another one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, Table, bindparam, select, text
+from sqlalchemy import Engine, Table, bindparam, literal_column, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from asyncdicom.archive.index.base import (
@@ -30,8 +31,8 @@ from asyncdicom.archive.index.postgres_driver import Cursor
 from asyncdicom.archive.index.postgres_locks import Lock, locking
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.record import Identity, Record
-from asyncdicom.archive.index.schema import patient, series, study
-from asyncdicom.archive.index.sql import values_of
+from asyncdicom.archive.index.schema import instance, patient, series, study
+from asyncdicom.archive.index.sql import going_by_indexes, values_of
 from asyncdicom.archive.index.writer import FIND, Writer
 
 __all__ = ["PostgresWriter"]
@@ -68,6 +69,12 @@ _PATIENTS_OF_STUDIES = Prepared(
     .where(study.c.study_instance_uid.in_(select(values_of(bindparam("uids")))))
 )
 
+_MADE_BY = Prepared(
+    select(literal_column("CAST(CAST(instance.xmin AS TEXT) AS BIGINT)")).where(
+        instance.c.sop_instance_uid == bindparam("sop_instance_uid")
+    )
+)
+_OF_ROWS = 1 << 32  # rows have so much of the number of a transaction
 _KEEP_LINE = Prepared(text(f"SELECT {locking(Lock.LINE, 'hashtext(:name)')}"))
 _INSERT_OR_LEAVE = {
     table: Prepared(
@@ -91,6 +98,7 @@ class PostgresWriter(Writer):
     def __init__(self, engine: Engine) -> None:
         self._transaction = ""
         self._doubt = ""  # a transaction whose end is not known
+        self._witness = ""  # the UID of an instance that the transaction has inserted
         self._identity: tuple[str, int] | None = None  # of the archive, as it was first
         self._seen: dict[str, set[tuple[str, str, str]]] = {}  # by study: the patients that have it
         self._asked_for: dict[str, set[tuple[str, str, str]]] = {}  # and those that are to have it
@@ -164,7 +172,10 @@ class PostgresWriter(Writer):
 
     def _insert_all(self, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
         # their series are made in the order of identities; then they are inserted in the order of their UIDs
-        super()._insert_all(table, sorted(rows, key=itemgetter("sop_instance_uid")))
+        in_order = sorted(rows, key=itemgetter("sop_instance_uid"))
+        if table is instance and in_order:
+            self._witness = in_order[0]["sop_instance_uid"]
+        super()._insert_all(table, in_order)
 
     def _row_id(self, table: Table, own: Mapping[str, Any], record: Record, level: str) -> int:
         key = {**record.identity._asdict(), **own}
@@ -184,6 +195,7 @@ class PostgresWriter(Writer):
         self._fairy = self._engine.raw_connection()
         cursor = Cursor(self._fairy.driver_connection)
         try:
+            cursor.execute(going_by_indexes(is_local=False))
             cursor.execute(_ONE_OF_US)
             found = cursor.execute(_IDENTITY).fetchone()
             identity = None if found is None else (str(found[0]), int(found[1]))
@@ -200,8 +212,9 @@ class PostgresWriter(Writer):
         if self._cursor is None:
             self._reopen()
         if self._doubt:
-            self._has_committed(self._doubt)
+            self._ended_committed(self._doubt)
             self._doubt = ""
+        self._witness = ""
         words = ["BEGIN ISOLATION LEVEL READ COMMITTED"]
         words += [] if is_durable else ["SET LOCAL synchronous_commit = off"]
         words += [_BESIDE] if is_group else []
@@ -227,15 +240,26 @@ class PostgresWriter(Writer):
         except BaseException as error:
             self._roll_back()
             try:
-                has_committed = self._has_committed(self._transaction)
+                has_committed = self._ended_committed(self._transaction)
+                is_ours = has_committed and self._has_inserted(self._transaction)
             except BaseException:
                 self._doubt = self._transaction
                 raise Uncertain from error
             if not has_committed:
                 raise
+            if not is_ours:
+                raise Uncertain from error
 
-    def _has_committed(self, transaction: str) -> bool:
-        """Tell how a transaction has ended whose answer did not come. Raises `IndexFailed`: not known."""
+    def _has_inserted(self, transaction: str) -> bool:
+        """Tell whether a row is there that the transaction has inserted.
+
+        Its number alone says nothing: where a crash has taken it away, another one may have got the number.
+        """
+        row = self.execute(_MADE_BY, {"sop_instance_uid": self._witness}).fetchone()
+        return row is not None and int(row[0]) == int(transaction) % _OF_ROWS
+
+    def _ended_committed(self, transaction: str) -> bool:
+        """Tell how the transaction of a number has ended. Raises `IndexFailed`: not known."""
         if self._cursor is None:
             self._reopen()
         for _ in range(_LOOKS):

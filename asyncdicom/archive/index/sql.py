@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy
@@ -20,7 +21,9 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    literal,
     literal_column,
+    tuple_,
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
@@ -36,8 +39,10 @@ __all__ = [
     "at_most",
     "before",
     "begin_snapshot",
+    "behind",
     "collected",
     "equal",
+    "going_by_indexes",
     "has_backslash",
     "is_long",
     "like",
@@ -338,7 +343,39 @@ def upserting(table: Table, **values: Any) -> Insert:
     )
 
 
-def begin_snapshot(connection: Connection) -> None:
-    """Begin a transaction that sees one state of the index. It ends when the connection is given back."""
+def going_by_indexes(*, is_local: bool) -> str:
+    """Give what has PostgreSQL's planner go by indexes, in their order: of a transaction, or of a connection.
+
+    It guesses how many rows there are, from what it has last counted. Where a million may have come since
+    then, a plan that reads all of them looks cheaper to it than one that reads the few that are wanted.
+    """
+    ways = ("seqscan", "bitmapscan", "sort", "hashjoin", "mergejoin")
+    return "SELECT " + ", ".join(
+        f"set_config('enable_{way}', 'off', {str(is_local).lower()})" for way in ways
+    )
+
+
+def begin_snapshot(connection: Connection, *, by_indexes: bool = False) -> None:
+    """Begin a transaction that sees one state of the index. It ends when the connection is given back.
+
+    `by_indexes`: see `going_by_indexes`; SQLite goes by them anyway.
+    """
     is_sqlite = connection.dialect.name == "sqlite"
     connection.exec_driver_sql("BEGIN" if is_sqlite else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    if by_indexes and not is_sqlite:
+        connection.exec_driver_sql(going_by_indexes(is_local=True))
+
+
+def behind(connection: Connection, alike: Mapping[Any, Any], number: Any, after: int) -> list[Any]:
+    """Give the conditions for rows whose columns have these values, behind a number of a row.
+
+    They are for an index of all of these, whose order is the one wanted. Told that columns are equal to
+    something, PostgreSQL may go by the number alone, through all rows there are: so it compares the whole.
+    """
+    if connection.dialect.name == "sqlite":
+        return [*(column == value for column, value in alike.items()), number > after]
+    values = [literal(value, column.type) for column, value in alike.items()]
+    return [
+        tuple_(*alike, number) > tuple_(*values, literal(after, number.type)),
+        tuple_(*alike) <= tuple_(*values),
+    ]
