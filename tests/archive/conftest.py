@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.buckets import BUCKETS, PLACES, Bucket, below, bucket, bucket_of, file_at
+from helpers.buckets import BUCKETS, PLACES, Bucket, below, bucket, bucket_of, file_at, files_in
 from helpers.index_asking import NEW, URLS, database_of
 from helpers.places import PLACE, in_every_run, is_left_out
 from helpers.postgres import Server, server
@@ -154,7 +154,7 @@ class Tools:
 
     @staticmethod
     def files_below(folder: Path) -> list[Path]:
-        return sorted(path for path in below(folder).rglob("*.dcm") if path.is_file())
+        return sorted(path for path in files_in(below(folder)) if path.suffix == ".dcm")
 
     @staticmethod
     async def left_below(folder: Path, number: int) -> list[Path]:

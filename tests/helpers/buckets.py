@@ -27,6 +27,13 @@ BUCKETS: list[Bucket] = []
 """What has the instances of the test that runs, unless its folders have them."""
 
 
+def files_in(folder: Path) -> Iterator[Path]:
+    """The files below a folder; `Path.rglob` fails where a server removes an empty folder meanwhile."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            yield Path(parent, name)
+
+
 def bucket_of(folder: str | os.PathLike[str]) -> str | None:
     """Give the URL of where the instances of an archive are; None: in its folder."""
     if not BUCKETS:
@@ -87,7 +94,7 @@ class Bucket:
     def keys(self, below: str = "objects") -> list[str]:
         """The keys below the prefix, of objects that are there."""
         root = self.folder / "images"
-        found = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+        found = (path.relative_to(root).as_posix() for path in files_in(root))
         return sorted(key for key in found if key.startswith(f"{below}/"))
 
     def file(self, key: str) -> Path:
