@@ -22,6 +22,7 @@ log = Log("asyncdicom.cli")
 _PAUSE = 1.0  # seconds until one that has ended is started again
 _LAST_WORDS = 4096  # bytes of a log that are read for its last lines
 _FATAL = re.compile(r"FATAL|PANIC|ALERT|error:")
+_PATIENCE = 20.0  # seconds in which one that was told to end has ended
 _LOOK = 0.05  # seconds between two looks whether one is ready
 
 
@@ -131,8 +132,20 @@ class Part:
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
-    async def ended(self) -> None:
-        """Wait for its end."""
+    async def ended(self, patience: float = _PATIENCE) -> None:
+        """Wait for its end; after so many seconds it is told again, and then ended at once.
+
+        A signal that comes while Python starts may be lost.
+        """
+        for number in (self._ends_by, self._killed_by):
+            try:
+                async with asyncio.timeout(patience):
+                    await self._how()
+                return
+            except TimeoutError:
+                name = signal.Signals(number).name
+                log.warning("%s (pid %s) has not ended in %g s: %s", self.name, self.pid, patience, name)
+                self._send(number)
         await self._how()
 
 

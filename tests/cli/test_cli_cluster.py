@@ -208,6 +208,15 @@ async def test_a_part_that_ends_before_it_is_ready_says_why(tmp_path: Path) -> N
 
 
 @once
+async def test_a_part_that_does_not_hear_is_ended(caplog: pytest.LogCaptureFixture) -> None:
+    part = Part("it", lambda: ("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"))
+    await part.start()
+    part.tell_to_end()
+    await part.ended(0.01)
+    assert [message.rpartition(": ")[2] for message in caplog.messages] == ["SIGTERM", "SIGKILL"]
+
+
+@once
 async def test_a_part_that_cannot_be_started_again_is_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -45,8 +45,8 @@ _LINES: dict[State, Select[Any]] = {State.READY: PRIORITIES, State.FAILED: KINDS
 
 _IN_INDEX = ("destination", "kind", "priority")  # in its order
 
-_LONG = 0.02  # seconds that it may take to count
-_SHARE = 10  # and of these a tenth at most is spent on it
+_MANY = 10_000  # rows that are counted whenever somebody asks
+_SHARE = 10  # where there are more, a tenth of the time at most is spent on it
 
 
 class DeliveryRow(NamedTuple):
@@ -153,15 +153,15 @@ class DeliveryReader:
     def counts(self) -> list[tuple[str, str, int, int]]:
         """Give kind, destination, state and number of all that have not come to a good end.
 
-        To count a million takes a while: then the same is given again for ten times as long, unless
+        To count very many takes a while: then the same is given again for ten times as long, unless
         `count_again` is called.
         """
         with self._counting:
             began = self._clock()
             if began >= self._until:
                 self._counts = self._count()
-                took = self._clock() - began
-                self._until = began + _SHARE * took if took > _LONG else float("-inf")
+                are_many = sum(number for *_, number in self._counts) > _MANY
+                self._until = began + _SHARE * (self._clock() - began) if are_many else float("-inf")
             return list(self._counts)
 
     def count_again(self) -> None:
