@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from sqlalchemy import Insert, TableClause
+from sqlalchemy import Insert
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql import ClauseElement
 
@@ -60,10 +60,16 @@ class Prepared:
         return self._compiled.sql
 
     @cached_property
+    def is_plain(self) -> bool:
+        """Whether it inserts one row, all of whose values are parameters, and says nothing behind them."""
+        values = f" VALUES ({', '.join('?' * len(self._compiled.names))})"
+        return isinstance(self._statement, Insert) and self.sql.endswith(values)
+
+    @cached_property
     def together(self) -> dict[int, str]:
-        """The same for so many rows, whose values follow one another; nothing if it inserts no values."""
+        """The same for so many rows, whose values follow one another; nothing if it is not `is_plain`."""
         head, found, values = self.sql.partition(" VALUES ")
-        return {rows: f"{head}{found}{', '.join([values] * rows)}" for rows in TOGETHER if found}
+        return {rows: f"{head}{found}{', '.join([values] * rows)}" for rows in TOGETHER if self.is_plain}
 
     def bind(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         """Give the values of the parameters in their order."""
@@ -74,18 +80,21 @@ class Prepared:
     @cached_property
     def named(self) -> Named:
         """The same in the words of PostgreSQL."""
-        return Named(self._statement, self._compiled.names)
+        return Named(self._statement, self._compiled.names, is_plain=self.is_plain)
 
 
 class Named:
-    """A statement for PostgreSQL, whose parameters have names; ``order``: that of the values it is given."""
+    """A statement for PostgreSQL, whose parameters have names; ``order``: that of the values it is given.
 
-    def __init__(self, statement: ClauseElement, order: Sequence[str]) -> None:
+    `is_plain`: see `Prepared`.
+    """
+
+    def __init__(self, statement: ClauseElement, order: Sequence[str], *, is_plain: bool) -> None:
         from sqlalchemy.dialects.postgresql import psycopg  # who has no PostgreSQL does not load it
 
         self._dialect: Any = psycopg.dialect()  # type: ignore[no-untyped-call]
-        self._plain = _plain_table(statement, order)
         table = statement.table if isinstance(statement, Insert) else None
+        self._plain = table if is_plain else None
         self.gives_id = table is not None and "id" in table.c
         """Whether it gives the id of the row that it inserts."""
         if self.gives_id and isinstance(statement, Insert):
@@ -135,11 +144,3 @@ class Named:
         if r"\u0000" in whole:  # which is seldom, and costs each text a look
             whole = json.dumps(list(map(self.bind, rows)), ensure_ascii=False)
         return {"rows": whole}
-
-
-def _plain_table(statement: ClauseElement, names: Sequence[str]) -> TableClause | None:
-    """Give the table that a statement inserts one row into, all of whose values are parameters."""
-    if not isinstance(statement, Insert) or not {*names} <= {*statement.table.c.keys()}:
-        return None
-    words = " ".join(str(statement.compile(dialect=sqlite.dialect())).split())
-    return statement.table if words.endswith(f"VALUES ({', '.join('?' * len(names))})") else None
