@@ -138,7 +138,6 @@ def serve_archive(
         address = Address.parse(address)
     archive.is_served_by_tls |= ssl is not None
     policy = access if isinstance(access, AccessPolicy) else AccessPolicy(peers=access)
-    archive.senders.names = lambda: policy.peers
     agreed = Relational(relational)
     provider = ArchiveProvider(archive, address.ae_title, maximum_retrievals, agreed)
     destinations = {title: where for title, where in policy.destinations.items() if title != address.ae_title}
@@ -154,6 +153,7 @@ def serve_archive(
             *services,
             agreed,
             _KeptReports(archive),
+            _KnownSenders(archive, policy),
             *([retrieval] if contexts is None else []),
         ],
         destinations=destinations,
@@ -319,6 +319,26 @@ class _KeptReports(Service):
         except ArchiveError as error:
             refused = Response(Status.RESOURCE_LIMITATION, error_comment=str(error)[:64])
             raise StatusError(refused) from None
+
+
+class _KnownSenders(Service):
+    """Has those counted each by itself that may call a server of the archive. It offers nothing itself."""
+
+    name = "known senders"
+
+    def __init__(self, archive: Archive, policy: AccessPolicy) -> None:
+        self._archive = archive
+        self._policy = policy
+        self._end: Callable[[], None] = lambda: None
+
+    async def start(self, node: Node[Any]) -> None:
+        """See `Service`."""
+        self._end = self._archive.senders.know(lambda: self._policy.peers)
+
+    async def stop(self) -> None:
+        """See `Service`."""
+        self._end()
+        self._end = lambda: None
 
 
 class ArchiveProvider:

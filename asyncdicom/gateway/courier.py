@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from ssl import SSLContext
 from typing import NamedTuple
@@ -123,9 +123,12 @@ class Courier:
         if len(sources) > 1:  # one alone is read in its turn as soon
             read_together(sources)
 
-    def forget(self, delivery: int) -> None:
-        """Say that a delivery is not sent now: what was read of it is not kept."""
-        self._take_expected(delivery)
+    def forget(self, deliveries: Sequence[int]) -> None:
+        """Say that deliveries are not sent now: what was read of them is not kept, and no more is read."""
+        for delivery in deliveries:
+            self._coming.pop(delivery, None)
+        for delivery in deliveries:
+            self._take_expected(delivery)
 
     def _take_expected(self, delivery: int) -> FileSource | None:
         self._coming.pop(delivery, None)

@@ -325,8 +325,8 @@ class Link:
     async def _settle(self, settled: Sequence[Settled]) -> None:
         for each in settled:
             del self._claimed[each.id]
-            if self.courier is not None:
-                self.courier.forget(each.id)
+        if self.courier is not None:
+            self.courier.forget([each.id for each in settled])
         await self._outbox.settle([self._settlement(each) for each in settled])
         if self.destination.options.ordered:
             self.wake()  # what is behind it was held up until now

@@ -257,11 +257,13 @@ def read_together(sources: Iterable[FileSource]) -> None:
 
 
 def _read_each(wanted: Iterable[FileSource], ahead: Future[None]) -> None:
-    for source in wanted:
-        if source._ahead is ahead:  # else it is not sent now
-            with suppress(Exception):  # it is read again then, and who opens it is told
-                source._whole = source._read_whole()
-    ahead.set_result(None)
+    try:
+        for source in wanted:
+            if source._ahead is ahead:  # else it is not sent now
+                with suppress(Exception):  # it is read again then, and who opens it is told
+                    source._whole = source._read_whole()
+    finally:  # whatever happens, nobody waits for ever
+        ahead.set_result(None)
 
 
 def _wait_for(reading: Future[memoryview]) -> None:

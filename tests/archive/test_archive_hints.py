@@ -6,7 +6,11 @@ Nobody looks for work by himself here: what is begun was begun by a hint, or whe
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
+import os
+import resource
+import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -28,6 +32,7 @@ from asyncdicom.archive.index.work import Work
 from asyncdicom.gateway.gateway import Gateway
 
 FAR = 1e6  # seconds
+_HIGH = 1100  # a descriptor that `select` does not take
 
 
 @pytest.fixture(autouse=True)
@@ -205,3 +210,22 @@ def test_who_is_alone_has_none_to_tell() -> None:
     alone.start(lambda urgency: None)
     alone.send({"A": 1})
     alone.close()
+
+
+def test_what_has_a_high_descriptor_is_waited_for_too() -> None:
+    """As a server with very many associations has them; and without a descriptor to wait by."""
+    ours, theirs = socket.socketpair()
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit <= _HIGH:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(_HIGH + 1, most), most))
+    high = fcntl.fcntl(ours.fileno(), fcntl.F_DUPFD, min(_HIGH, most - 1))
+    try:
+        assert high > 1023
+        assert hints._readable(0.0, high) == set()
+        theirs.send(b"1")
+        assert hints._readable(None, high) == {high}
+    finally:
+        os.close(high)
+        ours.close()
+        theirs.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))

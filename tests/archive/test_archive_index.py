@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
+import pkgutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +12,8 @@ from typing import Any
 
 import pytest
 
+import asyncdicom.archive.index as index_package
+from asyncdicom.address import Address
 from asyncdicom.archive import ArchiveError, FileCalls
 from asyncdicom.archive.index.base import (
     Changes,
@@ -21,6 +26,8 @@ from asyncdicom.archive.index.base import (
     Uncertain,
     aside,
 )
+from asyncdicom.archive.index.peers import Learned, note_learned, read_learned
+from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.record import Record
 from asyncdicom.archive.index.sqlite import FILE, Index
 from asyncdicom.archive.index.writer import Writer
@@ -192,3 +199,23 @@ def test_no_index_can_be_made_of_something_else(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"no index at all" * 100)
     with pytest.raises(IndexFailed, match="file is not a database"):
         Index(str(tmp_path), durability="none", readers=1, calls=FileCalls())
+
+
+def test_what_inserts_many_rows_at_once_is_sql_whatever_else_it_says(writer: Writer) -> None:
+    """Of every statement of the index: also of those that say what a conflict leads to."""
+    for module in pkgutil.iter_modules(index_package.__path__):
+        importlib.import_module(f"{index_package.__name__}.{module.name}")
+    connection = writer._fairy.driver_connection
+    told = 0
+    for statement in [each for each in gc.get_objects() if isinstance(each, Prepared)]:
+        for sql in statement.together.values():
+            told += len(connection.execute(f"EXPLAIN {sql}", (None,) * sql.count("?")).fetchall()) > 0
+    assert told >= 2 * 5
+
+
+@pytest.mark.parametrize("number", [1, 3, 4, 5, 16, 20, 37])
+def test_so_many_are_noted_at_once(index: Index, writer: Writer, number: int) -> None:
+    learned = [Learned("window", Address(f"AE{n}", "host", 104), 9e9) for n in range(number)]
+    for _ in range(2):  # the second time they are there
+        writer.change(lambda writer: note_learned(writer, learned, 1.0))
+    assert len(read_learned(index._engine, 2.0)) == number

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import select
+import selectors
 import socket
 import threading
 import time
@@ -35,6 +35,9 @@ _LONGEST = 7000  # bytes: the server takes 8,000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds until a connection is tried again
 _ENDING = 10.0  # seconds that an end waits for the thread, which may wait for the server
 _ANY = ""
+
+_Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
+"""One that needs no descriptor of its own, so that it waits also where the system has none left."""
 
 
 class Hints:
@@ -113,8 +116,10 @@ class SharedHints(Hints):
                 if not is_first:
                     self._hear(None)  # who knows what was told meanwhile
                 is_first = False
-                with suppress(Exception):  # the connection is lost, or what it waits by is closed
+                try:
                     self._serve(connection)
+                except Exception as error:
+                    _LOG.info("the connection for hints of work is lost: %s", type(error).__name__)
                 self.is_listening.clear()
                 with suppress(Exception):
                     connection.close()
@@ -142,10 +147,10 @@ class SharedHints(Hints):
         earliest = 0.0
         while not self._is_ending:
             wait = max(earliest - time.monotonic(), 0.0) if self._waiting != {} else None
-            ready, _, _ = select.select([connection, self._ours], [], [], wait)
-            if self._ours in ready:
+            ready = _readable(wait, connection, self._ours)
+            if self._ours.fileno() in ready:
                 self._forget_bytes()
-            if connection in ready:
+            if connection.fileno() in ready:
                 connection.execute("SELECT 1")  # what has come is handed over
             if self._waiting != {} and time.monotonic() >= earliest:
                 with self._lock:
@@ -165,9 +170,22 @@ class SharedHints(Hints):
         """Wait, but not beyond the end."""
         until = time.monotonic() + seconds
         while not self._is_ending and (left := until - time.monotonic()) > 0:
-            with suppress(OSError, ValueError):
-                select.select([self._ours], [], [], left)
+            try:
+                _readable(left, self._ours)
+            except (OSError, ValueError):
+                return  # it is closed
             self._forget_bytes()
+
+
+def _readable(seconds: float | None, *files: Any) -> set[int]:
+    """Wait until something can be read, or for so long; gives the descriptors of what can be.
+
+    Not by `select`, which takes no descriptor above 1,023: a server with many associations has those.
+    """
+    with _Selector() as waiting:
+        for file in files:
+            waiting.register(file, selectors.EVENT_READ)
+        return {key.fd for key, _ in waiting.select(seconds)}
 
 
 def _text_of(urgency: Urgency | None) -> str:

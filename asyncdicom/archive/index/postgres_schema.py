@@ -135,8 +135,7 @@ def bring(connection: Connection) -> int:
     """Make what is missing, in one transaction, one process at a time; gives the schema that was there, or 0.
 
     Changes only add, but for indexes that others take the place of: processes of the version before go on
-    meanwhile. Raises `ArchiveError` for the schema of
-    a later version.
+    meanwhile. Raises `ArchiveError` for the schema of a later version.
     """
     statements = _statements()
     shape = hashlib.sha256("\n".join(statements).encode()).hexdigest()
