@@ -22,7 +22,7 @@ log = Log("asyncdicom.cli")
 _PAUSE = 1.0  # seconds until one that has ended is started again
 _LAST_WORDS = 4096  # bytes of a log that are read for its last lines
 _FATAL = re.compile(r"FATAL|PANIC|ALERT|error:")
-_PATIENCE = 20.0  # seconds in which one that was told to end has ended
+_PATIENCE = 10.0  # seconds in which one that was told to end has ended
 _LOOK = 0.05  # seconds between two looks whether one is ready
 
 

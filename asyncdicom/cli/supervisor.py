@@ -34,6 +34,7 @@ WORKER_VARIABLE = "ASYNCDICOM_WORKER"
 _WAITING = 1024  # connections that wait for a process that takes them
 _HANGING = 2.0  # seconds that a process may take to take a connection
 _AT_ONCE = 3  # signals to stop: the last one ends the processes at once
+_TOLD_TOGETHER = 200  # senders in a packet
 _STEADY = 60.0  # seconds after which a process counts as one that runs
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds until one that has ended is started again
 
@@ -417,8 +418,11 @@ class Place(NamedTuple):
         return cls(listener, int(number), sweeps == "1")
 
     def tell_counted(self, counts: Packet) -> None:
-        """Say at the end what this process has counted (`Observer.counts`)."""
-        self.listener.tell({"counted": counts})
+        """Say at the end what this process has counted (`Observer.counts`); a packet has a longest length."""
+        senders = [each for each in counts.get("senders", ()) if each["instances"]]
+        self.listener.tell({"counted": {**counts, "senders": []}})
+        for first in range(0, len(senders), _TOLD_TOGETHER):
+            self.listener.tell({"counted": {"senders": senders[first : first + _TOLD_TOGETHER]}})
 
     def tell_ready(self, line: str) -> None:
         """Say that it serves, and what it would print."""

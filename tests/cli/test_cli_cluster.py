@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import pwd
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +18,7 @@ from cli.running import ENVIRONMENT, Start
 from helpers.get_page import ask
 from helpers.postgres import programs
 from helpers.programs import once
-from helpers.serving import Running, ct, send
+from helpers.serving import Running, ct, send, started
 from interop import field
 
 from asyncdicom import STUDY_ROOT, associate
@@ -44,29 +42,10 @@ def folder() -> Iterator[Path]:
 
 @asynccontextmanager
 async def cluster(*options: str, temporary: Path) -> AsyncIterator[Running]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "asyncdicom", "cluster", "demo", "--port", "0", *options),
-        env=ENVIRONMENT | {"TMPDIR": str(temporary)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None
-        async with asyncio.timeout(PATIENCE):
-            line = await process.stdout.readline()
-        if not line:
-            _, err = await process.communicate()
-            raise AssertionError(err.decode())
-        yield Running(process, json.loads(line) if line.startswith(b"{") else {"line": line.decode()})
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)  # all of it has to end
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PATIENCE):
-                    await process.communicate()
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+    words = ("cluster", "demo", "--port", "0", *options)
+    env = ENVIRONMENT | {"TMPDIR": str(temporary)}
+    async with started(*words, env=env, ends_by=signal.SIGTERM) as running:  # all of it has to end
+        yield running
 
 
 async def studies(address: str) -> int:

@@ -74,7 +74,8 @@ while not ending and not place.listener.is_over:
     connection.sendall(b"%d" % os.getpid())
     connection.close()
 place.listener.close()
-place.tell_counted({"events": {"stored": 5, "none": 0}, "commands_failed": 1})
+senders = [{"calling": f"MODALITY{n:08}", "instances": 1, "last": 1.7e9} for n in range(2000)]
+place.tell_counted({"events": {"stored": 5, "none": 0}, "commands_failed": 1, "senders": senders})
 """
 
 
@@ -208,7 +209,11 @@ async def test_processes_are_started_anew_one_after_another(tmp_path: Path) -> N
         assert most == 3
         assert len(supervisor.workers) == 2
         assert sorted(each.number for each in supervisor.workers) == [0, 1]
-        assert supervisor.counted == {("events", "stored"): 10, ("commands_failed",): 2}
+        senders: dict[tuple[str, ...], int] = {
+            ("senders", f"MODALITY{n:08}"): 2 for n in range(2000)
+        }  # more than one packet takes
+        kept: dict[tuple[str, ...], int] = {("events", "stored"): 10, ("commands_failed",): 2, **senders}
+        assert supervisor.counted == kept
 
 
 async def test_one_that_cannot_be_started_anew_leaves_the_former(

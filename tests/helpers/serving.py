@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,14 @@ class Running:
 
 
 @asynccontextmanager
-async def serving(config: Path, *options: str) -> AsyncIterator[Running]:
-    """Run `asyncdicom serve CONFIG --json`."""
+async def started(
+    *words: str, env: Mapping[str, str] = ENVIRONMENT, cwd: Path | None = None, ends_by: int = signal.SIGKILL
+) -> AsyncIterator[Running]:
+    """Run `asyncdicom WORDS`, which prints a line when it is ready; it is ended by a signal, or killed."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "asyncdicom", "serve", str(config), "--json", *options),
-        env=ENVIRONMENT,
-        cwd=config.parent,
+        *(sys.executable, "-m", "asyncdicom", *words),
+        env=env,
+        cwd=cwd,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -69,11 +72,23 @@ async def serving(config: Path, *options: str) -> AsyncIterator[Running]:
         if not line:
             _, err = await process.communicate()
             raise AssertionError(err.decode())
-        yield Running(process, json.loads(line))
+        yield Running(process, json.loads(line) if line.startswith(b"{") else {"line": line.decode()})
     finally:
+        if process.returncode is None:
+            process.send_signal(ends_by)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    await process.communicate()
         if process.returncode is None:
             process.kill()
         await process.communicate()
+
+
+@asynccontextmanager
+async def serving(config: Path, *options: str) -> AsyncIterator[Running]:
+    """Run `asyncdicom serve CONFIG --json`."""
+    async with started("serve", str(config), "--json", *options, cwd=config.parent) as running:
+        yield running
 
 
 class Sink:
