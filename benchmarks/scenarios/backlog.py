@@ -16,6 +16,7 @@ from benchmarks.measure import Sample, sample
 from benchmarks.peers.tools import environment
 from benchmarks.processes import (
     Running,
+    Worker,
     anonymous_memory,
     cpu_seconds,
     end,
@@ -145,6 +146,20 @@ class Gateway:
         self._process.kill()
         end(self._process)
 
+    def latencies(self, around: Worker, count: int, size: int, associations: int) -> Sample:
+        """Have `around`, which is also the destination UP, send, and note when each object is there."""
+        found: Sample = around.call(
+            "latencies",
+            port=self.port,
+            http=self.http,
+            count=count,
+            size=size,
+            associations=associations,
+            receiver_pid=self.running.pid,
+            through=_UP,
+        )
+        return found
+
     def say(self, what: str) -> None:
         """Say something about DOWN, as an operator does."""
         command = [sys.executable, "-m", "asyncdicom", "route", what, str(self.archive), _DOWN]
@@ -159,16 +174,7 @@ def _start_latency(bench: Bench, with_backlog: bool, count: int, stack: ExitStac
     gateway = Gateway(bench, stack, with_backlog=with_backlog, up=around.call("receive", name=_UP))
 
     def measure(count: int = count) -> Sample:
-        found: Sample = around.call(
-            "latencies",
-            port=gateway.port,
-            http=gateway.http,
-            count=count,
-            size=_SIZE,
-            associations=_SENDERS,
-            receiver_pid=gateway.running.pid,
-            through=_UP,
-        )
+        found = gateway.latencies(around, count, _SIZE, _SENDERS)
         return found | {"rss_mib": anonymous_memory(gateway.running.pid) / (1 << 20)}
 
     gateway.wait_for_metrics()

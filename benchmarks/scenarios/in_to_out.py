@@ -32,17 +32,7 @@ def _start(bench: Bench, name: str, count: int, stack: ExitStack) -> Measure:
                 "stores", port=gateway.port, count=count, size=_SIZE, receiver_pid=pid
             )
             return stored
-        found: Sample = around.call(
-            "latencies",
-            port=gateway.port,
-            http=gateway.http,
-            count=count,
-            size=_SIZE,
-            associations=1,
-            receiver_pid=pid,
-            through=_UP,
-        )
-        return found
+        return gateway.latencies(around, count, _SIZE, 1)
 
     measure(10)
     return measure
