@@ -61,6 +61,18 @@ async def three(tmp_path: Path, tools: Any) -> AsyncIterator[Archive]:
         yield archive
 
 
+@pytest.mark.parametrize("number", [1, 3, 4, 15, 16, 37])
+async def test_a_study_goes_however_many_instances_it_has(tmp_path: Path, tools: Any, number: int) -> None:
+    async with Archive(tmp_path, scrub=0, durability="none") as archive:
+        kept = {await keep(archive, tools, each) for each in range(number)}
+        assert await uids(archive) == kept
+        assert (await purge_of(archive)).instances == number
+        assert await uids(archive) == set()
+        for each in range(number):  # they are known to be deleted, all of them, and may come again
+            await keep(archive, tools, each)
+        assert (await purge_of(archive)).instances == number
+
+
 @pytest.mark.parametrize(
     ("level", "uid", "left", "counts"),
     [

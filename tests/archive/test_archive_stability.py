@@ -206,3 +206,12 @@ async def test_what_was_told_does_not_grow(tmp_path: Path) -> None:
         with archive._index._engine.connect() as connection:
             rows = connection.execute(select(stability.c.study)).all()
     assert rows == [(0,)]  # all before the last one was told: one row says so
+
+
+@pytest.mark.parametrize("number", [0, 3, 4, 16, 37])
+async def test_a_name_is_told_of_so_many_studies_at_once(archive: Archive, number: int) -> None:
+    told = [(study, Mark(study, "2026-01-01")) for study in range(1, number + 1)]
+    for _ in range(2):  # the second time they are there
+        await archive.read(
+            archive._ingest.change, lambda writer: write_told(writer, "AI", Mark(0, "2025-01-01"), told)
+        )
