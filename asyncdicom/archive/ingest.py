@@ -13,6 +13,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -93,6 +94,7 @@ class Ingest:
         self._changes: list[Change[Any]] = []
         self._failures = 0  # rounds in a row that nothing was committed in
         self._ended = False
+        self._is_closed = False
         self._queue: queue.SimpleQueue[Arrival | Sequence[Arrival] | Change[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="asyncdicom-index", daemon=True)
 
@@ -106,10 +108,20 @@ class Ingest:
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Commit what is queued, then end the thread. Blocks."""
+        """Commit what is queued, then end the thread; what comes later is refused. Blocks."""
         self._queue.put(None)
         self._thread.join()
         self._writer.close()
+        self._is_closed = True
+        self._refuse_rest()
+
+    def _refuse_rest(self) -> None:
+        """Answer those who came when there was nobody any more who makes changes."""
+        with suppress(queue.Empty):
+            while True:
+                late = self._queue.get(False)
+                if isinstance(late, Change):
+                    late.tell(None, RuntimeError("the index's writer has ended"))
 
     def submit(self, arrival: Arrival) -> None:
         """Queue ``arrival``, from any thread; its answer is the outcome, or what kept it out of the index."""
@@ -124,7 +136,7 @@ class Ingest:
         """Have the writer's thread make a change, alone in its transaction, and give what it gives. Blocks.
 
         ``is_durable``: see `Writer.change`. Raises what `apply` or the commit raises: then nothing has
-        changed. For threads that end before `close` is called.
+        changed. After `close` it raises RuntimeError.
         """
         answers: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
         self.begin_change(apply, lambda *answer: answers.put(answer), is_durable=is_durable)
@@ -142,6 +154,8 @@ class Ingest:
     ) -> None:
         """As `change`, but does not block: the writer's thread tells the result, or the error."""
         self._queue.put(Change(apply, tell, is_durable=is_durable))
+        if self._is_closed:
+            self._refuse_rest()
 
     def _run(self) -> None:
         while self._waiting or self._changes or not self._ended:

@@ -566,3 +566,14 @@ def compare(archive: Archive, steps: Sequence[tuple[str, int]]) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 def test_whatever_happens_each_is_in_the_state_it_should_be(anything: Any, steps: Any) -> None:
     anything(steps)
+
+
+async def test_what_is_asked_for_when_the_archive_is_closed_is_refused(tmp_path: Path) -> None:
+    """Nobody waits for an answer that nobody gives."""
+    archive = Archive(tmp_path, durability="none", scrub=0)
+    async with archive:
+        pass
+    with pytest.raises(RuntimeError, match="the index's writer has ended"):
+        await asyncio.wait_for(archive.outbox.enqueue([Work("store", "A")]), 60)
+    with pytest.raises(RuntimeError, match="the index's writer has ended"):
+        await asyncio.wait_for(asyncio.to_thread(archive._ingest.change, lambda writer: None), 60)
