@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from asyncdicom.net import aio, disk
+from asyncdicom.net import aio, cached, disk
 
 __all__ = ["FILE_MODE", "FOLDER_MODE", "FileCalls", "TogetherCalls"]
 
@@ -147,6 +147,10 @@ class FileCalls:
     def can_sync_together(self, path: str) -> bool:
         """Tell whether `sync_all` costs much less than syncing what is in a folder one by one."""
         return False
+
+    def can_read_cached(self, path: str) -> bool:
+        """Tell whether what is in a folder can be read without any wait for its disk, if it is in memory."""
+        return cached.works_on(path)
 
     def sync_all(self, descriptors: Sequence[int], folders: Sequence[str]) -> list[OSError | None]:
         """As `sync_data` for each file and `sync_directory` for each folder; gives what failed, for each."""

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.blocks import FILE_BLOCK_SIZE, file_blocks
+from asyncdicom.net.cached import open_cached, read_cached, read_cached_into
 from asyncdicom.net.disk import READ, Batch, Buffer, Disk, LastBatch, read_at, read_into
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.uid import transfer_syntax
@@ -26,6 +27,16 @@ _READ_AHEAD = 1 << 20  # the largest file that is read whole before its turn
 # What is read and what is written are often on different disks: `part_file.py` has one of its own.
 _read = Disk()
 _in_threads = Disk(lambda: -math.inf)  # it is never the time for a call in the event loop
+
+
+class _Memory:
+    """What is known of the files that are read in the event loop if they are in memory."""
+
+    is_warm = True
+    """Whether those that were asked for last are: then it is not worth it to read any ahead."""
+
+
+_memory = _Memory()
 
 
 class Source(Protocol):
@@ -112,12 +123,13 @@ class FileSource:
     """The data set of a DICOM Part 10 file, read while it is sent and never decoded.
 
     `in_threads`: nothing of it is read in the event loop, however quick the disk is: a server has others to
-    serve when a disk does not answer any more.
+    serve when a disk does not answer any more. `if_cached`: but what is in memory is (see `cached.works_on`).
     """
 
     __slots__ = (
         "_ahead",
         "_disk",
+        "_if_cached",
         "_whole",
         "length",
         "offset",
@@ -137,6 +149,7 @@ class FileSource:
         offset: int,
         length: int,
         in_threads: bool = False,
+        if_cached: bool = False,
     ) -> None:
         self.path = path
         self.sop_class_uid = sop_class_uid
@@ -145,8 +158,9 @@ class FileSource:
         self.offset = offset
         self.length = length
         self._ahead: Future[None] | None = None  # of all that a thread reads together
-        self._whole: bytes | None = None  # what it has read
+        self._whole: Buffer | None = None  # what it has read
         self._disk = _in_threads if in_threads else _read
+        self._if_cached = if_cached
 
     @property
     def is_repeatable(self) -> bool:
@@ -158,11 +172,18 @@ class FileSource:
         read_together([self])
 
     def at_hand(self) -> Buffer | None:
-        """Give the data set if it is small, and was read ahead by now or the disk is quick; may block."""
+        """Give the data set if it is small, and was read ahead by now, is in memory, or the disk is quick.
+
+        May block in the last of these cases.
+        """
         if self.length > FILE_BLOCK_SIZE or self.__class__.open is not FileSource.open:
             return None  # what is derived from it gives something else
         if self._ahead is not None:
             return self._take_whole()
+        if self._if_cached:
+            cached = self._read_cached()
+            _memory.is_warm = cached is not None
+            return cached
         start = self._disk.quick_now()
         return None if start is None else self._disk.at_once(start, self._read_whole)
 
@@ -177,24 +198,37 @@ class FileSource:
         opened: list[int] = []
         ahead: Future[memoryview] | None = None
         try:
-            await self._disk.call(lambda: opened.append(os.open(self.path, READ)))
+            cached = open_cached(self.path) if self._if_cached else None
+            if cached is None:
+                await self._disk.call(lambda: opened.append(os.open(self.path, READ)))
+            else:
+                opened.append(cached)
             [file] = opened
             position, end = self.offset, self.offset + self.length
             while True:
-                if ahead is None:
-                    view = await self._disk.call(self._read, file, block, position, end)
-                else:
+                is_cached = False
+                if ahead is not None:
                     view, ahead = await asyncio.wrap_future(ahead), None
+                else:
+                    view = memoryview(block)[: min(len(block), end - position)]
+                    is_cached = cached is not None and read_cached_into(file, view, position)
+                    if not is_cached:
+                        view = await self._disk.call(self._read, file, view, position)
+                    if self._if_cached:
+                        _memory.is_warm = is_cached
                 blocks.give_back(block)
                 block = blocks.acquire()
                 position += len(view)
                 if position == end:
-                    yield LastBatch([view, *padding_of(self.length, self.transfer_syntax_uid)])
+                    yield LastBatch([view.toreadonly(), *padding_of(self.length, self.transfer_syntax_uid)])
                     break
-                if not self._disk.is_quick:
+                if not (is_cached or self._disk.is_quick):
                     # The next block is read while this one is on the wire.
-                    ahead = file_threads().submit(self._read, file, block, position, end)
-                yield [view]
+                    following = memoryview(block)[: min(len(block), end - position)]
+                    ahead = file_threads().submit(self._read, file, following, position)
+                yield [view.toreadonly()]
+                if is_cached:
+                    await asyncio.sleep(0)  # nothing was waited for: it is the turn of the others
         finally:
             if ahead is not None:
                 await in_thread(file_threads(), _wait_for, ahead)
@@ -202,7 +236,7 @@ class FileSource:
             for descriptor in opened:
                 os.close(descriptor)
 
-    async def _read_by_now(self, ahead: Future[None]) -> bytes | None:
+    async def _read_by_now(self, ahead: Future[None]) -> Buffer | None:
         """Wait for what is read ahead; None if that failed: who reads it once more is told why."""
         try:
             await asyncio.shield(asyncio.wrap_future(ahead))
@@ -210,11 +244,16 @@ class FileSource:
         finally:
             self._ahead = None
 
-    def _take_whole(self) -> bytes | None:
+    def _take_whole(self) -> Buffer | None:
         whole, self._whole = self._whole, None
         if whole is not None:
             self._ahead = None
         return whole
+
+    @property
+    def _is_quick(self) -> bool:
+        """Whether it is likely to be read in the event loop, when its turn comes."""
+        return _memory.is_warm if self._if_cached else self._disk.is_quick
 
     def _read_whole(self) -> bytes:
         file = os.open(self.path, READ)
@@ -227,13 +266,19 @@ class FileSource:
         padding = padding_of(self.length, self.transfer_syntax_uid)
         return b"".join([data, *padding]) if padding else data
 
-    def _read(self, file: int, block: bytearray, position: int, end: int) -> memoryview:
-        view = memoryview(block)[: min(len(block), end - position)]
+    def _read_cached(self) -> Buffer | None:
+        """Give it all if it is in memory, and None if it is not."""
+        data = read_cached(self.path, self.length, self.offset)
+        if data is not None:
+            data += b"".join(padding_of(self.length, self.transfer_syntax_uid))
+        return data
+
+    def _read(self, file: int, view: memoryview, position: int) -> memoryview:
         try:
             read_into(file, view, position)
         except EOFError:
             raise self._shorter() from None
-        return view.toreadonly()
+        return view
 
     def _shorter(self) -> DataSetError:
         return DataSetError(f"{self.path} became shorter while it was being sent")
@@ -242,12 +287,13 @@ class FileSource:
 def read_together(sources: Iterable[FileSource]) -> None:
     """Begin to read now what will be sent soon, as `FileSource.read_ahead` does, in one thread.
 
-    They are read one after the other: to hand each one over by itself costs more than to read it.
+    They are read one after the other: to hand each one over by itself costs more than to read it. What will
+    be found in memory is not read ahead.
     """
     wanted = [
         source
         for source in sources
-        if source._ahead is None and source.length <= _READ_AHEAD and not source._disk.is_quick
+        if source._ahead is None and source.length <= _READ_AHEAD and not source._is_quick
     ]
     if wanted:
         ahead: Future[None] = Future()
@@ -257,11 +303,15 @@ def read_together(sources: Iterable[FileSource]) -> None:
 
 
 def _read_each(wanted: Iterable[FileSource], ahead: Future[None]) -> None:
+    is_warm = True
     try:
         for source in wanted:
             if source._ahead is ahead:  # else it is not sent now
                 with suppress(Exception):  # it is read again then, and who opens it is told
-                    source._whole = source._read_whole()
+                    cached = source._read_cached() if source._if_cached else None
+                    is_warm &= cached is not None
+                    source._whole = source._read_whole() if cached is None else cached
+        _memory.is_warm = is_warm
     finally:  # whatever happens, nobody waits for ever
         ahead.set_result(None)
 

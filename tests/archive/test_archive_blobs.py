@@ -221,3 +221,35 @@ def test_one_that_is_replaced_while_it_is_compared_is_different(tmp_path: Path) 
     arrival: Any = SimpleNamespace(file=SimpleNamespace(path=blobs.path(name), offset=len(HEADER)))
     stored: Any = row(data, "")
     assert compare_blobs(blobs, blobs.path(name), stored, arrival) is Likeness.DIFFERENT
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_a_blob_that_is_in_memory_is_sent_without_a_thread(tmp_path: Path, can: bool) -> None:
+    """Where the file system can say what is: it is asked once, when the archive begins to serve."""
+
+    class Asked(FileCalls):
+        asked: list[str] = []  # noqa: RUF012
+
+        def can_read_cached(self, path: str) -> bool:
+            self.asked.append(path)
+            return can and super().can_read_cached(path)
+
+    calls = Asked()
+    if can and not FileCalls().can_read_cached(str(tmp_path)):
+        pytest.skip("this system cannot be asked what is in memory")
+    blobs = FolderBlobs(str(tmp_path), calls, sync=False)
+    blobs.prepare()
+    blobs.serve(lambda folder, names: set())
+    assert calls.asked == [blobs.objects]
+    new = blobs.new(HEADER)
+    new.write([memoryview(b"abcd")], last=True)
+    finished(new)
+    source = blobs.source(
+        new.path,
+        sop_class_uid="1.2",
+        sop_instance_uid="1.3",
+        transfer_syntax_uid="1.2.840.10008.1.2",
+        offset=new.offset,
+        length=4,
+    )
+    assert source.at_hand() == (b"abcd" if can else None)

@@ -25,6 +25,7 @@ from asyncdicom import (
     serve,
 )
 from asyncdicom.data.part10 import encode_file_meta
+from asyncdicom.net import cached
 from asyncdicom.net.blocks import FILE_BLOCK_SIZE
 from asyncdicom.net.disk import Batch, Buffer, Disk
 from asyncdicom.net.sources import read_together
@@ -369,3 +370,148 @@ async def test_what_is_read_in_threads_is_never_touched_in_the_event_loop(
     assert sum([len(buffer) async for batch in source.open() for buffer in batch]) == length
     assert touched
     assert threading.get_ident() not in touched
+
+
+# what is in memory
+
+
+class Touched:
+    """Which threads have opened or read files by the calls that may wait, in order of appearance."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.by: list[int] = []
+        for name in ("open", "pread"):
+            monkeypatch.setattr(os, name, self._noting(getattr(os, name)))
+
+    def _noting(self, call: Any) -> Any:
+        def note(*arguments: Any, **options: Any) -> Any:
+            self.by.append(threading.get_ident())
+            return call(*arguments, **options)
+
+        return note
+
+
+@pytest.fixture
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Touched:
+    if not cached.works_on(str(tmp_path)):
+        pytest.skip("this system cannot be asked what is in memory")
+    monkeypatch.setattr("asyncdicom.net.sources._memory.is_warm", True)
+    return Touched(monkeypatch)
+
+
+def if_cached(path: Path, length: int, syntax: str = EXPLICIT_VR_LITTLE_ENDIAN) -> FileSource:
+    return FileSource(
+        path,
+        sop_class_uid=CT,
+        sop_instance_uid="1.2.3",
+        transfer_syntax_uid=syntax,
+        offset=4,
+        length=length,
+        in_threads=True,
+        if_cached=True,
+    )
+
+
+async def whole(source: FileSource) -> bytes:
+    return b"".join([bytes(buffer) async for batch in source.open() for buffer in batch])
+
+
+def cold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is in memory from now on."""
+
+    def none(file: int, buffers: object, position: int, flags: int = 0) -> int:
+        if flags:
+            raise BlockingIOError
+        return preadv(file, buffers, position)  # type: ignore[arg-type]
+
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", none)
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT_VR_LITTLE_ENDIAN, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN])
+@pytest.mark.parametrize("length", [0, 1, 4, FILE_BLOCK_SIZE, FILE_BLOCK_SIZE + 1, (1 << 20) + 1])
+async def test_what_is_in_memory_needs_no_thread(
+    tmp_path: Path, memory: Touched, threads: list[Any], length: int, syntax: str
+) -> None:
+    data = os.urandom(length)
+    path = tmp_path / "file"
+    path.write_bytes(b"HEAD" + data)
+    padding = b"\0" if length % 2 and syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN else b""
+    memory.by.clear()
+    source = if_cached(path, length, syntax)
+    read_together([source, if_cached(path, length, syntax)])
+    if length <= FILE_BLOCK_SIZE:
+        assert source.at_hand() == data + padding
+    else:
+        assert source.at_hand() is None
+        assert await whole(source) == data + padding
+    assert (memory.by, threads) == ([], [])
+
+
+@pytest.mark.parametrize("length", [10, FILE_BLOCK_SIZE + 1, (1 << 20) + 1])
+async def test_what_is_not_in_memory_is_read_in_threads_and_ahead(
+    tmp_path: Path, memory: Touched, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    data = os.urandom(length)
+    path = tmp_path / "file"
+    path.write_bytes(b"HEAD" + data)
+    cold(monkeypatch)
+    memory.by.clear()
+    source = if_cached(path, length)
+    assert source.at_hand() is None
+    assert await whole(source) == data
+    assert threading.get_ident() not in memory.by
+    several = [if_cached(path, length) for _ in range(2)]
+    read_together(several)
+    assert [source._ahead is not None for source in several] == [length <= 1 << 20] * 2
+    assert [await whole(source) for source in several] == [data] * 2
+    assert threading.get_ident() not in memory.by
+
+
+async def test_nothing_is_read_ahead_again_when_all_is_in_memory(
+    tmp_path: Path, memory: Touched, threads: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"HEADabcd")
+    with monkeypatch.context() as patched:
+        cold(patched)
+        assert if_cached(path, 4).at_hand() is None
+    several = [if_cached(path, 4) for _ in range(3)]
+    read_together(several)
+    threads.pop()()
+    assert [source.at_hand() for source in several] == [b"abcd"] * 3
+    read_together([if_cached(path, 4)])
+    assert threads == []
+
+
+async def test_a_file_that_became_shorter_is_told_wherever_it_is(tmp_path: Path, memory: Touched) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"HEAD" + bytes(FILE_BLOCK_SIZE + 5))
+    for length in (FILE_BLOCK_SIZE + 6, 2 * FILE_BLOCK_SIZE + 1, 1 << 30):
+        with pytest.raises(DataSetError, match="became shorter"):
+            await whole(if_cached(path, length))
+    path.write_bytes(b"HEADabc")
+    source = if_cached(path, 4)
+    assert source.at_hand() is None
+    with pytest.raises(DataSetError, match="became shorter"):
+        await whole(source)
+
+
+async def test_others_have_their_turn_while_a_great_file_in_memory_is_read(
+    tmp_path: Path, memory: Touched
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"HEAD" + bytes(8 * FILE_BLOCK_SIZE))
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    another = asyncio.ensure_future(other())
+    await asyncio.sleep(0)
+    assert len(await whole(if_cached(path, 8 * FILE_BLOCK_SIZE))) == 8 * FILE_BLOCK_SIZE
+    another.cancel()
+    assert turns >= 7

@@ -43,6 +43,7 @@ class FolderBlobs(Folders):
     kind = FOLDER
     is_spool = False
     moves_slowly = False
+    _if_cached = False  # whether what is in memory is read in the event loop
 
     @property
     def root(self) -> Folders:
@@ -53,7 +54,8 @@ class FolderBlobs(Folders):
         """See `Blobs`: the marker in the folder says it."""
 
     def serve(self, known: Callable[[str, Sequence[str]], set[str]]) -> None:
-        """See `Blobs`: there is nothing to do."""
+        """See `Blobs`: it is seen what the file system can do."""
+        self._if_cached = self._calls.can_read_cached(self.objects)
 
     def close(self) -> None:
         """See `Blobs`: nothing runs."""
@@ -107,6 +109,7 @@ class FolderBlobs(Folders):
             offset=offset,
             length=length,
             in_threads=True,
+            if_cached=self._if_cached,
         )
 
     def read(self, path: str) -> _OpenFile:

@@ -62,6 +62,7 @@ class SpoolBlobs:
 
     def serve(self, known: Callable[[str, Sequence[str]], set[str]]) -> None:
         """See `Blobs`: the mover starts."""
+        self.local.serve(known)
         self.mover.start(known)
 
     def close(self) -> None:
