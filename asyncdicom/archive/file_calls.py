@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from asyncdicom.net import aio, cached, disk
+from asyncdicom.net import aio, disk
+from asyncdicom.net.cached import Memory, memory_of
 
 __all__ = ["FILE_MODE", "FOLDER_MODE", "FileCalls", "TogetherCalls"]
 
@@ -148,9 +149,9 @@ class FileCalls:
         """Tell whether `sync_all` costs much less than syncing what is in a folder one by one."""
         return False
 
-    def can_read_cached(self, path: str) -> bool:
-        """Tell whether what is in a folder can be read without any wait for its disk, if it is in memory."""
-        return cached.works_on(path)
+    def memory_of(self, path: str) -> Memory | None:
+        """Give what reads what is in a folder without any wait, if it is in memory; None: nothing can."""
+        return memory_of(path)
 
     def sync_all(self, descriptors: Sequence[int], folders: Sequence[str]) -> list[OSError | None]:
         """As `sync_data` for each file and `sync_directory` for each folder; gives what failed, for each."""

@@ -1,14 +1,16 @@
 """Instances whose last bytes are there are finished in groups: written, made durable together, then indexed.
 
 Many threads that write and sync a small file each cost more than disk and index do, because they take turns
-at the interpreter's lock at every file call. So few threads take all that waits, and sync it by one call.
+at the interpreter's lock at every file call. So one thread at a time takes all that waits and writes it; then
+it syncs that by one call, and another one may write.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 from asyncdicom.archive.arrival import Answer, Arrival, deliver
@@ -21,7 +23,7 @@ __all__ = ["GROUP", "Finishing"]
 GROUP = 64
 """At most so many instances are synced together: the first of them waits for the last."""
 
-_THREADS = 2  # while one waits for the disk, the other writes
+_THREADS = 2  # while one waits for the disk, the other writes: two that write cost a fifth more than one
 _BESIDE = 6  # more of them, when those are stuck
 _STUCK = 0.5  # seconds in which they take nothing more: then another one takes what waits
 
@@ -50,6 +52,7 @@ class Finishing:
         self._submit_all = submit_all
         self._waiting: deque[_Waiting] = deque()
         self._free = deque([None] * _THREADS)  # one for each that may be at work
+        self._pen = deque([None])  # who writes has it: then who waits need not ask, as he looks again
         self._spare = deque([None] * _BESIDE)  # one for each that may be at work beside them
         self._groups = 0  # that were taken
         self._looking: asyncio.TimerHandle | None = None
@@ -71,14 +74,22 @@ class Finishing:
         self._is_called = False
         if not self._waiting:
             return
-        if not self._reserve(self._free):
-            self._watch()
-            return
+        try:
+            if not self._begin_another():
+                self._watch()
+        except RuntimeError as error:
+            deliver([(arrival, error) for arrival, _, _ in self._take(len(self._waiting))])
+
+    def _begin_another(self) -> bool:
+        """Have another thread take what waits, if there is one and nobody writes now. Raises RuntimeError."""
+        if not (self._pen and self._reserve(self._free)):
+            return False
         try:
             self._workers.submit(self._run)
-        except RuntimeError as error:
+        except RuntimeError:
             self._free.append(None)
-            deliver([(arrival, error) for arrival, _, _ in self._take(len(self._waiting))])
+            raise
+        return True
 
     def _watch(self) -> None:
         if self._looking is None:
@@ -99,7 +110,7 @@ class Finishing:
     def _run_beside(self) -> None:
         try:
             while group := self._take(1):
-                self._finish(group)
+                self._settle(*self._write(group))
         finally:
             self._spare.append(None)
 
@@ -115,13 +126,28 @@ class Finishing:
     def _run(self) -> None:
         while True:
             try:
-                while group := self._take():
-                    self._finish(group)
+                while self._write_and_settle():
+                    pass
             finally:
                 self._free.append(None)
             # It may have come while nobody was to be asked.
-            if not (self._waiting and self._reserve(self._free)):
+            if not (self._waiting and self._pen and self._reserve(self._free)):
                 return
+
+    def _write_and_settle(self) -> bool:
+        """Take what waits, and finish it; False: there was nothing, or another one writes."""
+        if not self._reserve(self._pen):
+            return False
+        try:
+            group = self._take()
+            written = self._write(group)
+        finally:
+            self._pen.append(None)
+        if self._waiting:
+            with suppress(RuntimeError):  # there is no other one: this one takes it afterwards
+                self._begin_another()
+        self._settle(*written)
+        return bool(group)
 
     def _take(self, most: int = GROUP) -> list[_Waiting]:
         group: list[_Waiting] = []
@@ -133,11 +159,12 @@ class Finishing:
         self._groups += bool(group)
         return group
 
-    def _finish(self, group: Sequence[_Waiting]) -> None:
+    def _write(self, group: Sequence[_Waiting]) -> tuple[list[Arrival], list[NewBlob]]:
+        """Write what was taken; gives what is written. What fails is answered."""
         failed: list[tuple[Arrival, Answer]] = []
         written: list[Arrival] = []
         files: list[NewBlob] = []
-        shortage = self._shortage()
+        shortage = self._shortage() if group else None
         for arrival, file, write in group:
             try:
                 if shortage is not None:
@@ -148,21 +175,21 @@ class Finishing:
             else:
                 written.append(arrival)
                 files.append(file)
-        if written:
-            failed += self._settle(written, files)
         deliver(failed)
+        return written, files
 
-    def _settle(
-        self, written: Sequence[Arrival], files: Sequence[NewBlob]
-    ) -> Iterable[tuple[Arrival, Answer]]:
-        """Make files durable, and give them to the index; gives the others, each with what has failed."""
+    def _settle(self, written: Sequence[Arrival], files: Sequence[NewBlob]) -> None:
+        """Make files durable, and give them to the index; what fails is answered."""
+        if not written:
+            return
         try:
             errors = self._finish_all(files)
         except BaseException as error:
-            return [(arrival, error) for arrival in written]
+            deliver([(arrival, error) for arrival in written])
+            return
         ended = list(zip(written, errors, strict=True))
         self._submit_all([arrival for arrival, error in ended if error is None])
-        return [(arrival, error) for arrival, error in ended if error is not None]
+        deliver([(arrival, error) for arrival, error in ended if error is not None])
 
     def _shortage(self) -> OSError | None:
         """Look whether there is room on the disk, once for all."""

@@ -111,26 +111,33 @@ class Ingest:
         """Commit what is queued, then end the thread; what comes later is refused. Blocks."""
         self._queue.put(None)
         self._thread.join()
-        self._writer.close()
         self._is_closed = True
         self._refuse_rest()
+        self._writer.close()
 
     def _refuse_rest(self) -> None:
-        """Answer those who came when there was nobody any more who makes changes."""
+        """Answer those who came when there was nobody any more who writes."""
+        ended = RuntimeError("the index's writer has ended")
         with suppress(queue.Empty):
             while True:
                 late = self._queue.get(False)
                 if isinstance(late, Change):
-                    late.tell(None, RuntimeError("the index's writer has ended"))
+                    late.tell(None, ended)
+                elif late is not None:
+                    deliver([(each, ended) for each in (late if isinstance(late, Sequence) else [late])])
 
     def submit(self, arrival: Arrival) -> None:
         """Queue ``arrival``, from any thread; its answer is the outcome, or what kept it out of the index."""
         self._queue.put(arrival)
+        if self._is_closed:
+            self._refuse_rest()
 
     def submit_all(self, arrivals: Sequence[Arrival]) -> None:
         """As `submit`, for some of them: they are not told apart from those that come one by one."""
         if arrivals:
             self._queue.put(arrivals)
+            if self._is_closed:
+                self._refuse_rest()
 
     def change(self, apply: Callable[[Writer], _T], *, is_durable: bool = True) -> _T:
         """Have the writer's thread make a change, alone in its transaction, and give what it gives. Blocks.
@@ -152,7 +159,10 @@ class Ingest:
         *,
         is_durable: bool = True,
     ) -> None:
-        """As `change`, but does not block: the writer's thread tells the result, or the error."""
+        """As `change`, but does not block: the writer's thread tells the result, or the error.
+
+        After `close` it is told before this returns.
+        """
         self._queue.put(Change(apply, tell, is_durable=is_durable))
         if self._is_closed:
             self._refuse_rest()

@@ -11,14 +11,16 @@ import os
 from collections.abc import AsyncGenerator, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.net.blocks import FILE_BLOCK_SIZE, file_blocks
-from asyncdicom.net.cached import open_cached, read_cached, read_cached_into
 from asyncdicom.net.disk import READ, Batch, Buffer, Disk, LastBatch, read_at, read_into
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.uid import transfer_syntax
+
+if TYPE_CHECKING:  # who sends files of his own loads nothing of it
+    from asyncdicom.net.cached import Memory
 
 __all__ = ["BytesSource", "FileSource", "Source", "is_repeatable", "padding_of", "read_together"]
 
@@ -27,16 +29,6 @@ _READ_AHEAD = 1 << 20  # the largest file that is read whole before its turn
 # What is read and what is written are often on different disks: `part_file.py` has one of its own.
 _read = Disk()
 _in_threads = Disk(lambda: -math.inf)  # it is never the time for a call in the event loop
-
-
-class _Memory:
-    """What is known of the files that are read in the event loop if they are in memory."""
-
-    is_warm = True
-    """Whether those that were asked for last are: then it is not worth it to read any ahead."""
-
-
-_memory = _Memory()
 
 
 class Source(Protocol):
@@ -123,13 +115,13 @@ class FileSource:
     """The data set of a DICOM Part 10 file, read while it is sent and never decoded.
 
     `in_threads`: nothing of it is read in the event loop, however quick the disk is: a server has others to
-    serve when a disk does not answer any more. `if_cached`: but what is in memory is (see `cached.works_on`).
+    serve when a disk does not answer any more. `memory`: but what is in memory is.
     """
 
     __slots__ = (
         "_ahead",
         "_disk",
-        "_if_cached",
+        "_memory",
         "_whole",
         "length",
         "offset",
@@ -149,7 +141,7 @@ class FileSource:
         offset: int,
         length: int,
         in_threads: bool = False,
-        if_cached: bool = False,
+        memory: Memory | None = None,
     ) -> None:
         self.path = path
         self.sop_class_uid = sop_class_uid
@@ -160,7 +152,7 @@ class FileSource:
         self._ahead: Future[None] | None = None  # of all that a thread reads together
         self._whole: Buffer | None = None  # what it has read
         self._disk = _in_threads if in_threads else _read
-        self._if_cached = if_cached
+        self._memory = memory
 
     @property
     def is_repeatable(self) -> bool:
@@ -180,17 +172,19 @@ class FileSource:
             return None  # what is derived from it gives something else
         if self._ahead is not None:
             return self._take_whole()
-        if self._if_cached:
-            cached = self._read_cached()
-            _memory.is_warm = cached is not None
-            return cached
+        if self._memory is not None:
+            return self._read_cached(self._memory, is_asked=True)
         start = self._disk.quick_now()
         return None if start is None else self._disk.at_once(start, self._read_whole)
 
     async def open(self) -> AsyncGenerator[Batch, None]:
         """See `Source`. A file that changed its length meanwhile raises `DataSetError`."""
         if self._ahead is not None or self.length <= FILE_BLOCK_SIZE:
-            whole = None if self._ahead is None else await self._read_by_now(self._ahead)
+            if self._ahead is not None:
+                whole = await self._read_by_now(self._ahead)
+            else:
+                memory = self._memory
+                whole = None if memory is None else self._read_cached(memory, is_asked=True)
             yield LastBatch([await self._disk.call(self._read_whole) if whole is None else whole])
             return
         blocks = file_blocks(asyncio.get_running_loop())
@@ -198,7 +192,8 @@ class FileSource:
         opened: list[int] = []
         ahead: Future[memoryview] | None = None
         try:
-            cached = open_cached(self.path) if self._if_cached else None
+            memory = self._memory
+            cached = None if memory is None else memory.open(self.path)
             if cached is None:
                 await self._disk.call(lambda: opened.append(os.open(self.path, READ)))
             else:
@@ -211,11 +206,11 @@ class FileSource:
                     view, ahead = await asyncio.wrap_future(ahead), None
                 else:
                     view = memoryview(block)[: min(len(block), end - position)]
-                    is_cached = cached is not None and read_cached_into(file, view, position)
+                    if memory is not None:
+                        is_cached = cached is not None and memory.read_into(file, view, position, end)
+                        memory.is_warm = is_cached
                     if not is_cached:
                         view = await self._disk.call(self._read, file, view, position)
-                    if self._if_cached:
-                        _memory.is_warm = is_cached
                 blocks.give_back(block)
                 block = blocks.acquire()
                 position += len(view)
@@ -230,11 +225,17 @@ class FileSource:
                 if is_cached:
                     await asyncio.sleep(0)  # nothing was waited for: it is the turn of the others
         finally:
-            if ahead is not None:
-                await in_thread(file_threads(), _wait_for, ahead)
-            blocks.give_back(block)
-            for descriptor in opened:
-                os.close(descriptor)
+            try:
+                if ahead is not None:
+                    await in_thread(file_threads(), _wait_for, ahead)
+            finally:
+                blocks.give_back(block)
+                for descriptor in opened:
+                    if memory is not None and not os.fstat(descriptor).st_nlink:
+                        # It was removed meanwhile, and its room is given back now: that takes a disk.
+                        file_threads().submit(os.close, descriptor)
+                    else:
+                        os.close(descriptor)
 
     async def _read_by_now(self, ahead: Future[None]) -> Buffer | None:
         """Wait for what is read ahead; None if that failed: who reads it once more is told why."""
@@ -253,7 +254,7 @@ class FileSource:
     @property
     def _is_quick(self) -> bool:
         """Whether it is likely to be read in the event loop, when its turn comes."""
-        return _memory.is_warm if self._if_cached else self._disk.is_quick
+        return self._disk.is_quick if self._memory is None else self._memory.is_warm
 
     def _read_whole(self) -> bytes:
         file = os.open(self.path, READ)
@@ -266,9 +267,11 @@ class FileSource:
         padding = padding_of(self.length, self.transfer_syntax_uid)
         return b"".join([data, *padding]) if padding else data
 
-    def _read_cached(self) -> Buffer | None:
-        """Give it all if it is in memory, and None if it is not."""
-        data = read_cached(self.path, self.length, self.offset)
+    def _read_cached(self, memory: Memory, *, is_asked: bool) -> Buffer | None:
+        """Give it all if it is in memory, and None if it is not; `is_asked`: it is to be sent now."""
+        data = memory.read(self.path, self.length, self.offset)
+        if is_asked:
+            memory.is_warm = data is not None
         if data is not None:
             data += b"".join(padding_of(self.length, self.transfer_syntax_uid))
         return data
@@ -287,8 +290,8 @@ class FileSource:
 def read_together(sources: Iterable[FileSource]) -> None:
     """Begin to read now what will be sent soon, as `FileSource.read_ahead` does, in one thread.
 
-    They are read one after the other: to hand each one over by itself costs more than to read it. What will
-    be found in memory is not read ahead.
+    They are read one after the other: to hand each one over by itself costs more than to read it. Where what
+    was asked for last was in memory, nothing is read ahead.
     """
     wanted = [
         source
@@ -303,15 +306,18 @@ def read_together(sources: Iterable[FileSource]) -> None:
 
 
 def _read_each(wanted: Iterable[FileSource], ahead: Future[None]) -> None:
-    is_warm = True
+    were_warm: dict[Memory, bool] = {}
     try:
         for source in wanted:
             if source._ahead is ahead:  # else it is not sent now
                 with suppress(Exception):  # it is read again then, and who opens it is told
-                    cached = source._read_cached() if source._if_cached else None
-                    is_warm &= cached is not None
+                    memory, cached = source._memory, None
+                    if memory is not None:
+                        cached = source._read_cached(memory, is_asked=False)
+                        were_warm[memory] = were_warm.get(memory, True) and cached is not None
                     source._whole = source._read_whole() if cached is None else cached
-        _memory.is_warm = is_warm
+        for memory, is_warm in were_warm.items():
+            memory.is_warm = is_warm
     finally:  # whatever happens, nobody waits for ever
         ahead.set_result(None)
 

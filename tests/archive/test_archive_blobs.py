@@ -23,6 +23,7 @@ from asyncdicom.archive.blobs.kinds import open_blobs
 from asyncdicom.archive.blobs.spool import SpoolBlobs
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.data.likeness import Likeness
+from asyncdicom.net.cached import Memory
 from asyncdicom.net.sources import is_repeatable
 
 HEADER = header_of("1.2", "1.3", "1.2.840.10008.1.2", None)  # it ends with the place of the digest
@@ -230,12 +231,12 @@ def test_a_blob_that_is_in_memory_is_sent_without_a_thread(tmp_path: Path, can: 
     class Asked(FileCalls):
         asked: list[str] = []  # noqa: RUF012
 
-        def can_read_cached(self, path: str) -> bool:
+        def memory_of(self, path: str) -> Memory | None:
             self.asked.append(path)
-            return can and super().can_read_cached(path)
+            return super().memory_of(path) if can else None
 
     calls = Asked()
-    if can and not FileCalls().can_read_cached(str(tmp_path)):
+    if can and FileCalls().memory_of(str(tmp_path)) is None:
         pytest.skip("this system cannot be asked what is in memory")
     blobs = FolderBlobs(str(tmp_path), calls, sync=False)
     blobs.prepare()

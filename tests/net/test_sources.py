@@ -25,8 +25,8 @@ from asyncdicom import (
     serve,
 )
 from asyncdicom.data.part10 import encode_file_meta
-from asyncdicom.net import cached
 from asyncdicom.net.blocks import FILE_BLOCK_SIZE
+from asyncdicom.net.cached import Memory, memory_of
 from asyncdicom.net.disk import Batch, Buffer, Disk
 from asyncdicom.net.sources import read_together
 from asyncdicom.net.transport import Transport
@@ -380,26 +380,35 @@ class Touched:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.by: list[int] = []
-        for name in ("open", "pread"):
+        for name in ("open", "pread", "preadv"):
             monkeypatch.setattr(os, name, self._noting(getattr(os, name)))
 
     def _noting(self, call: Any) -> Any:
         def note(*arguments: Any, **options: Any) -> Any:
-            self.by.append(threading.get_ident())
+            if arguments[3:] != (os.RWF_NOWAIT,):
+                self.by.append(threading.get_ident())
             return call(*arguments, **options)
 
         return note
 
 
+class Warm:
+    """A folder of which much is in memory, and who touches its files otherwise."""
+
+    def __init__(self, memory: Memory, touched: Touched) -> None:
+        self.memory = memory
+        self.by = touched.by
+
+
 @pytest.fixture
-def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Touched:
-    if not cached.works_on(str(tmp_path)):
+def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warm:
+    memory = memory_of(str(tmp_path))
+    if memory is None:
         pytest.skip("this system cannot be asked what is in memory")
-    monkeypatch.setattr("asyncdicom.net.sources._memory.is_warm", True)
-    return Touched(monkeypatch)
+    return Warm(memory, Touched(monkeypatch))
 
 
-def if_cached(path: Path, length: int, syntax: str = EXPLICIT_VR_LITTLE_ENDIAN) -> FileSource:
+def if_cached(warm: Warm, path: Path, length: int, syntax: str = EXPLICIT_VR_LITTLE_ENDIAN) -> FileSource:
     return FileSource(
         path,
         sop_class_uid=CT,
@@ -408,7 +417,7 @@ def if_cached(path: Path, length: int, syntax: str = EXPLICIT_VR_LITTLE_ENDIAN) 
         offset=4,
         length=length,
         in_threads=True,
-        if_cached=True,
+        memory=warm.memory,
     )
 
 
@@ -431,74 +440,71 @@ def cold(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("syntax", [EXPLICIT_VR_LITTLE_ENDIAN, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN])
 @pytest.mark.parametrize("length", [0, 1, 4, FILE_BLOCK_SIZE, FILE_BLOCK_SIZE + 1, (1 << 20) + 1])
 async def test_what_is_in_memory_needs_no_thread(
-    tmp_path: Path, memory: Touched, threads: list[Any], length: int, syntax: str
+    tmp_path: Path, warm: Warm, threads: list[Any], length: int, syntax: str
 ) -> None:
     data = os.urandom(length)
     path = tmp_path / "file"
     path.write_bytes(b"HEAD" + data)
     padding = b"\0" if length % 2 and syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN else b""
-    memory.by.clear()
-    source = if_cached(path, length, syntax)
-    read_together([source, if_cached(path, length, syntax)])
-    if length <= FILE_BLOCK_SIZE:
-        assert source.at_hand() == data + padding
-    else:
-        assert source.at_hand() is None
-        assert await whole(source) == data + padding
-    assert (memory.by, threads) == ([], [])
+    warm.by.clear()
+    source = if_cached(warm, path, length, syntax)
+    read_together([source, if_cached(warm, path, length, syntax)])
+    assert source.at_hand() == (data + padding if length <= FILE_BLOCK_SIZE else None)
+    assert await whole(source) == data + padding  # as who wraps it does, whatever it has at hand
+    assert (warm.by, threads) == ([], [])
 
 
 @pytest.mark.parametrize("length", [10, FILE_BLOCK_SIZE + 1, (1 << 20) + 1])
 async def test_what_is_not_in_memory_is_read_in_threads_and_ahead(
-    tmp_path: Path, memory: Touched, monkeypatch: pytest.MonkeyPatch, length: int
+    tmp_path: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
     data = os.urandom(length)
     path = tmp_path / "file"
     path.write_bytes(b"HEAD" + data)
     cold(monkeypatch)
-    memory.by.clear()
-    source = if_cached(path, length)
+    warm.by.clear()
+    source = if_cached(warm, path, length)
     assert source.at_hand() is None
     assert await whole(source) == data
-    assert threading.get_ident() not in memory.by
-    several = [if_cached(path, length) for _ in range(2)]
+    assert threading.get_ident() not in warm.by
+    several = [if_cached(warm, path, length) for _ in range(2)]
     read_together(several)
     assert [source._ahead is not None for source in several] == [length <= 1 << 20] * 2
     assert [await whole(source) for source in several] == [data] * 2
-    assert threading.get_ident() not in memory.by
+    assert threading.get_ident() not in warm.by
 
 
 async def test_nothing_is_read_ahead_again_when_all_is_in_memory(
-    tmp_path: Path, memory: Touched, threads: list[Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, warm: Warm, threads: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"HEADabcd")
     with monkeypatch.context() as patched:
         cold(patched)
-        assert if_cached(path, 4).at_hand() is None
-    several = [if_cached(path, 4) for _ in range(3)]
+        assert if_cached(warm, path, 4).at_hand() is None
+    several = [if_cached(warm, path, 4) for _ in range(3)]
     read_together(several)
     threads.pop()()
     assert [source.at_hand() for source in several] == [b"abcd"] * 3
-    read_together([if_cached(path, 4)])
+    read_together([if_cached(warm, path, 4)])
     assert threads == []
 
 
-async def test_a_file_that_became_shorter_is_told_wherever_it_is(tmp_path: Path, memory: Touched) -> None:
+async def test_a_file_that_became_shorter_is_told_wherever_it_is(tmp_path: Path, warm: Warm) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"HEAD" + bytes(FILE_BLOCK_SIZE + 5))
     for length in (FILE_BLOCK_SIZE + 6, 2 * FILE_BLOCK_SIZE + 1, 1 << 30):
         with pytest.raises(DataSetError, match="became shorter"):
-            await whole(if_cached(path, length))
+            await whole(if_cached(warm, path, length))
     path.write_bytes(b"HEADabc")
-    source = if_cached(path, 4)
+    source = if_cached(warm, path, 4)
     assert source.at_hand() is None
     with pytest.raises(DataSetError, match="became shorter"):
         await whole(source)
 
 
 async def test_others_have_their_turn_while_a_great_file_in_memory_is_read(
-    tmp_path: Path, memory: Touched
+    tmp_path: Path, warm: Warm
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"HEAD" + bytes(8 * FILE_BLOCK_SIZE))
@@ -512,6 +518,94 @@ async def test_others_have_their_turn_while_a_great_file_in_memory_is_read(
 
     another = asyncio.ensure_future(other())
     await asyncio.sleep(0)
-    assert len(await whole(if_cached(path, 8 * FILE_BLOCK_SIZE))) == 8 * FILE_BLOCK_SIZE
+    assert len(await whole(if_cached(warm, path, 8 * FILE_BLOCK_SIZE))) == 8 * FILE_BLOCK_SIZE
     another.cancel()
     assert turns >= 7
+
+
+async def test_behind_what_wraps_them_files_that_are_not_in_memory_are_read_ahead(
+    tmp_path: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks for nothing at hand."""
+    path = tmp_path / "file"
+    path.write_bytes(b"HEADabcd")
+    cold(monkeypatch)
+    assert await whole(if_cached(warm, path, 4)) == b"abcd"
+    several = [if_cached(warm, path, 4) for _ in range(2)]
+    read_together(several)
+    assert all(source._ahead is not None for source in several)
+    assert [await whole(source) for source in several] == [b"abcd"] * 2
+
+
+async def test_what_is_said_of_other_files_is_not_said_of_these(
+    tmp_path: Path, warm: Warm, threads: list[Any]
+) -> None:
+    """A slow disk beside, and a batch that nobody wants any more, tell nothing."""
+    path = tmp_path / "file"
+    path.write_bytes(b"HEADabcd")
+    read_together([in_threads(path), in_threads(path)])
+    threads.pop()()
+    read_together([if_cached(warm, path, 4)])
+    assert threads == []
+
+
+async def test_a_large_file_that_was_removed_is_closed_in_a_thread(
+    tmp_path: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its room is given back then, which may take a disk."""
+    path, length = tmp_path / "file", FILE_BLOCK_SIZE + 1
+    path.write_bytes(b"HEAD" + bytes(length))
+    closed: set[int] = set()
+    close, read = os.close, os.preadv
+
+    def removing(*arguments: Any) -> int:
+        path.unlink(missing_ok=True)
+        return read(*arguments)
+
+    def note(descriptor: int) -> None:
+        closed.add(threading.get_ident())
+        close(descriptor)
+
+    monkeypatch.setattr(os, "preadv", removing)
+    monkeypatch.setattr(os, "close", note)
+    assert await whole(if_cached(warm, path, length)) == bytes(length)
+    await eventually(lambda: bool(closed))
+    assert threading.get_ident() not in closed
+
+
+async def test_a_second_cancellation_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(4 * FILE_BLOCK_SIZE))
+    go_on = threading.Event()
+    source = in_threads(path, 4 * FILE_BLOCK_SIZE)
+    read, reads = source._read, 0
+
+    def slow(_: FileSource, *arguments: Any) -> memoryview:
+        nonlocal reads
+        reads += 1
+        if reads > 1:
+            assert go_on.wait(60)
+        return read(*arguments)
+
+    monkeypatch.setattr(FileSource, "_read", slow)
+    before = len(os.listdir("/proc/self/fd"))
+
+    async def consume() -> None:
+        batches = source.open()
+        try:
+            await anext(batches)
+            await anext(batches)
+        finally:
+            await batches.aclose()
+
+    task = asyncio.ensure_future(consume())
+    await eventually(lambda: reads == 2)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0.01)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await eventually(lambda: len(os.listdir("/proc/self/fd")) == before)

@@ -13,6 +13,7 @@ from asyncdicom.archive.blobs.files import InstanceFile
 from asyncdicom.archive.blobs.folders import Folders
 from asyncdicom.archive.blobs.look import look_at
 from asyncdicom.archive.file_calls import FileCalls
+from asyncdicom.net.cached import Memory
 from asyncdicom.net.sources import FileSource
 
 __all__ = ["FolderBlobs"]
@@ -43,7 +44,7 @@ class FolderBlobs(Folders):
     kind = FOLDER
     is_spool = False
     moves_slowly = False
-    _if_cached = False  # whether what is in memory is read in the event loop
+    _memory: Memory | None = None  # by which what is in memory is read in the event loop
 
     @property
     def root(self) -> Folders:
@@ -55,7 +56,7 @@ class FolderBlobs(Folders):
 
     def serve(self, known: Callable[[str, Sequence[str]], set[str]]) -> None:
         """See `Blobs`: it is seen what the file system can do."""
-        self._if_cached = self._calls.can_read_cached(self.objects)
+        self._memory = self._calls.memory_of(self.objects)
 
     def close(self) -> None:
         """See `Blobs`: nothing runs."""
@@ -109,7 +110,7 @@ class FolderBlobs(Folders):
             offset=offset,
             length=length,
             in_threads=True,
-            if_cached=self._if_cached,
+            memory=self._memory,
         )
 
     def read(self, path: str) -> _OpenFile:
