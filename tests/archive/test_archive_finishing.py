@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -235,3 +236,31 @@ async def test_those_who_go_on_beside_stuck_ones_are_no_more_than_there_may_be()
     assert finishing._looking is not None
     finishing._looking.cancel()
     assert workers.calls == 2 + 6
+
+
+async def test_one_thread_at_a_time_writes(tmp_path: Path, tools: Any) -> None:
+    """While others wait for the disk: threads that write take turns at the interpreter's lock."""
+
+    class Noting(FileCalls):
+        writing = most = 0
+
+        def can_sync_together(self, path: str) -> bool:
+            return True
+
+        def write(self, descriptor: int, views: Sequence[bytes | memoryview]) -> None:
+            self.writing += 1
+            self.most = max(self.most, self.writing)
+            time.sleep(0.001)
+            super().write(descriptor, views)
+            self.writing -= 1
+
+    calls = Noting()
+    async with Archive(tmp_path, files=calls) as archive:
+        data = [tools.data_set(SOPInstanceUID=f"1.2.3.{number}") for number in range(200)]
+
+        async def store_some(at: int) -> set[int]:
+            await asyncio.sleep(at / 1000)  # they do not all come in step
+            return {int(await tools.store(archive, each)) for each in data[at::20]}
+
+        assert set().union(*await asyncio.gather(*map(store_some, range(20)))) == {0}
+    assert calls.most == 1
