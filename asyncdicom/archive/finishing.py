@@ -100,12 +100,25 @@ class Finishing:
         self._looking = None
         if not self._waiting:
             return
-        if self._groups == groups and self._reserve(self._spare):
+        if self._groups == groups:
+            self._lay_pen_down()  # who has it may be stuck: another one may write
+            with suppress(RuntimeError):  # the archive is being closed
+                if not self._begin_another():
+                    self._begin_beside()
+        self._watch()
+
+    def _begin_beside(self) -> None:
+        if self._reserve(self._spare):
             try:
                 self._workers.submit(self._run_beside)
-            except RuntimeError:  # the archive is being closed
+            except RuntimeError:
                 self._spare.append(None)
-        self._watch()
+                raise
+
+    def _lay_pen_down(self) -> None:
+        """Let another one write. There is one pen, also when one comes back that was given up."""
+        if not self._pen:
+            self._pen.append(None)
 
     def _run_beside(self) -> None:
         try:
@@ -142,7 +155,7 @@ class Finishing:
             group = self._take()
             written = self._write(group)
         finally:
-            self._pen.append(None)
+            self._lay_pen_down()
         if self._waiting:
             with suppress(RuntimeError):  # there is no other one: this one takes it afterwards
                 self._begin_another()

@@ -264,3 +264,31 @@ async def test_one_thread_at_a_time_writes(tmp_path: Path, tools: Any) -> None:
 
         assert set().union(*await asyncio.gather(*map(store_some, range(20)))) == {0}
     assert calls.most == 1
+
+
+async def test_who_is_stuck_while_he_writes_holds_up_nobody_for_long(tmp_path: Path, tools: Any) -> None:
+    class Stuck(Together):
+        def write(self, descriptor: int, views: Sequence[bytes | memoryview]) -> None:
+            if not self.began.is_set():
+                self.began.set()
+                assert self.go_on.wait(60)
+            super().write(descriptor, views)
+
+        def sync_all(self, descriptors: Sequence[int], folders: Sequence[str]) -> list[OSError | None]:
+            self.groups.append((len(descriptors), tuple(folders)))
+            return FileCalls.sync_all(self, descriptors, folders)
+
+    calls = Stuck()
+    async with Archive(tmp_path, files=calls, sweep=False) as archive:
+        finishing = archive._intake._finishing
+        assert finishing is not None
+        first = asyncio.ensure_future(tools.store(archive, tools.data_set()))
+        assert await asyncio.to_thread(calls.began.wait, 60)
+        for turn in range(3):  # only the first of these waits
+            data = [tools.data_set(SOPInstanceUID=f"1.2.{turn}.{number}") for number in range(10)]
+            assert set(await asyncio.gather(*(tools.store(archive, each) for each in data))) == {0}
+        assert max(count for count, _ in calls.groups) > 1  # they are written in groups, as ever
+        assert not first.done()
+        calls.go_on.set()
+        assert await first == 0
+    assert (len(finishing._pen), len(finishing._free), len(finishing._spare)) == (1, 2, 6)
