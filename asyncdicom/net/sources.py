@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # who sends files of his own loads nothing of it
 __all__ = ["BytesSource", "FileSource", "Source", "is_repeatable", "padding_of", "read_together"]
 
 _READ_AHEAD = 1 << 20  # the largest file that is read whole before its turn
+_AT_ONCE = 1 << 19  # bytes that are read from memory in one turn of the loop, or a block more
 
 # What is read and what is written are often on different disks: `part_file.py` has one of its own.
 _read = Disk()
@@ -199,7 +200,7 @@ class FileSource:
             else:
                 opened.append(cached)
             [file] = opened
-            position, end = self.offset, self.offset + self.length
+            position, end, at_once = self.offset, self.offset + self.length, 0
             while True:
                 is_cached = False
                 if ahead is not None:
@@ -222,7 +223,9 @@ class FileSource:
                     following = memoryview(block)[: min(len(block), end - position)]
                     ahead = file_threads().submit(self._read, file, following, position)
                 yield [view.toreadonly()]
-                if is_cached:
+                at_once += len(view) if is_cached else 0
+                if at_once >= _AT_ONCE:
+                    at_once = 0
                     await asyncio.sleep(0)  # nothing was waited for: it is the turn of the others
         finally:
             try:

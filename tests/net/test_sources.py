@@ -520,7 +520,7 @@ async def test_others_have_their_turn_while_a_great_file_in_memory_is_read(
     await asyncio.sleep(0)
     assert len(await whole(if_cached(warm, path, 8 * FILE_BLOCK_SIZE))) == 8 * FILE_BLOCK_SIZE
     another.cancel()
-    assert turns >= 7
+    assert turns >= 4
 
 
 async def test_behind_what_wraps_them_files_that_are_not_in_memory_are_read_ahead(
