@@ -23,7 +23,7 @@ __all__ = ["GROUP", "Finishing"]
 GROUP = 64
 """At most so many instances are synced together: the first of them waits for the last."""
 
-_THREADS = 2  # while one waits for the disk, the other writes: two that write cost a fifth more than one
+_THREADS = 2  # while one waits for the disk, the other writes: two that write cost a sixth more than one
 _BESIDE = 6  # more of them, when those are stuck
 _STUCK = 0.5  # seconds in which they take nothing more: then another one takes what waits
 

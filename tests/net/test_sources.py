@@ -153,15 +153,23 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return calls
 
 
-def in_threads(path: Path, length: int = 4) -> FileSource:
+def in_threads(
+    path: Path,
+    length: int = 4,
+    *,
+    syntax: str = EXPLICIT_VR_LITTLE_ENDIAN,
+    offset: int = 0,
+    memory: Memory | None = None,
+) -> FileSource:
     return FileSource(
         path,
         sop_class_uid=CT,
         sop_instance_uid="1.2.3",
-        transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
-        offset=0,
+        transfer_syntax_uid=syntax,
+        offset=offset,
         length=length,
         in_threads=True,
+        memory=memory,
     )
 
 
@@ -409,16 +417,7 @@ def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warm:
 
 
 def if_cached(warm: Warm, path: Path, length: int, syntax: str = EXPLICIT_VR_LITTLE_ENDIAN) -> FileSource:
-    return FileSource(
-        path,
-        sop_class_uid=CT,
-        sop_instance_uid="1.2.3",
-        transfer_syntax_uid=syntax,
-        offset=4,
-        length=length,
-        in_threads=True,
-        memory=warm.memory,
-    )
+    return in_threads(path, length, syntax=syntax, offset=4, memory=warm.memory)
 
 
 async def whole(source: FileSource) -> bytes:
