@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
@@ -53,6 +54,7 @@ class Gateway:
         self._ae_title = ae_title
         self._patience = patience
         self._links: dict[str, Link] = {}
+        self._delivered: Counter[str] = Counter()  # by destination, whatever links it had since the start
         self._unsubscribe: Callable[[], None] | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._rerouting: asyncio.Task[None] | None = None
@@ -158,6 +160,7 @@ class Gateway:
             kinds=self._kinds,
             choose=self._choose,
             on_trouble=self._trouble,
+            delivered=self._delivered,
         )
 
     def _tell_where(self, links: Iterable[Link]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -45,6 +46,7 @@ class Link:
 
     A line that several destinations share is emptied by the one that `choose` gives. `on_trouble`: called
     when something was not delivered, so that others of a group look after it. `kinds`: what may come.
+    `delivered`: counts by the destination's name; the next link of that name goes on counting.
     """
 
     def __init__(
@@ -57,18 +59,18 @@ class Link:
         kinds: Iterable[Kind],
         choose: Chooser,
         on_trouble: Callable[[Link], None],
+        delivered: Counter[str],
     ) -> None:
         self.destination = destination
         self.sender = Sender(destination.name, destination.options, random=random)
         self.lines = tuple(lines)
-        self.sent = 0
-        """Instances that were delivered since the start."""
         self.last_status: int | None = None
         self._archive = archive
         self._outbox = archive.outbox
         self._courier = _carrier(archive, destination, calling_ae_title, kinds)
         self._choose = choose
         self._on_trouble = on_trouble
+        self._delivered = delivered
         self._claimed: dict[int, Claimed] = {}
         self._busy: set[asyncio.Task[None]] = set()
         self._ends: list[Settlement] = []  # of what has been sent, to be settled
@@ -128,6 +130,10 @@ class Link:
         (self.sender.pause if paused else self.sender.resume)()
         self.wake()
 
+    def count_delivered(self) -> None:
+        """Count an instance that was delivered."""
+        self._delivered[self.destination.name] += 1
+
     @property
     def courier(self) -> Courier | None:
         """What sends to it, if it is no folder."""
@@ -145,7 +151,7 @@ class Link:
             "address": str(self.destination.destination.where),
             "state": self.sender.state(now, clock),
             "under_way": self.sender.underway,
-            "delivered_since_start": self.sent,
+            "delivered_since_start": self._delivered[self.destination.name],
             "failures_in_a_row": self.sender.failures,
             "last_status": None if self.last_status is None else f"0x{self.last_status:04X}",
             "last_trouble": self.sender.last_trouble,
@@ -275,7 +281,7 @@ class Link:
             times = _times()
             settled = self.sender.ended(job.id, verdict, times[0], comment)
             if verdict is Verdict.DELIVERED:
-                self.sent += 1
+                self.count_delivered()
             else:
                 self._tell(job, verdict, settled, comment if status is None else f"status {status}")
             del self._claimed[job.id]

@@ -82,7 +82,7 @@ class Streaming:
             )
         else:
             self._happened["streamed"] += 1
-            link.sent += 1
+            link.count_delivered()
         return response
 
     async def _pass(self, request: Request, link: Link, courier: Courier) -> tuple[Response, str]:

@@ -48,6 +48,22 @@ async def test_other_rules_and_destinations_are_in_force_while_it_runs(
         assert "1 deliveries wait for B, which the configuration does not have" in caplog.text
 
 
+async def test_what_was_delivered_is_counted_over_a_renewal(tmp_path: Path) -> None:
+    """A counter that fell would hide from the sum of several processes what is delivered after it."""
+    async with pacs() as node:
+        port = node.server.port
+        async with gateway(tmp_path, config(EVERYTHING.format('"A"'), A=port)) as (running, where):
+            await send(where, instance("1.1"))
+            await node.has("1.1")
+            await settled(running)
+            running.renew(config(EVERYTHING.format('"A"'), f"{QUICK}operations_invoked = 2\n", A=port))
+            await send(where, instance("1.2"))
+            await node.has("1.2")
+            await settled(running)
+            (state,) = await running.status()
+            assert state["delivered_since_start"] == 2
+
+
 async def test_what_cannot_be_looked_at_is_told_and_the_old_destinations_stay(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
