@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -36,19 +37,22 @@ async def _list(archive: Archive, arguments: _Line) -> AsyncGenerator[_Line, Non
     states = [state for state in _LISTED if wanted in (None, state.name.lower())]
     if not states:
         raise ArchiveError(f"state is one of {', '.join(state.name.lower() for state in _LISTED)}")
+    lines = [None] if name is None else await archive.read(archive.deliveries.lines_with, name)
     for state in states:
-        after, left = 0, limit
-        while left > 0:
-            page = await archive.read(_page, archive, state, name, after, min(left, 1000))
-            for row in page:
-                yield shown(row)
-            if not page:
-                break
-            after, left = page[-1].id, left - len(page)
-    counts: dict[str, dict[str, int]] = {}
+        left = limit
+        for line in lines:
+            after = 0
+            while left > 0:
+                page = await archive.read(_page, archive, state, line, after, min(left, 1000))
+                for row in page:
+                    yield shown(row)
+                if not page:
+                    break
+                after, left = page[-1].id, left - len(page)
+    counts: dict[str, Counter[str]] = {}
     for kind, destination, in_state, number in await archive.read(archive.deliveries.counts):
-        if name in (None, destination):
-            counts.setdefault(destination or kind, {})[State(in_state).name.lower()] = number
+        if name is None or destination in lines:  # of one name there may be work of several kinds
+            counts.setdefault(destination or kind, Counter())[State(in_state).name.lower()] += number
     yield {"outbox": counts}
 
 
@@ -68,9 +72,15 @@ async def _why(archive: Archive, arguments: _Line) -> AsyncGenerator[_Line, None
 
 
 async def _retry(archive: Archive, arguments: _Line) -> AsyncGenerator[_Line, None]:
-    yield {"retried": await archive.outbox.retry(*_meant(arguments))}
+    ids, name = _meant(arguments)
+    if ids is not None or name is None:
+        yield {"retried": await archive.outbox.retry(ids, name)}
+        return
+    lines = await archive.read(archive.deliveries.lines_with, name)
+    yield {"retried": sum([await archive.outbox.retry(None, line) for line in lines])}
 
 
+# Only of its own line: what several may take is owed by the others, too.
 async def _drop(archive: Archive, arguments: _Line) -> AsyncGenerator[_Line, None]:
     yield {"dropped": await archive.outbox.drop(*_meant(arguments))}
 

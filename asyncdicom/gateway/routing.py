@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from asyncdicom.archive.index.work import State, Work
+from asyncdicom.archive.index.work import State, Work, line_of, members_of
 from asyncdicom.archive.origin import Received
 from asyncdicom.gateway.config import GatewayDestination
 from asyncdicom.gateway.facts import Facts
@@ -21,18 +21,6 @@ DELIVERY = "store"
 
 UNROUTED = "unrouted"
 """The kind of work that an operator has to look at: nobody knows where an instance goes."""
-
-_BETWEEN = "|"  # the names of destinations have none
-
-
-def line_of(destinations: Sequence[str]) -> str:
-    """Give the name under which deliveries wait: that of a destination, or those of a `first_of`."""
-    return _BETWEEN.join(destinations)
-
-
-def members_of(line: str) -> list[str]:
-    """Give the destinations of a line, in the order of preference."""
-    return line.split(_BETWEEN)
 
 
 class Routing:

@@ -22,6 +22,7 @@ from asyncdicom.archive.index.deliveries import Claimed, Settlement
 from asyncdicom.archive.index.enqueue import enqueue, enqueue_for_instances
 from asyncdicom.archive.index.work import State, Work, revision_of
 from asyncdicom.archive.index.writer import Writer
+from asyncdicom.archive.operations import METHODS
 from asyncdicom.archive.origin import Origin, Received
 
 
@@ -255,6 +256,29 @@ async def test_a_failure_is_a_row_a_count_and_a_line(
     assert await archive.outbox.retry(destination="A") == 1
     (again,) = await archive.outbox.claim("report", "A", 1)
     assert (again.attempts, again.first_error_at) == (0, None)
+
+
+async def test_what_several_may_take_is_that_of_each(archive: Archive) -> None:
+    """An operator knows destinations by their names, and not the line that a `first_of` makes of them."""
+    both = [Work("store", "A|B", state=State.FAILED), Work("store", "AA|B", state=State.FAILED)]
+    await archive.outbox.enqueue([*both, Work("store", "A", state=State.FAILED), Work("report", "A")])
+
+    async def said(method: str, **arguments: Any) -> list[Any]:
+        return [line async for line in METHODS[method](archive, arguments)]
+
+    *rows, counts = await said("outbox list", destination="A")
+    assert [each["destination"] for each in rows] == ["A", "A|B", "A"]
+    assert counts == {"outbox": {"A": {"failed": 1, "ready": 1}, "A|B": {"failed": 1}}}
+    assert len(await said("outbox list", destination="A", limit=1, state="failed")) == 2
+    assert await said("outbox retry", destination="A") == [{"retried": 2}]
+    assert await said("outbox drop", destination="A") == [{"dropped": 2}]  # B still owes the other one
+    assert await said("outbox retry", destination="B") == [{"retried": 1}]
+
+
+async def test_work_of_several_kinds_for_one_name_is_counted_together(archive: Archive) -> None:
+    await archive.outbox.enqueue([Work("store", "A"), Work("store", "A"), Work("report", "A")])
+    *_, counts = [line async for line in METHODS["outbox list"](archive, {})]
+    assert counts == {"outbox": {"A": {"ready": 3}}}
 
 
 async def test_what_fails_again_at_once_is_not_tried_for_ever(archive: Archive) -> None:

@@ -18,7 +18,7 @@ from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.lines import KINDS, PRIORITIES, is_in, lines_of, numbers_of_lines
 from asyncdicom.archive.index.schema import delivery, destination, instance
 from asyncdicom.archive.index.sql import begin_snapshot, behind
-from asyncdicom.archive.index.work import State
+from asyncdicom.archive.index.work import State, members_of
 
 __all__ = ["DeliveryReader", "DeliveryRow", "Look"]
 
@@ -39,6 +39,12 @@ _NUMBERS = [
     ),
 ]
 
+
+_ANY_LINES: list[Select[Any]] = [
+    PRIORITIES,
+    KINDS,
+    *(select(delivery.c.destination).where(is_in(s)).distinct() for s in (State.WAITING, State.LEASED)),
+]
 
 _LINES: dict[State, Select[Any]] = {State.READY: PRIORITIES, State.FAILED: KINDS}
 """What is alike in the lines of a state that has an index by them."""
@@ -131,6 +137,14 @@ class DeliveryReader:
             for statement in (_READY_LINES, *_FEW_LINES, _FAILED_LINES):
                 found.update(connection.scalars(statement, {"kind": kind}))
         return found
+
+    def lines_with(self, name: str) -> list[str]:
+        """Give the lines that a destination empties: its own, and those of several that it is one of."""
+        found: set[str] = set()
+        with self._looking() as connection:
+            for statement in _ANY_LINES:
+                found.update(row["destination"] for row in connection.execute(statement).mappings())
+        return [name, *sorted(line for line in found - {name} if name in members_of(line))]
 
     def numbers(self, kind: str) -> Counter[str]:
         """Count the work of a kind that has not come to a good end, by destination; it alone is read."""

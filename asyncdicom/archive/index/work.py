@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 __all__ = [
@@ -11,6 +11,8 @@ __all__ = [
     "State",
     "Work",
     "is_revision_of",
+    "line_of",
+    "members_of",
     "repeated_revision",
     "revision_of",
     "urgency_of",
@@ -52,6 +54,19 @@ class Work(NamedTuple):
     comment: str = ""
     on_duplicate: str = "changed"
     """One of `ON_DUPLICATE`."""
+
+
+_BETWEEN = "|"  # the names of destinations have none
+
+
+def line_of(destinations: Sequence[str]) -> str:
+    """Give the name under which work waits: that of a destination, or those of several that may do it."""
+    return _BETWEEN.join(destinations)
+
+
+def members_of(line: str) -> list[str]:
+    """Give the destinations of a line, in the order of preference."""
+    return line.split(_BETWEEN)
 
 
 def urgency_of(work: Iterable[Work]) -> dict[str, int]:
