@@ -16,7 +16,7 @@ from asyncdicom.address import Address
 from asyncdicom.archive.control import Control, NotServed, ask_at
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.cli.output import json_text
-from asyncdicom.cli.state import counted
+from asyncdicom.cli.state import Looking, counted
 from asyncdicom.cli.supervisor import Supervisor, Worker
 from asyncdicom.telemetry.log import Log
 
@@ -41,8 +41,10 @@ class _Folder(NamedTuple):
     is_shared: bool = True
 
 
-class Several:
+class Several(Looking):
     """The processes of a supervisor that serve the archive in a folder."""
+
+    _share = 0.0  # each of them looks at the index as seldom as it should
 
     def __init__(self, directory: str, supervisor: Supervisor) -> None:
         self._path = os.path.join(directory, "control")
@@ -65,8 +67,8 @@ class Several:
         takes = any(each.takes for each in self._supervisor.workers)
         return [] if takes else ["none of its processes is ready"]
 
-    async def state(self) -> Mapping[str, Any]:
-        """Give the state of all of them together. Raises `ArchiveError` if none says it.
+    async def _find(self) -> Mapping[str, Any]:
+        """Find out the state of all of them together. Raises `ArchiveError` if none says it.
 
         What is counted never falls: also of those that have ended, or do not answer, there is what they told.
         """
@@ -236,7 +238,9 @@ async def supervise(
         await asyncio.wait((running, coming_up), return_when=asyncio.FIRST_COMPLETED)
         coming_up.cancel()
         if not running.done():
-            pages = await _answer_for(stack, Several(directory, supervisor), directory, http)
+            several = Several(directory, supervisor)
+            stack.push_async_callback(several.close)
+            pages = await _answer_for(stack, several, directory, http)
             line = supervisor.first["line"]
             if as_json and pages is not None:
                 line = json_text({**json.loads(line), "http": pages.port})

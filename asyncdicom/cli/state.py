@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from asyncdicom.gateway.gateway import Gateway
     from asyncdicom.server import Server
 
-__all__ = ["Observer", "State", "counted"]
+__all__ = ["Looking", "Observer", "State", "counted"]
 
 State = Mapping[str, Any]
 """Plain JSON. Peers' own words are in `last_trouble` of destinations alone."""
@@ -39,35 +40,50 @@ _TABLES: Mapping[str, tuple[str, ...] | None] = {
 }
 
 _SHARED = 1.0  # seconds that what was found out is given to others, too
-_SHARE = 10  # and at least so many times what it took: who asks without end takes a tenth of the index
+
+
+class Looking(ABC):
+    """Looks at what runs, once for all who ask; who asks while it is found out gets the same as the first."""
+
+    _finding: asyncio.Task[State] | None = None
+    _until: float = 0.0
+    _share: float = 10.0
+    """What is found out is told again for so many times what it took: looks take a tenth of the time."""
+
+    @abstractmethod
+    async def _find(self) -> State:
+        """Find the state out."""
+
+    async def state(self) -> State:
+        """Give the state, at most a second old, or `_share` times what it takes to find it out."""
+        now = asyncio.get_running_loop().time()
+        if self._finding is None or (self._finding.done() and now >= self._until):
+            self._finding = asyncio.get_running_loop().create_task(self._look())
+        return await asyncio.shield(self._finding)
+
+    async def _look(self) -> State:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            return await self._find()
+        finally:
+            self._until = loop.time() + max(_SHARED, self._share * (loop.time() - began))
+
+    async def close(self) -> None:
+        """Wait for what is being found out."""
+        if self._finding is not None:
+            await asyncio.wait((self._finding,))
 
 
 @dataclass
-class Observer:
-    """Finds out the state of what runs; `extra` gives more of it.
-
-    Who asks while it is found out gets the same as who asked first.
-    """
+class Observer(Looking):
+    """Finds out the state of what runs, and never raises; `extra` gives more of it."""
 
     archive: Archive
     server: Server
     gateway: Gateway | None
     started: float = field(default_factory=time.time)
     extra: dict[str, Any] = field(default_factory=dict)
-    _finding: asyncio.Task[State] | None = None
-    _until: float = 0.0
-
-    async def state(self) -> State:
-        """Give the state, at most a second old, or ten times what it takes to find it out. Never raises."""
-        now = asyncio.get_running_loop().time()
-        if self._finding is None or (self._finding.done() and now >= self._until):
-            self._finding = asyncio.get_running_loop().create_task(self._find())
-        return await asyncio.shield(self._finding)
-
-    async def close(self) -> None:
-        """Wait for what is being found out."""
-        if self._finding is not None:
-            await asyncio.wait((self._finding,))
 
     def why_not_ready(self) -> list[str]:
         """Say what keeps it from taking instances, as far as that is known without looking at the disk."""
@@ -101,21 +117,17 @@ class Observer:
         }
 
     async def _find(self) -> State:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
         state = self.counts()
         reasons = self.why_not_ready()
         try:
-            await self._look(state)
+            await self._look_at(state)
             if state["disk"]["is_short"]:
                 reasons.append("its disk has too little room: C-STORE is answered with 0xA700")
         except ArchiveError as error:
             reasons.append(str(error))
-        took = loop.time() - began
-        self._until = loop.time() + max(_SHARED, _SHARE * took)
         return {**state, "ready": not reasons, "why_not": reasons}
 
-    async def _look(self, state: dict[str, Any]) -> None:
+    async def _look_at(self, state: dict[str, Any]) -> None:
         """Look at the disk and into the index. Raises `ArchiveError`."""
         state["disk"] = (await self.archive.space())._asdict()
         state["archive"] = await self.archive.read(self.archive.care.stat)

@@ -6,9 +6,11 @@ import asyncio
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +20,10 @@ from helpers.serving import ct, send
 from asyncdicom import Server
 from asyncdicom.archive import Archive
 from asyncdicom.archive.dimse import serve_archive
+from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.index.work import Work
 from asyncdicom.cli.observing import observing_methods, pages_of
+from asyncdicom.cli.several import Several
 from asyncdicom.cli.state import Observer
 from asyncdicom.data.steps import finish
 from asyncdicom.gateway.config import parse_gateway
@@ -131,6 +135,38 @@ async def test_who_asks_without_end_gets_the_same(tmp_path: Path) -> None:
         assert [line async for line in top(observer.archive, {})] == [first[0]]
         observer._until = 0
         assert await observer.state() is not first[0]
+
+
+async def test_metrics_are_made_once_of_a_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with observed(tmp_path) as (observer, _, pages):
+        observer._until, observer._finding = float("inf"), asyncio.ensure_future(observer._find())
+        made = Counter[str]()
+
+        def counted(state: Any) -> Any:
+            made["texts"] += 1
+            return prometheus.exposition(state)
+
+        monkeypatch.setattr("asyncdicom.cli.observing.exposition", counted)
+        answers = await asyncio.gather(*(get(pages, "/metrics") for _ in range(20)))
+        assert {status for status, _ in answers} == {"200 OK"}
+        assert made["texts"] == 1
+
+
+async def test_several_processes_are_asked_once_for_all_who_ask() -> None:
+    class Asked(Several):
+        asked = 0
+
+        async def _all(self, method: str, arguments: Any) -> Any:
+            self.asked += 1
+            await asyncio.sleep(0)
+            raise ArchiveError("none of its processes answers")
+
+    several = Asked("", SimpleNamespace(is_stopping=False, workers=[SimpleNamespace(takes=True)]))  # type: ignore[arg-type]
+    async with pages_of(several, "127.0.0.1", 0) as pages:
+        paths = ["/readyz", "/metrics"] * 10
+        answers = await asyncio.gather(*(get(pages, path) for path in paths))
+    assert set(answers) == {("503 Service Unavailable", "none of its processes answers\n")}
+    assert several.asked == 1
 
 
 async def test_metrics_say_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
