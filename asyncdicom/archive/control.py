@@ -26,7 +26,7 @@ from asyncdicom.exceptions import DicomNetworkError
 from asyncdicom.net.local import connect_local, is_own_user, listen_local
 from asyncdicom.telemetry.log import Log
 
-__all__ = ["Control", "NotServed", "ask", "ask_at"]
+__all__ = ["Control", "NotReached", "NotServed", "ask", "ask_at"]
 
 _LOG = Log("asyncdicom.archive")
 
@@ -44,12 +44,21 @@ _RUN_BY = {
 }
 
 
+# What a socket says that nobody listens at. All else says nothing about that: a full queue of one that hangs,
+# another user's socket.
+_NOBODY = (FileNotFoundError, NotADirectoryError, ConnectionRefusedError)
+
+
 class NotServed(Exception):
-    """No process serves the folder, as far as its socket tells."""
+    """No process serves the folder: its socket is not there, or nobody listens."""
 
 
 class ControlError(DicomNetworkError):
     """What the serving process has answered."""
+
+
+class NotReached(ControlError):
+    """Somebody has the socket, and takes no connection."""
 
 
 class Control:
@@ -204,17 +213,22 @@ def _others(path: str) -> list[str]:
 def _is_served(path: str) -> bool:
     try:
         connect_local(path, _CONNECTING).close()
-    except OSError:
+    except _NOBODY:
         return False
+    except OSError:
+        pass
     return True
 
 
 def _connect(path: str) -> socket.socket:
     """Connect to the first process that serves the archive, or to another one. Raises `OSError`."""
+    refused: list[OSError] = []
     for each in (path, *_others(path)):
-        with suppress(OSError):
+        try:
             return connect_local(each, _CONNECTING)
-    return connect_local(path, _CONNECTING)
+        except OSError as error:
+            refused.append(error)
+    raise next((error for error in refused if not isinstance(error, _NOBODY)), refused[0])
 
 
 def _reloading(on_reload: Callable[[], Awaitable[object]]) -> Method:
@@ -252,8 +266,13 @@ async def ask_at(
         connection = await asyncio.to_thread(
             _connect if or_others else partial(connect_local, timeout=_CONNECTING), path
         )
-    except OSError as error:
+    except _NOBODY as error:
         raise NotServed from error
+    except PermissionError as error:
+        raise NotReached(f"{path} is for the user of the process that serves it, and root") from error
+    except OSError as error:
+        hangs = f"the process that has {path} takes no connection: it hangs, or is stopped"
+        raise NotReached(hangs) from error
     connection.setblocking(False)
     reader, writer = await asyncio.open_unix_connection(sock=connection, limit=1 << 20)
     try:

@@ -7,13 +7,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from asyncdicom.cli.output import json_line
+from asyncdicom.cli.output import json_line, warn
 from asyncdicom.cli.run import FAILED, complain, run
 from asyncdicom.telemetry.text import printable
 
 __all__ = ["Line", "ask_archive", "asking", "result_of", "show"]
 
 Line = Mapping[str, Any]
+
+_SILENT = 5.0  # seconds without a word, after which it is told whom we wait for
 
 
 def asking(name: str, work: Callable[[], Awaitable[int]]) -> int:
@@ -48,8 +50,11 @@ async def ask_archive(
     from asyncdicom.archive.operations import METHODS
 
     try:
-        async with aclosing(ask(directory, method, arguments or {})) as lines:
-            async for line in lines:
+        async with (
+            aclosing(ask(directory, method, arguments or {})) as lines,
+            aclosing(_telling_silence(lines, directory)) as told,
+        ):
+            async for line in told:
                 yield line
         return
     except NotServed:
@@ -68,6 +73,25 @@ async def ask_archive(
     ):
         async for line in lines:
             yield line
+
+
+async def _telling_silence(lines: AsyncGenerator[Line, None], directory: str) -> AsyncGenerator[Line, None]:
+    """Give the lines of a process that serves a folder; who waits for one that hangs is told so."""
+    import asyncio
+
+    while True:
+        coming = asyncio.ensure_future(anext(lines, None))
+        try:
+            done, _ = await asyncio.wait((coming,), timeout=_SILENT)
+            if not done:
+                warn(f"what serves {directory} has not answered for {_SILENT:.0f} s; waiting for it")
+            line = await coming
+        finally:
+            coming.cancel()
+            await asyncio.wait((coming,))
+        if line is None:
+            return
+        yield line
 
 
 async def result_of(

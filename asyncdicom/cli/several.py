@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, aclosing, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asyncdicom.address import Address
-from asyncdicom.archive.control import Control, NotServed, ask_at
+from asyncdicom.archive.control import Control, NotReached, NotServed, ask_at
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.cli.output import json_text
 from asyncdicom.cli.state import Looking, counted
@@ -129,8 +129,8 @@ class Several(Looking):
                         async for line in lines:
                             yield line
                     return
-                except NotServed:
-                    continue  # it is just dying
+                except (NotServed, NotReached):
+                    continue  # it is just dying, or hangs
             raise ArchiveError("none of its processes answers")
 
         return asked

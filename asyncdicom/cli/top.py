@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -15,7 +15,7 @@ from asyncdicom.cli.output import json_line
 from asyncdicom.cli.run import EXIT_CODES, OK
 from asyncdicom.telemetry.text import printable
 
-__all__ = ["command", "lines_of"]
+__all__ = ["command", "fitting", "lines_of"]
 
 _CLEAR = "\x1b[H\x1b[J"
 _GIB = 1 << 30
@@ -66,8 +66,8 @@ def command(directory: str, interval: float, once: bool, as_json: bool) -> int:
             if as_json:
                 json_line(**state)
             else:
-                width = shutil.get_terminal_size().columns if is_live else 1000
-                shown = "\n".join(line[:width] for line in lines_of(state, before))
+                lines = list(lines_of(state, before))
+                shown = "\n".join(fitting(lines, *shutil.get_terminal_size()) if is_live else lines)
                 print(f"{_CLEAR if is_live else ''}{shown}", flush=True)
             if not is_live:
                 return OK
@@ -90,6 +90,15 @@ def lines_of(state: State, before: State = _NOTHING) -> Iterator[str]:
         for each in state["destinations"]:
             yield printable(_of_destination(each, earlier.get(each["destination"]), seconds))
         yield f"{state['unrouted']} instances fit no rule"
+
+
+def fitting(lines: Sequence[str], columns: int, rows: int) -> list[str]:
+    """Give the lines that a terminal has room for: the first ones, which say how it is, and how many more."""
+    room = max(rows - 1, 2)  # the cursor is in the last row
+    if len(lines) > room:
+        more = len(lines) - room + 1
+        lines = [*lines[: room - 1], f"{more} more lines: make the terminal higher, or say --once"]
+    return [line[:columns] for line in lines]
 
 
 def _of_process(state: State) -> Iterator[str]:

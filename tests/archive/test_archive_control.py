@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from asyncdicom.archive import Archive, FileCalls
-from asyncdicom.archive.control import MAXIMUM_LINE, Control, ControlError, NotServed, ask
+from asyncdicom.archive.control import MAXIMUM_LINE, Control, ControlError, NotServed, _free_path, ask
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no Unix sockets")
 
@@ -92,6 +92,37 @@ async def test_the_socket_of_a_killed_process_is_replaced(tmp_path: Path) -> Non
         await answered(tmp_path, "stat")
     async with controlled(tmp_path):
         assert len(await answered(tmp_path, "stat")) == 1
+
+
+async def test_one_that_hangs_is_not_taken_for_gone(tmp_path: Path) -> None:
+    """Its queue of connections is full: whoever thinks that nobody serves would open the archive himself."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "control-1"))
+        listener.listen(0)
+        waiting = []
+        try:
+            with suppress(BlockingIOError):
+                while True:
+                    waiting.append(socket.socket(socket.AF_UNIX))
+                    waiting[-1].setblocking(False)
+                    waiting[-1].connect(str(tmp_path / "control-1"))
+            (tmp_path / "control").symlink_to("control-1")
+            with pytest.raises(ControlError, match="takes no connection: it hangs, or is stopped"):
+                await answered(tmp_path, "stat")
+            assert _free_path(str(tmp_path / "control"), False) == str(tmp_path / f"control-{os.getpid()}")
+            assert (tmp_path / "control-1").is_socket()
+        finally:
+            for each in waiting:
+                each.close()
+
+
+async def test_the_socket_of_another_user_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("asyncdicom.archive.control.connect_local", refuse)  # root may connect to any
+    with pytest.raises(ControlError, match="is for the user of the process that serves it, and root"):
+        await answered(tmp_path, "stat")
 
 
 async def test_what_is_no_socket_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

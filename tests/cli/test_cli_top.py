@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from helpers.serving import ENVIRONMENT
 from asyncdicom.archive import Archive
 from asyncdicom.archive.control import Control
 from asyncdicom.archive.dimse import serve_archive
+from asyncdicom.cli.asking import result_of
 from asyncdicom.cli.observing import observing_methods
 from asyncdicom.cli.state import Observer
-from asyncdicom.cli.top import duration, lines_of
+from asyncdicom.cli.top import duration, fitting, lines_of
 
 PACS = {
     "destination": "PACS", "state": "open", "ready": 100, "waiting": 3, "leased": 1, "failed": 2,
@@ -32,6 +34,41 @@ STATE = {
     "disk": {"total": 100 << 30, "free": 50 << 30, "reserve": 2 << 30, "is_short": False},
     "log": {"errors": 0, "lines_lost": 0}, "destinations": [PACS],
 }  # fmt: skip
+
+
+def test_a_low_terminal_shows_how_it_is() -> None:
+    lines = list(lines_of(STATE | {"destinations": [PACS] * 60}))
+    shown = fitting(lines, 40, 24)
+    assert len(shown) == 23
+    assert shown[0] == "asyncdicom 0.1, up 10s: ready"
+    assert shown[-1] == "46 more lines: make the terminal higher,"
+    assert fitting(lines, 200, 100) == lines
+
+
+async def test_it_is_told_that_a_process_does_not_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs: what was shown before still stands there, and looks as if all were well."""
+    monkeypatch.setattr("asyncdicom.cli.asking._SILENT", 0.01)
+    goes_on = asyncio.Event()
+
+    async def top(archive: Archive, arguments: Any) -> AsyncGenerator[Any, None]:
+        await goes_on.wait()
+        yield {"ready": True}
+
+    async with Archive(tmp_path, durability="none") as archive, Control(archive, methods={"top": top}):
+        asked = asyncio.ensure_future(result_of(str(tmp_path), "top"))
+        async with asyncio.timeout(60):
+            while f"{tmp_path} has not answered" not in capsys.readouterr().err:
+                await asyncio.sleep(0.01)
+        goes_on.set()
+        assert await asked == {"ready": True}
+        goes_on.clear()
+        asked = asyncio.ensure_future(result_of(str(tmp_path), "top"))
+        await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.wait((asked,))
+        assert asked.cancelled()
 
 
 def test_a_state_is_shown_with_rates() -> None:
