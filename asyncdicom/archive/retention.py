@@ -35,6 +35,7 @@ _ROUND = 30.0  # seconds between two times round, or as long as one has taken
 _GIB = 1 << 30
 _DAY = 86400.0
 _LONGEST = 36500  # days
+_ANY_TIME = "9999"  # where days do not count: also later than now, by a clock that was wrong
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,13 @@ class RetentionRule:
 
     def criteria(self, now: float) -> Criteria:
         """Give what to look for; `now` in seconds since 1970."""
-        until = datetime.fromtimestamp(now, UTC) - timedelta(days=self.days)
-        text = until.isoformat(timespec="milliseconds")
-        return Criteria(text, self.calling, _KINDS[self.only], self.to, self.even_failed)
+        when = datetime.fromtimestamp(now, UTC)
+        until = _as_text(when - timedelta(days=self.days)) if self.days else _ANY_TIME
+        return Criteria(until, _as_text(when), self.calling, _KINDS[self.only], self.to, self.even_failed)
+
+
+def _as_text(when: datetime) -> str:
+    return when.isoformat(timespec="milliseconds")
 
 
 _LISTS = ("calling", "to")
@@ -283,7 +288,7 @@ class Retention:
                         await asyncio.sleep(self._turn / 10)
                         continue
                     ids = [each.id for each in page.going]
-                    deleting, until = self._archive.deleting, page.criteria.until
+                    deleting, until = self._archive.deleting, max(each.received for each in page.going)
                     step = await self._archive.upkeep(
                         partial(deleting.chosen, ids, until, rule.why, even_failed=rule.even_failed)
                     )

@@ -10,11 +10,12 @@ below what has to be there.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import NamedTuple, TypeVarTuple
+from typing import NamedTuple
 
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.index.deliveries import Claimed
@@ -24,7 +25,8 @@ from asyncdicom.exceptions import DataSetError
 from asyncdicom.gateway.carrier import Begun, Carried
 from asyncdicom.gateway.facts import Facts
 from asyncdicom.gateway.template import Template, filled, parse_parts, tags_of
-from asyncdicom.naming import safe_name
+from asyncdicom.gateway.verdicts import NotTakenError
+from asyncdicom.naming import marked_name, safe_name
 from asyncdicom.net.disk import Batch, write_all
 from asyncdicom.net.sources import Source
 from asyncdicom.net.threads import file_threads, in_thread
@@ -32,13 +34,18 @@ from asyncdicom.status import Status
 
 __all__ = ["FolderCourier", "FolderTemplate", "parse_template"]
 
-_Ts = TypeVarTuple("_Ts")
-
 _NOTHING = "none"  # where an instance has no value
+_LONGEST = 255  # bytes that a file system takes as a name
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | _NO_LINK
 _FILE_MODE, _FOLDER_MODE = 0o640, 0o750
+
+# What is wrong with the place of one instance, below what has to be there: others have their own.
+_OF_ITS_PLACE = frozenset(
+    (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EMLINK, errno.EFBIG)
+)
+_OF_ITS_FOLDER = frozenset((errno.EACCES, errno.EPERM))  # if it is another one than what has to be there
 
 
 class FolderTemplate(NamedTuple):
@@ -65,7 +72,8 @@ class FolderTemplate(NamedTuple):
 
     def names(self, facts: Facts) -> list[str]:
         """Give the names of the folders below the root for an instance."""
-        return [filled(parts, facts, lambda value: safe_name(value or _NOTHING)) for parts in self.folders]
+        names = (filled(parts, facts, lambda value: safe_name(value or _NOTHING)) for parts in self.folders)
+        return [marked_name(each, each) if len(os.fsencode(each)) > _LONGEST else each for each in names]
 
 
 def parse_template(text: str) -> FolderTemplate:
@@ -92,7 +100,8 @@ class FolderCourier:
     """Writes instances of an archive into folders: complete and durable under their names, or not at all.
 
     What is there under the same name is replaced. `send` raises ``OSError`` for what the destination's disk
-    says, `DataSetError` for what cannot be read here; cancelled, it leaves nothing. `name`: its own.
+    says, `NotTakenError` for what is wrong with the place of one instance, `DataSetError` for what cannot be
+    read here; cancelled, it leaves nothing. `name`: its own.
     """
 
     def __init__(self, archive: Archive, name: str, template: FolderTemplate) -> None:
@@ -118,13 +127,18 @@ class FolderCourier:
         )
         file = _File(self._template.root, await self._names(claimed, source), source.sop_instance_uid)
         try:
-            await self._writing(file.write, [head])
+            await in_thread(file_threads(), file.write, [head])
             async with aclosing(_pieces(source)) as batches:
                 async for batch in batches:
-                    await self._writing(file.write, batch)
-            await self._writing(file.finish)
+                    await in_thread(file_threads(), file.write, batch)
+            await in_thread(file_threads(), file.finish)
+        except OSError as error:  # its own text would name a folder, and so perhaps a patient
+            why = error.strerror or "it failed"
+            if file.is_at_fault(error):
+                raise NotTakenError(f"its file or folder below {self._template.root}: {why}") from None
+            raise OSError(error.errno, f"{self._template.root}: {why}") from None
         finally:
-            await self._writing(file.close)
+            await in_thread(file_threads(), file.close)
         return Carried(Status.SUCCESS)
 
     async def _names(self, claimed: Claimed, source: Source) -> list[str]:
@@ -141,12 +155,6 @@ class FolderCourier:
             elements=scanner.found,
         )
         return self._template.names(facts)
-
-    async def _writing(self, call: Callable[[*_Ts], None], *arguments: *_Ts) -> None:
-        try:
-            await in_thread(file_threads(), call, *arguments)
-        except OSError as error:  # its own text would name a folder, and so perhaps a patient
-            raise OSError(error.errno, f"{self._template.root}: {error.strerror or 'it failed'}") from None
 
     def leave(self, lane: int) -> None:
         """See `Carrier`."""
@@ -178,10 +186,17 @@ class _File:
         self._name = f"{safe_name(uid)}.dcm"
         self._part = f".{secrets.token_hex(8)}.part"
         self._folder = self._file = -1
+        self._depth = -1  # of the folder it has come to, below the root
+
+    def is_at_fault(self, error: OSError) -> bool:
+        """Tell whether something is wrong with its place, and not with the whole destination."""
+        return self._depth >= 0 and (
+            error.errno in _OF_ITS_PLACE or (self._depth > 0 and error.errno in _OF_ITS_FOLDER)
+        )
 
     def write(self, batch: Batch) -> None:
         if self._file < 0:
-            self._folder = _open_below(self._root, self._folders)
+            self._open_folder()
             self._file = os.open(self._part, _NEW, _FILE_MODE, dir_fd=self._folder)
         write_all(self._file, batch)
 
@@ -201,17 +216,15 @@ class _File:
         if self._folder >= 0:
             os.close(self._folder)
 
-
-def _open_below(root: str, names: list[str]) -> int:
-    """Open a folder below another one; those that are missing are made, and durable."""
-    folder = os.open(root, _FOLDER)
-    for name in names:
-        above = folder
-        try:
+    def _open_folder(self) -> None:
+        """Open its folder, below what has to be there; those that are missing are made, and durable."""
+        self._folder = os.open(self._root, _FOLDER)
+        self._depth = 0
+        for name in self._folders:
+            above = self._folder
             with suppress(FileExistsError):
                 os.mkdir(name, _FOLDER_MODE, dir_fd=above)
                 os.fsync(above)
-            folder = os.open(name, _FOLDER | _NO_LINK, dir_fd=above)
-        finally:
+            self._depth += 1
+            self._folder = os.open(name, _FOLDER | _NO_LINK, dir_fd=above)
             os.close(above)
-    return folder

@@ -71,7 +71,7 @@ class Streaming:
         if link is None or link.courier is None:
             return None
         response, why = await self._pass(request, link, link.courier)
-        if response.status.is_failure:
+        if not (response.status.is_success or response.status.is_warning):
             self._happened["not_streamed"] += 1
             _LOG.warning(
                 "%s from %s was not taken by %s, to which it was passed on: %s",

@@ -8,7 +8,11 @@ from collections.abc import Collection
 from asyncdicom.exceptions import AssociationError, PresentationContextError, RemoteProtocolError
 from asyncdicom.status import Status
 
-__all__ = ["Verdict", "verdict_of_error", "verdict_of_status"]
+__all__ = ["NotTakenError", "Verdict", "verdict_of_error", "verdict_of_status"]
+
+
+class NotTakenError(Exception):
+    """A destination that answers by no status works, and does not take this instance."""
 
 
 class Verdict(enum.Enum):
@@ -60,6 +64,8 @@ def verdict_of_error(error: BaseException, *, was_sending: bool) -> Verdict:
         return Verdict.RETURNED
     if isinstance(error, PresentationContextError):
         return Verdict.REFUSED
+    if isinstance(error, NotTakenError):
+        return Verdict.OBJECT
     if isinstance(error, AssociationError | RemoteProtocolError):
         return Verdict.BROKEN if was_sending else Verdict.DESTINATION
     if isinstance(error, OSError) and not was_sending:

@@ -194,6 +194,44 @@ async def test_page_after_page(three: Archive, tools: Any, monkeypatch: pytest.M
     assert await once_round(three, *rules, days=2) == {2, 3}
 
 
+def came(archive: Archive, number: int, when: str) -> None:
+    """Let it have come at another time."""
+    ask(
+        archive.directory,
+        f"UPDATE instance SET received = '{when}' WHERE sop_instance_uid = '1.2.3.1.1.{number}'",
+    )
+
+
+FUTURE, PAST = "2099-01-01T00:00:00.000+00:00", "2000-01-01T00:00:00.000+00:00"
+
+
+@pytest.mark.parametrize("size", [1, 500])
+async def test_what_came_by_a_clock_that_went_ahead_holds_up_nothing(
+    three: Archive, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    from asyncdicom.archive.index import expired
+
+    monkeypatch.setattr(expired, "PAGE", size)
+    for number in (1, 2):
+        came(three, number, FUTURE)
+    assert await once_round(three, RetentionRule(days=30), days=31) == {1, 2}
+    await work(three, 1, State.DONE)
+    assert await once_round(three, RetentionRule(only="delivered")) == {2}  # days do not count
+    assert await once_round(three, RetentionRule(maximum_gib=0.0)) == set()
+
+
+@pytest.mark.parametrize("size", [1, 500])
+async def test_what_came_by_a_clock_that_was_put_back_is_not_old(
+    three: Archive, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    from asyncdicom.archive.index import expired
+
+    monkeypatch.setattr(expired, "PAGE", size)
+    came(three, 2, PAST)
+    assert await once_round(three, RetentionRule(days=30), days=29) == {1, 2, 3}
+    assert await once_round(three, RetentionRule(days=30), days=31) == set()
+
+
 async def test_a_number_that_another_one_has_now(three: Archive, tools: Any) -> None:
     """Who has come after the look is not meant."""
     step = await three.upkeep(three.deleting.chosen, [1, 2], "2000-01-01T00:00:00.000+00:00", "by a test")

@@ -129,6 +129,50 @@ async def test_no_link_is_followed(tmp_path: Path) -> None:
     assert not (out / "p2" / "1.2.dcm").is_symlink()
 
 
+@pytest.mark.parametrize("what", ["a file", "a link", "a folder under its name", "no permission"])
+async def test_what_is_in_the_way_of_one_instance_holds_up_no_other(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (out := tmp_path / "out").mkdir()
+    match what:
+        case "a file":
+            (out / "secret").write_text("")
+        case "a link":
+            (out / "secret").symlink_to(tmp_path)
+        case "a folder under its name":
+            (out / "secret" / "1.1.dcm").mkdir(parents=True)
+        case _:
+            proper = os.open
+
+            def refusing(path: Any, *arguments: Any, **options: Any) -> int:
+                if path == "secret":
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+                return proper(path, *arguments, **options)
+
+            monkeypatch.setattr(os, "open", refusing)
+    setting = to_folder(f"{out}/{{PatientID}}", f"{QUICK}failures = 1\n")
+    async with gateway(tmp_path / "archive", setting) as (running, where):
+        await send(where, instance("1.1", patient="secret"), instance("1.2", patient="p2"))
+        await settled(running, failed=1)  # three attempts, as of any instance that is not taken
+        assert running._links["F"].status()["failures_in_a_row"] == 0
+        (row,) = await running._archive.read(running._archive.deliveries.page, State.FAILED)
+        assert row.comment.startswith(f"its file or folder below {out}: ")
+    assert "p2/1.2.dcm" in files_below(out)
+    assert "secret" not in caplog.text
+
+
+async def test_a_name_of_many_long_values_is_made_shorter(tmp_path: Path) -> None:
+    (out := tmp_path / "out").mkdir()
+    template = "{PatientID}" * 5
+    async with gateway(tmp_path / "archive", to_folder(f"{out}/{template}")) as (running, where):
+        for number, patient in enumerate(["a" * 64, "b" * 64, "a" * 63 + "b"]):
+            await send(where, instance(f"1.{number}", patient=patient))
+        await settled(running)
+    names = {Path(name).parent.name for name in files_below(out)}
+    assert len(names) == 3
+    assert max(map(len, names)) <= 255
+
+
 @pytest.mark.parametrize("cut", [True, False])
 async def test_what_cannot_be_read_here_is_not_the_folder_s_fault(tmp_path: Path, cut: bool) -> None:
     (out := tmp_path / "out").mkdir()

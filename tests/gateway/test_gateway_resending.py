@@ -14,7 +14,7 @@ from helpers.gateway import CT, EVERYTHING, MR, QUICK, Pacs, config, gateway, in
 from helpers.peer import eventually
 
 from asyncdicom import Request, Response, StatusError, associate, serve
-from asyncdicom.archive import stability
+from asyncdicom.archive import Archive, stability
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.index import chosen
 from asyncdicom.archive.index.work import State, is_revision_of, repeated_revision, revision_of
@@ -145,6 +145,42 @@ async def test_what_comes_again(
                 await send(where, instance("1.1"))
                 await given(running, min(number + 1, times))
     assert node.received == {"1.1": times}
+
+
+@pytest.mark.parametrize("is_last", [True, False], ids=["the newest row", "an old row"])
+@pytest.mark.parametrize(
+    ("word", "was_sent", "times"),
+    [
+        ("changed", False, 1),
+        ("changed", True, 2),
+        ("resend", False, 1),
+        ("resend", True, 2),
+        ("skip", False, 1),
+        ("skip", True, 2),
+    ],
+)
+async def test_what_takes_the_place_of_another_one_is_new(
+    tmp_path: Path, word: str, was_sent: bool, times: int, is_last: bool
+) -> None:
+    """Whatever its row: that of the newest instance is given again."""
+    async with pacs() as node:
+        more = f'{QUICK}on_duplicate = "{word}"\n'
+        setting = config(EVERYTHING.format('"A"'), more, A=node.server.port)
+        async with (
+            Archive(tmp_path, durability="none", scrub=0, on_conflict="replace") as archive,
+            Gateway(archive, setting) as running,
+        ):
+            await running.pause("A", paused=not was_sent)
+            await archive.store(instance("1.1", patient="P1"))
+            if was_sent:
+                await given(running, 1)
+            if not is_last:
+                await archive.store(instance("1.2"))
+            assert (await archive.store(instance("1.1", patient="P2"))).is_here
+            await running.pause("A", paused=False)
+            await given(running, times + (not is_last))
+            await settled(running)  # and nothing has failed
+    assert node.received["1.1"] == times
 
 
 class Answering(Pacs):

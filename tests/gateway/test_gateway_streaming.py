@@ -110,7 +110,8 @@ async def test_it_goes_on_while_it_comes_and_nothing_is_kept(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("status", "comment"), [(0xB000, None), (0xB007, "odd"), (0xA700, "vol7 is full"), (0xC123, None)]
+    ("status", "comment"),
+    [(0xB000, None), (0xB007, "odd"), (0xA700, "vol7 is full"), (0xC123, None), (0xFE00, None)],
 )
 async def test_the_sender_hears_what_the_destination_says(
     tmp_path: Path, status: int, comment: str | None
@@ -123,7 +124,7 @@ async def test_the_sender_hears_what_the_destination_says(
             node.answer = 0
             assert (await association.c_store(instance("1.2"))).status == 0
         assert node.whole == ["1.1", "1.2"]
-        failed = int(status in (0xA700, 0xC123))
+        failed = int(status in (0xA700, 0xC123, 0xFE00))
         assert running._archive.outbox.happened["not_streamed"] == failed
         assert running._archive.outbox.happened["streamed"] == 2 - failed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Engine, Select, bindparam, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Engine, Select, bindparam, case, func, literal_column, or_, select
 
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.schema import delivery, instance, series, stability, study
@@ -23,6 +23,9 @@ class Criteria(NamedTuple):
 
     until: str
     """Received up to then: UTC, ISO 8601."""
+
+    now: str
+    """What was received later than that has the time of a clock that was wrong."""
 
     calling: tuple[str, ...] = ()
     """From one of these AE titles; none: from any."""
@@ -94,7 +97,9 @@ class ExpiryReader:
     def page(self, criteria: Criteria, after: int) -> Page:
         """Give what a rule means among the next instances after an id.
 
-        They are in the order of their reception, nearly: what is received later than that ends the search.
+        They are in the order of their reception: the first that is too young ends the search. So what was
+        received behind it by a clock that was put back is not taken for old, and what came from the future by
+        one that went ahead ends nothing.
         """
         some = (
             select(instance.c.id, instance.c.received)
@@ -103,13 +108,17 @@ class ExpiryReader:
             .limit(PAGE)
             .subquery()
         )
-        bounds = select(func.count(), func.max(some.c.id), func.min(some.c.received))
+        is_young = (some.c.received > criteria.until) & (some.c.received <= criteria.now)
+        bounds = select(func.count(), func.max(some.c.id), func.min(case((is_young, some.c.id))))
         with TRANSLATED, self._engine.connect() as connection:
-            count, last, oldest = connection.execute(bounds, {"after": after}).one()
-            if not count or oldest > criteria.until:
+            count, last, young = connection.execute(bounds, {"after": after}).one()
+            if young is not None:
+                last = young - 1
+            if not count or last <= after:
                 return Page([], after, is_last=True)
             rows = connection.execute(self._meant(criteria), {"after": after, "last": last})
-            return Page([Candidate._make((*row[:-1], bool(row[-1]))) for row in rows], last, count < PAGE)
+            found = [Candidate._make((*row[:-1], bool(row[-1]))) for row in rows]
+            return Page(found, last, is_last=young is not None or count < PAGE)
 
     @staticmethod
     def _meant(criteria: Criteria) -> Select[Any]:

@@ -377,7 +377,7 @@ peer = Table(
 
 
 # Work that is owed to others: see `deliveries`. Times are in seconds since 1970. A row stays when it has come
-# to its end, so that the same is not done again; of an instance that is gone, too.
+# to its end, so that the same is not done again, until its instance is deleted or another takes its place.
 delivery = Table(
     "delivery",
     METADATA,

@@ -42,6 +42,7 @@ from asyncdicom.archive.index.reassigned import Reassignment, in_force
 from asyncdicom.archive.index.record import Identity, Record
 from asyncdicom.archive.index.schema import (
     SCHEMA_VERSION,
+    delivery,
     instance,
     patient,
     quarantine,
@@ -104,6 +105,7 @@ _INSERT_AT = Prepared(insert(instance).values({c.name: bindparam(c.name) for c i
 _NEWEST = Prepared(select(func.max(instance.c.id)))
 _PARENT = {table: Prepared(select(table.c.parent).where(*_equal(table, "id"))) for table in (series, study)}
 _DELETE_INSTANCE = Prepared(delete(instance).where(*_equal(instance, "id")))
+_DELETE_WORK = Prepared(delete(delivery).where(*_equal(delivery, "instance")))
 _DELETE_IF_EMPTY = {
     table: Prepared(
         delete(table).where(*_equal(table, "id"), ~exists(select(1).where(below.c.parent == table.c.id)))
@@ -422,8 +424,12 @@ class Writer:
         self.execute_all(_INSERT[table], rows)
 
     def _remove(self, existing: Existing) -> None:
-        """Remove an instance, and series, study and patient if they are empty then."""
+        """Remove an instance, and series, study and patient if they are empty then.
+
+        Its deliveries go, too: what takes its place has its own, and its number may become another one's.
+        """
         self._cursor.execute(_DELETE_INSTANCE.sql, (existing.id,))
+        self._cursor.execute(_DELETE_WORK.sql, (existing.id,))
         self.remove_if_empty(existing.parent)
 
     def remove_if_empty(self, series_id: int) -> None:
