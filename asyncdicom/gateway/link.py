@@ -205,7 +205,8 @@ class Link:
             if wanted <= 0 or self._choose(line) is not self.sender:
                 continue
             in_order = self.destination.options.ordered
-            claimed = await self._outbox.claim(DELIVERY, line, wanted, in_order=in_order)
+            newest = self.sender.wants_newest
+            claimed = await self._outbox.claim(DELIVERY, line, wanted, in_order=in_order, newest=newest)
             wanted -= len(claimed)
             jobs = await self._sendable(claimed)
             if self.courier is not None:

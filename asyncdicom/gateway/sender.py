@@ -18,6 +18,7 @@ _HELD = 64  # deliveries that are claimed together: one at a time costs twenty t
 _HELD_FOR_EACH = 4  # of those that are under way at the same time: more are claimed before they run out
 _ROOM_FOR_URGENT = 16
 _SUSPICIOUS = 20  # instances in a row that were not taken: then it is not the instances
+_REMEMBERED = 1000  # deliveries that came to nothing when they were last sent
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,13 @@ class _Underway(NamedTuple):
     attempt: int
 
 
+class _Untaken(NamedTuple):
+    """A delivery that came to nothing: how many times, and how many had been delivered before the first."""
+
+    times: int
+    delivered: int
+
+
 class Sender:
     """The deliveries to one destination that this process has claimed; which one goes next, and what follows.
 
@@ -150,6 +158,8 @@ class Sender:
         self._lanes: dict[int, str] = {}
         self._suspects: set[int] = set()  # deliveries that were lost with their association
         self._refusals: set[int] = set()  # those not taken since one was
+        self._delivered = 0
+        self._untaken: dict[int, _Untaken] = {}  # those that came to nothing, the last one at the end
 
     # what it is about
 
@@ -204,13 +214,24 @@ class Sender:
         """Say how many deliveries to claim now. `urgent`: for those that shall overtake what is held."""
         if not self.is_available(now, clock):
             return 0
-        if not self._breaker.is_closed:
-            return max(1 - self.held, 0)
+        if not self._breaker.is_closed:  # one to try it with, other than those that it did not take
+            most = 1 if self.options.ordered else min(1 + len(self._untaken), _HELD)
+            return max(most - self.held, 0)
         if self.options.ordered:
             return 0 if self._held or self._underway else _HELD
         if urgent:
             return max(self._most + _ROOM_FOR_URGENT - self.held, 0)
         return self._most - self.held if self.is_low else 0
+
+    @property
+    def wants_newest(self) -> bool:
+        """Whether to claim those that came last, and not those that are next.
+
+        A destination that takes none of those that are next may take others. So it is tried with one of the
+        next and one of the last by turns, and with none again as long as there are others.
+        """
+        is_odd = self._breaker.failures % 2 == 1
+        return is_odd and not (self._breaker.is_closed or self.options.ordered)
 
     def offer(self, jobs: Iterable[Job]) -> None:
         """Take deliveries that were claimed."""
@@ -253,16 +274,22 @@ class Sender:
         return job
 
     def _take(self, lane: int) -> Job | None:
-        if not self.options.group_by:
+        is_trial = not self._breaker.is_closed
+        if not (self.options.group_by or is_trial):
             return heapq.heappop(self._held)[2]
         own = self._lanes.get(lane)
         taken = set(self._lanes.values())
-        for each in sorted(self._held):
+        in_turn = sorted(self._held, reverse=self.wants_newest)
+        if is_trial:  # one that has not been tried, or whose turn was the longest ago
+            turns = {job_id: turn for turn, job_id in enumerate(self._untaken)}
+            in_turn.sort(key=lambda each: turns.get(each[2].id, -1))
+        for each in in_turn:
             group = each[2].group
-            if group == own or (own is None and group not in taken):
+            if not self.options.group_by or group == own or (own is None and group not in taken):
                 self._held.remove(each)
                 heapq.heapify(self._held)
-                self._lanes[lane] = group
+                if self.options.group_by:
+                    self._lanes[lane] = group
                 return each[2]
         return None
 
@@ -291,6 +318,8 @@ class Sender:
             case Verdict.DELIVERED:
                 self._answered()
                 self._refusals.clear()
+                self._delivered += 1
+                self._untaken.pop(job.id, None)
                 return Settled(job.id, "done", job.attempts + 1)
             case Verdict.REFUSED:
                 self._answered()
@@ -298,8 +327,7 @@ class Sender:
             case Verdict.OBJECT:
                 return self._not_taken(job, attempt, now)
             case Verdict.DESTINATION:
-                self._breaker.failed(attempt, now)
-                return Settled(job.id, "waiting", job.attempts, self._pause(1))
+                return self._not_now(job, attempt, now)
             case Verdict.BROKEN:
                 self._lost(job, attempt, now)
                 return Settled(job.id, "waiting", job.attempts + 1, self._pause(job.attempts + 1))
@@ -311,17 +339,40 @@ class Sender:
                 return Settled(job.id, "waiting", job.attempts)
 
     def _answered(self) -> None:
+        if not self._breaker.is_closed and self._held:
+            self._is_out_of_order = True  # what was claimed for the trial is not what is next
         self._breaker.succeeded()
         self._suspects.clear()
 
     def _not_taken(self, job: Job, attempt: int, now: float) -> Settled:
         """The peer works, and does not take this one. When it takes none, it does not work either."""
         self._refusals.add(job.id)
+        self._remember(job)
         if len(self._refusals) > _SUSPICIOUS:
             self._breaker.failed(attempt, now)
             return Settled(job.id, "waiting", job.attempts, self._pause(job.attempts + 1))
         self._answered()
         return self._again_or_failed(job)
+
+    def _not_now(self, job: Job, attempt: int, now: float) -> Settled:
+        """It takes nothing now; or not this one, if it took others since it first said so."""
+        is_about_it, times = self._remember(job)
+        if is_about_it and self._breaker.is_closed:  # else it was tried because there is no other
+            self._breaker.abandoned(attempt)
+        else:
+            self._breaker.failed(attempt, now)
+        return Settled(job.id, "waiting", job.attempts, self._pause(times if is_about_it else 1))
+
+    def _remember(self, job: Job) -> tuple[bool, int]:
+        """Note that one came to nothing; tells whether others were delivered since it first did, and how
+        many times it did.
+        """
+        before = self._untaken.pop(job.id, _Untaken(0, self._delivered))
+        times = before.times + 1
+        self._untaken[job.id] = _Untaken(times, before.delivered)
+        if len(self._untaken) > _REMEMBERED:
+            del self._untaken[next(iter(self._untaken))]
+        return self._delivered > before.delivered, times
 
     def _again_or_failed(self, job: Job) -> Settled:
         attempts = job.attempts + 1
@@ -331,7 +382,8 @@ class Sender:
 
     def _lost(self, job: Job, attempt: int, now: float) -> None:
         """One that kills its associations every time must not keep the others waiting: only it waits."""
-        if job.id in self._suspects:
+        is_about_it, _ = self._remember(job)
+        if (is_about_it or job.id in self._suspects) and self._breaker.is_closed:
             self._breaker.abandoned(attempt)
         else:
             self._suspects.add(job.id)

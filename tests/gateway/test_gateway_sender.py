@@ -171,13 +171,16 @@ def test_a_destination_that_fails_is_left_alone_then_asked_with_one() -> None:
     assert sender.wanted(0, NOON) == 0
     assert len(sender.give_back(0, NOON)) == 2
     assert sender.seconds_until_change(0, NOON) == 5
-    assert sender.wanted(5, NOON) == 1
+    assert sender.wanted(5, NOON) == 4  # one more than those that it did not take: one of them is tried
     assert sender.state(5, NOON) == "half-open"
-    sender.offer([Job(1), Job(2)])
-    assert begin_all(sender, 5) == [1]
+    sender.offer([Job(100), Job(1), Job(2)])
+    assert begin_all(sender, 5) == [2]
     assert sender.wanted(5, NOON) == 0
-    sender.ended(1, Verdict.DELIVERED, 6)
-    assert begin_all(sender, 6) == [2]
+    sender.ended(2, Verdict.DELIVERED, 6)
+    assert begin_all(sender, 6) == []
+    assert [back.id for back in sender.give_back(6, NOON)] == [1, 100]  # they may not be what is next
+    sender.offer([Job(1)])
+    assert begin_all(sender, 6) == [1]
 
 
 def test_pauses_grow_and_are_shortened_at_random() -> None:
@@ -266,6 +269,75 @@ def test_different_ones_that_are_lost_are_failures_of_the_destination() -> None:
     for job_id in begin_all(sender):
         sender.ended(job_id, Verdict.BROKEN, 0)
     assert sender.state(0, NOON) == "open"
+
+
+class Line:
+    """What waits for a destination, as the outbox gives it: the next ready ones, or the last of them."""
+
+    def __init__(self, sender: Sender, first: int, behind: int, verdict: Verdict) -> None:
+        self.sender = sender
+        self.verdict = verdict
+        self.bad = first
+        self.rows = dict.fromkeys(range(first + behind), (0.0, 0))  # due, and attempts
+        self.now = 0.0
+        self.sent: list[int] = []
+        self.done: list[int] = []
+
+    def go_on(self, until: float) -> None:
+        """Send until then, one at a time."""
+        sender = self.sender
+        while self.now < until:
+            for back in sender.give_back(self.now, NOON):
+                self.rows[back.id] = (self.now, back.attempts)
+            ready = sorted(
+                (job_id for job_id, (due, _) in self.rows.items() if due <= self.now),
+                reverse=sender.wants_newest,
+            )
+            ready = [job_id for job_id in ready if job_id not in sender.claimed()]
+            jobs = [Job(job_id, attempts=self.rows[job_id][1]) for job_id in ready]
+            sender.offer(jobs[: sender.wanted(self.now, NOON)])
+            job = sender.begin(self.now, NOON)
+            if job is None:
+                due = [due for due, _ in self.rows.values() if due > self.now]
+                change = sender.seconds_until_change(self.now, NOON) or 1e9
+                self.now = max(self.now + 0.01, min([*due, self.now + change, until]))
+                continue
+            self.sent.append(job.id)
+            settled = sender.ended(job.id, self.verdict if job.id < self.bad else Verdict.DELIVERED, self.now)
+            self.rows[job.id] = (self.now + settled.delay, settled.attempts)
+            if settled.state != "waiting":
+                del self.rows[job.id]
+                self.done += [job.id] if settled.state == "done" else []
+
+
+@pytest.mark.parametrize("verdict", [Verdict.OBJECT, Verdict.DESTINATION, Verdict.BROKEN])
+@pytest.mark.parametrize("number", [1, 25, 200])
+def test_any_number_that_it_never_takes_keep_no_others_from_it(verdict: Verdict, number: int) -> None:
+    """Also of those that came when it had taken none for a night: it is tried with another one each time."""
+    line = Line(a_sender(concurrency=1), number, 0, verdict)
+    line.go_on(8 * 3600.0)
+    assert len(line.sent) < 8 * 3600 / 150 + 4 * number + 20  # and it is left alone meanwhile
+    late = range(number, number + 50)
+    line.rows |= dict.fromkeys(late, (line.now, 0))
+    line.go_on(line.now + 900)
+    assert sorted(line.done) == list(late)
+
+
+def test_one_that_it_has_never_room_for_waits_longer_and_longer_while_it_takes_others() -> None:
+    line = Line(a_sender(concurrency=1), 1, 2000, Verdict.DESTINATION)
+    due = {job_id: (5.0 * job_id, 0) for job_id in range(2001)}
+    line.rows = due
+    line.go_on(2 * 3600.0)
+    assert line.sent.count(0) < 35
+    assert line.sender.state(line.now, NOON) == "ok"
+
+
+def test_in_order_nothing_is_tried_before_its_turn() -> None:
+    line = Line(a_sender(ordered=True), 1, 5, Verdict.DESTINATION)
+    line.rows = {0: (0.0, 0)}
+    line.go_on(3600.0)
+    assert set(line.sent) == {0}
+    assert not line.sender.wants_newest
 
 
 def test_what_cannot_be_read_here_says_nothing_of_the_destination() -> None:

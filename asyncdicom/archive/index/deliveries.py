@@ -81,8 +81,8 @@ _IDS = select(numbers_of(bindparam("ids", type_=Text)))
 _before = delivery.alias("before")
 
 
-def _claimable() -> Select[Any]:
-    """The next ready rows of a destination; of several writers each passes over what another one claims."""
+def _claimable(*order: Any) -> Select[Any]:
+    """The first ready rows of a destination; of several writers each passes over what another one claims."""
     return (
         select(delivery.c.id)
         .where(
@@ -90,13 +90,14 @@ def _claimable() -> Select[Any]:
             delivery.c.kind == bindparam("kind"),
             delivery.c.destination == bindparam("destination"),
         )
-        .order_by(delivery.c.priority, delivery.c.id)
+        .order_by(*order)
         .limit(bindparam("limit"))
         .with_for_update(skip_locked=True, of=delivery)
     )
 
 
-_NEXT = _claimable()
+_NEXT = _claimable(delivery.c.priority, delivery.c.id)
+_NEWEST = _claimable(delivery.c.priority.desc(), delivery.c.id.desc())
 _HELD_UP = (
     select(literal_column("1"))
     .where(
@@ -128,6 +129,7 @@ def _select_claimed(ids: Any) -> Select[Any]:
 
 
 _CLAIM = Prepared(_select_claimed(_NEXT.scalar_subquery()))
+_CLAIM_NEWEST = Prepared(_select_claimed(_NEWEST.scalar_subquery()))
 _CLAIM_IN_ORDER = Prepared(_select_claimed(_NEXT.scalar_subquery()).where(~_HELD_UP).limit(bindparam("most")))
 _LEASE = Prepared(
     update(delivery)
@@ -137,18 +139,27 @@ _LEASE = Prepared(
 
 
 def claim(
-    writer: Writer, kind: str, name: str, limit: int, until: float, *, in_order: bool = False
+    writer: Writer,
+    kind: str,
+    name: str,
+    limit: int,
+    until: float,
+    *,
+    in_order: bool = False,
+    newest: bool = False,
 ) -> list[Claimed]:
-    """Claim the next work of a destination, at most so much, until a time.
+    """Claim the next work of a destination, at most so much, until a time; or what would be its last.
 
     `in_order`: work whose order key is held up by earlier work is passed over; of such a destination 200 rows
     are looked at.
     """
     row = {"kind": kind, "destination": name, "limit": limit}
+    statement = _CLAIM_NEWEST if newest else _CLAIM
     if in_order:
         writer.keep_line(f"{kind} {name}")  # what another process claims now would hold nothing up
         row |= {"limit": max(limit, _LOOKED_AT), "most": limit}
-    cursor = writer.execute(_CLAIM_IN_ORDER if in_order else _CLAIM, row)
+        statement = _CLAIM_IN_ORDER
+    cursor = writer.execute(statement, row)
     claimed = [Claimed(*found) for found in cursor.fetchall()]
     if claimed:
         ids = json.dumps([each.id for each in claimed])
