@@ -90,6 +90,10 @@ class RuleError(ValueError):
         self.key = key
 
 
+class _Told(Exception):
+    """Why a rule failed, in words that are about no patient."""
+
+
 class Target(NamedTuple):
     """Where an instance goes: to the first of these destinations that can be reached."""
 
@@ -151,9 +155,7 @@ class _Rule(NamedTuple):
     def targets(self, facts: Facts, known: Collection[str]) -> tuple[Target, ...]:
         chosen = self.destinations
         if self.function is not None:
-            chosen = tuple(self.function(facts))
-            if unknown := [name for name in chosen if name not in known]:
-                raise LookupError(f"no destination {unknown[0]!r}")
+            chosen = _called(self.function, facts, known)
         elif self.way == "first_of":
             return (Target(chosen, self.priority, self.name),)
         elif self.way == "spread":
@@ -166,7 +168,7 @@ class _Rule(NamedTuple):
         name = filled(template, facts, str)
         if name not in known:  # what is in it may be about a patient: it is not told
             text = "".join(part if isinstance(part, str) else f"{{{part.name}}}" for part in template)
-            raise LookupError(f"there is no destination of the name that {text!r} gives")
+            raise _Told(f"there is no destination of the name that {text!r} gives")
         return name
 
     def why(self, facts: Facts) -> str:
@@ -285,9 +287,25 @@ def _add(targets: dict[tuple[str, ...], Target], more: Iterable[Target]) -> None
             targets[target.destinations] = target
 
 
+def _called(function: RouteFunction, facts: Facts, known: Collection[str]) -> tuple[str, ...]:
+    """Call a function of the user's, which may do anything; what it gives may be about a patient."""
+    try:
+        found = function(facts)
+        chosen = () if isinstance(found, str | bytes) else tuple(found)
+    except Exception:
+        raise
+    except BaseException as error:  # sys.exit(), say: it ends no server, and loses no instance
+        raise _Told(type(error).__name__) from error
+    if isinstance(found, str | bytes):
+        raise _Told("its function gives a text, and not a list of names")
+    if not all(isinstance(name, str) and name in known for name in chosen):
+        raise _Told("its function names a destination that there is not")
+    return chosen
+
+
 def _failure(rule: _Rule, error: Exception) -> str:
-    detail = f": {error}" if isinstance(error, LookupError) else ""
-    return f"rule {rule.name!r} failed ({type(error).__name__}{detail})"
+    """Say that a rule failed; of what others say about it only the kind: it may be about a patient."""
+    return f"rule {rule.name!r} failed ({error if isinstance(error, _Told) else type(error).__name__})"
 
 
 def _spread(names: tuple[str, ...], facts: Facts, by: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -171,7 +172,29 @@ def test_nothing_is_guessed_behind_a_rule_that_fails() -> None:
     )
     decision = table.decide(CHEST)
     assert decision.targets == ()
-    assert decision.unrouted == "rule 'route 1' failed (LookupError: no destination 'NOWHERE')"
+    assert decision.unrouted == "rule 'route 1' failed (its function names a destination that there is not)"
+
+
+def leaves(facts: Facts) -> Iterable[str]:
+    sys.exit(1)
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda facts: {}["DOE^JOHN"], "KeyError"),
+        (lambda facts: ["DOE^JOHN"], "its function names a destination that there is not"),
+        (lambda facts: [["PACS"]], "its function names a destination that there is not"),
+        (lambda facts: [None], "its function names a destination that there is not"),
+        (lambda facts: "AI", "its function gives a text, and not a list of names"),
+        (lambda facts: None, "TypeError"),
+        (leaves, "SystemExit"),
+    ],
+)
+def test_a_function_may_do_anything_and_what_is_told_is_about_no_patient(function: Any, why: str) -> None:
+    table = rules({"when": {}, "function": "mine"}, mine=function)
+    assert table.decide(CHEST) == ((), f"rule 'route 1' failed ({why})", False)
+    assert table.explain(CHEST)[0].why == f"rule 'route 1' failed ({why})"
 
 
 def test_a_function_chooses_destinations() -> None:
