@@ -30,7 +30,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from asyncdicom.gateway.facts import Facts, Wanted, wanted_of
+from asyncdicom.gateway.facts import Facts, Wanted, picked, wanted_of
 from asyncdicom.gateway.patterns import Test, test_of
 from asyncdicom.gateway.template import Template, filled, parse_parts, tags_of
 from asyncdicom.toml_lines import Key
@@ -196,7 +196,7 @@ class Rules:
             else:
                 self._rules.append(rule)
         every = [*self._rules, *([self._default] if self._default is not None else [])]
-        self.tags = frozenset(
+        self.tags = picked(
             [c.wanted.tag for rule in every for c in rule.conditions if c.wanted.tag]
             + [tag for rule in every if rule.way == "spread" for tag, _ in _SPREAD_BY[rule.spread_by]]
             + [tag for rule in every for template in rule.templates for tag in tags_of(template)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from asyncdicom.gateway.facts import Facts, Wanted, wanted_of
+from asyncdicom.gateway.facts import Facts, Wanted, picked, wanted_of
 
 __all__ = ["Template", "filled", "parse_parts", "tags_of"]
 
@@ -30,7 +30,7 @@ def parse_parts(text: str) -> Template:
 
 def tags_of(parts: Iterable[str | Wanted]) -> frozenset[int]:
     """Give the elements that have to be known."""
-    return frozenset(part.tag for part in parts if isinstance(part, Wanted) and part.tag)
+    return picked(part.tag for part in parts if isinstance(part, Wanted) and part.tag)
 
 
 def filled(template: Template, facts: Facts, make: Callable[[str], str]) -> str:

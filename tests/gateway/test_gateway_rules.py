@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncdicom.data.elements import Element
+from asyncdicom.data.elements import Element, encode
+from asyncdicom.data.scanner import Scanner
 from asyncdicom.gateway.config import GatewayConfigError, parse_gateway
-from asyncdicom.gateway.facts import Facts
+from asyncdicom.gateway.facts import Facts, wanted_of
+from asyncdicom.gateway.folder import parse_template
 from asyncdicom.gateway.patterns import test_of as pattern
 from asyncdicom.gateway.rules import Rules, parse_rules
 from asyncdicom.uid import EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN
@@ -103,6 +106,44 @@ def test_numbers_are_read_as_they_are_encoded() -> None:
     assert goes_to(rules({"when": {"Rows": 512}, "to": ["AI"]}), big) == ["AI"]
 
 
+@pytest.mark.parametrize(
+    ("syntax", "order"), [(EXPLICIT_VR_LITTLE_ENDIAN, "<"), (EXPLICIT_VR_BIG_ENDIAN, ">")]
+)
+@pytest.mark.parametrize(
+    ("key", "vr", "kind", "value"),
+    [
+        ("DiffusionBValue", "FD", "d", 2.5),
+        ("RecommendedDisplayFrameRateInFloat", "FL", "f", 0.1),
+        ("TagAngleSecondAxis", "SS", "h", -3),
+        ("SelectorULValue", "UL", "I", 70000),
+        ("0019,100C", "SL", "i", -70000),
+        ("0019,100C", "US", "H", 5),
+        ("0019,100C", "UV", "Q", 1 << 40),
+    ],
+)
+def test_binary_numbers_are_compared_and_those_of_private_elements(
+    syntax: str, order: str, key: str, vr: str, kind: str, value: float
+) -> None:
+    tag = wanted_of(key).tag
+    found = facts({tag: (vr, struct.pack(order + kind, value))}, transfer_syntax=syntax)
+    assert goes_to(rules({"when": {key: value}, "to": ["AI"]}), found) == ["AI"]
+    assert goes_to(rules({"when": {key: f"> {value}"}, "to": ["AI"]}), found) == []
+
+
+def test_what_is_picked_out_of_a_data_set_can_be_read() -> None:
+    """Where nothing else is read than what the rules ask for, their texts are in the character set."""
+    data = encode(
+        [(0x00080005, "CS", b"ISO_IR 144"), (0x00100010, "PN", "Иванов".encode("iso8859_5"))],
+        EXPLICIT_VR_LITTLE_ENDIAN,
+    )
+    table = rules({"when": {"PatientName": "Иванов"}, "to": ["TENANT-{PatientID}"]})
+    scanner = Scanner(EXPLICIT_VR_LITTLE_ENDIAN, table.tags)
+    scanner.feed(memoryview(data))
+    found = Facts(transfer_syntax=EXPLICIT_VR_LITTLE_ENDIAN, elements=scanner.finish())
+    assert "no destination of the name" in table.decide(found).unrouted
+    assert parse_template("/srv/{PatientName}").tags == {0x00080005, 0x00100010}
+
+
 def test_the_rules_name_the_elements_that_they_need() -> None:
     table = rules(
         {
@@ -112,7 +153,7 @@ def test_the_rules_name_the_elements_that_they_need() -> None:
         },
         {"when": {"calling": "A"}, "to": []},
     )
-    assert table.tags == {0x00080060, 0x00081010, 0x0020000D}
+    assert table.tags == {0x00080005, 0x00080060, 0x00081010, 0x0020000D}
 
 
 def test_rules_are_asked_in_order_until_one_stops() -> None:
@@ -260,6 +301,8 @@ TOP = '[destinations.PACS]\naddress = "PACS@10.0.0.5:104"\n'
         ("[[routes]]\nto = []\n[routes.when]\nModalty = 'CT'", ":6: Modalty: 'Modalty' is no keyword"),
         ("[[routes]]\nto = []\nwhen = { Modality = [] }", ":5: Modality: an empty list fits nothing"),
         ("[[routes]]\nto = []\nwhen = { Modality = true }", ":5: Modality: a pattern is a text"),
+        ("[[routes]]\nto = []\nwhen = { '' = 'x' }", ":5: : '' is no keyword of an element"),
+        ("[[routes]]\nto = ['X-{}']\nwhen = {}", ":4: to: '' is no keyword of an element"),
         ("[[routes]]\nto = []\nwhen = { PixelData = 'x' }", ":5: PixelData: PixelData has the VR"),
         ("[[routes]]\nto = []\nwhen = { FFFC0010 = 'x' }", ":5: FFFC0010: FFFC0010 is not between"),
         (
