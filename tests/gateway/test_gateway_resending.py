@@ -385,13 +385,19 @@ async def test_what_cannot_be_read_or_decided_of_a_stable_study_is_told(
             await send(where, instance("1.3", patient="NOBODY", study="1.2.4"))
             (lost,) = archive.chosen.page(chosen.Choice(sop_instance_uid="1.1"))
             (path,) = (tmp_path / "objects").rglob(Path(lost.file).name)
+            saved = path.read_bytes()
             path.unlink()
             assert await deliver_stable(archive, running._routing, 3600.0, "1.2.3") == 1
             assert await deliver_stable(archive, running._routing, 3600.0, "1.2.4") == 0
             await node.has("1.2")
+            assert await running.unrouted() == 2
+            Path(path).write_bytes(saved)
+            assert await archive.outbox.retry() == 2  # what can be read now goes: nothing else comes for it
+            await node.has("1.1")
+            await settled(running, failed=1)
     assert "1.1 cannot be routed: FileNotFoundError" in caplog.text
     assert "1.3 of a stable study is not routed" in caplog.text
-    assert node.received == {"1.2": 1}
+    assert node.received == {"1.1": 1, "1.2": 1}
 
 
 async def test_an_index_that_fails_is_asked_for_stable_studies_again(
