@@ -29,6 +29,7 @@ __all__ = ["Gateway"]
 _LOG = Log("asyncdicom.gateway")
 
 
+_ASKS = "gateway "  # for stable studies: another number of seconds goes on where one was
 _AFTER_ERROR = 5.0  # seconds, when the index could not be asked for stable studies
 
 
@@ -229,7 +230,7 @@ class Gateway:
     async def _deliver_stable(self, quiet: float) -> None:
         while True:
             try:
-                studies = self._archive.stable_studies(quiet=quiet, name=f"gateway {quiet:g}")
+                studies = self._archive.stable_studies(quiet=quiet, name=f"{_ASKS}{quiet:g}", follows=_ASKS)
                 async with aclosing(studies):
                     async for study in studies:
                         uid = study.study_instance_uid
