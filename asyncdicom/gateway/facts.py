@@ -13,10 +13,13 @@ from asyncdicom.archive.index.text import text_of, values_of
 from asyncdicom.data.elements import Element
 from asyncdicom.uid import name_of, transfer_syntax
 
-__all__ = ["NAMES", "UIDS", "Facts", "Wanted", "picked", "wanted_of"]
+__all__ = ["FORGOTTEN", "LONGEST_VALUE", "NAMES", "UIDS", "Facts", "Wanted", "picked", "wanted_of"]
 
 NAMES = ("calling", "called", "address", "certificate", "sop_class", "transfer_syntax", "size")
 """What a rule can ask for besides elements."""
+
+FORGOTTEN = frozenset({"called", "address", "certificate"})
+"""Those that nobody knows any more of an instance that is in the archive: the index does not keep them."""
 
 UIDS = frozenset({"sop_class", "transfer_syntax"})
 """Those that have a UID and, by PS3.6, a name."""
@@ -45,7 +48,8 @@ _COMPARED = frozenset(_TEXTS | _NUMBERS.keys())
 _PIXEL_DATA = 0x7FE00008  # Float Pixel Data is the first of them
 _TAG = re.compile(r"\(?([0-9A-Fa-f]{4}),?([0-9A-Fa-f]{4})\)?").fullmatch
 _MOST_VALUES = 16
-_LONGEST_VALUE = 64
+LONGEST_VALUE = 64
+"""Characters of a value that are compared."""
 
 
 class Wanted(NamedTuple):
@@ -133,7 +137,7 @@ class Facts:
 
     def _values_of_element(self, wanted: Wanted) -> list[str]:
         values = values_of(self.text(wanted.tag, wanted.vr), wanted.vr)
-        return [value[:_LONGEST_VALUE] for value in values[:_MOST_VALUES]]
+        return [value[:LONGEST_VALUE] for value in values[:_MOST_VALUES]]
 
 
 def _numbers(value: bytes, vr: str, order: str) -> str:

@@ -30,9 +30,9 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from asyncdicom.gateway.facts import Facts, Wanted, picked, wanted_of
+from asyncdicom.gateway.facts import FORGOTTEN, Facts, Wanted, picked, wanted_of
 from asyncdicom.gateway.patterns import Test, test_of
-from asyncdicom.gateway.template import Template, filled, parse_parts, tags_of
+from asyncdicom.gateway.template import Template, check_known, filled, parse_parts, tags_of
 from asyncdicom.toml_lines import Key
 
 __all__ = [
@@ -58,8 +58,6 @@ STABLE = 60.0
 """Seconds for which nothing has come for a study, if a rule says no others."""
 
 _LONGEST_QUIET = 86400
-
-_FORGOTTEN = {"called", "address", "certificate"}  # which the index does not keep
 
 _WAYS = ("to", "first_of", "spread", "function")
 _KEYS: dict[str, type | tuple[type, ...]] = {
@@ -372,11 +370,16 @@ def _parse_rule(
     if priority not in PRIORITIES:
         raise RuleError(f"{name}: priority is one of {', '.join(PRIORITIES)}", (*where, "priority"))
     when, stable = _parse_stable(table.get("when", {}), (*where, "when"))
-    if stable is not None and (unknown := _FORGOTTEN & {*when, *when.get("not", {})}):
+    conditions = _parse_conditions(when, (*where, "when"))
+    if stable is not None and (unknown := FORGOTTEN & {condition.wanted.name for condition in conditions}):
         raise RuleError(f"{name}: {min(unknown)} is not known any more of a stable study", (*where, "when"))
+    try:
+        check_known(templates if stable is not None else ())
+    except ValueError as error:
+        raise RuleError(f"{name}: {error}", (*where, way)) from None
     return _Rule(
         name=name,
-        conditions=_parse_conditions(when, (*where, "when")),
+        conditions=conditions,
         way=way,
         destinations=chosen,
         function=functions[table[way]] if way == "function" else None,
@@ -430,9 +433,12 @@ def _parse_way(
     chosen = tuple([table[way]] if way == "function" else table[way])
     if not chosen and way != "to":
         raise RuleError(f"{way} names no destination", (*where, way))
+    what = "function" if way == "function" else "destination"
+    if strange := [name for name in chosen if not isinstance(name, str)]:
+        raise RuleError(f"there is no {what} {strange[0]!r}", (*where, way))
     if len(set(chosen)) < len(chosen):
         raise RuleError(f"{way} names a destination twice", (*where, way))
-    made = tuple(name for name in chosen if way == "to" and "{" in str(name))
+    made = tuple(name for name in chosen if way == "to" and "{" in name)
     try:
         templates = tuple(map(parse_parts, made))
     except ValueError as error:
@@ -440,8 +446,7 @@ def _parse_way(
     chosen = tuple(name for name in chosen if name not in made)
     for name in chosen:
         if name not in known:
-            what = "function" if way == "function" else "destination"
-            near = difflib.get_close_matches(str(name), known, 1)
+            near = difflib.get_close_matches(name, known, 1)
             meant = f"; did you mean {near[0]}?" if near else ""
             raise RuleError(f"there is no {what} {name!r}{meant}", (*where, way))
     return way, () if way == "function" else chosen, templates

@@ -65,6 +65,9 @@ CHEST = facts(
         ({"called": "GATE", "calling": "MR"}, False),
         ({"address": "10.0.0.0/16"}, True),
         ({"address": "10.1.0.0/16"}, False),
+        ({"address": "10.0.0.7"}, True),
+        ({"address": "::ffff:10.0.0.7"}, True),
+        ({"address": "10.0.0.8"}, False),
         ({"address": "10.0.*"}, True),
         ({"certificate": "dns:*.example"}, True),
         ({"certificate": "sha256:cd"}, False),
@@ -99,6 +102,12 @@ def test_a_rule_fits(when: dict[str, Any], fits: bool) -> None:
 def test_any_of_many_values_does() -> None:
     image_type = facts({0x00080008: ("CS", "ORIGINAL\\PRIMARY\\AXIAL ")})
     assert goes_to(rules({"when": {"ImageType": "AXIAL"}, "to": ["AI"]}), image_type) == ["AI"]
+
+
+def test_an_address_is_compared_as_one() -> None:
+    mapped = facts(address="::ffff:10.0.0.7")
+    assert goes_to(rules({"when": {"address": ["10.0.0.7"]}, "to": ["AI"]}), mapped) == ["AI"]
+    assert goes_to(rules({"when": {"address": ""}, "to": ["AI"]}), facts()) == ["AI"]
 
 
 def test_numbers_are_read_as_they_are_encoded() -> None:
@@ -223,7 +232,7 @@ def leaves(facts: Facts) -> Iterable[str]:
 @pytest.mark.parametrize(
     ("function", "why"),
     [
-        (lambda facts: {}["DOE^JOHN"], "KeyError"),
+        (lambda facts: dict[str, list[str]]()["DOE^JOHN"], "KeyError"),
         (lambda facts: ["DOE^JOHN"], "its function names a destination that there is not"),
         (lambda facts: [["PACS"]], "its function names a destination that there is not"),
         (lambda facts: [None], "its function names a destination that there is not"),
@@ -317,6 +326,19 @@ TOP = '[destinations.PACS]\naddress = "PACS@10.0.0.5:104"\n'
             ":5: address: 10.0.0.7/8 has host bits set",
         ),
         ("[[routes]]\nto = []\nwhen = { calling = '/(/' }", ":5: calling: /(/ is no regular expression"),
+        ("[[routes]]\nto = []\nwhen = { Modality = '/CT' }", ":5: Modality: '/CT' is no regular expression"),
+        ("[[routes]]\nto = []\nwhen = { Modality = '/CT/I' }", ":5: Modality: '/CT/I' is no regular"),
+        ("[[routes]]\nto = []\nwhen = { Rows = '> 1e3' }", ":5: Rows: '> 1e3' is no regular expression"),
+        ("[[routes]]\nto = []\nwhen = { Modality = '!SR' }", '"not" is a key: not.Modality'),
+        ("[[routes]]\nto = []\nwhen = { Modality = 'CT ' }", ":5: Modality: 'CT ': values are compared"),
+        (f"[[routes]]\nto = []\nwhen = {{ PatientID = '{'x' * 65}' }}", ":5: PatientID: of a value the"),
+        ("[[routes]]\nto = []\nwhen = { Rows = nan }", ":5: Rows: nan is no number that a value may have"),
+        (f"[[routes]]\nto = []\nwhen = {{ Rows = 1{'0' * 400} }}", ":5: Rows: 1000"),
+        ("[[routes]]\nto = []\nwhen = { calling = 'CT OF THE FIRST FLOOR' }", "has 21 characters: 16 are"),
+        ("[[routes]]\nto = []\nwhen = { address = 'ct1.local' }", ":5: address: 'ct1.local' does not appear"),
+        ("[[routes]]\nto = []\nwhen = { stable = 60, not = 5 }", ":5: not has conditions"),
+        ("[[routes]]\nto = ['X-{called}']\nwhen = 'stable'", ":4: route 1: {called} is not known any more"),
+        ("[[routes]]\nto = [['PACS']]\nwhen = {}", ":4: there is no destination ['PACS']"),
         ("routes = 3", ":1: "),
         ("[[routes]]\nwhen = {", ": "),
     ],
@@ -345,7 +367,7 @@ def test_other_expressions_are_taken(text: str) -> None:
 @given(st.text(max_size=80), st.text(max_size=30))
 def test_wildcards_never_fail_and_mean_what_they_say(value: str, start: str) -> None:
     literal = start.replace("*", "").replace("?", "")
-    if literal[:1] in ("/", "=", "<", ">"):
+    if literal[:1] in ("/", "=", "<", ">", "!"):
         return
     assert pattern(f"{literal}*", "calling")(literal + value)
     assert pattern(f"*{literal}*", "calling")(value + literal + value)
