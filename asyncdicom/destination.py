@@ -83,6 +83,10 @@ class Destination:
             _check_context(self.ssl)
             if self.plain:
                 raise ValueError(f"{where}: a destination is called by TLS (ssl=) or without (plain=True)")
+        for name in ("connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout"):
+            seconds = getattr(self, name)
+            if seconds is not None and not 0 < seconds < float("inf"):
+                raise ValueError(f"{where}: {name} is a positive number of seconds, not {seconds}")
         fewest = min(self.maximum_associations, self.associations)
         if fewest < 1 or not 0 <= self.operations_invoked <= 65535:
             raise ValueError(f"{where}: at least one association, and a window from 0 (any number) to 65535")

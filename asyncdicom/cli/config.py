@@ -154,7 +154,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     where = os.fspath(path)
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             text = file.read()
         config = tomllib.loads(text)
         understood = _understood(config)
@@ -169,7 +169,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigError(f"{where}:{line}: it is not UTF-8, as TOML has to be") from None
     except _WrongError as error:
         raise ConfigError(f"{_place(where, text, error.key)}: {error}") from None
-    except ValueError as error:  # of TOML
+    except (ValueError, RecursionError) as error:  # of TOML
         found = _LINE.search(str(error))
         line = int(found[1]) if found and found[1] else max(len(text.splitlines()), 1)
         raise ConfigError(f"{where}:{line}: {_LINE.sub('', str(error))}") from None

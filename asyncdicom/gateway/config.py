@@ -49,9 +49,10 @@ from asyncdicom.toml_lines import Key, line_of
 __all__ = ["GatewayConfig", "GatewayConfigError", "GatewayDestination", "parse_gateway", "read_gateway"]
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
+_SECONDS = ("connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout")
 _CALLED = (
     "address", "server_hostname", "calling_ae_title", "called_ae_title", "maximum_associations",
-    "operations_invoked", "connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout",
+    "operations_invoked", *_SECONDS,
 )  # fmt: skip
 _WORDS = {"on_duplicate": ON_DUPLICATE, "check_before": ("cfind",), "mode": ("store", "stream")}
 _PASSES = ("pass_calling_ae_title", "pass_move_originator")
@@ -61,6 +62,7 @@ _NOT_FOR_FOLDERS = (
 )  # fmt: skip
 _TABLES = ("destinations", "routes")
 _NEAR = 0.75  # so like one of them is a slip of the pen, and not a table of somebody else such as retention
+_LARGEST = 1 << 53  # which a float still has to the last digit
 _NUMBER = (int, float)
 _SENT: dict[str, Any] = {
     "rate": _NUMBER,
@@ -76,7 +78,7 @@ _SENT: dict[str, Any] = {
 _KEYS: dict[str, Any] = {
     **dict.fromkeys(("address", "server_hostname", "calling_ae_title", "called_ae_title"), str),
     **dict.fromkeys(("maximum_associations", "operations_invoked"), int),
-    **dict.fromkeys(("connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout"), _NUMBER),
+    **dict.fromkeys(_SECONDS, _NUMBER),
     **_SENT,
     "keep_open": _NUMBER,
     "on_duplicate": str,
@@ -158,7 +160,7 @@ def read_gateway(
     """
     where = os.fspath(path)
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8, as TOML has to be"
@@ -184,11 +186,11 @@ def parse_gateway(
         _check_groups(rules, destinations)
         _check_streams(rules, destinations)
         return GatewayConfig(destinations, rules)
-    except tomllib.TOMLDecodeError as error:
-        raise GatewayConfigError(f"{where}: {error}") from None
     except (_WrongError, RuleError) as error:
         line = line_of(text, error.key)
         raise GatewayConfigError(f"{where}:{line}: {error}" if line else f"{where}: {error}") from None
+    except (ValueError, RecursionError) as error:  # of TOML
+        raise GatewayConfigError(f"{where}: {error}") from None
 
 
 def _check_names(tables: Mapping[str, Any]) -> None:
@@ -243,6 +245,7 @@ def _destination(name: str, table: object, ours: TlsFiles | None) -> GatewayDest
             destination = _folder(table, where)
         else:
             called = {key: table[key] for key in _CALLED if key in table}
+            called |= {key: None for key in _SECONDS if table.get(key) == 0}  # for ever, as of peers
             tls = table.get("tls")
             destination = Destination(**called, ssl=_context(tls, ours, where), plain=tls is False)
             concurrency = destination.maximum_associations * destination.window
@@ -305,6 +308,8 @@ def _check(table: Mapping[str, Any], where: Key, keys: Mapping[str, Any] = _KEYS
         if type(value) not in kinds:
             names = " or ".join(kind.__name__ for kind in kinds)
             raise _WrongError(f"{key} must be of type {names}", (*where, key))
+        if type(value) is int and not -_LARGEST <= value <= _LARGEST:
+            raise _WrongError(f"{key} is too large a number", (*where, key))
 
 
 def _context(tls: Any, ours: TlsFiles | None, where: Key) -> SSLContext | None:
@@ -316,6 +321,8 @@ def _context(tls: Any, ours: TlsFiles | None, where: Key) -> SSLContext | None:
     if not all(isinstance(file, str) for key in ("trusted", "crl") for file in own.get(key, [])):
         raise _WrongError("trusted and crl are lists of files", (*where, "tls"))
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in own.items()}
+    if "key" in own and "certificate" not in own:
+        raise _WrongError("tls: a key needs its certificate", (*where, "tls"))
     if "certificate" in own:
         values.setdefault("key", None)
     try:

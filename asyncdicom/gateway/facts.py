@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from struct import calcsize, unpack_from
 from typing import NamedTuple
 
-from asyncdicom.archive.index.record import character_set_of
+from asyncdicom.archive.index.record import SPECIFIC_CHARACTER_SET, character_set_of
 from asyncdicom.archive.index.text import text_of, values_of
 from asyncdicom.data.elements import Element
 from asyncdicom.uid import name_of, transfer_syntax
 
-__all__ = ["NAMES", "UIDS", "Facts", "Wanted", "wanted_of"]
+__all__ = ["FORGOTTEN", "LONGEST_VALUE", "NAMES", "UIDS", "Facts", "Wanted", "picked", "wanted_of"]
 
 NAMES = ("calling", "called", "address", "certificate", "sop_class", "transfer_syntax", "size")
 """What a rule can ask for besides elements."""
+
+FORGOTTEN = frozenset({"called", "address", "certificate"})
+"""Those that nobody knows any more of an instance that is in the archive: the index does not keep them."""
 
 UIDS = frozenset({"sop_class", "transfer_syntax"})
 """Those that have a UID and, by PS3.6, a name."""
@@ -39,11 +43,13 @@ _TEXTS = {
     "UR",
     "UT",
 }
-_COMPARED = frozenset(_TEXTS | {"US"})
+_NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
+_COMPARED = frozenset(_TEXTS | _NUMBERS.keys())
 _PIXEL_DATA = 0x7FE00008  # Float Pixel Data is the first of them
 _TAG = re.compile(r"\(?([0-9A-Fa-f]{4}),?([0-9A-Fa-f]{4})\)?").fullmatch
 _MOST_VALUES = 16
-_LONGEST_VALUE = 64
+LONGEST_VALUE = 64
+"""Characters of a value that are compared."""
 
 
 class Wanted(NamedTuple):
@@ -65,7 +71,7 @@ def wanted_of(name: str) -> Wanted:
 
     tag_as_text = _TAG(name)
     tag = int(tag_as_text[1] + tag_as_text[2], 16) if tag_as_text else tag_for_keyword(name)
-    if tag is None:
+    if tag is None or not name:  # retired elements have the empty keyword
         raise ValueError(
             f"{name!r} is no keyword of an element, and none of {', '.join(NAMES)}; a tag is written as "
             "0018,0015"
@@ -75,10 +81,16 @@ def wanted_of(name: str) -> Wanted:
     except KeyError:
         vr = "LO"  # private, or new: taken for text
     if vr not in _COMPARED:
-        raise ValueError(f"{name} has the VR {vr}: only text, UIDs, numbers as text and US are compared")
+        raise ValueError(f"{name} has the VR {vr}: only text, UIDs and numbers are compared")
     if not 0x00080000 <= tag < _PIXEL_DATA:
         raise ValueError(f"{name} is not between the command and Pixel Data, which is all that rules look at")
     return Wanted(name, tag, vr)
+
+
+def picked(tags: Iterable[int]) -> frozenset[int]:
+    """Give what has to be picked out of a data set for these elements: their character set, too."""
+    wanted = frozenset(tags)
+    return wanted | {SPECIFIC_CHARACTER_SET} if wanted else wanted
 
 
 @dataclass(frozen=True)
@@ -117,8 +129,19 @@ class Facts:
         if element is None or not element.value:
             return ""
         little_endian = transfer_syntax(self.transfer_syntax).little_endian
+        if tag >> 16 & 1 and element.vr in _NUMBERS:  # private: what it is, only the data set knows
+            vr = element.vr
+        if vr in _NUMBERS:
+            return _numbers(element.value, vr, "<" if little_endian else ">")
         return text_of(element, vr, character_set_of(self.elements), little_endian=little_endian)
 
     def _values_of_element(self, wanted: Wanted) -> list[str]:
         values = values_of(self.text(wanted.tag, wanted.vr), wanted.vr)
-        return [value[:_LONGEST_VALUE] for value in values[:_MOST_VALUES]]
+        return [value[:LONGEST_VALUE] for value in values[:_MOST_VALUES]]
+
+
+def _numbers(value: bytes, vr: str, order: str) -> str:
+    size = calcsize(f"<{_NUMBERS[vr]}")
+    count = min(len(value) // size, _MOST_VALUES)
+    numbers = unpack_from(f"{order}{count}{_NUMBERS[vr]}", value)
+    return "\\".join(f"{number:.7g}" if vr == "FL" else str(number) for number in numbers)

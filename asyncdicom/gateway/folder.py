@@ -24,7 +24,7 @@ from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.gateway.carrier import Begun, Carried
 from asyncdicom.gateway.facts import Facts
-from asyncdicom.gateway.template import Template, filled, parse_parts, tags_of
+from asyncdicom.gateway.template import Template, check_known, filled, parse_parts, tags_of
 from asyncdicom.gateway.verdicts import NotTakenError
 from asyncdicom.naming import marked_name, safe_name
 from asyncdicom.net.disk import Batch, write_all
@@ -86,7 +86,9 @@ def parse_template(text: str) -> FolderTemplate:
     if ".." in parts or "." in parts:
         raise ValueError(f"{text!r}: . and .. are no folders of a template")
     first = next((number for number, part in enumerate(parts) if "{" in part or "}" in part), len(parts))
-    return FolderTemplate("/" + "/".join(parts[:first]), tuple(map(_parse_name, parts[first:])))
+    folders = tuple(map(_parse_name, parts[first:]))
+    check_known(folders)
+    return FolderTemplate("/" + "/".join(parts[:first]), folders)
 
 
 def _parse_name(name: str) -> Template:

@@ -30,6 +30,17 @@ __all__ = ["Gateway"]
 _LOG = Log("asyncdicom.gateway")
 
 
+# What is owed to a destination that the configuration does not have is seen beside what others are owed.
+_GONE: Mapping[str, Any] = {
+    "address": "nowhere",
+    "state": "not configured",
+    "under_way": 0,
+    "delivered_since_start": 0,
+    "failures_in_a_row": 0,
+    "last_status": None,
+    "last_trouble": "",
+}
+_ASKS = "gateway "  # for stable studies: another number of seconds goes on where one was
 _AFTER_ERROR = 5.0  # seconds, when the index could not be asked for stable studies
 
 
@@ -232,7 +243,7 @@ class Gateway:
     async def _deliver_stable(self, quiet: float) -> None:
         while True:
             try:
-                studies = self._archive.stable_studies(quiet=quiet, name=f"gateway {quiet:g}")
+                studies = self._archive.stable_studies(quiet=quiet, name=f"{_ASKS}{quiet:g}", follows=_ASKS)
                 async with aclosing(studies):
                     async for study in studies:
                         uid = study.study_instance_uid
@@ -255,17 +266,20 @@ class Gateway:
         self._links[name].pause(paused=paused)
 
     async def status(self) -> list[dict[str, Any]]:
-        """Give, of each destination, its state and what waits for it. Raises `ArchiveError`."""
+        """Give, of each destination, its state and what waits for it; of those that are gone, too.
+
+        Raises `ArchiveError`.
+        """
         counts = await self._archive.read(self._archive.deliveries.counts)
         oldest = await self._archive.read(self._archive.deliveries.oldest)
         now = self._archive.outbox.clock()
+        served = {line for link in self._links.values() for line in link.lines}
+        lost = sorted({line for kind, line, _, _ in counts if kind == DELIVERY} - served)
+        known = [(link.status(), link.lines) for link in self._links.values()]
+        known += [({"destination": line, **_GONE}, (line,)) for line in lost]
         return [
-            {
-                **link.status(),
-                **_of_lines(counts, link.lines),
-                "oldest_seconds": _age(oldest, link.lines, now),
-            }
-            for link in self._links.values()
+            {**status, **_of_lines(counts, lines), "oldest_seconds": _age(oldest, lines, now)}
+            for status, lines in known
         ]
 
     async def unrouted(self) -> int:

@@ -3,7 +3,7 @@
 "CT1"            this text                "CT_*", "CT?"     * is any text, ? one character
 ["CT", "PT"]     one of these             "/CHEST|HEAD/i"   a regular expression, found anywhere
 512, "> 100 MiB", "<= 3"   a number       "=CT*"            this text, whatever is in it
-"10.0.0.0/16"    of an address: from this network
+"10.0.0.0/16"    of an address: from this network; "10.0.0.7": from there, in whatever words it comes
 ""               it is empty, or not there
 """
 
@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable, Iterable
 from fnmatch import translate
 
+from asyncdicom.address import check_ae_title
+from asyncdicom.gateway.facts import LONGEST_VALUE, NAMES
 from asyncdicom.uid import STORAGE, TRANSFER_SYNTAXES, name_of
 
 __all__ = ["Test", "test_of"]
@@ -26,6 +28,9 @@ _COMPARISON = re.compile(r"\s*(<=|>=|<|>)\s*(-?[0-9]+(?:\.[0-9]+)?)\s*(KiB|MiB|G
 _COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _EXPRESSION = re.compile(r"/(.*)/(i?)", re.DOTALL).fullmatch
+_SIGNS = ("<", ">", "!")
+_LARGEST = 1 << 64
+_MAPPED = 96  # bits before an IPv4 address in an IPv6 one
 _MOST_REPEATS = 2
 _UID = re.compile(r"[0-9.*?]+").fullmatch
 
@@ -40,6 +45,8 @@ def test_of(pattern: object, name: str) -> Test:
     if isinstance(pattern, bool) or not isinstance(pattern, str | int | float):
         raise ValueError(f"a pattern is a text, a number or a list of them, not {pattern!r}")
     if not isinstance(pattern, str):
+        if not abs(pattern) <= _LARGEST:  # nan is not, either
+            raise ValueError(f"{pattern!r:.40} is no number that a value may have")
         return _number(operator.eq, float(pattern))
     if (comparison := _COMPARISON(pattern)) is not None:
         return _number(_COMPARE[comparison[1]], float(comparison[2]) * _UNITS[comparison[3]])
@@ -47,12 +54,18 @@ def test_of(pattern: object, name: str) -> Test:
         return pattern[1:].__eq__
     if (expression := _EXPRESSION(pattern)) is not None:
         return _expression(*expression.groups())
-    if name == "address" and "/" in pattern:
-        return _network(pattern)
     if name == "size":
         raise ValueError(f'size is compared with a number, or as "> 100 MiB", not {pattern!r}')
+    if pattern.startswith(_SIGNS) or (pattern.startswith("/") and name != "address"):
+        raise ValueError(
+            f'{pattern!r} is no regular expression ("/.../" or "/.../i"), no comparison ("> 3") and no other '
+            f'pattern; "not" is a key: not.Modality = "SR"; for just this text write {"=" + pattern!r}'
+        )
     if "*" in pattern or "?" in pattern:
         return _wildcards(pattern)
+    if name == "address" and pattern:
+        return _network(pattern)
+    _check_text(pattern, name)
     _check_name(pattern, name)
     return pattern.__eq__
 
@@ -76,6 +89,9 @@ def _network(pattern: str) -> Test:
     from ipaddress import ip_address, ip_network
 
     network = ip_network(pattern)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is not None and network.prefixlen >= _MAPPED:
+        network = ip_network((mapped, network.prefixlen - _MAPPED))
 
     def test(value: str) -> bool:
         try:
@@ -105,6 +121,16 @@ def _check_repeats(text: str) -> None:
         raise ValueError(f"/{text}/ has more than {_MOST_REPEATS} repeats, which can take very long")
     if re.search(r"\(\?P?[=<(]|\\[1-9]", re.sub(r"\\\\", "", text)):
         raise ValueError(f"/{text}/ looks back or refers to a group, which can take very long")
+
+
+def _check_text(pattern: str, name: str) -> None:
+    """Raise ValueError for a text that no value is."""
+    if name in ("calling", "called") and pattern.strip():
+        check_ae_title(pattern)
+    if pattern != pattern.strip(" "):
+        raise ValueError(f"{pattern!r}: values are compared without the spaces around them")
+    if name not in NAMES and len(pattern) > LONGEST_VALUE:
+        raise ValueError(f"of a value the first {LONGEST_VALUE} characters are compared, and this is longer")
 
 
 def _check_name(pattern: str, name: str) -> None:

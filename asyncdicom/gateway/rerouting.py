@@ -47,4 +47,4 @@ async def _decided(archive: Archive, routing: Routing, claimed: Claimed) -> tupl
         )
     except (DataSetError, OSError) as error:
         return [], f"its file cannot be read ({type(error).__name__})"
-    return routing.decided(facts)
+    return routing.decided_again(facts)

@@ -15,7 +15,7 @@ from asyncdicom.exceptions import DataSetError
 from asyncdicom.gateway.config import GatewayDestination
 from asyncdicom.gateway.facts import Facts
 from asyncdicom.gateway.files import facts_of_blob
-from asyncdicom.gateway.routing import Routing, delivery
+from asyncdicom.gateway.routing import DELIVERY, Routing, delivery, unrouted
 from asyncdicom.gateway.rules import PRIORITIES
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.telemetry.log import Log
@@ -79,7 +79,8 @@ def _time(key: str, text: str) -> str:
 async def deliver_stable(archive: Archive, routing: Routing, quiet: float, study_instance_uid: str) -> int:
     """Ask the rules for stable studies about all instances of one; gives for how many there was work.
 
-    What was enqueued before is not enqueued again. Raises what the disk or the index raise.
+    What was enqueued before is not enqueued again. What cannot be read or decided is listed as unrouted:
+    nobody asks about it again, unless an operator says so. Raises what the index raises.
     """
     after = total = 0
     choice = Choice(study_instance_uid)
@@ -88,7 +89,7 @@ async def deliver_stable(archive: Archive, routing: Routing, quiet: float, study
         work: list[tuple[str, str, Work]] = []
         for each in page:
             found = await _decided(archive, routing, quiet, each)
-            total += bool(found)
+            total += any(one.kind == DELIVERY for one in found)
             work += [(each.sop_instance_uid, each.digest, one) for one in found]
         if work:
             await archive.outbox.enqueue_for_instances(work)
@@ -105,7 +106,7 @@ async def _decided(
             )
         except (DataSetError, OSError) as error:
             _LOG.error("%s cannot be routed: %s", chosen.sop_instance_uid, type(error).__name__)
-            return []
+            return [unrouted(f"its file cannot be read ({type(error).__name__})")]
     else:
         facts = Facts(
             calling=chosen.calling_ae_title or "",
@@ -116,4 +117,5 @@ async def _decided(
     work, why = routing.decided(facts, quiet)
     if why:
         _LOG.warning("%s of a stable study is not routed: %s", chosen.sop_instance_uid, why)
+        work.append(unrouted(why))
     return work

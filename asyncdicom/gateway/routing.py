@@ -12,7 +12,7 @@ from asyncdicom.gateway.facts import Facts
 from asyncdicom.gateway.rules import Rules, Target
 from asyncdicom.telemetry.log import Log
 
-__all__ = ["DELIVERY", "UNROUTED", "Routing", "delivery", "facts_of", "line_of", "members_of"]
+__all__ = ["DELIVERY", "UNROUTED", "Routing", "delivery", "facts_of", "line_of", "members_of", "unrouted"]
 
 _LOG = Log("asyncdicom.gateway")
 
@@ -41,7 +41,7 @@ class Routing:
                 received.origin.calling or "?",
                 why,
             )
-            work.append(Work(UNROUTED, "", state=State.FAILED, comment=why))
+            work.append(unrouted(why))
         return work
 
     def decided(
@@ -57,6 +57,12 @@ class Routing:
         decision = self._rules.decide(facts, stable)
         work = [self._work(target, move_originator) for target in decision.targets]
         return work, decision.unrouted
+
+    def decided_again(self, facts: Facts) -> tuple[list[Work], str]:
+        """As `decided`, for one that came a while ago: its study may have been stable since, and told."""
+        answers = [self.decided(facts, quiet) for quiet in (None, *sorted(self._rules.quiets))]
+        work = {each.destination: each for found, _ in reversed(answers) for each in found}
+        return list(work.values()), "; ".join(dict.fromkeys(why for _, why in answers if why))
 
     def _work(self, target: Target, move_originator: tuple[str, int] | None) -> Work:
         first = self._destinations[target.destinations[0]]
@@ -85,6 +91,11 @@ def delivery(
     line = line_of(destinations)
     order_key = line if ordered else None
     return Work(DELIVERY, line, priority, order_key=order_key, payload=payload, on_duplicate=on_duplicate)
+
+
+def unrouted(why: str) -> Work:
+    """Give the note for the operator that nobody knows where an instance goes."""
+    return Work(UNROUTED, "", state=State.FAILED, comment=why)
 
 
 def facts_of(received: Received) -> Facts:

@@ -30,9 +30,9 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from asyncdicom.gateway.facts import Facts, Wanted, wanted_of
+from asyncdicom.gateway.facts import FORGOTTEN, Facts, Wanted, picked, wanted_of
 from asyncdicom.gateway.patterns import Test, test_of
-from asyncdicom.gateway.template import Template, filled, parse_parts, tags_of
+from asyncdicom.gateway.template import Template, check_known, filled, parse_parts, tags_of
 from asyncdicom.toml_lines import Key
 
 __all__ = [
@@ -58,8 +58,6 @@ STABLE = 60.0
 """Seconds for which nothing has come for a study, if a rule says no others."""
 
 _LONGEST_QUIET = 86400
-
-_FORGOTTEN = {"called", "address", "certificate"}  # which the index does not keep
 
 _WAYS = ("to", "first_of", "spread", "function")
 _KEYS: dict[str, type | tuple[type, ...]] = {
@@ -88,6 +86,10 @@ class RuleError(ValueError):
     def __init__(self, message: str, key: Key) -> None:
         super().__init__(message)
         self.key = key
+
+
+class _Told(Exception):
+    """Why a rule failed, in words that are about no patient."""
 
 
 class Target(NamedTuple):
@@ -151,9 +153,7 @@ class _Rule(NamedTuple):
     def targets(self, facts: Facts, known: Collection[str]) -> tuple[Target, ...]:
         chosen = self.destinations
         if self.function is not None:
-            chosen = tuple(self.function(facts))
-            if unknown := [name for name in chosen if name not in known]:
-                raise LookupError(f"no destination {unknown[0]!r}")
+            chosen = _called(self.function, facts, known)
         elif self.way == "first_of":
             return (Target(chosen, self.priority, self.name),)
         elif self.way == "spread":
@@ -166,7 +166,7 @@ class _Rule(NamedTuple):
         name = filled(template, facts, str)
         if name not in known:  # what is in it may be about a patient: it is not told
             text = "".join(part if isinstance(part, str) else f"{{{part.name}}}" for part in template)
-            raise LookupError(f"there is no destination of the name that {text!r} gives")
+            raise _Told(f"there is no destination of the name that {text!r} gives")
         return name
 
     def why(self, facts: Facts) -> str:
@@ -194,7 +194,7 @@ class Rules:
             else:
                 self._rules.append(rule)
         every = [*self._rules, *([self._default] if self._default is not None else [])]
-        self.tags = frozenset(
+        self.tags = picked(
             [c.wanted.tag for rule in every for c in rule.conditions if c.wanted.tag]
             + [tag for rule in every if rule.way == "spread" for tag, _ in _SPREAD_BY[rule.spread_by]]
             + [tag for rule in every for template in rule.templates for tag in tags_of(template)]
@@ -285,9 +285,25 @@ def _add(targets: dict[tuple[str, ...], Target], more: Iterable[Target]) -> None
             targets[target.destinations] = target
 
 
+def _called(function: RouteFunction, facts: Facts, known: Collection[str]) -> tuple[str, ...]:
+    """Call a function of the user's, which may do anything; what it gives may be about a patient."""
+    try:
+        found = function(facts)
+        chosen = () if isinstance(found, str | bytes) else tuple(found)
+    except Exception:
+        raise
+    except BaseException as error:  # sys.exit(), say: it ends no server, and loses no instance
+        raise _Told(type(error).__name__) from error
+    if isinstance(found, str | bytes):
+        raise _Told("its function gives a text, and not a list of names")
+    if not all(isinstance(name, str) and name in known for name in chosen):
+        raise _Told("its function names a destination that there is not")
+    return chosen
+
+
 def _failure(rule: _Rule, error: Exception) -> str:
-    detail = f": {error}" if isinstance(error, LookupError) else ""
-    return f"rule {rule.name!r} failed ({type(error).__name__}{detail})"
+    """Say that a rule failed; of what others say about it only the kind: it may be about a patient."""
+    return f"rule {rule.name!r} failed ({error if isinstance(error, _Told) else type(error).__name__})"
 
 
 def _spread(names: tuple[str, ...], facts: Facts, by: str) -> str:
@@ -354,11 +370,16 @@ def _parse_rule(
     if priority not in PRIORITIES:
         raise RuleError(f"{name}: priority is one of {', '.join(PRIORITIES)}", (*where, "priority"))
     when, stable = _parse_stable(table.get("when", {}), (*where, "when"))
-    if stable is not None and (unknown := _FORGOTTEN & {*when, *when.get("not", {})}):
+    conditions = _parse_conditions(when, (*where, "when"))
+    if stable is not None and (unknown := FORGOTTEN & {condition.wanted.name for condition in conditions}):
         raise RuleError(f"{name}: {min(unknown)} is not known any more of a stable study", (*where, "when"))
+    try:
+        check_known(templates if stable is not None else ())
+    except ValueError as error:
+        raise RuleError(f"{name}: {error}", (*where, way)) from None
     return _Rule(
         name=name,
-        conditions=_parse_conditions(when, (*where, "when")),
+        conditions=conditions,
         way=way,
         destinations=chosen,
         function=functions[table[way]] if way == "function" else None,
@@ -412,9 +433,12 @@ def _parse_way(
     chosen = tuple([table[way]] if way == "function" else table[way])
     if not chosen and way != "to":
         raise RuleError(f"{way} names no destination", (*where, way))
+    what = "function" if way == "function" else "destination"
+    if strange := [name for name in chosen if not isinstance(name, str)]:
+        raise RuleError(f"there is no {what} {strange[0]!r}", (*where, way))
     if len(set(chosen)) < len(chosen):
         raise RuleError(f"{way} names a destination twice", (*where, way))
-    made = tuple(name for name in chosen if way == "to" and "{" in str(name))
+    made = tuple(name for name in chosen if way == "to" and "{" in name)
     try:
         templates = tuple(map(parse_parts, made))
     except ValueError as error:
@@ -422,8 +446,7 @@ def _parse_way(
     chosen = tuple(name for name in chosen if name not in made)
     for name in chosen:
         if name not in known:
-            what = "function" if way == "function" else "destination"
-            near = difflib.get_close_matches(str(name), known, 1)
+            near = difflib.get_close_matches(name, known, 1)
             meant = f"; did you mean {near[0]}?" if near else ""
             raise RuleError(f"there is no {what} {name!r}{meant}", (*where, way))
     return way, () if way == "function" else chosen, templates

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from asyncdicom.gateway.facts import Facts, Wanted, wanted_of
+from asyncdicom.gateway.facts import FORGOTTEN, Facts, Wanted, picked, wanted_of
 
-__all__ = ["Template", "filled", "parse_parts", "tags_of"]
+__all__ = ["Template", "check_known", "filled", "parse_parts", "tags_of"]
 
 _ELEMENT = re.compile(r"\{([^{}]*)\}")
 
@@ -28,9 +28,16 @@ def parse_parts(text: str) -> Template:
     return tuple(parts)
 
 
+def check_known(templates: Iterable[Template]) -> None:
+    """Raise ValueError for what nobody knows of an instance that is in the archive."""
+    for part in (part for template in templates for part in template):
+        if isinstance(part, Wanted) and part.name in FORGOTTEN:
+            raise ValueError(f"{{{part.name}}} is not known any more of an instance that is kept")
+
+
 def tags_of(parts: Iterable[str | Wanted]) -> frozenset[int]:
     """Give the elements that have to be known."""
-    return frozenset(part.tag for part in parts if isinstance(part, Wanted) and part.tag)
+    return picked(part.tag for part in parts if isinstance(part, Wanted) and part.tag)
 
 
 def filled(template: Template, facts: Facts, make: Callable[[str], str]) -> str:

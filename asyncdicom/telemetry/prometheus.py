@@ -16,8 +16,8 @@ __all__ = ["CONTENT_TYPE", "METRICS", "Metric", "exposition"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _PREFIX = "asyncdicom_"
-_STATES = ("ok", "open", "half-open", "paused", "outside hours")
-_DOWN = ("open", "half-open")
+_STATES = ("ok", "open", "half-open", "paused", "outside hours", "not configured")
+_DOWN = ("open", "half-open", "not configured")
 _OWED = ("ready", "waiting", "leased", "failed")
 
 State = Mapping[str, Any]

@@ -189,8 +189,13 @@ async def test_a_destination_that_is_no_more_is_told(
         async with gateway(tmp_path, config(EVERYTHING.format('"OLD"'), OLD=1)) as (running, where):
             await running.pause("OLD", paused=True)
             await send(where, instance("1.1"))
-        async with gateway(tmp_path, config(EVERYTHING.format('"A"'), A=node.server.port)):
+        async with gateway(tmp_path, config(EVERYTHING.format('"A"'), A=node.server.port)) as (running, _):
             assert "1 deliveries wait for OLD, which the configuration does not have" in caplog.text
+            _, gone = await running.status()
+            assert (gone["destination"], gone["state"], gone["ready"]) == ("OLD", "not configured", 1)
+            assert gone.keys() == (await running.status())[0].keys()
+            await running._archive.outbox.drop(destination="OLD")
+            assert [each["destination"] for each in await running.status()] == ["A"]
 
 
 async def test_it_is_told_at_the_start_where_instances_go_and_how(

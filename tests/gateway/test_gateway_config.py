@@ -90,6 +90,13 @@ def test_how_many_are_under_way_at_a_destination(window: int, under_way: int) ->
         ("[destinations.B]", ":3: B: a destination has an address"),
         ("[destination.B]\naddress = 'B@h:1'", ":3: unknown table 'destination'; did you mean destinations?"),
         ("[[route]]\nwhen = {}\nto = ['PACS']", ":3: unknown table 'route'; did you mean routes?"),
+        ("connect_timeout = -1", ":3: PACS: PACS@h:1: connect_timeout is a positive number of seconds"),
+        ("dimse_timeout = nan", ":3: PACS: PACS@h:1: dimse_timeout is a positive number of seconds"),
+        (f"rate = 1{'0' * 400}", ":3: rate is too large a number"),
+        (f"rate = 1{'0' * 5000}", ": Exceeds the limit"),
+        (f"rate = {'[' * 5000}{']' * 5000}", ": "),
+        ("tls = { key = 'k.pem' }", ":3: tls: a key needs its certificate"),
+        ("[destinations.B]\nfolder = '/srv/{called}'", ":4: folder: {called} is not known any more"),
         ("[destinations]\nB = 3", "destination has an address"),
     ],
 )
@@ -99,6 +106,18 @@ def test_what_is_wrong_is_told_with_file_and_line(lines: str, message: str) -> N
         text = lines
     with pytest.raises(GatewayConfigError, match=r"^g\.toml.*" + re.escape(message)):
         parse_gateway(text, "g.toml")
+
+
+def test_seconds_that_are_none_are_for_ever_as_those_of_peers() -> None:
+    text = "[destinations.A]\naddress = 'A@h:1'\ndimse_timeout = 0\nacse_timeout = 5\n"
+    called = parse_gateway(text).destinations["A"].destination
+    assert isinstance(called, Destination)
+    assert (called.dimse_timeout, called.acse_timeout) == (None, 5)
+
+
+def test_a_file_of_windows_is_read(tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_bytes(b"\xef\xbb\xbf" + WHOLE.replace("\n", "\r\n").encode())
+    assert len(read_gateway(tmp_path / "gateway.toml").rules) == 1
 
 
 @pytest.mark.parametrize("key", sorted(KEYS_OF_A_SERVED_FILE))

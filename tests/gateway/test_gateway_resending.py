@@ -334,7 +334,7 @@ async def test_a_destination_is_named_by_what_an_instance_is(
         ("when = { stable = 0 }\nto = []", "stable is a number of seconds"),
         ("when = { stable = true }\nto = []", "stable is a number of seconds"),
         ('when = { stable = 60, called = "A" }\nto = []', "called is not known any more"),
-        ('when = { stable = 60, not.address = "A" }\nto = []', "address is not known any more"),
+        ('when = { stable = 60, not.address = "10.0.0.7" }\nto = []', "address is not known any more"),
         ("when = 7\nto = []", "when must be of type dict or str"),
     ],
 )
@@ -404,6 +404,27 @@ async def test_a_study_that_became_stable_while_nobody_looked_goes_at_the_next_s
             await settled(running)
 
 
+@pytest.mark.parametrize("by", ["hang-up", "restart"])
+async def test_another_number_of_seconds_loses_no_study_that_was_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setattr(stability, "_PART", 100)
+    async with pacs() as node:
+        before, after = (
+            config(f'[[routes]]\nwhen = {{ stable = {quiet} }}\nto = ["A"]\n', A=node.server.port)
+            for quiet in (3600, 0.1)
+        )
+        async with gateway(tmp_path, before) as (running, where):
+            await eventually(lambda: _has_begun(tmp_path))
+            await send(where, instance("1.1"))
+            if by == "hang-up":
+                running.renew(after)
+                await node.has("1.1")
+        async with gateway(tmp_path, after):
+            await node.has("1.1")
+    assert node.received == {"1.1": 1}
+
+
 def _has_begun(path: Path) -> bool:
     """Whether it is noted up to where everything was told."""
     with closing(sqlite3.connect(path / "index.sqlite")) as connection:
@@ -421,13 +442,19 @@ async def test_what_cannot_be_read_or_decided_of_a_stable_study_is_told(
             await send(where, instance("1.3", patient="NOBODY", study="1.2.4"))
             (lost,) = archive.chosen.page(chosen.Choice(sop_instance_uid="1.1"))
             (path,) = (tmp_path / "objects").rglob(Path(lost.file).name)
+            saved = path.read_bytes()
             path.unlink()
             assert await deliver_stable(archive, running._routing, 3600.0, "1.2.3") == 1
             assert await deliver_stable(archive, running._routing, 3600.0, "1.2.4") == 0
             await node.has("1.2")
+            assert await running.unrouted() == 2
+            Path(path).write_bytes(saved)
+            assert await archive.outbox.retry() == 2  # what can be read now goes: nothing else comes for it
+            await node.has("1.1")
+            await settled(running, failed=1)
     assert "1.1 cannot be routed: FileNotFoundError" in caplog.text
     assert "1.3 of a stable study is not routed" in caplog.text
-    assert node.received == {"1.2": 1}
+    assert node.received == {"1.1": 1, "1.2": 1}
 
 
 async def test_an_index_that_fails_is_asked_for_stable_studies_again(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncdicom.data.elements import Element
+from asyncdicom.data.elements import Element, encode
+from asyncdicom.data.scanner import Scanner
 from asyncdicom.gateway.config import GatewayConfigError, parse_gateway
-from asyncdicom.gateway.facts import Facts
+from asyncdicom.gateway.facts import Facts, wanted_of
+from asyncdicom.gateway.folder import parse_template
 from asyncdicom.gateway.patterns import test_of as pattern
 from asyncdicom.gateway.rules import Rules, parse_rules
 from asyncdicom.uid import EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN
@@ -61,6 +65,9 @@ CHEST = facts(
         ({"called": "GATE", "calling": "MR"}, False),
         ({"address": "10.0.0.0/16"}, True),
         ({"address": "10.1.0.0/16"}, False),
+        ({"address": "10.0.0.7"}, True),
+        ({"address": "::ffff:10.0.0.7"}, True),
+        ({"address": "10.0.0.8"}, False),
         ({"address": "10.0.*"}, True),
         ({"certificate": "dns:*.example"}, True),
         ({"certificate": "sha256:cd"}, False),
@@ -97,9 +104,53 @@ def test_any_of_many_values_does() -> None:
     assert goes_to(rules({"when": {"ImageType": "AXIAL"}, "to": ["AI"]}), image_type) == ["AI"]
 
 
+def test_an_address_is_compared_as_one() -> None:
+    mapped = facts(address="::ffff:10.0.0.7")
+    assert goes_to(rules({"when": {"address": ["10.0.0.7"]}, "to": ["AI"]}), mapped) == ["AI"]
+    assert goes_to(rules({"when": {"address": ""}, "to": ["AI"]}), facts()) == ["AI"]
+
+
 def test_numbers_are_read_as_they_are_encoded() -> None:
     big = facts({0x00280010: ("US", b"\x02\x00")}, transfer_syntax=EXPLICIT_VR_BIG_ENDIAN)
     assert goes_to(rules({"when": {"Rows": 512}, "to": ["AI"]}), big) == ["AI"]
+
+
+@pytest.mark.parametrize(
+    ("syntax", "order"), [(EXPLICIT_VR_LITTLE_ENDIAN, "<"), (EXPLICIT_VR_BIG_ENDIAN, ">")]
+)
+@pytest.mark.parametrize(
+    ("key", "vr", "kind", "value"),
+    [
+        ("DiffusionBValue", "FD", "d", 2.5),
+        ("RecommendedDisplayFrameRateInFloat", "FL", "f", 0.1),
+        ("TagAngleSecondAxis", "SS", "h", -3),
+        ("SelectorULValue", "UL", "I", 70000),
+        ("0019,100C", "SL", "i", -70000),
+        ("0019,100C", "US", "H", 5),
+        ("0019,100C", "UV", "Q", 1 << 40),
+    ],
+)
+def test_binary_numbers_are_compared_and_those_of_private_elements(
+    syntax: str, order: str, key: str, vr: str, kind: str, value: float
+) -> None:
+    tag = wanted_of(key).tag
+    found = facts({tag: (vr, struct.pack(order + kind, value))}, transfer_syntax=syntax)
+    assert goes_to(rules({"when": {key: value}, "to": ["AI"]}), found) == ["AI"]
+    assert goes_to(rules({"when": {key: f"> {value}"}, "to": ["AI"]}), found) == []
+
+
+def test_what_is_picked_out_of_a_data_set_can_be_read() -> None:
+    """Where nothing else is read than what the rules ask for, their texts are in the character set."""
+    data = encode(
+        [(0x00080005, "CS", b"ISO_IR 144"), (0x00100010, "PN", "Иванов".encode("iso8859_5"))],
+        EXPLICIT_VR_LITTLE_ENDIAN,
+    )
+    table = rules({"when": {"PatientName": "Иванов"}, "to": ["TENANT-{PatientID}"]})
+    scanner = Scanner(EXPLICIT_VR_LITTLE_ENDIAN, table.tags)
+    scanner.feed(memoryview(data))
+    found = Facts(transfer_syntax=EXPLICIT_VR_LITTLE_ENDIAN, elements=scanner.finish())
+    assert "no destination of the name" in table.decide(found).unrouted
+    assert parse_template("/srv/{PatientName}").tags == {0x00080005, 0x00100010}
 
 
 def test_the_rules_name_the_elements_that_they_need() -> None:
@@ -111,7 +162,7 @@ def test_the_rules_name_the_elements_that_they_need() -> None:
         },
         {"when": {"calling": "A"}, "to": []},
     )
-    assert table.tags == {0x00080060, 0x00081010, 0x0020000D}
+    assert table.tags == {0x00080005, 0x00080060, 0x00081010, 0x0020000D}
 
 
 def test_rules_are_asked_in_order_until_one_stops() -> None:
@@ -171,7 +222,29 @@ def test_nothing_is_guessed_behind_a_rule_that_fails() -> None:
     )
     decision = table.decide(CHEST)
     assert decision.targets == ()
-    assert decision.unrouted == "rule 'route 1' failed (LookupError: no destination 'NOWHERE')"
+    assert decision.unrouted == "rule 'route 1' failed (its function names a destination that there is not)"
+
+
+def leaves(facts: Facts) -> Iterable[str]:
+    sys.exit(1)
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda facts: dict[str, list[str]]()["DOE^JOHN"], "KeyError"),
+        (lambda facts: ["DOE^JOHN"], "its function names a destination that there is not"),
+        (lambda facts: [["PACS"]], "its function names a destination that there is not"),
+        (lambda facts: [None], "its function names a destination that there is not"),
+        (lambda facts: "AI", "its function gives a text, and not a list of names"),
+        (lambda facts: None, "TypeError"),
+        (leaves, "SystemExit"),
+    ],
+)
+def test_a_function_may_do_anything_and_what_is_told_is_about_no_patient(function: Any, why: str) -> None:
+    table = rules({"when": {}, "function": "mine"}, mine=function)
+    assert table.decide(CHEST) == ((), f"rule 'route 1' failed ({why})", False)
+    assert table.explain(CHEST)[0].why == f"rule 'route 1' failed ({why})"
 
 
 def test_a_function_chooses_destinations() -> None:
@@ -237,6 +310,8 @@ TOP = '[destinations.PACS]\naddress = "PACS@10.0.0.5:104"\n'
         ("[[routes]]\nto = []\n[routes.when]\nModalty = 'CT'", ":6: Modalty: 'Modalty' is no keyword"),
         ("[[routes]]\nto = []\nwhen = { Modality = [] }", ":5: Modality: an empty list fits nothing"),
         ("[[routes]]\nto = []\nwhen = { Modality = true }", ":5: Modality: a pattern is a text"),
+        ("[[routes]]\nto = []\nwhen = { '' = 'x' }", ":5: : '' is no keyword of an element"),
+        ("[[routes]]\nto = ['X-{}']\nwhen = {}", ":4: to: '' is no keyword of an element"),
         ("[[routes]]\nto = []\nwhen = { PixelData = 'x' }", ":5: PixelData: PixelData has the VR"),
         ("[[routes]]\nto = []\nwhen = { FFFC0010 = 'x' }", ":5: FFFC0010: FFFC0010 is not between"),
         (
@@ -251,6 +326,19 @@ TOP = '[destinations.PACS]\naddress = "PACS@10.0.0.5:104"\n'
             ":5: address: 10.0.0.7/8 has host bits set",
         ),
         ("[[routes]]\nto = []\nwhen = { calling = '/(/' }", ":5: calling: /(/ is no regular expression"),
+        ("[[routes]]\nto = []\nwhen = { Modality = '/CT' }", ":5: Modality: '/CT' is no regular expression"),
+        ("[[routes]]\nto = []\nwhen = { Modality = '/CT/I' }", ":5: Modality: '/CT/I' is no regular"),
+        ("[[routes]]\nto = []\nwhen = { Rows = '> 1e3' }", ":5: Rows: '> 1e3' is no regular expression"),
+        ("[[routes]]\nto = []\nwhen = { Modality = '!SR' }", '"not" is a key: not.Modality'),
+        ("[[routes]]\nto = []\nwhen = { Modality = 'CT ' }", ":5: Modality: 'CT ': values are compared"),
+        (f"[[routes]]\nto = []\nwhen = {{ PatientID = '{'x' * 65}' }}", ":5: PatientID: of a value the"),
+        ("[[routes]]\nto = []\nwhen = { Rows = nan }", ":5: Rows: nan is no number that a value may have"),
+        (f"[[routes]]\nto = []\nwhen = {{ Rows = 1{'0' * 400} }}", ":5: Rows: 1000"),
+        ("[[routes]]\nto = []\nwhen = { calling = 'CT OF THE FIRST FLOOR' }", "has 21 characters: 16 are"),
+        ("[[routes]]\nto = []\nwhen = { address = 'ct1.local' }", ":5: address: 'ct1.local' does not appear"),
+        ("[[routes]]\nto = []\nwhen = { stable = 60, not = 5 }", ":5: not has conditions"),
+        ("[[routes]]\nto = ['X-{called}']\nwhen = 'stable'", ":4: route 1: {called} is not known any more"),
+        ("[[routes]]\nto = [['PACS']]\nwhen = {}", ":4: there is no destination ['PACS']"),
         ("routes = 3", ":1: "),
         ("[[routes]]\nwhen = {", ": "),
     ],
@@ -279,7 +367,7 @@ def test_other_expressions_are_taken(text: str) -> None:
 @given(st.text(max_size=80), st.text(max_size=30))
 def test_wildcards_never_fail_and_mean_what_they_say(value: str, start: str) -> None:
     literal = start.replace("*", "").replace("?", "")
-    if literal[:1] in ("/", "=", "<", ">"):
+    if literal[:1] in ("/", "=", "<", ">", "!"):
         return
     assert pattern(f"{literal}*", "calling")(literal + value)
     assert pattern(f"*{literal}*", "calling")(value + literal + value)
