@@ -501,19 +501,18 @@ class Archive:
             return await in_thread(self._threads.readers, self._index.upkeep.counts)
 
     async def stable_studies(
-        self, *, quiet: float = 60.0, name: str = "default", follows: str = ""
+        self, *, quiet: float = 60.0, name: str = "default"
     ) -> AsyncGenerator[StableStudy, None]:
         """Give every study that nothing has come for since `quiet` seconds; one that gets more, again.
 
         `name`: who asks; each name is given every study. A study counts as given when the next one is asked
         for: after a crash, or a restart, what was not is given again, with what has come meanwhile. A name
-        that asks for the first time gets what comes from then on; with `follows` what those names that begin
-        so were not given yet, too. The index is looked at eight times in
+        that asks for the first time gets what comes from then on. The index is looked at eight times in
         `quiet`, and at least every 5 seconds. Ends when the archive is closed. Raises ValueError for a time
         that is not positive, or if somebody has the name now, and `ArchiveError` if disk or index fail.
         """
         try:
-            async with aclosing(self.stability.studies(name, quiet, follows)) as studies:
+            async with aclosing(self.stability.studies(name, quiet)) as studies:
                 async for study in studies:
                     yield study
         except ArchiveError:

@@ -135,7 +135,7 @@ class StableStudies:
         """Give the names that anybody asks under, in any process. Blocks. Raises `IndexFailed`."""
         return self.asked | {name.removeprefix(_LEASED) for name in self._leases.held(_LEASED)}
 
-    async def studies(self, name: str, quiet: float, follows: str = "") -> AsyncGenerator[StableStudy, None]:
+    async def studies(self, name: str, quiet: float) -> AsyncGenerator[StableStudy, None]:
         """See `Archive.stable_studies`."""
         if not quiet > 0:
             raise ValueError("quiet is a number of seconds above 0")
@@ -149,9 +149,7 @@ class StableStudies:
                 if not await self._parts[2](lease.keep):  # another process is given them
                     await asyncio.sleep(min(_LONGEST, quiet / _PART))
                     continue
-                studies = stable_studies(
-                    *self._parts, name=name, quiet=quiet, follows=follows, is_ours=lease.keep
-                )
+                studies = stable_studies(*self._parts, name=name, quiet=quiet, is_ours=lease.keep)
                 async with aclosing(studies):
                     async for study in studies:
                         yield study
@@ -166,7 +164,6 @@ async def stable_studies(
     *,
     name: str,
     quiet: float,
-    follows: str = "",
     clock: Callable[[], float] = time.time,
     is_ours: Callable[[], bool] = lambda: True,
 ) -> AsyncGenerator[StableStudy, None]:
@@ -179,7 +176,7 @@ async def stable_studies(
         through = waiting.through
         await in_thread(change, lambda writer: write_told(writer, name, through, told))
 
-    waiting = Quiet(quiet, await in_thread(reader.start, name, follows))
+    waiting = Quiet(quiet, await in_thread(reader.start, name))
     await note()
     while await in_thread(is_ours):
         while page := await in_thread(reader.arrived, waiting.after):

@@ -40,7 +40,6 @@ _GONE: Mapping[str, Any] = {
     "last_status": None,
     "last_trouble": "",
 }
-_ASKS = "gateway "  # for stable studies: another number of seconds goes on where one was
 _AFTER_ERROR = 5.0  # seconds, when the index could not be asked for stable studies
 
 
@@ -243,7 +242,7 @@ class Gateway:
     async def _deliver_stable(self, quiet: float) -> None:
         while True:
             try:
-                studies = self._archive.stable_studies(quiet=quiet, name=f"{_ASKS}{quiet:g}", follows=_ASKS)
+                studies = self._archive.stable_studies(quiet=quiet, name=f"gateway {quiet:g}")
                 async with aclosing(studies):
                     async for study in studies:
                         uid = study.study_instance_uid

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from asyncdicom import BytesSource
 from asyncdicom.archive import Archive, Outcome, StableStudy
 from asyncdicom.archive.index.schema import stability
-from asyncdicom.archive.index.stability import Arrived, Mark, _behind, write_told
+from asyncdicom.archive.index.stability import Arrived, Mark, write_told
 from asyncdicom.archive.stability import Quiet
 from asyncdicom.data.elements import encode
 from asyncdicom.uid import EXPLICIT_VR_LITTLE_ENDIAN
@@ -215,23 +215,3 @@ async def test_a_name_is_told_of_so_many_studies_at_once(archive: Archive, numbe
         await archive.read(
             archive._ingest.change, lambda writer: write_told(writer, "AI", Mark(0, "2025-01-01"), told)
         )
-
-
-NEW, HOUR, OLD = Mark(9, "2026-11-26T12:00:00.000"), Mark(5, "2026-11-26T11:00:00.000"), Mark(2, "2026-11-20")
-
-
-@pytest.mark.parametrize(
-    ("marks", "oldest", "behind"),
-    [
-        ([NEW], "2026-11-01", NEW),
-        ([NEW, HOUR], "2026-11-01", HOUR),
-        ([NEW, OLD, HOUR], "2026-11-01", HOUR),
-        ([NEW, Mark()], "2026-11-26T10:00:00.000", Mark()),
-        ([NEW, Mark()], "2026-11-01", NEW),
-    ],
-)
-def test_who_asks_with_another_number_of_seconds_goes_on_where_the_one_before_was(
-    marks: list[Mark], oldest: str, behind: Mark
-) -> None:
-    """And not where somebody was who has not asked for days."""
-    assert _behind(marks, oldest) == behind

@@ -404,27 +404,6 @@ async def test_a_study_that_became_stable_while_nobody_looked_goes_at_the_next_s
             await settled(running)
 
 
-@pytest.mark.parametrize("by", ["hang-up", "restart"])
-async def test_another_number_of_seconds_loses_no_study_that_was_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
-) -> None:
-    monkeypatch.setattr(stability, "_PART", 100)
-    async with pacs() as node:
-        before, after = (
-            config(f'[[routes]]\nwhen = {{ stable = {quiet} }}\nto = ["A"]\n', A=node.server.port)
-            for quiet in (3600, 0.1)
-        )
-        async with gateway(tmp_path, before) as (running, where):
-            await eventually(lambda: _has_begun(tmp_path))
-            await send(where, instance("1.1"))
-            if by == "hang-up":
-                running.renew(after)
-                await node.has("1.1")
-        async with gateway(tmp_path, after):
-            await node.has("1.1")
-    assert node.received == {"1.1": 1}
-
-
 def _has_begun(path: Path) -> bool:
     """Whether it is noted up to where everything was told."""
     with closing(sqlite3.connect(path / "index.sqlite")) as connection:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Select, bindparam, delete, func, literal_column, select
@@ -19,7 +18,6 @@ from asyncdicom.archive.index.writer import Writer
 __all__ = ["Arrived", "Mark", "SharedStabilityReader", "StabilityReader", "StudyState", "write_told"]
 
 PAGE = 1000
-_FORGOTTEN = timedelta(days=1)
 _EVERYTHING = 0  # the "study" that stands for how far all was looked through
 
 
@@ -116,21 +114,14 @@ class StabilityReader:
             row = connection.execute(_STATE.where(study.c.id == number)).one()
         return None if row[3] is None else StudyState(*row)
 
-    def start(self, name: str, follows: str = "") -> Mark:
-        """Give up to where a name was told everything; if it was never told anything: where it ends now.
-
-        `follows`: where the names that begin so are, the one that is behind; but not more than a day.
-        """
-        everything = select(stability.c.last, stability.c.received).where(stability.c.study == _EVERYTHING)
+    def start(self, name: str) -> Mark:
+        """Give up to where a name was told everything; if it was never told anything: where it ends now."""
+        known = select(stability.c.last, stability.c.received).where(
+            stability.c.name == name, stability.c.study == _EVERYTHING
+        )
         newest = select(instance.c.id, instance.c.received).order_by(instance.c.id.desc()).limit(1)
         with TRANSLATED, self._engine.connect() as connection:
-            known = connection.execute(everything.where(stability.c.name == name)).first()
-            row = known or connection.execute(newest).first()
-            if known is None and row is not None and follows:
-                others = everything.where(stability.c.name.startswith(follows, autoescape=True))
-                oldest = connection.scalar(select(instance.c.received).order_by(instance.c.id).limit(1))
-                marks = [Mark(*row), *(Mark(*other) for other in connection.execute(others))]
-                return _behind(marks, oldest or "")
+            row = connection.execute(known).first() or connection.execute(newest).first()
         return Mark() if row is None else Mark(*row)
 
     def told(self, name: str, studies: Sequence[int]) -> Mapping[int, Mark]:
@@ -179,16 +170,6 @@ class SharedStabilityReader(StabilityReader):
             while self._waiting and self._waiting[0][1] <= oldest_open:
                 self._settled = max(self._settled, self._waiting.popleft()[0])
             return self._settled
-
-
-def _behind(marks: Sequence[Mark], oldest: str) -> Mark:
-    """Give the mark that is behind the others; one of a day before the first mark is of nobody any more.
-
-    The first one is the newest of all. `oldest`: when the first instance came, for marks that are before it.
-    """
-    newest = datetime.fromisoformat(marks[0].received)
-    since = (newest - _FORGOTTEN).isoformat(timespec="milliseconds")
-    return min(mark for mark in marks if (mark.received or oldest) >= since)
 
 
 def write_told(writer: Writer, name: str, through: Mark, told: Iterable[tuple[int, Mark]] = ()) -> None:
