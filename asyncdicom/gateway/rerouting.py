@@ -19,7 +19,8 @@ _AT_ONCE = 50
 async def reroute(archive: Archive, routing: Routing) -> int:
     """Ask the rules about all unrouted instances that were made ready by a retry; gives how many those were.
 
-    Of who has sent them the calling AE title is known, and nothing else. Raises what the disk or the index
+    Of who has sent them the calling AE title is known, and nothing else. The rules for stable studies are
+    asked, too: they go at once. Raises what the disk or the index
     raise: what is left is asked about at the next retry.
     """
     outbox, total = archive.outbox, 0
@@ -47,4 +48,4 @@ async def _decided(archive: Archive, routing: Routing, claimed: Claimed) -> tupl
         )
     except (DataSetError, OSError) as error:
         return [], f"its file cannot be read ({type(error).__name__})"
-    return routing.decided(facts)
+    return routing.decided_late(facts)

@@ -12,7 +12,7 @@ from asyncdicom.gateway.facts import Facts
 from asyncdicom.gateway.rules import Rules, Target
 from asyncdicom.telemetry.log import Log
 
-__all__ = ["DELIVERY", "UNROUTED", "Routing", "delivery", "facts_of", "line_of", "members_of"]
+__all__ = ["DELIVERY", "UNROUTED", "Routing", "delivery", "facts_of", "line_of", "members_of", "unrouted"]
 
 _LOG = Log("asyncdicom.gateway")
 
@@ -43,6 +43,18 @@ class Routing:
         self._destinations = destinations
         self.tags = rules.tags
 
+    def decided_late(self, facts: Facts) -> tuple[list[Work], str]:
+        """Decide about an instance that has come some time ago, also by the rules for stable studies.
+
+        Its study may have been told as stable already, and is not told again.
+        """
+        work, said = [], []
+        for stable in (None, *sorted(self._rules.quiets)):
+            found, why = self.decided(facts, stable)
+            work += found
+            said += [why] if why else []
+        return work, "; ".join(said)
+
     def work_for(self, received: Received) -> list[Work]:
         """Give the deliveries of an instance, and a note for the operator where one is due; never raises."""
         work, why = self.decided(facts_of(received), move_originator=received.origin.move_originator)
@@ -53,7 +65,7 @@ class Routing:
                 received.origin.calling or "?",
                 why,
             )
-            work.append(Work(UNROUTED, "", state=State.FAILED, comment=why))
+            work.append(unrouted(why))
         return work
 
     def decided(
@@ -97,6 +109,11 @@ def delivery(
     line = line_of(destinations)
     order_key = line if ordered else None
     return Work(DELIVERY, line, priority, order_key=order_key, payload=payload, on_duplicate=on_duplicate)
+
+
+def unrouted(why: str) -> Work:
+    """Give the note for the operator that an instance is not routed, as it should be."""
+    return Work(UNROUTED, "", state=State.FAILED, comment=why)
 
 
 def facts_of(received: Received) -> Facts:
