@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple
 
 from asyncdicom.archive.index.leases import Lease, Leases
@@ -19,6 +19,7 @@ from asyncdicom.archive.index.stability import (
     Mark,
     StabilityReader,
     StudyState,
+    take_over,
     write_told,
 )
 from asyncdicom.archive.index.writer import Writer
@@ -134,6 +135,21 @@ class StableStudies:
     def asked_for(self) -> set[str]:
         """Give the names that anybody asks under, in any process. Blocks. Raises `IndexFailed`."""
         return self.asked | {name.removeprefix(_LEASED) for name in self._leases.held(_LEASED)}
+
+    async def take_over(self, beginning: str, quiets: Mapping[str, float]) -> None:
+        """Say which names with a beginning there are from now on, and after how many seconds they are told.
+
+        A name that is new is told of the studies that are not stable yet, and of all that those who are no
+        more had still to be told of. Raises what the disk or the index raise.
+        """
+        now = time.time()
+        since = {
+            name: datetime.fromtimestamp(now - quiet, UTC).isoformat(timespec="milliseconds")
+            for name, quiet in quiets.items()
+        }
+        _, change, in_thread = self._parts
+        await in_thread(change, lambda writer: take_over(writer, beginning, since))
+        self.asked -= {name for name in self.asked if name.startswith(beginning) and name not in quiets}
 
     async def studies(self, name: str, quiet: float) -> AsyncGenerator[StableStudy, None]:
         """See `Archive.stable_studies`."""

@@ -41,6 +41,7 @@ _GONE: Mapping[str, Any] = {
     "last_trouble": "",
 }
 _AFTER_ERROR = 5.0  # seconds, when the index could not be asked for stable studies
+_ASKS = "gateway "  # what the names begin with under which it asks for them
 
 
 class Gateway:
@@ -70,6 +71,8 @@ class Gateway:
         self._rerouting: asyncio.Task[None] | None = None
         self._asks_again = asyncio.Event()
         self._watching: dict[float, asyncio.Task[None]] = {}  # by the seconds that studies have to be quiet
+        self._naming: set[asyncio.Task[None]] = set()
+        self._names_turn = asyncio.Lock()
         self._connecting: list[asyncio.Task[None]] = []
         self._turn = asyncio.Lock()
         self._kinds: list[Kind] = []
@@ -95,7 +98,7 @@ class Gateway:
         if self._unsubscribe is not None:
             self._unsubscribe()
         tasks = [task for task in (self._renewing, self._rerouting) if task is not None]
-        tasks += self._watching.values()
+        tasks += [*self._watching.values(), *self._naming]
         for task in tasks:
             task.cancel()
         tasks += self._connecting
@@ -236,13 +239,28 @@ class Gateway:
         quiets = self.config.rules.quiets
         for quiet in [each for each in self._watching if each not in quiets]:
             self._watching.pop(quiet).cancel()
+        naming = asyncio.ensure_future(self._name())
+        self._naming.add(naming)
+        naming.add_done_callback(self._naming.discard)
         for quiet in quiets - self._watching.keys():
-            self._watching[quiet] = asyncio.ensure_future(self._deliver_stable(quiet))
+            self._watching[quiet] = asyncio.ensure_future(self._deliver_stable(quiet, naming))
 
-    async def _deliver_stable(self, quiet: float) -> None:
+    async def _name(self) -> None:
+        """Let what waited for other seconds of quiet before go by those that there are now."""
+        async with self._names_turn:
+            while True:
+                names = {f"{_ASKS}{quiet:g}": quiet for quiet in self.config.rules.quiets}
+                try:
+                    return await self._archive.stability.take_over(_ASKS, names)
+                except Exception as error:
+                    _LOG.error("stable studies cannot be sent on: %s", error or type(error).__name__)
+                    await asyncio.sleep(_AFTER_ERROR)
+
+    async def _deliver_stable(self, quiet: float, naming: asyncio.Task[None]) -> None:
+        await asyncio.wait((naming,))
         while True:
             try:
-                studies = self._archive.stable_studies(quiet=quiet, name=f"gateway {quiet:g}")
+                studies = self._archive.stable_studies(quiet=quiet, name=f"{_ASKS}{quiet:g}")
                 async with aclosing(studies):
                     async for study in studies:
                         uid = study.study_instance_uid

@@ -15,7 +15,7 @@ from asyncdicom.exceptions import DataSetError
 from asyncdicom.gateway.config import GatewayDestination
 from asyncdicom.gateway.facts import Facts
 from asyncdicom.gateway.files import facts_of_blob
-from asyncdicom.gateway.routing import DELIVERY, Routing, delivery, unrouted
+from asyncdicom.gateway.routing import Routing, delivery, unrouted
 from asyncdicom.gateway.rules import PRIORITIES
 from asyncdicom.net.threads import file_threads, in_thread
 from asyncdicom.telemetry.log import Log
@@ -79,8 +79,8 @@ def _time(key: str, text: str) -> str:
 async def deliver_stable(archive: Archive, routing: Routing, quiet: float, study_instance_uid: str) -> int:
     """Ask the rules for stable studies about all instances of one; gives for how many there was work.
 
-    What was enqueued before is not enqueued again. What cannot be read or decided is listed as unrouted:
-    nobody asks about it again, unless an operator says so. Raises what the index raises.
+    What was enqueued before is not enqueued again. What cannot be routed is noted for the operator: nobody
+    asks about it again by himself. Raises what the disk or the index raise.
     """
     after = total = 0
     choice = Choice(study_instance_uid)
@@ -88,8 +88,11 @@ async def deliver_stable(archive: Archive, routing: Routing, quiet: float, study
         after = page[-1].id
         work: list[tuple[str, str, Work]] = []
         for each in page:
-            found = await _decided(archive, routing, quiet, each)
-            total += any(one.kind == DELIVERY for one in found)
+            found, why = await _decided(archive, routing, quiet, each)
+            total += bool(found)
+            if why:
+                _LOG.warning("%s of a stable study is not routed: %s", each.sop_instance_uid, why)
+                found = [*found, unrouted(why)]
             work += [(each.sop_instance_uid, each.digest, one) for one in found]
         if work:
             await archive.outbox.enqueue_for_instances(work)
@@ -98,15 +101,14 @@ async def deliver_stable(archive: Archive, routing: Routing, quiet: float, study
 
 async def _decided(
     archive: Archive, routing: Routing, quiet: float, chosen: ChosenInstance
-) -> Sequence[Work]:
+) -> tuple[Sequence[Work], str]:
     if routing.tags:
         try:
             facts = await in_thread(
                 file_threads(), lambda: facts_of_blob(archive.reading(chosen), chosen, routing.tags)
             )
         except (DataSetError, OSError) as error:
-            _LOG.error("%s cannot be routed: %s", chosen.sop_instance_uid, type(error).__name__)
-            return [unrouted(f"its file cannot be read ({type(error).__name__})")]
+            return [], f"its file cannot be read ({type(error).__name__})"
     else:
         facts = Facts(
             calling=chosen.calling_ae_title or "",
@@ -114,8 +116,4 @@ async def _decided(
             transfer_syntax=chosen.transfer_syntax_uid,
             size=chosen.data_set_length,
         )
-    work, why = routing.decided(facts, quiet)
-    if why:
-        _LOG.warning("%s of a stable study is not routed: %s", chosen.sop_instance_uid, why)
-        work.append(unrouted(why))
-    return work
+    return routing.decided(facts, quiet)

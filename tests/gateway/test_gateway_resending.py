@@ -393,13 +393,12 @@ async def test_a_study_that_became_stable_while_nobody_looked_goes_at_the_next_s
         assert setting.rules.quiets == {60.0}
         routes = '[[routes]]\nwhen = { stable = 0.1 }\nto = ["A"]\n'
         setting = config(routes, A=node.server.port)
-        async with gateway(tmp_path, setting) as (running, where):
+        async with gateway(tmp_path, setting):
             await eventually(lambda: _has_begun(tmp_path))
-            running.renew(config(EVERYTHING.format(""), A=node.server.port))
-            assert not running._watching
-            await send(where, instance("1.1"))
+        async with Archive(tmp_path, durability="none", scrub=0) as archive:
+            await archive.store(instance("1.1"))
         assert not node.received
-        async with gateway(tmp_path, setting) as (running, where):
+        async with gateway(tmp_path, setting) as (running, _):
             await node.has("1.1")
             await settled(running)
 
@@ -426,12 +425,14 @@ async def test_what_cannot_be_read_or_decided_of_a_stable_study_is_told(
             assert await deliver_stable(archive, running._routing, 3600.0, "1.2.3") == 1
             assert await deliver_stable(archive, running._routing, 3600.0, "1.2.4") == 0
             await node.has("1.2")
-            assert await running.unrouted() == 2
+            reasons = [row.comment for row in archive.deliveries.page(State.FAILED)]
+            assert "its file cannot be read (FileNotFoundError)" in reasons
+            assert await running.unrouted() == len(reasons) == 2
             Path(path).write_bytes(saved)
             assert await archive.outbox.retry() == 2  # what can be read now goes: nothing else comes for it
             await node.has("1.1")
             await settled(running, failed=1)
-    assert "1.1 cannot be routed: FileNotFoundError" in caplog.text
+    assert "1.1 of a stable study is not routed: its file cannot be read (FileNotFoundError)" in caplog.text
     assert "1.3 of a stable study is not routed" in caplog.text
     assert node.received == {"1.1": 1, "1.2": 1}
 

@@ -15,7 +15,15 @@ from asyncdicom.archive.index.schema import instance, patient, series, stability
 from asyncdicom.archive.index.sql import upserting
 from asyncdicom.archive.index.writer import Writer
 
-__all__ = ["Arrived", "Mark", "SharedStabilityReader", "StabilityReader", "StudyState", "write_told"]
+__all__ = [
+    "Arrived",
+    "Mark",
+    "SharedStabilityReader",
+    "StabilityReader",
+    "StudyState",
+    "take_over",
+    "write_told",
+]
 
 PAGE = 1000
 _EVERYTHING = 0  # the "study" that stands for how far all was looked through
@@ -85,6 +93,20 @@ _FORGET = Prepared(
         stability.c.last <= bindparam("last"),
     )
 )
+
+
+_THROUGH = Prepared(
+    select(stability.c.name, stability.c.last, stability.c.received).where(
+        stability.c.study == literal_column(str(_EVERYTHING)), stability.c.name.like(bindparam("pattern"))
+    )
+)
+_NEWEST_BEFORE = Prepared(
+    select(instance.c.id, instance.c.received)
+    .where(instance.c.received < bindparam("since"))
+    .order_by(instance.c.id.desc())
+    .limit(literal_column("1"))
+)
+_RETIRE = Prepared(delete(stability).where(stability.c.name == bindparam("name")))
 
 
 class StabilityReader:
@@ -183,3 +205,17 @@ def write_told(writer: Writer, name: str, through: Mark, told: Iterable[tuple[in
         ],
     )
     writer.execute(_FORGET, {"name": name, "last": through.id})
+
+
+def take_over(writer: Writer, beginning: str, since: Mapping[str, str]) -> None:
+    """Let these names be those with a beginning that are told; a new one begins where another one is.
+
+    `since`: of each name, from when on (UTC, ISO 8601) it is told what has come, at least.
+    """
+    found = writer.execute(_THROUGH, {"pattern": f"{beginning}%"}).fetchall()
+    known = {name: Mark(last, received) for name, last, received in found}
+    for name in since.keys() - known.keys():
+        newest = writer.execute(_NEWEST_BEFORE, {"since": since[name]}).fetchone()
+        write_told(writer, name, min([Mark(*newest or ()), *known.values()]))
+    for name in known.keys() - since.keys():
+        writer.execute(_RETIRE, {"name": name})
