@@ -41,6 +41,7 @@ LEASE = 60.0
 
 _LONGEST_WAIT = 7 * 86400.0  # what is due later than that was written by a clock that was wrong
 _LOOK = 30.0  # seconds between two looks at leases, and at what is due
+_PUT_BACK = 60.0  # seconds by which a clock goes back that was set, and not only corrected
 _LOOK_AT_OTHERS = 3.0  # seconds between two looks at what other processes have done to it
 _MOMENT = 0.02  # seconds that settlements wait for others: each transaction costs hops between threads
 _MANY = 64  # settlements that do not wait any more
@@ -104,6 +105,7 @@ class Outbox:
         """What happened to claimed work since the start, by its new state, and what was "retried"."""
         self._claimed: dict[int, tuple[Claimed, float]] = {}  # and until when
         self._next_due: float | None = None
+        self._ahead: float | None = None  # of the time of the event loop, at the last look
         self._listeners: list[Listener] = []
         self._pending: list[_Pending] = []
         self._flushing: asyncio.Task[None] | None = None
@@ -377,9 +379,11 @@ class Outbox:
     async def _look(self) -> None:
         now = self.clock()
         due = self._next_due
-        if due is not None and (due <= now or due > now + _LONGEST_WAIT):
+        was_put_back = self._was_put_back(now)
+        if due is not None and (due <= now or due > now + _LONGEST_WAIT or was_put_back):
+            until = float("inf") if was_put_back else now
             await self._repeat(
-                lambda writer: deliveries.promote(writer, now, _LONGEST_WAIT),
+                lambda writer: deliveries.promote(writer, until, _LONGEST_WAIT),
                 deliveries.PAGE,
                 is_durable=False,
             )
@@ -394,6 +398,14 @@ class Outbox:
             for each in forgotten:
                 del self._claimed[each]
             self.tell(None)
+
+    def _was_put_back(self, now: float) -> bool:
+        """Tell whether the clock was set back since the last look: then what waits would wait longer by that.
+
+        Nobody knows how long it should wait by the new one, so that it is tried at once.
+        """
+        before, self._ahead = self._ahead, now - self._loop.time()
+        return before is not None and self._ahead < before - _PUT_BACK
 
     async def _look_at_others(self) -> None:
         """See what other processes have enqueued, paused or left behind."""

@@ -97,14 +97,11 @@ class Gateway:
     ) -> None:
         if self._unsubscribe is not None:
             self._unsubscribe()
-        tasks = [task for task in (self._renewing, self._rerouting) if task is not None]
-        tasks += [*self._watching.values(), *self._naming]
-        for task in tasks:
-            task.cancel()
-        tasks += self._connecting
-        if tasks:
-            await asyncio.wait(tasks)
+        await _end([self._rerouting, *self._watching.values(), *self._naming])
+        if self._connecting:
+            await asyncio.wait(self._connecting)
         await asyncio.gather(*(link.stop(self._patience) for link in self._links.values()))
+        await _end([self._renewing])  # only now: the patience may be longer than a lease
         self._unroute()
 
     def _unroute(self) -> None:
@@ -302,6 +299,15 @@ class Gateway:
     async def unrouted(self) -> int:
         """Count the instances that nobody knows where to send. Raises `ArchiveError`."""
         return await self._archive.read(self._archive.deliveries.number, UNROUTED, "")
+
+
+async def _end(tasks: Iterable[asyncio.Task[None] | None]) -> None:
+    """Cancel tasks, and wait for their end."""
+    begun = [task for task in tasks if task is not None]
+    for task in begun:
+        task.cancel()
+    if begun:
+        await asyncio.wait(begun)
 
 
 def _tell_lost(lost: Iterable[tuple[str, int]]) -> None:

@@ -176,8 +176,10 @@ class Link:
             await self._sleep(wait)
 
     async def _sleep(self, wait: float | None) -> None:
-        if len(self.lines) > 1:  # the hours of another of the group may end, which nobody tells
-            wait = _LOOK if wait is None else min(wait, _LOOK)
+        if len(self.lines) > 1 and wait is None:
+            wait = _LOOK  # the hours of another of the group may end, which nobody tells
+        elif wait is not None:
+            wait = min(wait, _LOOK)  # its own may begin sooner: nobody tells that the clock was set
         rests = wait is None and not self._busy
         try:
             async with asyncio.timeout(self.destination.keep_open if rests else wait):
@@ -208,20 +210,28 @@ class Link:
             newest = self.sender.wants_newest
             claimed = await self._outbox.claim(DELIVERY, line, wanted, in_order=in_order, newest=newest)
             wanted -= len(claimed)
-            jobs = await self._sendable(claimed)
+            jobs, ends = self._sendable(claimed)
+            self.sender.offer(jobs)  # before anything can fail: what nobody sends would be kept for ever
             if self.courier is not None:
                 self.courier.expect(self._claimed[job.id] for job in jobs)
-            self.sender.offer(jobs)
             if claimed and not jobs:
                 self._wake.set()  # none of these ends: what is behind them is to be claimed, too
+            if ends:
+                await self._outbox.settle(ends)
         self._is_dry = wanted > 0 and news == self._news  # it may have come while we asked
 
-    async def _sendable(self, claimed: Sequence[Claimed]) -> list[Job]:
-        """Give the jobs of what was claimed; what is gone or out of date is settled."""
+    def _sendable(self, claimed: Sequence[Claimed]) -> tuple[list[Job], list[Settlement]]:
+        """Give the jobs of what was claimed, and the ends of what is gone or out of date.
+
+        What we have already is passed over: its lease had ended, as by a clock that was put forward, and is
+        ours again.
+        """
         now = self._outbox.clock()
         jobs: list[Job] = []
         ends: list[Settlement] = []
         for each in claimed:
+            if each.id in self._claimed:
+                continue
             if each.digest is None:
                 gone = "the instance is not in the archive any more"
                 ends.append(Settlement(each.id, State.FAILED, now, each.attempts, comment=gone))
@@ -231,9 +241,7 @@ class Link:
             else:
                 self._claimed[each.id] = each
                 jobs.append(_job(each, now))
-        if ends:
-            await self._outbox.settle(ends)
-        return jobs
+        return jobs, ends
 
     def _begin(self, times: _Times) -> None:
         if not self.destination.options.group_by:

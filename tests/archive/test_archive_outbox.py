@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, closing
 from functools import partial
@@ -241,6 +242,20 @@ async def test_what_waits_is_ready_when_it_is_due(archive: Archive) -> None:
     assert await asyncio.wait_for(told.get(), 30) is None
     (again,) = await outbox.claim("report", "A", 1)
     assert (again.id, again.attempts) == (claimed[0].id, 1)
+
+
+async def test_what_waits_is_tried_at_once_when_the_clock_was_put_back(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for hours longer, and the delay of a retry is minutes at most."""
+    outbox = archive.outbox
+    await outbox.enqueue([Work("report", "A")])
+    await outbox.settle(done(await outbox.claim("report", "A", 1), State.WAITING, outbox.clock() + 300))
+    for earlier, found in ((0, 0), (30, 0), (3 * 3600, 1)):
+        now = time.time() - earlier
+        monkeypatch.setattr(outbox, "clock", lambda now=now: now)
+        await outbox._look()
+        assert len(await outbox.claim("report", "A", 1)) == found
 
 
 async def test_what_is_given_back_is_told(archive: Archive) -> None:

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import trustme
-from helpers.gateway import EVERYTHING, QUICK, config, gateway, instance, pacs, send, settled
+from helpers.gateway import EVERYTHING, QUICK, Pacs, config, gateway, instance, pacs, send, settled
+from helpers.index_asking import ask, refuse, refuse_no_more
 
-from asyncdicom import AssociationPool
+from asyncdicom import AssociationPool, Request, serve
 from asyncdicom.archive import Archive
 from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.index.deliveries import Claimed
+from asyncdicom.archive.outbox import LEASE
 from asyncdicom.gateway.gateway import Gateway
 
 
@@ -194,3 +196,49 @@ async def test_what_is_just_being_claimed_is_given_back_by_a_link_that_ends(
             await node.has("1.1")
             await settled(running)
         assert node.received == {"1.1": 1}
+
+
+async def test_what_is_being_sent_when_the_clock_is_put_forward_is_sent_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease ends, and who has claimed it is still at it."""
+    node, goes_on = Pacs(), asyncio.Event()
+
+    async def on_store(request: Request) -> int:
+        status = await node.on_store(request)
+        await goes_on.wait()
+        return status
+
+    async with serve("PACS@127.0.0.1:0", c_store=on_store) as server:
+        setting = config(EVERYTHING.format('"A"'), A=server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            outbox = running._archive.outbox
+            await send(where, instance("1.1"))
+            await node.has("1.1")
+            later = outbox.clock() + 7200
+            monkeypatch.setattr(outbox, "clock", lambda: later)
+            await outbox._look()
+            async with asyncio.timeout(60):
+                while not any(until == later + LEASE for _, until in outbox._claimed.values()):
+                    await asyncio.sleep(0.01)
+            goes_on.set()
+            await settled(running)
+    assert node.received == {"1.1": 1}
+
+
+async def test_what_was_claimed_beside_one_that_is_gone_is_sent_with_a_full_disk(
+    tmp_path: Path,
+) -> None:
+    """The end of that one cannot be noted then."""
+    async with pacs() as node:
+        setting = config(EVERYTHING.format('"A"'), A=node.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            await running.pause("A", paused=True)
+            await send(where, instance("1.1"), instance("1.2"))
+            ask(tmp_path, "UPDATE delivery SET instance = 999 WHERE id = 1")
+            refuse(tmp_path, "UPDATE", "delivery", "NEW.state = 3")
+            await running.pause("A", paused=False)
+            await node.has("1.2")
+            await settled(running, leased=1)  # until the lease of the other one ends
+            assert running._links["A"].claimed() == []
+            refuse_no_more(tmp_path, "delivery")
