@@ -53,7 +53,7 @@ class Examined(NamedTuple):
             return ()
         return router.work_for(
             Received(
-                Origin(calling_ae_title),
+                Origin(calling_ae_title, is_partial=True),
                 self.record.sop_class_uid,
                 self.record.sop_instance_uid,
                 self.transfer_syntax_uid,

@@ -14,7 +14,8 @@ __all__ = ["Origin", "Passing", "Received", "Router"]
 class Origin(NamedTuple):
     """The association that an instance came on: AE titles, the peer's host, the names of its certificate.
 
-    `move_originator`: AE title and Message ID of the C-MOVE that has led to it, if it says one.
+    `move_originator`: AE title and Message ID of the C-MOVE that has led to it, if it says one. `is_partial`:
+    it came a while ago, and the rest is not known any more.
     """
 
     calling: str = ""
@@ -22,6 +23,7 @@ class Origin(NamedTuple):
     address: str = ""
     certificate: tuple[str, ...] = ()
     move_originator: tuple[str, int] | None = None
+    is_partial: bool = False
 
 
 Passing: TypeAlias = Callable[[Any, Origin], Awaitable[Any | None]]

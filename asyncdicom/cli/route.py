@@ -93,21 +93,29 @@ def explain(
             why = error.strerror if isinstance(error, OSError) else error
             code = complain(_NAME, f"{path}: {why}", FAILED)
             continue
-        decision = rules.decide(facts)
-        _explained(path, rules.explain(facts), decision.targets, decision.unrouted, as_json)
+        decisions = [(quiet, rules.decide(facts, quiet)) for quiet in (None, *sorted(rules.quiets))]
+        targets = [(target, quiet) for quiet, decision in decisions for target in decision.targets]
+        unrouted = "; ".join(dict.fromkeys(each.unrouted for _, each in decisions if each.unrouted))
+        _explained(path, rules.explain(facts), targets, unrouted, as_json)
     return code
 
 
 def _explained(
-    path: str, said: list[Explained], targets: tuple[Target, ...], unrouted: str, as_json: bool
+    path: str,
+    said: list[Explained],
+    targets: list[tuple[Target, float | None]],
+    unrouted: str,
+    as_json: bool,
 ) -> None:
+    """Show it; with a target stands for how many seconds nothing has to come for the study, or None."""
     where = [
         {
             "to": list(target.destinations),
             "priority": _PRIORITIES[target.priority],
             "rule": target.rule,
+            **({} if quiet is None else {"stable": quiet}),
         }
-        for target in targets
+        for target, quiet in targets
     ]
     if as_json:
         rules = [{"rule": each.rule, "fits": each.fits, "why": each.why} for each in said]
@@ -116,9 +124,10 @@ def _explained(
     print(printable(f"{path}:"))
     for each in said:
         print(printable(f"  {'fits    ' if each.fits else 'does not'} {each.rule}: {each.why}"))
-    for target in targets:
+    for target, quiet in targets:
         names = " or ".join(target.destinations)
-        print(printable(f"  goes to {names} ({_PRIORITIES[target.priority]}), by {target.rule}"))
+        when = "" if quiet is None else f", when nothing has come for its study for {quiet:g} seconds"
+        print(printable(f"  goes to {names} ({_PRIORITIES[target.priority]}), by {target.rule}{when}"))
     if unrouted or not targets:
         print(printable(f"  goes nowhere else: {unrouted or 'it is kept here'}"))
 

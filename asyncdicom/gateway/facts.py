@@ -99,7 +99,8 @@ class Facts:
 
     `calling` and `called` are the AE titles of the association that it came on, `address` the peer's host,
     `certificate` the names of its TLS certificate ("sha256:..." and Subject Alternative Names, as in
-    `access.Peer`). `size`: bytes of its data set. `elements`: those that were picked out of it.
+    `access.Peer`). `size`: bytes of its data set. `elements`: those that were picked out of it. `is_partial`:
+    it came a while ago, and of who has sent it `calling` alone is known any more.
     """
 
     calling: str = ""
@@ -110,6 +111,11 @@ class Facts:
     transfer_syntax: str = ""
     size: int = 0
     elements: Mapping[int, Element] = field(default_factory=dict)
+    is_partial: bool = False
+
+    def knows(self, wanted: Wanted) -> bool:
+        """Tell whether anybody knows this of the instance, be it that it is not there."""
+        return not self.is_partial or wanted.name not in FORGOTTEN
 
     def values(self, wanted: Wanted) -> list[str]:
         """Give the values to compare, at least one: of what is not there, the empty text.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.index.deliveries import Claimed, Settlement
 from asyncdicom.archive.index.work import State, Work
@@ -19,8 +21,9 @@ _AT_ONCE = 50
 async def reroute(archive: Archive, routing: Routing) -> int:
     """Ask the rules about all unrouted instances that were made ready by a retry; gives how many those were.
 
-    Of who has sent them the calling AE title is known, and nothing else. What a rule for stable studies takes
-    goes at once. Raises what the disk or the index raise: what is left is asked about at the next retry.
+    Of who has sent them the calling AE title is known, and nothing else: where a rule asks for more, nothing
+    is guessed, and they stay unrouted. What a rule for stable studies takes goes at once. Raises what the disk
+    or the index raise: what is left is asked about at the next retry.
     """
     outbox, total = archive.outbox, 0
     while claimed := await outbox.claim(UNROUTED, "", _AT_ONCE):
@@ -47,4 +50,4 @@ async def _decided(archive: Archive, routing: Routing, claimed: Claimed) -> tupl
         )
     except (DataSetError, OSError) as error:
         return [], f"its file cannot be read ({type(error).__name__})"
-    return routing.decided_again(facts)
+    return routing.decided_again(replace(facts, is_partial=True))

@@ -110,4 +110,5 @@ def facts_of(received: Received) -> Facts:
         transfer_syntax=received.transfer_syntax_uid,
         size=received.size,
         elements=received.elements,
+        is_partial=origin.is_partial,
     )

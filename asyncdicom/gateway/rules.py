@@ -148,7 +148,15 @@ class _Rule(NamedTuple):
     """Names of destinations that are made of what an instance is."""
 
     def fits(self, facts: Facts) -> bool:
-        return all(condition.holds(facts) for condition in self.conditions)
+        unknown = ""
+        for condition in self.conditions:
+            if not facts.knows(condition.wanted):
+                unknown = condition.wanted.name
+            elif not condition.holds(facts):
+                return False
+        if unknown:
+            raise _Told(f"{unknown} is not known any more")
+        return True
 
     def targets(self, facts: Facts, known: Collection[str]) -> tuple[Target, ...]:
         chosen = self.destinations
@@ -163,6 +171,9 @@ class _Rule(NamedTuple):
 
     @staticmethod
     def _named(template: Template, facts: Facts, known: Collection[str]) -> str:
+        for part in template:
+            if isinstance(part, Wanted) and not facts.knows(part):
+                raise _Told(f"{part.name} is not known any more")
         name = filled(template, facts, str)
         if name not in known:  # what is in it may be about a patient: it is not told
             text = "".join(part if isinstance(part, str) else f"{{{part.name}}}" for part in template)
@@ -239,6 +250,8 @@ class Rules:
         any_fits = is_kept = False
         for rule in self._rules:
             try:
+                if stable is not None and rule.stable is None and not rule.stop:
+                    continue  # it is for what just comes, and keeps nothing from the others
                 if not rule.fits(facts):
                     continue
                 any_fits = True
@@ -337,6 +350,13 @@ def parse_rules(
         defaults += rule.default
         if defaults > 1:
             raise RuleError("there is more than one default route", ("routes", number, "default"))
+        unknown = sorted(FORGOTTEN & {condition.wanted.name for condition in rule.conditions})
+        if unknown and rule.stop and any(below.stable is not None for below in rules[number + 1 :]):
+            raise RuleError(
+                f"{rule.name} stops rules for stable studies by {unknown[0]}, which is not known any more "
+                "then: they go above it",
+                ("routes", number, "stop"),
+            )
     return Rules(rules, destinations)
 
 

@@ -97,6 +97,16 @@ async def test_it_is_explained_where_a_file_goes(rules: Path, file: Path, tool: 
     }
 
 
+async def test_it_is_explained_what_goes_when_its_study_is_stable(rules: Path, file: Path, tool: Any) -> None:
+    stable = '\n[[routes]]\nname = "later"\nwhen = { stable = 90, BodyPartExamined = "HEAD" }\nto = ["AI"]\n'
+    rules.write_text(RULES.replace("[[routes]]", stable + "[[routes]]", 1))
+    explained = await tool("route", "explain", rules, file)
+    when = "when nothing has come for its study for 90 seconds"
+    assert explained.lines[-1] == f"  goes to AI (normal), by later, {when}"
+    (said,) = (await tool("route", "explain", rules, file, "--json")).json
+    assert said["targets"] == [{"to": ["AI"], "priority": "normal", "rule": "later", "stable": 90.0}]
+
+
 async def test_an_archive_without_a_gateway_says_what_is_missing(tmp_path: Path, tool: Any) -> None:
     async with Archive(tmp_path / "archive", durability="none") as archive, Control(archive):
         for words in (["status"], ["pause", "A"], ["resume", "A"]):

@@ -367,7 +367,7 @@ def test_no_rule_is_ever_run_as_code() -> None:
     for pattern in (code, "{calling.__class__}", "%(calling)s", "${calling}", "=" + code, "/a|b/i"):
         text = (
             '[destinations.A]\naddress = "A@h:1"\n[[routes]]\n'
-            f'when = {{ calling = "{pattern}" }}\nto = ["A"]\n'
+            f'when = {{ StationName = "{pattern}" }}\nto = ["A"]\n'
         )
         decision = parse_gateway(text).rules.decide(Facts(calling="CT1"))
         assert decision.targets == ()

@@ -6,6 +6,7 @@ import re
 import struct
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -225,6 +226,28 @@ def test_nothing_is_guessed_behind_a_rule_that_fails() -> None:
     assert decision.unrouted == "rule 'route 1' failed (its function names a destination that there is not)"
 
 
+@pytest.mark.parametrize(
+    ("route", "why"),
+    [
+        ({"when": {"called": "GATE"}, "to": ["AI"]}, "called is not known any more"),
+        ({"when": {"not": {"address": "10.0.0.8"}}, "to": ["AI"]}, "address is not known any more"),
+        ({"when": {"address": "10.0.0.7", "Modality": "MR"}, "to": ["AI"]}, ""),
+        ({"when": {}, "to": ["A{called}"]}, "called is not known any more"),
+        ({"when": {"calling": "CT_1"}, "to": []}, ""),
+    ],
+)
+def test_nothing_is_guessed_of_who_has_sent_what_came_a_while_ago(route: dict[str, Any], why: str) -> None:
+    decision = rules(route, {"when": {}, "to": ["PACS"]}).decide(replace(CHEST, is_partial=True))
+    assert [target.destinations for target in decision.targets] == [("PACS",)]
+    assert decision.unrouted == (f"rule 'route 1' failed ({why})" if why else "")
+
+
+def test_what_is_for_what_just_comes_is_not_asked_of_a_stable_study() -> None:
+    table = rules({"when": {"address": "10.0.0.7"}, "to": ["AI"]}, {"when": {"stable": 60}, "to": ["PACS"]})
+    decision = table.decide(replace(CHEST, is_partial=True), 60.0)
+    assert ([target.destinations for target in decision.targets], decision.unrouted) == ([("PACS",)], "")
+
+
 def leaves(facts: Facts) -> Iterable[str]:
     sys.exit(1)
 
@@ -339,6 +362,10 @@ TOP = '[destinations.PACS]\naddress = "PACS@10.0.0.5:104"\n'
         ("[[routes]]\nto = []\nwhen = { stable = 60, not = 5 }", ":5: not has conditions"),
         ("[[routes]]\nto = ['X-{called}']\nwhen = 'stable'", ":4: route 1: {called} is not known any more"),
         ("[[routes]]\nto = [['PACS']]\nwhen = {}", ":4: there is no destination ['PACS']"),
+        (
+            "[[routes]]\nto = []\nwhen = { called = 'A' }\nstop = true\n[[routes]]\nto = []\nwhen = 'stable'",
+            ":6: route 1 stops rules for stable studies by called",
+        ),
         ("routes = 3", ":1: "),
         ("[[routes]]\nwhen = {", ": "),
     ],
