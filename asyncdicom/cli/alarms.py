@@ -9,10 +9,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 __all__ = ["Alarms", "Message", "WebhookOptions"]
 
 _MIB = 1 << 20
+_QUIET = 600.0  # seconds from one alarm to the next of its kind: what comes and goes at a limit tells no more
+_UNREADY = 30.0  # seconds for which disk or index have to fail
 _DOWN = ("open", "half-open")
 _ON_PURPOSE = ("paused", "outside hours")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+").fullmatch  # RFC 9110 5.6.2
@@ -49,7 +52,7 @@ class WebhookOptions:
     """Instances that no rule fits."""
 
     disk: int | None = 0
-    """MiB of the archive's disk that are free; also when it is more, and too little to store."""
+    """MiB of the archive's disk that are free; also when nothing can be stored, whatever is free."""
 
     repeat: float = 14400.0
     """Seconds after which it is told again that something lasts."""
@@ -61,10 +64,8 @@ class WebhookOptions:
     """Seconds for the receiver to answer."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.url, str) or not _URL(self.url):
-            raise ValueError(
-                f'url is where to POST to: "https://host/path", without a user, not {self.url!r}'
-            )
+        if not isinstance(self.url, str) or not _is_url(self.url):  # it may have a secret: it is not shown
+            raise ValueError('url is where to POST to: "https://host/path", without a user')
         if not isinstance(self.headers, Mapping):
             raise ValueError('headers is a table: { Authorization = "Bearer ..." }')
         for name, value in self.headers.items():
@@ -81,6 +82,16 @@ class WebhookOptions:
         for name in ("repeat", "interval", "timeout"):
             if not _is_number(getattr(self, name), 0.01):
                 raise ValueError(f"{name} is a number of seconds, not {getattr(self, name)!r}")
+
+
+def _is_url(text: str) -> bool:
+    """Whether it has a host and a port that can be called."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+        return bool(_URL(text) and host.encode("idna")) and port != 0
+    except ValueError:
+        return False
 
 
 def _is_number(value: object, least: float) -> bool:
@@ -110,6 +121,7 @@ class Alarms:
         self._options = options
         self._since: dict[Key, float] = {}
         self._told: dict[Key, float] = {}
+        self._last: dict[Key, float] = {}  # when it was last told that it has begun, also if it is over
 
     def look(self, state: State, now: float) -> list[Message]:
         """Give what is to be told; `now` in seconds, of a clock that is never put back.
@@ -129,8 +141,9 @@ class Alarms:
         for key, (value, text, patience) in found.items():
             since = self._since.setdefault(key, now)
             told = self._told.get(key)
-            if now - since >= patience and (told is None or now - told >= self._options.repeat):
-                self._told[key] = now
+            quiet = self._options.repeat if told is not None else min(_QUIET, self._options.repeat)
+            if now - since >= patience and now - self._last.get(key, float("-inf")) >= quiet:
+                self._told[key] = self._last[key] = now
                 messages.append(Message(*key, value, False, text))
         return messages
 
@@ -146,12 +159,16 @@ class Alarms:
             more = ": C-STORE is answered with 0xA700" if disk["is_short"] else ""
             text = f"{disk['free'] // _MIB} MiB of the archive's disk are free{more}"
             yield ("disk", ""), _Found(disk["free"], text)
+        elif options.disk is not None and not (state.get("ready", True) or state.get("is_stopping")):
+            free = disk["free"] if disk else 0
+            text = f"nothing can be stored: {'; '.join(state['why_not'])}"
+            yield ("disk", ""), _Found(free, text, _UNREADY)
 
     def _of_destination(self, each: State) -> Iterator[tuple[Key, _Found]]:
         options, name = self._options, each["destination"]
         if options.down is not None and each["state"] in _DOWN:
             failures = each["failures_in_a_row"]
-            text = f"{name} does not answer: {failures} failures in a row; what it is owed is kept"
+            text = f"nothing can be sent to {name}: {failures} failures in a row; what it is owed is kept"
             yield ("destination down", name), _Found(failures, text, options.down)
         if options.failed is not None and each["failed"] >= max(options.failed, 1):
             text = f"{each['failed']} deliveries to {name} are given up: asyncdicom route retry tries again"

@@ -100,6 +100,7 @@ class Observer(Looking):
             "version": __version__,
             "started": self.started,
             "uptime": round(time.time() - self.started, 3),
+            "is_stopping": self.server.is_closing,
             "associations": {
                 "open": self.server.associations,
                 "limit": self.server.maximum_associations,

@@ -10,7 +10,6 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from http.client import HTTPException
 from types import TracebackType
 from typing import Any
 from urllib.error import HTTPError
@@ -26,7 +25,7 @@ __all__ = ["Webhook", "watching"]
 log = Log("asyncdicom.cli")
 
 _WAITING = 100  # messages; the oldest is dropped for a new one
-_ATTEMPTS = 10
+_ATTEMPTS = 14  # in half an hour
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 300.0  # seconds
 _LAST_PATIENCE = 2.0  # seconds, at the end of the process
 _LATER = (408, 425, 429)  # of the statuses 4xx those that may be another one later
@@ -35,9 +34,9 @@ _LATER = (408, 425, 429)  # of the statuses 4xx those that may be another one la
 class Webhook:
     """Tells messages, one after the other, as a context manager; `tell` never waits.
 
-    What fails is tried again after 1, 2, 4 ... seconds, ten times; a status 4xx says that there is no point
-    in that. A redirection is a failure: it would lead elsewhere what was meant for one receiver. `source`:
-    our AE title. Raises ValueError for certificates that cannot be read.
+    What fails is tried again after 1, 2, 4 ... 300 seconds, for half an hour; a status 4xx says that there is
+    no point in that. A redirection is a failure: it would lead elsewhere what was meant for one receiver.
+    `source`: our AE title. Raises ValueError for certificates that cannot be read.
     """
 
     def __init__(self, options: WebhookOptions, source: str, *, first_pause: float = _FIRST_PAUSE) -> None:
@@ -118,15 +117,17 @@ class Webhook:
     def _attempt(self, body: bytes) -> tuple[str, bool]:
         """Send once; gives what went wrong ("": nothing), and whether another attempt is of no use."""
         headers = {"Content-Type": "application/json", "User-Agent": "asyncdicom", **self._options.headers}
-        request = Request(self._options.url, body, headers, method="POST")
         try:
+            request = Request(self._options.url, body, headers, method="POST")
             with self._opener.open(request, timeout=self._options.timeout):
                 return "", True
         except HTTPError as error:
             error.close()
             return f"HTTP status {error.code}", error.code // 100 in (3, 4) and error.code not in _LATER
-        except (OSError, HTTPException, ValueError) as error:
+        except OSError as error:
             return str(error) or type(error).__name__, False
+        except Exception as error:  # such as a proxy that makes no sense, whose password it may quote
+            return type(error).__name__, False
 
 
 class _NoRedirection(HTTPRedirectHandler):

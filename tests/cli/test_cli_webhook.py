@@ -95,6 +95,11 @@ def test_what_a_peer_has_said_is_not_told() -> None:
         ({"url": "https://user:secret@x/"}, "url is where"),
         ({"url": "https://x/ y"}, "url is where"),
         ({"url": 5}, "url is where"),
+        ({"url": "https://[::1/x"}, "url is where"),
+        ({"url": "https://[bad]/x"}, "url is where"),
+        ({"url": "https://x:y/x"}, "url is where"),
+        ({"url": "https://x:70000/x"}, "url is where"),
+        ({"url": "https://a..b/x"}, "url is where"),
         ({}, "url is where"),
         ({"headers": 5}, "headers is a table"),
         ({"headers": {"A": "x\r\nB: y"}}, "headers: 'A'"),
@@ -113,6 +118,32 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], told: str) -> N
         options = {"url": URL, **options}
     with pytest.raises(ValueError, match=told):
         WebhookOptions(**options)
+
+
+def test_what_comes_and_goes_is_no_storm() -> None:
+    """A disk at its limit, from which retention deletes: both told at each look would hide all else."""
+    little, enough = state(free=1 << 29), state()
+    told = looked(WebhookOptions(URL), *[little, enough] * 7)  # 1,400 seconds
+    assert [each for each in told if each] == [
+        [("disk", "", False)], [("disk", "", True)], [("disk", "", False)], [("disk", "", True)],
+        [("disk", "", False)], [("disk", "", True)],
+    ]  # fmt: skip
+    often = looked(WebhookOptions(URL, repeat=100), *[little, enough] * 2)
+    assert all(often)
+
+
+def test_an_index_that_cannot_be_read_is_told() -> None:
+    failing = {"disk": state()["disk"], "ready": False, "why_not": ["the index failed"], "is_stopping": False}
+    assert looked(WebhookOptions(URL), failing, failing, state() | {"ready": True}) == [
+        [], [("disk", "", False)], [("disk", "", True)]
+    ]  # fmt: skip
+    without = {key: value for key, value in failing.items() if key != "disk"}
+    assert looked(WebhookOptions(URL), without, without)[1] == [("disk", "", False)]
+    alarms = Alarms(WebhookOptions(URL))
+    assert alarms.look(failing, 0.0) == []
+    assert alarms.look(failing, 40.0)[0].text == "nothing can be stored: the index failed"
+    assert looked(WebhookOptions(URL), *[failing | {"is_stopping": True}] * 2) == [[], []]
+    assert looked(WebhookOptions(URL, disk=None), failing, failing) == [[], []]
 
 
 async def settled(webhook: Webhook, **counts: int) -> None:
@@ -178,6 +209,25 @@ async def test_a_receiver_that_does_not_answer_holds_up_nobody() -> None:
             while not webhook.counts["retried"]:
                 await asyncio.sleep(0.01)
     assert webhook.counts == {"dropped": 102, "retried": 1, "failed": 1}
+
+
+def test_a_secret_in_a_url_is_not_told() -> None:
+    with pytest.raises(ValueError, match="url is where") as told:
+        WebhookOptions("https://user:secret@x/secret")
+    assert "secret" not in str(told.value)
+
+
+async def test_the_words_of_a_proxy_without_sense_are_not_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("http_proxy", "http:secret")  # is quoted as a port
+    monkeypatch.setattr(module, "_ATTEMPTS", 1)
+    async with Webhook(WebhookOptions("http://hooks.example/"), "GATE") as webhook:
+        webhook.tell(MESSAGE)
+        webhook.tell(MESSAGE)
+        await settled(webhook, failed=2)
+    assert "the webhook did not take a message: InvalidURL" in caplog.text
+    assert "secret" not in caplog.text
 
 
 async def test_a_look_that_fails_is_not_the_last_one() -> None:
