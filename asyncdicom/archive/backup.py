@@ -2,7 +2,8 @@
 
 The index is copied in one piece first, by the process that serves it, so the copy has everything that was
 acknowledged before it was begun. Then come the files that its rows name, each compared with its digest on
-the way; a file that is in the copy already is not copied again. Everything here blocks, and raises
+the way; a file that is in the copy already is not copied again. What is deleted meanwhile is not missing: the
+copy of ``deleted.jsonl``, which comes last, says so to who restores it. Everything here blocks, and raises
 `ArchiveError` or ``OSError``.
 """
 
@@ -12,14 +13,16 @@ import hashlib
 import json
 import os
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 from asyncdicom.archive.blobs.base import FOLDER
+from asyncdicom.archive.deleted_journal import DeletedJournal
 from asyncdicom.archive.errors import ArchiveError, reason
 from asyncdicom.archive.file_calls import FileCalls
 from asyncdicom.archive.index import sqlite
 from asyncdicom.archive.index.base import IndexFailed
+from asyncdicom.archive.index.deleting import Log
 from asyncdicom.archive.index.upkeep import FileRow
 from asyncdicom.archive.marker import MARKER, RESTORING, no_archive, read_marker
 
@@ -43,7 +46,7 @@ class Copied:
     """Files that were in the copy already."""
 
     missing: int = 0
-    """Files that the last index names, and that were not there."""
+    """Files that the last index names, and that were not there, those aside that were deleted meanwhile."""
 
     damaged: int = 0
     """Files whose bytes are not what their row says; they are copied all the same."""
@@ -51,6 +54,22 @@ class Copied:
     named_missing: list[str] = field(default_factory=list)
     named_damaged: list[str] = field(default_factory=list)
     """The first ones of each: SOP Instance UID, and name."""
+
+
+class _Gone:
+    """The files that were deleted since an index was copied, as ``deleted.jsonl`` beside the files says."""
+
+    def __init__(self, directory: str, log: Log, calls: FileCalls) -> None:
+        self._journal = DeletedJournal(directory, "", calls, sync=False)
+        self._log = log
+        self._files: set[str] = set()
+
+    def has(self, file: str) -> bool:
+        """Tell whether one is among them."""
+        with suppress(ArchiveError, OSError), closing(self._journal.read(self._log)) as entries:
+            for entry, self._log in entries:
+                self._files.update(each.file for each in entry.deleted)
+        return file in self._files
 
 
 class _Copying:
@@ -70,11 +89,12 @@ class _Copying:
         copied.named_missing.clear()
         try:
             with closing(sqlite.Index(index, durability="power", readers=1, calls=self._calls)) as opened:
+                gone = _Gone(self._source, opened.deletions.log(), self._calls)
                 for table, folder in _TABLES.items():
                     after = 0
                     while rows := opened.upkeep.file_rows(table, after):
                         for row in rows:
-                            self._copy_row(folder, row, copied)
+                            self._copy_row(folder, row, copied, gone)
                             yield
                         after = rows[-1].id
         except IndexFailed as error:
@@ -82,7 +102,7 @@ class _Copying:
         for each in sorted(self._folders, reverse=True):
             self._calls.sync_directory(each)
 
-    def _copy_row(self, folder: str, row: FileRow, copied: Copied) -> None:
+    def _copy_row(self, folder: str, row: FileRow, copied: Copied, gone: _Gone) -> None:
         name = os.path.join(folder, *row.file.split("/"))
         target = os.path.join(self._target, name)
         size = row.data_set_offset + row.data_set_length
@@ -93,8 +113,9 @@ class _Copying:
         try:
             digest = self._copy(os.path.join(self._source, name), target, skip=row.data_set_offset)
         except FileNotFoundError:
-            copied.missing += 1
-            _note(copied.named_missing, row, name)
+            if not gone.has(row.file):
+                copied.missing += 1
+                _note(copied.named_missing, row, name)
             return
         copied.files += 1
         copied.size += size

@@ -14,10 +14,11 @@ from asyncdicom.cli.config import ConfigError, parse_peer, read_config, secured
 from asyncdicom.cli.functions import function_of
 from asyncdicom.cli.number import Number
 from asyncdicom.cli.options import PORT, server_options
+from asyncdicom.cli.output import warn
 from asyncdicom.cli.peer import Tls
 from asyncdicom.cli.reloading import Rereadable, arguments_of
 from asyncdicom.cli.run import EXIT_CODES, OK, run, with_descriptors
-from asyncdicom.cli.serving import Known, Setup, serve_all
+from asyncdicom.cli.serving import Known, Setup, doubts, serve_all
 from asyncdicom.options import Limits, Timeouts
 
 if TYPE_CHECKING:
@@ -332,6 +333,8 @@ def command(
             "one process (docs/s3.md)"
         )
     if context.meta.get(ONLY_CHECK):
+        for doubt in doubts(setup):
+            warn(doubt)
         return OK
     if options["processes"] == 1:
         return run(lambda: serve_all(setup))

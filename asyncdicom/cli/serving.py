@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from asyncdicom.services.request import FindHandler
     from asyncdicom.services.service import Service
 
-__all__ = ["Known", "Setup", "serve_all"]
+__all__ = ["Known", "Setup", "doubts", "serve_all"]
 
 log = Log("asyncdicom.cli")
 
@@ -177,6 +177,31 @@ def _services(archive: Archive, setup: Setup) -> list[Service]:
     return services
 
 
+def doubts(setup: Setup) -> list[str]:
+    """Say by which names rules of retention ask for deliveries that the gateway does not make."""
+    if setup.known.gateway is None:
+        return []
+    from asyncdicom.gateway.routing import line_of
+
+    groups = {line_of(group): group for group in setup.known.gateway.rules.groups}
+    names = [*setup.known.gateway.destinations, *sorted(groups)]
+    said: list[str] = []
+    for rule in setup.retention:
+        for name in rule.to if rule.only == "delivered" else ():
+            lines = [line for line, group in groups.items() if name in group]
+            if name not in names:
+                said.append(
+                    f"retention {rule.called}: there is no destination {name!r}, so nothing goes by it; "
+                    f"there are {', '.join(names)}"
+                )
+            elif lines:
+                said.append(
+                    f"retention {rule.called}: what a first_of sends counts for none of its destinations: "
+                    f"write {' or '.join(repr(line) for line in sorted(lines))} for it, and not {name!r}"
+                )
+    return said
+
+
 async def serve_all(setup: Setup) -> int:
     """Open the archive, and serve until a signal ends it; gives the exit code.
 
@@ -184,6 +209,8 @@ async def serve_all(setup: Setup) -> int:
     """
     from asyncdicom.archive import Archive, ArchiveError, Retention
 
+    for doubt in doubts(setup):
+        log.warning("%s", doubt)
     try:
         async with AsyncExitStack() as stack:
             archive = await stack.enter_async_context(Archive(**setup.archive))

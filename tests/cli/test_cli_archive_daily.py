@@ -194,6 +194,27 @@ async def test_a_file_that_moves_while_it_is_backed_up_is_found_by_the_next_inde
     await restored_has(tmp_path / "copy", tmp_path / "again", ["1.2.3.1.1.1"])
 
 
+async def test_what_is_deleted_while_it_is_backed_up_is_not_missing(tmp_path: Path) -> None:
+    """As all the time in a gateway that keeps no copy."""
+    root, copy = tmp_path / "archive", tmp_path / "copy"
+    async with served(root) as archive:
+        for number in (1, 2, 3):
+            await archive.store(instance(number))
+        assert (await archive.delete("IMAGE", "1.2.3.1.1.3")).is_done  # before
+        made = Backup(str(root), str(copy))
+        await copied_index(archive, made.place_of_index())
+        assert (await archive.delete("IMAGE", "1.2.3.1.1.1")).is_done  # meanwhile
+        copied = Copied()
+        list(made.copy_files(copied))
+        assert (copied.files, copied.missing) == (1, 0)
+        made.finish()
+    restore = Restore(str(copy), str(tmp_path / "other"))
+    list(restore.copy_files(copied := Copied()))
+    restore.close()
+    assert (copied.files, copied.missing) == (1, 0)
+    await restored_has(copy, tmp_path / "again", ["1.2.3.1.1.2"])
+
+
 async def restored_has(copy: Path, target: Path, uids: list[str]) -> None:
     restore = Restore(str(copy), str(target))
     list(restore.copy_files(Copied()))

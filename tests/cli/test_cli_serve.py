@@ -81,6 +81,29 @@ async def test_a_file_can_be_checked_alone(tmp_path: Path, tool: Any) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["gate.toml"]
 
 
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ('to = ["PCAS"]', "there is no destination 'PCAS', so nothing goes by it; there are A, B, C, A|B\n"),
+        ('to = ["C", "A"]', "for none of its destinations: write 'A|B' for it, and not 'A'\n"),
+        ('to = ["A|B", "C"]', ""),
+        ("days = 1", ""),
+    ],
+)
+async def test_retention_that_waits_for_what_is_never_sent_is_told(
+    tmp_path: Path, tool: Any, rule: str, told: str
+) -> None:
+    config = tmp_path / "gate.toml"
+    destinations = "".join(f'[destinations.{name}]\naddress = "{name}@h:1"\n' for name in "ABC")
+    routes = '[[routes]]\nwhen = {}\nfirst_of = ["A", "B"]\n[[routes]]\nwhen = {}\nto = ["C"]\n'
+    config.write_text(f'[[retention]]\nname = "R"\nonly = "delivered"\n{rule}\n{destinations}{routes}')
+    checked = await tool("serve", config, "--check")
+    assert checked.code == 0
+    assert checked.err.startswith("retention R: " if told else "")
+    assert checked.err.endswith(told)
+    assert checked.err.count("\n") == bool(told)
+
+
 async def test_a_file_that_is_not_there_and_an_archive_that_is_not(tmp_path: Path, tool: Any) -> None:
     missing = await tool("serve", tmp_path / "gate.toml")
     assert missing.code == 2

@@ -332,6 +332,13 @@ class DeletionReader:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    def log(self) -> Log:
+        """Give how far the file was written."""
+        statement = select(*(deletion_log.c[name] for name in Log._fields))
+        with TRANSLATED, self._engine.connect() as connection:
+            row = connection.execute(statement).first()
+        return Log() if row is None else Log(*row)
+
     def look(self, scope: Scope) -> Look:
         """Give how much something is."""
         return Look(*map(int, self._rows(_LOOK[scope.level], scope)[0]))
