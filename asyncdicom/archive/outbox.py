@@ -201,17 +201,18 @@ class Outbox:
         self._tell_all(urgency_of(each for _, _, each in work))
 
     async def claim(
-        self, kind: str, destination: str, limit: int, *, in_order: bool = False
+        self, kind: str, destination: str, limit: int, *, in_order: bool = False, of_study: str = ""
     ) -> list[Claimed]:
         """Claim the next ready work for a destination, at most so much; `LEASE` seconds long.
 
-        `in_order`: nothing is given that earlier work of the same order key holds up. Raises what the disk or
-        the index raise. Cancelled: what was claimed meanwhile is free again after `LEASE` seconds.
+        `in_order`: nothing is given that earlier work of the same order key holds up. `of_study`: only what
+        is about instances of this one. Raises what the disk or the index raise. Cancelled: what was claimed
+        meanwhile is free again after `LEASE` seconds.
         """
         until = self.clock() + LEASE
+        claim = partial(deliveries.claim, in_order=in_order, of_study=of_study)
         claimed = await self._changed(
-            lambda writer: deliveries.claim(writer, kind, destination, limit, until, in_order=in_order),
-            is_durable=False,
+            lambda writer: claim(writer, kind, destination, limit, until), is_durable=False
         )
         self._claimed.update((each.id, (each, until)) for each in claimed)
         return claimed

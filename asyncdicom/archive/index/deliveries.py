@@ -96,6 +96,28 @@ def _claimable() -> Select[Any]:
     )
 
 
+def _claimable_of_study() -> Select[Any]:
+    """The same of one study, by way of its instances: an index by destination would lead to all that wait."""
+    tables = (
+        study.join(series, series.c.parent == study.c.id)
+        .join(instance, instance.c.parent == series.c.id)
+        .join(delivery, delivery.c.instance == instance.c.id)
+    )
+    return (
+        select(delivery.c.id)
+        .select_from(tables)
+        .where(
+            study.c.study_instance_uid == bindparam("study"),
+            delivery.c.state + literal_column("0") == literal_column(str(int(State.READY))),
+            delivery.c.kind == bindparam("kind"),
+            delivery.c.destination == bindparam("destination"),
+        )
+        .order_by(delivery.c.priority, delivery.c.id)
+        .limit(bindparam("limit"))
+        .with_for_update(skip_locked=True, of=delivery)
+    )
+
+
 _NEXT = _claimable()
 _HELD_UP = (
     select(literal_column("1"))
@@ -128,6 +150,7 @@ def _select_claimed(ids: Any) -> Select[Any]:
 
 
 _CLAIM = Prepared(_select_claimed(_NEXT.scalar_subquery()))
+_CLAIM_OF_STUDY = Prepared(_select_claimed(_claimable_of_study().scalar_subquery()))
 _CLAIM_IN_ORDER = Prepared(_select_claimed(_NEXT.scalar_subquery()).where(~_HELD_UP).limit(bindparam("most")))
 _LEASE = Prepared(
     update(delivery)
@@ -137,18 +160,28 @@ _LEASE = Prepared(
 
 
 def claim(
-    writer: Writer, kind: str, name: str, limit: int, until: float, *, in_order: bool = False
+    writer: Writer,
+    kind: str,
+    name: str,
+    limit: int,
+    until: float,
+    *,
+    in_order: bool = False,
+    of_study: str = "",
 ) -> list[Claimed]:
     """Claim the next work of a destination, at most so much, until a time.
 
     `in_order`: work whose order key is held up by earlier work is passed over; of such a destination 200 rows
-    are looked at.
+    are looked at. `of_study`: only what is about instances of this one.
     """
-    row = {"kind": kind, "destination": name, "limit": limit}
-    if in_order:
+    row: dict[str, Any] = {"kind": kind, "destination": name, "limit": limit}
+    if of_study:
+        cursor = writer.execute(_CLAIM_OF_STUDY, row | {"study": of_study})
+    elif in_order:
         writer.keep_line(f"{kind} {name}")  # what another process claims now would hold nothing up
-        row |= {"limit": max(limit, _LOOKED_AT), "most": limit}
-    cursor = writer.execute(_CLAIM_IN_ORDER if in_order else _CLAIM, row)
+        cursor = writer.execute(_CLAIM_IN_ORDER, row | {"limit": max(limit, _LOOKED_AT), "most": limit})
+    else:
+        cursor = writer.execute(_CLAIM, row)
     claimed = [Claimed(*found) for found in cursor.fetchall()]
     if claimed:
         ids = json.dumps([each.id for each in claimed])
