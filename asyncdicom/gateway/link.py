@@ -76,6 +76,7 @@ class Link:
         self._ends: list[Settlement] = []  # of what has been sent, to be settled
         self._settling: asyncio.Task[None] | None = None
         self._lanes: set[int] = set()  # those that send now, with `group_by`
+        self._since: dict[int, float] = {}  # when those that do not have ended
         self._wake = asyncio.Event()
         self._is_dry = False  # there was less than we asked for, and nothing came since
         self._news = 0  # how many times there may have come something
@@ -166,10 +167,11 @@ class Link:
             try:
                 await self._give_back(times)
                 await self._claim(times)
+                await self._claim_studies(times)
                 if self._is_stopping:
                     return
                 self._begin(times)
-                wait = self.sender.seconds_until_change(*times)
+                wait = self._let_go(times[0], self.sender.seconds_until_change(*times))
             except Exception as error:
                 _LOG.error("%s: the outbox failed: %s", self.destination.name, error or type(error).__name__)
                 wait = _AFTER_ERROR
@@ -210,15 +212,31 @@ class Link:
             newest = self.sender.wants_newest
             claimed = await self._outbox.claim(DELIVERY, line, wanted, in_order=in_order, newest=newest)
             wanted -= len(claimed)
-            jobs, ends = self._sendable(claimed)
-            self.sender.offer(jobs)  # before anything can fail: what nobody sends would be kept for ever
-            if self.courier is not None:
-                self.courier.expect(self._claimed[job.id] for job in jobs)
-            if claimed and not jobs:
-                self._wake.set()  # none of these ends: what is behind them is to be claimed, too
-            if ends:
-                await self._outbox.settle(ends)
+            await self._offer(claimed)
         self._is_dry = wanted > 0 and news == self._news  # it may have come while we asked
+
+    async def _claim_studies(self, times: _Times) -> None:
+        """Claim what waits of the studies that have an association: it may wait behind many others."""
+        if self._is_dry:
+            return
+        for lane in self.sender.lanes:
+            study, wanted = self.sender.wants_more_of(lane, *times)
+            for line in self.lines:
+                if wanted <= 0 or lane in self._lanes or self._choose(line) is not self.sender:
+                    continue
+                claimed = await self._outbox.claim(DELIVERY, line, wanted, of_study=study)
+                wanted -= len(claimed)
+                await self._offer(claimed)
+
+    async def _offer(self, claimed: Sequence[Claimed]) -> None:
+        jobs, ends = self._sendable(claimed)
+        self.sender.offer(jobs)  # before anything can fail: what nobody sends would be kept for ever
+        if self.courier is not None:
+            self.courier.expect(self._claimed[job.id] for job in jobs)
+        if claimed and not jobs:
+            self._wake.set()  # none of these ends: what is behind them is to be claimed, too
+        if ends:
+            await self._outbox.settle(ends)
 
     def _sendable(self, claimed: Sequence[Claimed]) -> tuple[list[Job], list[Settlement]]:
         """Give the jobs of what was claimed, and the ends of what is gone or out of date.
@@ -249,16 +267,34 @@ class Link:
                 self._spawn(job, None)
             return
         for lane in range(self.destination.lanes):
+            if lane not in self._lanes:
+                self._begin_lane(times, lane)
+        for lane in self.sender.lanes:  # the one that was not used for longest takes another study
+            if lane not in self._lanes and not self.sender.goes_on(lane) and self.sender.others_wait:
+                self._leave(lane)
+                self._begin_lane(times, lane)
+
+    def _begin_lane(self, times: _Times, lane: int) -> None:
+        job = self.sender.begin(*times, lane)
+        if job is not None:
+            self._lanes.add(lane)
+            self._spawn(job, lane)
+
+    def _leave(self, lane: int) -> None:
+        self.sender.leave(lane)
+        self._courier.leave(lane)
+
+    def _let_go(self, now: float, wait: float | None) -> float | None:
+        """End the associations of studies of which nothing has come for a while; gives when to look again."""
+        for lane in self.sender.lanes:
             if lane in self._lanes:
                 continue
-            job = self.sender.begin(*times, lane)
-            if job is None and not self.sender.goes_on(lane):
-                self.sender.leave(lane)
-                self._courier.leave(lane)
-                job = self.sender.begin(*times, lane)  # another study
-            if job is not None:
-                self._lanes.add(lane)
-                self._spawn(job, lane)
+            left = self._since.get(lane, now) + self.destination.keep_open - now
+            if left <= 0 and not self.sender.goes_on(lane):
+                self._leave(lane)
+            elif left > 0:
+                wait = left if wait is None else min(wait, left)
+        return wait
 
     def _spawn(self, job: Job, lane: int | None) -> None:
         task = asyncio.get_running_loop().create_task(self._send_all(job, lane))
@@ -267,7 +303,9 @@ class Link:
 
     def _sent(self, lane: int | None, task: asyncio.Task[None]) -> None:
         self._busy.discard(task)
-        self._lanes.discard(-1 if lane is None else lane)
+        if lane is not None:
+            self._lanes.discard(lane)
+            self._since[lane] = asyncio.get_running_loop().time()
         self._wake.set()
 
     async def _send_all(self, job: Job | None, lane: int | None) -> None:

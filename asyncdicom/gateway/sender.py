@@ -289,13 +289,32 @@ class Sender:
                 self._held.remove(each)
                 heapq.heapify(self._held)
                 if self.options.group_by:
-                    self._lanes[lane] = group
+                    self._lanes.pop(lane, None)
+                    self._lanes[lane] = group  # the one that was used last is the last
                 return each[2]
         return None
 
+    @property
+    def lanes(self) -> list[int]:
+        """Give the associations that have a study; the one that was used last is the last."""
+        return list(self._lanes)
+
+    @property
+    def others_wait(self) -> bool:
+        """Whether something is held of a study that no association has."""
+        taken = set(self._lanes.values())
+        return any(job.group not in taken for _, _, job in self._held)
+
     def goes_on(self, lane: int) -> bool:
-        """Tell whether something waits for the study that an association has."""
+        """Tell whether something is held of the study that an association has."""
         return any(job.group == self._lanes.get(lane) for _, _, job in self._held)
+
+    def wants_more_of(self, lane: int, now: float, clock: datetime) -> tuple[str, int]:
+        """Give the study of an association of which nothing is held, and how much of it to claim."""
+        study = self._lanes.get(lane, "")
+        if not study or self.goes_on(lane) or not self._breaker.is_closed:
+            return "", 0
+        return study, _HELD if self.is_available(now, clock) else 0
 
     def leave(self, lane: int) -> None:
         """Say that an association has ended: its study may be taken up on another one."""

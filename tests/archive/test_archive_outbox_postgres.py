@@ -29,7 +29,7 @@ EXPLAIN = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) "
 VALUES: dict[str, Any] = {
     "kind": "store", "destination": "DOWN", "limit": 64, "most": 64, "ids": "[5, 6]", "until": 9e9, "now": 2,
     "never": 9e9, "state": 4, "due": 1.0, "attempts": 1, "status": 0, "comment": "", "failed_at": None,
-    "before": 9e9,
+    "before": 9e9, "study": "1.2.3",
 }  # fmt: skip
 
 

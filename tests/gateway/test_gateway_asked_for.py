@@ -26,6 +26,10 @@ ASKED: dict[str, dict[str, tuple[str, ...]]] = {
             "test_a_study_goes_when_it_is_stable_and_what_comes_later_then",
             "test_a_study_that_became_stable_while_nobody_looked_goes_at_the_next_start",
         ),
+        "gateway/test_gateway_stable.py": (
+            "test_what_waits_when_the_seconds_change_goes_by_the_new_ones",
+            "test_what_cannot_be_routed_is_listed_and_goes_when_it_can_be",
+        ),
     },
     "of two who claim the same at the same time one gets it": {
         _ASKED: ("test_who_claims_at_the_same_time_never_gets_the_same",)
@@ -118,6 +122,11 @@ ASKED: dict[str, dict[str, tuple[str, ...]]] = {
     "a study on one association": {
         _GATEWAY: ("test_a_study_goes_on_an_association_of_its_own",),
         _SENDER: ("test_a_study_has_an_association_of_its_own",),
+        "gateway/test_gateway_group.py": (
+            "test_what_comes_one_after_the_other_goes_on_one_association",
+            "test_all_that_waits_of_a_study_goes_on_one_association",
+            "test_an_association_ends_when_nothing_of_its_study_has_come_for_a_while",
+        ),
     },
     "delivered is only what the destination says it has": {
         _GATEWAY: ("test_a_refusal_for_lack_of_room_is_no_delivery_and_burns_no_attempt",),

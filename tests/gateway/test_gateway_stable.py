@@ -25,7 +25,7 @@ def when(stable: float, to: str = '"A"') -> str:
 
 async def why(running: Gateway, uid: str) -> list[dict[str, Any]]:
     lines = [line async for line in METHODS["outbox why"](running._archive, {"sop_instance_uid": uid})]
-    return lines[:-1]
+    return [dict(line) for line in lines[:-1]]
 
 
 @pytest.mark.parametrize(("before", "now"), [(3600, 0.1), (0.2, 0.1), (3600, 0.3)])
@@ -88,7 +88,8 @@ async def test_what_cannot_be_routed_is_listed_and_goes_when_it_can_be(tmp_path:
             assert "'T-{PatientID}'" in row["comment"]
             assert await running._archive.outbox.retry() == 1
             await settled(running, failed=1)  # there is no such destination still
-            running.renew(config(routes, **ports, **{"T-P2": node.server.port}))
+            ports["T-P2"] = node.server.port
+            running.renew(config(routes, **ports))
             assert await running._archive.outbox.retry() == 1
             await node.has("1.2")
             await settled(running)

@@ -96,6 +96,28 @@ def _claimable(*order: Any) -> Select[Any]:
     )
 
 
+def _claimable_of_study() -> Select[Any]:
+    """The same of one study, by way of its instances: an index by destination would lead to all that wait."""
+    tables = (
+        study.join(series, series.c.parent == study.c.id)
+        .join(instance, instance.c.parent == series.c.id)
+        .join(delivery, delivery.c.instance == instance.c.id)
+    )
+    return (
+        select(delivery.c.id)
+        .select_from(tables)
+        .where(
+            study.c.study_instance_uid == bindparam("study"),
+            delivery.c.state + literal_column("0") == literal_column(str(int(State.READY))),
+            delivery.c.kind == bindparam("kind"),
+            delivery.c.destination == bindparam("destination"),
+        )
+        .order_by(delivery.c.priority, delivery.c.id)
+        .limit(bindparam("limit"))
+        .with_for_update(skip_locked=True, of=delivery)
+    )
+
+
 _NEXT = _claimable(delivery.c.priority, delivery.c.id)
 _NEWEST = _claimable(delivery.c.priority.desc(), delivery.c.id.desc())
 _HELD_UP = (
@@ -130,6 +152,7 @@ def _select_claimed(ids: Any) -> Select[Any]:
 
 _CLAIM = Prepared(_select_claimed(_NEXT.scalar_subquery()))
 _CLAIM_NEWEST = Prepared(_select_claimed(_NEWEST.scalar_subquery()))
+_CLAIM_OF_STUDY = Prepared(_select_claimed(_claimable_of_study().scalar_subquery()))
 _CLAIM_IN_ORDER = Prepared(_select_claimed(_NEXT.scalar_subquery()).where(~_HELD_UP).limit(bindparam("most")))
 _LEASE = Prepared(
     update(delivery)
@@ -147,15 +170,19 @@ def claim(
     *,
     in_order: bool = False,
     newest: bool = False,
+    of_study: str = "",
 ) -> list[Claimed]:
     """Claim the next work of a destination, at most so much, until a time; or what would be its last.
 
     `in_order`: work whose order key is held up by earlier work is passed over; of such a destination 200 rows
-    are looked at.
+    are looked at. `of_study`: only what is about instances of this one.
     """
-    row = {"kind": kind, "destination": name, "limit": limit}
+    row: dict[str, Any] = {"kind": kind, "destination": name, "limit": limit}
     statement = _CLAIM_NEWEST if newest else _CLAIM
-    if in_order:
+    if of_study:
+        row["study"] = of_study
+        statement = _CLAIM_OF_STUDY
+    elif in_order:
         writer.keep_line(f"{kind} {name}")  # what another process claims now would hold nothing up
         row |= {"limit": max(limit, _LOOKED_AT), "most": limit}
         statement = _CLAIM_IN_ORDER
