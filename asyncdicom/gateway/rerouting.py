@@ -22,8 +22,8 @@ async def reroute(archive: Archive, routing: Routing) -> int:
     """Ask the rules about all unrouted instances that were made ready by a retry; gives how many those were.
 
     Of who has sent them the calling AE title is known, and nothing else: where a rule asks for more, nothing
-    is guessed, and they stay unrouted. What a rule for stable studies takes goes at once. Raises what the disk
-    or the index raise: what is left is asked about at the next retry.
+    is guessed, and they stay unrouted. What a rule for stable studies takes goes at once. Raises what the
+    disk or the index raise: what is left is asked about at the next retry.
     """
     outbox, total = archive.outbox, 0
     while claimed := await outbox.claim(UNROUTED, "", _AT_ONCE):
