@@ -327,7 +327,8 @@ class Sender:
             self.last_trouble = trouble
         settled = self._settle(job, attempt, verdict, now)
         after = self.options.give_up_after
-        if settled.state == "waiting" and after is not None and job.failing_for >= after:
+        is_over = after is not None and job.failing_for >= after and verdict is not Verdict.RETURNED
+        if settled.state == "waiting" and is_over:
             return settled._replace(state="failed", delay=0.0)
         self._is_out_of_order |= self.options.ordered and settled.state == "waiting"
         return settled
@@ -343,16 +344,13 @@ class Sender:
             case Verdict.REFUSED:
                 self._answered()
                 return Settled(job.id, "failed", job.attempts + 1)
-            case Verdict.OBJECT:
-                return self._not_taken(job, attempt, now)
-            case Verdict.DESTINATION:
+            case Verdict.OBJECT | Verdict.UNREADABLE:
+                return self._not_taken(job, attempt, now, verdict)
+            case Verdict.DESTINATION | Verdict.HERE:
                 return self._not_now(job, attempt, now)
             case Verdict.BROKEN:
                 self._lost(job, attempt, now)
                 return Settled(job.id, "waiting", job.attempts + 1, self._pause(job.attempts + 1))
-            case Verdict.UNREADABLE:
-                self._breaker.abandoned(attempt)
-                return self._again_or_failed(job)
             case Verdict.RETURNED:
                 self._breaker.abandoned(attempt)
                 return Settled(job.id, "waiting", job.attempts)
@@ -363,18 +361,24 @@ class Sender:
         self._breaker.succeeded()
         self._suspects.clear()
 
-    def _not_taken(self, job: Job, attempt: int, now: float) -> Settled:
-        """The peer works, and does not take this one. When it takes none, it does not work either."""
+    def _not_taken(self, job: Job, attempt: int, now: float, verdict: Verdict) -> Settled:
+        """The peer works, and does not take this one. When it takes none, it does not work either.
+
+        So it is with a disk: one file may be missing; if all are, it is not mounted.
+        """
         self._refusals.add(job.id)
         self._remember(job)
         if len(self._refusals) > _SUSPICIOUS:
             self._breaker.failed(attempt, now)
             return Settled(job.id, "waiting", job.attempts, self._pause(job.attempts + 1))
-        self._answered()
+        if verdict is Verdict.OBJECT:
+            self._answered()
+        else:
+            self._breaker.abandoned(attempt)
         return self._again_or_failed(job)
 
     def _not_now(self, job: Job, attempt: int, now: float) -> Settled:
-        """It takes nothing now; or not this one, if it took others since it first said so."""
+        """Nothing can be sent now; or not this one, if others were since it first came to nothing."""
         is_about_it, times = self._remember(job)
         if is_about_it and self._breaker.is_closed:  # else it was tried because there is no other
             self._breaker.abandoned(attempt)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import enum
+import errno
 from collections.abc import Collection
+from typing import TypeGuard
 
-from asyncdicom.exceptions import AssociationError, PresentationContextError, RemoteProtocolError
+from asyncdicom.archive.errors import ArchiveError
+from asyncdicom.exceptions import (
+    AssociationAborted,
+    AssociationError,
+    DataSetError,
+    PresentationContextError,
+    RemoteProtocolError,
+)
 from asyncdicom.status import Status
 
 __all__ = ["NotTakenError", "Verdict", "verdict_of_error", "verdict_of_status"]
@@ -28,6 +37,8 @@ class Verdict(enum.Enum):
     """Either of them may be the reason."""
     UNREADABLE = "it cannot be read here"
     """Nobody else's fault: the destination is none the better or worse for it."""
+    HERE = "it cannot be read here now"
+    """Nor is it the file's: too many are open, a bucket or the index cannot be reached."""
     RETURNED = "it was not sent"
     """Nobody's fault: we stop, or pause."""
 
@@ -40,6 +51,17 @@ _BY_STATUS = {
     Status.RESOURCE_LIMITATION: Verdict.DESTINATION,
 }
 _BY_FAMILY = {0xA700: Verdict.DESTINATION}
+
+# What an operating system says of a file that is missing or damaged; all else may be otherwise later.
+_OF_A_FILE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.EIO,
+    errno.EINVAL,
+    errno.ENXIO,
+)
 
 
 def verdict_of_status(
@@ -66,8 +88,21 @@ def verdict_of_error(error: BaseException, *, was_sending: bool) -> Verdict:
         return Verdict.REFUSED
     if isinstance(error, NotTakenError):
         return Verdict.OBJECT
+    if isinstance(error, AssociationAborted) and _is_ours(error.__cause__):  # it could not be read on
+        return verdict_of_error(error.__cause__, was_sending=was_sending)
     if isinstance(error, AssociationError | RemoteProtocolError):
         return Verdict.BROKEN if was_sending else Verdict.DESTINATION
-    if isinstance(error, OSError) and not was_sending:
-        return Verdict.DESTINATION
+    if isinstance(error, ArchiveError):
+        return Verdict.HERE
+    if isinstance(error, OSError):
+        if not was_sending:
+            return Verdict.DESTINATION
+        is_of_the_file = isinstance(error, FileNotFoundError) or error.errno in _OF_A_FILE
+        return Verdict.UNREADABLE if is_of_the_file else Verdict.HERE
     return Verdict.UNREADABLE
+
+
+def _is_ours(cause: BaseException | None) -> TypeGuard[Exception]:
+    """Tell whether an association that we have aborted was that for what was read here, not for the peer."""
+    is_of_the_peer = isinstance(cause, AssociationError | RemoteProtocolError | ConnectionError)
+    return isinstance(cause, OSError | DataSetError | ArchiveError) and not is_of_the_peer

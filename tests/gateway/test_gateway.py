@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -270,6 +271,29 @@ async def test_one_that_kills_its_associations_delays_the_others_by_one_attempt(
                 (poison,) = await running._archive.read(deliveries.of_instance, "1.0")
                 assert poison.state != State.DONE
                 assert 1 <= asked <= 10
+
+
+async def test_one_whose_file_became_shorter_is_given_up_and_is_not_the_destinations_fault(
+    tmp_path: Path,
+) -> None:
+    """Also where the first part of it has left before that is seen, and the association is lost."""
+    async with pacs() as node:
+        setting = config(EVERYTHING.format('"A"'), A=node.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            await running.pause("A", paused=True)
+            large = instance("1.1")
+            data = bytes(large.data)[:-4] + bytes(2 << 20)
+            large.data = data.replace(b"OW\0\0\4\0\0\0", b"OW\0\0\0\0\x20\0")
+            await send(where, large, instance("1.2"))
+            (file,) = [each for each in tmp_path.rglob("*.dcm") if each.stat().st_size > 1 << 20]
+            os.truncate(file, 1 << 19)
+            await running.pause("A", paused=False)
+            await node.has("1.2")
+            await settled(running, failed=1)
+            assert running._links["A"].sender.failures == 0
+            (row,) = await running._archive.read(running._archive.deliveries.page, State.FAILED)
+            assert (row.sop_instance_uid, row.attempts) == ("1.1", 3)
+            assert "became shorter" in row.comment
 
 
 async def test_a_refusal_for_lack_of_room_is_no_delivery_and_burns_no_attempt(tmp_path: Path) -> None:

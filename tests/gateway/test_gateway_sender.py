@@ -352,9 +352,28 @@ def test_what_cannot_be_read_here_says_nothing_of_the_destination() -> None:
     assert sender.ended(1, Verdict.UNREADABLE, 5) == Settled(1, "failed", 2)
 
 
-def test_what_was_not_sent_changes_nothing() -> None:
-    sender = a_sender()
-    sender.offer([Job(1, attempts=1)])
+def test_when_no_file_can_be_read_it_is_not_the_files() -> None:
+    """A disk that is not mounted: none of a million may fail for it."""
+    line = Line(a_sender(object_attempts=2), 100, 0, Verdict.UNREADABLE)
+    line.go_on(3600.0)
+    assert len(line.rows) == 100
+    assert line.sender.state(line.now, NOON) in ("open", "half-open")
+    line.bad = 0
+    line.go_on(2 * 3600.0)
+    assert len(line.done) == 100
+
+
+def test_what_cannot_be_read_now_uses_up_no_attempts() -> None:
+    sender = a_sender(object_attempts=1)
+    sender.offer([Job(1)])
+    begin_all(sender)
+    assert sender.ended(1, Verdict.HERE, 0)[1:3] == ("waiting", 0)
+
+
+@pytest.mark.parametrize("give_up_after", [None, 10.0])
+def test_what_was_not_sent_changes_nothing(give_up_after: float | None) -> None:
+    sender = a_sender(give_up_after=give_up_after)
+    sender.offer([Job(1, attempts=1, failing_for=3600.0)])
     begin_all(sender)
     assert sender.ended(1, Verdict.RETURNED, 0) == Settled(1, "waiting", 1)
     assert sender.failures == 0

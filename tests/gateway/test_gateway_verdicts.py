@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.exceptions import (
     AssociationAborted,
     AssociationClosed,
@@ -71,6 +73,10 @@ def test_only_success_and_warnings_are_deliveries(code: int) -> None:
         (PresentationContextError("not accepted"), True, Verdict.REFUSED),
         (RemoteProtocolError("garbage"), True, Verdict.BROKEN),
         (FileNotFoundError("spool"), True, Verdict.UNREADABLE),
+        (OSError(errno.EIO, "a bad sector"), True, Verdict.UNREADABLE),
+        (OSError(errno.EMFILE, "too many open files"), True, Verdict.HERE),
+        (OSError(errno.ETIMEDOUT, "the object store did not answer"), True, Verdict.HERE),
+        (ArchiveError("the index cannot be read"), False, Verdict.HERE),
         (DataSetError("damaged"), True, Verdict.UNREADABLE),
         (asyncio.CancelledError(), True, Verdict.RETURNED),
     ],
@@ -79,3 +85,23 @@ def test_an_exception_says_whose_fault_it_is(
     error: BaseException, was_sending: bool, verdict: Verdict
 ) -> None:
     assert verdict_of_error(error, was_sending=was_sending) is verdict
+
+
+@pytest.mark.parametrize(
+    ("cause", "verdict"),
+    [
+        (DataSetError("it became shorter"), Verdict.UNREADABLE),
+        (OSError(errno.EIO, "a bad sector"), Verdict.UNREADABLE),
+        (OSError(errno.ETIMEDOUT, "the object store did not answer"), Verdict.HERE),
+        (AssociationTimeout("write"), Verdict.BROKEN),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), Verdict.BROKEN),
+        (RemoteProtocolError("garbage"), Verdict.BROKEN),
+        (None, Verdict.BROKEN),
+    ],
+)
+def test_what_cannot_be_read_on_is_not_the_associations_fault(
+    cause: Exception | None, verdict: Verdict
+) -> None:
+    error = AssociationAborted(0, 0, "aborted in the middle of a message")
+    error.__cause__ = cause
+    assert verdict_of_error(error, was_sending=True) is verdict
