@@ -90,6 +90,10 @@ class RuleError(ValueError):
         self.key = key
 
 
+class _NoDestination(LookupError):
+    """A rule names a destination that there is not."""
+
+
 class Target(NamedTuple):
     """Where an instance goes: to the first of these destinations that can be reached."""
 
@@ -153,7 +157,7 @@ class _Rule(NamedTuple):
         if self.function is not None:
             chosen = tuple(self.function(facts))
             if unknown := [name for name in chosen if name not in known]:
-                raise LookupError(f"no destination {unknown[0]!r}")
+                raise _NoDestination(f"no destination {unknown[0]!r}")
         elif self.way == "first_of":
             return (Target(chosen, self.priority, self.name),)
         elif self.way == "spread":
@@ -166,7 +170,7 @@ class _Rule(NamedTuple):
         name = filled(template, facts, str)
         if name not in known:  # what is in it may be about a patient: it is not told
             text = "".join(part if isinstance(part, str) else f"{{{part.name}}}" for part in template)
-            raise LookupError(f"there is no destination of the name that {text!r} gives")
+            raise _NoDestination(f"there is no destination of the name that {text!r} gives")
         return name
 
     def why(self, facts: Facts) -> str:
@@ -286,8 +290,9 @@ def _add(targets: dict[tuple[str, ...], Target], more: Iterable[Target]) -> None
 
 
 def _failure(rule: _Rule, error: Exception) -> str:
-    detail = f": {error}" if isinstance(error, LookupError) else ""
-    return f"rule {rule.name!r} failed ({type(error).__name__}{detail})"
+    # A KeyError of a user's function has the key that it looked for, which may be a Patient ID.
+    why = f"LookupError: {error}" if isinstance(error, _NoDestination) else type(error).__name__
+    return f"rule {rule.name!r} failed ({why})"
 
 
 def _spread(names: tuple[str, ...], facts: Facts, by: str) -> str:
