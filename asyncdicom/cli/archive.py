@@ -8,11 +8,11 @@ import click
 
 from asyncdicom.cli.archive_daily import COMMANDS
 from asyncdicom.cli.archive_delete import delete, deleted, retention
-from asyncdicom.cli.asking import Line, ask_archive, asking, result_of, show
+from asyncdicom.cli.asking import Line, ask_archive, result_of, show
 from asyncdicom.cli.groups import Group
 from asyncdicom.cli.number import Number
 from asyncdicom.cli.output import json_line, progress, warn
-from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain
+from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain, run
 
 __all__ = ["command"]
 
@@ -49,7 +49,7 @@ def reindex(directory: str, dry_run: bool, as_json: bool) -> int:
             print(f"{told or 'nothing to do'}; {counts['instance']} instances are in the index")
         return FAILED if swept["failed"] or swept["missing"] else OK
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 def _set_damaged_aside(directory: str) -> None:
@@ -82,7 +82,7 @@ def verify(directory: str, rate: int | None, as_json: bool) -> int:
         show(last, as_json, "{verified} files verified, {bad} of them missing or damaged")
         return FAILED if last["bad"] else OK
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 @command.command()
@@ -99,7 +99,7 @@ def stat(directory: str, as_json: bool) -> int:
             print("\n".join(f"{name:20}{count}" for name, count in counts.items()))
         return OK
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 @command.group()
@@ -122,7 +122,7 @@ def list_(directory: str, as_json: bool) -> int:
                 show(line, as_json, text)
         return OK
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 @quarantine.command()
@@ -134,7 +134,7 @@ def accept(directory: str, names: tuple[str, ...], as_json: bool) -> int:
 
     The stored one goes to quarantine, so that it can be accepted again.
     """
-    return asking(_NAME, lambda: _each(directory, "accept", list(names), as_json))
+    return run(lambda: _each(directory, "accept", list(names), as_json))
 
 
 @quarantine.command()
@@ -154,7 +154,7 @@ def purge(directory: str, names: tuple[str, ...], everything: bool, as_json: boo
                 chosen = [line["name"] async for line in lines if "name" in line]
         return await _each(directory, "purge", chosen, as_json)
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 async def _each(directory: str, what: str, names: list[str], as_json: bool) -> int:
@@ -223,7 +223,7 @@ def study(
         "becomes": {column: text for column, text in becomes.items() if text is not None},
         "apply": apply,
     }
-    return asking(_NAME, lambda: _moved(directory, "reassign study", arguments, as_json))
+    return run(lambda: _moved(directory, "reassign study", arguments, as_json))
 
 
 @reassign.command()
@@ -233,7 +233,7 @@ def study(
 @click.pass_obj
 def undo(directory: str, name: str, apply: bool, as_json: bool) -> int:
     """Put the study of NAME (as `list` shows it, or its first 8 digits) back to the patient of its files."""
-    return asking(_NAME, lambda: _moved(directory, "reassign undo", {"name": name, "apply": apply}, as_json))
+    return run(lambda: _moved(directory, "reassign undo", {"name": name, "apply": apply}, as_json))
 
 
 @reassign.command("list")
@@ -252,7 +252,7 @@ def reassigned(directory: str, as_json: bool) -> int:
                 show(line, as_json, text)
         return OK
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 async def _moved(directory: str, method: str, arguments: Line, as_json: bool) -> int:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asyncdicom.cli.asking import Line, ask_archive, asking, result_of, show
+from asyncdicom.cli.asking import Line, ask_archive, result_of, show
 from asyncdicom.cli.number import Number
 from asyncdicom.cli.output import Advance, json_line, progress, warn
-from asyncdicom.cli.run import FAILED, OK
+from asyncdicom.cli.run import FAILED, OK, run
 from asyncdicom.telemetry.text import printable
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def find(directory: str, keys: tuple[str, ...], level: str | None, limit: int | 
             await _print_matches(lines, as_json, "found")
         return OK
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 @click.command("list")
@@ -103,7 +103,7 @@ def list_(directory: str, keys: tuple[str, ...], as_json: bool) -> int:
             await _print_matches(ordered, as_json, "studies")
         return OK
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 def _in_order(line: Line) -> Line:
@@ -142,7 +142,7 @@ def export(directory: str, keys: tuple[str, ...], target: str, dry_run: bool, as
         show(last, as_json, "{exported} exported, {there} were there already, {failed} failed")
         return FAILED if last["failed"] else OK
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 def _count(directory: str, keys: dict[str, str], as_json: bool) -> int:
@@ -151,7 +151,7 @@ def _count(directory: str, keys: dict[str, str], as_json: bool) -> int:
         show({"would_export": result["found"]}, as_json, "{would_export} instances would be exported")
         return OK
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 @click.command("import")
@@ -188,7 +188,7 @@ def import_(directory: str, paths: tuple[str, ...], dry_run: bool, as_json: bool
         show(counts, as_json, "{imported} are in the archive, {failed} are not, {skipped} are no instances")
         return FAILED if failed else OK
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 async def _instances(paths: Sequence[str], as_json: bool) -> tuple[list[str], int, int]:
@@ -250,7 +250,7 @@ def backup(directory: str, target: str, as_json: bool) -> int:
             await to_thread(made.finish)
         return _tell_copied(copied, as_json, "backed up")
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 @click.command()
@@ -273,7 +273,7 @@ def restore(directory: str, source: str, as_json: bool) -> int:
             await to_thread(made.finish)
         return _tell_copied(copied, as_json, "restored")
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 async def _copy(files: Iterator[object], copied: Copied, advance: Advance | None) -> None:

@@ -6,9 +6,9 @@ from contextlib import aclosing
 
 import click
 
-from asyncdicom.cli.asking import Line, ask_archive, asking, show
+from asyncdicom.cli.asking import Line, ask_archive, show
 from asyncdicom.cli.output import progress, warn
-from asyncdicom.cli.run import FAILED, OK
+from asyncdicom.cli.run import FAILED, OK, run
 
 __all__ = ["delete", "deleted", "retention"]
 
@@ -55,7 +55,7 @@ def delete(
             warn("nothing was deleted: --apply does it")
         return FAILED if last["refused"] else OK
 
-    return asking("asyncdicom archive", work)
+    return run(work)
 
 
 @click.command()
@@ -75,7 +75,7 @@ def deleted(directory: str, uid: str, as_json: bool) -> int:
                 show(line, as_json, text)
         return OK
 
-    return asking("asyncdicom archive", work)
+    return run(work)
 
 
 def _text(line: Line) -> str:
@@ -121,4 +121,4 @@ def retention(directory: str, path: str, as_json: bool) -> int:
                 show(line, as_json, text)
         return OK
 
-    return asking("asyncdicom archive", work)
+    return run(work)

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
 from asyncdicom.cli.output import json_line, warn
-from asyncdicom.cli.run import FAILED, complain, run
 from asyncdicom.telemetry.text import printable
 
-__all__ = ["Line", "ask_archive", "asking", "result_of", "show"]
+__all__ = ["Line", "ask_archive", "result_of", "show"]
 
 Line = Mapping[str, Any]
 
 _SILENT = 5.0  # seconds without a word, after which it is told whom we wait for
-
-
-def asking(name: str, work: Callable[[], Awaitable[int]]) -> int:
-    """Run what asks an archive; what the archive cannot do is one line of the tool `name`."""
-    from asyncdicom.archive import ArchiveError
-
-    async def asked() -> int:
-        try:
-            return await work()
-        except ArchiveError as error:
-            return complain(name, str(error), FAILED)
-
-    return run(asked)
 
 
 async def ask_archive(

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-from asyncdicom.cli.asking import Line, ask_archive, asking, result_of, show
+from asyncdicom.cli.asking import Line, ask_archive, result_of, show
 from asyncdicom.cli.groups import Group
 from asyncdicom.cli.number import Number
-from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain
+from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain, run
 
 __all__ = ["command", "delivery", "say"]
 
@@ -65,7 +65,7 @@ def list_(directory: str, destination: str | None, state: str | None, limit: int
                     print("nothing is owed")
         return OK
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 def _chosen(function: _F) -> _F:
@@ -118,4 +118,4 @@ def say(
             return complain(_NAME, f"{missed} of {len(set(ids))} not found: {why}", FAILED)
         return OK
 
-    return asking(_NAME, work)
+    return run(work)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncdicom.cli.asking import ask_archive, asking, result_of, show
+from asyncdicom.cli.asking import ask_archive, result_of, show
 from asyncdicom.cli.groups import Group
 from asyncdicom.cli.number import Number
 from asyncdicom.cli.outbox import delivery, say
 from asyncdicom.cli.output import json_line, json_text
-from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain
+from asyncdicom.cli.run import EXIT_CODES, FAILED, OK, complain, run
 from asyncdicom.cli.top import duration
 from asyncdicom.telemetry.text import printable
 
@@ -149,7 +149,7 @@ def status(directory: str, as_json: bool) -> int:
                 show({**line, "oldest": oldest}, False, _STATUS + (_TROUBLE if line["last_trouble"] else ""))
         return OK
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 @command.command()
@@ -165,7 +165,7 @@ def why(directory: str, uid: str, as_json: bool) -> int:
                 show(line, as_json, delivery(line) if "id" in line else "{deliveries} deliveries")
         return OK
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 @command.command()
@@ -201,7 +201,7 @@ def resend(directory: str, as_json: bool, **arguments: Any) -> int:
         show(result, as_json, _RESENT if arguments["confirmed"] else _WOULD_RESEND)
         return OK if result["instances"] else complain(_NAME, "there is no such instance", FAILED)
 
-    return asking(_NAME, work)
+    return run(work)
 
 
 @command.command()
@@ -237,4 +237,4 @@ def _say(directory: str, what: str, destination: str, as_json: bool) -> int:
         show(result, as_json, "; ".join(f"{key}: {{{key}}}" for key in result))
         return OK
 
-    return asking(_NAME, work)
+    return run(work)

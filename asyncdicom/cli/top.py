@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from asyncdicom.cli.asking import asking, result_of
+from asyncdicom.cli.asking import result_of
 from asyncdicom.cli.number import Number
 from asyncdicom.cli.output import json_line
-from asyncdicom.cli.run import EXIT_CODES, OK
+from asyncdicom.cli.run import EXIT_CODES, OK, run
 from asyncdicom.telemetry.text import printable
 
 __all__ = ["command", "fitting", "lines_of"]
@@ -74,7 +74,7 @@ def command(directory: str, interval: float, once: bool, as_json: bool) -> int:
             before = state
             await sleep(interval)
 
-    return asking("asyncdicom top", work)
+    return run(work)
 
 
 def lines_of(state: State, before: State = _NOTHING) -> Iterator[str]:

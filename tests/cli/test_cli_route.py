@@ -188,3 +188,5 @@ async def test_a_gateway_is_asked_and_told(rules: Path, tmp_path: Path, tool: An
     gone = await tool("route", "pause", root, "AI")
     assert gone.code == 1
     assert "no process serves" in gone.err
+    (told,) = (await tool("route", "status", root, "--json")).json  # for who reads stdout
+    assert (told["exit_code"], "no process serves" in told["error"]) == (1, True)

@@ -213,6 +213,13 @@ def test_a_rule_that_fails_is_told_and_costs_the_others_nothing() -> None:
     assert not table.explain(CHEST)[0].fits
 
 
+def test_what_a_function_looked_for_is_not_told() -> None:
+    """It is logged, and may be a Patient ID."""
+    table_of: dict[str, list[str]] = {}
+    table = rules({"when": {}, "function": "mine"}, mine=lambda facts: table_of["PID-4711"])
+    assert table.decide(CHEST).unrouted == "rule 'route 1' failed (KeyError)"
+
+
 def test_nothing_is_guessed_behind_a_rule_that_fails() -> None:
     """It might have stopped, or have taken the instance: then it does not go to those below, either."""
     table = rules(
