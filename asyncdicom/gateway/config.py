@@ -31,8 +31,10 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
+from inspect import iscoroutinefunction
 from ssl import SSLContext
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -47,6 +49,9 @@ from asyncdicom.net.tls_files import TlsFiles
 from asyncdicom.toml_lines import Key, line_of
 
 __all__ = ["GatewayConfig", "GatewayConfigError", "GatewayDestination", "parse_gateway", "read_gateway"]
+
+FUNCTIONS = "asyncdicom.routes"
+"""The group of entry points that rules find functions in."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
 _SECONDS = ("connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout")
@@ -154,7 +159,8 @@ def read_gateway(
 ) -> GatewayConfig:
     """Read the configuration of a gateway. Raises `GatewayConfigError`, which names file and line.
 
-    `functions`: those that rules may name. `ours`: our certificate and whom we trust, if we are called by
+    `functions`: those that rules may name, besides entry points of installed packages (group
+    `asyncdicom.routes`). `ours`: our certificate and whom we trust, if we are called by
     TLS: then destinations are, too, unless they say otherwise. Other tables than `destinations` and `routes`
     are left to others, unless their names are nearly these.
     """
@@ -182,7 +188,8 @@ def parse_gateway(
         routes = tables.get("routes", [])
         if not isinstance(routes, list):
             raise _WrongError("routes are tables in an order: [[routes]]", ("routes",))
-        rules = parse_rules(routes, destinations, functions)
+        own = functions or {}
+        rules = parse_rules(routes, destinations, {**_installed(routes, own), **own})
         _check_groups(rules, destinations)
         _check_streams(rules, destinations)
         return GatewayConfig(destinations, rules)
@@ -191,6 +198,26 @@ def parse_gateway(
         raise GatewayConfigError(f"{where}:{line}: {error}" if line else f"{where}: {error}") from None
     except (ValueError, RecursionError) as error:  # of TOML
         raise GatewayConfigError(f"{where}: {error}") from None
+
+
+def _installed(routes: Iterable[Any], known: Collection[str]) -> dict[str, RouteFunction]:
+    """Give the functions that rules name, and that installed packages have as entry points of `FUNCTIONS`."""
+    found: dict[str, RouteFunction] = {}
+    for number, table in enumerate(routes):
+        name = table.get("function") if isinstance(table, dict) else None
+        if not isinstance(name, str) or name in known:
+            continue
+        for entry in entry_points(group=FUNCTIONS, name=name):
+            try:
+                function = entry.load()
+            except Exception as error:  # of whoever has written it
+                why = f"{entry.value} cannot be imported: {type(error).__name__}: {error}"
+                raise _WrongError(f"function {name!r}: {why}", ("routes", number, "function")) from None
+            if not callable(function) or iscoroutinefunction(function):
+                why = f"{entry.value} is no function, or a coroutine function: it is called in a thread"
+                raise _WrongError(f"function {name!r}: {why}", ("routes", number, "function"))
+            found[name] = function
+    return found
 
 
 def _check_names(tables: Mapping[str, Any]) -> None:

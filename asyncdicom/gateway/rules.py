@@ -16,7 +16,8 @@
 
 All conditions of `when` must hold, none of `not`; the patterns are those of `patterns`. `spread_by` is
 "patient" (the default), "study" or "instance". `to = []` keeps the instance here, and that is all. Instead
-of these a rule may have `function`, the name of a Python function that gives names of destinations.
+of these a rule may have `function`, the name of a Python function that gives names of destinations: an entry
+point of the group `asyncdicom.routes`.
 
 With ``when = { stable = 60 }`` (and other conditions; ``when = "stable"`` is that alone) instances do not go
 when they come, but when nothing has come for their study for so many seconds: all of the study that fit, and

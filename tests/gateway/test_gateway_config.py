@@ -12,6 +12,7 @@ import trustme
 from asyncdicom import Destination, TlsFiles
 from asyncdicom.cli.config import _KEYS as KEYS_OF_A_SERVED_FILE
 from asyncdicom.gateway.config import GatewayConfigError, parse_gateway, read_gateway
+from asyncdicom.gateway.facts import Facts
 
 WHOLE = """
 [destinations.PACS]
@@ -125,6 +126,44 @@ def test_what_the_file_of_serve_has_beside_is_no_slip_of_the_pen(key: str) -> No
     text = f"[destinations.PACS]\naddress = 'PACS@h:1'\n[[{key}]]\n"
     if key not in ("destinations", "routes"):
         assert list(parse_gateway(text, "g.toml").destinations) == ["PACS"]
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package with entry points."""
+    entries = "[asyncdicom.routes]\nnight = ours_routes:night\nslow = ours_routes:slow\ngone = ours_gone:x\n"
+    (tmp_path / "ours-1.dist-info").mkdir()
+    (tmp_path / "ours-1.dist-info" / "METADATA").write_text("Name: ours\nVersion: 1\n")
+    (tmp_path / "ours-1.dist-info" / "entry_points.txt").write_text(entries)
+    (tmp_path / "ours_routes.py").write_text(
+        "def night(facts):\n    return ['A'] if facts.calling == 'CT1' else []\n"
+        "async def slow(facts):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_function_of_an_installed_package_is_found() -> None:
+    text = "[destinations.A]\naddress = 'A@h:1'\n[[routes]]\nwhen = {}\nfunction = 'night'\n"
+    for rules in (parse_gateway(text).rules, parse_gateway(text, functions={}).rules):
+        assert [target.destinations for target in rules.decide(Facts(calling="CT1")).targets] == [("A",)]
+        assert rules.decide(Facts(calling="MR1")).is_kept
+    own = parse_gateway(text, functions={"night": lambda facts: ["A"]}).rules
+    assert own.decide(Facts()).targets
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gone", ":3: function 'gone': ours_gone:x cannot be imported: ModuleNotFoundError"),
+        ("slow", ":3: function 'slow': ours_routes:slow is no function, or a coroutine function"),
+        ("none", ":3: there is no function 'none'"),
+    ],
+)
+def test_what_is_wrong_with_a_function_of_an_installed_package_is_told(name: str, message: str) -> None:
+    with pytest.raises(GatewayConfigError, match=re.escape(message)):
+        parse_gateway(f"[[routes]]\nwhen = {{}}\nfunction = '{name}'\n", "g.toml")
 
 
 def test_what_we_are_called_by_destinations_are_called_by_too(tmp_path: Path) -> None:
