@@ -129,11 +129,15 @@ class StableStudies:
         self._leases = leases
         self._names: set[str] = set()  # of those who are given studies now
         self.asked: set[str] = set()
-        """The names that were ever asked under: nothing goes by itself that they were not told of."""
+        """The names that were asked under, until `forget`: nothing goes that they were not told of."""
 
     def asked_for(self) -> set[str]:
         """Give the names that anybody asks under, in any process. Blocks. Raises `IndexFailed`."""
         return self.asked | {name.removeprefix(_LEASED) for name in self._leases.held(_LEASED)}
+
+    def forget(self, name: str) -> None:
+        """Nobody asks under a name any more, nor will."""
+        self.asked.discard(name)
 
     async def studies(self, name: str, quiet: float) -> AsyncGenerator[StableStudy, None]:
         """See `Archive.stable_studies`."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -222,9 +223,16 @@ class Gateway:
         """Wait for stable studies, as the rules say; the index knows by name what each was told."""
         quiets = self.config.rules.quiets
         for quiet in [each for each in self._watching if each not in quiets]:
-            self._watching.pop(quiet).cancel()
+            watching = self._watching.pop(quiet)
+            watching.add_done_callback(partial(self._unwatched, quiet))
+            watching.cancel()
         for quiet in quiets - self._watching.keys():
             self._watching[quiet] = asyncio.ensure_future(self._deliver_stable(quiet))
+
+    def _unwatched(self, quiet: float, _: object) -> None:
+        """Those who are asked instead are known by now: retention waits for them, and for these no more."""
+        if quiet not in self._watching:
+            self._archive.stability.forget(f"gateway {quiet:g}")
 
     async def _deliver_stable(self, quiet: float) -> None:
         while True:
