@@ -130,7 +130,7 @@ class StableStudies:
         self._leases = leases
         self._names: set[str] = set()  # of those who are given studies now
         self.asked: set[str] = set()
-        """The names that were ever asked under: nothing goes by itself that they were not told of."""
+        """The names that were asked under, until `forget`: nothing goes that they were not told of."""
 
     def asked_for(self) -> set[str]:
         """Give the names that anybody asks under, in any process. Blocks. Raises `IndexFailed`."""

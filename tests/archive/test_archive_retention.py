@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,6 @@ class Clock:
     days = 0.0
 
     def __call__(self) -> float:
-        import time
-
         return time.time() + self.days * DAY
 
 
@@ -181,6 +181,18 @@ async def test_who_waits_for_stable_studies_is_told_first(tmp_path: Path, tools:
         taking.cancel()
         await asyncio.wait((taking,))
         await studies.aclose()
+
+
+async def test_who_was_told_of_one_was_not_of_another_in_its_place(three: Archive) -> None:
+    """The newest one's number is given again."""
+    rule = RetentionRule(days=1)
+    three.stability.asked.add("AI")
+    told = "SELECT 'AI', 0, max(id), max(received) FROM instance"
+    ask(three.directory, f"INSERT INTO stability (name, study, last, received) {told}")
+    came(three, 3, datetime.fromtimestamp(time.time() + 1, UTC).isoformat(timespec="milliseconds"))
+    assert await once_round(three, rule, days=2) == {3}
+    three.stability.forget("AI")
+    assert await once_round(three, rule, days=2) == set()
 
 
 async def test_page_after_page(three: Archive, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:

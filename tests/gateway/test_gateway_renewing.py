@@ -14,7 +14,7 @@ from helpers.gateway import EVERYTHING, QUICK, Pacs, config, gateway, instance, 
 from helpers.index_asking import ask, refuse, refuse_no_more
 
 from asyncdicom import AssociationPool, Request, serve
-from asyncdicom.archive import Archive
+from asyncdicom.archive import Archive, Retention, RetentionRule
 from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.index.deliveries import Claimed
@@ -64,6 +64,30 @@ async def test_what_was_delivered_is_counted_over_a_renewal(tmp_path: Path) -> N
             await settled(running)
             (state,) = await running.status()
             assert state["delivered_since_start"] == 2
+
+
+@pytest.mark.parametrize("after", ["", '[[routes]]\nwhen = { stable = 0.1, Modality = "CT" }\nto = []\n'])
+async def test_retention_waits_for_no_rule_that_is_not_in_force_any_more(tmp_path: Path, after: str) -> None:
+    stable = '[[routes]]\nwhen = { stable = 3600, Modality = "CT" }\nto = []\n'
+    async with pacs() as node:
+        everything, port = EVERYTHING.format('"A"'), node.server.port
+        async with gateway(tmp_path, config(everything + stable, A=port)) as (running, where):
+            archive, rule = running._archive, RetentionRule(only="delivered")
+            async with asyncio.timeout(60):
+                while archive.stability.asked_for() != {"gateway 3600"}:
+                    await asyncio.sleep(0.01)
+                async with Retention(archive, [rule], first=0, turn=0, round=0) as retention:
+                    await send(where, instance("1.1"))
+                    await node.has("1.1")
+                    await settled(running)
+                    rounds = retention.rounds
+                    while retention.rounds < rounds + 2:
+                        await asyncio.sleep(0.01)
+                    assert (await archive.counts())["instance"] == 1
+                    running.renew(config(everything + after, A=port))
+                    await send(where, instance("1.2"))
+                    while (await archive.counts())["instance"]:
+                        await asyncio.sleep(0.01)
 
 
 async def test_what_cannot_be_looked_at_is_told_and_the_old_destinations_stay(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Engine, Select, bindparam, case, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Engine, Select, and_, bindparam, case, func, literal_column, or_, select
 
 from asyncdicom.archive.index.failing import TRANSLATED
 from asyncdicom.archive.index.schema import delivery, instance, series, stability, study
@@ -76,13 +76,19 @@ def _of_instance(*conditions: Any) -> Select[Any]:
 
 
 def _was_told(name: str) -> ColumnElement[bool]:
-    """Tell whether a name was told of an instance: of all up to it, or of its study with it."""
+    """Tell whether a name was told of an instance: of all up to it, or of its study with it.
+
+    The number of the newest one is given again if another one takes its place: that has come later.
+    """
     return (
         select(literal_column("1"))
         .where(
             stability.c.name == name,
             stability.c.study.in_([literal_column("0"), study.c.id]),
-            stability.c.last >= instance.c.id,
+            or_(
+                stability.c.last > instance.c.id,
+                and_(stability.c.last == instance.c.id, stability.c.received >= instance.c.received),
+            ),
         )
         .exists()
     )
