@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from asyncdicom.archive.index.record import character_set_of
+from asyncdicom.archive.index.record import SPECIFIC_CHARACTER_SET, character_set_of
 from asyncdicom.archive.index.text import text_of, values_of
 from asyncdicom.data.elements import Element
 from asyncdicom.uid import name_of, transfer_syntax
 
-__all__ = ["NAMES", "UIDS", "Facts", "Wanted", "wanted_of"]
+__all__ = ["NAMES", "UIDS", "Facts", "Wanted", "needed_for", "wanted_of"]
 
 NAMES = ("calling", "called", "address", "certificate", "sop_class", "transfer_syntax", "size")
 """What a rule can ask for besides elements."""
@@ -79,6 +79,12 @@ def wanted_of(name: str) -> Wanted:
     if not 0x00080000 <= tag < _PIXEL_DATA:
         raise ValueError(f"{name} is not between the command and Pixel Data, which is all that rules look at")
     return Wanted(name, tag, vr)
+
+
+def needed_for(tags: Iterable[int]) -> frozenset[int]:
+    """Give the elements to pick so that some are known as text: it takes the character set to read them."""
+    some = frozenset(tags)
+    return some | {SPECIFIC_CHARACTER_SET} if some else some
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from asyncdicom.data.part10 import encode_file_meta
 from asyncdicom.data.scanner import Scanner
 from asyncdicom.exceptions import DataSetError
 from asyncdicom.gateway.carrier import Begun, Carried
-from asyncdicom.gateway.facts import Facts
+from asyncdicom.gateway.facts import Facts, needed_for
 from asyncdicom.gateway.template import Template, filled, parse_parts, tags_of
 from asyncdicom.naming import safe_name
 from asyncdicom.net.disk import Batch, write_all
@@ -61,7 +61,7 @@ class FolderTemplate(NamedTuple):
     @property
     def tags(self) -> frozenset[int]:
         """The elements that have to be known."""
-        return tags_of(part for parts in self.folders for part in parts)
+        return needed_for(tags_of(part for parts in self.folders for part in parts))
 
     def names(self, facts: Facts) -> list[str]:
         """Give the names of the folders below the root for an instance."""

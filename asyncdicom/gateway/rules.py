@@ -16,7 +16,8 @@
 
 All conditions of `when` must hold, none of `not`; the patterns are those of `patterns`. `spread_by` is
 "patient" (the default), "study" or "instance". `to = []` keeps the instance here, and that is all. Instead
-of these a rule may have `function`, the name of a Python function that gives names of destinations.
+of these a rule may have `function`, the name of a Python function that gives names of destinations: one of
+an installed package, as an entry point of the group "asyncdicom.routes", or one that the program gives.
 
 With ``when = { stable = 60 }`` (and other conditions; ``when = "stable"`` is that alone) instances do not go
 when they come, but when nothing has come for their study for so many seconds: all of the study that fit, and
@@ -30,7 +31,8 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from asyncdicom.gateway.facts import Facts, Wanted, wanted_of
+from asyncdicom.archive.index.record import WANTED_TAGS
+from asyncdicom.gateway.facts import Facts, Wanted, needed_for, wanted_of
 from asyncdicom.gateway.patterns import Test, test_of
 from asyncdicom.gateway.template import Template, filled, parse_parts, tags_of
 from asyncdicom.toml_lines import Key
@@ -194,12 +196,16 @@ class Rules:
             else:
                 self._rules.append(rule)
         every = [*self._rules, *([self._default] if self._default is not None else [])]
-        self.tags = frozenset(
+        self.tags = needed_for(
             [c.wanted.tag for rule in every for c in rule.conditions if c.wanted.tag]
             + [tag for rule in every if rule.way == "spread" for tag, _ in _SPREAD_BY[rule.spread_by]]
             + [tag for rule in every for template in rule.templates for tag in tags_of(template)]
+            + [tag for rule in every if rule.function is not None for tag in WANTED_TAGS]
         )
-        """The elements that have to be picked out of a data set, so that the rules can be asked."""
+        """The elements that have to be picked out of a data set, so that the rules can be asked.
+
+        Functions are given those that the index has.
+        """
 
     def __len__(self) -> int:
         return len(self._rules) + (self._default is not None)

@@ -151,5 +151,5 @@ async def test_what_cannot_be_read_here_is_not_the_folder_s_fault(tmp_path: Path
 def test_a_template_says_what_it_needs() -> None:
     template = parse_template("/srv//a/{PatientID}-{sop_class}/x")
     assert str(template) == template.where == "/srv/a/{PatientID}-{sop_class}/x"
-    assert (template.root, template.tags) == ("/srv/a", {0x00100020})
+    assert (template.root, template.tags) == ("/srv/a", {0x00080005, 0x00100020})
     assert str(parse_template("/")) == ""

@@ -111,7 +111,7 @@ def test_the_rules_name_the_elements_that_they_need() -> None:
         },
         {"when": {"calling": "A"}, "to": []},
     )
-    assert table.tags == {0x00080060, 0x00081010, 0x0020000D}
+    assert table.tags == {0x00080005, 0x00080060, 0x00081010, 0x0020000D}
 
 
 def test_rules_are_asked_in_order_until_one_stops() -> None:
