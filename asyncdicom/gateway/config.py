@@ -48,6 +48,9 @@ from asyncdicom.toml_lines import Key, line_of
 
 __all__ = ["GatewayConfig", "GatewayConfigError", "GatewayDestination", "parse_gateway", "read_gateway"]
 
+FUNCTIONS = "asyncdicom.routes"
+"""The group of the entry points that rules may name as their `function`."""
+
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
 _CALLED = (
     "address", "server_hostname", "calling_ae_title", "called_ae_title", "maximum_associations",
@@ -152,7 +155,8 @@ def read_gateway(
 ) -> GatewayConfig:
     """Read the configuration of a gateway. Raises `GatewayConfigError`, which names file and line.
 
-    `functions`: those that rules may name. `ours`: our certificate and whom we trust, if we are called by
+    `functions`: those that rules may name, besides the entry points of installed packages in the group
+    "asyncdicom.routes". `ours`: our certificate and whom we trust, if we are called by
     TLS: then destinations are, too, unless they say otherwise. Other tables than `destinations` and `routes`
     are left to others, unless their names are nearly these.
     """
@@ -180,7 +184,9 @@ def parse_gateway(
         routes = tables.get("routes", [])
         if not isinstance(routes, list):
             raise _WrongError("routes are tables in an order: [[routes]]", ("routes",))
-        rules = parse_rules(routes, destinations, functions)
+        rules = parse_rules(
+            routes, destinations, {**_installed(routes, functions or {}), **(functions or {})}
+        )
         _check_groups(rules, destinations)
         _check_streams(rules, destinations)
         return GatewayConfig(destinations, rules)
@@ -189,6 +195,29 @@ def parse_gateway(
     except (_WrongError, RuleError) as error:
         line = line_of(text, error.key)
         raise GatewayConfigError(f"{where}:{line}: {error}" if line else f"{where}: {error}") from None
+
+
+def _installed(routes: list[Any], given: Mapping[str, RouteFunction]) -> dict[str, RouteFunction]:
+    """Load the functions that rules name and installed packages have; no others."""
+    named = [route.get("function") if isinstance(route, dict) else None for route in routes]
+    found: dict[str, RouteFunction] = {}
+    for number, name in enumerate(named):
+        if not isinstance(name, str) or name in given:
+            continue
+        from importlib.metadata import entry_points
+
+        for entry in entry_points(group=FUNCTIONS, name=name):
+            try:
+                function = entry.load()
+            except Exception as error:  # whatever a module raises that is imported
+                why = f"function {name!r}: {entry.value} cannot be loaded: {type(error).__name__}: {error}"
+                raise _WrongError(why, ("routes", number, "function")) from None
+            if not callable(function):
+                raise _WrongError(
+                    f"function {name!r}: {entry.value} is no function", ("routes", number, "function")
+                )
+            found[name] = function
+    return found
 
 
 def _check_names(tables: Mapping[str, Any]) -> None:
