@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.gateway import CT, QUICK, config, gateway, pacs, send, settled
+from helpers.programs import fences
 
 from asyncdicom import BytesSource
 from asyncdicom.archive import stability
@@ -157,3 +159,18 @@ def test_what_a_program_gives_comes_first() -> None:
     text = '[destinations.A]\naddress = "A@h:1"\n[[routes]]\nwhen = {}\nfunction = "by_text"\n'
     own_rules = parse_gateway(text, functions={"by_text": own}).rules
     assert own_rules.decide(Facts("CT1")).targets == ()
+
+
+def test_the_function_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = (fence.text for fence in fences("python") if fence.mark == "route function")
+    (tmp_path / "route_of_the_docs.py").write_text(text, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    by_text = import_module("route_of_the_docs").by_text
+    path = tmp_path / "file.dcm"
+    for description, names in (("CHEST PA", ["PACS"]), ("HEAD", [])):
+        data = bytes(described("ISO_IR 100", "latin-1", description).data)
+        path.write_bytes(encode_file_meta(CT, "1.1", EXPLICIT_VR_LITTLE_ENDIAN) + data)
+        routes = '[destinations.PACS]\naddress = "P@h:1"\n[[routes]]\nwhen = {}\nfunction = "f"\n'
+        rules = parse_gateway(routes, functions={"f": by_text}).rules
+        decision = rules.decide(facts_of_file(path, rules.tags, Facts()))
+        assert [target.destinations for target in decision.targets] == [(name,) for name in names]
