@@ -31,6 +31,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from asyncdicom.archive.index.record import WANTED_TAGS
 from asyncdicom.gateway.facts import FORGOTTEN, Facts, Wanted, picked, wanted_of
 from asyncdicom.gateway.patterns import Test, test_of
 from asyncdicom.gateway.template import Template, check_known, filled, parse_parts, tags_of
@@ -210,8 +211,12 @@ class Rules:
             [c.wanted.tag for rule in every for c in rule.conditions if c.wanted.tag]
             + [tag for rule in every if rule.way == "spread" for tag, _ in _SPREAD_BY[rule.spread_by]]
             + [tag for rule in every for template in rule.templates for tag in tags_of(template)]
+            + [tag for rule in every if rule.function is not None for tag in WANTED_TAGS]
         )
-        """The elements that have to be picked out of a data set, so that the rules can be asked."""
+        """The elements that have to be picked out of a data set, so that the rules can be asked.
+
+        Functions are given those that the index has.
+        """
 
     def __len__(self) -> int:
         return len(self._rules) + (self._default is not None)

@@ -31,6 +31,7 @@ RUN = {
     ("docs/access.md", "destinations"): "test_readme.py::test_the_destinations",
     ("docs/index.md", "piece: index"): "test_readme.py::test_the_first_piece_of_the_site",
     ("docs/networking.md", "walk: program"): "docs/test_networking.py::test_the_walk",
+    ("docs/serving.md", "route function"): "gateway/test_gateway_seen.py::test_the_function_of_the_docs",
     ("docs/start.md", "walk: program"): "docs/test_walks.py::test_getting_started",
     ("docs/start.md", "program: receives"): "docs/test_walks.py::test_the_first_server_of_ones_own",
     ("docs/recipes/ai.md", "recipe: ai"): "docs/test_recipe_programs.py::test_the_pipeline",
