@@ -191,7 +191,7 @@ async def test_who_was_told_of_one_was_not_of_another_in_its_place(three: Archiv
     ask(three.directory, f"INSERT INTO stability (name, study, last, received) {told}")
     came(three, 3, datetime.fromtimestamp(time.time() + 1, UTC).isoformat(timespec="milliseconds"))
     assert await once_round(three, rule, days=2) == {3}
-    three.stability.forget("AI")
+    three.stability.asked.discard("AI")
     assert await once_round(three, rule, days=2) == set()
 
 
