@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isnan
+from math import inf
 
 import click
 
@@ -28,8 +28,9 @@ class Number(click.ParamType[float]):
             number = self._kind(str(value))
         except ValueError:
             self.fail(f"it has to be {self._what}, not {value!r}", param, ctx)
+        # (nan is not at most anything; `isnan` takes no large int.)
         is_small = number <= self._least if self._above else number < self._least
-        if is_small or isnan(number) or (self._most is not None and number > self._most):
+        if is_small or not number <= inf or (self._most is not None and number > self._most):
             self.fail(f"it has to be {self._what}, not {value}", param, ctx)
         return number
 

@@ -17,7 +17,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _PREFIX = "asyncdicom_"
 _STATES = ("ok", "open", "half-open", "paused", "outside hours", "not configured")
-_DOWN = ("open", "half-open", "not configured")
+_DOWN = ("open", "half-open")
 _OWED = ("ready", "waiting", "leased", "failed")
 
 State = Mapping[str, Any]

@@ -182,6 +182,7 @@ def test_a_number_is_told_of_in_words(name: str) -> None:
         (Number(1), "1.5", "a whole number of at least 1, not '1.5'"),
         (Number(1, 9), "", "a whole number from 1 to 9, not ''"),
         (Number(1, 9), "10", "a whole number from 1 to 9, not 10"),
+        (Number(1, 9), "1" * 400, f"a whole number from 1 to 9, not {'1' * 400}"),
         (Number(0, whole=False, above=True), "0", "a number above 0, not 0"),
         (Number(0, whole=False), "nan", "a number of at least 0, not nan"),
     ],
