@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from asyncdicom.archive.errors import ArchiveError
-from asyncdicom.cli.state import Observer
+from asyncdicom.cli.state import Looking, Observer
 from asyncdicom.net.http_get import Answer, Page, Pages
 from asyncdicom.net.lane import lane
 from asyncdicom.telemetry.log import Log
@@ -18,7 +18,6 @@ from asyncdicom.telemetry.prometheus import CONTENT_TYPE, exposition
 if TYPE_CHECKING:
     from asyncdicom.archive import Archive
     from asyncdicom.archive.operations import Line, Method
-    from asyncdicom.cli.several import Several
 
 __all__ = ["observing_methods", "pages_of"]
 
@@ -27,7 +26,7 @@ log = Log("asyncdicom.cli")
 _LACKING = "/metrics needs: pip install 'asyncdicom[metrics]'"
 
 
-def pages_of(observer: Observer | Several, host: str, port: int) -> Pages:
+def pages_of(observer: Looking, host: str, port: int) -> Pages:
     """Give the pages: /healthz (the event loop turns), /readyz (it takes instances, or why not), /metrics."""
 
     texts: list[tuple[Any, asyncio.Future[bytes]]] = []  # the newest one

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -120,6 +120,10 @@ class Several(Looking):
             if name == "top":
                 yield await self.state()
                 return
+            if name == "route status" and "destinations" in (state := await self.state()):
+                for line in _route_status(state):
+                    yield line
+                return
             if together is not None:
                 yield together(list((await self._all(name, arguments)).values()))
                 return
@@ -134,6 +138,13 @@ class Several(Looking):
             raise ArchiveError("none of its processes answers")
 
         return asked
+
+
+def _route_status(state: Mapping[str, Any]) -> Iterator[Line]:
+    """Give what `route status` of one process gives, of all together."""
+    yield from state["destinations"]
+    totals = {"unrouted": state["unrouted"], "since_start": state["delivery_events"]}
+    yield {"destinations": len(state["destinations"]), **totals}
 
 
 async def _last(path: str, method: str, arguments: Mapping[str, Any]) -> Line:

@@ -51,6 +51,10 @@ class Looking(ABC):
     """What is found out is told again for so many times what it took: looks take a tenth of the time."""
 
     @abstractmethod
+    def why_not_ready(self) -> list[str]:
+        """Say what keeps it from taking instances, as far as that is known without a look."""
+
+    @abstractmethod
     async def _find(self) -> State:
         """Find the state out."""
 

@@ -15,7 +15,7 @@ from helpers.proxying import header, proxy
 from helpers.serving import Running, ct, send, serving, sinks
 
 from asyncdicom import AssociationRejected, associate
-from asyncdicom.cli.asking import result_of
+from asyncdicom.cli.asking import ask_archive, result_of
 
 # Who calls, and whether there is room for one more: addresses, AE titles and strangers are counted together.
 CALLERS = (
@@ -101,6 +101,13 @@ async def _used(postgres: Server, tmp_path: Path) -> None:
                 sending = [send(there, f"CT{n}", *map(ct, uids[n::2])) for n in (0, 1)]
                 assert await asyncio.gather(*sending) == [[0] * 8, [0] * 8]
             await pacs.has(uids)
+            async with asyncio.timeout(100):
+                while True:  # whichever process has sent them
+                    told = [line async for line in ask_archive(str(tmp_path / "data"), "route status")]
+                    if told[0]["delivered_since_start"] == len(uids):
+                        break
+                    await asyncio.sleep(0.05)
+            assert (told[-1]["destinations"], told[-1]["since_start"]["done"]) == (1, len(uids))
             gate.process.terminate()
             assert await gate.ended() == 0
         assert sorted(pacs.received) == sorted(uids)  # each once

@@ -50,9 +50,10 @@ async def test_it_is_told_that_a_process_does_not_answer(
 ) -> None:
     """One that hangs: what was shown before still stands there, and looks as if all were well."""
     monkeypatch.setattr("asyncdicom.cli.asking._SILENT", 0.01)
-    goes_on = asyncio.Event()
+    came, goes_on = asyncio.Event(), asyncio.Event()
 
     async def top(archive: Archive, arguments: Any) -> AsyncGenerator[Any, None]:
+        came.set()
         await goes_on.wait()
         yield {"ready": True}
 
@@ -62,6 +63,8 @@ async def test_it_is_told_that_a_process_does_not_answer(
             async with asyncio.timeout(60):
                 while f"{tmp_path} has not answered" not in capsys.readouterr().err:
                     await asyncio.sleep(0.01)
+                await came.wait()
+            came.clear()
             if is_cancelled:
                 asked.cancel()
                 await asyncio.wait((asked,))
