@@ -603,6 +603,24 @@ async def test_what_one_process_has_claimed_another_leaves_until_the_lease_ends(
         assert "2 deliveries are taken over" in caplog.text
 
 
+@pytest.mark.parametrize("study", ["", "1.2.3"])
+async def test_what_two_processes_claim_at_the_same_time_one_of_them_gets(
+    two: tuple[Archive, Archive], tools: Any, study: str
+) -> None:
+    """Also where all of a study is asked for, and of no other one."""
+    uids = [f"1.9.{number}" for number in range(30)]
+    for uid in uids:
+        assert await tools.store(two[0], tools.data_set(SOPInstanceUID=uid, StudyInstanceUID="1.2.3")) == 0
+    assert await tools.store(two[0], tools.data_set(SOPInstanceUID="2.9", StudyInstanceUID="1.2.4")) == 0
+    work = Work("store", "PEER", priority=2)
+    await two[0].outbox.enqueue_for_instance("2.9", "a" * 64, [work._replace(priority=0)])
+    await two[0].outbox.enqueue_for_instances([(uid, "a" * 64, work) for uid in uids])
+    claims = [two[n % 2].outbox.claim("store", "PEER", 3, of_study=study) for n in range(24)]
+    claimed = [each for some in await asyncio.gather(*claims) for each in some]
+    wanted = uids if study else [*uids, "2.9"]
+    assert sorted(each.sop_instance_uid or "" for each in claimed) == sorted(wanted)
+
+
 async def test_work_is_claimed_in_its_order_by_two_processes(two: tuple[Archive, Archive]) -> None:
     await two[0].outbox.enqueue([Work("store", "PEER", order_key=f"K{n % 3}") for n in range(30)])
     claims = [two[n % 2].outbox.claim("store", "PEER", 1, in_order=True) for n in range(12)]
@@ -668,6 +686,22 @@ async def test_an_instance_that_is_committed_late_is_not_missed(
         go_on.set()
         assert await late == 0
     assert len(await other.read(reader.arrived, before)) == 2
+
+
+async def test_a_name_goes_on_where_another_one_was(two: tuple[Archive, Archive], tools: Any) -> None:
+    """What both have been told is told to nobody again; what is not stable yet is told to who is new."""
+    one, other = two
+    await one.stability.take_over("of mine ", {"of mine 1": 3600.0})
+    assert await tools.store(one, tools.data_set(SOPInstanceUID="1.2.1")) == 0
+    await other.stability.take_over("of mine ", {"of mine 2": 0.0, "of mine 3": 3600.0})
+    assert await tools.store(one, tools.data_set(SOPInstanceUID="1.2.2")) == 0
+    start = one._index.stability.start
+    assert [start(f"of mine {n}").id for n in (2, 3)] == [0, 0]
+    await one.stability.take_over("of mine ", {"of mine 2": 0.0})
+    await one.stability.take_over("of mine ", {})
+    await asyncio.sleep(0.002)  # times are in milliseconds
+    await one.stability.take_over("of mine ", {"of mine 4": 0.0})
+    assert start("of mine 4").id == start("nobody").id > 0
 
 
 async def test_a_name_is_given_its_studies_by_one_process(two: tuple[Archive, Archive], tools: Any) -> None:

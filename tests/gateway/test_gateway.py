@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from helpers.gateway import CT, EVERYTHING, MR, QUICK, config, gateway, instance, pacs, send, settled
 
-from asyncdicom import Request, serve
+from asyncdicom import BytesSource, Request, serve
 from asyncdicom.archive import Archive
 from asyncdicom.archive.index.work import State, Work
+from asyncdicom.data.elements import encode
 from asyncdicom.gateway.gateway import Gateway
 from asyncdicom.gateway.methods import methods_of
+from asyncdicom.uid import TRANSFER_SYNTAXES
 
 
 async def test_instances_go_where_the_rules_say(tmp_path: Path) -> None:
@@ -330,15 +332,33 @@ async def test_a_destination_is_called_by_its_own_titles(tmp_path: Path) -> None
 
 
 async def test_compressed_instances_pass_as_they_came(tmp_path: Path) -> None:
-    jpeg = "1.2.840.10008.1.2.4.70"
-    async with pacs() as node:
-        setting = config(EVERYTHING.format('"A"'), A=node.server.port)
-        async with gateway(tmp_path, setting) as (_, where):
-            sent = instance("1.1")
-            sent.transfer_syntax_uid = jpeg
-            await send(where, sent)
-            await node.has("1.1")
-        assert node.requests[0].transfer_syntax_uid == jpeg
+    """Of every transfer syntax there is, byte by byte, to each of two destinations."""
+    got: dict[tuple[str, str], tuple[str, bytes]] = {}
+
+    async def on_store(request: Request) -> int:
+        data = bytes(await request.data.read())
+        key = request.called_ae_title, request.affected_sop_instance_uid
+        got[key] = request.transfer_syntax_uid, data
+        return 0
+
+    sent: dict[str, tuple[str, bytes]] = {}
+    async with serve("PACS@127.0.0.1:0", c_store=on_store) as node:
+        setting = config(EVERYTHING.format('"A", "B"'), A=node.port, B=node.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            for number, syntax in enumerate(sorted(TRANSFER_SYNTAXES)):
+                uid = f"1.{number}"
+                elements = [
+                    (0x00080016, "UI", CT.encode()),
+                    (0x00080018, "UI", uid.encode()),
+                    (0x0020000D, "UI", b"1.2.3"),
+                    (0x0020000E, "UI", b"1.2.3.1"),
+                ]
+                data = bytes(encode(elements, syntax))
+                sent[uid] = syntax, data
+                await send(where, BytesSource(CT, uid, syntax, data))
+            await settled(running)
+    assert len(sent) > 40
+    assert got == {(title, uid): what for title in ("A", "B") for uid, what in sent.items()}
 
 
 async def test_the_same_again_is_not_sent_again(tmp_path: Path) -> None:

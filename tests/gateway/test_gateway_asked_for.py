@@ -32,7 +32,11 @@ ASKED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "of two who claim the same at the same time one gets it": {
-        _ASKED: ("test_who_claims_at_the_same_time_never_gets_the_same",)
+        _ASKED: ("test_who_claims_at_the_same_time_never_gets_the_same",),
+        "archive/test_archive_processes.py": (
+            "test_what_two_processes_claim_at_the_same_time_one_of_them_gets",
+            "test_what_one_process_has_claimed_another_leaves_until_the_lease_ends",
+        ),
     },
     "a small box with delayed acknowledgements is not slow": {
         _ASKED: ("test_a_small_box_is_acknowledged_at_once",)
@@ -68,6 +72,10 @@ ASKED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "rules look at AE titles, address and certificate; a destination may be named by an instance": {
         _RULES: ("test_a_rule_fits",),
+        "gateway/test_gateway_seen.py": (
+            "test_texts_are_read_by_their_character_set",
+            "test_a_function_of_an_installed_package_sees_what_the_index_has",
+        ),
         _RESENDING: ("test_a_destination_is_named_by_what_an_instance_is",),
     },
     "a pool for each destination, which proposes what was seen and is bounded": {
