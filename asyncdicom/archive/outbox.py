@@ -203,18 +203,25 @@ class Outbox:
         self._tell_all(urgency_of(each for _, _, each in work))
 
     async def claim(
-        self, kind: str, destination: str, limit: int, *, in_order: bool = False, newest: bool = False
+        self,
+        kind: str,
+        destination: str,
+        limit: int,
+        *,
+        in_order: bool = False,
+        newest: bool = False,
+        urgent: bool = False,
     ) -> list[Claimed]:
         """Claim the next ready work for a destination, at most so much; `LEASE` seconds long.
 
         `in_order`: nothing is given that earlier work of the same order key holds up; `newest`: what would be
-        given last is, in its order. Raises what the disk or the index raise. Cancelled: what was claimed
-        meanwhile is free again after `LEASE` seconds.
+        given last is, in its order; `urgent`: only what has priority 0 is. Raises what the disk or the index
+        raise. Cancelled: what was claimed meanwhile is free again after `LEASE` seconds.
         """
         until = self.clock() + LEASE
         claimed = await self._changed(
             lambda writer: deliveries.claim(
-                writer, kind, destination, limit, until, in_order=in_order, newest=newest
+                writer, kind, destination, limit, until, in_order=in_order, newest=newest, urgent=urgent
             ),
             is_durable=False,
         )

@@ -197,13 +197,18 @@ class Link:
         urgent, self._is_urgent = self._is_urgent, False
         news = self._news
         wanted = self.sender.wanted(*times, urgent=urgent)
+        urgent_alone = urgent and self.sender.wanted(*times) == 0  # what is not would take their room
+        has_more = urgent and wanted == 0
         for line in self.lines:
             if wanted <= 0 or self._choose(line) is not self.sender:
                 continue
             in_order = self.destination.options.ordered
             newest = self.sender.wants_newest
-            claimed = await self._outbox.claim(DELIVERY, line, wanted, in_order=in_order, newest=newest)
+            claimed = await self._outbox.claim(
+                DELIVERY, line, wanted, in_order=in_order, newest=newest, urgent=urgent_alone
+            )
             wanted -= len(claimed)
+            has_more |= urgent_alone and wanted == 0
             jobs, ends = self._sendable(claimed)
             self.sender.offer(jobs)  # before anything can fail: what nobody sends would be kept for ever
             if self.courier is not None:
@@ -212,7 +217,9 @@ class Link:
                 self._wake.set()  # none of these ends: what is behind them is to be claimed, too
             if ends:
                 await self._outbox.settle(ends)
-        self._is_dry = wanted > 0 and news == self._news  # it may have come while we asked
+        self._is_urgent |= has_more  # they are claimed as those that are held are sent
+        is_all = wanted > 0 and not urgent_alone
+        self._is_dry = is_all and news == self._news  # it may have come while we asked
 
     def _sendable(self, claimed: Sequence[Claimed]) -> tuple[list[Job], list[Settlement]]:
         """Give the jobs of what was claimed, and the ends of what is gone or out of date.
@@ -293,7 +300,7 @@ class Link:
                 self._settling = asyncio.get_running_loop().create_task(self._settle_ends())
         if verdict is not Verdict.DELIVERED or self._is_stopping:
             return None
-        if self.sender.is_low and not self._is_dry:
+        if (self.sender.is_low and not self._is_dry) or self._is_urgent:
             self._wake.set()
         return self.sender.begin(*times, lane or 0)
 
