@@ -210,16 +210,20 @@ class Outbox:
         *,
         in_order: bool = False,
         newest: bool = False,
+        urgent: bool = False,
         of_study: str = "",
     ) -> list[Claimed]:
         """Claim the next ready work for a destination, at most so much; `LEASE` seconds long.
 
         `in_order`: nothing is given that earlier work of the same order key holds up; `newest`: what would be
-        given last is, in its order. `of_study`: only what is about instances of this one. Raises what the
-        disk or the index raise. Cancelled: what was claimed meanwhile is free again after `LEASE` seconds.
+        given last is, in its order; `urgent`: only what has priority 0 is; `of_study`: only what is about
+        instances of this one. Raises what the disk or the index raise. Cancelled: what was claimed meanwhile
+        is free again after `LEASE` seconds.
         """
         until = self.clock() + LEASE
-        claim = partial(deliveries.claim, in_order=in_order, newest=newest, of_study=of_study)
+        claim = partial(
+            deliveries.claim, in_order=in_order, newest=newest, urgent=urgent, of_study=of_study
+        )
         claimed = await self._changed(
             lambda writer: claim(writer, kind, destination, limit, until), is_durable=False
         )

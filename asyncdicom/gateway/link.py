@@ -205,15 +205,22 @@ class Link:
         urgent, self._is_urgent = self._is_urgent, False
         news = self._news
         wanted = self.sender.wanted(*times, urgent=urgent)
+        urgent_alone = urgent and self.sender.wanted(*times) == 0  # what is not would take their room
+        has_more = urgent and wanted == 0
         for line in self.lines:
             if wanted <= 0 or self._choose(line) is not self.sender:
                 continue
             in_order = self.destination.options.ordered
             newest = self.sender.wants_newest
-            claimed = await self._outbox.claim(DELIVERY, line, wanted, in_order=in_order, newest=newest)
+            claimed = await self._outbox.claim(
+                DELIVERY, line, wanted, in_order=in_order, newest=newest, urgent=urgent_alone
+            )
             wanted -= len(claimed)
+            has_more |= urgent_alone and wanted == 0
             await self._offer(claimed)
-        self._is_dry = wanted > 0 and news == self._news  # it may have come while we asked
+        self._is_urgent |= has_more  # they are claimed as those that are held are sent
+        is_all = wanted > 0 and not urgent_alone
+        self._is_dry = is_all and news == self._news  # it may have come while we asked
 
     async def _claim_studies(self, times: _Times) -> None:
         """Claim what waits of the studies that have an association: it may wait behind many others."""
@@ -337,7 +344,7 @@ class Link:
                 self._settling = asyncio.get_running_loop().create_task(self._settle_ends())
         if verdict is not Verdict.DELIVERED or self._is_stopping:
             return None
-        if self.sender.is_low and not self._is_dry:
+        if (self.sender.is_low and not self._is_dry) or self._is_urgent:
             self._wake.set()
         return self.sender.begin(*times, lane or 0)
 

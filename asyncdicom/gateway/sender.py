@@ -349,8 +349,7 @@ class Sender:
             case Verdict.DESTINATION | Verdict.HERE:
                 return self._not_now(job, attempt, now)
             case Verdict.BROKEN:
-                self._lost(job, attempt, now)
-                return Settled(job.id, "waiting", job.attempts + 1, self._pause(job.attempts + 1))
+                return self._lost(job, attempt, now)
             case Verdict.RETURNED:
                 self._breaker.abandoned(attempt)
                 return Settled(job.id, "waiting", job.attempts)
@@ -403,14 +402,15 @@ class Sender:
             return Settled(job.id, "failed", attempts)
         return Settled(job.id, "waiting", attempts, self._pause(attempts))
 
-    def _lost(self, job: Job, attempt: int, now: float) -> None:
+    def _lost(self, job: Job, attempt: int, now: float) -> Settled:
         """One that kills its associations every time must not keep the others waiting: only it waits."""
-        is_about_it, _ = self._remember(job)
+        is_about_it, times = self._remember(job)
         if (is_about_it or job.id in self._suspects) and self._breaker.is_closed:
             self._breaker.abandoned(attempt)
         else:
             self._suspects.add(job.id)
             self._breaker.failed(attempt, now)
+        return Settled(job.id, "waiting", job.attempts, self._pause(times))
 
     def _pause(self, attempts: int) -> float:
         return self._jittered(pause_after(attempts, self.options.first_pause, self.options.longest_pause))

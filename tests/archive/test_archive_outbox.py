@@ -201,11 +201,14 @@ async def test_urgent_work_is_claimed_first_then_what_came_first(archive: Archiv
     assert [each.payload for each in await archive.outbox.claim("report", "A", 3)] == ["2"]
 
 
-async def test_the_newest_work_is_what_would_be_claimed_last(archive: Archive) -> None:
+async def test_the_newest_work_is_what_would_be_claimed_last_and_the_urgent_alone(archive: Archive) -> None:
     for payload, priority in (("a", 1), ("b", 1), ("c", 0), ("d", 1)):
         await archive.outbox.enqueue([Work("report", "A", priority, payload=payload)])
     claimed = await archive.outbox.claim("report", "A", 2, newest=True)
     assert [each.payload for each in claimed] == ["b", "d"]
+    claimed = await archive.outbox.claim("report", "A", 9, urgent=True)
+    assert [each.payload for each in claimed] == ["c"]
+    await archive.outbox.settle(done(claimed, State.READY))
     claimed = await archive.outbox.claim("report", "A", 9, newest=True)
     assert [each.payload for each in claimed] == ["c", "a"]
 

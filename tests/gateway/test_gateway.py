@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers.gateway import CT, EVERYTHING, MR, QUICK, config, gateway, instance, pacs, send, settled
+from helpers.gateway import CT, EVERYTHING, MR, QUICK, Pacs, config, gateway, instance, pacs, send, settled
 
 from asyncdicom import BytesSource, Request, serve
 from asyncdicom.archive import Archive
@@ -359,6 +359,35 @@ async def test_compressed_instances_pass_as_they_came(tmp_path: Path) -> None:
             await settled(running)
     assert len(sent) > 40
     assert got == {(title, uid): what for title in ("A", "B") for uid, what in sent.items()}
+
+
+async def test_all_that_is_urgent_overtakes_what_is_held(tmp_path: Path) -> None:
+    """Also what has no room among that at first."""
+    node, goes_on = Pacs(), asyncio.Event()
+
+    async def on_store(request: Request) -> int:
+        await goes_on.wait()
+        return await node.on_store(request)
+
+    async with serve("PACS@127.0.0.1:0", c_store=on_store) as server:
+        more = "maximum_associations = 1\noperations_invoked = 1\n"
+        routes = (
+            '[[routes]]\nwhen = { calling = "CT1" }\nto = ["A"]\npriority = "bulk"\nstop = true\n'
+            '[[routes]]\nwhen = {}\nto = ["A"]\npriority = "urgent"\n'
+        )
+        async with gateway(tmp_path, config(routes, f"{QUICK}{more}", A=server.port)) as (running, where):
+            bulk, urgent = [f"1.{n}" for n in range(150)], [f"2.{n}" for n in range(100)]
+            await running.pause("A", paused=True)
+            await send(where, *map(instance, bulk))
+            await running.pause("A", paused=False)
+            async with asyncio.timeout(60):
+                while running._links["A"].sender.held < 63:
+                    await asyncio.sleep(0.01)
+            await send(where, *map(instance, urgent), calling="ER")
+            goes_on.set()
+            await node.has(*bulk, *urgent)
+    order = [each.affected_sop_instance_uid for each in node.requests]
+    assert max(map(order.index, urgent)) < len(urgent) + 10
 
 
 async def test_the_same_again_is_not_sent_again(tmp_path: Path) -> None:

@@ -250,17 +250,23 @@ def test_when_no_instance_is_taken_it_is_not_the_instances() -> None:
 
 def test_an_instance_that_kills_its_association_delays_the_others_by_one_attempt() -> None:
     sender = a_sender(concurrency=1)
-    attempts = 0
     for _ in range(50):
-        sender.offer([Job(1, attempts=attempts)])
+        sender.offer([Job(1)])
         assert sender.begin(0, NOON) is not None
         settled = sender.ended(1, Verdict.BROKEN, 0, "aborted")
         assert settled.state == "waiting"  # it may have been the network
-        attempts = settled.attempts
         assert sender.state(0, NOON) == "ok"
     assert settled.delay == 300
     sender.offer([Job(2)])
     assert begin_all(sender) == [2]
+
+
+def test_a_lost_association_uses_up_no_attempt() -> None:
+    sender = a_sender(object_attempts=2)
+    for verdict, attempts in ((Verdict.BROKEN, 0), (Verdict.BROKEN, 0), (Verdict.OBJECT, 1)):
+        sender.offer([Job(1)])
+        begin_all(sender)
+        assert sender.ended(1, verdict, 0)[1:3] == ("waiting", attempts)
 
 
 def test_different_ones_that_are_lost_are_failures_of_the_destination() -> None:
@@ -497,7 +503,7 @@ class SenderMachine(RuleBasedStateMachine):
         assert settled.id == job_id
         assert settled.attempts >= before
         assert (settled.state == "done") == (verdict is Verdict.DELIVERED)
-        if verdict in (Verdict.DESTINATION, Verdict.RETURNED):
+        if verdict in (Verdict.DESTINATION, Verdict.BROKEN, Verdict.HERE, Verdict.RETURNED):
             assert settled.attempts == before
             assert settled.state == "waiting" or self.options.give_up_after
         assert 0 <= settled.delay <= self.options.longest_pause

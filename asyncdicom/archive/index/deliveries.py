@@ -81,7 +81,7 @@ _IDS = select(numbers_of(bindparam("ids", type_=Text)))
 _before = delivery.alias("before")
 
 
-def _claimable(*order: Any) -> Select[Any]:
+def _claimable(*order: Any, those: Sequence[Any] = ()) -> Select[Any]:
     """The first ready rows of a destination; of several writers each passes over what another one claims."""
     return (
         select(delivery.c.id)
@@ -89,6 +89,7 @@ def _claimable(*order: Any) -> Select[Any]:
             is_in(State.READY),
             delivery.c.kind == bindparam("kind"),
             delivery.c.destination == bindparam("destination"),
+            *those,
         )
         .order_by(*order)
         .limit(bindparam("limit"))
@@ -119,6 +120,7 @@ def _claimable_of_study() -> Select[Any]:
 
 
 _NEXT = _claimable(delivery.c.priority, delivery.c.id)
+_URGENT = _claimable(delivery.c.id, those=[delivery.c.priority == literal_column("0")])
 _NEWEST = _claimable(delivery.c.priority.desc(), delivery.c.id.desc())
 _HELD_UP = (
     select(literal_column("1"))
@@ -151,6 +153,7 @@ def _select_claimed(ids: Any) -> Select[Any]:
 
 
 _CLAIM = Prepared(_select_claimed(_NEXT.scalar_subquery()))
+_CLAIM_URGENT = Prepared(_select_claimed(_URGENT.scalar_subquery()))
 _CLAIM_NEWEST = Prepared(_select_claimed(_NEWEST.scalar_subquery()))
 _CLAIM_OF_STUDY = Prepared(_select_claimed(_claimable_of_study().scalar_subquery()))
 _CLAIM_IN_ORDER = Prepared(_select_claimed(_NEXT.scalar_subquery()).where(~_HELD_UP).limit(bindparam("most")))
@@ -170,15 +173,16 @@ def claim(
     *,
     in_order: bool = False,
     newest: bool = False,
+    urgent: bool = False,
     of_study: str = "",
 ) -> list[Claimed]:
-    """Claim the next work of a destination, at most so much, until a time; or what would be its last.
+    """Claim the next work of a destination, at most so much, until a time; its last, or only what is urgent.
 
     `in_order`: work whose order key is held up by earlier work is passed over; of such a destination 200 rows
     are looked at. `of_study`: only what is about instances of this one.
     """
     row: dict[str, Any] = {"kind": kind, "destination": name, "limit": limit}
-    statement = _CLAIM_NEWEST if newest else _CLAIM
+    statement = _CLAIM_NEWEST if newest else _CLAIM_URGENT if urgent else _CLAIM
     if of_study:
         row["study"] = of_study
         statement = _CLAIM_OF_STUDY
