@@ -221,9 +221,7 @@ class Outbox:
         is free again after `LEASE` seconds.
         """
         until = self.clock() + LEASE
-        claim = partial(
-            deliveries.claim, in_order=in_order, newest=newest, urgent=urgent, of_study=of_study
-        )
+        claim = partial(deliveries.claim, in_order=in_order, newest=newest, urgent=urgent, of_study=of_study)
         claimed = await self._changed(
             lambda writer: claim(writer, kind, destination, limit, until), is_durable=False
         )
