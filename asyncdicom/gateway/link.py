@@ -20,7 +20,7 @@ from asyncdicom.gateway.courier import Courier
 from asyncdicom.gateway.folder import FolderCourier, FolderTemplate
 from asyncdicom.gateway.routing import DELIVERY
 from asyncdicom.gateway.sender import Job, Sender, Settled
-from asyncdicom.gateway.verdicts import Verdict, verdict_of_error, verdict_of_status
+from asyncdicom.gateway.verdicts import Verdict, cause_of, verdict_of_error, verdict_of_status
 from asyncdicom.services.contexts import Kind
 from asyncdicom.status import Status
 from asyncdicom.telemetry.log import Log
@@ -359,7 +359,8 @@ class Link:
             response = await trip.send(claimed, begun)
         except Exception as error:
             verdict = verdict_of_error(error, was_sending=is_begun)
-            return verdict, None, str(error) or type(error).__name__
+            cause = cause_of(error)
+            return verdict, None, str(cause) or type(cause).__name__
         self.last_status = int(response.status)
         comment = response.error_comment
         own = self.destination

@@ -17,7 +17,7 @@ from asyncdicom.exceptions import (
 )
 from asyncdicom.status import Status
 
-__all__ = ["NotTakenError", "Verdict", "verdict_of_error", "verdict_of_status"]
+__all__ = ["NotTakenError", "Verdict", "cause_of", "verdict_of_error", "verdict_of_status"]
 
 
 class NotTakenError(Exception):
@@ -88,8 +88,7 @@ def verdict_of_error(error: BaseException, *, was_sending: bool) -> Verdict:
         return Verdict.REFUSED
     if isinstance(error, NotTakenError):
         return Verdict.OBJECT
-    if isinstance(error, AssociationAborted) and _is_ours(error.__cause__):  # it could not be read on
-        return verdict_of_error(error.__cause__, was_sending=was_sending)
+    error = cause_of(error)
     if isinstance(error, AssociationError | RemoteProtocolError):
         return Verdict.BROKEN if was_sending else Verdict.DESTINATION
     if isinstance(error, ArchiveError):
@@ -100,6 +99,12 @@ def verdict_of_error(error: BaseException, *, was_sending: bool) -> Verdict:
         is_of_the_file = isinstance(error, FileNotFoundError) or error.errno in _OF_A_FILE
         return Verdict.UNREADABLE if is_of_the_file else Verdict.HERE
     return Verdict.UNREADABLE
+
+
+def cause_of(error: Exception) -> Exception:
+    """Give what has failed here, if that is why an association was aborted within a message; else the error."""
+    cause = error.__cause__
+    return cause if isinstance(error, AssociationAborted) and _is_ours(cause) else error
 
 
 def _is_ours(cause: BaseException | None) -> TypeGuard[Exception]:

@@ -141,7 +141,7 @@ async def test_a_function_of_an_installed_package_sees_what_the_index_has(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("broken", ":3: function 'broken': hospital_routes:nothing cannot be loaded: AttributeError"),
+        ("broken", ":3: function 'broken': hospital_routes:nothing cannot be imported: AttributeError"),
         ("no_function", ":3: function 'no_function': hospital_routes:NUMBER is no function"),
         ("by_test", ":3: there is no function 'by_test'"),
     ],
