@@ -344,8 +344,10 @@ class Link:
                 self._settling = asyncio.get_running_loop().create_task(self._settle_ends())
         if verdict is not Verdict.DELIVERED or self._is_stopping:
             return None
-        if (self.sender.is_low and not self._is_dry) or self._is_urgent:
+        if self._is_urgent or (self.sender.is_low and not self._is_dry):
             self._wake.set()
+        if self._is_urgent and not self.sender.next_is_urgent:
+            return None  # more of it is claimed first
         return self.sender.begin(*times, lane or 0)
 
     async def _attempt(self, claimed: Claimed, trip: Trip) -> tuple[Verdict, Status | None, str]:

@@ -174,6 +174,11 @@ class Sender:
         return len(self._held) <= self._most // 2
 
     @property
+    def next_is_urgent(self) -> bool:
+        """Whether something urgent is held."""
+        return bool(self._held) and self._held[0][2].priority == 0
+
+    @property
     def underway(self) -> int:
         """How many are being sent."""
         return len(self._underway)

@@ -102,7 +102,7 @@ def verdict_of_error(error: BaseException, *, was_sending: bool) -> Verdict:
 
 
 def cause_of(error: Exception) -> Exception:
-    """Give what has failed here, if that is why an association was aborted within a message; else the error."""
+    """Give what has failed here, if an association was aborted because of that; else the error itself."""
     cause = error.__cause__
     return cause if isinstance(error, AssociationAborted) and _is_ours(cause) else error
 
