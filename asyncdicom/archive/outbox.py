@@ -26,7 +26,7 @@ from asyncdicom.archive.index.deliveries import Claimed, Settlement
 from asyncdicom.archive.index.delivery_reader import DeliveryReader
 from asyncdicom.archive.index.enqueue import enqueue, enqueue_for_instances
 from asyncdicom.archive.index.hints import Hints
-from asyncdicom.archive.index.work import State, Work, urgency_of
+from asyncdicom.archive.index.work import State, Which, Work, urgency_of
 from asyncdicom.archive.index.writer import Writer
 from asyncdicom.net.threads import Threads, Told, in_thread
 from asyncdicom.telemetry.log import Log
@@ -203,27 +203,19 @@ class Outbox:
         self._tell_all(urgency_of(each for _, _, each in work))
 
     async def claim(
-        self,
-        kind: str,
-        destination: str,
-        limit: int,
-        *,
-        in_order: bool = False,
-        newest: bool = False,
-        urgent: bool = False,
-        of_study: str = "",
+        self, kind: str, destination: str, limit: int, which: Which = Which.NEXT, *, of_study: str = ""
     ) -> list[Claimed]:
-        """Claim the next ready work for a destination, at most so much; `LEASE` seconds long.
+        """Claim ready work for a destination, at most so much; `LEASE` seconds long.
 
-        `in_order`: nothing is given that earlier work of the same order key holds up; `newest`: what would be
-        given last is, in its order; `urgent`: only what has priority 0 is; `of_study`: only what is about
-        instances of this one. Raises what the disk or the index raise. Cancelled: what was claimed meanwhile
-        is free again after `LEASE` seconds.
+        `of_study`: the next that is about instances of this one. Raises what the disk or the index raise.
+        Cancelled: what was claimed meanwhile is free again after `LEASE` seconds.
         """
         until = self.clock() + LEASE
-        claim = partial(deliveries.claim, in_order=in_order, newest=newest, urgent=urgent, of_study=of_study)
         claimed = await self._changed(
-            lambda writer: claim(writer, kind, destination, limit, until), is_durable=False
+            lambda writer: deliveries.claim(
+                writer, kind, destination, limit, until, which, of_study=of_study
+            ),
+            is_durable=False,
         )
         self._claimed.update((each.id, (each, until)) for each in claimed)
         return claimed

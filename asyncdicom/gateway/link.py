@@ -13,7 +13,7 @@ from typing import Any
 
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.index.deliveries import Claimed, Settlement
-from asyncdicom.archive.index.work import State, is_revision_of
+from asyncdicom.archive.index.work import State, Which, is_revision_of
 from asyncdicom.gateway.carrier import Carrier, Trip
 from asyncdicom.gateway.config import GatewayDestination
 from asyncdicom.gateway.courier import Courier
@@ -210,11 +210,8 @@ class Link:
         for line in self.lines:
             if wanted <= 0 or self._choose(line) is not self.sender:
                 continue
-            in_order = self.destination.options.ordered
-            newest = self.sender.wants_newest
-            claimed = await self._outbox.claim(
-                DELIVERY, line, wanted, in_order=in_order, newest=newest, urgent=urgent_alone
-            )
+            which = Which.URGENT if urgent_alone else self.sender.which
+            claimed = await self._outbox.claim(DELIVERY, line, wanted, which)
             wanted -= len(claimed)
             has_more |= urgent_alone and wanted == 0
             await self._offer(claimed)

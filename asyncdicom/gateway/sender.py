@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
+from asyncdicom.archive.index.work import Which
 from asyncdicom.breaker import Breaker, pause_after
 from asyncdicom.gateway.schedule import Schedule
 from asyncdicom.gateway.verdicts import Verdict
@@ -237,6 +238,13 @@ class Sender:
         """
         is_odd = self._breaker.failures % 2 == 1
         return is_odd and not (self._breaker.is_closed or self.options.ordered)
+
+    @property
+    def which(self) -> Which:
+        """Which of what is ready is to be claimed."""
+        if self.options.ordered:
+            return Which.IN_ORDER
+        return Which.NEWEST if self.wants_newest else Which.NEXT
 
     def offer(self, jobs: Iterable[Job]) -> None:
         """Take deliveries that were claimed."""

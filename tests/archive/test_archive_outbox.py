@@ -21,7 +21,7 @@ from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.index import deliveries
 from asyncdicom.archive.index.deliveries import Claimed, Settlement
 from asyncdicom.archive.index.enqueue import enqueue, enqueue_for_instances
-from asyncdicom.archive.index.work import State, Work, revision_of
+from asyncdicom.archive.index.work import State, Which, Work, revision_of
 from asyncdicom.archive.index.writer import Writer
 from asyncdicom.archive.operations import METHODS
 from asyncdicom.archive.origin import Origin, Received
@@ -204,12 +204,12 @@ async def test_urgent_work_is_claimed_first_then_what_came_first(archive: Archiv
 async def test_the_newest_work_is_what_would_be_claimed_last_and_the_urgent_alone(archive: Archive) -> None:
     for payload, priority in (("a", 1), ("b", 1), ("c", 0), ("d", 1)):
         await archive.outbox.enqueue([Work("report", "A", priority, payload=payload)])
-    claimed = await archive.outbox.claim("report", "A", 2, newest=True)
+    claimed = await archive.outbox.claim("report", "A", 2, Which.NEWEST)
     assert [each.payload for each in claimed] == ["b", "d"]
-    claimed = await archive.outbox.claim("report", "A", 9, urgent=True)
+    claimed = await archive.outbox.claim("report", "A", 9, Which.URGENT)
     assert [each.payload for each in claimed] == ["c"]
     await archive.outbox.settle(done(claimed, State.READY))
-    claimed = await archive.outbox.claim("report", "A", 9, newest=True)
+    claimed = await archive.outbox.claim("report", "A", 9, Which.NEWEST)
     assert [each.payload for each in claimed] == ["c", "a"]
 
 
@@ -223,13 +223,13 @@ async def test_work_of_one_key_is_claimed_in_its_order(archive: Archive) -> None
     await outbox.enqueue(
         [Work("report", "A", order_key=key, payload=p) for key, p in ("x1", "y2", "x3", "x4")]
     )
-    first = await outbox.claim("report", "A", 1, in_order=True)
+    first = await outbox.claim("report", "A", 1, Which.IN_ORDER)
     assert [each.payload for each in first] == ["1"]
-    assert [e.payload for e in await outbox.claim("report", "A", 9, in_order=True)] == ["2"]
+    assert [e.payload for e in await outbox.claim("report", "A", 9, Which.IN_ORDER)] == ["2"]
     await outbox.settle(done(first, State.WAITING, outbox.clock() + 1000))
-    assert await outbox.claim("report", "A", 9, in_order=True) == []
+    assert await outbox.claim("report", "A", 9, Which.IN_ORDER) == []
     await outbox.retry()
-    claimed = await outbox.claim("report", "A", 9, in_order=True)
+    claimed = await outbox.claim("report", "A", 9, Which.IN_ORDER)
     assert [each.payload for each in claimed] == ["1", "3", "4"]
 
 
@@ -520,9 +520,12 @@ async def test_a_backlog_costs_others_no_row(tmp_path: Path, tools: Any) -> None
 
 def plans(archive: Archive) -> Iterator[tuple[str, str]]:
     """Every statement of the outbox that runs while work is done, and how SQLite would run it."""
+    names = ("_CLAIM_OF_STUDY", "_LEASE", "_RENEW", "_RECLAIM", "_PROMOTE", "_SETTLE")
+    statements = {name: getattr(deliveries, name) for name in names}
+    statements |= {which.name: statement for which, statement in deliveries._CLAIM.items()}
     with archive._index._engine.connect() as connection:
-        for name in ("_CLAIM", "_CLAIM_IN_ORDER", "_LEASE", "_RENEW", "_RECLAIM", "_PROMOTE", "_SETTLE"):
-            sql = getattr(deliveries, name).sql
+        for name, statement in statements.items():
+            sql = statement.sql
             found = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", (None,) * sql.count("?"))
             yield name, "\n".join(row[3] for row in found)
 
@@ -532,8 +535,8 @@ async def test_every_statement_goes_by_an_index(archive: Archive) -> None:
         steps = [line for line in plan.splitlines() if "VIRTUAL TABLE" not in line]  # the list of ids
         assert not [line for line in steps if line.startswith("SCAN")], (name, plan)
     by_name = dict(plans(archive))
-    assert "USING INDEX delivery_ready_index (destination=? AND kind=?)" in by_name["_CLAIM"]
-    assert "delivery_order_index (destination=? AND kind=? AND order_key=?" in by_name["_CLAIM_IN_ORDER"]
+    assert "USING INDEX delivery_ready_index (destination=? AND kind=?)" in by_name["NEXT"]
+    assert "delivery_order_index (destination=? AND kind=? AND order_key=?" in by_name["IN_ORDER"]
     assert "delivery_leased_index (leased_until<?)" in by_name["_RECLAIM"]
     assert "delivery_waiting_index (due<?)" in by_name["_PROMOTE"]
 

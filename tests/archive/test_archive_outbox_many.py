@@ -18,7 +18,7 @@ from asyncdicom.archive.index.deliveries import PAGE, Settlement
 from asyncdicom.archive.index.delivery_reader import DeliveryReader
 from asyncdicom.archive.index.enqueue import enqueue
 from asyncdicom.archive.index.sqlite import Index
-from asyncdicom.archive.index.work import State, Work
+from asyncdicom.archive.index.work import State, Which, Work
 from asyncdicom.archive.index.writer import Writer
 
 FEW, MANY = 200, 20_000
@@ -76,8 +76,8 @@ def look(name: str, /, *arguments: Any, **options: Any) -> Callable[[Measured], 
     return lambda index: getattr(index.read, name)(*arguments, **options)
 
 
-def claim_and_settle(writer: Writer, name: str, *, in_order: bool = False) -> None:
-    claimed = deliveries.claim(writer, "store", name, 50, 9e9, in_order=in_order)
+def claim_and_settle(writer: Writer, name: str, which: Which = Which.NEXT) -> None:
+    claimed = deliveries.claim(writer, "store", name, 50, 9e9, which)
     assert claimed
     deliveries.settle(writer, [Settlement(each.id, State.READY, 1.0, 0) for each in claimed])
 
@@ -85,7 +85,7 @@ def claim_and_settle(writer: Writer, name: str, *, in_order: bool = False) -> No
 STEPS = {
     "enqueue": change(lambda writer: enqueue(writer.execute_all, [Work("store", "DOWN")] * 9, 1.0)),
     "claim for another": change(claim_and_settle, "UP"),
-    "claim in order": change(claim_and_settle, "UP", in_order=True),
+    "claim in order": change(claim_and_settle, "UP", Which.IN_ORDER),
     "promote": change(deliveries.promote, 2.0, 1e6),
     "reclaim": change(deliveries.reclaim, 2.0),
     "renew": change(deliveries.renew, [1, 2, 3], 9e9),

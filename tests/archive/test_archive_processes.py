@@ -31,7 +31,7 @@ from asyncdicom.archive.index.deliveries import Settlement
 from asyncdicom.archive.index.leases import Lease, SharedLeases
 from asyncdicom.archive.index.postgres import PostgresIndex
 from asyncdicom.archive.index.stability import Mark
-from asyncdicom.archive.index.work import State, Work
+from asyncdicom.archive.index.work import State, Which, Work
 from asyncdicom.archive.maintenance import verify
 from asyncdicom.archive.outbox import LEASE
 from asyncdicom.archive.reassign import Wanted
@@ -623,7 +623,7 @@ async def test_what_two_processes_claim_at_the_same_time_one_of_them_gets(
 
 async def test_work_is_claimed_in_its_order_by_two_processes(two: tuple[Archive, Archive]) -> None:
     await two[0].outbox.enqueue([Work("store", "PEER", order_key=f"K{n % 3}") for n in range(30)])
-    claims = [two[n % 2].outbox.claim("store", "PEER", 1, in_order=True) for n in range(12)]
+    claims = [two[n % 2].outbox.claim("store", "PEER", 1, Which.IN_ORDER) for n in range(12)]
     claimed = [each for some in await asyncio.gather(*claims) for each in some]
     assert len(claimed) == len({each.id for each in claimed}) == 3
 

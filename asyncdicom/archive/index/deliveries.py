@@ -28,7 +28,7 @@ from asyncdicom.archive.index.lines import is_in
 from asyncdicom.archive.index.prepared import Prepared
 from asyncdicom.archive.index.schema import delivery, destination, instance, series, study
 from asyncdicom.archive.index.sql import numbers_of, upserting
-from asyncdicom.archive.index.work import State
+from asyncdicom.archive.index.work import State, Which
 from asyncdicom.archive.index.writer import Writer
 
 __all__ = [
@@ -120,8 +120,6 @@ def _claimable_of_study() -> Select[Any]:
 
 
 _NEXT = _claimable(delivery.c.priority, delivery.c.id)
-_URGENT = _claimable(delivery.c.id, those=[delivery.c.priority == literal_column("0")])
-_NEWEST = _claimable(delivery.c.priority.desc(), delivery.c.id.desc())
 _HELD_UP = (
     select(literal_column("1"))
     .where(
@@ -152,11 +150,19 @@ def _select_claimed(ids: Any) -> Select[Any]:
     )
 
 
-_CLAIM = Prepared(_select_claimed(_NEXT.scalar_subquery()))
-_CLAIM_URGENT = Prepared(_select_claimed(_URGENT.scalar_subquery()))
-_CLAIM_NEWEST = Prepared(_select_claimed(_NEWEST.scalar_subquery()))
-_CLAIM_OF_STUDY = Prepared(_select_claimed(_claimable_of_study().scalar_subquery()))
-_CLAIM_IN_ORDER = Prepared(_select_claimed(_NEXT.scalar_subquery()).where(~_HELD_UP).limit(bindparam("most")))
+def _claiming(ids: Select[Any]) -> Prepared:
+    return Prepared(_select_claimed(ids.scalar_subquery()))
+
+
+_CLAIM = {
+    Which.NEXT: _claiming(_NEXT),
+    Which.IN_ORDER: Prepared(
+        _select_claimed(_NEXT.scalar_subquery()).where(~_HELD_UP).limit(bindparam("most"))
+    ),
+    Which.NEWEST: _claiming(_claimable(delivery.c.priority.desc(), delivery.c.id.desc())),
+    Which.URGENT: _claiming(_claimable(delivery.c.id, those=[delivery.c.priority == literal_column("0")])),
+}
+_CLAIM_OF_STUDY = _claiming(_claimable_of_study())
 _LEASE = Prepared(
     update(delivery)
     .where(delivery.c.id.in_(_IDS))
@@ -170,27 +176,21 @@ def claim(
     name: str,
     limit: int,
     until: float,
+    which: Which = Which.NEXT,
     *,
-    in_order: bool = False,
-    newest: bool = False,
-    urgent: bool = False,
     of_study: str = "",
 ) -> list[Claimed]:
-    """Claim the next work of a destination, at most so much, until a time; its last, or only what is urgent.
+    """Claim work of a destination, at most so much, until a time.
 
-    `in_order`: work whose order key is held up by earlier work is passed over; of such a destination 200 rows
-    are looked at. `of_study`: only what is about instances of this one.
+    Of a destination in order 200 rows are looked at. `of_study`: the next about instances of this one.
     """
     row: dict[str, Any] = {"kind": kind, "destination": name, "limit": limit}
-    statement = _CLAIM_NEWEST if newest else _CLAIM_URGENT if urgent else _CLAIM
     if of_study:
         row["study"] = of_study
-        statement = _CLAIM_OF_STUDY
-    elif in_order:
+    elif which is Which.IN_ORDER:
         writer.keep_line(f"{kind} {name}")  # what another process claims now would hold nothing up
         row |= {"limit": max(limit, _LOOKED_AT), "most": limit}
-        statement = _CLAIM_IN_ORDER
-    cursor = writer.execute(statement, row)
+    cursor = writer.execute(_CLAIM_OF_STUDY if of_study else _CLAIM[which], row)
     claimed = [Claimed(*found) for found in cursor.fetchall()]
     if claimed:
         ids = json.dumps([each.id for each in claimed])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 __all__ = [
     "ON_DUPLICATE",
     "State",
+    "Which",
     "Work",
     "is_revision_of",
     "line_of",
@@ -40,6 +41,19 @@ class State(enum.IntEnum):
     DONE = 4
     DROPPED = 5
     """By an operator."""
+
+
+class Which(enum.Enum):
+    """Which of the ready work of a destination is claimed."""
+
+    NEXT = enum.auto()
+    """By priority, then the oldest."""
+    IN_ORDER = enum.auto()
+    """The same without what earlier work of its order key holds up."""
+    NEWEST = enum.auto()
+    """What would be the last."""
+    URGENT = enum.auto()
+    """Only what has priority 0."""
 
 
 class Work(NamedTuple):
