@@ -40,7 +40,7 @@ def main() -> int:
     with harness.open_bench(
         quick=options.quick, memory=options.memory, disk=options.disk, report=_Progress()
     ) as bench:
-        bench.backlog, bench.rounds = options.backlog, options.rounds
+        bench.backlog, bench.rounds, bench.against = options.backlog, options.rounds, options.against
         scenarios = GROUPS[options.group]
         names = list(dict.fromkeys(options.only or scenarios))
         for number, name in enumerate(names, 1):
@@ -87,6 +87,12 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--memory", type=Path, help="where files are sent from and received (/dev/shm)")
     parser.add_argument("--disk", type=Path, help="where archives are, on a real disk (the temporary folder)")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="DIR",
+        help="another checkout of this project: ingest measures its archive, too, by turns",
+    )
     parser.add_argument("--no-plots", action="store_true", help="do not draw")
     parser.add_argument(
         "--replot", type=Path, metavar="JSON", help="print and draw an earlier run; run nothing"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from benchmarks import instances
 from benchmarks.machine import file_system
 from benchmarks.measure import Sample
-from benchmarks.processes import RECEIVER, SENDER, BenchmarkError, Missing, Worker, on_core
+from benchmarks.processes import RECEIVER, ROOT, SENDER, BenchmarkError, Missing, Worker, on_core
 
 Measure = Callable[[], Sample]
 _TMPFS = Path("/dev/shm")
@@ -112,6 +112,7 @@ class Bench:
         self.quick = quick
         self.backlog: int | None = None
         self.rounds: int | None = None
+        self.against: Path | None = None  # another checkout of this project, to be measured, too
         self.memory = memory
         self.disk = disk
         self.report = report
@@ -149,9 +150,9 @@ class Bench:
         return folder
 
     @staticmethod
-    def worker(stack: ExitStack, peer: str, *, loop: str = "uvloop") -> Worker:
+    def worker(stack: ExitStack, peer: str, *, loop: str = "uvloop", checkout: Path = ROOT) -> Worker:
         """Start a worker of one peer."""
-        return stack.enter_context(Worker(f"benchmarks.peers.{peer}", loop=loop))
+        return stack.enter_context(Worker(f"benchmarks.peers.{peer}", loop=loop, checkout=checkout))
 
     def pair(self, stack: ExitStack, peer: str, *, loop: str = "uvloop") -> tuple[Worker, Worker]:
         """Start a receiver and a sender of one peer, each on a core of its own."""

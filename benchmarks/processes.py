@@ -72,15 +72,18 @@ def end(process: subprocess.Popen[bytes], patience: float = 3.0) -> None:
 
 
 class Worker:
-    """A Python process that stays warm and runs the functions of one module when it is told to."""
+    """A Python process that stays warm and runs the functions of one module when it is told to.
 
-    def __init__(self, module: str, *, loop: str = "uvloop") -> None:
+    `checkout`: where the code is that it runs; another one than this may be older.
+    """
+
+    def __init__(self, module: str, *, loop: str = "uvloop", checkout: Path = ROOT) -> None:
         self.module = module
         self._process = spawn(
             [sys.executable, "-m", "benchmarks.worker", module, loop],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            cwd=ROOT,
+            cwd=checkout,  # where Python looks for modules first
         )
         self.pid = self._process.pid
         self._received = b""

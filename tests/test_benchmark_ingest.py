@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.harness import open_bench
 from benchmarks.peers import archive, orthanc
+from benchmarks.processes import ROOT
 from benchmarks.scenarios.ingest import SCENARIO
 
 
@@ -22,6 +24,20 @@ def test_all_send_the_same_to_the_same_disk_and_say_what_they_promise(tmp_path: 
         assert said in note
     named = {name for headline in SCENARIO.headlines for name in (headline.ours, *headline.peers)}
     assert named <= set(contenders)
+
+
+def test_an_older_checkout_takes_part_and_runs_its_own_code(tmp_path: Path) -> None:
+    """What a change is worth is told by turns, since machines differ, and one is not as fast all the time."""
+    peers = tmp_path / "older" / "benchmarks" / "peers"
+    peers.mkdir(parents=True)
+    (peers / "__init__.py").touch()
+    (peers / "archive.py").write_text("def who():\n    return __file__\n", "utf-8")
+    (peers.parent / "__init__.py").touch()
+    (peers.parent / "worker.py").write_bytes((ROOT / "benchmarks" / "worker.py").read_bytes())
+    with open_bench(quick=True, memory=tmp_path, disk=tmp_path, report=print) as bench, ExitStack() as stack:
+        bench.against = tmp_path / "older"
+        assert SCENARIO.contenders(bench)[0].name == "the archive of older, 64 associations"
+        assert bench.worker(stack, "archive", checkout=bench.against).call("who") == str(peers / "archive.py")
 
 
 def test_orthanc_syncs_and_takes_all_associations_at_once(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 from benchmarks.harness import Bench, Column, Contender, Headline, Measure, Scenario, Target
 from benchmarks.peers import dcmtk, orthanc
+from benchmarks.processes import ROOT
 
 _MANY, _ONE = "asyncdicom archive, 64 associations", "asyncdicom archive, 1 association"
 _MANY_ORTHANC, _ONE_ORTHANC = "Orthanc, 64 associations", "Orthanc, 1 association"
@@ -25,8 +27,10 @@ def _count(bench: Bench) -> int:
     return count
 
 
-def _archive(bench: Bench, durability: str, associations: int, stack: ExitStack) -> Measure:
-    receiver, sender = bench.worker(stack, "archive"), bench.worker(stack, "ours")
+def _archive(
+    bench: Bench, durability: str, associations: int, stack: ExitStack, checkout: Path = ROOT
+) -> Measure:
+    receiver, sender = bench.worker(stack, "archive", checkout=checkout), bench.worker(stack, "ours")
     folder = bench.folder(stack, disk=True)
     port = receiver.call("serve", directory=folder, durability=durability)
     count = _count(bench) if associations > 1 else _count(bench) // 5
@@ -81,6 +85,12 @@ def _disk(bench: Bench, stack: ExitStack) -> Measure:
     )
 
 
+def _older(bench: Bench, checkout: Path) -> Contender:
+    start = partial(_archive, bench, "power", _ASSOCIATIONS, checkout=checkout)
+    name = f"the archive of {checkout.name}, 64 associations"
+    return Contender(name, "asyncdicom", f"asyncdicom archive of {checkout.name}", start, durability="power")
+
+
 def _contenders(bench: Bench) -> Sequence[Contender]:
     def ours(name: str, durability: str, associations: int) -> Contender:
         start = partial(_archive, bench, durability, associations)
@@ -89,7 +99,9 @@ def _contenders(bench: Bench) -> Sequence[Contender]:
     def another(name: str, what: str, start: Callable[[ExitStack], Measure], durability: str) -> Contender:
         return Contender(name, "asyncdicom", what, start, durability=durability)
 
+    older = [] if bench.against is None else [_older(bench, bench.against.resolve())]
     return [
+        *older,
         ours(_MANY, "power", _ASSOCIATIONS),
         ours(_ONE, "power", 1),
         ours("asyncdicom archive, 64 associations, not synced", "none", _ASSOCIATIONS),
