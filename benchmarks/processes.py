@@ -236,16 +236,25 @@ def cpu_seconds(pid: int) -> float:
 
 def cpu_seconds_with_children(pid: int) -> float:
     """The same, with the children: those that live, and those that were waited for (1/100 s)."""
-    total = cpu_seconds(pid)
-    fields = _stat(pid)
-    total += (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
-    for child in _children(pid):
+    while True:
+        total = cpu_seconds(pid)
+        fields = _stat(pid)
+        total += _ticks(fields[13:15])
         try:
-            total += cpu_seconds(child)
-        except OSError:  # a zombie has no clock any more
-            fields = _stat(child)
-            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return total
+            return total + sum(map(_cpu_seconds_of_child, _children(pid)))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # one was waited for meanwhile: it counts among those now
+
+
+def _cpu_seconds_of_child(pid: int) -> float:
+    try:
+        return cpu_seconds(pid)
+    except OSError:  # a zombie has no clock any more
+        return _ticks(_stat(pid)[11:13])
+
+
+def _ticks(fields: Sequence[str]) -> float:
+    return sum(map(int, fields)) / os.sysconf("SC_CLK_TCK")
 
 
 def _children(pid: int) -> list[int]:

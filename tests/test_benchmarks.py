@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from benchmarks import publish, report
+from benchmarks import processes, publish, report
 from benchmarks.scenarios import GROUPS
 
 
@@ -89,3 +93,14 @@ def test_every_scenario_says_what_it_shows(group: str, name: str) -> None:
     assert scenario.targets
     assert scenario.columns
     assert f"`{name}`" in (publish.RESULTS.parent / "README.md").read_text()
+
+
+def test_a_child_that_is_gone_when_it_is_looked_at_counts_with_those_that_were_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    seen = iter([[gone.pid], []])
+    monkeypatch.setattr(processes, "_children", lambda _: next(seen))
+    assert processes.cpu_seconds_with_children(os.getpid()) > 0
+    assert next(seen, None) is None
