@@ -435,7 +435,7 @@ async def test_a_peer_that_has_gone_keeps_no_handler(size: int, end: str) -> Non
             peer.write(message(3, store_rq(1), bytes(size)))
             await eventually(lambda: begun)
             if end == "reset":
-                peer.reset()
+                peer.cut()
             else:
                 peer.writer.close()
             await eventually(partial(has_no_associations, server))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -160,6 +161,12 @@ class Peer:
 
     def reset(self) -> None:
         """Vanish."""
+        self.writer.transport.abort()
+
+    def cut(self) -> None:
+        """Vanish by RST: a FIN would wait behind what is on its way to somebody who does not read."""
+        connection = self.writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
     def write(self, *parts: bytes) -> None:
