@@ -11,7 +11,10 @@ from asyncdicom.options import OPERATIONS, Limits, Timeouts
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-__all__ = ["Destination", "as_destination"]
+__all__ = ["TIMEOUTS", "Destination", "as_destination"]
+
+TIMEOUTS = ("connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout")
+"""The options of a destination that are seconds."""
 
 _OF_A_SERVER = "PROTOCOL_TLS_SERVER"  # the name of its `ssl.SSLContext.protocol`
 
@@ -83,7 +86,7 @@ class Destination:
             _check_context(self.ssl)
             if self.plain:
                 raise ValueError(f"{where}: a destination is called by TLS (ssl=) or without (plain=True)")
-        for name in ("connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout"):
+        for name in TIMEOUTS:
             seconds = getattr(self, name)
             if seconds is not None and not 0 < seconds < float("inf"):
                 raise ValueError(f"{where}: {name} is a positive number of seconds, not {seconds}")

@@ -93,9 +93,7 @@ def explain(
             why = error.strerror if isinstance(error, OSError) else error
             code = complain(_NAME, f"{path}: {why}", FAILED)
             continue
-        decisions = [(quiet, rules.decide(facts, quiet)) for quiet in (None, *sorted(rules.quiets))]
-        targets = [(target, quiet) for quiet, decision in decisions for target in decision.targets]
-        unrouted = "; ".join(dict.fromkeys(each.unrouted for _, each in decisions if each.unrouted))
+        targets, unrouted = rules.decide_all(facts)
         _explained(path, rules.explain(facts), targets, unrouted, as_json)
     return code
 

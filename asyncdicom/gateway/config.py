@@ -40,7 +40,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from asyncdicom.archive.index.work import ON_DUPLICATE
-from asyncdicom.destination import Destination
+from asyncdicom.destination import TIMEOUTS, Destination
 from asyncdicom.gateway.folder import FolderTemplate, parse_template
 from asyncdicom.gateway.rules import RouteFunction, RuleError, Rules, parse_rules
 from asyncdicom.gateway.schedule import Schedule
@@ -54,10 +54,9 @@ FUNCTIONS = "asyncdicom.routes"
 """The group of entry points that rules find functions in."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
-_SECONDS = ("connect_timeout", "acse_timeout", "dimse_timeout", "release_timeout")
 _CALLED = (
     "address", "server_hostname", "calling_ae_title", "called_ae_title", "maximum_associations",
-    "operations_invoked", *_SECONDS,
+    "operations_invoked", *TIMEOUTS,
 )  # fmt: skip
 _WORDS = {"on_duplicate": ON_DUPLICATE, "check_before": ("cfind",), "mode": ("store", "stream")}
 _PASSES = ("pass_calling_ae_title", "pass_move_originator")
@@ -83,7 +82,7 @@ _SENT: dict[str, Any] = {
 _KEYS: dict[str, Any] = {
     **dict.fromkeys(("address", "server_hostname", "calling_ae_title", "called_ae_title"), str),
     **dict.fromkeys(("maximum_associations", "operations_invoked"), int),
-    **dict.fromkeys(_SECONDS, _NUMBER),
+    **dict.fromkeys(TIMEOUTS, _NUMBER),
     **_SENT,
     "keep_open": _NUMBER,
     "on_duplicate": str,
@@ -272,7 +271,7 @@ def _destination(name: str, table: object, ours: TlsFiles | None) -> GatewayDest
             destination = _folder(table, where)
         else:
             called = {key: table[key] for key in _CALLED if key in table}
-            called |= {key: None for key in _SECONDS if table.get(key) == 0}  # for ever, as of peers
+            called |= {key: None for key in TIMEOUTS if table.get(key) == 0}  # for ever, as of peers
             tls = table.get("tls")
             destination = Destination(**called, ssl=_context(tls, ours, where), plain=tls is False)
             concurrency = destination.maximum_associations * destination.window

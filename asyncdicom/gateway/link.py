@@ -174,7 +174,7 @@ class Link:
                 wait = self._let_go(times[0], self.sender.seconds_until_change(*times))
             except Exception as error:
                 _LOG.error("%s: the outbox failed: %s", self.destination.name, error or type(error).__name__)
-                wait = _AFTER_ERROR
+                wait, self._is_urgent = _AFTER_ERROR, False  # it waits for its turn: what is held goes on
             await self._sleep(wait)
 
     async def _sleep(self, wait: float | None) -> None:
@@ -202,8 +202,7 @@ class Link:
         """Claim what the sender wants, from each line whose turn it is."""
         if self._is_dry:
             return
-        urgent, self._is_urgent = self._is_urgent, False
-        news = self._news
+        urgent, news = self._is_urgent, self._news
         wanted = self.sender.wanted(*times, urgent=urgent)
         urgent_alone = urgent and self.sender.wanted(*times) == 0  # what is not would take their room
         has_more = urgent and wanted == 0
@@ -215,7 +214,8 @@ class Link:
             wanted -= len(claimed)
             has_more |= urgent_alone and wanted == 0
             await self._offer(claimed)
-        self._is_urgent |= has_more  # they are claimed as those that are held are sent
+        # Until then nothing else begins; more of it is claimed as what is held is sent.
+        self._is_urgent = has_more or (self._is_urgent and news != self._news)
         is_all = wanted > 0 and not urgent_alone
         self._is_dry = is_all and news == self._news  # it may have come while we asked
 

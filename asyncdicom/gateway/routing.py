@@ -60,9 +60,11 @@ class Routing:
 
     def decided_again(self, facts: Facts) -> tuple[list[Work], str]:
         """As `decided`, for one that came a while ago: its study may have been stable since, and told."""
-        answers = [self.decided(facts, quiet) for quiet in (None, *sorted(self._rules.quiets))]
-        work = {each.destination: each for found, _ in reversed(answers) for each in found}
-        return list(work.values()), "; ".join(dict.fromkeys(why for _, why in answers if why))
+        targets, why = self._rules.decide_all(facts)
+        work: dict[str, Work] = {}
+        for each in (self._work(target, None) for target, _ in targets):
+            work.setdefault(each.destination, each)
+        return list(work.values()), why
 
     def _work(self, target: Target, move_originator: tuple[str, int] | None) -> Work:
         first = self._destinations[target.destinations[0]]

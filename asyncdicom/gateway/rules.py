@@ -242,6 +242,15 @@ class Rules:
         """Give after how many seconds of quiet studies are asked about."""
         return {rule.stable for rule in self._rules if rule.stable is not None}
 
+    def decide_all(self, facts: Facts) -> tuple[list[tuple[Target, float | None]], str]:
+        """Say where an instance goes in all: at once (None), or when its study is stable (seconds).
+
+        And why an operator should look at it ("": no need to). Never raises.
+        """
+        decisions = [(quiet, self.decide(facts, quiet)) for quiet in (None, *sorted(self.quiets))]
+        targets = [(target, quiet) for quiet, decision in decisions for target in decision.targets]
+        return targets, "; ".join(dict.fromkeys(each.unrouted for _, each in decisions if each.unrouted))
+
     def decide(self, facts: Facts, stable: float | None = None) -> Decision:
         """Say where an instance goes that has come, or whose study is `stable` since so many seconds.
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import (
+    FromClause,
     Select,
     Text,
     bindparam,
@@ -81,12 +82,27 @@ _IDS = select(numbers_of(bindparam("ids", type_=Text)))
 _before = delivery.alias("before")
 
 
-def _claimable(*order: Any, those: Sequence[Any] = ()) -> Select[Any]:
+_IS_READY = is_in(State.READY)
+_IN_TURN = (delivery.c.priority, delivery.c.id)
+_OF_STUDY = (
+    study.join(series, series.c.parent == study.c.id)
+    .join(instance, instance.c.parent == series.c.id)
+    .join(delivery, delivery.c.instance == instance.c.id)
+)
+
+
+def _claimable(
+    *those: Any,
+    order: Sequence[Any] = _IN_TURN,
+    tables: FromClause = delivery,
+    is_ready: Any = _IS_READY,
+) -> Select[Any]:
     """The first ready rows of a destination; of several writers each passes over what another one claims."""
     return (
         select(delivery.c.id)
+        .select_from(tables)
         .where(
-            is_in(State.READY),
+            is_ready,
             delivery.c.kind == bindparam("kind"),
             delivery.c.destination == bindparam("destination"),
             *those,
@@ -97,29 +113,7 @@ def _claimable(*order: Any, those: Sequence[Any] = ()) -> Select[Any]:
     )
 
 
-def _claimable_of_study() -> Select[Any]:
-    """The same of one study, by way of its instances: an index by destination would lead to all that wait."""
-    tables = (
-        study.join(series, series.c.parent == study.c.id)
-        .join(instance, instance.c.parent == series.c.id)
-        .join(delivery, delivery.c.instance == instance.c.id)
-    )
-    return (
-        select(delivery.c.id)
-        .select_from(tables)
-        .where(
-            study.c.study_instance_uid == bindparam("study"),
-            delivery.c.state + literal_column("0") == literal_column(str(int(State.READY))),
-            delivery.c.kind == bindparam("kind"),
-            delivery.c.destination == bindparam("destination"),
-        )
-        .order_by(delivery.c.priority, delivery.c.id)
-        .limit(bindparam("limit"))
-        .with_for_update(skip_locked=True, of=delivery)
-    )
-
-
-_NEXT = _claimable(delivery.c.priority, delivery.c.id)
+_NEXT = _claimable()
 _HELD_UP = (
     select(literal_column("1"))
     .where(
@@ -159,10 +153,17 @@ _CLAIM = {
     Which.IN_ORDER: Prepared(
         _select_claimed(_NEXT.scalar_subquery()).where(~_HELD_UP).limit(bindparam("most"))
     ),
-    Which.NEWEST: _claiming(_claimable(delivery.c.priority.desc(), delivery.c.id.desc())),
-    Which.URGENT: _claiming(_claimable(delivery.c.id, those=[delivery.c.priority == literal_column("0")])),
+    Which.NEWEST: _claiming(_claimable(order=[each.desc() for each in _IN_TURN])),
+    Which.URGENT: _claiming(_claimable(delivery.c.priority == literal_column("0"))),
 }
-_CLAIM_OF_STUDY = _claiming(_claimable_of_study())
+# By way of its instances: the index of what is ready would lead to all that wait.
+_CLAIM_OF_STUDY = _claiming(
+    _claimable(
+        study.c.study_instance_uid == bindparam("study"),
+        tables=_OF_STUDY,
+        is_ready=delivery.c.state + literal_column("0") == literal_column(str(int(State.READY))),
+    )
+)
 _LEASE = Prepared(
     update(delivery)
     .where(delivery.c.id.in_(_IDS))
