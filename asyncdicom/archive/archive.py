@@ -46,6 +46,7 @@ from asyncdicom.archive.search import Match, match_of, query_of
 from asyncdicom.archive.senders import Senders
 from asyncdicom.archive.sources import batches_of, source_of
 from asyncdicom.archive.stability import StableStudies, StableStudy
+from asyncdicom.archive.standing import Standing, Taken
 from asyncdicom.archive.stored import Stored
 from asyncdicom.archive.threads import READERS, ArchiveThreads, call_in
 from asyncdicom.net.sources import Source
@@ -200,6 +201,7 @@ class Archive:
             self._blobs.share()
         self._queries = index.queries(_QUERIES)
         self._finder = Finder(Finding(self._queries), self._blobs)
+        standing = Standing()
         self._ingest = Ingest(
             index.writer(),
             self._blobs,
@@ -207,12 +209,15 @@ class Archive:
             bounds=self._bounds,
             elsewhere=self._threads.writers.submit,
             one_by_one=self._threads.comparing.submit,
+            standing=standing,
             on_work=self._tell_of_work,
         )
         change, outgoing = self._ingest.change, self._threads.outgoing
         self.deliveries, self.chosen = index.deliveries, index.chosen
         self.expiry, self.leases = index.expiry, index.leases
-        self.outbox = Outbox(self._ingest, self.deliveries, outgoing, index.hints, is_shared=is_shared)
+        self.outbox = Outbox(
+            self._ingest, self.deliveries, outgoing, index.hints, standing, is_shared=is_shared
+        )
         self.reports = Reports(self.outbox, self.deliveries, self.read)
         self._peers = PeerMemory(index.learned(time.time()), change, outgoing.submit)
         self.stability = StableStudies(index.stability, change, self.read, self.leases)
@@ -247,8 +252,8 @@ class Archive:
         self.care.start(tell=self._sweeps)
         self._blobs.serve(index.upkeep.known)
 
-    def _tell_of_work(self, urgency: Mapping[str, int]) -> None:
-        self.outbox.tell_from_thread(urgency)
+    def _tell_of_work(self, urgency: Mapping[str, int], taken: Taken | None = None) -> None:
+        self.outbox.tell_from_thread(urgency, taken)
 
     async def close(self) -> None:
         """Commit what is queued and close everything; a store that is not so far yet fails."""

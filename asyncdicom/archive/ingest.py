@@ -25,6 +25,7 @@ from asyncdicom.archive.errors import reason
 from asyncdicom.archive.index.base import IndexFailed, Overtaken, RowFailed, Uncertain
 from asyncdicom.archive.index.writer import Writer
 from asyncdicom.archive.round import Bounds, LookFirst, MoveFirst, Round
+from asyncdicom.archive.standing import Standing, Taken
 from asyncdicom.telemetry.log import Log
 
 __all__ = ["Change", "Ingest"]
@@ -66,8 +67,9 @@ class Ingest:
     """Owns the thread that writes into the index; ``writer`` is for it alone.
 
     ``elsewhere`` has another thread make a call, `one_by_one` one that computes and takes long; both may
-    raise `RuntimeError` when there is none any more. `on_work` is told, by the writer's thread, which
-    destinations have got new work, when it is committed.
+    raise `RuntimeError` when there is none any more. `standing`: claims of what is enqueued. `on_work` is
+    told, by the writer's thread, when new work is committed: which destinations have some that nobody has
+    claimed, and what was claimed.
     """
 
     def __init__(
@@ -79,7 +81,8 @@ class Ingest:
         bounds: Bounds,
         elsewhere: Callable[[Callable[[], None]], object],
         one_by_one: Callable[[Callable[[], None]], object],
-        on_work: Callable[[Mapping[str, int]], None],
+        standing: Standing,
+        on_work: Callable[[Mapping[str, int], Taken], None],
     ) -> None:
         self._writer = writer
         self._blobs = blobs
@@ -87,6 +90,7 @@ class Ingest:
         self._bounds = bounds
         self._elsewhere = elsewhere
         self._one_by_one = one_by_one
+        self._standing = standing
         self._on_work = on_work
         self._waiting: list[Arrival] = []  # taken from the queue, for the next round
         self._in_hand: list[Arrival] = []  # in this round
@@ -298,7 +302,9 @@ class Ingest:
     def _commit(self, batch: list[Arrival]) -> list[Answer]:
         round_ = Round(self._writer, self._blobs, self._rules, self._bounds)
         try:
-            outcomes = self._writer.commit(batch, round_.settle)
+            outcomes = self._writer.commit(
+                batch, round_.settle, lambda writer: self._standing.claim(writer, round_.urgency)
+            )
         except Uncertain:
             raise  # the files stay where those rows would have them
         except BaseException:
@@ -307,7 +313,7 @@ class Ingest:
         if self._doubtful:
             self._remove_doubtful()
         if round_.urgency:
-            self._on_work(round_.urgency)
+            self._on_work(*self._standing.committed(round_.urgency))
         return outcomes
 
     def _remove_doubtful(self) -> None:

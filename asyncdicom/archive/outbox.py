@@ -26,18 +26,16 @@ from asyncdicom.archive.index.deliveries import Claimed, Settlement
 from asyncdicom.archive.index.delivery_reader import DeliveryReader
 from asyncdicom.archive.index.enqueue import enqueue, enqueue_for_instances
 from asyncdicom.archive.index.hints import Hints
-from asyncdicom.archive.index.work import State, Which, Work, urgency_of
+from asyncdicom.archive.index.work import LEASE, State, Which, Work, urgency_of
 from asyncdicom.archive.index.writer import Writer
+from asyncdicom.archive.standing import Standing, Taken
 from asyncdicom.net.threads import Threads, Told, in_thread
 from asyncdicom.telemetry.log import Log
 
-__all__ = ["LEASE", "Outbox"]
+__all__ = ["Outbox"]
 
 _LOG = Log("asyncdicom.archive")
 _T = TypeVar("_T")
-
-LEASE = 60.0
-"""Seconds that claimed work is kept for who has claimed it; who works longer renews it."""
 
 _LONGEST_WAIT = 7 * 86400.0  # what is due later than that was written by a clock that was wrong
 _LOOK = 30.0  # seconds between two looks at leases, and at what is due
@@ -48,6 +46,9 @@ _MANY = 64  # settlements that do not wait any more
 
 Listener = Callable[[Mapping[str, int] | None], None]
 """Told of new work: destinations, with the priority of the most urgent work; None: perhaps for any."""
+
+Taker = Callable[[Sequence[Claimed]], None]
+"""Takes work that was claimed for it; see `Outbox.stand`."""
 
 
 class _Pending(NamedTuple):
@@ -79,7 +80,8 @@ class Outbox:
     """The outbox of an open archive; `archive.outbox` gives it.
 
     `index` has the index's writer make changes, and `threads` are where it is looked at; `hints` go to other
-    processes, and come from them; `clock` gives the seconds since 1970.
+    processes, and come from them; `standing` are the claims that the writer makes by itself; `clock` gives
+    the seconds since 1970.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Outbox:
         reader: DeliveryReader,
         threads: Threads,
         hints: Hints,
+        standing: Standing,
         *,
         is_shared: bool = False,
         clock: Callable[[], float] = time.time,
@@ -96,6 +99,8 @@ class Outbox:
         self._reader = reader
         self._threads = threads
         self._hints = hints
+        self._standing = standing
+        self._takers: dict[tuple[str, str], Taker] = {}
         self.is_shared = is_shared
         """Whether other processes may work on it, too."""
         self.clock = clock
@@ -104,6 +109,7 @@ class Outbox:
         self.happened: Counter[str] = Counter()
         """What happened to claimed work since the start, by its new state, and what was "retried"."""
         self._claimed: dict[int, tuple[Claimed, float]] = {}  # and until when
+        self._is_closing = False
         self._next_due: float | None = None
         self._ahead: float | None = None  # of the time of the event loop, at the last look
         self._listeners: list[Listener] = []
@@ -133,6 +139,7 @@ class Outbox:
 
     async def close(self) -> None:
         """Make the changes that were asked for, and end."""
+        self._is_closing = True
         if self._timing is not None:
             self._timing.cancel()
             await asyncio.wait((self._timing,))
@@ -152,15 +159,21 @@ class Outbox:
         for listener in list(self._listeners):
             listener(destinations)
 
-    def _tell_all(self, destinations: Mapping[str, int] | None) -> None:
+    def _tell_all(self, destinations: Mapping[str, int] | None, taken: Taken | None = None) -> None:
         """Tell the listeners, and other processes, of work that has just been committed here."""
-        self._hints.send(destinations)
-        self.tell(destinations)
+        for whose, claimed in (taken or {}).items():
+            self._hand(whose, claimed)
+        if destinations != {}:
+            self._hints.send(destinations)
+            self.tell(destinations)
 
-    def tell_from_thread(self, destinations: Mapping[str, int]) -> None:
-        """Tell the listeners and other processes, from the thread that has enqueued the work."""
+    def tell_from_thread(self, destinations: Mapping[str, int], taken: Taken | None = None) -> None:
+        """Tell the listeners and other processes, from the thread that has enqueued the work.
+
+        `taken`: what was claimed of it already; see `stand`.
+        """
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._tell_all, destinations)
+            self._loop.call_soon_threadsafe(self._tell_all, destinations, taken)
 
     def _hear(self, destinations: Mapping[str, int] | None) -> None:
         """Another process has told of work; in a thread of its own."""
@@ -217,8 +230,36 @@ class Outbox:
             ),
             is_durable=False,
         )
-        self._claimed.update((each.id, (each, until)) for each in claimed)
+        self._note_claimed(claimed, until)
         return claimed
+
+    def stand(self, kind: str, destination: str, room: int, take: Taker | None) -> None:
+        """Have work for a destination claimed as it comes, and given to `take`, at most so much; 0: none.
+
+        It replaces what was said for the destination before; None: nobody takes any more. Work is claimed in
+        the transaction that enqueues it, with what is ready and was there before; listeners are told of what
+        is left only.
+        """
+        self._standing.stand(kind, destination, 0 if take is None else room)
+        if take is not None:
+            self._takers[kind, destination] = take
+        else:
+            self._takers.pop((kind, destination), None)
+
+    def _hand(self, whose: tuple[str, str], claimed: Sequence[Claimed]) -> None:
+        """Give what was claimed to who takes it; what nobody takes is ready again."""
+        if self._is_closing:
+            return  # it is taken back at the next start
+        now = self.clock()
+        self._note_claimed(claimed, now + LEASE)
+        take = self._takers.get(whose)
+        if take is not None:
+            take(claimed)
+        else:
+            self._settle([Settlement(each.id, State.READY, now, each.attempts) for each in claimed])
+
+    def _note_claimed(self, claimed: Sequence[Claimed], until: float) -> None:
+        self._claimed.update((each.id, (each, until)) for each in claimed)
 
     async def renew(self, ids: Sequence[int]) -> None:
         """Keep claimed work for another `LEASE` seconds."""
@@ -234,11 +275,14 @@ class Outbox:
         What is given up is logged. Cancelled: it is noted all the same. Raises what the disk or the index
         raise: then it stays claimed, and is done again.
         """
+        await asyncio.shield(self._settle(settlements))
+
+    def _settle(self, settlements: Sequence[Settlement]) -> asyncio.Future[None]:
         settling = self._ask(
             lambda writer: deliveries.settle(writer, settlements), is_durable=False, is_patient=True
         )
         settling.add_done_callback(lambda ended: self._settled(ended, settlements))
-        await asyncio.shield(settling)
+        return settling
 
     def _settled(self, ended: asyncio.Future[None], settlements: Sequence[Settlement]) -> None:
         if ended.exception() is not None:
@@ -391,12 +435,16 @@ class Outbox:
             if found is not None:
                 self._expect(found)
             self.tell(None)
-        forgotten = [each for each, (_, until) in self._claimed.items() if until <= now]
-        if forgotten:
-            await self._changed(lambda writer: deliveries.reclaim(writer, now), is_durable=False)
-            for each in forgotten:
-                del self._claimed[each]
+        if not self.is_shared and await in_thread(self._threads, self._reader.has_expired, now):
+            await self._reclaim(now)
             self.tell(None)
+
+    async def _reclaim(self, now: float) -> int:
+        """Free what was claimed and forgotten, by whomever."""
+        taken_back = await self._changed(lambda writer: deliveries.reclaim(writer, now), is_durable=False)
+        for each in [each for each, (_, until) in self._claimed.items() if until <= now]:
+            del self._claimed[each]
+        return taken_back
 
     def _was_put_back(self, now: float) -> bool:
         """Tell whether the clock was set back since the last look: then what waits would wait longer by that.
@@ -411,7 +459,7 @@ class Outbox:
         now = self.clock()
         found = await in_thread(self._threads, self._reader.look, now)
         if found.has_expired:
-            taken_back = await self._changed(lambda writer: deliveries.reclaim(writer, now), is_durable=False)
+            taken_back = await self._reclaim(now)
             if taken_back:
                 _LOG.warning("%d deliveries are taken over from a process that is gone or hangs", taken_back)
         if found.next_due is not None:

@@ -20,8 +20,8 @@ from asyncdicom.archive.errors import ArchiveError, reason
 from asyncdicom.archive.index.base import IndexFailed
 from asyncdicom.archive.index.deliveries import Claimed, Settlement
 from asyncdicom.archive.index.delivery_reader import DeliveryReader
-from asyncdicom.archive.index.work import State, Work
-from asyncdicom.archive.outbox import LEASE, Outbox
+from asyncdicom.archive.index.work import LEASE, State, Work
+from asyncdicom.archive.outbox import Outbox
 from asyncdicom.breaker import pause_after
 from asyncdicom.data.reencode import reencode
 from asyncdicom.exceptions import AssociationError, DataSetError, PresentationContextError

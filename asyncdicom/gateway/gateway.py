@@ -12,8 +12,7 @@ from typing import Any
 
 from asyncdicom.archive.archive import Archive
 from asyncdicom.archive.errors import ArchiveError
-from asyncdicom.archive.index.work import State
-from asyncdicom.archive.outbox import LEASE
+from asyncdicom.archive.index.work import LEASE, State
 from asyncdicom.destination import Destination
 from asyncdicom.gateway.config import GatewayConfig, GatewayDestination
 from asyncdicom.gateway.link import Link

@@ -97,6 +97,7 @@ class Link:
         if self._task is None:
             return
         self._is_stopping = True  # not cancelled: what it is about to claim has to be given back
+        self._outbox.stand(DELIVERY, self.destination.name, 0, None)
         self._wake.set()
         await asyncio.wait((self._task,))
         if self._busy:
@@ -171,6 +172,7 @@ class Link:
                 if self._is_stopping:
                     return
                 self._begin(times)
+                self._stand(times)
                 wait = self._let_go(times[0], self.sender.seconds_until_change(*times))
             except Exception as error:
                 _LOG.error("%s: the outbox failed: %s", self.destination.name, error or type(error).__name__)
@@ -232,15 +234,34 @@ class Link:
                 wanted -= len(claimed)
                 await self._offer(claimed)
 
+    def _stand(self, times: _Times) -> None:
+        """Have what comes claimed as it comes, unless more is waiting, which goes first."""
+        room = self.sender.room(*times) if self._is_dry else 0
+        self._outbox.stand(DELIVERY, self.destination.name, room, self._take)
+
+    def _take(self, claimed: Sequence[Claimed]) -> None:
+        """Take what has just come, and begin to send it."""
+        self._ends += self._accept(claimed)
+        if self._ends:
+            self._settle_soon()
+        if not (self._is_urgent or self._is_stopping):
+            self._begin(_times())
+        self._wake.set()
+
     async def _offer(self, claimed: Sequence[Claimed]) -> None:
+        ends = self._accept(claimed)
+        if ends:
+            await self._outbox.settle(ends)
+
+    def _accept(self, claimed: Sequence[Claimed]) -> list[Settlement]:
+        """Let the sender have what was claimed; gives the ends of what is not to be sent."""
         jobs, ends = self._sendable(claimed)
         self.sender.offer(jobs)  # before anything can fail: what nobody sends would be kept for ever
         if self.courier is not None:
             self.courier.expect(self._claimed[job.id] for job in jobs)
         if claimed and not jobs:
             self._wake.set()  # none of these ends: what is behind them is to be claimed, too
-        if ends:
-            await self._outbox.settle(ends)
+        return ends
 
     def _sendable(self, claimed: Sequence[Claimed]) -> tuple[list[Job], list[Settlement]]:
         """Give the jobs of what was claimed, and the ends of what is gone or out of date.
@@ -337,8 +358,7 @@ class Link:
                 self._tell(job, verdict, settled, comment if status is None else f"status {status}")
             del self._claimed[job.id]
             self._ends.append(self._settlement(settled, verdict, status, comment))
-            if self._settling is None:
-                self._settling = asyncio.get_running_loop().create_task(self._settle_ends())
+            self._settle_soon()
         if verdict is not Verdict.DELIVERED or self._is_stopping:
             return None
         if self._is_urgent or (self.sender.is_low and not self._is_dry):
@@ -390,6 +410,10 @@ class Link:
         await self._outbox.settle([self._settlement(each) for each in settled])
         if self.destination.options.ordered:
             self.wake()  # what is behind it was held up until now
+
+    def _settle_soon(self) -> None:
+        if self._settling is None:
+            self._settling = asyncio.get_running_loop().create_task(self._settle_ends())
 
     async def _settle_ends(self) -> None:
         """Settle what has been sent; what ends meanwhile is settled together, afterwards."""

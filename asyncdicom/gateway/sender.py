@@ -229,6 +229,12 @@ class Sender:
             return max(self._most + _ROOM_FOR_URGENT - self.held, 0)
         return self._most - self.held if self.is_low else 0
 
+    def room(self, now: float, clock: datetime) -> int:
+        """Say how many deliveries to claim as they come, while nothing waits."""
+        if self.options.ordered or not (self._breaker.is_closed and self.is_available(now, clock)):
+            return 0
+        return max(self._most - self.held, 0)
+
     @property
     def wants_newest(self) -> bool:
         """Whether to claim those that came last, and not those that are next.

@@ -4,57 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.index_asking import ask, lose_index, refuse, refuse_no_more
+from helpers.index_asking import lose_index, refuse, refuse_no_more
 from helpers.outbox_counting import counting
+from helpers.routing import To, done, routing, rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asyncdicom.archive import Archive
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.index import deliveries
-from asyncdicom.archive.index.deliveries import Claimed, Settlement
+from asyncdicom.archive.index.deliveries import Settlement
 from asyncdicom.archive.index.enqueue import enqueue, enqueue_for_instances
 from asyncdicom.archive.index.work import State, Which, Work, revision_of
 from asyncdicom.archive.index.writer import Writer
 from asyncdicom.archive.operations import METHODS
-from asyncdicom.archive.origin import Origin, Received
-
-
-class To:
-    """A router that sends everything to the same destinations, and notes what it was asked."""
-
-    def __init__(self, *destinations: str, tags: Sequence[int] = (), **options: Any) -> None:
-        self.tags = frozenset(tags)
-        self.asked: list[Received] = []
-        self._work = [Work("store", name, **options) for name in destinations]
-
-    def work_for(self, received: Received) -> list[Work]:
-        self.asked.append(received)
-        return self._work
-
-
-@asynccontextmanager
-async def routing(path: Path, router: To, **options: Any) -> AsyncIterator[Archive]:
-    given: dict[str, Any] = {"durability": "none", "scrub": 0} | options
-    async with Archive(path, **given) as archive:
-        archive.route(router)
-        yield archive
-
-
-def done(claimed: Sequence[Claimed], state: State = State.DONE, due: float = 0.0) -> list[Settlement]:
-    return [Settlement(each.id, state, due, each.attempts + 1) for each in claimed]
-
-
-def rows(path: Path, what: str = "count(*)", where: str = "1 = 1") -> list[Any]:
-    return ask(path, f"SELECT {what} FROM (SELECT * FROM delivery WHERE {where} ORDER BY id) AS each")
-
+from asyncdicom.archive.origin import Origin
 
 # with the instance
 

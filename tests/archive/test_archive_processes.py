@@ -31,9 +31,8 @@ from asyncdicom.archive.index.deliveries import Settlement
 from asyncdicom.archive.index.leases import Lease, SharedLeases
 from asyncdicom.archive.index.postgres import PostgresIndex
 from asyncdicom.archive.index.stability import Mark
-from asyncdicom.archive.index.work import State, Which, Work
+from asyncdicom.archive.index.work import LEASE, State, Which, Work
 from asyncdicom.archive.maintenance import verify
-from asyncdicom.archive.outbox import LEASE
 from asyncdicom.archive.reassign import Wanted
 from asyncdicom.archive.reports import REPORT
 from asyncdicom.archive.scrub import Scrub

@@ -20,9 +20,8 @@ from helpers.peer import Peer, eventually, fragments, store_rq
 import asyncdicom.gateway
 from asyncdicom import Association, BytesSource, Request, Response, associate, serve
 from asyncdicom.archive import Archive
-from asyncdicom.archive import outbox as outbox_module
 from asyncdicom.archive.dimse import serve_archive
-from asyncdicom.archive.index.work import State, Work
+from asyncdicom.archive.index.work import LEASE, State, Work
 from asyncdicom.archive.operations import METHODS
 from asyncdicom.dimse.messages import encode
 from asyncdicom.gateway.config import GatewayConfigError, parse_gateway
@@ -178,10 +177,10 @@ async def test_a_lease_that_is_forgotten_ends_and_what_nobody_does_is_seen(
             await send(where, instance("1.1"))
             outbox = running._archive.outbox
             (forgotten,) = await outbox.claim("store", "A", 1)  # whoever has it never comes back
-            later = outbox.clock() + outbox_module.LEASE + 100.0
+            later = outbox.clock() + LEASE + 100.0
             monkeypatch.setattr(outbox, "clock", lambda: later)
             (status,) = await running.status()
-            assert status["oldest_seconds"] >= outbox_module.LEASE  # this is what an alarm goes by
+            assert status["oldest_seconds"] >= LEASE  # this is what an alarm goes by
             await outbox._look()
             (row,) = running._archive.deliveries.of_instance("1.1")
             assert (row.id, row.state) == (forgotten.id, State.READY)

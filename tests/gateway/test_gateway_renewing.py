@@ -18,7 +18,7 @@ from asyncdicom.archive import Archive, Retention, RetentionRule
 from asyncdicom.archive.dimse import serve_archive
 from asyncdicom.archive.errors import ArchiveError
 from asyncdicom.archive.index.deliveries import Claimed
-from asyncdicom.archive.outbox import LEASE
+from asyncdicom.archive.index.work import LEASE
 from asyncdicom.gateway.gateway import Gateway
 
 

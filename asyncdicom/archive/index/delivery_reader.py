@@ -121,8 +121,13 @@ class DeliveryReader:
         one = select(delivery.c.id).limit(literal_column("1"))
         with self._looking() as connection:
             ready = connection.scalar(one.where(is_in(State.READY)))
-            expired = connection.scalar(one.where(is_in(State.LEASED), delivery.c.leased_until <= now))
-        return Look(self.paused(), self.next_due(), ready is not None, expired is not None)
+        return Look(self.paused(), self.next_due(), ready is not None, self.has_expired(now))
+
+    def has_expired(self, now: float) -> bool:
+        """Tell whether work was claimed and is not kept any more."""
+        expired = select(delivery.c.id).where(is_in(State.LEASED), delivery.c.leased_until <= now)
+        with self._looking() as connection:
+            return connection.scalar(expired.limit(literal_column("1"))) is not None
 
     def ready_of(self, kind: str, destinations: Iterable[str]) -> list[str]:
         """Give those of some destinations that ready work of a kind is for."""

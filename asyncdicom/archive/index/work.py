@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 __all__ = [
+    "LEASE",
     "ON_DUPLICATE",
     "State",
     "Which",
@@ -23,6 +24,9 @@ ON_DUPLICATE = ("changed", "resend", "skip")
 """When work is enqueued again for an instance that comes again: if its bytes have changed (and no other
 work for them is there); each time, unless some still waits; never."""
 
+
+LEASE = 60.0
+"""Seconds that claimed work is kept for who has claimed it; who works longer renews it."""
 
 COMMITTED = "committed"
 """The kind of work that stands for what a peer has said: that it keeps an instance."""

@@ -152,13 +152,16 @@ class Writer:
         return self._began.timestamp()
 
     def commit(
-        self, group: Sequence[_T], decide: Callable[[Sequence[_T]], tuple[list[_Answer], Changes]]
+        self,
+        group: Sequence[_T],
+        decide: Callable[[Sequence[_T]], tuple[list[_Answer], Changes]],
+        then: Callable[[Writer], None] | None = None,
     ) -> list[_Answer]:
         """Commit a group: one transaction, as durable as promised. Gives what `decide` answers to each.
 
-        `decide` may look up (see `Lookup`) what it needs to say what is to be changed. Raises what it raises,
-        and `IndexFailed`: then nothing has changed. Raises `Uncertain` when that is not sure: the next commit
-        makes it so.
+        `decide` may look up (see `Lookup`) what it needs to say what is to be changed; `then` is called when
+        it is, before it is committed. Raises what they raise, and `IndexFailed`: then nothing has changed.
+        Raises `Uncertain` when that is not sure: the next commit makes it so.
         """
         answers: list[_Answer]
         with TRANSLATED:
@@ -166,6 +169,8 @@ class Writer:
                 self._begin(is_group=True)
                 answers, changes = decide(group)
                 self.apply(changes)
+                if then is not None:
+                    then(self)
             except BaseException:
                 self._roll_back()
                 raise
