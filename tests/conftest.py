@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 
 from asyncdicom.net.tls_sessions import SESSIONS
 from asyncdicom.windows import WINDOWS
+
+# A shell lets what it runs in the background ignore Ctrl-C, and what that starts would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Modules that tests share: with this their assertions hold as well where Python runs with -O.
 pytest.register_assert_rewrite("helpers", "cli", "data", "endurance", "interop", "performance")

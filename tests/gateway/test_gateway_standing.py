@@ -57,7 +57,9 @@ async def test_one_that_comes_to_who_keeps_up_costs_no_transaction_but_its_own_a
     assert statements["COMMIT"] <= 20 + 2 * 20  # the instance, and at most a settlement for each destination
 
 
-@pytest.mark.parametrize("more", ["ordered = true\n", 'group_by = "study"\n', "maximum_associations = 1\nrate = 50\n"])
+@pytest.mark.parametrize(
+    "more", ["ordered = true\n", 'group_by = "study"\n', "maximum_associations = 1\nrate = 50\n"]
+)
 async def test_each_way_of_sending_delivers_what_comes_once(tmp_path: Path, more: str) -> None:
     async with pacs() as node:
         async with gateway(tmp_path, config(EVERYTHING.format('"A"'), more, A=node.server.port)) as (

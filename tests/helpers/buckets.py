@@ -150,6 +150,15 @@ class _Handler(S3Handler):  # type: ignore[misc]
         else:
             super()._dispatch(action)
 
+    def _read_body(self) -> bytes:
+        """Of what a sender that died in the middle has sent nothing is kept, as in any bucket."""
+        body: bytes = super()._read_body()
+        coded = "aws-chunked" in self.headers.get("Content-Encoding", "")
+        length = self.headers.get("x-amz-decoded-content-length" if coded else "Content-Length")
+        if length is not None and len(body) < int(length):
+            raise ConnectionResetError("the body is not whole")
+        return body
+
     def _drop(self) -> None:
         self.close_connection = True
         try:
