@@ -303,7 +303,7 @@ class Ingest:
         round_ = Round(self._writer, self._blobs, self._rules, self._bounds)
         try:
             outcomes = self._writer.commit(
-                batch, round_.settle, lambda writer: self._standing.claim(writer, round_.urgency)
+                batch, round_.settle, lambda writer: self._standing.claim(writer, round_.work)
             )
         except Uncertain:
             raise  # the files stay where those rows would have them
@@ -312,8 +312,9 @@ class Ingest:
             raise
         if self._doubtful:
             self._remove_doubtful()
-        if round_.urgency:
-            self._on_work(*self._standing.committed(round_.urgency))
+        left, taken = self._standing.committed(round_.work)
+        if left or taken:
+            self._on_work(left, taken)
         return outcomes
 
     def _remove_doubtful(self) -> None:

@@ -19,7 +19,7 @@ from asyncdicom.archive.index.base import (
     aside,
 )
 from asyncdicom.archive.index.record import Identity
-from asyncdicom.archive.index.work import Work, urgency_of
+from asyncdicom.archive.index.work import Work
 from asyncdicom.data.likeness import Likeness
 
 __all__ = ["Bounds", "LookFirst", "MoveFirst", "Round"]
@@ -94,8 +94,8 @@ class Round:
         self._existing: Mapping[str, Existing] = {}  # by SOP Instance UID
         self._planned: dict[str, list[Identity]] = {}  # of new instances of this round, by study
         self._moved: list[tuple[Arrival, str]] = []
-        self.urgency: dict[str, int] = {}
-        """The destinations that there is new work for, each with the priority of the most urgent."""
+        self.work: list[Work] = []
+        """What the instances lead to."""
 
     def settle(self, batch: Sequence[Arrival]) -> tuple[list[Answer], Changes]:
         """Bring the files to what the commit is to make true; gives the answers after it, and the changes."""
@@ -114,7 +114,7 @@ class Round:
                 answers.append(plan.outcome)
                 if arrival.work:
                     changes.work += _work_of(arrival, plan)
-        self.urgency = urgency_of(each for _, _, each in changes.work)
+        self.work = [work for _, _, work in changes.work]
         return answers, changes
 
     def _try(self, arrival: Arrival) -> tuple[_Plan | BaseException, str]:

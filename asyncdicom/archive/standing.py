@@ -7,12 +7,12 @@ hops between threads. So he says beforehand how much he takes, and gets it when 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from asyncdicom.archive.index import deliveries
 from asyncdicom.archive.index.deliveries import Claimed
-from asyncdicom.archive.index.work import LEASE
+from asyncdicom.archive.index.work import LEASE, Work, urgency_of
 from asyncdicom.archive.index.writer import Writer
 
 __all__ = ["Standing", "Taken"]
@@ -48,25 +48,24 @@ class Standing:
         else:
             self._claims.pop((kind, destination), None)
 
-    def claim(self, writer: Writer, urgency: Mapping[str, int]) -> None:
-        """Claim what has been enqueued for some destinations, within the transaction that does it."""
+    def claim(self, writer: Writer, work: Iterable[Work]) -> None:
+        """Claim of some work that has just been enqueued what there is room for, in the same transaction."""
         self._taken = []
         until = self._clock() + LEASE
-        for key, claim in list(self._claims.items()):
-            kind, destination = key
-            if destination in urgency and claim.room > 0:
-                taken = deliveries.claim(writer, kind, destination, claim.room, until)
-                self._taken.append((claim, key, taken))
+        for line in dict.fromkeys((each.kind, each.destination) for each in work):
+            claim = self._claims.get(line)
+            if claim is not None and claim.room > 0:
+                self._taken.append((claim, line, deliveries.claim(writer, *line, claim.room, until)))
 
-    def committed(self, urgency: Mapping[str, int]) -> tuple[dict[str, int], Taken]:
-        """Give what is left of the work that was enqueued, and what was claimed: it is committed."""
-        left = dict(urgency)
+    def committed(self, work: Iterable[Work]) -> tuple[dict[str, int], Taken]:
+        """Give the urgency of what is left of the work, by destination, and what was claimed of it."""
         taken: Taken = {}
-        for claim, key, some in self._taken:
+        empty = set()  # those of which nothing is ready any more
+        for claim, line, some in self._taken:
             if len(some) < claim.room:
-                left.pop(key[1], None)  # there is no more
-            claim.room -= len(some)
+                empty.add(line)
             if some:
-                taken[key] = some
+                taken[line] = some
+            claim.room -= len(some)
         self._taken = []
-        return left, taken
+        return urgency_of(each for each in work if (each.kind, each.destination) not in empty), taken

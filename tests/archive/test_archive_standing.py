@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from helpers.index_asking import refuse, refuse_no_more
-from helpers.outbox_counting import counting
 from helpers.routing import To, done, routing, rows
 
 from asyncdicom.archive import Archive
@@ -55,14 +54,22 @@ async def store(archive: Archive, tools: Any, *numbers: int, **elements: Any) ->
 
 
 async def test_what_comes_is_given_to_who_waits_by_the_transaction_that_brings_it(
-    tmp_path: Path, tools: Any
+    tmp_path: Path, tools: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with routing(tmp_path, To("PACS")) as archive:
+        commits = 0
+        commit = archive._ingest._writer._commit
+
+        def counted() -> None:
+            nonlocal commits
+            commits += 1
+            commit()
+
         waiting = Waiting(archive)
-        with counting(archive) as statements:
-            await store(archive, tools, 1, 2)
-            await waiting.until(2)
-        assert statements["COMMIT"] == 2
+        monkeypatch.setattr(archive._ingest._writer, "_commit", counted)
+        await store(archive, tools, 1, 2)
+        await waiting.until(2)
+        assert commits == 2
         assert [each.sop_instance_uid for each in waiting.taken] == ["1.2.3.1", "1.2.3.2"]
         assert waiting.told == [], "there is nothing that anybody else might do"
         assert rows(tmp_path, "state") == [(State.LEASED,)] * 2
@@ -97,8 +104,20 @@ async def test_who_waits_gets_nothing_of_others_and_others_are_told(tmp_path: Pa
         await waiting.until(1, told=1)
         assert [each.destination for each in waiting.taken] == ["PACS"]
         assert waiting.told == [{"AI": 0}]
-        await archive.outbox.enqueue([Work("report", "PACS")])  # of another kind, and of no instance
+        await archive.outbox.enqueue([Work("report", "PACS")])  # of no instance
         assert len(waiting.taken) == 1
+
+
+async def test_work_of_another_kind_for_the_same_name_is_told(tmp_path: Path, tools: Any) -> None:
+    router = To("PACS")
+    router._work.append(Work("report", "PACS", 2))
+    async with routing(tmp_path, router) as archive:
+        waiting = Waiting(archive)
+        await store(archive, tools, 1)
+        await waiting.until(1, told=1)
+        assert [each.destination for each in waiting.taken] == ["PACS"]
+        assert waiting.told == [{"PACS": 2}]
+        assert len(await archive.outbox.claim("report", "PACS", 5)) == 1
 
 
 async def test_what_comes_again_is_given_to_nobody_again(tmp_path: Path, tools: Any) -> None:

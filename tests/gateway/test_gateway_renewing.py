@@ -209,9 +209,11 @@ async def test_what_is_just_being_claimed_is_given_back_by_a_link_that_ends(
                     await answered.wait()
                 return found
 
-            monkeypatch.setattr(outbox, "claim", slow)
+            await running.pause("A", paused=True)
             await send(where, instance("1.1"))
-            await claimed.wait()
+            monkeypatch.setattr(outbox, "claim", slow)
+            await running.pause("A", paused=False)
+            await asyncio.wait_for(claimed.wait(), 60)
             running.renew(config(EVERYTHING.format('"A"'), f"{QUICK}operations_invoked = 2\n", A=port))
             async with asyncio.timeout(60):
                 while not old._is_stopping:
