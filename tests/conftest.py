@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,10 +26,27 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
     if sys.platform != "win32":
-        import uvloop
-
-        factories["uvloop"] = uvloop.new_event_loop
+        factories["uvloop"] = _new_uvloop
     return factories
+
+
+def _new_uvloop() -> asyncio.AbstractEventLoop:
+    """Make a loop in which a test that waits for ever comes to an end.
+
+    When its time is over a signal raises, and uvloop logs what a signal raises, and goes on.
+    """
+    import uvloop
+
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    loop.set_exception_handler(_end_by_outcome)
+    return loop
+
+
+def _end_by_outcome(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    loop.default_exception_handler(context)
+    if isinstance(context.get("exception"), pytest.fail.Exception):
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
 
 
 @pytest.fixture(autouse=True)
