@@ -68,7 +68,7 @@ class Ingest:
 
     ``elsewhere`` has another thread make a call, `one_by_one` one that computes and takes long; both may
     raise `RuntimeError` when there is none any more. `standing`: claims of what is enqueued. `on_work` is
-    told, by the writer's thread, when new work is committed: which destinations have some that nobody has
+    told, by the writer's thread, when new work is committed: which destinations may have some that nobody has
     claimed, and what was claimed.
     """
 
@@ -272,7 +272,7 @@ class Ingest:
         try:
             outcomes: Sequence[Answer] = self._commit(batch)
         except BaseException as error:
-            if isinstance(error, Overtaken) and again:
+            if again and (isinstance(error, Overtaken) or self._standing.has_failed):
                 return self._settle(batch, again - 1)
             # One bad row must not cost the others their place; a sick disk would fail them one by one too.
             if len(batch) > 1 and not _is_about_storage(error):
@@ -312,10 +312,16 @@ class Ingest:
             raise
         if self._doubtful:
             self._remove_doubtful()
-        left, taken = self._standing.committed(round_.work)
-        if left or taken:
-            self._on_work(left, taken)
+        self._tell_of_work()
         return outcomes
+
+    def _tell_of_work(self) -> None:
+        left, taken = self._standing.committed()
+        try:
+            if left or taken:
+                self._on_work(left, taken)
+        except BaseException as error:  # this round is committed: nothing may make it look failed
+            _LOG.error("nobody could be told of new work: %s", type(error).__name__)
 
     def _remove_doubtful(self) -> None:
         # A commit has overwritten those that nobody knew the end of: what has no row now will never have one.

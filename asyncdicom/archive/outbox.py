@@ -162,7 +162,10 @@ class Outbox:
     def _tell_all(self, destinations: Mapping[str, int] | None, taken: Taken | None = None) -> None:
         """Tell the listeners, and other processes, of work that has just been committed here."""
         for whose, claimed in (taken or {}).items():
-            self._hand(whose, claimed)
+            try:
+                self._hand(whose, claimed)
+            except Exception as error:  # the others are given theirs all the same
+                _LOG.error("what has come for %s is not sent at once: %s", whose[1], reason(error))
         if destinations != {}:
             self._hints.send(destinations)
             self.tell(destinations)
@@ -236,9 +239,10 @@ class Outbox:
     def stand(self, kind: str, destination: str, room: int, take: Taker | None) -> None:
         """Have work for a destination claimed as it comes, and given to `take`, at most so much; 0: none.
 
-        It replaces what was said for the destination before; None: nobody takes any more. Work is claimed in
-        the transaction that enqueues it, with what is ready and was there before; listeners are told of what
-        is left only.
+        It replaces what was said for the destination before, but what is just being committed may still be
+        claimed by that. Without `take` nobody takes any more: such work is ready again at once. Work is
+        claimed in the transaction that enqueues it, with what is ready and was there before; listeners are
+        told only of what may be left.
         """
         self._standing.stand(kind, destination, 0 if take is None else room)
         if take is not None:
@@ -249,7 +253,7 @@ class Outbox:
     def _hand(self, whose: tuple[str, str], claimed: Sequence[Claimed]) -> None:
         """Give what was claimed to who takes it; what nobody takes is ready again."""
         if self._is_closing:
-            return  # it is taken back at the next start
+            return  # it is taken back at the next start, or by other processes when its lease ends
         now = self.clock()
         self._note_claimed(claimed, now + LEASE)
         take = self._takers.get(whose)
@@ -439,12 +443,13 @@ class Outbox:
             await self._reclaim(now)
             self.tell(None)
 
-    async def _reclaim(self, now: float) -> int:
+    async def _reclaim(self, now: float) -> None:
         """Free what was claimed and forgotten, by whomever."""
         taken_back = await self._changed(lambda writer: deliveries.reclaim(writer, now), is_durable=False)
+        if taken_back:
+            _LOG.warning("%d deliveries are taken over: nobody kept them, or a process is gone", taken_back)
         for each in [each for each, (_, until) in self._claimed.items() if until <= now]:
             del self._claimed[each]
-        return taken_back
 
     def _was_put_back(self, now: float) -> bool:
         """Tell whether the clock was set back since the last look: then what waits would wait longer by that.
@@ -459,9 +464,7 @@ class Outbox:
         now = self.clock()
         found = await in_thread(self._threads, self._reader.look, now)
         if found.has_expired:
-            taken_back = await self._reclaim(now)
-            if taken_back:
-                _LOG.warning("%d deliveries are taken over from a process that is gone or hangs", taken_back)
+            await self._reclaim(now)
         if found.next_due is not None:
             self._expect(found.next_due)
         if found.paused != self.paused or found.has_ready or found.has_expired:

@@ -1,13 +1,12 @@
-"""Claims that stand: work is claimed by the transaction that enqueues it, for who waits for it.
+"""Claims that stand: work is claimed by the transaction that enqueues it.
 
-Who keeps up with what comes would have to ask for each instance, and be answered: a transaction more, and two
-hops between threads. So he says beforehand how much he takes, and gets it when it is committed.
+A destination that keeps up would need a transaction more for each instance, and two hops between threads. So
+its link says beforehand how much it takes.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TypeAlias
 
 from asyncdicom.archive.index import deliveries
@@ -31,15 +30,15 @@ class _Claim:
 
 
 class Standing:
-    """The claims that stand. `claim` and `committed` are for the writer's thread, `stand` for the event loop.
+    """The claims that stand: `stand` is for the event loop, the rest for the writer's thread."""
 
-    `clock` gives the seconds since 1970.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._claims: dict[tuple[str, str], _Claim] = {}
-        self._taken: list[tuple[_Claim, tuple[str, str], list[Claimed]]] = []  # by this transaction
+        self._used: list[tuple[_Claim, int]] = []  # by this transaction, and how much of each
+        self._left: dict[str, int] = {}
+        self._taken: Taken = {}
+        self.has_failed = False
+        """Whether `claim` has failed: then the next transaction goes without."""
 
     def stand(self, kind: str, destination: str, room: int) -> None:
         """Say how much of what comes for a destination is taken from now on; 0: nothing."""
@@ -49,23 +48,36 @@ class Standing:
             self._claims.pop((kind, destination), None)
 
     def claim(self, writer: Writer, work: Iterable[Work]) -> None:
-        """Claim of some work that has just been enqueued what there is room for, in the same transaction."""
-        self._taken = []
-        until = self._clock() + LEASE
-        for line in dict.fromkeys((each.kind, each.destination) for each in work):
-            claim = self._claims.get(line)
-            if claim is not None and claim.room > 0:
-                self._taken.append((claim, line, deliveries.claim(writer, *line, claim.room, until)))
+        """Claim what there is room for, where work has just been enqueued, in the same transaction.
 
-    def committed(self, work: Iterable[Work]) -> tuple[dict[str, int], Taken]:
-        """Give the urgency of what is left of the work, by destination, and what was claimed of it."""
-        taken: Taken = {}
-        empty = set()  # those of which nothing is ready any more
-        for claim, line, some in self._taken:
-            if len(some) < claim.room:
-                empty.add(line)
-            if some:
-                taken[line] = some
-            claim.room -= len(some)
-        self._taken = []
-        return urgency_of(each for each in work if (each.kind, each.destination) not in empty), taken
+        What was ready before is claimed first. Raises what the index raises; then the same may be tried
+        again, and nothing is claimed.
+        """
+        self._used, self._taken = [], {}
+        empty: set[tuple[str, str]] = set()  # those of which nothing is ready any more
+        was_failed, self.has_failed = self.has_failed, True
+        if not was_failed:
+            for line in dict.fromkeys((each.kind, each.destination) for each in work):
+                self._claim(writer, line, empty)
+        self._left = urgency_of(each for each in work if (each.kind, each.destination) not in empty)
+        self.has_failed = False
+
+    def _claim(self, writer: Writer, line: tuple[str, str], empty: set[tuple[str, str]]) -> None:
+        claim = self._claims.get(line)
+        if claim is None or claim.room <= 0:
+            return
+        taken = deliveries.claim(writer, *line, claim.room, writer.began + LEASE)
+        if len(taken) < claim.room:
+            empty.add(line)
+        if taken:
+            self._used.append((claim, len(taken)))
+            self._taken[line] = taken
+
+    def committed(self) -> tuple[dict[str, int], Taken]:
+        """Give where work may be left that nobody has claimed, with its urgency, and what was claimed.
+
+        Called when that is committed, so that nothing may fail here.
+        """
+        for claim, number in self._used:
+            claim.room -= number
+        return self._left, self._taken

@@ -202,8 +202,9 @@ class Link:
 
     async def _claim(self, times: _Times) -> None:
         """Claim what the sender wants, from each line whose turn it is."""
-        if self._is_dry:
+        if self._is_dry or self._is_stopping:
             return
+        self._outbox.stand(DELIVERY, self.destination.name, 0, self._take)  # what comes would be too much
         urgent, news = self._is_urgent, self._news
         wanted = self.sender.wanted(*times, urgent=urgent)
         urgent_alone = urgent and self.sender.wanted(*times) == 0  # what is not would take their room
@@ -235,18 +236,18 @@ class Link:
                 await self._offer(claimed)
 
     def _stand(self, times: _Times) -> None:
-        """Have what comes claimed as it comes, unless more is waiting, which goes first."""
+        """Have what comes claimed as it comes, while nothing else is ready."""
         room = self.sender.room(*times) if self._is_dry else 0
         self._outbox.stand(DELIVERY, self.destination.name, room, self._take)
 
     def _take(self, claimed: Sequence[Claimed]) -> None:
         """Take what has just come, and begin to send it."""
+        self._wake.set()  # first: whatever fails here is tried again
         self._ends += self._accept(claimed)
         if self._ends:
             self._settle_soon()
-        if not (self._is_urgent or self._is_stopping):
+        if self._is_dry:  # else more is being claimed, which may have to go first
             self._begin(_times())
-        self._wake.set()
 
     async def _offer(self, claimed: Sequence[Claimed]) -> None:
         ends = self._accept(claimed)
@@ -258,7 +259,8 @@ class Link:
         jobs, ends = self._sendable(claimed)
         self.sender.offer(jobs)  # before anything can fail: what nobody sends would be kept for ever
         if self.courier is not None:
-            self.courier.expect(self._claimed[job.id] for job in jobs)
+            with suppress(Exception):  # of what is read ahead: it is read when it is sent, or that is told
+                self.courier.expect(self._claimed[job.id] for job in jobs)
         if claimed and not jobs:
             self._wake.set()  # none of these ends: what is behind them is to be claimed, too
         return ends

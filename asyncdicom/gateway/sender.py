@@ -225,8 +225,9 @@ class Sender:
             return max(most - self.held, 0)
         if self.options.ordered:
             return 0 if self._held or self._underway else _HELD
-        if urgent:
-            return max(self._most + _ROOM_FOR_URGENT - self.held, 0)
+        if urgent:  # there is room for some, however much is held that is not
+            held = sum(job.priority == 0 for _, _, job in self._held)
+            return max(self._most + _ROOM_FOR_URGENT - self.held, _ROOM_FOR_URGENT - held, 0)
         return self._most - self.held if self.is_low else 0
 
     def room(self, now: float, clock: datetime) -> int:

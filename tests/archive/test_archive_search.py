@@ -9,6 +9,7 @@ from typing import Any
 
 import pydicom
 import pytest
+from helpers.peer import eventually
 from pydicom import Dataset
 
 from asyncdicom import BytesSource, DataSetError
@@ -119,7 +120,7 @@ async def test_a_search_that_is_left_early_holds_nothing(filled: Archive) -> Non
         assert match["SOPInstanceUID"]
         break
     pool: Any = filled._index._engine.pool
-    assert pool.checkedout() == 1  # that of the writer
+    await eventually(lambda: pool.checkedout() == 1)  # that of the writer
 
 
 async def test_files_bytes_and_datasets_are_stored(tmp_path: Path) -> None:

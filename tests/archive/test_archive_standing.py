@@ -131,15 +131,66 @@ async def test_what_comes_again_is_given_to_nobody_again(tmp_path: Path, tools: 
 async def test_a_transaction_that_fails_gives_nothing_and_takes_no_room(tmp_path: Path, tools: Any) -> None:
     async with routing(tmp_path, To("PACS")) as archive:
         waiting = Waiting(archive, room=2)
-        for what, table in (("INSERT", "delivery"), ("UPDATE", "delivery")):  # enqueued; claimed
-            refuse(tmp_path, what, table)
-            assert await tools.store(archive, tools.data_set()) == 0xA700
-            refuse_no_more(tmp_path, table)
+        refuse(tmp_path, "INSERT", "delivery")
+        assert await tools.store(archive, tools.data_set()) == 0xA700
+        refuse_no_more(tmp_path, "delivery")
         assert (await archive.counts())["instance"] == 0
         assert (waiting.taken, waiting.told) == ([], [])
         await store(archive, tools, 1)
         await waiting.until(1)
         assert waiting.told == []
+
+
+async def test_a_claim_that_fails_keeps_nothing_from_being_stored(tmp_path: Path, tools: Any) -> None:
+    async with routing(tmp_path, To("PACS")) as archive:
+        waiting = Waiting(archive)
+        refuse(tmp_path, "UPDATE", "delivery")
+        await store(archive, tools, 1, 2)
+        await waiting.until(0, told=2)
+        refuse_no_more(tmp_path, "delivery")
+        assert (waiting.taken, waiting.told) == ([], [{"PACS": 1}] * 2)
+        assert rows(tmp_path, "state") == [(State.READY,)] * 2
+        await store(archive, tools, 3)
+        await waiting.until(3)
+        assert [each.sop_instance_uid for each in waiting.taken] == ["1.2.3.1", "1.2.3.2", "1.2.3.3"]
+
+
+async def test_what_fails_after_the_commit_does_not_make_it_look_failed(
+    tmp_path: Path, tools: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with routing(tmp_path, To("PACS")) as archive:
+        waiting = Waiting(archive)
+
+        def no_memory(*_: Any) -> None:
+            raise MemoryError
+
+        on_work = archive._ingest._on_work
+        archive._ingest._on_work = no_memory
+        await store(archive, tools, 1)
+        assert "nobody could be told of new work: MemoryError" in caplog.text
+        assert (await archive.counts())["instance"] == 1
+        (verified,) = await archive.read(lambda: list(archive.care.verify(lambda size: None)))
+        assert verified.state == "as its row says"
+        archive._ingest._on_work = on_work
+        await store(archive, tools, 2)
+        await waiting.until(1)
+
+
+async def test_one_who_cannot_take_it_keeps_nobody_else_from_it(
+    tmp_path: Path, tools: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with routing(tmp_path, To("BAD", "PACS", "AI")) as archive:
+
+        def fail(claimed: Sequence[Claimed]) -> None:
+            raise RuntimeError("can't start new thread")
+
+        archive.outbox.stand("store", "BAD", 5, fail)
+        waiting = Waiting(archive)
+        await store(archive, tools, 1)
+        await waiting.until(1, told=1)
+        assert [each.destination for each in waiting.taken] == ["PACS"]
+        assert waiting.told == [{"AI": 1}]
+        assert "what has come for BAD is not sent at once: RuntimeError" in caplog.text
 
 
 async def test_what_nobody_takes_any_more_is_ready_again_and_told(tmp_path: Path, tools: Any) -> None:

@@ -67,6 +67,17 @@ def test_it_wants_some_at_a_time() -> None:
     assert sender.wanted(0, NOON) == 32
 
 
+def test_there_is_room_for_some_that_are_urgent_however_much_is_held() -> None:
+    sender = a_sender()
+    sender.offer([Job(n) for n in range(200)])
+    assert sender.wanted(0, NOON, urgent=True) == 16
+    assert sender.room(0, NOON) == 0
+    sender.offer([Job(200 + n, 0) for n in range(10)])
+    assert sender.wanted(0, NOON, urgent=True) == 6
+    sender.offer([Job(300 + n, 0) for n in range(10)])
+    assert sender.wanted(0, NOON, urgent=True) == 0
+
+
 def test_in_order_is_one_at_a_time_whatever_the_priorities() -> None:
     sender = a_sender(ordered=True)
     sender.offer([Job(2, 0), Job(1, 2), Job(3, 1)])

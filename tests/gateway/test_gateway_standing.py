@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.gateway import EVERYTHING, Pacs, config, gateway, instance, pacs, send, settled
+from helpers.index_asking import ask
 from helpers.outbox_counting import counting
 
 from asyncdicom import Request, serve
+from asyncdicom.archive.index.work import State
 from asyncdicom.archive.outbox import Outbox
+from asyncdicom.gateway.courier import Courier
 from asyncdicom.gateway.gateway import Gateway
+from asyncdicom.gateway.routing import delivery
 
 
 @pytest.fixture
@@ -28,6 +33,22 @@ def claims(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     monkeypatch.setattr(Outbox, "claim", counted)
     return counts
+
+
+@pytest.fixture(autouse=True)
+def never_both(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Who asks for work has none claimed as it comes meanwhile: it would be more than there is room for."""
+    both: list[str] = []
+    claim = Outbox.claim
+
+    async def watched(self: Outbox, kind: str, destination: str, *more: Any, **options: Any) -> Any:
+        if (kind, destination) in self._standing._claims:
+            both.append(destination)
+        return await claim(self, kind, destination, *more, **options)
+
+    monkeypatch.setattr(Outbox, "claim", watched)
+    yield
+    assert not both
 
 
 async def stands(running: Gateway, name: str, *, room: bool = True) -> None:
@@ -162,3 +183,58 @@ async def test_what_is_urgent_overtakes_what_was_taken_as_it_came(
             await settled(running)
     order = [each.affected_sop_instance_uid for each in node.requests]
     assert max(map(order.index, urgent)) < len(urgent) + 4  # those that were under way already
+
+
+async def test_what_cannot_be_read_ahead_is_sent_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(self: Courier, claimed: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with pacs() as a, pacs() as b:
+        setting = config(EVERYTHING.format('"A", "B"'), A=a.server.port, B=b.server.port)
+        async with gateway(tmp_path, setting) as (running, where):
+            await stands(running, "A")
+            await stands(running, "B")
+            monkeypatch.setattr(Courier, "expect", no_thread)
+            await send(where, instance("1.1"))
+            await a.has("1.1")
+            await b.has("1.1")
+            await settled(running)
+
+
+async def test_a_study_keeps_its_association_while_more_of_it_is_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes of another study meanwhile waits for its turn."""
+    async with pacs() as node:
+        more = 'group_by = "study"\nmaximum_associations = 1\n'
+        async with gateway(tmp_path, config(EVERYTHING.format('"A"'), more, A=node.server.port)) as (
+            running,
+            where,
+        ):
+            outbox, claim = running._archive.outbox, Outbox.claim
+            claimed, goes_on = asyncio.Event(), asyncio.Event()
+            await send(where, instance("1.1", study="1"))
+            await settled(running)
+            await stands(running, "A")
+
+            async def slow(self: Outbox, *arguments: Any, **options: Any) -> Any:
+                found = await claim(self, *arguments, **options)
+                if found:
+                    claimed.set()
+                    await goes_on.wait()
+                return found
+
+            monkeypatch.setattr(Outbox, "claim", slow)
+            (row,) = running._archive.deliveries.of_instance("1.1")
+            assert row.state == State.DONE
+            (digest,) = ask(tmp_path, "SELECT digest FROM instance")[0]
+            again = delivery(["A"], 1, on_duplicate="resend")
+            await outbox.enqueue_for_instance("1.1", digest, [again])
+            await asyncio.wait_for(claimed.wait(), 60)
+            await send(where, instance("2.1", study="2"))
+            goes_on.set()
+            await node.has("1.1", "2.1")
+            await settled(running)
+    assert list(node.studies.values()) == [["1.1", "1.1"], ["2.1"]]

@@ -159,9 +159,9 @@ class Writer:
     ) -> list[_Answer]:
         """Commit a group: one transaction, as durable as promised. Gives what `decide` answers to each.
 
-        `decide` may look up (see `Lookup`) what it needs to say what is to be changed; `then` is called when
-        it is, before it is committed. Raises what they raise, and `IndexFailed`: then nothing has changed.
-        Raises `Uncertain` when that is not sure: the next commit makes it so.
+        `decide` may look up (see `Lookup`) what it needs to say what is to be changed; `then` is called after
+        the changes are made, before the commit. Raises what they raise, and `IndexFailed`: then nothing has
+        changed. Raises `Uncertain` when that is not sure: the next commit makes it so.
         """
         answers: list[_Answer]
         with TRANSLATED:
