@@ -81,14 +81,15 @@ def _stored(state: dict[str, Any]) -> int:
 async def _renewed(archive: Qrscp, path: Path) -> None:
     """Start the processes anew: associations go on, whoever calls gets in, and no count falls."""
     former = set(workers_of(archive))
-    before, stored = _stored(await state(archive)), 0
+    before, stored, left = _stored(await state(archive)), 0, 20
     with opened(path) as journal:
         async with asyncio.timeout(200), archive.associate() as association:
             archive.process.send_signal(signal.SIGUSR2)
-            while len(former & set(workers_of(archive))) == 2 or stored < 5:
+            while left:  # not until its process has gone, which may be the first one that is to go
                 uid = f"1.3.{stored}"
                 assert await journal.store(association, uid, data_set(uid)) == 0
                 stored += 1
+                left -= former != set(workers_of(archive))
                 assert await archive.echo()
                 await asyncio.sleep(0.05)
         async with asyncio.timeout(200):
