@@ -116,6 +116,9 @@ def say(
         if missed > 0:
             why = "there is no such delivery, it has ended, or it is being sent: see `list`"
             return complain(_NAME, f"{missed} of {len(set(ids))} not found: {why}", FAILED)
+        if destination is not None and not sum(result.values()):  # the name may be wrong
+            nothing = f"nothing for {destination} waits or has failed: `list` shows what is owed, and to whom"
+            return complain(_NAME, nothing, OK)
         return OK
 
     return run(work)
