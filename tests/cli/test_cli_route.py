@@ -140,8 +140,8 @@ async def test_what_an_archive_owes_is_shown_tried_again_and_dropped(tmp_path: P
         unknown = await tool("outbox", root, what, "1")
         assert (unknown.code, unknown.err.count("\n")) == (1, 1), "it was dropped before"
     assert (await tool("outbox", root, "drop", "--destination", "A")).out == "1 dropped\n"
-    words: list[Any] = ["outbox", root, "retry", "--destination"]
-    for words in (words, ["route", "retry", root]):
+    ways: list[list[Any]] = [["outbox", root, "retry", "--destination"], ["route", "retry", root]]
+    for words in ways:
         misspelt = await tool(*words, "PASC")
         assert (misspelt.code, misspelt.out) == (0, "0 retried\n")
         assert "nothing for PASC waits or has failed: `list` shows" in misspelt.err
