@@ -259,7 +259,8 @@ class Link:
         jobs, ends = self._sendable(claimed)
         self.sender.offer(jobs)  # before anything can fail: what nobody sends would be kept for ever
         if self.courier is not None:
-            with suppress(Exception):  # of what is read ahead: it is read when it is sent, or that is told
+            # No thread, no memory: what is not read ahead is read when it is sent, or that is told then.
+            with suppress(RuntimeError, OSError, MemoryError):
                 self.courier.expect(self._claimed[job.id] for job in jobs)
         if claimed and not jobs:
             self._wake.set()  # none of these ends: what is behind them is to be claimed, too

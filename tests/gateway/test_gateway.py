@@ -8,7 +8,20 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers.gateway import CT, EVERYTHING, MR, QUICK, Pacs, config, gateway, instance, pacs, send, settled
+from helpers.gateway import (
+    BULK_OR_URGENT,
+    CT,
+    EVERYTHING,
+    MR,
+    ONE_AT_A_TIME,
+    QUICK,
+    config,
+    gateway,
+    instance,
+    pacs,
+    send,
+    settled,
+)
 
 from asyncdicom import BytesSource, Request, serve
 from asyncdicom.archive import Archive
@@ -363,19 +376,12 @@ async def test_compressed_instances_pass_as_they_came(tmp_path: Path) -> None:
 
 async def test_all_that_is_urgent_overtakes_what_is_held(tmp_path: Path) -> None:
     """Also what has no room among that at first."""
-    node, goes_on = Pacs(), asyncio.Event()
-
-    async def on_store(request: Request) -> int:
-        await goes_on.wait()
-        return await node.on_store(request)
-
-    async with serve("PACS@127.0.0.1:0", c_store=on_store) as server:
-        more = "maximum_associations = 1\noperations_invoked = 1\n"
-        routes = (
-            '[[routes]]\nwhen = { calling = "CT1" }\nto = ["A"]\npriority = "bulk"\nstop = true\n'
-            '[[routes]]\nwhen = {}\nto = ["A"]\npriority = "urgent"\n'
-        )
-        async with gateway(tmp_path, config(routes, f"{QUICK}{more}", A=server.port)) as (running, where):
+    async with pacs() as node:
+        node.goes_on.clear()
+        async with gateway(tmp_path, config(BULK_OR_URGENT, QUICK + ONE_AT_A_TIME, A=node.server.port)) as (
+            running,
+            where,
+        ):
             bulk, urgent = [f"1.{n}" for n in range(150)], [f"2.{n}" for n in range(100)]
             await running.pause("A", paused=True)
             await send(where, *map(instance, bulk))
@@ -384,7 +390,7 @@ async def test_all_that_is_urgent_overtakes_what_is_held(tmp_path: Path) -> None
                 while running._links["A"].sender.held < 63:
                     await asyncio.sleep(0.01)
             await send(where, *map(instance, urgent), calling="ER")
-            goes_on.set()
+            node.goes_on.set()
             await node.has(*bulk, *urgent)
     order = [each.affected_sop_instance_uid for each in node.requests]
     assert max(map(order.index, urgent)) < len(urgent) + 10

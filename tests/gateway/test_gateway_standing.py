@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.gateway import EVERYTHING, Pacs, config, gateway, instance, pacs, send, settled
+from helpers.gateway import (
+    BULK_OR_URGENT,
+    EVERYTHING,
+    ONE_AT_A_TIME,
+    config,
+    gateway,
+    instance,
+    pacs,
+    send,
+    settled,
+)
 from helpers.index_asking import ask
 from helpers.outbox_counting import counting
 
-from asyncdicom import Request, serve
 from asyncdicom.archive.index.work import State
 from asyncdicom.archive.outbox import Outbox
 from asyncdicom.gateway.courier import Courier
@@ -159,26 +168,19 @@ async def test_a_destination_that_is_taken_out_leaves_nothing_claimed(tmp_path: 
 async def test_what_is_urgent_overtakes_what_was_taken_as_it_came(
     tmp_path: Path, claims: Counter[str]
 ) -> None:
-    node, goes_on = Pacs(), asyncio.Event()
-
-    async def on_store(request: Request) -> int:
-        await goes_on.wait()
-        return await node.on_store(request)
-
-    async with serve("PACS@127.0.0.1:0", c_store=on_store) as server:
-        more = "maximum_associations = 1\noperations_invoked = 1\n"
-        routes = (
-            '[[routes]]\nwhen = { calling = "CT1" }\nto = ["A"]\npriority = "bulk"\nstop = true\n'
-            '[[routes]]\nwhen = {}\nto = ["A"]\npriority = "urgent"\n'
-        )
-        async with gateway(tmp_path, config(routes, more, A=server.port)) as (running, where):
+    async with pacs() as node:
+        node.goes_on.clear()
+        async with gateway(tmp_path, config(BULK_OR_URGENT, ONE_AT_A_TIME, A=node.server.port)) as (
+            running,
+            where,
+        ):
             await stands(running, "A")
             claims.clear()
             bulk, urgent = [f"1.{n}" for n in range(30)], [f"2.{n}" for n in range(10)]
             await send(where, *map(instance, bulk))
             await send(where, *map(instance, urgent), calling="ER")
             assert not claims
-            goes_on.set()
+            node.goes_on.set()
             await node.has(*bulk, *urgent)
             await settled(running)
     order = [each.affected_sop_instance_uid for each in node.requests]

@@ -45,9 +45,13 @@ class Pacs:
         self.studies: dict[Any, list[str]] = {}
         self.answer: Callable[[str], int] = lambda uid: 0
         self.came = asyncio.Event()
+        self.goes_on = asyncio.Event()
+        """While it is not set, nothing is taken."""
+        self.goes_on.set()
         self.server: Server
 
     async def on_store(self, request: Request) -> int:
+        await self.goes_on.wait()
         await request.data.read()
         self.requests.append(request)
         uid = request.affected_sop_instance_uid
@@ -91,6 +95,14 @@ def config(routes: str, more: str = QUICK, **ports: int) -> Any:
 
 
 EVERYTHING = "[[routes]]\nwhen = {{}}\nto = [{}]\n"
+
+BULK_OR_URGENT = (
+    '[[routes]]\nwhen = { calling = "CT1" }\nto = ["A"]\npriority = "bulk"\nstop = true\n'
+    '[[routes]]\nwhen = {}\nto = ["A"]\npriority = "urgent"\n'
+)
+"""What CT1 sends can wait, what others send can not."""
+
+ONE_AT_A_TIME = "maximum_associations = 1\noperations_invoked = 1\n"
 
 
 @asynccontextmanager
